@@ -1,0 +1,1 @@
+"""The clock: the only file that imports apscheduler."""

@@ -1,0 +1,117 @@
+"""What went wrong, and who acts next.
+
+::
+
+    NodeError
+    ├── ConfigInvalid       the operator mends the configuration; nothing starts (exit code 2)
+    ├── InstanceRejected    the sender is told that this instance is not kept
+    ├── SeriesUnusable      the job is parked until the series changes or a person frees it
+    ├── JobFailed           this attempt is over; the job is tried again or parked
+    ├── ResultRefused       the verifier found a fault: the result never leaves
+    ├── DeliveryFailed      the outbox row waits, blocks or ends as its class says
+    └── TryLater            the same call may succeed later; nothing is wrong with its arguments
+
+Messages carry UIDs and numbers, never a patient's name, ID or birth date.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class NodeError(Exception):
+    """Any failure that segnode itself describes."""
+
+
+class ConfigInvalid(NodeError):
+    """The configuration cannot be used; every mistake is listed with its path."""
+
+    def __init__(self, mistakes: Sequence[tuple[str, str]]) -> None:
+        self.mistakes = tuple(mistakes)
+        super().__init__("\n".join(f"{path}: {text}" if path else text for path, text in mistakes))
+
+
+class InstanceRejected(NodeError):
+    """The sender must be told that this instance is not kept.
+
+    Args:
+        dimse_status: C-STORE status, PS3.4 Table B.2-1 and PS3.7 Annex C; STOW-RS reports the same
+            number as Failure Reason (PS3.18 Annex I).
+        offending_tags: Tags named in Offending Element (0000,0901).
+        quarantine: Whether the received bytes are kept aside for a person to look at.
+    Source: PS3.4 B.2.3
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        dimse_status: int,
+        sop_instance_uid: str = "",
+        offending_tags: Sequence[int] = (),
+        quarantine: bool = True,
+    ) -> None:
+        super().__init__(f"{reason} (0x{dimse_status:04X})")
+        self.reason = reason
+        self.dimse_status = dimse_status
+        self.sop_instance_uid = sop_instance_uid
+        self.offending_tags = tuple(offending_tags)
+        self.quarantine = quarantine
+
+
+class SeriesUnusable(NodeError):
+    """The series is no input for a model; each finding is one plain sentence."""
+
+    def __init__(self, findings: Sequence[str]) -> None:
+        self.findings = tuple(findings)
+        super().__init__("; ".join(findings))
+
+
+class JobFailed(NodeError):
+    """A run ended without a result.
+
+    Args:
+        reason: One sentence for the job list.
+        permanent: True when another attempt would end the same way.
+    """
+
+    def __init__(self, reason: str, *, permanent: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.permanent = permanent
+
+
+class ResultRefused(NodeError):
+    """A result object contradicts its source or the labels it was made of."""
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("; ".join(faults))
+
+
+class DeliveryFailed(NodeError):
+    """A destination did not take a result.
+
+    Args:
+        status: DIMSE or HTTP status where the peer gave one.
+        blocked: True when only a changed configuration or a person can help.
+        retry_after_s: What the peer asked for, in seconds.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        status: int | None = None,
+        blocked: bool = False,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.status = status
+        self.blocked = blocked
+        self.retry_after_s = retry_after_s
+
+
+class TryLater(NodeError):
+    """A resource is short for now: disk, lease, connection."""

@@ -1,0 +1,198 @@
+"""Headers: what a whole series says about itself.
+
+A header value is what is equal in all instances of the series; no rule ever looks at "the first
+file". In multi-frame objects shared functional groups count as top level, and per-frame ones when
+they are equal in all frames.
+
+Source: PS3.3 C.7.6.16.1 (functional groups), PS3.5 6.2 (value representations).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+from pydicom.datadict import dictionary_VR, keyword_for_tag
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.tag import BaseTag
+
+Scalar: TypeAlias = str | int | float | bool
+
+_NOT_TEXT = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN", "SQ"})
+_NUMBERS = frozenset({"US", "SS", "UL", "SL", "UV", "SV", "FL", "FD", "IS", "DS"})
+_FUNCTIONAL_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+_FIRST_BULK_GROUP = 0x5400
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A value that cannot be read, and why: absent, different between instances, malformed."""
+
+    reason: str
+
+
+ABSENT = Missing("absent")
+PARTLY_ABSENT = Missing("absent in some instances")
+DIFFERS = Missing("different between instances")
+MALFORMED = Missing("malformed")
+
+Value: TypeAlias = tuple[Scalar, ...] | Missing
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The attributes of a series by DICOM keyword, and those derived from them by name.
+
+    Values are tuples: text trimmed, IS as int, DS as float, an empty value is the empty tuple.
+    """
+
+    values: Mapping[str, Value] = field(default_factory=dict)
+    derived: Mapping[str, Value] = field(default_factory=dict)
+
+    def get(self, name: str) -> Value:
+        """The value of a DICOM keyword or of a derived attribute."""
+        if name in self.derived:
+            return self.derived[name]
+        return self.values.get(name, ABSENT)
+
+    def text(self, name: str) -> str:
+        """The first value as text, or the empty string: for display, never for decisions."""
+        value = self.get(name)
+        return str(value[0]) if not isinstance(value, Missing) and value else ""
+
+    def with_derived(self, derived: Mapping[str, Value]) -> Header:
+        """The same header with derived attributes added."""
+        return replace(self, derived={**self.derived, **derived})
+
+
+class HeaderMerger:
+    """Adds instances one by one; ``header()`` is what they have in common.
+
+    Most elements of a series are equal byte for byte, so undecoded values are compared first and
+    decoded only where they differ: adding a slice costs tens of microseconds.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._first: dict[int, DataElement | RawDataElement] = {}
+        self._first_dataset: Dataset | None = None
+        self._lost: dict[int, Missing] = {}
+        self._groups: dict[str, Value] = {}
+
+    def add(self, instance: Dataset) -> None:
+        """Take one instance into account; pixel data need not be there."""
+        elements: dict[int, DataElement | RawDataElement] = {
+            int(tag): instance.get_item(tag) for tag in _tags(instance)
+        }
+        groups = _functional_group_values(instance)
+        if self.count == 0:
+            self._first, self._first_dataset, self._groups = elements, instance, groups
+        else:
+            self._compare(instance, elements)
+            self._groups = merge_values([self._groups, groups])
+        self.count += 1
+
+    def header(self) -> Header:
+        """The values equal in all instances added so far."""
+        values: dict[str, Value] = dict(self._groups)
+        for tag in {**self._first, **self._lost}:
+            keyword = keyword_for_tag(tag)
+            if not keyword:
+                continue
+            if tag in self._lost:
+                values[keyword] = self._lost[tag]
+            elif self._first_dataset is not None:
+                values[keyword] = value_of(self._first_dataset, tag)
+        return Header(values)
+
+    def _compare(
+        self, instance: Dataset, elements: Mapping[int, DataElement | RawDataElement]
+    ) -> None:
+        for tag in elements.keys() | self._first.keys():
+            if tag in self._lost:
+                continue
+            ours, theirs = self._first.get(tag), elements.get(tag)
+            if ours is None or theirs is None:
+                self._lost[tag] = PARTLY_ABSENT
+            elif ours.value != theirs.value:
+                first = self._first_dataset
+                if first is None or value_of(first, tag) != value_of(instance, tag):
+                    self._lost[tag] = DIFFERS
+
+
+def merge_values(headers: Iterable[Mapping[str, Value]]) -> dict[str, Value]:
+    """What several mappings of values have in common, each difference named."""
+    merged: dict[str, Value] | None = None
+    for values in headers:
+        if merged is None:
+            merged = dict(values)
+            continue
+        for name in merged.keys() | values.keys():
+            ours, theirs = merged.get(name, ABSENT), values.get(name, ABSENT)
+            if ours == theirs or (isinstance(ours, Missing) and ours != ABSENT):
+                continue
+            merged[name] = PARTLY_ABSENT if ABSENT in (ours, theirs) else DIFFERS
+    return merged or {}
+
+
+def value_of(dataset: Dataset, tag: int | str) -> Value:
+    """One attribute of a data set in the form rules compare."""
+    try:
+        element = dataset[tag]
+        raw = element.value
+        if raw is None or raw == "":
+            return ()
+        many = raw if element.VM > 1 else [raw]
+        return tuple(_scalar(element.VR, value) for value in many)
+    except KeyError:
+        return ABSENT
+    except (ValueError, TypeError, OverflowError, AttributeError, NotImplementedError):
+        return MALFORMED
+
+
+def _scalar(vr: str, value: object) -> Scalar:
+    if vr in _NUMBERS:
+        number = float(str(value)) if not isinstance(value, int | float) else value
+        return int(number) if vr == "IS" or isinstance(number, int) else float(number)
+    return str(value).strip().rstrip("\0")
+
+
+def _tags(instance: Dataset) -> Iterator[BaseTag]:
+    for tag in instance.keys():  # noqa: SIM118 - iterating a Dataset would decode every element
+        if tag.is_private or tag.element == 0 or tag.group >= _FIRST_BULK_GROUP:
+            continue
+        if _vr(instance, tag) not in _NOT_TEXT:
+            yield tag
+
+
+def _vr(instance: Dataset, tag: BaseTag) -> str:
+    """The value representation, from the dictionary where implicit VR leaves it out."""
+    element: DataElement | RawDataElement = instance.get_item(tag)
+    if element.VR is not None:
+        return str(element.VR)
+    try:
+        return dictionary_VR(tag)
+    except KeyError:
+        return "UN"
+
+
+def _functional_group_values(instance: Dataset) -> dict[str, Value]:
+    """Values from functional groups: shared ones, and per-frame ones equal in all frames."""
+    shared, per_frame = (instance.get(keyword) or [] for keyword in _FUNCTIONAL_GROUPS)
+    common = merge_values(_macro_values(item) for item in per_frame)
+    for item in shared:
+        common.update(_macro_values(item))
+    return common
+
+
+def _macro_values(group: Dataset) -> dict[str, Value]:
+    values: dict[str, Value] = {}
+    for macro in group:
+        if macro.VR != "SQ" or macro.tag.is_private or not macro.value:
+            continue
+        for element in macro.value[0]:
+            if element.VR not in _NOT_TEXT and element.keyword:
+                values[element.keyword] = value_of(macro.value[0], element.tag)
+    return values

@@ -1,0 +1,81 @@
+"""Instances and series as the node knows them: identity, origin, state.
+
+Source: PS3.3 C.7.3.1 (series), C.12.1 (SOP common); PS3.4 Annex B.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from node.domain.uids import is_uid
+
+
+class Road(StrEnum):
+    """How an instance came in."""
+
+    DIMSE = "dimse"
+    STOW = "stow"
+    FOLDER = "folder"
+
+
+class InstanceState(StrEnum):
+    """What became of a received instance."""
+
+    STORED = "stored"
+    DUPLICATE = "duplicate"
+    AMENDED = "amended"
+    QUARANTINED = "quarantined"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Who sent something, as far as the road tells.
+
+    Args:
+        association_id: Row of the association, STOW request or folder scan that carried it.
+        peer: Name of the configured peer that the sender was matched with, or empty.
+    """
+
+    road: Road
+    association_id: str
+    peer: str = ""
+    calling_ae_title: str = ""
+    called_ae_title: str = ""
+    address: str = ""
+    http_user: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instance:
+    """One stored SOP instance: an index row without its pixels.
+
+    Args:
+        version: 1 for the first copy kept, higher for amended copies; the highest holds the header
+            in force.
+        file_name: Relative to the spool's folder of instances.
+        data_offset: Where the data set starts in the file, after preamble and group 0002.
+        received_sha256: Of the data-set bytes as received.
+        pixel_identity: ``received_sha256`` of the version that first brought these pixels and this
+            geometry: an amended copy inherits it, so a corrected name never runs a model again.
+    """
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    version: int = 1
+    file_name: str
+    data_offset: int
+    size_bytes: int
+    received_sha256: str
+    pixel_identity: str
+    is_input: bool
+    received_at: float
+    origin: Origin
+
+    def __post_init__(self) -> None:
+        uids = (self.sop_instance_uid, self.study_instance_uid, self.series_instance_uid)
+        if not all(is_uid(uid) for uid in uids):
+            raise ValueError("an instance needs valid study, series and SOP instance UIDs")

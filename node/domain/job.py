@@ -1,0 +1,95 @@
+"""Jobs: the states of work, and the key that makes two requests the same work."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+
+from node.domain.uids import uid_from
+
+
+class Priority(IntEnum):
+    """Lower runs first."""
+
+    URGENT = 0
+    NORMAL = 1
+    BACKGROUND = 2
+
+
+class MatchState(StrEnum):
+    """State of a (series set, rule); a series without a rule has the empty rule name."""
+
+    RECEIVING = "receiving"
+    HELD = "held"
+    UNMATCHED = "unmatched"
+    NOT_AN_INPUT = "not_an_input"
+    PARKED = "parked"
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    SUPERSEDED = "superseded"
+
+
+class JobState(StrEnum):
+    """State of a job row."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    PARKED = "parked"
+    CANCELLED = "cancelled"
+
+
+class DeliveryState(StrEnum):
+    """State of an outbox row; ``sent`` and ``confirmed`` are different promises."""
+
+    WAITING = "waiting"
+    SENDING = "sending"
+    SENT = "sent"
+    WARNED = "warned"
+    BLOCKED = "blocked"
+    NO_DESTINATION = "no_destination"
+    WITHHELD = "withheld"
+    CANCELLED = "cancelled"
+
+
+def job_key(
+    pixel_identities: Iterable[str], model_digest: str, parameters: Mapping[str, object]
+) -> str:
+    """What the work is: input pixels, model and parameters, whoever asked and why.
+
+    Two rules with the same key share one job; a corrected patient name keeps the key.
+
+    Args:
+        pixel_identities: ``Instance.pixel_identity`` of each input, in any order.
+    """
+    body = json.dumps(
+        [sorted(pixel_identities), model_digest, dict(parameters)],
+        sort_keys=True,
+        separators=(",", ":"),
+    )
+    return hashlib.sha256(body.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultIdentity:
+    """The UIDs of one result object; they follow from the job, so a retry makes the same object.
+
+    Args:
+        output: Output kind of the model, such as ``labels``.
+        form: DICOM form of it, such as ``seg_binary``.
+    """
+
+    job_key: str
+    output: str
+    form: str
+    revision: int
+
+    def uid(self, what: str) -> str:
+        """A UID for ``sop``, ``series``, ``dimension``, or ``tracking.N``."""
+        return uid_from(self.job_key, self.output, self.form, str(self.revision), what)

@@ -1,0 +1,125 @@
+"""Matches, jobs, results and the outbox: three of the four durable points of the road."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    Column,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData()
+
+# A (series set, rule): why a rule did or did not lead to a job. A series that no rule took has one
+# row with an empty rule.
+match = Table(
+    "match",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("rule", String(128), nullable=False),
+    Column("study_instance_uid", String(64), nullable=False),
+    # the series of the set, sorted and joined by "+": its identity
+    Column("series_key", String(600), nullable=False),
+    Column("roles", JSON, nullable=False),  # role -> series_instance_uid
+    Column("revision", Integer, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("sentence", Text, nullable=False, default=""),
+    Column("explanation", JSON),
+    Column("job_id", Integer),
+    Column("created_at", Float, nullable=False),
+    Column("updated_at", Float, nullable=False),
+    UniqueConstraint("rule", "series_key", "revision"),
+    Index("match_by_job", "job_id"),
+    Index("match_by_series", "series_key"),
+)
+
+job = Table(
+    "job",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("job_key", String(64), nullable=False, unique=True),
+    Column("state", String(16), nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("model", String(64), nullable=False),
+    Column("model_digest", String(64), nullable=False),
+    Column("parameters", JSON, nullable=False),
+    Column("study_instance_uid", String(64), nullable=False),
+    # role -> {"series_instance_uid", "revision", "instances": {sop_instance_uid: version}}
+    Column("inputs", JSON, nullable=False),
+    Column("destinations", JSON, nullable=False),  # names, "sender" already resolved
+    Column("revision", Integer, nullable=False),
+    Column("replaces", String(64), nullable=False, default=""),
+    Column("config_digest", String(64), nullable=False),
+    Column("series_number", Integer, nullable=False),
+    Column("content_date", String(8), nullable=False),
+    Column("content_time", String(13), nullable=False),
+    Column("attempts", Integer, nullable=False, default=0),
+    Column("owner", String(64)),
+    Column("lease_until", Float),
+    Column("not_before", Float, nullable=False, default=0.0),
+    Column("stages", JSON, nullable=False, default=dict),  # stage -> seconds
+    Column("sentence", Text, nullable=False, default=""),
+    Column("created_at", Float, nullable=False),
+    Column("started_at", Float),
+    Column("finished_at", Float),
+    Index("job_ready", "state", "priority", "created_at"),
+)
+
+# A durable product of a job: the label volume, and each encoded object made of it.
+result = Table(
+    "result",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("job_id", Integer, nullable=False),
+    Column("form", String(16), nullable=False),  # labels | seg_binary
+    Column("file_name", String(200), nullable=False),
+    Column("size_bytes", Integer, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("sop_instance_uid", String(64), nullable=False, default=""),
+    Column("sop_class_uid", String(64), nullable=False, default=""),
+    Column("series_instance_uid", String(64), nullable=False, default=""),
+    Column("study_instance_uid", String(64), nullable=False, default=""),
+    Column("summary", JSON, nullable=False, default=dict),  # segments, volumes in ml
+    Column(
+        "state", String(16), nullable=False, default="current"
+    ),  # current | superseded | deleted
+    Column("created_at", Float, nullable=False),
+    UniqueConstraint("job_id", "form"),
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("result_id", Integer, nullable=False),
+    Column("destination", String(80), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("attempts", Integer, nullable=False, default=0),
+    # consecutive Cxxx answers: five of them block the row
+    Column("refusals", Integer, nullable=False, default=0),
+    Column("next_at", Float, nullable=False, default=0.0),
+    Column("owner", String(64)),
+    Column("lease_until", Float),
+    Column("last_status", Integer),
+    Column("sentence", Text, nullable=False, default=""),
+    Column("config_digest", String(64), nullable=False, default=""),
+    Column("created_at", Float, nullable=False),
+    Column("sent_at", Float),
+    UniqueConstraint("result_id", "destination"),
+    Index("outbox_ready", "state", "next_at"),
+)
+
+breaker = Table(
+    "breaker",
+    metadata,
+    Column("destination", String(80), primary_key=True),
+    Column("failures", Integer, nullable=False, default=0),
+    Column("open_until", Float, nullable=False, default=0.0),
+)

@@ -1,0 +1,136 @@
+"""The index: what lies in the spool, who sent it, and what is known of each series.
+
+Every row but ``association`` can be rebuilt from the files of the spool.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData()
+
+instance = Table(
+    "instance",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("sop_instance_uid", String(64), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("sop_class_uid", String(64), nullable=False),
+    Column("transfer_syntax_uid", String(64), nullable=False),
+    Column("study_instance_uid", String(64), nullable=False),
+    Column("series_instance_uid", String(64), nullable=False),
+    Column("file_name", String(200), nullable=False),
+    Column("data_offset", Integer, nullable=False),
+    Column("size_bytes", Integer, nullable=False),
+    Column("received_sha256", String(64), nullable=False),
+    Column("pixel_identity", String(64), nullable=False),
+    Column("is_input", Boolean, nullable=False),
+    Column("received_at", Float, nullable=False),
+    Column("association_id", String(32), nullable=False),
+    Column("road", String(8), nullable=False),
+    Column("peer", String(64), nullable=False, default=""),
+    Column("calling_ae_title", String(16), nullable=False, default=""),
+    Column("called_ae_title", String(16), nullable=False, default=""),
+    Column("address", String(64), nullable=False, default=""),
+    Column("http_user", String(64), nullable=False, default=""),
+    # a tombstone: the file is gone, the row still recognises a re-send
+    Column("file_deleted_at", Float),
+    UniqueConstraint("sop_instance_uid", "version"),
+    Index("instance_by_series", "series_instance_uid"),
+    Index("instance_by_association", "association_id"),
+)
+
+association = Table(
+    "association",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("road", String(8), nullable=False),
+    Column("peer", String(64), nullable=False, default=""),
+    Column("calling_ae_title", String(16), nullable=False, default=""),
+    Column("called_ae_title", String(16), nullable=False, default=""),
+    Column("address", String(64), nullable=False, default=""),
+    Column("http_user", String(64), nullable=False, default=""),
+    Column("opened_at", Float, nullable=False),
+    Column("heartbeat_at", Float, nullable=False),
+    Column("closed_at", Float),
+    Column("end", String(8)),  # released | aborted
+    Index("association_open", "closed_at"),
+)
+
+series = Table(
+    "series",
+    metadata,
+    Column("series_instance_uid", String(64), primary_key=True),
+    Column("study_instance_uid", String(64), nullable=False),
+    Column("patient_id", String(64), nullable=False, default=""),
+    Column("patient_name", Text, nullable=False, default=""),
+    Column("modality", String(16), nullable=False, default=""),
+    Column("series_description", Text, nullable=False, default=""),
+    # merged header and derived attributes as JSON, for rules, explanations and the API
+    Column("header", JSON, nullable=False, default=dict),
+    Column("instances", Integer, nullable=False, default=0),
+    Column("frames", Integer, nullable=False, default=0),
+    Column("first_received_at", Float, nullable=False),
+    Column("last_received_at", Float, nullable=False),
+    Column("revision", Integer, nullable=False, default=0),
+    Column("snapshot", JSON),  # sop_instance_uid -> version, of the revision in force
+    Column("state", String(16), nullable=False),  # receiving | held | complete | discarded
+    Column("evidence", String(32), nullable=False, default=""),
+    Column("expected_instances", Integer),
+    Column("gate", JSON),  # findings and notes of the geometry gate
+    Column("sentence", Text, nullable=False, default=""),
+    Column("forced", String(16), nullable=False, default=""),  # proceed | rerun | discard
+    Column("updated_at", Float, nullable=False),
+    Index("series_by_study", "study_instance_uid"),
+    Index("series_by_state", "state"),
+)
+
+quarantine = Table(
+    "quarantine",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("file_name", String(200), nullable=False),
+    Column("size_bytes", Integer, nullable=False),
+    Column("sop_instance_uid", String(64), nullable=False, default=""),
+    Column("series_instance_uid", String(64), nullable=False, default=""),
+    Column("dimse_status", Integer, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("received_at", Float, nullable=False),
+    Column("road", String(8), nullable=False),
+    Column("peer", String(64), nullable=False, default=""),
+    Column("calling_ae_title", String(16), nullable=False, default=""),
+    Column("address", String(64), nullable=False, default=""),
+    Column("state", String(16), nullable=False, default="kept"),  # kept | accepted | discarded
+)
+
+event = Table(
+    "event",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("at", Float, nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("series_instance_uid", String(64), nullable=False, default=""),
+    Column("sop_instance_uid", String(64), nullable=False, default=""),
+    Column("sentence", Text, nullable=False),
+)
+
+peer_habit = Table(
+    "peer_habit",
+    metadata,
+    Column("peer", String(80), primary_key=True),
+    # a peer once seen to send one series over several associations is judged by quiet time
+    Column("splits_series", Boolean, nullable=False, default=False),
+    Column("learned_at", Float, nullable=False),
+)
