@@ -1,1 +1,84 @@
-"""TODO"""
+"""Assemble: is a series complete, and is it one volume? Pure: time and rows come in as values.
+
+Enters: what the index knows of a series (``SeriesActivity``), its frames and its merged header.
+
+Leaves:
+
+- ``judge_completion`` -> ``Completion``: receiving, complete, held or discarded, on which evidence,
+  in one sentence, and when to look again. ``learns_splitting`` tells when to remember that a peer
+  sends one series over several associations.
+- ``judge_late`` -> ``Lateness``: what an image means that comes after the snapshot.
+- ``judge_geometry`` -> ``GateVerdict``: all findings with their numbers, or the stack in the order
+  of its slices with its lattice in the patient. ``is_regular`` is the part of it that completion
+  asks for. ``phase_hints_of`` reads what may tell phases apart.
+- ``derive`` -> the derived attributes that rules ask for.
+
+What can fail: nothing is raised for bad images. What cannot be read is a finding of the gate or a
+``Missing`` with its reason; a finding parks the series if a rule matched it. Only values that
+contradict themselves (times out of order, a negative count) raise ``ValueError``.
+
+Why a count in a header is doubted, an abort is a doubt and a pause is waited out is told in
+``activity`` and ``evidence``; the numbers of the gate stand in ``planes`` and ``gate``.
+
+Source: PS3.3 C.7.6.2 (image plane), C.7.4.1 (Frame of Reference), C.7.6.16 (functional groups).
+"""
+
+from node.assemble.activity import (
+    Association,
+    CountSource,
+    Ending,
+    ExpectedCount,
+    Forced,
+    SeriesActivity,
+    peer_key,
+    trusted_images_in_acquisition,
+)
+from node.assemble.derive import DERIVED_ATTRIBUTES, contrast_of, derive, plane_name
+from node.assemble.evidence import (
+    Completion,
+    CompletionState,
+    Evidence,
+    judge_completion,
+    learns_splitting,
+)
+from node.assemble.gate import GateVerdict, MinimumSize, is_regular, judge_geometry
+from node.assemble.phases import PhaseHints, phase_hints_of
+from node.assemble.policy import CompletionPolicy, Late, OnGiveUp
+from node.assemble.revisions import Lateness, OldWork, Progress, is_amended, is_late, judge_late
+from node.assemble.sequence import sequence_of
+
+__all__ = [
+    "DERIVED_ATTRIBUTES",
+    "Association",
+    "Completion",
+    "CompletionPolicy",
+    "CompletionState",
+    "CountSource",
+    "Ending",
+    "Evidence",
+    "ExpectedCount",
+    "Forced",
+    "GateVerdict",
+    "Late",
+    "Lateness",
+    "MinimumSize",
+    "OldWork",
+    "OnGiveUp",
+    "PhaseHints",
+    "Progress",
+    "SeriesActivity",
+    "contrast_of",
+    "derive",
+    "is_amended",
+    "is_late",
+    "is_regular",
+    "judge_completion",
+    "judge_geometry",
+    "judge_late",
+    "learns_splitting",
+    "peer_key",
+    "phase_hints_of",
+    "plane_name",
+    "sequence_of",
+    "trusted_images_in_acquisition",
+]

@@ -9,6 +9,7 @@
     ├── JobFailed           this attempt is over; the job is tried again or parked
     ├── ResultRefused       the verifier found a fault: the result never leaves
     ├── DeliveryFailed      the outbox row waits, blocks or ends as its class says
+    ├── LeaseLost           the worker or sender drops what it holds: it is in other hands now
     └── TryLater            the same call may succeed later; nothing is wrong with its arguments
 
 Messages carry UIDs and numbers, never a patient's name, ID or birth date.
@@ -37,6 +38,7 @@ class InstanceRejected(NodeError):
     Args:
         dimse_status: C-STORE status, PS3.4 Table B.2-1 and PS3.7 Annex C; STOW-RS reports the same
             number as Failure Reason (PS3.18 Annex I).
+        sop_class_uid: As far as known, with ``sop_instance_uid``: a STOW-RS answer names both.
         offending_tags: Tags named in Offending Element (0000,0901).
         quarantine: Whether the received bytes are kept aside for a person to look at.
     Source: PS3.4 B.2.3
@@ -47,6 +49,7 @@ class InstanceRejected(NodeError):
         reason: str,
         *,
         dimse_status: int,
+        sop_class_uid: str = "",
         sop_instance_uid: str = "",
         offending_tags: Sequence[int] = (),
         quarantine: bool = True,
@@ -54,6 +57,7 @@ class InstanceRejected(NodeError):
         super().__init__(f"{reason} (0x{dimse_status:04X})")
         self.reason = reason
         self.dimse_status = dimse_status
+        self.sop_class_uid = sop_class_uid
         self.sop_instance_uid = sop_instance_uid
         self.offending_tags = tuple(offending_tags)
         self.quarantine = quarantine
@@ -111,6 +115,15 @@ class DeliveryFailed(NodeError):
         self.status = status
         self.blocked = blocked
         self.retry_after_s = retry_after_s
+
+
+class LeaseLost(NodeError):
+    """The row is not leased by this owner any more: expired, cancelled or finished elsewhere."""
+
+    def __init__(self, row: str, owner: str) -> None:
+        super().__init__(f"{row} is not leased by {owner}")
+        self.row = row
+        self.owner = owner
 
 
 class TryLater(NodeError):

@@ -5,14 +5,20 @@ Source: PS3.3 C.7.6.2 (Image Plane), C.7.6.16.2 (Functional Groups).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from pydicom.dataset import Dataset
 
+from node.domain.errors import SeriesUnusable
+from node.domain.header import UNREADABLE
+
 Triple: TypeAlias = tuple[float, float, float]
 Sextuple: TypeAlias = tuple[float, float, float, float, float, float]
+
+MAX_FRAMES = 1_000_000  # a claim beyond it is an attack on memory, not an image
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +30,8 @@ class Frame:
         position_mm: Image Position (Patient), LPS; None where absent or malformed.
         orientation: Image Orientation (Patient), row then column cosines.
         pixel_spacing_mm: Distance between rows, then between columns.
-        slope: Rescale Slope; stored values times slope plus intercept is the modality's unit.
+        slope: Rescale Slope; stored values times slope plus intercept is the modality's unit. NaN
+            where it is present and cannot be read, so that it is never silently 1.
     """
 
     sop_instance_uid: str
@@ -43,26 +50,44 @@ def frames_of(instance: Dataset) -> tuple[Frame, ...]:
     """The frames of one image instance, in stored order.
 
     Absent or malformed geometry becomes None: the geometry gate names it, with all else it finds.
+
+    Raises:
+        SeriesUnusable: The instance claims more than ``MAX_FRAMES`` frames.
     """
-    count = _integer(instance, "NumberOfFrames") or 1
-    if "PerFrameFunctionalGroupsSequence" not in instance and count == 1:
-        return (_frame(instance, (instance,), None),)
-    shared = _first_item(instance, "SharedFunctionalGroupsSequence")
+    is_single = "PerFrameFunctionalGroupsSequence" not in instance and _frame_count(instance) == 1
+    return tuple(
+        _frame(instance, sources, None if is_single else index + 1)
+        for index, sources in enumerate(frame_sources(instance))
+    )
+
+
+def frame_sources(instance: Dataset) -> Iterator[tuple[Dataset, ...]]:
+    """For each frame the data sets that describe it, nearest first.
+
+    Its own functional groups come before the shared ones, and those before the top level. Private
+    groups are left out: some vendors repeat a classic header there, of another image.
+
+    Raises:
+        SeriesUnusable: The instance claims more than ``MAX_FRAMES`` frames.
+    """
+    count = _frame_count(instance)
+    if count > MAX_FRAMES:
+        raise SeriesUnusable([f"Number of Frames is {count}, at most {MAX_FRAMES} are read"])
+    shared = tuple(_macros(_first_item(instance, "SharedFunctionalGroupsSequence")))
     per_frame = list(instance.get("PerFrameFunctionalGroupsSequence") or [])
-    frames = []
     for index in range(count):
         own = per_frame[index] if index < len(per_frame) else None
-        sources = [*_macros(own), *_macros(shared), instance]
-        frames.append(_frame(instance, tuple(sources), index + 1))
-    return tuple(frames)
+        yield (*_macros(own), *shared, instance)
+
+
+def _frame_count(instance: Dataset) -> int:
+    return max(_integer(instance, "NumberOfFrames") or 1, 1)
 
 
 def _frame(instance: Dataset, sources: tuple[Dataset, ...], frame_number: int | None) -> Frame:
     position = _numbers(sources, "ImagePositionPatient", 3)
     orientation = _numbers(sources, "ImageOrientationPatient", 6)
     spacing = _numbers(sources, "PixelSpacing", 2)
-    slope = _numbers(sources, "RescaleSlope", 1)
-    intercept = _numbers(sources, "RescaleIntercept", 1)
     return Frame(
         sop_instance_uid=str(instance.get("SOPInstanceUID", "")),
         frame_number=frame_number,
@@ -74,14 +99,19 @@ def _frame(instance: Dataset, sources: tuple[Dataset, ...], frame_number: int | 
         ),
         pixel_spacing_mm=(spacing[0], spacing[1]) if spacing else None,
         frame_of_reference_uid=str(instance.get("FrameOfReferenceUID", "") or "").strip() or None,
-        slope=slope[0] if slope else 1.0,
-        intercept=intercept[0] if intercept else 0.0,
+        slope=_rescale(sources, "RescaleSlope", absent=1.0),
+        intercept=_rescale(sources, "RescaleIntercept", absent=0.0),
     )
 
 
 def _macros(group: Dataset | None) -> Iterator[Dataset]:
-    """The single items of the functional group macros of one frame."""
-    for element in group or ():
+    """The first items of the functional group macros of one frame."""
+    if group is None:
+        return
+    for tag in group.keys():  # noqa: SIM118 - iterating a Dataset would decode every element
+        if tag.is_private:
+            continue
+        element = group[tag]
         if element.VR == "SQ" and element.value:
             yield element.value[0]
 
@@ -91,21 +121,38 @@ def _first_item(instance: Dataset, keyword: str) -> Dataset | None:
     return items[0] if items else None
 
 
+def _rescale(sources: tuple[Dataset, ...], keyword: str, *, absent: float) -> float:
+    """A rescale value; an empty element says as little as an absent one."""
+    if not any(_is_filled(source, keyword) for source in sources):
+        return absent
+    numbers = _numbers(sources, keyword, 1)
+    return numbers[0] if numbers else math.nan
+
+
+def _is_filled(source: Dataset, keyword: str) -> bool:
+    if keyword not in source:
+        return False
+    raw = source.get_item(keyword)
+    return raw.value not in (None, "", b"")
+
+
 def _numbers(sources: tuple[Dataset, ...], keyword: str, count: int) -> tuple[float, ...] | None:
+    """Finite numbers from the nearest source that gives them; None where that one is malformed."""
     for source in sources:
-        if keyword not in source:
+        if not _is_filled(source, keyword):
             continue
         try:
             value = source[keyword].value
             values = [float(v) for v in (value if count > 1 else [value])]
-        except (TypeError, ValueError):
+        except UNREADABLE:
             return None
-        return tuple(values) if len(values) == count else None
+        usable = len(values) == count and all(math.isfinite(v) for v in values)
+        return tuple(values) if usable else None
     return None
 
 
 def _integer(instance: Dataset, keyword: str) -> int | None:
     try:
         return int(instance.get(keyword))
-    except (TypeError, ValueError):
+    except UNREADABLE:
         return None

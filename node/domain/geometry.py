@@ -65,7 +65,8 @@ class Stack:
     """The frames of one volume in the order of its slices.
 
     ``geometry`` is the regular lattice; ``frames[k].position_mm`` is where slice k was measured
-    (they differ by the jitter that the gate accepted, at most 5 % of the spacing).
+    (they differ by the jitter that the gate accepted: steps within 5 % of the spacing, and no slice
+    more than half a spacing from its place).
     """
 
     frames: tuple[Frame, ...]

@@ -11,14 +11,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from math import isfinite
+from typing import Any, TypeAlias
 
 from pydicom.datadict import dictionary_VR, keyword_for_tag
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException
 from pydicom.tag import BaseTag
 
 Scalar: TypeAlias = str | int | float | bool
+
+# what pydicom raises for a value that its VR does not allow
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    OverflowError,
+    AttributeError,
+    NotImplementedError,
+    BytesLengthException,
+)
 
 _NOT_TEXT = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN", "SQ"})
 _NUMBERS = frozenset({"US", "SS", "UL", "SL", "UV", "SV", "FL", "FD", "IS", "DS"})
@@ -66,6 +78,28 @@ class Header:
         """The same header with derived attributes added."""
         return replace(self, derived={**self.derived, **derived})
 
+    def to_json(self) -> dict[str, dict[str, object]]:
+        """A JSON-ready mapping; a missing value is an object with its reason."""
+        return {
+            part: {
+                name: {"missing": value.reason} if isinstance(value, Missing) else list(value)
+                for name, value in values.items()
+            }
+            for part, values in (("values", self.values), ("derived", self.derived))
+        }
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Mapping[str, Any]]) -> Header:
+        """The header that ``to_json`` was made of."""
+        values, derived = (
+            {
+                name: Missing(value["missing"]) if isinstance(value, Mapping) else tuple(value)
+                for name, value in body.get(part, {}).items()
+            }
+            for part in ("values", "derived")
+        )
+        return cls(values, derived)
+
 
 class HeaderMerger:
     """Adds instances one by one; ``header()`` is what they have in common.
@@ -110,16 +144,19 @@ class HeaderMerger:
     def _compare(
         self, instance: Dataset, elements: Mapping[int, DataElement | RawDataElement]
     ) -> None:
+        first = self._first_dataset
+        # equal bytes are equal values only in the same byte order and character set
+        same_encoding = first is not None and _encoding(first) == _encoding(instance)
         for tag in elements.keys() | self._first.keys():
             if tag in self._lost:
                 continue
             ours, theirs = self._first.get(tag), elements.get(tag)
             if ours is None or theirs is None:
                 self._lost[tag] = PARTLY_ABSENT
-            elif ours.value != theirs.value:
-                first = self._first_dataset
-                if first is None or value_of(first, tag) != value_of(instance, tag):
-                    self._lost[tag] = DIFFERS
+            elif same_encoding and ours.value == theirs.value:
+                continue
+            elif first is None or value_of(first, tag) != value_of(instance, tag):
+                self._lost[tag] = DIFFERS
 
 
 def merge_values(headers: Iterable[Mapping[str, Value]]) -> dict[str, Value]:
@@ -148,13 +185,17 @@ def value_of(dataset: Dataset, tag: int | str) -> Value:
         return tuple(_scalar(element.VR, value) for value in many)
     except KeyError:
         return ABSENT
-    except (ValueError, TypeError, OverflowError, AttributeError, NotImplementedError):
+    except UNREADABLE:
         return MALFORMED
 
 
 def _scalar(vr: str, value: object) -> Scalar:
     if vr in _NUMBERS:
         number = float(str(value)) if not isinstance(value, int | float) else value
+        if not isfinite(number):
+            raise ValueError(f"{vr} {number}")
+        if vr == "IS" and number != int(number):
+            raise ValueError("an integer string with a fraction")
         return int(number) if vr == "IS" or isinstance(number, int) else float(number)
     return str(value).strip().rstrip("\0")
 
@@ -163,8 +204,17 @@ def _tags(instance: Dataset) -> Iterator[BaseTag]:
     for tag in instance.keys():  # noqa: SIM118 - iterating a Dataset would decode every element
         if tag.is_private or tag.element == 0 or tag.group >= _FIRST_BULK_GROUP:
             continue
-        if _vr(instance, tag) not in _NOT_TEXT:
+        if _is_comparable(_vr(instance, tag)):
             yield tag
+
+
+def _is_comparable(vr: str) -> bool:
+    """Whether rules can compare it; implicit VR leaves "US or OW" tables of bytes undecided."""
+    return vr not in _NOT_TEXT and " or " not in vr
+
+
+def _encoding(instance: Dataset) -> tuple[object, object]:
+    return instance.original_encoding[1], value_of(instance, "SpecificCharacterSet")
 
 
 def _vr(instance: Dataset, tag: BaseTag) -> str:
@@ -189,10 +239,12 @@ def _functional_group_values(instance: Dataset) -> dict[str, Value]:
 
 def _macro_values(group: Dataset) -> dict[str, Value]:
     values: dict[str, Value] = {}
-    for macro in group:
-        if macro.VR != "SQ" or macro.tag.is_private or not macro.value:
+    for tag in group.keys():  # noqa: SIM118 - one malformed element must not hide the others
+        if tag.is_private or group[tag].VR != "SQ" or not group[tag].value:
             continue
-        for element in macro.value[0]:
-            if element.VR not in _NOT_TEXT and element.keyword:
-                values[element.keyword] = value_of(macro.value[0], element.tag)
+        item = group[tag].value[0]
+        for inner in item.keys():  # noqa: SIM118
+            keyword = keyword_for_tag(inner)
+            if keyword and not inner.is_private and _is_comparable(_vr(item, inner)):
+                values[keyword] = value_of(item, inner)
     return values

@@ -1,1 +1,27 @@
-"""TODO"""
+"""Infer: the frames of a series become a volume, a model makes labels of it, a child process pays.
+
+What enters: a model folder, a stack of frames judged regular by the gate, and the files that hold
+them. What leaves: exclusive labels on the source grid, and a durable file of them.
+
+::
+
+    registry     models/<name>/ -> ModelSpec, every mistake with its path
+    volume       stack + files  -> Volume: modality units, (slice, row, column)
+    runners      RUNNERS: runner kind -> "module:function"; run_model checks what comes back
+    python       runner kind: a function of this package
+    labels_file  labels <-> one durable file
+    runner       the parent's side: one warm child per device, deadline, cancel, respawn
+    child        the child's side: resolves a target, calls it, answers over its own socket
+    ct_tissue, threshold    entries of the runner kind "python"
+
+Everything that can crash, hang or eat memory (codecs, model libraries) runs in the child, and only
+there; the parent never imports a codec, SimpleITK or torch. A child that dies costs one attempt of
+one job. The whole road of a job may run inside one child: ``Runner.start`` takes any
+"module:function" and a request of plain values.
+
+What can fail: ``ConfigInvalid`` (a model folder), ``JobFailed`` (permanent when another attempt
+would end the same way: a frame that cannot be decoded, a label that the model does not describe).
+
+Source: PS3.3 C.7.6.3 (Image Pixel), C.11.1 (Modality LUT: rescale), PS3.5 8 (pixel encoding),
+A.4 (encapsulation).
+"""

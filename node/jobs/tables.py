@@ -70,6 +70,8 @@ job = Table(
     Column("started_at", Float),
     Column("finished_at", Float),
     Index("job_ready", "state", "priority", "created_at"),
+    Index("job_by_study", "study_instance_uid"),
+    Index("job_started", "started_at"),
 )
 
 # A durable product of a job: the label volume, and each encoded object made of it.
@@ -114,6 +116,7 @@ outbox = Table(
     Column("sent_at", Float),
     UniqueConstraint("result_id", "destination"),
     Index("outbox_ready", "state", "next_at"),
+    Index("outbox_by_destination", "destination", "state"),
 )
 
 breaker = Table(

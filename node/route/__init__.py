@@ -1,1 +1,61 @@
-"""TODO"""
+"""Rules: which series, or sets of series, go to which model.
+
+Enters: the header of a series (``node.domain.header.Header``, derived attributes included) and rules
+as mappings, the way they stand in YAML. Leaves: a ``Verdict`` per rule with one child per clause
+(true, false, or unknown with the reason), the choice of one series per role for study rules, and an
+explanation for people. Pure: no file, socket, database or clock.
+
+- ``attributes``: what a clause may name: DICOM keywords and the derived attributes;
+- ``conditions``: one frozen class per condition, and the table of operators;
+- ``compiling``: mapping -> condition, every mistake collected with its path;
+- ``rules``: ``compile_rule`` makes a ``Rule`` or a ``StudyRule``; ``mistakes_in`` checks a whole list;
+- ``sets``: one series per role, or why not yet;
+- ``contradiction``: whether two conditions can ever be true together;
+- ``explain``: verdicts as JSON and as lines of text.
+
+Can fail: ``ConfigInvalid`` when a rule is compiled. A compiled rule cannot fail: what it cannot read
+is unknown. A rule fires only on true; absent, different between instances, empty and malformed are
+unknown, and and/or/not follow Kleene's strong logic, so that ``not`` never makes a yes of what nobody
+knows. ``docs/rules.md`` is the operator's page.
+
+The attribute types follow PS3.5 6.2 (value representations) and PS3.6 (data dictionary).
+"""
+
+from node.route.compiling import compile_clause
+from node.route.conditions import Condition
+from node.route.contradiction import contradiction, could_match
+from node.route.explain import Explanation, explain
+from node.route.rules import (
+    Rule,
+    StudyRule,
+    compile_rule,
+    conditions_of,
+    mistakes_in,
+    named_sop_classes,
+    names_sop_class,
+)
+from node.route.sets import Ambiguous, Candidate, Chosen, SetChoice, Waiting
+from node.route.verdict import Truth, Verdict
+
+__all__ = [
+    "Ambiguous",
+    "Candidate",
+    "Chosen",
+    "Condition",
+    "Explanation",
+    "Rule",
+    "SetChoice",
+    "StudyRule",
+    "Truth",
+    "Verdict",
+    "Waiting",
+    "compile_clause",
+    "compile_rule",
+    "conditions_of",
+    "contradiction",
+    "could_match",
+    "explain",
+    "mistakes_in",
+    "named_sop_classes",
+    "names_sop_class",
+]

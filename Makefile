@@ -1,0 +1,54 @@
+# make demo    set up, start a node, send it a series by C-STORE and one by STOW-RS, show the results
+# make test    set up, run all tests
+# make check   formatting, lints, types, import rules, spelling
+# make bench   benchmarks against dcmtk, Orthanc, highdicom and dcmqi in the same run
+# make peers   install what the tests need from Debian or Ubuntu (root, or sudo)
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PEERS  := dcmtk dicom3tools orthanc orthanc-dicomweb orthanc-python postgresql
+
+.PHONY: setup demo test test-long check bench peers clean
+
+setup: $(VENV)/.dev
+
+$(VENV)/.run: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "segnode needs Python 3.11 or newer; set PYTHON=python3.x"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "could not make a virtual environment: apt install python3-venv"; exit 1; }
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	$(BIN)/python -m pip install --quiet -c constraints.txt --group dev -e '.[postgres]'
+	@touch $@
+
+demo: $(VENV)/.run
+	$(BIN)/segnode demo
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "not long" -n auto --dist loadgroup
+
+test-long: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check node tests
+	$(BIN)/ruff check node tests
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell node tests docs config README.md CHANGELOG.md CONTRIBUTING.md
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m tests.bench
+
+peers:
+	@missing=$$(for p in $(PEERS); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
+	if [ -n "$$missing" ]; then \
+	  sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+	  $$sudo apt-get update -q && DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -q -y --no-install-recommends $$missing; \
+	fi
+
+clean:
+	rm -rf $(VENV) segnode-demo .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,5 @@
+"""``python -m node`` is ``segnode``."""
+
+from node.cli import main
+
+main()

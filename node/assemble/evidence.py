@@ -1,0 +1,292 @@
+"""Evidence: is a series complete?
+
+No part of DICOM says "that was the last image", so the node weighs what it sees. Against: a known
+count that is not reached blocks everything weaker until ``give_up_s``. For, strongest first:
+
+1. ``count``: the known count is reached.
+2. ``release``: the last association that carried the series was released, ``release_settle_s`` ago;
+   none of that peer is open or was opened since; the stack is regular. Not for a peer that is known
+   to split series over associations.
+3. ``quiet``: no image for ``quiet_s``, and the stack is regular.
+4. ``quiet_max``: no image for ``quiet_max_s``, whatever the stack looks like.
+
+An abort is no evidence. It is even a doubt: after an abort that was the last word the sender means
+to come back, and half a stack is as regular as a whole one. So (3) does not count then; the series
+waits for a later association that is released, or for (4). Twenty of 36 slices cut off by an abort
+and resumed ten seconds later are one series of 36, not a job of 20 and another of 36.
+
+A peer that sends the parts of one series with pauses longer than half of ``quiet_s`` would look
+complete in each pause; so where several associations carry one series, (3) waits for twice the
+longest pause seen between them, at most ``quiet_max_s``.
+
+All roads are alike: a STOW request or a folder scan is one association that ends by being released.
+
+Source: PS3.8 7 (association release and abort), PS3.4 B (storage has no notion of a series' end).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import pairwise
+
+from node.assemble.activity import (
+    Association,
+    CountSource,
+    Ending,
+    ExpectedCount,
+    Forced,
+    SeriesActivity,
+)
+from node.assemble.policy import CompletionPolicy, OnGiveUp
+
+_PAUSES = 2.0
+
+
+class CompletionState(StrEnum):
+    """State of a series; the values are those of the index."""
+
+    RECEIVING = "receiving"
+    COMPLETE = "complete"
+    HELD = "held"
+    DISCARDED = "discarded"
+
+
+class Evidence(StrEnum):
+    """What a completion rests on, stored and shown."""
+
+    NONE = ""
+    COUNT = "count"
+    RELEASE = "release"
+    QUIET = "quiet"
+    QUIET_MAX = "quiet_max"
+    GIVE_UP = "give_up"
+    PERSON = "person"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """The judgement of one moment.
+
+    Args:
+        look_again_at: The next time at which the answer can change by itself; None when only a new
+            image, an association or a person can change it.
+    """
+
+    state: CompletionState
+    level: Evidence = Evidence.NONE
+    sentence: str
+    look_again_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Wait:
+    """Why it is not yet complete, and until when that holds."""
+
+    sentence: str
+    until: float
+
+
+def judge_completion(activity: SeriesActivity, policy: CompletionPolicy, now: float) -> Completion:
+    """Whether the series is complete at ``now``, on what evidence, or what it waits for."""
+    if activity.forced is not None:
+        return _forced(activity.forced, activity.instances)
+    expected = activity.expected
+    if expected is not None and activity.instances < expected.instances:
+        return _short(activity, expected, policy, now)
+    waits: list[_Wait] = []
+    for judge in (_counted, _released, _quiet):
+        found = judge(activity, policy, now)
+        if isinstance(found, Completion):
+            return found
+        if found is not None:
+            waits.append(found)
+    soonest = min(waits, key=lambda wait: wait.until)
+    until = min((soonest.until, *_next_stale(activity, policy, now)))
+    return Completion(
+        state=CompletionState.RECEIVING, sentence=soonest.sentence, look_again_at=until
+    )
+
+
+def learns_splitting(activity: SeriesActivity, policy: CompletionPolicy, now: float) -> bool:
+    """Whether the peer sent this one series over several associations.
+
+    True once an association brought new images although an earlier one, that was not aborted, had
+    ended no more than ``quiet_max_s`` before it was opened, or was alive beside it. Going on after
+    an abort is repair, and an image an hour later is late: neither is a habit.
+    """
+    carriers = activity.carriers()
+    return any(
+        _is_continued(earlier, later, policy, now)
+        for index, later in enumerate(carriers)
+        for earlier in carriers[:index]
+    )
+
+
+def _is_continued(
+    earlier: Association, later: Association, policy: CompletionPolicy, now: float
+) -> bool:
+    if earlier.peer != later.peer:
+        return False
+    end = earlier.end(now, policy.stale_s)
+    if end is None:
+        # no heartbeat since the other was opened: its process may be dead, and this the repair
+        return earlier.heartbeat_at >= later.opened_at
+    ended_at, ending = end
+    return ending is Ending.RELEASED and later.opened_at - ended_at <= policy.quiet_max_s
+
+
+def _forced(forced: Forced, instances: int) -> Completion:
+    if forced is Forced.DISCARD:
+        return Completion(
+            state=CompletionState.DISCARDED,
+            level=Evidence.PERSON,
+            sentence="discarded by a person",
+        )
+    return _complete(Evidence.PERSON, f"a person said to go on with {instances} images")
+
+
+def _short(
+    activity: SeriesActivity, expected: ExpectedCount, policy: CompletionPolicy, now: float
+) -> Completion:
+    """A known count is not reached: nothing weaker counts until ``give_up_s``."""
+    short = f"{activity.instances} of {_count(expected)} images arrived"
+    give_up_at = activity.last_received_at + policy.give_up_s
+    if now < give_up_at:
+        return Completion(state=CompletionState.RECEIVING, sentence=short, look_again_at=give_up_at)
+    gave_up = f"{short}, none in the last {policy.give_up_s:.0f} s"
+    if policy.on_give_up is OnGiveUp.PROCEED:
+        return _complete(Evidence.GIVE_UP, f"{gave_up}: going on without the others")
+    if policy.on_give_up is OnGiveUp.DISCARD:
+        return Completion(
+            state=CompletionState.DISCARDED,
+            level=Evidence.GIVE_UP,
+            sentence=f"{gave_up}: discarded",
+        )
+    free = f"free it with: segnode series proceed {activity.series_instance_uid}"
+    return Completion(
+        state=CompletionState.HELD, level=Evidence.GIVE_UP, sentence=f"{gave_up}; {free}"
+    )
+
+
+def _counted(
+    activity: SeriesActivity, policy: CompletionPolicy, now: float
+) -> Completion | _Wait | None:
+    """Evidence (1); the count was compared before."""
+    expected = activity.expected
+    if expected is None:
+        return None
+    settle_s = 0.0 if expected.source is CountSource.PEER else policy.release_settle_s
+    if now < activity.last_received_at + settle_s:
+        return _Wait("the count was reached just now", activity.last_received_at + settle_s)
+    return _complete(Evidence.COUNT, f"all {_count(expected)} images arrived")
+
+
+def _count(expected: ExpectedCount) -> str:
+    source = (
+        "the sender's count" if expected.source is CountSource.PEER else "Images in Acquisition"
+    )
+    return f"{expected.instances} ({source})"
+
+
+def _released(
+    activity: SeriesActivity, policy: CompletionPolicy, now: float
+) -> Completion | _Wait | None:
+    """Evidence (2); None where only quiet can tell."""
+    carriers = activity.carriers()
+    if not carriers or not activity.is_regular:
+        return None
+    if activity.splits_series or learns_splitting(activity, policy, now):
+        return None
+    last = _last_end(carriers, policy, now)
+    if last is None or last[1] is Ending.ABORTED:
+        return None
+    closed_at = last[0]
+    if _peer_is_busy(activity, carriers, closed_at, policy, now):
+        return None
+    if now < closed_at + policy.release_settle_s:
+        return _Wait("the association was released just now", closed_at + policy.release_settle_s)
+    return _complete(
+        Evidence.RELEASE,
+        f"association released {now - closed_at:.1f} s ago, {activity.instances} images in a "
+        "regular stack",
+    )
+
+
+def _peer_is_busy(
+    activity: SeriesActivity,
+    carriers: Sequence[Association],
+    closed_at: float,
+    policy: CompletionPolicy,
+    now: float,
+) -> bool:
+    """Whether an association of a carrying peer is open or was opened after the release."""
+    peers = {carrier.peer for carrier in carriers}
+    return any(
+        association.end(now, policy.stale_s) is None or association.opened_at > closed_at
+        for association in activity.associations
+        if association.peer in peers
+    )
+
+
+def _quiet(activity: SeriesActivity, policy: CompletionPolicy, now: float) -> Completion | _Wait:
+    """Evidence (3) and (4)."""
+    quiet_s = now - activity.last_received_at
+    if now >= activity.last_received_at + policy.quiet_max_s:
+        return _complete(
+            Evidence.QUIET_MAX, f"no image for {quiet_s:.0f} s, {activity.instances} images"
+        )
+    last = activity.last_received_at
+    if not activity.is_regular:
+        why = f"{activity.instances} images are not yet a regular stack"
+        return _Wait(why, last + policy.quiet_max_s)
+    if _was_aborted_last(activity, policy, now):
+        why = "the association was aborted: waiting for the sender to come back"
+        return _Wait(why, last + policy.quiet_max_s)
+    needed_s = _quiet_needed_s(activity, policy)
+    if now >= last + needed_s:
+        return _complete(
+            Evidence.QUIET,
+            f"no image for {quiet_s:.1f} s, {activity.instances} images in a regular stack",
+        )
+    return _Wait(f"waiting for {needed_s:.0f} s without an image", last + needed_s)
+
+
+def _last_end(
+    carriers: Sequence[Association], policy: CompletionPolicy, now: float
+) -> tuple[float, Ending] | None:
+    """How the last of them ended; None while one is open. At the same time an abort wins."""
+    ends = [carrier.end(now, policy.stale_s) for carrier in carriers]
+    known = [end for end in ends if end is not None]
+    if not known or len(known) < len(ends):
+        return None
+    return max(known, key=lambda end: (end[0], end[1] is Ending.ABORTED))
+
+
+def _was_aborted_last(activity: SeriesActivity, policy: CompletionPolicy, now: float) -> bool:
+    last = _last_end(activity.carriers(), policy, now)
+    return last is not None and last[1] is Ending.ABORTED
+
+
+def _quiet_needed_s(activity: SeriesActivity, policy: CompletionPolicy) -> float:
+    """``quiet_s``, or twice the longest pause between the associations of this series."""
+    pauses = [
+        later.opened_at - earlier.closed_at
+        for earlier, later in pairwise(activity.carriers())
+        if earlier.closed_at is not None
+    ]
+    return min(max(policy.quiet_s, _PAUSES * max(pauses, default=0.0)), policy.quiet_max_s)
+
+
+def _next_stale(activity: SeriesActivity, policy: CompletionPolicy, now: float) -> list[float]:
+    """Times at which an association that is open now would count as aborted."""
+    return [
+        association.heartbeat_at + policy.stale_s
+        for association in activity.associations
+        if association.end(now, policy.stale_s) is None
+    ]
+
+
+def _complete(level: Evidence, sentence: str) -> Completion:
+    return Completion(state=CompletionState.COMPLETE, level=level, sentence=sentence)

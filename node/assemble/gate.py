@@ -1,0 +1,346 @@
+"""The geometry gate: is a series one regular volume?
+
+Every finding is collected, each with its numbers: a person who mends one fault should not meet the
+next one an hour later. Any finding means that there is no stack, and so no GPU is used.
+
+What is not a finding: which way the slices run, whether the stack is left- or right-handed, in
+which order the images came. The stack is always ordered along the normal.
+
+Source: PS3.3 C.7.6.2 (image plane), C.7.4.1 (Frame of Reference).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from node.assemble.phases import PhaseHints, what_splits
+from node.assemble.planes import (
+    REGULAR,
+    ROUNDING,
+    Floats,
+    Planes,
+    common_orientation,
+    orientation_groups,
+    planes_of,
+    spans_a_plane,
+    triple,
+)
+from node.domain.frames import Frame, Triple
+from node.domain.geometry import Geometry, Stack
+
+DRIFT_PIXELS = 0.5
+_SHORT_LIST = 12
+_EQUAL_SPACING = 1e-3  # of the pixel spacing: half a pixel over 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MinimumSize:
+    """The smallest volume that a model takes."""
+
+    slices: int = 1
+    rows: int = 1
+    columns: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateVerdict:
+    """What the gate says of one series.
+
+    Args:
+        findings: Why the series is not one regular volume; each parks it.
+        notes: What was accepted and should be known.
+        stack: The volume, if there is no finding.
+        images: Number of frames judged.
+        orientations: Number of different plane orientations; 0 where none is known.
+        normal: Row direction x column direction, where all frames agree.
+        spacing_mm: Between slices, rows and columns, measured even where there are findings; None
+            where it cannot be.
+        has_gaps: Whether slices are missing inside the stack; None where that cannot be told.
+    """
+
+    findings: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    stack: Stack | None = None
+    images: int
+    orientations: int = 0
+    normal: Triple | None = None
+    spacing_mm: Triple | None = None
+    has_gaps: bool | None = None
+
+    def __post_init__(self) -> None:
+        if (self.stack is None) != bool(self.findings):
+            raise ValueError("a verdict has either findings or a stack")
+
+    @property
+    def sentence(self) -> str:
+        """All findings in one line, or what the volume is."""
+        if self.stack is None:
+            return "; ".join(self.findings)
+        slices, rows, columns = self.stack.geometry.shape
+        return "; ".join((f"one volume of {slices} slices of {rows} x {columns}", *self.notes))
+
+
+def judge_geometry(
+    frames: Sequence[Frame],
+    minimum: MinimumSize | None = None,
+    *,
+    phase_hints: Sequence[PhaseHints] = (),
+) -> GateVerdict:
+    """Judge whether frames form one regular volume of at least the minimum size.
+
+    Args:
+        phase_hints: For each frame, in the same order, what ``phase_hints_of`` read from its
+            header; without them a mix of phases is found but its split is not named.
+    """
+    if not frames:
+        return GateVerdict(findings=("no images",), images=0)
+    findings = [*_frame_of_reference(frames)]
+    placed, unplaced = _placed(frames)
+    findings += unplaced
+    groups = orientation_groups(placed) if placed else []
+    findings += _orientations(placed, groups)
+    findings += _matrix(frames, placed, groups)
+    planes = (
+        planes_of(placed) if placed and not unplaced and _is_one_plane(placed, groups) else None
+    )
+    notes: list[str] = []
+    if planes is not None:
+        findings += _positions(planes, phase_hints)
+        findings += _steps(planes)
+        findings += _drift(planes, frames[0].pixel_spacing_mm)
+        notes += _jitter(planes)
+    findings += _size(frames, planes, minimum or MinimumSize(), is_explained=len(groups) > 1)
+    findings += _rescale(frames)
+    return GateVerdict(
+        findings=tuple(findings),
+        notes=() if findings else tuple(notes),
+        stack=_stack(frames, planes) if planes is not None and not findings else None,
+        images=len(frames),
+        orientations=len(groups),
+        normal=triple(planes.normal) if planes is not None else None,
+        spacing_mm=_spacing(frames, planes),
+        has_gaps=bool(planes.gaps()) if planes is not None and planes.count > 1 else None,
+    )
+
+
+def is_regular(frames: Sequence[Frame], minimum_slices: int = 2) -> bool:
+    """Whether the slices so far form one even stack, to which no slice is visibly missing.
+
+    This is what more images could change, and so all that completion asks: one orientation, one
+    image per plane, even steps. A wrong matrix size or a missing Frame of Reference will not be
+    mended by waiting; the gate names them at once instead of after the longest wait.
+    """
+    if len(frames) < max(minimum_slices, 2):
+        return False
+    placed, unplaced = _placed(frames)
+    if unplaced or not _is_one_plane(placed, orientation_groups(placed)):
+        return False
+    planes = planes_of(placed)
+    return not planes.has_duplicates and planes.is_even
+
+
+def _placed(frames: Sequence[Frame]) -> tuple[list[Frame], list[str]]:
+    placed = [f for f in frames if f.position_mm is not None and f.orientation is not None]
+    if len(placed) == len(frames):
+        return placed, []
+    absent = [
+        name
+        for name, values in (
+            ("Image Position (Patient)", [f.position_mm for f in frames]),
+            ("Image Orientation (Patient)", [f.orientation for f in frames]),
+        )
+        if None in values
+    ]
+    what = " and ".join(absent)
+    if not placed:
+        return placed, [f"no positions at all: {what} absent or malformed"]
+    count = len(frames) - len(placed)
+    return placed, [f"{count} of {len(frames)} images without a place: {what} absent or malformed"]
+
+
+def _is_one_plane(placed: Sequence[Frame], groups: Sequence[Sequence[int]]) -> bool:
+    return len(groups) == 1 and spans_a_plane(common_orientation(placed))
+
+
+def _frame_of_reference(frames: Sequence[Frame]) -> Iterable[str]:
+    uids = {frame.frame_of_reference_uid for frame in frames}
+    named = uids - {None}
+    if not named:
+        yield "no Frame of Reference"
+    elif None in uids:
+        count = sum(frame.frame_of_reference_uid is None for frame in frames)
+        yield f"no Frame of Reference in {count} of {len(frames)} images"
+    if len(named) > 1:
+        yield f"{len(named)} Frames of Reference: positions cannot be compared"
+
+
+def _orientations(placed: Sequence[Frame], groups: Sequence[Sequence[int]]) -> Iterable[str]:
+    if len(groups) > 1:
+        sizes = "/".join(str(len(group)) for group in groups[:_SHORT_LIST])
+        name = "two" if len(groups) == 2 else str(len(groups))
+        text = f"{name} orientations in one series ({sizes} images)"
+        parts = ([placed[i] for i in group] for group in groups)
+        if all(len(part) > 2 and is_regular(part) for part in parts):
+            text += ": could be split by Image Orientation (Patient)"
+        yield text
+    elif groups and not spans_a_plane(common_orientation(placed)):
+        yield "Image Orientation (Patient) is not two unit vectors at right angles"
+
+
+def _matrix(
+    frames: Sequence[Frame], placed: Sequence[Frame], groups: Sequence[Sequence[int]]
+) -> Iterable[str]:
+    """Unequal matrices and pixel spacings; those that a split by orientation mends are left out."""
+    is_whole = len(placed) == len(frames) and groups
+    parts = [[placed[i] for i in group] for group in groups] if is_whole else [list(frames)]
+    if any(len({(f.rows, f.columns) for f in part}) > 1 for part in parts):
+        sizes = Counter((f.rows, f.columns) for f in frames).most_common(3)
+        named = ", ".join(f"{rows} x {columns}" for (rows, columns), _ in sizes)
+        yield f"different numbers of rows and columns: {named}"
+    spacings = {f.pixel_spacing_mm for f in frames}
+    if any(s is None or min(s) <= 0.0 for s in spacings):
+        count = sum(f.pixel_spacing_mm is None or min(f.pixel_spacing_mm) <= 0.0 for f in frames)
+        yield f"no Pixel Spacing in {count} of {len(frames)} images"
+    elif any(_spacing_differs({f.pixel_spacing_mm for f in part}) for part in parts):
+        known = sorted(s for s in spacings if s is not None)
+        named = ", ".join(f"{a:.4g} x {b:.4g} mm" for a, b in known[:3])
+        yield f"different Pixel Spacing: {named}"
+
+
+def _spacing_differs(spacings: Iterable[tuple[float, float] | None]) -> bool:
+    values = np.array([s for s in spacings if s is not None])
+    return bool((np.ptp(values, axis=0) > _EQUAL_SPACING * values.min(axis=0)).any())
+
+
+def _positions(planes: Planes, hints: Sequence[PhaseHints]) -> Iterable[str]:
+    if not planes.has_duplicates:
+        return
+    images, count = len(planes.order), planes.count
+    each = {len(plane) for plane in planes.members}
+    if len(each) > 1:
+        crowded = [i + 1 for i, plane in enumerate(planes.members) if len(plane) > 1]
+        where = ", ".join(str(number) for number in crowded[:_SHORT_LIST])
+        more = ", ..." if len(crowded) > _SHORT_LIST else ""
+        number = "two" if max(each) == 2 else f"up to {max(each)}"
+        yield f"{number} images at one position: at slice {where}{more} of {count}"
+        return
+    per_plane = each.pop()
+    if count == 1:
+        yield f"{'two' if per_plane == 2 else per_plane} images at one position"
+        return
+    text = f"{images} images, {per_plane} images at each of {count} positions"
+    splitter = what_splits(planes.members, hints) if len(hints) == images else None
+    yield f"{text}: could be split into {per_plane} phases by {splitter}" if splitter else text
+
+
+def _steps(planes: Planes) -> Iterable[str]:
+    if planes.count < 2:
+        return
+    gaps, uneven = planes.gaps(), planes.uneven_steps()
+    for before, missing in gaps[:_SHORT_LIST]:
+        slices = "slice" if missing == 1 else "slices"
+        yield f"gap: {missing} {slices} missing after slice {before} ({_listed(planes, before)})"
+    if len(gaps) > _SHORT_LIST:
+        yield f"{len(gaps) - _SHORT_LIST} more gaps"
+    if uneven:
+        where = "/".join(str(number) for number in uneven[:_SHORT_LIST])
+        yield (
+            f"uneven spacing after slice {where}: up to {planes.worst_step:.1%} off "
+            f"({_listed(planes, uneven[0])})"
+        )
+    elif not gaps and not planes.is_even:
+        yield (
+            "uneven spacing: small steps add up, a slice lies "
+            f"{planes.worst_place:.2g} spacings from its place"
+        )
+
+
+def _listed(planes: Planes, before: int) -> str:
+    """The steps of a short stack, or the one step in question and the usual one."""
+    steps = planes.steps_mm
+    if len(steps) <= _SHORT_LIST:
+        return f"steps {'/'.join(f'{step:.4g}' for step in steps)} mm"
+    return f"step {steps[before - 1]:.4g} mm, elsewhere {planes.spacing_mm:.4g} mm"
+
+
+def _drift(planes: Planes, pixel_spacing_mm: tuple[float, float] | None) -> Iterable[str]:
+    if planes.count < 2 or pixel_spacing_mm is None or min(pixel_spacing_mm) <= 0.0:
+        return
+    pixels, drift = planes.drift_pixels(pixel_spacing_mm)
+    if drift <= DRIFT_PIXELS + ROUNDING:
+        return
+    if _is_along_a_line(pixels):
+        yield (
+            f"shear {planes.shear_degrees():.3g} degrees: slices drift sideways by {drift:.3g} "
+            "pixels over the stack (gantry tilt)"
+        )
+    else:
+        yield f"slices lie up to {drift:.3g} pixels beside each other"
+
+
+def _is_along_a_line(pixels: Floats) -> bool:
+    """Whether sideways movement grows with the slices, as under a tilted gantry."""
+    index = np.linspace(0.0, 1.0, len(pixels))[:, None]
+    return float(np.linalg.norm(pixels - index * pixels[-1], axis=1).max()) <= DRIFT_PIXELS
+
+
+def _jitter(planes: Planes) -> Iterable[str]:
+    if planes.count > 1 and planes.worst_step > REGULAR + ROUNDING:
+        low, high = float(planes.steps_mm.min()), float(planes.steps_mm.max())
+        yield (
+            f"spacing jitter {planes.worst_step:.1%}: steps {low:.4g} to {high:.4g} mm, "
+            f"median {planes.spacing_mm:.4g} mm"
+        )
+
+
+def _size(
+    frames: Sequence[Frame], planes: Planes | None, minimum: MinimumSize, *, is_explained: bool
+) -> Iterable[str]:
+    """Too few slices, rows or columns; a mix of images is named as such and not counted."""
+    is_mix = is_explained or (planes is not None and planes.has_duplicates)
+    if len(frames) == 1:
+        yield "one slice: not a volume"
+    elif not is_mix and len(frames) < minimum.slices:
+        yield f"{len(frames)} slices, the model needs {minimum.slices}"
+    rows, columns = min(f.rows for f in frames), min(f.columns for f in frames)
+    if rows < minimum.rows or columns < minimum.columns:
+        yield f"{rows} x {columns} pixels, the model needs {minimum.rows} x {minimum.columns}"
+
+
+def _rescale(frames: Sequence[Frame]) -> Iterable[str]:
+    count = sum(not np.isfinite(frame.slope + frame.intercept) for frame in frames)
+    if count:
+        yield f"Rescale Slope or Intercept malformed in {count} of {len(frames)} images"
+
+
+def _spacing(frames: Sequence[Frame], planes: Planes | None) -> Triple | None:
+    spacings = {f.pixel_spacing_mm for f in frames}
+    first = frames[0].pixel_spacing_mm
+    if planes is None or planes.count < 2 or first is None or None in spacings:
+        return None
+    if _spacing_differs(spacings):
+        return None
+    return (round(planes.spacing_mm, 6), *first)  # binary noise must not decide a rule
+
+
+def _stack(frames: Sequence[Frame], planes: Planes) -> Stack:
+    ordered = tuple(frames[i] for i in planes.order)
+    first = ordered[0]
+    spacing, uid = first.pixel_spacing_mm, first.frame_of_reference_uid
+    if spacing is None or uid is None:
+        raise ValueError("a stack without Pixel Spacing or Frame of Reference")
+    origin, step = planes.lattice
+    row, column = np.array(planes.orientation[:3]), np.array(planes.orientation[3:])
+    # one row further moves along the column cosines, PS3.3 C.7.6.2.1.1
+    steps = (triple(step), triple(column * spacing[0]), triple(row * spacing[1]))
+    geometry = Geometry(
+        shape=(len(ordered), first.rows, first.columns),
+        origin_mm=triple(origin),
+        steps_mm=steps,
+        frame_of_reference_uid=uid,
+    )
+    return Stack(frames=ordered, geometry=geometry)

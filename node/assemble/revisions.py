@@ -1,0 +1,102 @@
+"""Revisions: what an instance means that comes after a series was taken as complete.
+
+A revision is a snapshot: which version of which instance a job was made of. A new instance opens
+the next revision; an amended copy (the same pixels under a corrected header) does not, because the
+same work has the same job key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+
+from node.assemble.policy import CompletionPolicy, Late
+
+
+class Progress(IntEnum):
+    """How far the work of a revision went; the furthest of its jobs and deliveries counts."""
+
+    NO_JOB = 0
+    QUEUED = 1
+    IN_WORK = 2
+    DELIVERED = 3
+
+
+class OldWork(StrEnum):
+    """What becomes of the work of the revision before."""
+
+    NOTHING = "nothing"
+    CANCEL = "cancel"  # a queued job never starts
+    WITHHOLD = "withhold"  # it is finished and kept, and not delivered
+    SUPERSEDE = "supersede"  # what was delivered is replaced and marked
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lateness:
+    """What to do about an instance that came after the snapshot.
+
+    Args:
+        revision: The revision that the series opens, or stays at when held.
+        is_held: A person decides; nothing runs until then.
+    """
+
+    revision: int
+    old_work: OldWork
+    is_held: bool
+    sentence: str
+
+
+def is_late(snapshot: Mapping[str, int], sop_instance_uid: str) -> bool:
+    """Whether an input instance is not part of a snapshot that was taken.
+
+    Args:
+        snapshot: SOP Instance UID to version; empty while no revision was taken.
+    """
+    return bool(snapshot) and sop_instance_uid not in snapshot
+
+
+def is_amended(snapshot: Mapping[str, int], sop_instance_uid: str, version: int) -> bool:
+    """Whether it is a newer copy of an instance in the snapshot: a later job uses its header."""
+    return snapshot.get(sop_instance_uid, version) < version
+
+
+def judge_late(
+    policy: CompletionPolicy,
+    *,
+    revision: int,
+    progress: Progress,
+    late_instances: int,
+    series_instance_uid: str,
+) -> Lateness:
+    """What late instances do to revision ``revision``, which is in force.
+
+    Before delivery nobody has seen a result, so the next revision simply takes its place, whatever
+    the policy. After delivery the policy decides: ``rerun`` makes a result that replaces the old
+    one, ``hold`` leaves that to a person.
+    """
+    if revision < 1 or late_instances < 1:
+        raise ValueError("only instances after a first snapshot are late")
+    images = "1 image" if late_instances == 1 else f"{late_instances} images"
+    if progress is Progress.DELIVERED and policy.late is Late.HOLD:
+        return Lateness(
+            revision=revision,
+            old_work=OldWork.NOTHING,
+            is_held=True,
+            sentence=(
+                f"{images} came after the result of revision {revision} was delivered; "
+                f"run again with: segnode series rerun {series_instance_uid}"
+            ),
+        )
+    old_work = {
+        Progress.NO_JOB: OldWork.NOTHING,
+        Progress.QUEUED: OldWork.CANCEL,
+        Progress.IN_WORK: OldWork.WITHHOLD,
+        Progress.DELIVERED: OldWork.SUPERSEDE,
+    }[progress]
+    return Lateness(
+        revision=revision + 1,
+        old_work=old_work,
+        is_held=False,
+        sentence=f"{images} came after revision {revision}: revision {revision + 1}",
+    )

@@ -1,0 +1,152 @@
+"""Sequence: what an MR series shows (T1, T2, FLAIR ...), said only where the headers agree.
+
+In this order: what the Standard made for it (Acquisition Contrast, Image Type, diffusion
+attributes), then names given by people, then physics (echo, repetition and inversion times). Names
+and physics that contradict each other give *unknown*: a wrong contrast in a model is worse than a
+series that waits for a better rule.
+
+Source: PS3.3 C.8.13.3 (Acquisition Contrast), C.8.3.1 (MR image: times in milliseconds).
+"""
+
+from __future__ import annotations
+
+import re
+
+from node.domain.header import Header, Missing, Value
+
+NOT_MR = Missing("not an MR series")
+UNDECIDED = Missing("neither names nor times tell the sequence")
+
+_ACQUISITION_CONTRAST = {
+    "DIFFUSION": "DWI",
+    "FLUID_ATTENUATED": "FLAIR",
+    "PERFUSION": "PERFUSION",
+    "PROTON_DENSITY": "PD",
+    "STIR": "STIR",
+    "T1": "T1",
+    "T2": "T2",
+    "T2_STAR": "T2*",
+    "TOF": "TOF",
+}
+_IMAGE_TYPE = {
+    "ADC": "ADC",
+    "TRACEW": "DWI",
+    "DIFFUSION": "DWI",
+    "PERFUSION": "PERFUSION",
+    "SWI": "SWI",
+    "TOF": "TOF",
+}
+
+_COMPUTED = re.compile(r"\b(map|maps|mapping|sub|subtraction|ratio|mip|minip|fused|phase|quant)\b")
+_NAMES = (
+    ("ADC", re.compile(r"\b(e?adc|apparent diffusion)\b")),
+    ("DWI", re.compile(r"\b(dwi|diff|diffusion|trace|tracew|dti|b[01]000|b500)\b")),
+    ("SWI", re.compile(r"\b(swi|swan|venobold|susceptibility)\b")),
+    ("TOF", re.compile(r"\btof\b")),
+    ("STIR", re.compile(r"\b(stir|tirm)\b")),
+    ("FLAIR", re.compile(r"\b(flair|dark ?fluid)\b")),
+    ("T2*", re.compile(r"\b(t2 ?\*|t2 ?star|t2s)(?!\w)")),
+    ("T1", re.compile(r"\b(t1w?|mp ?rage|bravo|tfl3d1)\b")),
+    ("T2", re.compile(r"\bt2w?\b(?! ?(\*|star))")),
+    ("PD", re.compile(r"\b(pdw?|proton density)\b")),
+)
+# a special name may stand beside the general one that it is a kind of
+_KIND_OF = {"FLAIR": {"T2"}, "STIR": {"T2", "T1"}, "T2*": {"T2"}, "DWI": {"T2"}, "ADC": {"DWI"}}
+
+
+def sequence_of(header: Header) -> Value:
+    """The sequence of an MR series, or why it cannot be told."""
+    if header.text("Modality").upper() != "MR":
+        return NOT_MR
+    declared = _declared(header)
+    if declared is not None:
+        return (declared,)
+    named = _named(header)
+    if isinstance(named, Missing):
+        return named
+    timed = _timed(header)
+    if named is None or timed is None:
+        found = named or timed
+        return (found,) if found else UNDECIDED
+    if named == timed or timed in _KIND_OF.get(named, ()):
+        return (named,)
+    return Missing(f"names say {named}, echo and repetition time say {timed}")
+
+
+def _declared(header: Header) -> str | None:
+    image_type = [str(value).upper() for value in _values(header, "ImageType")]
+    for word, sequence in _IMAGE_TYPE.items():
+        if word in image_type:
+            return sequence
+    for value in _values(header, "AcquisitionContrast"):
+        found = _ACQUISITION_CONTRAST.get(str(value).upper())
+        if found:
+            return found
+    b_value = _number(header, "DiffusionBValue")
+    return "DWI" if b_value is not None and b_value > 0.0 else None
+
+
+def _named(header: Header) -> str | Missing | None:
+    """What series description and protocol name agree on; None where they name nothing."""
+    text = " ".join(header.text(name) for name in ("SeriesDescription", "ProtocolName"))
+    words = re.sub(r"[^a-z0-9*]+", " ", text.lower())
+    if _COMPUTED.search(words):
+        return Missing("the name tells of a computed image, not of a sequence")
+    found = [sequence for sequence, pattern in _NAMES if pattern.search(words)]
+    general = {kind for sequence in found for kind in _KIND_OF.get(sequence, ())}
+    if "FLAIR" in found and "T1" in found:
+        return "T1" if "T2" not in found else Missing("names several sequences")
+    found = [sequence for sequence in found if sequence not in general]
+    if len(found) > 1:
+        return Missing(f"names several sequences: {', '.join(found)}")
+    return found[0] if found else None
+
+
+def _timed(header: Header) -> str | None:
+    """What echo, repetition and inversion times tell of a plain spin or gradient echo, in ms."""
+    kinds = {str(value).upper() for value in _values(header, "ScanningSequence")}
+    echo, repetition = _number(header, "EchoTime"), _number(header, "RepetitionTime")
+    inversion = _number(header, "InversionTime") or 0.0
+    if echo is None or repetition is None or echo <= 0.0 or repetition <= 0.0:
+        return None
+    if "EP" in kinds or "RM" in kinds:
+        return None
+    if "IR" in kinds or inversion > 0.0:
+        return _inverted(echo, repetition, inversion)
+    if kinds == {"SE"}:
+        return _spin_echo(echo, repetition)
+    spoiled = "SP" in {str(value).upper() for value in _values(header, "SequenceVariant")}
+    flip_degrees = _number(header, "FlipAngle") or 0.0
+    if kinds == {"GR"} and spoiled and echo <= 10.0 and repetition <= 700.0 and flip_degrees >= 15:
+        return "T1"
+    return None
+
+
+def _inverted(echo: float, repetition: float, inversion: float) -> str | None:
+    if inversion >= 1500.0 and repetition >= 4000.0 and echo >= 70.0:
+        return "FLAIR"
+    if 80.0 <= inversion <= 250.0 and repetition >= 1500.0:
+        return "STIR"
+    return "T1" if 400.0 <= inversion <= 1300.0 and echo <= 10.0 else None
+
+
+def _spin_echo(echo: float, repetition: float) -> str | None:
+    if repetition <= 800.0 and echo <= 30.0:
+        return "T1"
+    if repetition < 2000.0:
+        return None
+    if echo >= 70.0:
+        return "T2"
+    return "PD" if echo <= 40.0 else None
+
+
+def _values(header: Header, name: str) -> tuple[object, ...]:
+    value = header.get(name)
+    return () if isinstance(value, Missing) else value
+
+
+def _number(header: Header, name: str) -> float | None:
+    value = header.get(name)
+    if isinstance(value, Missing) or len(value) != 1 or isinstance(value[0], bool | str):
+        return None
+    return float(value[0])

@@ -1,0 +1,167 @@
+"""``segnode serve`` and ``segnode check-config``: what would be loaded, and running it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from node.database.migrate import migrate
+from node.domain.errors import ConfigInvalid
+from node.observe.log import configure_logging
+from node.pipeline import roles
+from node.pipeline.accept import receive, spool_settings
+from node.pipeline.build import Plan, plan
+from node.pipeline.supervise import RoleMain, Signals, Supervisor, lock_data_folder
+from node.receive.syntaxes import decodable_syntaxes
+from node.spool.rebuild import rebuild_index
+from node.web.process import web
+
+log = logging.getLogger(__name__)
+
+DRAIN_S = 25.0
+CONFIG_VARIABLE = "SEGNODE_CONFIG"
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", help="Configuration file.", envvar=CONFIG_VARIABLE),
+]
+
+
+class Role(StrEnum):
+    """The processes of a node; ``all`` is each of them."""
+
+    ALL = "all"
+    RECEIVE = "receive"
+    WEB = "web"
+    ROUTE = "route"
+    WORK = "work"
+    DELIVER = "deliver"
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command()(serve)
+    app.command("check-config")(check_config)
+
+
+def serve(
+    config: ConfigOption = None,
+    role: Annotated[list[Role] | None, typer.Option(help="Run only these roles.")] = None,
+    log_json: Annotated[bool, typer.Option(help="Log lines as JSON.")] = False,
+) -> None:
+    """Run the node until SIGTERM; SIGHUP loads the configuration again."""
+    configure_logging(as_json=log_json)
+    wanted = set(role or [Role.ALL])
+    is_whole = Role.ALL in wanted
+    current = plan(config)
+    with lock_data_folder(current.config.data_dir, shared=not is_whole):
+        prepare(current, wanted if not is_whole else set(Role))
+        code = Supervisor(
+            role_mains(config, current, set(Role) if is_whole else wanted),
+            check_reload=lambda: _check(config),
+            drain_s=DRAIN_S,
+        ).run()
+    raise typer.Exit(code)
+
+
+def check_config(
+    path: Annotated[Path | None, typer.Argument(help="Configuration file.")] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Load a configuration exactly as serve does, and list every mistake with its path."""
+    checked = plan(path or config)
+    typer.echo(
+        f"good: {len(checked.rules)} rules, {len(checked.models)} models, "
+        f"{len(checked.destinations)} destinations, digest {checked.config.digest[:12]}"
+    )
+
+
+def prepare(current: Plan, wanted: set[Role]) -> None:
+    """Everything that must stand before the first process starts.
+
+    Raises:
+        ConfigInvalid: A port is in use, or the database cannot be used.
+    """
+    settings = current.config
+    if Role.RECEIVE in wanted:
+        _require_free("dimse.port", settings.dimse.host, settings.dimse.port)
+    if Role.WEB in wanted:
+        _require_free("web.port", settings.web.host, settings.web.port)
+    current.results_folder.mkdir(parents=True, exist_ok=True)
+    engine = current.open_engine()
+    migrate(engine)
+    rebuilt = rebuild_index(engine, spool_settings(settings).folder)
+    engine.dispose()
+    if rebuilt.instances or rebuilt.quarantined or rebuilt.stale_parts:
+        log.info(
+            "the index was behind the spool",
+            extra={
+                "instances": rebuilt.instances,
+                "quarantined": rebuilt.quarantined,
+                "stale_parts": rebuilt.stale_parts,
+            },
+        )
+    decodable_syntaxes()  # asked once here, inherited by every process
+
+
+def role_mains(path: Path | None, current: Plan, wanted: set[Role]) -> Mapping[str, RoleMain]:
+    """The function of each process; each starts from the file as it is when the process starts."""
+    replan = partial(plan, path)
+    state = {"plan": current}
+
+    def starting(main: Callable[..., None], **options: Any) -> RoleMain:
+        def run(signals: Signals) -> None:
+            try:
+                state["plan"] = replan()
+            except ConfigInvalid as invalid:
+                log.error("the old configuration stays", extra={"why": str(invalid)})
+            main(state["plan"], replan, signals, **options)
+
+        return run
+
+    mains: dict[str, RoleMain] = {}
+    for role, main in (
+        (Role.RECEIVE, receive),
+        (Role.WEB, web),
+        (Role.ROUTE, roles.route),
+        (Role.DELIVER, roles.deliver),
+    ):
+        if role in wanted:
+            mains[role.value] = starting(main)
+    if Role.WORK in wanted:
+        for device in current.config.work.devices:
+            mains[f"work {device}"] = starting(roles.work, device=device)
+    return mains
+
+
+def _check(path: Path | None) -> None:
+    plan(path)
+
+
+def _require_free(path: str, host: str, port: int) -> None:
+    """Refuse to start where another program listens."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        if sys.platform != "win32":
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            why = os.strerror(error.errno or 0).lower()
+            raise ConfigInvalid(
+                [
+                    (
+                        path,
+                        f"cannot listen on {host}:{port} ({why}): stop the other program or choose another port",
+                    )
+                ]
+            ) from None

@@ -1,0 +1,153 @@
+"""Results into a folder, for people and programs that read files."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import string
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from node.deliver.classes import result_file_gone
+from node.domain.delivery import DeliverableObject, DeliveryClass, Outcome
+
+FIELDS = frozenset(
+    {"StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "Modality", "model", "ext"}
+)
+DEFAULT_LAYOUT = "{StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}.{ext}"
+
+_SAFE = frozenset(string.ascii_letters + string.digits + "._- ")
+_CHUNK_BYTES = 1 << 20
+_SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
+# The file system cannot link, or may not: FAT, some network shares
+_NO_LINK = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EXDEV, errno.ENOSYS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderDestination:
+    """Writes each object once, under a name of the layout; what lies there is never replaced.
+
+    Args:
+        path: An existing folder. It is not created: where it is a mount that is gone, results must
+            wait and not fill the disk below.
+        layout: Relative path with fields in braces; none of them carries patient data.
+    """
+
+    name: str
+    path: Path
+    layout: str = DEFAULT_LAYOUT
+
+    def __post_init__(self) -> None:
+        try:
+            fields = {field for _, field, _, _ in string.Formatter().parse(self.layout)}
+        except ValueError as error:
+            raise ValueError(f"layout {self.layout!r}: {error}") from None
+        unknown = sorted(field or "{}" for field in fields - FIELDS - {None})
+        if unknown:
+            raise ValueError(f"layout {self.layout!r}: unknown field {', '.join(unknown)}")
+        parts = self.layout.split("/")
+        if self.layout.startswith("/") or any(part in ("", ".", "..") for part in parts):
+            raise ValueError(f"layout {self.layout!r}: not a relative path below the folder")
+
+    def send(self, deliverable: DeliverableObject) -> Outcome:
+        """Write the object; done when file and folder are on the disk."""
+        if not Path(deliverable.path).is_file():
+            return result_file_gone()
+        if not self.path.is_dir():
+            return _later(f"the folder {self.path} is not there: create it, or mount it")
+        target = self.path / self.relative_path(deliverable)
+        try:
+            _make_folders(self.path, target.parent)
+            return _write_once(Path(deliverable.path), target)
+        except OSError as error:
+            return _later(f"the folder cannot be written: {os.strerror(error.errno or 0)}")
+
+    def relative_path(self, deliverable: DeliverableObject) -> Path:
+        """Where below the folder the object will lie; no part can climb out of it."""
+        values = {
+            "StudyInstanceUID": deliverable.study_instance_uid,
+            "SeriesInstanceUID": deliverable.series_instance_uid,
+            "SOPInstanceUID": deliverable.sop_instance_uid,
+            "Modality": "SEG" if deliverable.sop_class_uid in _SEGMENTATIONS else "OT",
+            "model": deliverable.model or "result",
+            "ext": "dcm",
+        }
+        parts = [part.format_map(values) for part in self.layout.split("/")]
+        return Path(*(_safe(part) for part in parts))
+
+
+def _safe(part: str) -> str:
+    cleaned = "".join(c if c in _SAFE else "_" for c in part).strip(". ")[:200]
+    return cleaned or "_"
+
+
+def _make_folders(root: Path, folder: Path) -> None:
+    if folder == root or folder.is_dir():
+        return
+    _make_folders(root, folder.parent)
+    folder.mkdir(exist_ok=True)
+    _sync_folder(folder.parent)
+
+
+def _write_once(source: Path, target: Path) -> Outcome:
+    """Copy beside the target, sync, and give it its name only if the name is free."""
+    part = target.with_name(f".{uuid.uuid4().hex}.part")
+    try:
+        digest = _copy(source, part)
+        if not _claim(part, target) and _digest(target) != digest:
+            return Outcome(
+                kind=DeliveryClass.BLOCKED,
+                sentence=(
+                    "another file with other content has this name already: "
+                    "put {SOPInstanceUID} into the layout, or move that file"
+                ),
+            )
+    finally:
+        part.unlink(missing_ok=True)
+    _sync_folder(target.parent)
+    return Outcome(kind=DeliveryClass.SENT, sentence="written")
+
+
+def _claim(part: Path, target: Path) -> bool:
+    """Give the file its final name; False where the name is taken."""
+    try:
+        target.hardlink_to(part)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINK:
+            raise
+        if target.exists():
+            return False
+        part.rename(target)
+    return True
+
+
+def _copy(source: Path, part: Path) -> str:
+    digest = hashlib.sha256()
+    with source.open("rb") as reader, part.open("xb") as writer:
+        while chunk := reader.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            writer.write(chunk)
+        writer.flush()
+        os.fsync(writer.fileno())
+    return digest.hexdigest()
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _later(sentence: str) -> Outcome:
+    return Outcome(kind=DeliveryClass.RETRY, sentence=sentence, destination_sick=True)

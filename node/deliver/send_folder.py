@@ -1,0 +1,259 @@
+"""A folder of instances by C-STORE, one report per instance: what ``segnode send`` does.
+
+Data sets travel as they lie in their files. A refused instance is reported and the next one sent; a
+lost line costs the instance in hand, and the rest goes over a new association.
+
+Source: PS3.4 Annex B, PS3.7 9.1.1, PS3.8 9.3.2 (128 contexts), PS3.10 7.1 (files).
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import count
+from pathlib import Path
+from struct import error as StructError  # noqa: N812
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_file_meta_info
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import AE, _config, evt
+from pynetdicom.association import Association
+from pynetdicom.presentation import PresentationContext
+
+from node.domain.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+
+_CONTEXTS_PER_ASSOCIATION = 128
+_WARNINGS = range(0xB000, 0xC000)  # PS3.4 Table B.2-1
+_STATUS_WITHOUT_ANSWER = -1
+_NO_INSTANCE = (InvalidDicomError, AttributeError, LookupError, ValueError, EOFError, StructError)
+# (implicit VR, little endian) as pydicom guesses it where no file meta tells
+_SYNTAXES: Mapping[tuple[bool | None, bool | None], UID] = {
+    (True, True): ImplicitVRLittleEndian,
+    (False, True): ExplicitVRLittleEndian,
+    (False, False): ExplicitVRBigEndian,
+}
+
+
+class SendState(StrEnum):
+    """What became of one file."""
+
+    STORED = "stored"
+    WARNED = "warned"
+    REFUSED = "refused"
+    NO_CONTEXT = "no context"
+    LINE_LOST = "line lost"
+    NOT_SENT = "not sent"
+    NOT_DICOM = "not dicom"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendReport:
+    """One line of the report.
+
+    Args:
+        status: The peer's C-STORE status, or None where it gave none.
+        comment: The peer's Error Comment, or our own words where the peer said nothing.
+    """
+
+    path: Path
+    state: SendState
+    sop_instance_uid: str = ""
+    status: int | None = None
+    comment: str = ""
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether the peer has the instance now."""
+        return self.state in (SendState.STORED, SendState.WARNED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderSender:
+    """An SCU for whole folders.
+
+    Args:
+        called_ae_title: How the peer calls itself.
+        answer_timeout_s: Longest wait for one response.
+    """
+
+    host: str
+    port: int
+    called_ae_title: str = "ANY-SCP"
+    calling_ae_title: str = "SEGNODE"
+    connect_timeout_s: float = 10.0
+    answer_timeout_s: float = 60.0
+
+    def send(self, folder: Path) -> Iterator[SendReport]:
+        """Send every instance below a folder (or one file); reports come as answers come."""
+        files: list[_File] = []
+        for path in _paths(folder):
+            try:
+                files.append(_read_identity(path))
+            except _NO_INSTANCE:
+                yield SendReport(path=path, state=SendState.NOT_DICOM)
+        for batch in _batches(files):
+            yield from self._send_batch(batch)
+
+    def _send_batch(self, files: Sequence[_File]) -> Iterator[SendReport]:
+        """Send what fits one negotiation; a line that is lost is opened again once per instance."""
+        waiting = list(files)
+        while waiting:
+            association = self._associate(waiting)
+            if not association.is_established:
+                reason = _why_not_established(association)
+                for file in waiting:
+                    yield file.report(SendState.NOT_SENT, comment=reason)
+                return
+            try:
+                for message_id in count(1):
+                    report = _store(association, waiting.pop(0), message_id % 0xFFFF or 1)
+                    yield report
+                    if not waiting or report.state is SendState.LINE_LOST:
+                        break
+            finally:
+                if association.is_established:
+                    association.release()
+
+    def _associate(self, files: Sequence[_File]) -> Association:
+        entity = AE(ae_title=self.calling_ae_title)
+        entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+        entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+        entity.connection_timeout = self.connect_timeout_s
+        entity.acse_timeout = self.answer_timeout_s
+        entity.dimse_timeout = self.answer_timeout_s
+        entity.network_timeout = self.answer_timeout_s
+        for sop_class_uid, transfer_syntax_uid in dict.fromkeys(file.context for file in files):
+            entity.requested_contexts = [
+                *entity.requested_contexts,
+                _context(sop_class_uid, transfer_syntax_uid),
+            ]
+        # pynetdicom's switch for sending the bytes of a file as they are, in pieces
+        _config.STORE_SEND_CHUNKED_DATASET = True
+        return entity.associate(
+            self.host,
+            self.port,
+            ae_title=self.called_ae_title,
+            evt_handlers=[(evt.EVT_CONN_OPEN, _send_without_delay)],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _File:
+    path: Path
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    has_file_meta: bool
+
+    @property
+    def context(self) -> tuple[str, str]:
+        return self.sop_class_uid, self.transfer_syntax_uid
+
+    def payload(self) -> Path | Dataset:
+        """The file itself, or its data set where no file meta says what it is."""
+        return self.path if self.has_file_meta else _bare_data_set(self.path)
+
+    def report(self, state: SendState, status: int | None = None, comment: str = "") -> SendReport:
+        return SendReport(
+            path=self.path,
+            state=state,
+            sop_instance_uid=self.sop_instance_uid,
+            status=status,
+            comment=comment,
+        )
+
+
+def _paths(folder: Path) -> list[Path]:
+    if folder.is_file():
+        return [folder]
+    if not folder.is_dir():
+        raise FileNotFoundError(folder)
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "DICOMDIR")
+
+
+def _read_identity(path: Path) -> _File:
+    try:
+        meta = read_file_meta_info(path)
+        identity = (meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID)
+        syntax, has_file_meta = meta.TransferSyntaxUID, True
+    except InvalidDicomError:
+        bare = _bare_data_set(path)
+        identity, has_file_meta = (bare.SOPClassUID, bare.SOPInstanceUID), False
+        syntax = bare.file_meta.TransferSyntaxUID
+    return _File(
+        path=path,
+        sop_class_uid=str(identity[0]),
+        sop_instance_uid=str(identity[1]),
+        transfer_syntax_uid=str(syntax),
+        has_file_meta=has_file_meta,
+    )
+
+
+def _bare_data_set(path: Path) -> Dataset:
+    """A file without preamble; pydicom finds out how it is encoded."""
+    data_set = dcmread(path, force=True)
+    if "SOPInstanceUID" not in data_set:
+        raise InvalidDicomError("the file holds no instance")
+    if "TransferSyntaxUID" not in data_set.file_meta:
+        data_set.file_meta.TransferSyntaxUID = _SYNTAXES[data_set.original_encoding]
+    return data_set
+
+
+def _batches(files: Sequence[_File]) -> Iterator[list[_File]]:
+    """Files in their order, cut where one negotiation has no room for another context."""
+    batch: list[_File] = []
+    contexts: set[tuple[str, str]] = set()
+    for file in files:
+        if file.context not in contexts and len(contexts) == _CONTEXTS_PER_ASSOCIATION:
+            yield batch
+            batch, contexts = [], set()
+        batch.append(file)
+        contexts.add(file.context)
+    if batch:
+        yield batch
+
+
+def _store(association: Association, file: _File, message_id: int) -> SendReport:
+    accepted = {(c.abstract_syntax, c.transfer_syntax[0]) for c in association.accepted_contexts}
+    if file.context not in accepted:
+        comment = f"the peer does not take {file.sop_class_uid} as {file.transfer_syntax_uid}"
+        return file.report(SendState.NO_CONTEXT, comment=comment)
+    if not association.is_established:
+        return file.report(SendState.LINE_LOST, comment="the peer ended the association")
+    answer = association.send_c_store(file.payload(), msg_id=message_id)
+    status = int(answer.get("Status", _STATUS_WITHOUT_ANSWER))
+    if status == _STATUS_WITHOUT_ANSWER:
+        return file.report(SendState.LINE_LOST, comment="no answer came")
+    comment = str(answer.get("ErrorComment", ""))
+    if status == 0:
+        return file.report(SendState.STORED, status)
+    state = SendState.WARNED if status in _WARNINGS else SendState.REFUSED
+    return file.report(state, status, comment)
+
+
+def _context(sop_class_uid: str, transfer_syntax_uid: str) -> PresentationContext:
+    context = PresentationContext()
+    context.abstract_syntax = sop_class_uid
+    context.transfer_syntax = [transfer_syntax_uid]
+    return context
+
+
+def _why_not_established(association: Association) -> str:
+    answer = association.acceptor.primitive
+    if association.is_rejected and answer is not None:
+        return f"the peer rejects the association: {answer.reason_str.lower()}"
+    if answer is not None:
+        return "the peer takes none of these SOP classes and transfer syntaxes"
+    return "no association could be opened: nobody answers there"
+
+
+def _send_without_delay(event: evt.Event) -> None:
+    """Nagle's algorithm costs 40 ms per message against a peer with delayed acknowledgements."""
+    transport = event.assoc.dul.socket
+    if transport is not None and transport.socket is not None:
+        transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -1,0 +1,141 @@
+"""Digests that say whether two encodings hold the same instance.
+
+Values are compared as their bytes in little endian, padding removed, in the order of their tags.
+The value representation is left out, for implicit VR does not carry it; pixel data count as their
+decoded frames. So transfer syntax, lengths, delimiters, group lengths and trailing padding make no
+difference.
+
+Source: PS3.5 7.1 (elements), 7.3 (byte order), 8.1 (pixel data)
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.pixels.utils import iter_pixels
+from pydicom.tag import BaseTag
+
+from node.domain.frames import frames_of
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+Bytes: TypeAlias = bytes
+
+_PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+_PIXEL_GROUP = 0x7FE0
+_TRAILING_PADDING = 0xFFFCFFFC
+_WIDTH = {
+    **dict.fromkeys(("US", "SS", "OW", "AT"), 2),
+    **dict.fromkeys(("UL", "SL", "FL", "OF", "OL"), 4),
+    **dict.fromkeys(("FD", "OD", "OV", "SV", "UV"), 8),
+}
+# what else decides which number a stored value means, or where it lies
+_MEANING = (
+    "Modality",
+    "PatientPosition",
+    "FrameOfReferenceUID",
+    "PhotometricInterpretation",
+    "PixelRepresentation",
+    "BitsStored",
+    "NumberOfFrames",
+    "SliceThickness",
+    "SpacingBetweenSlices",
+)
+# how the pixels are stored, not what they show
+_STORAGE_OF_PIXELS = frozenset((0x00280006,))
+
+
+def content_digest(instance: Dataset) -> str:
+    """Equal for two encodings of one instance, different for any other attribute or pixel."""
+    digest = hashlib.sha256()
+    _add_data_set(digest, instance)
+    _add_pixels(digest, instance)
+    return digest.hexdigest()
+
+
+def pixel_and_geometry_digest(instance: Dataset) -> str:
+    """Equal when pixels and their place in the patient are, whatever else the header says."""
+    digest = hashlib.sha256()
+    for frame in frames_of(instance):
+        digest.update(repr(frame).encode())
+    for keyword in _MEANING:
+        value = str(instance.get(keyword, "") or "").strip()
+        digest.update(f"\x1e{keyword}={value}".encode())
+    if not any(keyword in instance for keyword in _PIXEL_KEYWORDS):
+        # an instance without pixels is its attributes
+        _add_data_set(digest, instance)
+    _add_pixels(digest, instance)
+    return digest.hexdigest()
+
+
+def _add_data_set(digest: _Hash, dataset: Dataset) -> None:
+    for tag in sorted(dataset.keys()):
+        if tag.element == 0 or tag in _STORAGE_OF_PIXELS or tag == _TRAILING_PADDING:
+            continue
+        if tag.group == _PIXEL_GROUP:
+            continue
+        element = dataset.get_item(tag)
+        digest.update(b"\x1d%08X" % int(tag))
+        items = _items(dataset, tag, element)
+        if items is None:
+            digest.update(_canonical(element))
+            continue
+        for item in items:
+            digest.update(b"\x1c(")
+            _add_data_set(digest, item)
+            digest.update(b")")
+
+
+def _items(
+    dataset: Dataset, tag: BaseTag, element: DataElement | RawDataElement
+) -> list[Dataset] | None:
+    is_sequence = element.VR == "SQ" or (element.VR in (None, "UN") and _vr(tag) == "SQ")
+    if not is_sequence and not isinstance(element, DataElement):
+        # private sequences of implicit VR have no dictionary; undefined length tells them
+        is_sequence = element.length == 0xFFFFFFFF
+    if not is_sequence:
+        return None
+    value = dataset[tag].value
+    return list(value) if not isinstance(value, str | bytes) else None
+
+
+def _canonical(element: DataElement | RawDataElement) -> Bytes:
+    if isinstance(element, RawDataElement):
+        value: Bytes = element.value or b""
+        width = _WIDTH.get(element.VR or "", 1)
+        if not element.is_little_endian and width > 1:
+            value = (
+                np.frombuffer(value[: len(value) // width * width], f">u{width}")
+                .astype(f"<u{width}")
+                .tobytes()
+            )
+        return value.rstrip(b" \0")
+    decoded = element.value
+    if isinstance(decoded, Bytes):
+        return decoded.rstrip(b" \0")
+    return str(decoded).strip().encode("utf-8", "surrogateescape")
+
+
+def _vr(tag: BaseTag) -> str:
+    try:
+        return dictionary_VR(tag)
+    except KeyError:
+        return "UN"
+
+
+def _add_pixels(digest: _Hash, instance: Dataset) -> None:
+    for frame in _frames(instance):
+        digest.update(b"\x1f%d,%d" % frame.shape[:2])
+        digest.update(np.ascontiguousarray(frame).astype(frame.dtype.newbyteorder("<")).tobytes())
+
+
+def _frames(instance: Dataset) -> Iterator[np.ndarray]:
+    if any(keyword in instance for keyword in _PIXEL_KEYWORDS):
+        yield from iter_pixels(instance, raw=True)

@@ -1,0 +1,71 @@
+"""Which attributes say whose study this is: a result carries them exactly as its source does.
+
+Source: PS3.3 C.7.1.1 (Patient), C.7.1.3 and C.7.2.3 (Clinical Trial Subject, Study), C.7.2.1
+(General Study), C.7.2.2 (Patient Study), C.12.1.1.2 (Specific Character Set).
+"""
+
+from __future__ import annotations
+
+_PATIENT = (
+    "PatientName PatientID IssuerOfPatientID IssuerOfPatientIDQualifiersSequence TypeOfPatientID "
+    "PatientBirthDate PatientBirthDateInAlternativeCalendar PatientDeathDateInAlternativeCalendar "
+    "PatientAlternativeCalendar PatientSex ReferencedPatientPhotoSequence QualityControlSubject "
+    "ReferencedPatientSequence PatientBirthTime OtherPatientIDs OtherPatientIDsSequence "
+    "OtherPatientNames EthnicGroup EthnicGroupCodeSequence PatientComments PatientSpeciesDescription "
+    "PatientSpeciesCodeSequence PatientBreedDescription PatientBreedCodeSequence "
+    "BreedRegistrationSequence StrainDescription StrainNomenclature StrainCodeSequence "
+    "StrainAdditionalInformation StrainStockSequence GeneticModificationsSequence "
+    "ResponsiblePerson ResponsiblePersonRole ResponsibleOrganization PatientIdentityRemoved "
+    "DeidentificationMethod DeidentificationMethodCodeSequence "
+    "SourcePatientGroupIdentificationSequence GroupOfPatientsIdentificationSequence"
+)
+_CLINICAL_TRIAL = (
+    "ClinicalTrialSponsorName ClinicalTrialProtocolID IssuerOfClinicalTrialProtocolID "
+    "OtherClinicalTrialProtocolIDsSequence ClinicalTrialProtocolName ClinicalTrialSiteID "
+    "IssuerOfClinicalTrialSiteID ClinicalTrialSiteName ClinicalTrialSubjectID "
+    "IssuerOfClinicalTrialSubjectID ClinicalTrialSubjectReadingID "
+    "IssuerOfClinicalTrialSubjectReadingID ClinicalTrialProtocolEthicsCommitteeName "
+    "ClinicalTrialProtocolEthicsCommitteeApprovalNumber ClinicalTrialTimePointID "
+    "IssuerOfClinicalTrialTimePointID ClinicalTrialTimePointDescription "
+    "ClinicalTrialTimePointTypeCodeSequence LongitudinalTemporalOffsetFromEvent "
+    "LongitudinalTemporalEventType ConsentForClinicalTrialUseSequence"
+)
+_STUDY = (
+    "StudyInstanceUID StudyDate StudyTime ReferringPhysicianName "
+    "ReferringPhysicianIdentificationSequence ConsultingPhysicianName "
+    "ConsultingPhysicianIdentificationSequence StudyID AccessionNumber "
+    "IssuerOfAccessionNumberSequence StudyDescription PhysiciansOfRecord "
+    "PhysiciansOfRecordIdentificationSequence NameOfPhysiciansReadingStudy "
+    "PhysiciansReadingStudyIdentificationSequence RequestingService RequestingServiceCodeSequence "
+    "ReferencedStudySequence ProcedureCodeSequence ReasonForPerformedProcedureCodeSequence"
+)
+_PATIENT_STUDY = (
+    "AdmittingDiagnosesDescription AdmittingDiagnosesCodeSequence PatientAge PatientSize "
+    "PatientWeight PatientBodyMassIndex MeasuredAPDimension MeasuredLateralDimension "
+    "PatientSizeCodeSequence MedicalAlerts Allergies SmokingStatus PregnancyStatus "
+    "LastMenstrualDate PatientState Occupation AdditionalPatientHistory AdmissionID "
+    "IssuerOfAdmissionIDSequence ServiceEpisodeID IssuerOfServiceEpisodeIDSequence "
+    "ServiceEpisodeDescription ReasonForVisit ReasonForVisitCodeSequence PatientSexNeutered"
+)
+
+COPIED_KEYWORDS: tuple[str, ...] = (
+    "SpecificCharacterSet",
+    *_PATIENT.split(),
+    *_CLINICAL_TRIAL.split(),
+    *_STUDY.split(),
+    *_PATIENT_STUDY.split(),
+)
+"""Attributes of patient and study, and the character set that their text is written in."""
+
+NEVER_ABSENT_KEYWORDS: tuple[str, ...] = (
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyDate",
+    "StudyTime",
+    "ReferringPhysicianName",
+    "StudyID",
+    "AccessionNumber",
+)
+"""Type 2: what the source leaves out is there, empty (PS3.5 7.4.3)."""

@@ -1,0 +1,115 @@
+"""Peers: the systems that may send, and who "the sender" of a series is.
+
+An AE title is a name that anyone can claim, not a proof: a caller counts as a peer only when its
+title and its network address both fit.
+
+Source: PS3.8 9.3.4 (rejection of callers), PS3.5 6.2 (AE).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+
+Resolve = Callable[[str], Collection[str]]
+
+# PS3.5 6.2: the default repertoire without backslash and control characters
+_AE_TITLE = re.compile(r"[\x20-\x5b\x5d-\x7e]{1,16}")
+
+
+def is_ae_title(text: str) -> bool:
+    """Whether the text, trimmed, can stand as an AE title."""
+    return _AE_TITLE.fullmatch(text.strip(" ")) is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """One configured system.
+
+    Args:
+        ae_title: How it calls itself over DIMSE; empty for a peer that only speaks HTTP.
+        host: Where results go; also the address it may call from unless ``allow_from`` is given.
+        allow_from: Addresses, networks (10.0.0.0/24) and host names that it may call from.
+        http_user: Who it is over HTTP; empty for none.
+        reply_to: Destination for its results; empty: C-STORE to this peer.
+    """
+
+    name: str
+    ae_title: str = ""
+    host: str = ""
+    port: int = 104
+    allow_from: tuple[str, ...] = ()
+    http_user: str = ""
+    reply_to: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ValueError("a peer needs a name")
+        if self.ae_title and not is_ae_title(self.ae_title):
+            raise ValueError(f"peer {self.name}: AE title must be 1 to 16 printable characters")
+        if not 1 <= self.port <= 65535:
+            raise ValueError(f"peer {self.name}: port {self.port} is outside 1 to 65535")
+        for entry in self.allow_from:
+            if "/" in entry:
+                ip_network(entry, strict=False)  # its own message names the mistake
+
+    @property
+    def callers(self) -> tuple[str, ...]:
+        """Where it may call from: ``allow_from``, else its host."""
+        return self.allow_from or ((self.host,) if self.host else ())
+
+
+def match_peer(
+    peers: Iterable[Peer], calling_ae_title: str, address: str, resolve: Resolve | None = None
+) -> Peer | None:
+    """The first peer whose AE title and addresses fit a caller.
+
+    AE titles are compared without surrounding spaces, and case matters.
+
+    Args:
+        address: IP address of the caller.
+        resolve: Turns a host name into addresses; without it host names match nobody.
+    """
+    title = calling_ae_title.strip(" ")
+    for peer in peers:
+        if (
+            peer.ae_title
+            and peer.ae_title.strip(" ") == title
+            and _calls_from(peer, address, resolve)
+        ):
+            return peer
+    return None
+
+
+def match_http_user(peers: Iterable[Peer], http_user: str) -> Peer | None:
+    """The peer that signs in with this name."""
+    return next((peer for peer in peers if http_user and peer.http_user == http_user), None)
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an IP address is this machine talking to itself."""
+    return _plain(address).is_loopback
+
+
+def _calls_from(peer: Peer, address: str, resolve: Resolve | None) -> bool:
+    caller = _plain(address)
+    return any(_covers(entry, caller, resolve) for entry in peer.callers)
+
+
+def _covers(entry: str, caller: IPv4Address | IPv6Address, resolve: Resolve | None) -> bool:
+    try:
+        network = ip_network(entry, strict=False)
+    except ValueError:  # a host name
+        return resolve is not None and any(_plain(found) == caller for found in resolve(entry))
+    if isinstance(network, IPv6Network) and network.network_address.ipv4_mapped is not None:
+        return _plain(str(network.network_address)) == caller
+    return caller in network
+
+
+def _plain(address: str) -> IPv4Address | IPv6Address:
+    """An address as IPv4 where it is IPv4 written in IPv6, without a zone."""
+    parsed = ip_address(address.partition("%")[0])
+    mapped = parsed.ipv4_mapped if isinstance(parsed, IPv6Address) else None
+    return mapped or parsed

@@ -1,0 +1,54 @@
+"""Series as rows: what the node knows and decided about each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class SeriesState(StrEnum):
+    """Where a series stands, apart from what rules make of it."""
+
+    RECEIVING = "receiving"
+    HELD = "held"
+    COMPLETE = "complete"
+    DISCARDED = "discarded"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeriesRow:
+    """One series.
+
+    Args:
+        header: ``Header.to_json()``.
+        snapshot: SOP Instance UID -> version, of the revision in force; empty before the first.
+        gate: Findings and notes of the geometry gate.
+        evidence: What completion rests on.
+        forced: What a person asked for and the tick has not done yet: proceed, rerun, discard.
+        index_rows: Rows of the index, versions counted, that this row takes into account.
+        guard: Counts writes; a row is written only if nobody else wrote it meanwhile.
+    """
+
+    series_instance_uid: str
+    study_instance_uid: str
+    patient_id: str = ""
+    patient_name: str = ""
+    modality: str = ""
+    series_description: str = ""
+    header: Mapping[str, Any] = field(default_factory=dict)
+    instances: int
+    frames: int
+    first_received_at: float
+    last_received_at: float
+    revision: int = 0
+    snapshot: Mapping[str, int] = field(default_factory=dict)
+    state: SeriesState
+    evidence: str = ""
+    gate: Mapping[str, Any] = field(default_factory=dict)
+    sentence: str = ""
+    forced: str = ""
+    updated_at: float
+    index_rows: int = 0
+    guard: int = 0

@@ -1,0 +1,131 @@
+"""Data elements as explicit little-endian bytes, the way a file holds them.
+
+What was read from a file and not yet looked at is copied byte for byte: no character set is
+decoded, no date reformatted, no number rounded. Only the byte order of binary numbers changes,
+where the source was big endian.
+
+Source: PS3.5 7.1.2 (explicit VR), 7.5 (nested data sets), 6.2.2 (UN), 7.8 (private elements).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+
+from pydicom.charset import convert_encodings
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import DataElement, RawDataElement, convert_raw_data_element
+from pydicom.dataset import Dataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_data_element
+from pydicom.tag import BaseTag, Tag
+
+_LONG_FORM = frozenset(
+    {"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"}
+)
+_WORD_BYTES = {"AT": 2, "US": 2, "SS": 2, "OW": 2, "UL": 4, "SL": 4, "FL": 4, "OF": 4, "OL": 4}
+_WORD_BYTES |= {"FD": 8, "OD": 8, "SV": 8, "UV": 8, "OV": 8}
+_NUL_PADDED = frozenset({"UI", "OB", "UN"})
+
+
+def element(tag: int, vr: str, value: bytes) -> bytes:
+    """One element: tag, VR, length and value, padded to even length."""
+    if len(value) % 2:
+        value += b"\0" if vr in _NUL_PADDED else b" "
+    group_element = struct.pack("<HH", tag >> 16, tag & 0xFFFF)
+    if vr not in _LONG_FORM and len(value) > 0xFFFF:
+        vr = "UN"
+    if vr in _LONG_FORM:
+        return group_element + vr.encode() + struct.pack("<HI", 0, len(value)) + value
+    return group_element + vr.encode() + struct.pack("<H", len(value)) + value
+
+
+def item(content: bytes) -> bytes:
+    """One sequence item of defined length around encoded elements."""
+    return struct.pack("<HHI", 0xFFFE, 0xE000, len(content)) + content
+
+
+def sequence(keyword: str, *items: bytes) -> bytes:
+    """A sequence element around the encoded elements of each item."""
+    return element(Tag(keyword), "SQ", b"".join(item(content) for content in items))
+
+
+def encoded_elements(dataset: Dataset) -> Iterator[tuple[int, bytes]]:
+    """Every element of a data set of our own, in order of tags."""
+    for tag in sorted(dataset.keys()):
+        yield int(tag), _written(dataset[tag], None)
+
+
+def encoded_dataset(dataset: Dataset) -> bytes:
+    """A data set of our own as bytes."""
+    return b"".join(data for _, data in encoded_elements(dataset))
+
+
+def copied_element(source: Dataset, keyword: str) -> bytes | None:
+    """An element of a source header, its value exactly as received; None where it is absent."""
+    tag = Tag(keyword)
+    return _copied(source, tag) if tag in source else None
+
+
+def copied_elements(source: Dataset, keywords: Iterable[str]) -> dict[int, bytes]:
+    """Those elements that the source has, by tag."""
+    found = ((Tag(keyword), copied_element(source, keyword)) for keyword in keywords)
+    return {int(tag): data for tag, data in found if data is not None}
+
+
+def _copied(source: Dataset, tag: BaseTag) -> bytes:
+    found: DataElement | RawDataElement = source.get_item(tag)
+    if isinstance(found, DataElement) and found.VR == "SQ":
+        return element(tag, "SQ", _copied_items(found.value))
+    if isinstance(found, DataElement):
+        return _written(found, source.get("SpecificCharacterSet"))
+    vr = _explicit_vr(found)
+    if vr == "SQ":
+        decoded = convert_raw_data_element(found, encoding="iso8859", ds=source)
+        return element(tag, "SQ", _copied_items(decoded.value))
+    value = found.value or b""
+    if not found.is_little_endian:
+        value = _swapped(value, _WORD_BYTES.get(vr, 1))
+    return element(tag, vr, value)
+
+
+def _copied_items(items: Iterable[Dataset] | None) -> bytes:
+    """Items of a sequence of the source, private elements left behind."""
+    return b"".join(
+        item(
+            b"".join(
+                _copied(nested, tag)
+                for tag in sorted(nested.keys())
+                if not tag.is_private and tag.element != 0
+            )
+        )
+        for nested in items or ()
+    )
+
+
+def _explicit_vr(raw: RawDataElement) -> str:
+    """The VR that the file gave, or the dictionary's for implicit VR and for UN of known text."""
+    if raw.VR not in (None, "UN"):
+        return str(raw.VR)
+    try:
+        known = dictionary_VR(raw.tag)
+    except KeyError:
+        return "UN"
+    if raw.VR == "UN" and known == "SQ":
+        return "UN"
+    return known
+
+
+def _swapped(value: bytes, word_bytes: int) -> bytes:
+    if word_bytes == 1:
+        return value
+    words = (value[at : at + word_bytes] for at in range(0, len(value), word_bytes))
+    return b"".join(word[::-1] for word in words)
+
+
+def _written(decoded: DataElement, character_set: str | list[str] | None) -> bytes:
+    """An element that exists only as a decoded value, encoded by pydicom."""
+    buffer = DicomBytesIO()
+    buffer.is_little_endian, buffer.is_implicit_VR = True, False
+    write_data_element(buffer, decoded, convert_encodings(character_set))
+    return bytes(buffer.getvalue())

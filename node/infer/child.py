@@ -1,0 +1,146 @@
+"""The child process of a runner: takes requests, calls their target, answers on its own socket.
+
+Started by ``node.infer.runner`` as ``python -m node.infer.child SOCKET PARENT``. The target of a
+request is a function ``target(request, report) -> mapping``; both mappings are plain JSON values.
+Standard output and standard error belong to the libraries: the channel is a socket of its own.
+
+The child must not outlive its parent: the kernel kills it when the parent's thread dies, whatever C
+code it is in; a closed channel makes it kill its whole process group. Which of the two comes first is
+open, so a runner kind that starts processes of its own must tie them to the child in the same way
+(``setpriv --pdeathsig KILL``). A deadline or a cancel always ends the whole group.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import queue
+import resource
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from node.domain.errors import JobFailed, NodeError
+from node.infer.channel import Inbox, Message, send
+from node.infer.report import Report
+
+Target = Callable[[Mapping[str, Any], Report], Mapping[str, Any]]
+
+_PR_SET_PDEATHSIG = 1
+_RECEIVE_BYTES = 1 << 16
+
+
+class ChannelReport:
+    """Sends stages and remarks to the parent as they happen."""
+
+    def __init__(self, line: socket.socket) -> None:
+        self._line = line
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Tell the start of a stage, and its seconds when it ends well."""
+        send(self._line, {"kind": "stage_started", "name": name})
+        started = time.monotonic()
+        yield
+        seconds = time.monotonic() - started
+        send(self._line, {"kind": "stage_finished", "name": name, "seconds": seconds})
+
+    def note(self, sentence: str) -> None:
+        """Tell one sentence."""
+        send(self._line, {"kind": "note", "sentence": sentence})
+
+
+def main(arguments: list[str]) -> int:
+    """Serve requests until the parent closes the channel."""
+    descriptor, parent = (int(argument) for argument in arguments)
+    _die_with(parent)
+    line = socket.socket(fileno=descriptor)
+    requests: queue.SimpleQueue[Message] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(line, requests), daemon=True).start()
+    send(line, {"kind": "ready"})
+    while True:
+        message = requests.get()
+        _limit_memory(message["memory_bytes"])
+        answer = _answer(message, ChannelReport(line))
+        send(line, answer)
+        if answer.get("retires"):
+            return 1
+
+
+def _answer(message: Message, report: ChannelReport) -> Message:
+    try:
+        result = _resolve(message["target"])(message["request"], report)
+        return {"kind": "finished", "result": dict(result)}
+    except JobFailed as error:
+        return _failure(error.reason, permanent=error.permanent)
+    except NodeError as error:
+        return _failure(str(error), permanent=True)
+    except SystemExit as error:
+        return _failure(f"the model asked its process to exit ({error.code})", retires=True)
+    except MemoryError:
+        # the heap may be in pieces now: a fresh process serves the next job
+        return _failure("out of memory", retires=True)
+    except Exception as error:  # noqa: BLE001 - this is a process loop: the job's row gets it
+        return _failure(
+            _sentence(error), detail="".join(traceback.format_tb(error.__traceback__)), retires=True
+        )
+
+
+def _failure(
+    sentence: str, *, permanent: bool = False, detail: str = "", retires: bool = False
+) -> Message:
+    return {
+        "kind": "failed",
+        "sentence": sentence,
+        "permanent": permanent,
+        "detail": detail,
+        "retires": retires,
+    }
+
+
+def _sentence(error: Exception) -> str:
+    """The error and its place; its text only where that cannot quote a header."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    text = f"{type(error).__name__} in {Path(place.filename).name} line {place.lineno}"
+    return text if "pydicom" in place.filename else f"{text}: {error}"
+
+
+def _resolve(target: str) -> Target:
+    module, _, name = target.partition(":")
+    function: Target = getattr(importlib.import_module(module), name)
+    return function
+
+
+def _limit_memory(limit_bytes: int | None) -> None:
+    """Make an allocation beyond the limit fail here, instead of the whole machine running out."""
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(
+        resource.RLIMIT_DATA, (resource.RLIM_INFINITY if limit_bytes is None else limit_bytes, hard)
+    )
+
+
+def _listen(line: socket.socket, requests: queue.SimpleQueue[Message]) -> None:
+    inbox = Inbox()
+    while data := line.recv(_RECEIVE_BYTES):
+        for message in inbox.feed(data):
+            requests.put(message)
+    os.killpg(os.getpgid(0), signal.SIGKILL)
+
+
+def _die_with(parent: int) -> None:
+    """Ask the kernel for SIGKILL when the parent dies; leave at once if it is dead already."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit("the parent is gone")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

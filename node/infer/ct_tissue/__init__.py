@@ -1,0 +1,68 @@
+"""Entry ``ct_tissue``: the tissues of a CT by Hounsfield ranges and morphology; no weights.
+
+Shapes are decided on a coarse grid of about 2 mm, then every voxel of the source grid is judged by
+its own Hounsfield units inside those shapes, a few slices at a time.
+
+::
+
+    grid      the coarse grid: shrink, morphology in millimetres, back to full resolution
+    body      the patient without table and clothes, holes filled
+    lungs     air in the body: airways, left and right lung, told apart along the patient's x axis
+    dense     bone with its marrow, without contrast medium
+    compose   the labels of the source grid
+
+What enters: one CT volume of any orientation. What leaves: the labels of
+``models/ct_tissue/labels.csv``; an organ that is not there has no voxel. Nothing is random.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from node.domain.errors import JobFailed
+from node.domain.result import LabelArray
+from node.infer.ct_tissue.body import find_body, find_inner_region
+from node.infer.ct_tissue.compose import Shapes, compose
+from node.infer.ct_tissue.dense import find_bone
+from node.infer.ct_tissue.grid import CoarseGrid
+from node.infer.ct_tissue.lungs import find_airways, find_lungs
+from node.infer.report import Report
+from node.infer.volume import Volume
+
+
+def run(
+    volumes: Mapping[str, Volume], parameters: Mapping[str, object], report: Report
+) -> LabelArray:
+    """Label the tissues of the only volume.
+
+    Raises:
+        JobFailed: A parameter is given; this version takes none.
+    """
+    if parameters:
+        raise JobFailed(f"ct_tissue takes no parameters: {sorted(parameters)}", permanent=True)
+    (volume,) = volumes.values()
+    grid = CoarseGrid.over(volume.geometry)
+    with report.stage("shapes"):
+        hu = grid.shrunk(volume.array)
+        body = find_body(hu, grid)
+        if not body.any():
+            report.note("no body found")
+            return np.zeros(volume.geometry.shape, np.uint8)
+        bone = find_bone(hu, body, grid)
+        lungs = find_lungs(hu, body, grid)
+        airways = find_airways(hu, body, lungs, grid)
+        left, right = lungs.without(airways.mask, grid).sides(body, grid)
+        shapes = Shapes(
+            body=body,
+            inner=find_inner_region(hu, body, grid),
+            bone=bone.surface,
+            marrow=bone.marrow,
+            left_lung=left,
+            right_lung=right,
+            airways=airways.mask,
+            airway_limit_hu=airways.limit_hu,
+        )
+    with report.stage("compose"):
+        return compose(volume.array, shapes, grid)

@@ -1,0 +1,227 @@
+"""The coarse grid on which shapes are decided, and morphology in millimetres."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import SimpleITK
+from numpy.typing import NDArray
+
+from node.domain.geometry import Geometry
+from node.infer.volume import VoxelArray
+
+Mask = NDArray[np.bool_]
+Labels = NDArray[np.uint32]
+Floats32 = NDArray[np.float32]
+
+_ITK: Any = SimpleITK  # its functions carry no types
+
+COARSE_MM = 2.0
+_AIR_HU = -1024.0  # below it lies only the padding outside the field of view
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoarseGrid:
+    """Every voxel stands for a block of ``factors`` source voxels.
+
+    Args:
+        shape: Of the coarse grid; the last block of an axis may hang over the edge.
+        full: The source grid.
+    """
+
+    full: Geometry
+    factors: tuple[int, int, int]
+    shape: tuple[int, int, int]
+
+    @classmethod
+    def over(cls, full: Geometry) -> CoarseGrid:
+        """The grid whose voxels come closest to 2 mm; coarser axes stay as they are."""
+        factors = [max(1, round(COARSE_MM / spacing)) for spacing in full.spacing_mm]
+        shape = [-(-n // factor) for n, factor in zip(full.shape, factors, strict=True)]
+        return cls(full=full, factors=_triple(factors), shape=_triple(shape))
+
+    @cached_property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Size of a coarse voxel along each axis."""
+        a, b, c = (s * f for s, f in zip(self.full.spacing_mm, self.factors, strict=True))
+        return (a, b, c)
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of a coarse voxel."""
+        return self.full.voxel_ml * float(np.prod(self.factors))
+
+    @cached_property
+    def axial_axis(self) -> int:
+        """The array axis closest to the patient's long axis."""
+        steps = np.array(self.full.steps_mm)
+        directions = steps / np.linalg.norm(steps, axis=1, keepdims=True)
+        return int(np.argmax(np.abs(directions[:, 2])))
+
+    @cached_property
+    def filling_axis(self) -> int:
+        """The axis across whose planes holes are closed: axial, or the acquisition's in a slab.
+
+        The front and back of a coronal slab cut the lungs open; within its planes they are whole.
+        """
+        extents_mm = [n * s for n, s in zip(self.shape, self.spacing_mm, strict=True)]
+        thinnest = int(np.argmin(extents_mm))
+        return thinnest if extents_mm[thinnest] < 100.0 else self.axial_axis
+
+    def ml(self, mask: Mask) -> float:
+        """Volume of a mask of this grid."""
+        return float(np.count_nonzero(mask)) * self.voxel_ml
+
+    def lps_mm(self, mask: Mask) -> NDArray[np.float64]:
+        """Patient coordinates of the voxels of a mask, shape (n, 3)."""
+        return self.points_mm(np.argwhere(mask))
+
+    def points_mm(self, index: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Patient coordinates of coarse voxel indices, shape (n, 3)."""
+        factors = np.array(self.factors)
+        affine = self.full.affine_lps
+        centres = index * factors + (factors - 1) / 2
+        lps: NDArray[np.float64] = centres @ affine[:3, :3].T + affine[:3, 3]
+        return lps
+
+    def shrunk(self, array: VoxelArray) -> Floats32:
+        """The mean of each block, with padding outside the field of view taken for air."""
+        coarse = np.empty(self.shape, np.float32)
+        slices, rows, columns = self.factors
+        over = [
+            (0, n * f - m) for n, f, m in zip(self.shape, self.factors, array.shape, strict=True)
+        ]
+        for k in range(self.shape[0]):
+            block = np.maximum(array[k * slices : (k + 1) * slices], _AIR_HU).mean(
+                axis=0, dtype=np.float32
+            )
+            block = np.pad(block, over[1:], mode="edge")
+            tiles = block.reshape(self.shape[1], rows, self.shape[2], columns)
+            coarse[k] = tiles.mean(axis=(1, 3))
+        return coarse
+
+    # --- morphology ----------------------------------------------------------------------------
+
+    def distance_mm(self, mask: Mask) -> Floats32:
+        """Distance of each voxel centre to the nearest voxel centre of the mask."""
+        if not mask.any():
+            return np.full(self.shape, np.inf, np.float32)
+        distance = _ITK.SignedMaurerDistanceMap(
+            self.image(mask), squaredDistance=False, useImageSpacing=True
+        )
+        outside: Floats32 = np.maximum(_ITK.GetArrayFromImage(distance), np.float32(0))
+        return outside
+
+    def dilated(self, mask: Mask, radius_mm: float) -> Mask:
+        """The mask and everything within the radius."""
+        return self.distance_mm(mask) <= radius_mm
+
+    def eroded(self, mask: Mask, radius_mm: float) -> Mask:
+        """What lies deeper than the radius; the edge of the volume is no surface."""
+        return mask & (self.distance_mm(~mask) > radius_mm)
+
+    def opened(self, mask: Mask, radius_mm: float) -> Mask:
+        """The mask without what is thinner than twice the radius."""
+        return self.dilated(self.eroded(mask, radius_mm), radius_mm) & mask
+
+    def closed(self, mask: Mask, radius_mm: float) -> Mask:
+        """The mask with its gaps narrower than twice the radius."""
+        return self.eroded(self.dilated(mask, radius_mm), radius_mm) | mask
+
+    def bordered(self, mask: Mask) -> Mask:
+        """The mask and the blocks next to it, along the axes where a block is several voxels.
+
+        A surface can lie a block further out on the source grid only where blocks are coarser.
+        """
+        wide = mask
+        for axis, factor in enumerate(self.factors):
+            if factor == 1:
+                continue
+            narrow = np.moveaxis(wide, axis, 0)
+            grown = narrow.copy()
+            grown[1:] |= narrow[:-1]
+            grown[:-1] |= narrow[1:]
+            wide = np.moveaxis(grown, 0, axis)
+        return wide
+
+    def cored(self, mask: Mask) -> Mask:
+        """The mask without the blocks that its surface may pass through."""
+        return ~self.bordered(~mask)
+
+    def components(self, mask: Mask) -> tuple[Labels, list[int]]:
+        """Connected components numbered from 1, the largest first, and their sizes in voxels."""
+        found = _ITK.RelabelComponent(_ITK.ConnectedComponent(self.image(mask)))
+        labels = _ITK.GetArrayFromImage(found).astype(np.uint32, copy=False)
+        return labels, [int(n) for n in np.bincount(labels.ravel())[1:]]
+
+    def filled(self, mask: Mask, axis: int) -> Mask:
+        """The mask with its holes filled, plane by plane across the axis."""
+        planes = np.moveaxis(mask, axis, 0)
+        filled = np.empty_like(planes)
+        for k, plane in enumerate(planes):
+            filled[k] = plane_filled(plane)
+        return np.moveaxis(filled, 0, axis)
+
+    def image(self, mask: Mask) -> Any:
+        """A mask as an ITK image whose axes are millimetres along the array's own axes."""
+        image = _ITK.GetImageFromArray(mask.view(np.uint8))
+        image.SetSpacing(self.spacing_mm[::-1])
+        return image
+
+    # --- back to the source grid ---------------------------------------------------------------
+
+    def full_blocks(self, mask: Mask, first: int, last: int) -> Mask:
+        """The mask on source slices ``first`` to ``last`` (not included), block by block."""
+        slices, rows, columns = self.factors
+        index = np.arange(first, last) // slices
+        blocks = mask[index].repeat(rows, axis=1).repeat(columns, axis=2)
+        return blocks[:, : self.full.shape[1], : self.full.shape[2]]
+
+    def full_values(self, values: Any, first: int, last: int) -> Floats32:
+        """Values between coarse voxel centres on source slices ``first`` to ``last``, linear."""
+        spacing = self.full.spacing_mm
+        start = [-(f - 1) / 2 * s for f, s in zip(self.factors, spacing, strict=True)]
+        start[0] += first * spacing[0]
+        size = (last - first, *self.full.shape[1:])
+        resampled = _ITK.Resample(
+            values,
+            size[::-1],
+            _ITK.Transform(),
+            _ITK.sitkLinear,
+            start[::-1],
+            spacing[::-1],
+            values.GetDirection(),
+            0.0,
+            _ITK.sitkFloat32,
+        )
+        between: Floats32 = _ITK.GetArrayFromImage(resampled)
+        return between
+
+    def signed_image(self, mask: Mask, limit_mm: float = 20.0) -> Any:
+        """An ITK image of the signed distance to the surface, negative inside, for ``full_values``."""
+        inside, outside = self.distance_mm(~mask), self.distance_mm(mask)
+        image = _ITK.GetImageFromArray(np.clip(outside - inside, -limit_mm, limit_mm))
+        image.SetSpacing(self.spacing_mm[::-1])
+        return image
+
+
+def plane_filled(plane: Mask) -> Mask:
+    """A mask of one plane with its holes filled."""
+    image = _ITK.GetImageFromArray(plane.astype(np.uint8))
+    filled: Mask = _ITK.GetArrayFromImage(_ITK.BinaryFillhole(image)) > 0
+    return filled
+
+
+def plane_components(plane: Mask) -> Labels:
+    """Connected components of one plane, numbered from 1."""
+    image = _ITK.GetImageFromArray(plane.astype(np.uint8))
+    labels: Labels = _ITK.GetArrayFromImage(_ITK.ConnectedComponent(image))
+    return labels
+
+
+def _triple(values: list[int]) -> tuple[int, int, int]:
+    a, b, c = values
+    return (a, b, c)

@@ -1,0 +1,242 @@
+"""Air inside the body: lungs, airways, and which lung is the left one.
+
+Sides are told apart in patient space, where x grows towards the patient's left (PS3.3 C.7.6.2.1.1):
+neither the order of slices nor the direction of rows plays a part.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from node.infer.ct_tissue.grid import CoarseGrid, Floats32, Mask, plane_components
+
+AIR_HU = -400.0
+
+_GAS_HU = -960.0  # the middle of a lung is above, of gas in the bowel below
+_WHOLE_LUNG_ML = 200.0
+_CUT_LUNG_ML = 20.0  # of a lung that the first or last slice cuts
+_VESSEL_MM = 6.0  # vessels up to twice this belong to the lung around them
+_PART_SHARE = 0.1
+
+_TRACHEA_MM2 = (50.0, 900.0)
+_TRACHEA_HU = -880.0
+_TRACHEA_LENGTH_MM = 20.0
+_TRACHEA_STEP_MM = 12.0
+_OFF_MIDLINE_MM = 40.0
+_BEFORE_CENTRE_MM = 30.0
+_AIRWAY_LUNG_ML = 150.0
+_AIRWAY_LIMITS_HU = (-880.0, -900.0, -920.0, -940.0, -960.0)
+_AIRWAYS_ML = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Lungs:
+    """Both lungs, airways in them included until they are taken out."""
+
+    mask: Mask
+
+    def without(self, airways: Mask, grid: CoarseGrid) -> Lungs:
+        """The lungs without the airways and the crumbs that taking them out leaves."""
+        labels, sizes = grid.components(self.mask & ~airways)
+        keep = np.array([False, *(size * grid.voxel_ml >= 1.0 for size in sizes)])
+        return Lungs(keep[labels])
+
+    def sides(self, body: Mask, grid: CoarseGrid) -> tuple[Mask, Mask]:
+        """Left and right lung, each with the vessels in it."""
+        left, right = _sides(self.mask, body, grid)
+        with_vessels = [grid.closed(side, _VESSEL_MM) & body for side in (left, right)]
+        return left | (with_vessels[0] & ~right), right | (
+            with_vessels[1] & ~with_vessels[0] & ~left
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Airways:
+    """Trachea and the bronchi that can be followed without leaking into the lung.
+
+    Args:
+        limit_hu: Air in the airways is below it.
+    """
+
+    mask: Mask
+    limit_hu: float
+
+
+def find_lungs(hu: Floats32, body: Mask, grid: CoarseGrid) -> Lungs:
+    """Air of a lung's density: a large part, or one that the end of the volume cuts.
+
+    Gas in the bowel may look like a cut lung where the volume ends in the abdomen; it lies wholly
+    below the largest part.
+    """
+    labels, sizes = grid.components(body & (hu < AIR_HU))
+    planes = np.moveaxis(labels, grid.axial_axis, 0)
+    cut = np.zeros(len(sizes) + 1, bool)
+    cut[np.unique(planes[[0, -1]])] = True
+    keep = np.zeros(len(sizes) + 1, bool)
+    lowest_mm = -np.inf
+    for number, size in enumerate(sizes, 1):
+        least_ml = _CUT_LUNG_ML if cut[number] else _WHOLE_LUNG_ML
+        if size * grid.voxel_ml < _CUT_LUNG_ML:
+            break
+        if size * grid.voxel_ml >= least_ml:
+            part = labels == number
+            core = grid.eroded(part, max(grid.spacing_mm))
+            z_mm = grid.lps_mm(part)[:, 2]
+            keep[number] = (
+                np.median(hu[core if core.any() else part]) > _GAS_HU and z_mm.max() >= lowest_mm
+            )
+            if keep[number] and number == np.argmax(keep):
+                lowest_mm = float(z_mm.min())
+    return Lungs(keep[labels])
+
+
+# --- sides -------------------------------------------------------------------------------------
+
+
+def _sides(lungs: Mask, body: Mask, grid: CoarseGrid) -> tuple[Mask, Mask]:
+    """Each connected part goes to the side of its middle; a part of both lungs is cut first."""
+    left = np.zeros(grid.shape, bool)
+    right = np.zeros(grid.shape, bool)
+    if not lungs.any():
+        return left, right
+    midline_mm = _midline_mm(lungs, body, grid)
+    labels, sizes = grid.components(lungs)
+    for number in range(1, len(sizes) + 1):
+        part = labels == number
+        x_mm = grid.lps_mm(part)[:, 0]
+        share_left = np.mean(x_mm > midline_mm)
+        if _PART_SHARE < share_left < 1 - _PART_SHARE:
+            part_left = _cut(part, midline_mm, grid)
+            left |= part_left
+            right |= part & ~part_left
+        elif share_left > 0.5:
+            left |= part
+        else:
+            right |= part
+    return left, right
+
+
+def _midline_mm(lungs: Mask, body: Mask, grid: CoarseGrid) -> float:
+    """The x that the mediastinum lies at: the middle of the body where there is lung."""
+    planes = np.moveaxis(lungs, grid.axial_axis, 0).any(axis=(1, 2))
+    slab = np.zeros_like(body)
+    np.moveaxis(slab, grid.axial_axis, 0)[planes] = True
+    x_mm = grid.lps_mm(body & slab)[:, 0]
+    return float((np.percentile(x_mm, 2) + np.percentile(x_mm, 98)) / 2)
+
+
+def _cut(part: Mask, midline_mm: float, grid: CoarseGrid) -> Mask:
+    """The left half of two lungs that touch: eroded until they part, then grown back."""
+    for radius_mm in (2.0, 4.0, 6.0, 9.0, 12.0):
+        core = grid.eroded(part, radius_mm)
+        labels, sizes = grid.components(core)
+        large = [n for n, size in enumerate(sizes, 1) if size > _PART_SHARE * sum(sizes)]
+        middles = {n: float(grid.lps_mm(labels == n)[:, 0].mean()) for n in large}
+        lefts = [n for n, x_mm in middles.items() if x_mm > midline_mm]
+        rights = [n for n in large if n not in lefts]
+        if lefts and rights:
+            to_left = grid.distance_mm(np.isin(labels, lefts))
+            to_right = grid.distance_mm(np.isin(labels, rights))
+            return part & (to_left < to_right)
+    voxels = np.argwhere(part)
+    halved = np.zeros_like(part)
+    halved[tuple(voxels[grid.points_mm(voxels)[:, 0] > midline_mm].T)] = True
+    return halved
+
+
+# --- airways -----------------------------------------------------------------------------------
+
+
+def find_airways(hu: Floats32, body: Mask, lungs: Lungs, grid: CoarseGrid) -> Airways:
+    """Grow from the trachea with the highest limit that does not leak into the lungs."""
+    nothing = Airways(np.zeros(grid.shape, bool), _AIRWAY_LIMITS_HU[0])
+    if grid.ml(lungs.mask) < _AIRWAY_LUNG_ML:
+        return nothing
+    trachea = _trachea(hu, body, lungs, grid)
+    if not trachea.any():
+        return nothing
+    for limit_hu in _AIRWAY_LIMITS_HU:
+        labels, _ = grid.components(body & (hu < limit_hu))
+        touched = np.unique(labels[trachea])
+        grown = np.isin(labels, touched[touched > 0])
+        if grown.any() and grid.ml(grown) < _AIRWAYS_ML:
+            return Airways(grown, limit_hu)
+    return Airways(trachea, _AIRWAY_LIMITS_HU[0])
+
+
+@dataclass(frozen=True, slots=True)
+class _Spot:
+    """A round patch of air in one axial plane."""
+
+    plane: int
+    middle_mm: NDArray[np.float64]
+    voxels: NDArray[np.int64]
+
+
+def _trachea(hu: Floats32, body: Mask, lungs: Lungs, grid: CoarseGrid) -> Mask:
+    """The longest chain of round spots of air near the midline, if it is long enough."""
+    chains: list[list[_Spot]] = []
+    for spot in _spots(hu, body, lungs, grid):
+        fitting = [
+            chain
+            for chain in chains
+            if chain[-1].plane == spot.plane - 1 and _across_mm(chain[-1], spot) < _TRACHEA_STEP_MM
+        ]
+        if fitting:
+            max(fitting, key=len).append(spot)
+        else:
+            chains.append([spot])
+    trachea = np.zeros(grid.shape, bool)
+    length_mm = {id(chain): _length_mm(chain) for chain in chains}
+    if chains:
+        longest = max(chains, key=lambda chain: length_mm[id(chain)])
+        if length_mm[id(longest)] >= _TRACHEA_LENGTH_MM:
+            for spot in longest:
+                trachea[tuple(spot.voxels.T)] = True
+    return trachea
+
+
+def _length_mm(chain: list[_Spot]) -> float:
+    return sum(float(np.linalg.norm(b.middle_mm - a.middle_mm)) for a, b in pairwise(chain))
+
+
+def _across_mm(a: _Spot, b: _Spot) -> float:
+    """How far the middle moves in the patient's axial plane."""
+    return float(np.linalg.norm((b.middle_mm - a.middle_mm)[:2]))
+
+
+def _spots(hu: Floats32, body: Mask, lungs: Lungs, grid: CoarseGrid) -> list[_Spot]:
+    """Candidates for the trachea in every axial plane, plane by plane."""
+    axis = grid.axial_axis
+    across = [a for a in range(3) if a != axis]
+    pixel_mm2 = grid.spacing_mm[across[0]] * grid.spacing_mm[across[1]]
+    midline_mm = _midline_mm(lungs.mask, body, grid)
+    centre_mm = float(grid.lps_mm(body)[:, 1].mean())
+    spots: list[_Spot] = []
+    planes = np.moveaxis(body & (hu < _TRACHEA_HU), axis, 0)
+    for k, plane in enumerate(planes):
+        if not plane.any():
+            continue
+        labels = plane_components(plane)
+        areas_mm2 = np.bincount(labels.ravel()) * pixel_mm2
+        for number in np.flatnonzero((areas_mm2 > _TRACHEA_MM2[0]) & (areas_mm2 < _TRACHEA_MM2[1])):
+            if number == 0:
+                continue
+            pixels = np.argwhere(labels == number)
+            index = np.insert(pixels, axis, k, axis=1)
+            points_mm = grid.points_mm(index)
+            middle_mm = points_mm.mean(axis=0)
+            extent_mm = np.ptp(points_mm[:, :2], axis=0) + np.array(
+                [grid.spacing_mm[across[0]], grid.spacing_mm[across[1]]]
+            )
+            if (
+                abs(middle_mm[0] - midline_mm) < _OFF_MIDLINE_MM
+                and middle_mm[1] > centre_mm - _BEFORE_CENTRE_MM
+                and extent_mm.max() < 2.5 * extent_mm.min()
+            ):
+                spots.append(_Spot(k, middle_mm, index))
+    return spots

@@ -1,0 +1,251 @@
+"""The models that there are: folders of data, loaded whole, every mistake with its path.
+
+::
+
+    <folder>/<name>/model.yaml    inputs, runner, weights, resources, outputs
+                    labels.csv    label value -> name, codes, colour (see node.infer.labels_table)
+                    README.md     the model card, with its four sections
+
+A folder given to ``load_models`` is a model itself or holds models.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+
+from node.domain.errors import ConfigInvalid
+from node.domain.segment import Segment
+from node.infer.labels_table import read_labels_table
+from node.infer.model_file import ModelFile, read_model_file
+
+RUNNERS: Mapping[str, str] = {"python": "node.infer.python:run"}
+
+CARD_SECTIONS = ("Intended use", "How it works", "Where it fails", "Licence")
+
+_PYTHON_ENTRY = re.compile(r"node\.infer\.[a-z0-9_.]+:[a-z][a-z0-9_]*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputSpec:
+    """One series that a model takes.
+
+    Args:
+        accepts: Conditions in the rule language, as written; compiled by whoever routes.
+    """
+
+    accepts: Mapping[str, object]
+    min_slices: int
+    min_rows: int
+    min_columns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunnerSpec:
+    """Who runs the model: a kind of ``RUNNERS``, what it calls, and with what."""
+
+    kind: str
+    entry: str
+    parameters: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """Learned parameters: where they are from and what may be done with them."""
+
+    url: str
+    sha256: str
+    licence: str
+    commercial_use: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """What one run may take."""
+
+    deadline_s: float
+    memory_gb: float
+    device: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """A model folder.
+
+    Args:
+        folder: Where it lies; relative paths in it start there.
+        inputs: Role -> series; the labels lie on the grid of the first.
+        digest: Changes when the model may give other results: model.yaml, labels.csv, weights, and
+            the code of a function of this package.
+    """
+
+    folder: Path
+    name: str
+    version: str
+    title: str
+    series_description: str
+    research_use: bool
+    inputs: Mapping[str, InputSpec]
+    runner: RunnerSpec
+    weights: Weights | None
+    resources: Resources
+    outputs: tuple[str, ...]
+    segments: tuple[Segment, ...]
+    digest: str
+
+    @property
+    def grid_role(self) -> str:
+        """The input whose grid the labels lie on."""
+        return next(iter(self.inputs))
+
+    @property
+    def weights_digest(self) -> str:
+        """sha256 of the weights, empty for a model without any."""
+        return self.weights.sha256 if self.weights else ""
+
+    @cached_property
+    def segment_of(self) -> Mapping[int, Segment]:
+        """Label value -> segment."""
+        return MappingProxyType({segment.label_value: segment for segment in self.segments})
+
+
+def default_models_folder() -> Path:
+    """The models that come with segnode: inside the wheel, or beside the package in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    installed = package / "_models"
+    return installed if installed.is_dir() else package.parent / "models"
+
+
+def load_models(folders: Sequence[Path]) -> Mapping[str, ModelSpec]:
+    """Every model of these folders by name.
+
+    Raises:
+        ConfigInvalid: All mistakes of all folders, each as ``models/ct_tissue/model.yaml: key``.
+    """
+    models: dict[str, ModelSpec] = {}
+    mistakes: list[tuple[str, str]] = []
+    for folder in folders:
+        found = _model_folders(folder)
+        if not found:
+            mistakes.append((str(folder), "is neither a model folder nor does it hold one"))
+        for model_folder in found:
+            try:
+                model = load_model(model_folder)
+            except ConfigInvalid as error:
+                mistakes.extend(error.mistakes)
+                continue
+            if model.name in models:
+                other = models[model.name].folder
+                mistakes.append((_place(model_folder), f"is also the name of the model in {other}"))
+            models[model.name] = model
+    if mistakes:
+        raise ConfigInvalid(mistakes)
+    return MappingProxyType(models)
+
+
+def load_model(folder: Path) -> ModelSpec:
+    """One model folder.
+
+    Raises:
+        ConfigInvalid: All its mistakes.
+    """
+    place = _place(folder)
+    file, mistakes = read_model_file(folder / "model.yaml", f"{place}/model.yaml")
+    segments, label_mistakes = read_labels_table(folder / "labels.csv", f"{place}/labels.csv")
+    mistakes = [*mistakes, *label_mistakes, *_card_mistakes(folder, place)]
+    if file is not None:
+        mistakes += _runner_mistakes(file, place)
+        if file.name != folder.name:
+            mistakes.append((f"{place}/model.yaml: name", f"is {file.name!r}, the folder is not"))
+    if mistakes or file is None:
+        raise ConfigInvalid(mistakes)
+    return ModelSpec(
+        folder=folder,
+        name=file.name,
+        version=file.version,
+        title=file.title,
+        series_description=file.series_description or f"{file.title} ({file.name} {file.version})",
+        research_use=file.research_use,
+        inputs={
+            role: InputSpec(
+                accepts=item.accepts,
+                min_slices=item.min_slices,
+                min_rows=item.min_rows,
+                min_columns=item.min_columns,
+            )
+            for role, item in file.inputs.items()
+        },
+        runner=RunnerSpec(**file.runner.model_dump()),
+        weights=Weights(**file.weights.model_dump()) if file.weights else None,
+        resources=Resources(**file.resources.model_dump()),
+        outputs=tuple(file.outputs),
+        segments=tuple(segments),
+        digest=_digest(folder, file),
+    )
+
+
+def _model_folders(folder: Path) -> list[Path]:
+    if (folder / "model.yaml").is_file():
+        return [folder]
+    return sorted(path.parent for path in folder.glob("*/model.yaml"))
+
+
+def _place(folder: Path) -> str:
+    return f"{folder.resolve().parent.name}/{folder.name}"
+
+
+def _card_mistakes(folder: Path, place: str) -> list[tuple[str, str]]:
+    card = folder / "README.md"
+    if not card.is_file():
+        return [(f"{place}/README.md", "is missing: every model has a card")]
+    lines = {line.strip() for line in card.read_text(encoding="utf-8").splitlines()}
+    return [
+        (f"{place}/README.md", f"has no section '## {section}'")
+        for section in CARD_SECTIONS
+        if f"## {section}" not in lines
+    ]
+
+
+def _runner_mistakes(file: ModelFile, place: str) -> list[tuple[str, str]]:
+    where = f"{place}/model.yaml: runner"
+    if file.runner.kind not in RUNNERS:
+        kinds = ", ".join(RUNNERS)
+        return [(f"{where}.kind", f"no runner {file.runner.kind!r} in this version; use {kinds}")]
+    if file.runner.kind == "python":
+        entry = file.runner.entry
+        if not _PYTHON_ENTRY.fullmatch(entry):
+            return [(f"{where}.entry", f"{entry!r} is not node.infer.<module>:<function>")]
+        if _source_of(entry) is None:
+            return [(f"{where}.entry", f"there is no module {entry.partition(':')[0]}")]
+    return []
+
+
+def _source_of(entry: str) -> Path | None:
+    """The source file of a python entry, found without importing it."""
+    try:
+        found = importlib.util.find_spec(entry.partition(":")[0])
+    except ModuleNotFoundError:
+        return None
+    return Path(found.origin) if found and found.origin else None
+
+
+def _digest(folder: Path, file: ModelFile) -> str:
+    """One digest over everything that decides what the model gives."""
+    parts = [(folder / "model.yaml").read_bytes(), (folder / "labels.csv").read_bytes()]
+    if file.weights:
+        parts.append(file.weights.sha256.encode())
+    source = _source_of(file.runner.entry) if file.runner.kind == "python" else None
+    if source is not None:
+        is_package = source.name == "__init__.py"
+        sources = sorted(source.parent.glob("*.py")) if is_package else [source]
+        parts.extend(path.read_bytes() for path in sources)
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(hashlib.sha256(part).digest())
+    return digest.hexdigest()

@@ -1,0 +1,39 @@
+"""How work under way tells what it is doing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+
+class Report(Protocol):
+    """Told by a running job: its stages and remarks, never patient data."""
+
+    def stage(self, name: str) -> AbstractContextManager[None]:
+        """Time what happens inside as the stage ``name``."""
+
+    def note(self, sentence: str) -> None:
+        """Say one sentence that belongs into the job's record."""
+
+
+class Stopwatch:
+    """A report that keeps what it is told: for work without a child process."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.notes: list[str] = []
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time what happens inside; a stage entered twice adds up."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
+
+    def note(self, sentence: str) -> None:
+        """Keep the sentence."""
+        self.notes.append(sentence)

@@ -1,0 +1,243 @@
+"""Leases: jobs as workers see them.
+
+A lease is an owner and a time by the database's clock. Every statement of a worker names itself, so
+a worker that lost its lease can change nothing any more: it gets ``LeaseLost`` and drops its work.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, select, update
+
+from node.database.engine import writing
+from node.domain.errors import LeaseLost
+from node.domain.job import JobState
+from node.jobs.matches import follow_job
+from node.jobs.retry import MAX_ATTEMPTS, job_delay_s
+from node.jobs.rows import clock, leased_job
+from node.jobs.tables import job
+from node.jobs.values import LeasedJob
+
+# After so many leases in a row of a higher priority the job that waits longest has its turn
+TURNS_OF_HIGHER = 2
+
+_FREE: dict[str, Any] = {"owner": None, "lease_until": None}
+
+
+class JobLeases:
+    """Takes jobs, keeps them, gives them back."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def lease(self, owner: str, lease_s: float, now: float | None = None) -> LeasedJob | None:
+        """Take the next job, or None where nothing is ready; the attempt counts from here.
+
+        By priority, then age; the job that waits longest overtakes after two leases in a row of a
+        higher priority, so that a busy day delays background work and never stops it.
+        """
+        with writing(self._engine) as connection:
+            now = clock(connection, now)
+            ready = and_(job.c.state == JobState.QUEUED.value, job.c.not_before <= now)
+            order = [job.c.created_at, job.c.id]
+            if not _longest_waiting_has_its_turn(connection, ready):
+                order.insert(0, job.c.priority)
+            chosen = (
+                select(job.c.id)
+                .where(ready)
+                .order_by(*order)
+                .limit(1)
+                .with_for_update(skip_locked=True)
+                .scalar_subquery()
+            )
+            taken = connection.execute(
+                update(job)
+                .where(job.c.id == chosen, job.c.state == JobState.QUEUED.value)
+                .values(
+                    state=JobState.RUNNING.value,
+                    owner=owner,
+                    lease_until=now + lease_s,
+                    attempts=job.c.attempts + 1,
+                    started_at=now,
+                    sentence="",
+                )
+                .returning(job.c.id)
+            ).scalar_one_or_none()
+            if taken is None:
+                return None
+            follow_job(connection, taken, JobState.RUNNING, "", now)
+            return leased_job(connection, taken)
+
+    def heartbeat(self, job_id: int, owner: str, lease_s: float, now: float | None = None) -> None:
+        """Keep a job for ``lease_s`` from now.
+
+        Raises:
+            LeaseLost: The job was cancelled, or given to another worker.
+        """
+        with writing(self._engine) as connection:
+            until = clock(connection, now) + lease_s
+            change_held(connection, job_id, owner, {"lease_until": until})
+
+    def stage(self, job_id: int, owner: str, stage: str, seconds: float) -> None:
+        """Record how long a stage took.
+
+        Raises:
+            LeaseLost: See ``heartbeat``.
+        """
+        with writing(self._engine) as connection:
+            row = held(connection, job_id, owner)
+            stages = {**row.stages, stage: round(seconds, 4)}
+            change_held(connection, job_id, owner, {"stages": stages})
+
+    def finish(self, job_id: int, owner: str, sentence: str = "", now: float | None = None) -> None:
+        """The job is done.
+
+        Args:
+            sentence: Such as "nothing found".
+        Raises:
+            LeaseLost: See ``heartbeat``.
+        """
+        with writing(self._engine) as connection:
+            finish_held(connection, job_id, owner, sentence, clock(connection, now))
+
+    def fail(
+        self,
+        job_id: int,
+        owner: str,
+        sentence: str,
+        *,
+        permanent: bool = False,
+        now: float | None = None,
+    ) -> JobState:
+        """This attempt is over; returns what becomes of the job.
+
+        Failed where another attempt would end the same way, parked after three attempts, else
+        queued again after a delay.
+
+        Raises:
+            LeaseLost: See ``heartbeat``.
+        """
+        with writing(self._engine) as connection:
+            now = clock(connection, now)
+            row = held(connection, job_id, owner)
+            state, not_before, finished_at = JobState.QUEUED, 0.0, None
+            if permanent:
+                state, finished_at = JobState.FAILED, now
+            elif row.attempts >= MAX_ATTEMPTS:
+                state, finished_at = JobState.PARKED, now
+                sentence = f"{sentence} (attempt {row.attempts} of {MAX_ATTEMPTS})"
+            else:
+                not_before = now + job_delay_s(row.attempts)
+                sentence = f"{sentence} (attempt {row.attempts} of {MAX_ATTEMPTS}, tried again)"
+            values = {
+                "state": state.value,
+                "sentence": sentence,
+                "not_before": not_before,
+                "finished_at": finished_at,
+                **_FREE,
+            }
+            change_held(connection, job_id, owner, values)
+            follow_job(connection, job_id, state, sentence, now)
+        return state
+
+    def release(self, job_id: int, owner: str, now: float | None = None) -> None:
+        """Give a job back unfinished, as at a drain: the attempt does not count.
+
+        Raises:
+            LeaseLost: See ``heartbeat``.
+        """
+        with writing(self._engine) as connection:
+            values = {"state": JobState.QUEUED.value, "attempts": job.c.attempts - 1, **_FREE}
+            change_held(connection, job_id, owner, values)
+            follow_job(connection, job_id, JobState.QUEUED, "", clock(connection, now))
+
+    def reap(self, now: float | None = None) -> int:
+        """Take back the jobs of workers that went silent; returns how many.
+
+        Three attempts and the job is parked: it may be what kills the workers.
+        """
+        with writing(self._engine) as connection:
+            now = clock(connection, now)
+            silent = and_(job.c.state == JobState.RUNNING.value, job.c.lease_until < now)
+            rows = connection.execute(
+                select(job.c.id, job.c.owner, job.c.attempts)
+                .where(silent)
+                .order_by(job.c.id)
+                .with_for_update(skip_locked=True)
+            ).all()
+            for row in rows:
+                _take_back(connection, row, now)
+        return len(rows)
+
+
+def held(connection: Connection, job_id: int, owner: str) -> Row[Any]:
+    """The row of a job that this owner holds, locked until the transaction ends.
+
+    Raises:
+        LeaseLost: It does not hold it.
+    """
+    row = connection.execute(
+        select(job).where(_is_held(job_id, owner)).with_for_update()
+    ).one_or_none()
+    if row is None:
+        raise LeaseLost(f"job {job_id}", owner)
+    return row
+
+
+def change_held(connection: Connection, job_id: int, owner: str, values: dict[str, Any]) -> None:
+    """Change a job that this owner holds.
+
+    Raises:
+        LeaseLost: It does not hold it.
+    """
+    statement = update(job).where(_is_held(job_id, owner)).values(**values)
+    if connection.execute(statement).rowcount == 0:
+        raise LeaseLost(f"job {job_id}", owner)
+
+
+def finish_held(connection: Connection, job_id: int, owner: str, sentence: str, now: float) -> None:
+    """End a job that this owner holds.
+
+    Raises:
+        LeaseLost: It does not hold it.
+    """
+    values = {"state": JobState.DONE.value, "sentence": sentence, "finished_at": now, **_FREE}
+    change_held(connection, job_id, owner, values)
+    follow_job(connection, job_id, JobState.DONE, sentence, now)
+
+
+def _is_held(job_id: int, owner: str) -> ColumnElement[bool]:
+    return and_(job.c.id == job_id, job.c.owner == owner, job.c.state == JobState.RUNNING.value)
+
+
+def _longest_waiting_has_its_turn(connection: Connection, ready: ColumnElement[bool]) -> bool:
+    oldest = connection.execute(
+        select(job.c.priority).where(ready).order_by(job.c.created_at, job.c.id).limit(1)
+    ).scalar_one_or_none()
+    if oldest is None:
+        return False
+    recent = connection.execute(
+        select(job.c.priority)
+        .where(job.c.started_at.is_not(None))
+        .order_by(job.c.started_at.desc(), job.c.id.desc())
+        .limit(TURNS_OF_HIGHER)
+    ).scalars()
+    higher = [priority < oldest for priority in recent]
+    return len(higher) == TURNS_OF_HIGHER and all(higher)
+
+
+def _take_back(connection: Connection, row: Row[int, str | None, int], now: float) -> None:
+    if row.attempts >= MAX_ATTEMPTS:
+        state = JobState.PARKED
+        sentence = (
+            f"killed its worker {row.attempts} times, or outlived its lease: "
+            f"jobs retry {row.id} tries again"
+        )
+    else:
+        state = JobState.QUEUED
+        sentence = f"the worker was lost in attempt {row.attempts} of {MAX_ATTEMPTS}"
+    finished_at = now if state is JobState.PARKED else None
+    values = {"state": state.value, "sentence": sentence, "finished_at": finished_at, **_FREE}
+    change_held(connection, row.id, row.owner, values)
+    follow_job(connection, row.id, state, sentence, now)

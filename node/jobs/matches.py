@@ -1,0 +1,161 @@
+"""Matches: what became of each (series set, rule), revision by revision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Engine, func, select, update
+
+from node.database.engine import reading, writing
+from node.domain.job import JobState, MatchState
+from node.jobs.rows import clock, hold_study
+from node.jobs.tables import match
+from node.jobs.values import JobRequest, MatchReport
+
+# A match with a job shows what its job does; a cancelled job leaves it for a person to free
+STATE_OF_JOB = {
+    JobState.QUEUED: MatchState.QUEUED,
+    JobState.RUNNING: MatchState.RUNNING,
+    JobState.DONE: MatchState.DONE,
+    JobState.FAILED: MatchState.FAILED,
+    JobState.PARKED: MatchState.PARKED,
+    JobState.CANCELLED: MatchState.PARKED,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewestMatch:
+    """The latest revision of a match, as far as the next one needs it."""
+
+    revision: int
+    roles: Mapping[str, str]
+    explanation: Any
+    job_id: int | None
+
+
+class MatchStore:
+    """States of (series set, rule) that have no job, or not yet."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def put(self, report: MatchReport, now: float | None = None) -> int:
+        """Insert or update one match; a match that has a job follows its job and stays as it is."""
+        with writing(self._engine) as connection:
+            hold_study(connection, report.study_instance_uid)
+            return write_match(connection, report, clock(connection, now))
+
+    def state(self, rule: str, series_key: str, revision: int) -> MatchState | None:
+        """The state of one match; None where there is none yet."""
+        with reading(self._engine) as connection:
+            found = connection.execute(
+                select(match.c.state).where(_is(rule, series_key, revision))
+            ).scalar_one_or_none()
+        return MatchState(found) if found is not None else None
+
+    def newest(self, rule: str, series_key: str) -> NewestMatch | None:
+        """The match of the highest revision of a rule and series set; None where there is none."""
+        statement = (
+            select(match.c.revision, match.c.roles, match.c.explanation, match.c.job_id)
+            .where(match.c.rule == rule, match.c.series_key == series_key)
+            .order_by(match.c.revision.desc())
+            .limit(1)
+        )
+        with reading(self._engine) as connection:
+            row = connection.execute(statement).one_or_none()
+        return None if row is None else NewestMatch(**row._mapping)
+
+
+def write_match(connection: Connection, report: MatchReport, now: float) -> int:
+    """Upsert a match without a job; the study is held by the caller."""
+    values = {
+        "study_instance_uid": report.study_instance_uid,
+        "roles": dict(report.roles),
+        "state": report.state.value,
+        "sentence": report.sentence,
+        "explanation": report.explanation,
+        "updated_at": now,
+    }
+    where = _is(report.rule, report.series_key, report.revision)
+    row = connection.execute(select(match.c.id, match.c.job_id).where(where)).one_or_none()
+    if row is None:
+        return _insert(connection, report.rule, report.series_key, report.revision, values, now)
+    if row.job_id is None:
+        connection.execute(update(match).where(match.c.id == row.id).values(**values))
+    return int(row.id)
+
+
+def bind_match(connection: Connection, request: JobRequest, job_id: int, now: float) -> None:
+    """Point the match of a request at its job; ``follow_job`` gives it its state."""
+    values = {
+        "study_instance_uid": request.study_instance_uid,
+        "roles": dict(request.roles),
+        "state": MatchState.QUEUED.value,
+        "explanation": request.explanation,
+        "job_id": job_id,
+        "updated_at": now,
+    }
+    where = _is(request.rule, request.series_key, request.revision)
+    if connection.execute(update(match).where(where).values(**values)).rowcount == 0:
+        _insert(connection, request.rule, request.series_key, request.revision, values, now)
+
+
+def bound_job(connection: Connection, request: JobRequest) -> int | None:
+    """The job that the match of a request points at, if any."""
+    statement = select(match.c.job_id).where(
+        _is(request.rule, request.series_key, request.revision)
+    )
+    return connection.execute(statement).scalar_one_or_none()
+
+
+def newest_bound(connection: Connection, request: JobRequest) -> int:
+    """The highest revision of this rule and series set that has a job."""
+    statement = select(func.max(match.c.revision)).where(
+        match.c.rule == request.rule,
+        match.c.series_key == request.series_key,
+        match.c.job_id.is_not(None),
+    )
+    return int(connection.execute(statement).scalar_one())
+
+
+def follow_job(
+    connection: Connection, job_id: int, state: JobState, sentence: str, now: float
+) -> None:
+    """Give the matches of a job its state; superseded ones stay superseded."""
+    connection.execute(
+        update(match)
+        .where(match.c.job_id == job_id, match.c.state != MatchState.SUPERSEDED.value)
+        .values(state=STATE_OF_JOB[state].value, sentence=sentence, updated_at=now)
+    )
+
+
+def is_wanted(connection: Connection, job_id: int) -> bool:
+    """Whether any match in force still asks for this job."""
+    statement = (
+        select(match.c.id)
+        .where(match.c.job_id == job_id, match.c.state != MatchState.SUPERSEDED.value)
+        .limit(1)
+    )
+    return connection.execute(statement).first() is not None
+
+
+def _is(rule: str, series_key: str, revision: int) -> Any:
+    return (
+        (match.c.rule == rule) & (match.c.series_key == series_key) & (match.c.revision == revision)
+    )
+
+
+def _insert(
+    connection: Connection,
+    rule: str,
+    series_key: str,
+    revision: int,
+    values: dict[str, Any],
+    now: float,
+) -> int:
+    statement = match.insert().values(
+        rule=rule, series_key=series_key, revision=revision, created_at=now, **values
+    )
+    return int(connection.execute(statement).inserted_primary_key[0])  # type: ignore[index]

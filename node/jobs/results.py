@@ -1,0 +1,140 @@
+"""Results: the durable products of jobs, and how objects enter the outbox.
+
+Files come first, rows second: a row is written when its file is synced, and what has a row is never
+computed or encoded again.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, Engine, and_, exists, select, update
+
+from node.database.engine import reading, writing
+from node.domain.errors import LeaseLost, ResultRefused
+from node.domain.job import DeliveryState, JobState
+from node.jobs.leases import finish_held, held
+from node.jobs.matches import is_wanted
+from node.jobs.outbox_rows import add_rows
+from node.jobs.revisions import mark_superseded
+from node.jobs.rows import clock, hold_study, result_of
+from node.jobs.tables import job, outbox, result
+from node.jobs.values import ResultFile, StoredResult
+
+# What still has to leave keeps its file
+_UNFINISHED = (DeliveryState.WAITING, DeliveryState.SENDING, DeliveryState.BLOCKED)
+_UNFINISHED_JOBS = (JobState.QUEUED.value, JobState.RUNNING.value)
+
+
+class ResultStore:
+    """One row per (job, form)."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def put_labels(
+        self, job_id: int, owner: str, file: ResultFile, now: float | None = None
+    ) -> int:
+        """Record what the model made; from here on a retry skips the run.
+
+        Raises:
+            LeaseLost: The job is in other hands.
+            ResultRefused: This job has other labels already.
+        """
+        with writing(self._engine) as connection:
+            return _put(connection, job_id, owner, file, clock(connection, now))
+
+    def put_object(
+        self,
+        job_id: int,
+        owner: str,
+        file: ResultFile,
+        *,
+        sentence: str = "",
+        finishes_job: bool = True,
+        now: float | None = None,
+    ) -> int:
+        """Record an encoded object, its deliveries and the end of the job: all or nothing.
+
+        Deliveries of a job that no match wants any more are made ``withheld``.
+
+        Raises:
+            LeaseLost: The job is in other hands, and the object is not recorded.
+            ResultRefused: This job has another object of this form already.
+        """
+        with writing(self._engine) as connection:
+            now = clock(connection, now)
+            row = connection.execute(select(job).where(job.c.id == job_id)).one_or_none()
+            if row is None:
+                raise LeaseLost(f"job {job_id}", owner)
+            hold_study(connection, row.study_instance_uid)
+            result_id = _put(connection, job_id, owner, file, now)
+            # again, now that nobody else may change the work of this study
+            row = connection.execute(select(job).where(job.c.id == job_id)).one()
+            wanted = is_wanted(connection, job_id)
+            reason = "" if wanted else "a newer revision of the series took its place"
+            add_rows(connection, result_id, row.destinations, now, withheld=reason)
+            if wanted:
+                mark_superseded(connection, job_id, row.replaces)
+            if finishes_job and row.owner == owner:
+                finish_held(connection, job_id, owner, sentence, now)
+        return result_id
+
+    def get(self, result_id: int) -> StoredResult | None:
+        """One result."""
+        with reading(self._engine) as connection:
+            row = connection.execute(select(result).where(result.c.id == result_id)).one_or_none()
+        return result_of(row) if row is not None else None
+
+    def retire(self, before: float) -> tuple[StoredResult, ...]:
+        """Turn results made before a time into tombstones, unless something unfinished needs them.
+
+        The caller removes the files of what is returned; a crash before that leaves files whose
+        row says ``deleted``, which any later sweep may remove.
+        """
+        needed = exists().where(
+            and_(
+                outbox.c.result_id == result.c.id,
+                outbox.c.state.in_([state.value for state in _UNFINISHED]),
+            )
+        )
+        # the labels of an unfinished job are what its next attempt starts from
+        unfinished = exists().where(
+            and_(job.c.id == result.c.job_id, job.c.state.in_(_UNFINISHED_JOBS))
+        )
+        statement = (
+            update(result)
+            .where(result.c.created_at < before, result.c.state != "deleted")
+            .where(~needed, ~unfinished)
+            .values(state="deleted")
+            .returning(*result.c)
+        )
+        with writing(self._engine) as connection:
+            return tuple(result_of(row) for row in connection.execute(statement))
+
+
+def _put(connection: Connection, job_id: int, owner: str, file: ResultFile, now: float) -> int:
+    """Insert a result of a held job; the same result again is the same row."""
+    there = connection.execute(
+        select(result).where(result.c.job_id == job_id, result.c.form == file.form)
+    ).one_or_none()
+    if there is not None and there.state != "deleted":
+        if there.sha256 != file.sha256:
+            raise ResultRefused([f"job {job_id} has another {file.form} already"])
+        return int(there.id)
+    held(connection, job_id, owner)
+    values = {
+        "file_name": file.file_name,
+        "size_bytes": file.size_bytes,
+        "sha256": file.sha256,
+        "sop_instance_uid": file.sop_instance_uid,
+        "sop_class_uid": file.sop_class_uid,
+        "series_instance_uid": file.series_instance_uid,
+        "study_instance_uid": file.study_instance_uid,
+        "summary": dict(file.summary),
+        "state": "current",
+        "created_at": now,
+    }
+    if there is not None:
+        connection.execute(update(result).where(result.c.id == there.id).values(**values))
+        return int(there.id)
+    statement = result.insert().values(job_id=job_id, form=file.form, **values)
+    return int(connection.execute(statement).inserted_primary_key[0])  # type: ignore[index]

@@ -1,0 +1,163 @@
+"""Revisions: what a newer state of a series does to the work of the older one.
+
+=====================  =====================================================================
+job of revision n      when revision n+1 is asked for
+=====================  =====================================================================
+queued, parked, failed cancelled
+running                finishes; its deliveries are made ``withheld``
+done, not delivered    its waiting and blocked deliveries become ``withheld``
+done, delivered        stays; its result is marked superseded once the new result is durable
+=====================  =====================================================================
+
+A job that another match still wants (two rules, one key) is left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sqlalchemy import Connection, and_, or_, select, update
+
+from node.domain.job import DeliveryState, JobState, MatchState
+from node.jobs.matches import is_wanted
+from node.jobs.tables import job, match, outbox, result
+from node.jobs.values import LABELS
+
+_CANCELLABLE = (JobState.QUEUED.value, JobState.PARKED.value, JobState.FAILED.value)
+_UNSENT = (DeliveryState.WAITING.value, DeliveryState.BLOCKED.value)
+
+
+def supersede_older(
+    connection: Connection, rule: str, series_key: str, revision: int, now: float
+) -> None:
+    """Close every match of older revisions, and the work that only they wanted."""
+    older = and_(
+        match.c.rule == rule,
+        match.c.series_key == series_key,
+        match.c.revision < revision,
+        match.c.state != MatchState.SUPERSEDED.value,
+    )
+    job_ids = set(connection.execute(select(match.c.job_id).where(older)).scalars())
+    sentence = f"revision {revision} took its place"
+    connection.execute(
+        update(match)
+        .where(older)
+        .values(state=MatchState.SUPERSEDED.value, sentence=sentence, updated_at=now)
+    )
+    drop_unwanted(connection, {i for i in job_ids if i is not None}, sentence, now)
+
+
+def drop_unwanted(
+    connection: Connection, job_ids: Iterable[int], sentence: str, now: float
+) -> None:
+    """Cancel what has not run, and withhold what has not left, of jobs that no match wants."""
+    for job_id in sorted(job_ids):
+        if is_wanted(connection, job_id):
+            continue
+        connection.execute(
+            update(job)
+            .where(job.c.id == job_id, job.c.state.in_(_CANCELLABLE))
+            .values(state=JobState.CANCELLED.value, sentence=sentence, finished_at=now)
+        )
+        connection.execute(
+            update(outbox)
+            .where(outbox.c.result_id.in_(_objects_of(job_id)), outbox.c.state.in_(_UNSENT))
+            .values(state=DeliveryState.WITHHELD.value, sentence=sentence)
+        )
+
+
+def replaced_object(
+    connection: Connection, rule: str, series_key: str, revision: int, also: int | None
+) -> str:
+    """SOP Instance UID of the newest earlier object that reached, or may have reached, someone.
+
+    Args:
+        also: A job that the same revision pointed at before, such as one of another model version.
+    """
+    rows = connection.execute(
+        select(match.c.job_id)
+        .where(
+            match.c.rule == rule,
+            match.c.series_key == series_key,
+            match.c.revision < revision,
+            match.c.job_id.is_not(None),
+        )
+        .order_by(match.c.revision.desc())
+    ).scalars()
+    for job_id in [*([also] if also is not None else []), *rows]:
+        may_be_there = or_(
+            outbox.c.state.in_(
+                [s.value for s in (DeliveryState.SENT, DeliveryState.WARNED, DeliveryState.SENDING)]
+            ),
+            and_(
+                outbox.c.state.in_([DeliveryState.WAITING.value, DeliveryState.WITHHELD.value]),
+                outbox.c.attempts > 0,
+            ),
+        )
+        found = connection.execute(
+            select(result.c.sop_instance_uid)
+            .join(outbox, outbox.c.result_id == result.c.id)
+            .where(result.c.job_id == job_id, result.c.form != LABELS, may_be_there)
+            .limit(1)
+        ).scalar_one_or_none()
+        if found:
+            return str(found)
+    return ""
+
+
+def mark_superseded(connection: Connection, job_id: int, replaces: str) -> None:
+    """The object of this job is durable: what it takes the place of is superseded from now on."""
+    newer = match.alias("newer")
+    older_jobs = (
+        select(match.c.job_id)
+        .join(
+            newer,
+            and_(
+                newer.c.rule == match.c.rule,
+                newer.c.series_key == match.c.series_key,
+                newer.c.revision > match.c.revision,
+            ),
+        )
+        .where(
+            newer.c.job_id == job_id,
+            match.c.job_id.is_not(None),
+            match.c.job_id != job_id,
+            match.c.state == MatchState.SUPERSEDED.value,
+        )
+    )
+    unwanted = [
+        found
+        for found in connection.execute(older_jobs.distinct()).scalars()
+        if not is_wanted(connection, found)
+    ]
+    replaced = and_(result.c.sop_instance_uid == replaces, result.c.sop_instance_uid != "")
+    connection.execute(
+        update(result)
+        .where(
+            result.c.form != LABELS,
+            result.c.state == "current",
+            or_(result.c.job_id.in_(unwanted), replaced),
+        )
+        .values(state="superseded")
+    )
+
+
+def restore(connection: Connection, job_id: int, now: float) -> None:
+    """A match wants this job again: its result is in force, and what was withheld may leave."""
+    connection.execute(
+        update(result)
+        .where(result.c.job_id == job_id, result.c.state == "superseded")
+        .values(state="current")
+    )
+    connection.execute(
+        update(outbox)
+        .where(
+            outbox.c.result_id.in_(_objects_of(job_id)),
+            outbox.c.state == DeliveryState.WITHHELD.value,
+        )
+        .values(state=DeliveryState.WAITING.value, sentence="", next_at=now, refusals=0)
+    )
+
+
+def _objects_of(job_id: int):  # type: ignore[no-untyped-def]
+    return select(result.c.id).where(result.c.job_id == job_id, result.c.form != LABELS)

@@ -1,0 +1,93 @@
+"""Between rows and values, and two statements that both databases write differently."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Connection, Row, Table, select, text
+from sqlalchemy.dialects import postgresql, sqlite
+
+from node.database.engine import epoch_s
+from node.domain.job import Priority
+from node.jobs.tables import job, result
+from node.jobs.values import LeasedJob, ResultFile, StoredResult
+
+
+def clock(connection: Connection, now: float | None) -> float:
+    """The time to decide by: the database's clock unless the caller says otherwise."""
+    return epoch_s(connection) if now is None else now
+
+
+def hold_study(connection: Connection, study_instance_uid: str) -> None:
+    """Let one transaction at a time change the work of a study, until it ends.
+
+    Revisions, shared jobs and withheld deliveries are decided over several rows. SQLite has one
+    writer anyway.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(
+            text("SELECT pg_advisory_xact_lock(hashtextextended(:study, 0))"),
+            {"study": study_instance_uid},
+        )
+
+
+def insert_if_absent(connection: Connection, table: Table, values: Mapping[str, Any]) -> bool:
+    """Insert a row unless a unique constraint says that it is there; True when it was inserted."""
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(table).values(**values).on_conflict_do_nothing()
+    return connection.execute(statement).rowcount == 1
+
+
+def result_of(row: Row[Any]) -> StoredResult:
+    """A row of ``result`` as a value."""
+    return StoredResult(
+        id=row.id,
+        job_id=row.job_id,
+        state=row.state,
+        file=ResultFile(
+            form=row.form,
+            file_name=row.file_name,
+            size_bytes=row.size_bytes,
+            sha256=row.sha256,
+            sop_instance_uid=row.sop_instance_uid,
+            sop_class_uid=row.sop_class_uid,
+            series_instance_uid=row.series_instance_uid,
+            study_instance_uid=row.study_instance_uid,
+            summary=row.summary,
+        ),
+    )
+
+
+def results_of(connection: Connection, job_id: int) -> dict[str, StoredResult]:
+    """The durable products of a job, by form; those whose file was deleted do not count."""
+    rows = connection.execute(
+        select(result).where(result.c.job_id == job_id, result.c.state != "deleted")
+    )
+    return {row.form: result_of(row) for row in rows}
+
+
+def leased_job(connection: Connection, job_id: int) -> LeasedJob:
+    """A row of ``job`` that was just leased, with what earlier attempts left."""
+    row = connection.execute(select(job).where(job.c.id == job_id)).one()
+    return LeasedJob(
+        id=row.id,
+        job_key=row.job_key,
+        model=row.model,
+        model_digest=row.model_digest,
+        parameters=row.parameters,
+        study_instance_uid=row.study_instance_uid,
+        inputs=row.inputs,
+        destinations=tuple(row.destinations),
+        priority=Priority(row.priority),
+        revision=row.revision,
+        replaces=row.replaces,
+        config_digest=row.config_digest,
+        series_number=row.series_number,
+        content_date=row.content_date,
+        content_time=row.content_time,
+        attempts=row.attempts,
+        created_at=row.created_at,
+        lease_until=row.lease_until,
+        results=results_of(connection, job_id),
+    )

@@ -1,0 +1,131 @@
+"""What goes into the jobs store and what comes out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from node.domain.job import MatchState, Priority
+
+LABELS = "labels"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MatchReport:
+    """What became of a (series set, rule) without a job: held, unmatched, parked and the like.
+
+    Args:
+        series_key: Series Instance UIDs of the set, sorted and joined by ``+``.
+        roles: Role name -> Series Instance UID.
+        explanation: Clause tree as JSON.
+    """
+
+    rule: str
+    study_instance_uid: str
+    series_key: str
+    roles: Mapping[str, str]
+    revision: int
+    state: MatchState
+    sentence: str = ""
+    explanation: Any = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRequest:
+    """A rule asks for a run.
+
+    Args:
+        inputs: Role -> {"series_instance_uid", "revision", "instances": {SOP UID: version}}.
+        destinations: Names, "sender" already resolved; an empty name says that it is unknown.
+        taken_series_numbers: Series Numbers of the study that the node knows of.
+    """
+
+    rule: str
+    study_instance_uid: str
+    series_key: str
+    roles: Mapping[str, str]
+    revision: int
+    explanation: Any = None
+    job_key: str
+    model: str
+    model_digest: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, Mapping[str, Any]]
+    destinations: tuple[str, ...] = ()
+    priority: Priority = Priority.NORMAL
+    config_digest: str
+    taken_series_numbers: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultFile:
+    """A durable product of a job: the file is on the disk and synced before this is handed in.
+
+    Args:
+        form: ``labels``, or the DICOM form of an object such as ``seg_binary``.
+        file_name: Relative to the folder of results.
+    """
+
+    form: str
+    file_name: str
+    size_bytes: int
+    sha256: str
+    sop_instance_uid: str = ""
+    sop_class_uid: str = ""
+    series_instance_uid: str = ""
+    study_instance_uid: str = ""
+    summary: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredResult:
+    """A result row."""
+
+    id: int
+    job_id: int
+    file: ResultFile
+    state: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeasedJob:
+    """A job in the hands of one worker until ``lease_until``.
+
+    Args:
+        results: What earlier attempts made durable, by form: none of it is made again.
+        content_date: DA, fixed when the job was made.
+        content_time: TM, fixed when the job was made.
+    """
+
+    id: int
+    job_key: str
+    model: str
+    model_digest: str
+    parameters: Mapping[str, Any]
+    study_instance_uid: str
+    inputs: Mapping[str, Mapping[str, Any]]
+    destinations: tuple[str, ...]
+    priority: Priority
+    revision: int
+    replaces: str
+    config_digest: str
+    series_number: int
+    content_date: str
+    content_time: str
+    attempts: int
+    created_at: float
+    lease_until: float
+    results: Mapping[str, StoredResult]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeasedDelivery:
+    """An outbox row in the hands of one sender until ``lease_until``."""
+
+    id: int
+    destination: str
+    attempts: int
+    lease_until: float
+    model: str
+    result: StoredResult

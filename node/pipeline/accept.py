@@ -1,0 +1,162 @@
+"""The doors of the node: one ingest per process, and behind it the DIMSE server and the folders.
+
+The web process opens the same ingest for STOW-RS.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event, Thread
+
+from node.config import NodeConfig
+from node.domain.errors import ConfigInvalid, TryLater
+from node.domain.instance import Origin
+from node.pipeline.build import Plan
+from node.pipeline.supervise import Signals
+from node.receive.dimse import DimseServer, DimseSettings
+from node.receive.folder import FolderSettings, FolderWatch
+from node.receive.ingest import Ingest
+from node.receive.syntaxes import decodable_syntaxes, storage_contexts
+from node.spool.files import Spool, SpoolSettings
+from node.spool.index import Index
+from node.spool.quarantine_desk import QuarantineDesk
+from node.spool.space import Watermark
+
+log = logging.getLogger(__name__)
+
+Replan = Callable[[], Plan]
+
+DRAIN_S = 15.0
+_PIECE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Door:
+    """What every road into the node shares in one process."""
+
+    ingest: Ingest
+    index: Index
+    spool: Spool
+
+    @property
+    def quarantine(self) -> QuarantineDesk:
+        """Decisions about what was refused."""
+        return QuarantineDesk(self.spool, self.index, self._ingest_file)
+
+    def _ingest_file(self, path: Path, origin: Origin) -> object:
+        arrival = self.ingest.begin_file(origin)
+        with path.open("rb") as file:
+            while piece := file.read(_PIECE_BYTES):
+                arrival.write(piece)
+        return arrival.finish()
+
+
+def spool_settings(config: NodeConfig) -> SpoolSettings:
+    """Where the spool lies and what it may hold."""
+    return SpoolSettings(
+        folder=config.data_dir / "spool",
+        watermark=Watermark(
+            reserve_gb=config.storage.reserve_gb, max_used_percent=config.storage.max_used_percent
+        ),
+        quarantine_max_gb=config.storage.quarantine_max_gb,
+        duplicates=config.storage.duplicates,
+    )
+
+
+@contextmanager
+def open_door(plan: Plan) -> Iterator[Door]:
+    """The ingest of one process; rows in hand are written when it closes."""
+    engine = plan.open_engine()
+    index = Index(engine)
+    spool = Spool(spool_settings(plan.config), index)
+    try:
+        yield Door(
+            ingest=Ingest(spool, transfer_syntaxes=decodable_syntaxes()), index=index, spool=spool
+        )
+    finally:
+        spool.close()
+        index.close()
+        engine.dispose()
+
+
+def receive(plan: Plan, replan: Replan, signals: Signals) -> None:
+    """The process "receive": DIMSE and watched folders, until told to stop.
+
+    It also ends, to be started again, when a reloaded configuration changes the doors.
+    """
+    with open_door(plan) as door:
+        server = DimseServer(_settings(plan.config), door.ingest, door.index, storage_contexts())
+        server.start()
+        folders = _watch_folders(plan.config, door, signals.stop)
+        log.info("listening", extra={"road": "dimse", "port": server.port})
+        wait_while_doors_stay(plan, replan, signals)
+        server.drain(DRAIN_S)
+        for folder in folders:
+            folder.join(DRAIN_S)
+
+
+def wait_while_doors_stay(plan: Plan, replan: Replan, signals: Signals) -> None:
+    """Return at ``stop``, or when a reload changes who may come in, where, or what there is room for.
+
+    Ports and peers belong to open sockets: the process drains, ends, and the supervisor starts it
+    with the new configuration.
+    """
+    while not signals.stop.wait(0.2):
+        if signals.reload.is_set():
+            signals.reload.clear()
+            try:
+                fresh = replan().config
+            except ConfigInvalid as invalid:
+                log.error("reload refused", extra={"why": str(invalid)})
+                continue
+            if _doors(fresh) != _doors(plan.config):
+                log.info("the doors changed: starting again")
+                signals.stop.set()
+
+
+def _doors(config: NodeConfig) -> tuple[object, ...]:
+    return (
+        config.ae_titles,
+        config.dimse,
+        config.web,
+        config.peers,
+        config.folders,
+        config.storage,
+        config.data_dir,
+        config.database_url,
+    )
+
+
+def _settings(config: NodeConfig) -> DimseSettings:
+    return DimseSettings(
+        host=config.dimse.host,
+        port=config.dimse.port,
+        ae_titles=config.ae_titles,
+        peers=tuple(config.peers.values()),
+        max_associations=config.dimse.max_associations,
+        max_associations_per_peer=config.dimse.max_associations_per_peer,
+    )
+
+
+def _watch_folders(config: NodeConfig, door: Door, stop: Event) -> list[Thread]:
+    threads = []
+    for folder in config.folders:
+        watch = FolderWatch(
+            FolderSettings(folder=folder.path, peer=folder.peer), door.ingest, door.index
+        )
+        thread = Thread(target=_scan, args=(watch, folder.scan_s, stop), name="folder", daemon=True)
+        thread.start()
+        threads.append(thread)
+    return threads
+
+
+def _scan(watch: FolderWatch, every_s: float, stop: Event) -> None:
+    while not stop.wait(every_s):
+        try:
+            watch.scan()
+        except (OSError, TryLater) as error:
+            log.error("folder not scanned", extra={"why": str(error)})

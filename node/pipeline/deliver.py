@@ -1,0 +1,146 @@
+"""The delivery loop: lease a row of the outbox, send, record what became of it.
+
+Several deliveries run at once, at most two to one destination, so that a sick destination never
+slows another. A delivery cut short by a crash is leased again when its lease ends and sends the
+same object under the same UIDs.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from pydicom.uid import ExplicitVRLittleEndian
+
+from node.deliver.classes import unknown_destination
+from node.domain.delivery import DeliverableObject, DeliveryClass, Outcome
+from node.domain.errors import LeaseLost
+from node.jobs.outbox import Outbox
+from node.jobs.values import LeasedDelivery
+from node.pipeline.crash_points import crash_point
+from node.pipeline.supervise import Signals
+
+log = logging.getLogger(__name__)
+
+SENDERS = 8
+LEASE_S = 60.0
+HEARTBEAT_S = 15.0
+LOOK_EVERY_S = 0.2
+
+
+class Destination(Protocol):
+    """Where results go; what a peer does, down to silence, is an outcome."""
+
+    def send(self, deliverable: DeliverableObject) -> Outcome:
+        """Send one object."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryRoom:
+    """What the loop works with; made anew when the configuration is reloaded."""
+
+    outbox: Outbox
+    destinations: Mapping[str, Destination]
+    results: Path
+
+
+class Deliverer:
+    """Runs deliveries on a few threads until told to stop."""
+
+    def __init__(self, room: DeliveryRoom) -> None:
+        self._room = room
+        self._owner = f"deliver-{uuid.uuid4().hex[:12]}"
+        self._pool = ThreadPoolExecutor(SENDERS, thread_name_prefix="deliver")
+        self._free = threading.Semaphore(SENDERS)
+        self._finished = threading.Event()
+
+    def use(self, room: DeliveryRoom) -> None:
+        """Go on with another configuration; what it blocked may be free now."""
+        self._room = room
+        room.outbox.free_blocked()
+
+    def run(self, signals: Signals, reload: Callable[[], None]) -> None:
+        """Deliver until ``signals.stop``; what is being sent then is finished."""
+        self._room.outbox.free_blocked()
+        while not signals.stop.is_set():
+            if signals.reload.is_set():
+                signals.reload.clear()
+                reload()
+            if not self.start_one():
+                self._finished.wait(LOOK_EVERY_S)
+                self._finished.clear()
+        self._pool.shutdown(wait=True)
+
+    def start_one(self) -> bool:
+        """Start the next delivery that is due; False where there is none or nobody is free."""
+        if not self._free.acquire(blocking=False):
+            return False
+        leased = self._room.outbox.lease_delivery(self._owner, LEASE_S)
+        if leased is None:
+            self._free.release()
+            return False
+        self._pool.submit(self._deliver, leased, self._room)
+        return True
+
+    def _deliver(self, leased: LeasedDelivery, room: DeliveryRoom) -> None:
+        done = threading.Event()
+        heart = threading.Thread(target=self._beat, args=(leased, room, done), daemon=True)
+        heart.start()
+        try:
+            outcome = self._send(leased, room)
+            crash_point("mid-delivery")
+            state = room.outbox.record(leased.id, self._owner, outcome)
+            log.info(
+                "delivery",
+                extra={
+                    "delivery": leased.id,
+                    "destination": leased.destination,
+                    "sop_instance_uid": leased.result.file.sop_instance_uid,
+                    "state": state.value,
+                    "sentence": outcome.sentence,
+                },
+            )
+        except LeaseLost as lost:
+            log.warning("delivery in other hands", extra={"row": lost.row})
+        finally:
+            done.set()
+            self._free.release()
+            self._finished.set()
+
+    def _send(self, leased: LeasedDelivery, room: DeliveryRoom) -> Outcome:
+        destination = room.destinations.get(leased.destination)
+        if destination is None:
+            return unknown_destination(leased.destination)
+        file = leased.result.file
+        deliverable = DeliverableObject(
+            path=str(room.results / file.file_name),
+            size_bytes=file.size_bytes,
+            sop_class_uid=file.sop_class_uid,
+            sop_instance_uid=file.sop_instance_uid,
+            series_instance_uid=file.series_instance_uid,
+            study_instance_uid=file.study_instance_uid,
+            transfer_syntax_uid=ExplicitVRLittleEndian,
+            model=leased.model,
+        )
+        try:
+            return destination.send(deliverable)
+        except Exception as error:
+            log.exception("delivery failed", extra={"delivery": leased.id})
+            return Outcome(
+                kind=DeliveryClass.RETRY,
+                sentence=f"the node could not send: {type(error).__name__}",
+            )
+
+    def _beat(self, leased: LeasedDelivery, room: DeliveryRoom, done: threading.Event) -> None:
+        while not done.wait(HEARTBEAT_S):
+            try:
+                room.outbox.heartbeat(leased.id, self._owner, LEASE_S)
+            except LeaseLost:
+                return

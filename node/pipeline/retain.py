@@ -1,0 +1,116 @@
+"""Retention: files that nothing needs any more are deleted, their rows stay as tombstones.
+
+What an open series, an unfinished job or an undelivered result needs is never deleted, however full
+the disk is. A disk beyond its watermark is swept more often and not more severely: ``keep_days``
+says what may go.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import Engine
+
+from node.config import KeepDays
+from node.domain.instance import Instance
+from node.domain.job import MatchState
+from node.jobs.fates import fates_of_series
+from node.jobs.results import ResultStore
+from node.jobs.store import JobStore
+from node.pipeline.accept import spool_settings
+from node.pipeline.build import Plan
+from node.spool.arrivals import Arrivals
+from node.spool.files import Spool
+from node.spool.index import Index
+from node.spool.retention import sweep_instances, sweep_quarantine
+
+log = logging.getLogger(__name__)
+
+DAY_S = 86_400.0
+SWEEP_S = 60.0
+
+_NEEDED = frozenset({MatchState.RECEIVING, MatchState.QUEUED, MatchState.RUNNING})
+_PARKED = frozenset({MatchState.HELD, MatchState.PARKED, MatchState.FAILED})
+
+
+@dataclass(frozen=True, slots=True)
+class Fates:
+    """What became of series, as one sweep sees it."""
+
+    matches: Mapping[str, frozenset[MatchState]]
+    unsettled: frozenset[str]
+    in_use: frozenset[str]
+    keep: KeepDays
+
+    def is_needed(self, instance: Instance) -> bool:
+        """Whether an open series, a waiting rule or an unfinished job reads it still."""
+        uid = instance.series_instance_uid
+        if uid in self.unsettled or uid in self.in_use:
+            return True
+        return bool(_NEEDED & self.matches.get(uid, frozenset()))
+
+    def keep_days(self, instance: Instance) -> float:
+        """How long it is kept after it came in; the longest of what its series became."""
+        states = self.matches.get(instance.series_instance_uid, frozenset())
+        days = [self.keep.unmatched]
+        if MatchState.DONE in states:
+            days.append(self.keep.done)
+        if _PARKED & states:
+            days.append(self.keep.parked)
+        return max(days[1:]) if len(days) > 1 else days[0]
+
+
+class Retention:
+    """Sweeps instances, results and quarantine; belongs to the process "route"."""
+
+    def __init__(self, plan: Plan, engine: Engine) -> None:
+        self._plan = plan
+        self._engine = engine
+        self._spool = Spool(spool_settings(plan.config), Index(engine))
+        self._swept_at = float("-inf")
+
+    def use(self, plan: Plan) -> None:
+        """Go on with another configuration."""
+        self._plan = plan
+        self._swept_at = float("-inf")
+
+    def sweep(self, now: float) -> None:
+        """One round, if it is time for one or the disk is short."""
+        if now - self._swept_at < SWEEP_S and not self._spool.shortage:
+            return
+        self._swept_at = now
+        keep = self._plan.config.storage.keep_days
+        unsettled, _ = Arrivals(self._engine).unsettled()
+        fates = Fates(
+            fates_of_series(self._engine),
+            frozenset(unsettled),
+            JobStore(self._engine).series_in_use(),
+            keep,
+        )
+        freed = sweep_instances(
+            self._engine,
+            self._spool,
+            now=now,
+            keep_days=fates.keep_days,
+            is_needed=fates.is_needed,
+        )
+        refused = sweep_quarantine(
+            self._engine,
+            self._spool.quarantine.folder,
+            now=now,
+            keep_days=keep.quarantine,
+        )
+        results = self._sweep_results(now - keep.results * DAY_S)
+        if freed.files or refused.files or results:
+            log.info(
+                "retention",
+                extra={"instances": freed.files, "quarantine": refused.files, "results": results},
+            )
+
+    def _sweep_results(self, before: float) -> int:
+        gone = ResultStore(self._engine).retire(before)
+        for stored in gone:
+            (self._plan.results_folder / stored.file.file_name).unlink(missing_ok=True)
+        return len(gone)

@@ -1,0 +1,249 @@
+"""The road of one job inside a warm child: read, infer, encode, verify, each made durable.
+
+A step whose product is on the disk already is not done again: a retry after the label volume was
+written starts at encode.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+
+from node.assemble.gate import MinimumSize, judge_geometry
+from node.domain.errors import JobFailed, SeriesUnusable
+from node.domain.frames import frames_of
+from node.domain.geometry import Stack
+from node.domain.job import ResultIdentity
+from node.domain.result import LabelVolume, Provenance
+from node.encode import ENCODERS
+from node.infer.labels_file import count_voxels, read_labels, write_labels
+from node.infer.registry import ModelSpec, load_model
+from node.infer.report import Report
+from node.infer.runners import run_model
+from node.infer.volume import Volume, read_volume
+from node.pipeline.crash_points import crash_point
+from node.verify import VERIFIERS
+
+OUTPUT = "labels"
+LABELS_FILE = "labels.npz"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputFiles:
+    """The files of one input series: SOP Instance UID -> path of the newest version."""
+
+    role: str
+    series_instance_uid: str
+    files: Mapping[str, Path]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobOrder:
+    """All that a child needs to know to do a job; plain values, so that it travels as JSON."""
+
+    job_key: str
+    model_folder: Path
+    model_digest: str
+    parameters: Mapping[str, Any]
+    inputs: tuple[InputFiles, ...]
+    folder: Path
+    form: str
+    provenance: Provenance
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-ready mapping."""
+        return {
+            "job_key": self.job_key,
+            "model_folder": str(self.model_folder),
+            "model_digest": self.model_digest,
+            "parameters": dict(self.parameters),
+            "inputs": [
+                {
+                    "role": each.role,
+                    "series_instance_uid": each.series_instance_uid,
+                    "files": {uid: str(path) for uid, path in each.files.items()},
+                }
+                for each in self.inputs
+            ],
+            "folder": str(self.folder),
+            "form": self.form,
+            "provenance": asdict(self.provenance),
+        }
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> JobOrder:
+        """The order that ``to_json`` was made of."""
+        inputs = tuple(
+            InputFiles(
+                role=each["role"],
+                series_instance_uid=each["series_instance_uid"],
+                files={uid: Path(path) for uid, path in each["files"].items()},
+            )
+            for each in body["inputs"]
+        )
+        return cls(
+            **{
+                **body,
+                "model_folder": Path(body["model_folder"]),
+                "folder": Path(body["folder"]),
+                "inputs": inputs,
+                "provenance": Provenance(**body["provenance"]),
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """The headers and the stack of one input."""
+
+    headers: Sequence[Dataset]
+    stack: Stack
+
+
+def run(request: Mapping[str, Any], report: Report) -> dict[str, Any]:
+    """Do one job; the products named in the answer are durable files when it returns.
+
+    Raises:
+        JobFailed: The attempt is over, for good where ``permanent``.
+        ResultRefused: The verifier found a fault in what was encoded.
+        SeriesUnusable: The series is not one regular volume any more.
+    """
+    order = JobOrder.from_json(request)
+    model = load_model(order.model_folder)
+    if model.digest != order.model_digest:
+        raise JobFailed(
+            f"model {model.name} changed on disk since the job was made: rerun the series",
+            permanent=True,
+        )
+    order.folder.mkdir(parents=True, exist_ok=True)
+    with report.stage("headers"):
+        sources = {each.role: _read_source(each, model) for each in order.inputs}
+    grid = sources[model.grid_role]
+    volume, labels_facts = _labels(order, model, sources, report)
+    volumes_ml = {
+        str(value): count * grid.stack.geometry.voxel_ml
+        for value, count in count_voxels(volume.labels).items()
+    }
+    answer: dict[str, Any] = {"labels": labels_facts, "volumes_ml": volumes_ml, "object": None}
+    answer["object"] = _encode_and_verify(order, model, volume, grid, report)
+    return answer
+
+
+def _read_source(given: InputFiles, model: ModelSpec) -> _Source:
+    headers = [dcmread(path, stop_before_pixels=True, force=True) for path in given.files.values()]
+    frames = [frame for header in headers for frame in frames_of(header)]
+    wanted = model.inputs[given.role]
+    verdict = judge_geometry(
+        frames,
+        MinimumSize(slices=wanted.min_slices, rows=wanted.min_rows, columns=wanted.min_columns),
+    )
+    if verdict.stack is None:  # the gate passed it before the job was made
+        raise SeriesUnusable(verdict.findings)
+    return _Source(_unread(given.files), verdict.stack)
+
+
+def _unread(files: Mapping[str, Path]) -> list[Dataset]:
+    """Headers whose elements nobody looked at: looking decodes, and the encoder wants the bytes."""
+    return [dcmread(path, stop_before_pixels=True, force=True) for path in files.values()]
+
+
+def _labels(
+    order: JobOrder, model: ModelSpec, sources: Mapping[str, _Source], report: Report
+) -> tuple[LabelVolume, dict[str, Any]]:
+    stack = sources[model.grid_role].stack
+    path = order.folder / LABELS_FILE
+    if path.is_file():
+        with report.stage("read labels"):
+            labels, facts = read_labels(path)
+        if facts == _facts(order, model):
+            report.note("labels of an earlier attempt")
+            return LabelVolume(labels=labels, stack=stack), _file_facts(path, _sha256(path))
+    with report.stage("read"):
+        volumes: dict[str, Volume] = {
+            each.role: read_volume(sources[each.role].stack, each.files) for each in order.inputs
+        }
+    crash_point("mid-inference")
+    with report.stage("infer"):
+        labels = run_model(model, volumes, report, order.parameters)
+    with report.stage("keep labels"):
+        written = write_labels(path, labels, _facts(order, model))
+    crash_point("labels written")
+    return LabelVolume(labels=labels, stack=stack), _file_facts(path, written.sha256)
+
+
+def _encode_and_verify(
+    order: JobOrder,
+    model: ModelSpec,
+    volume: LabelVolume,
+    grid: _Source,
+    report: Report,
+) -> dict[str, Any] | None:
+    identity = ResultIdentity(
+        job_key=order.job_key, output=OUTPUT, form=order.form, revision=order.provenance.revision
+    )
+    with report.stage("encode"):
+        encoded = ENCODERS[order.form](
+            volume, grid.headers, model.segments, order.provenance, identity
+        )
+        if encoded is None:
+            report.note("nothing found")
+            return None
+        path = order.folder / f"{order.form}.dcm"
+        sha256 = _write_durable(path, encoded.chunks())
+    crash_point("result written")
+    with report.stage("verify"):
+        VERIFIERS[order.form](
+            path.read_bytes(),
+            _unread(next(e for e in order.inputs if e.role == model.grid_role).files),
+            volume,
+            model.segments,
+            order.provenance,
+            identity,
+        )
+    return {
+        **_file_facts(path, sha256),
+        "sop_instance_uid": encoded.sop_instance_uid,
+        "sop_class_uid": encoded.sop_class_uid,
+        "series_instance_uid": encoded.series_instance_uid,
+        "frames": encoded.frames,
+        "segments": {str(n): value for n, value in encoded.segment_labels.items()},
+    }
+
+
+def _facts(order: JobOrder, model: ModelSpec) -> dict[str, str]:
+    """What the label file says of itself; labels of another key are never taken for these."""
+    return {"model": model.name, "model_digest": model.digest, "job_key": order.job_key}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _file_facts(path: Path, sha256: str) -> dict[str, Any]:
+    return {"file_name": path.name, "size_bytes": path.stat().st_size, "sha256": sha256}
+
+
+def _write_durable(path: Path, chunks: Iterator[bytes]) -> str:
+    part = path.with_name(path.name + ".part")
+    digest = hashlib.sha256()
+    with part.open("wb") as file:
+        for chunk in chunks:
+            digest.update(chunk)
+            file.write(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+    return digest.hexdigest()

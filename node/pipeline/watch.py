@@ -1,0 +1,136 @@
+"""One series while it arrives: its headers merged, its frames, its instances, slice by slice.
+
+Kept in memory by the process that settles series, and rebuilt from the spool when that restarts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pydicom.dataset import Dataset
+
+from node.assemble.activity import ExpectedCount, trusted_images_in_acquisition
+from node.assemble.derive import derive
+from node.assemble.gate import GateVerdict, MinimumSize, judge_geometry
+from node.assemble.phases import PhaseHints, phase_hints_of
+from node.domain.frames import Frame, frames_of
+from node.domain.header import Header, HeaderMerger, Missing, value_of
+from node.domain.instance import Instance
+
+ReadHeader = Callable[[Instance], Dataset]
+
+
+@dataclass(frozen=True, slots=True)
+class _Image:
+    """What one input instance adds to the series."""
+
+    instance: Instance
+    header: Dataset
+    frames: tuple[Frame, ...]
+    hints: tuple[PhaseHints, ...]
+    instance_number: int | None
+
+
+class SeriesWatch:
+    """Takes instances as they come; answers for the series as a whole.
+
+    Args:
+        read_header: Reads the header of a stored instance, without pixel data.
+    """
+
+    def __init__(
+        self, series_instance_uid: str, study_instance_uid: str, read_header: ReadHeader
+    ) -> None:
+        self.series_instance_uid = series_instance_uid
+        self.study_instance_uid = study_instance_uid
+        self.look_again_at = 0.0
+        self._read_header = read_header
+        self._images: dict[str, _Image] = {}
+        self._others: dict[str, Instance] = {}
+        self._merger = HeaderMerger()
+        self._other_header: Header | None = None
+        self._verdict: GateVerdict | None = None
+
+    def take(self, instance: Instance) -> None:
+        """Add an instance, or put an amended copy in the place of what it amends."""
+        known = self._images.get(instance.sop_instance_uid)
+        if known is not None and known.instance.version >= instance.version:
+            return
+        header = self._read_header(instance)
+        if not instance.is_input:
+            self._others[instance.sop_instance_uid] = instance
+            if self._other_header is None:
+                merger = HeaderMerger()
+                merger.add(header)
+                self._other_header = merger.header()
+            return
+        self._images[instance.sop_instance_uid] = _Image(
+            instance,
+            header,
+            frames_of(header),
+            phase_hints_of(header),
+            _instance_number(header),
+        )
+        if known is None:
+            self._merger.add(header)
+        else:
+            self._merger = HeaderMerger()
+            for image in self._images.values():
+                self._merger.add(image.header)
+        self._verdict = None
+
+    @property
+    def inputs(self) -> Sequence[Instance]:
+        """Image instances, newest versions."""
+        return [image.instance for image in self._images.values()]
+
+    @property
+    def others(self) -> Sequence[Instance]:
+        """Instances that can be no input: SEG, SR, raw data, images without pixels."""
+        return list(self._others.values())
+
+    @property
+    def newest(self) -> Instance:
+        """The instance that came last: who sent it is the sender of the revision."""
+        return max([*self.inputs, *self.others], key=lambda instance: instance.received_at)
+
+    @property
+    def frames(self) -> list[Frame]:
+        """All frames of all images."""
+        return [frame for image in self._images.values() for frame in image.frames]
+
+    def gate(self, minimum: MinimumSize | None = None) -> GateVerdict:
+        """The geometry gate's verdict on what is there now."""
+        if minimum is not None:
+            return judge_geometry(self.frames, minimum, phase_hints=self._hints())
+        if self._verdict is None:
+            self._verdict = judge_geometry(self.frames, phase_hints=self._hints())
+        return self._verdict
+
+    def header(self) -> Header:
+        """What all images have in common, with derived attributes."""
+        if not self._images:
+            return self._other_header or Header()
+        merged = self._merger.header()
+        origin = self.newest.origin
+        return merged.with_derived(derive(merged, self.frames, self.gate(), origin))
+
+    def expected(self) -> ExpectedCount | None:
+        """A count of images from the headers, where it can be trusted."""
+        images = self._images.values()
+        return trusted_images_in_acquisition(
+            self._merger.header(),
+            [image.instance_number for image in images],
+            is_single_frame=all(len(image.frames) == 1 for image in images),
+        )
+
+    def _hints(self) -> list[PhaseHints]:
+        return [hints for image in self._images.values() for hints in image.hints]
+
+
+def _instance_number(header: Dataset) -> int | None:
+    value = value_of(header, "InstanceNumber")
+    if isinstance(value, Missing) or not value or not isinstance(value[0], int):
+        return None
+    return value[0]

@@ -1,0 +1,223 @@
+"""The work loop: lease a job, run it in the warm child, make its products durable rows.
+
+The child does what is heavy and may crash; this process keeps the lease, enforces the deadline, and
+writes rows: labels first, then the encoded object with its deliveries and the end of the job in one
+transaction. A worker that lost its lease writes nothing any more.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.exc import OperationalError
+
+from node import __version__
+from node.domain.errors import LeaseLost, NodeError
+from node.domain.result import Provenance
+from node.infer.registry import ModelSpec
+from node.infer.runner import Failed, Finished, Noted, Runner, StageFinished, StageStarted
+from node.jobs.leases import JobLeases
+from node.jobs.results import ResultStore
+from node.jobs.values import LABELS, LeasedJob, ResultFile
+from node.pipeline.crash_points import crash_point
+from node.pipeline.run_job import InputFiles, JobOrder
+from node.pipeline.supervise import Signals
+
+log = logging.getLogger(__name__)
+
+TARGET = "node.pipeline.run_job:run"
+FORM = "seg_binary"
+LEASE_S = 30.0
+HEARTBEAT_S = 5.0
+LOOK_EVERY_S = 0.2
+
+FilesOf = Callable[[str, Mapping[str, int]], Mapping[str, Path]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkRoom:
+    """What the loop works with; made anew when the configuration is reloaded.
+
+    Args:
+        files_of: (Series Instance UID, SOP Instance UID -> version) -> paths of those versions.
+    """
+
+    leases: JobLeases
+    results: ResultStore
+    models: Mapping[str, ModelSpec]
+    files_of: FilesOf
+    results_folder: Path
+
+
+class Worker:
+    """One device: one warm child, one job at a time."""
+
+    def __init__(self, room: WorkRoom, *, device: str, idle_unload_s: float) -> None:
+        self._room = room
+        self._owner = f"work-{device}-{uuid.uuid4().hex[:12]}"
+        self._runner = Runner(device=device, idle_unload_s=idle_unload_s)
+
+    def use(self, room: WorkRoom) -> None:
+        """Go on with another configuration from the next job."""
+        self._room = room
+
+    def run(self, signals: Signals, reload: Callable[[], None]) -> None:
+        """Work until ``signals.stop``; the job in hand goes back then and keeps its attempts."""
+        with self._runner:
+            while not signals.stop.is_set():
+                if signals.reload.is_set():
+                    signals.reload.clear()
+                    reload()
+                job = self._room.leases.lease(self._owner, LEASE_S)
+                if job is None:
+                    self._runner.poll()
+                    signals.stop.wait(LOOK_EVERY_S)
+                else:
+                    self._do(job, signals)
+
+    def _do(self, job: LeasedJob, signals: Signals) -> None:
+        log.info("job started", extra={"job": job.id, "model": job.model, "attempt": job.attempts})
+        crash_point("job leased")
+        try:
+            self._attempt(job, signals)
+        except LeaseLost:
+            log.warning("job cancelled or in other hands", extra={"job": job.id})
+        except NodeError as error:
+            self._end(job, str(error), permanent=True)
+        except Exception as error:
+            log.exception("job failed", extra={"job": job.id})
+            self._end(job, f"{type(error).__name__} in the worker", permanent=False)
+        finally:
+            if self._runner.is_busy:
+                self._runner.kill()
+
+    def _attempt(self, job: LeasedJob, signals: Signals) -> None:
+        model = self._room.models.get(job.model)
+        if model is None:
+            raise NodeError(f"no model {job.model} in this configuration")
+        order = self._order(job, model)
+        resources = model.resources
+        self._runner.start(TARGET, order.to_json(), deadline_s=resources.deadline_s)
+        notes: list[str] = []
+        beat_at = time.monotonic() + HEARTBEAT_S
+        while True:
+            if signals.stop.is_set():
+                self._runner.kill()
+                self._room.leases.release(job.id, self._owner)
+                return
+            for event in self._runner.poll(LOOK_EVERY_S):
+                match event:
+                    case StageStarted():
+                        pass
+                    case StageFinished(name=name, seconds=seconds):
+                        self._room.leases.stage(job.id, self._owner, name, seconds)
+                    case Noted(sentence=sentence):
+                        notes.append(sentence)
+                    case Finished(result=result):
+                        self._keep(job, result, notes)
+                        return
+                    case Failed(sentence=sentence, permanent=permanent, detail=detail):
+                        if detail:
+                            log.error("traceback of the job", extra={"job": job.id, "at": detail})
+                        self._end(job, sentence, permanent=permanent)
+                        return
+            if time.monotonic() >= beat_at:
+                self._room.leases.heartbeat(job.id, self._owner, LEASE_S)
+                beat_at = time.monotonic() + HEARTBEAT_S
+
+    def _order(self, job: LeasedJob, model: ModelSpec) -> JobOrder:
+        inputs = tuple(
+            InputFiles(
+                role=role,
+                series_instance_uid=str(given["series_instance_uid"]),
+                files=self._room.files_of(str(given["series_instance_uid"]), given["instances"]),
+            )
+            for role, given in job.inputs.items()
+        )
+        return JobOrder(
+            job_key=job.job_key,
+            model_folder=model.folder,
+            model_digest=job.model_digest,
+            parameters=job.parameters,
+            inputs=inputs,
+            folder=self._room.results_folder / str(job.id),
+            form=FORM,
+            provenance=_provenance(job, model),
+        )
+
+    def _keep(self, job: LeasedJob, result: Mapping[str, Any], notes: list[str]) -> None:
+        labels = ResultFile(
+            form=LABELS,
+            study_instance_uid=job.study_instance_uid,
+            summary={"volumes_ml": result["volumes_ml"]},
+            **_file(job, result["labels"]),
+        )
+        self._room.results.put_labels(job.id, self._owner, labels)
+        crash_point("between encode and outbox")
+        made = result["object"]
+        if made is None:
+            self._room.leases.finish(job.id, self._owner, "nothing found")
+        else:
+            seg = ResultFile(
+                form=FORM,
+                sop_instance_uid=made["sop_instance_uid"],
+                sop_class_uid=made["sop_class_uid"],
+                series_instance_uid=made["series_instance_uid"],
+                study_instance_uid=job.study_instance_uid,
+                summary={
+                    "frames": made["frames"],
+                    "segments": made["segments"],
+                    "volumes_ml": result["volumes_ml"],
+                },
+                **_file(job, made),
+            )
+            self._room.results.put_object(
+                job.id, self._owner, seg, sentence="; ".join(dict.fromkeys(notes))
+            )
+        log.info("job done", extra={"job": job.id, "object": made is not None})
+
+    def _end(self, job: LeasedJob, sentence: str, *, permanent: bool) -> None:
+        try:
+            state = self._room.leases.fail(job.id, self._owner, sentence, permanent=permanent)
+        except LeaseLost:
+            log.warning("job cancelled or in other hands", extra={"job": job.id})
+        except OperationalError:
+            # the lease runs out and the reaper queues the job again
+            log.error("the job's end could not be written", extra={"job": job.id})
+        else:
+            log.error(
+                "job attempt ended",
+                extra={"job": job.id, "sentence": sentence, "state": state.value},
+            )
+
+
+def _file(job: LeasedJob, facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "file_name": f"{job.id}/{facts['file_name']}",
+        "size_bytes": facts["size_bytes"],
+        "sha256": facts["sha256"],
+    }
+
+
+def _provenance(job: LeasedJob, model: ModelSpec) -> Provenance:
+    return Provenance(
+        model_name=model.name,
+        model_version=model.version,
+        model_digest=job.model_digest,
+        weights_digest=model.weights_digest,
+        node_version=__version__,
+        config_digest=job.config_digest,
+        parameters={key: str(value) for key, value in job.parameters.items()},
+        research_use=model.research_use,
+        series_number=job.series_number,
+        content_date=job.content_date,
+        content_time=job.content_time,
+        revision=job.revision,
+        replaces=job.replaces,
+    )

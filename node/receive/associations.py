@@ -1,0 +1,36 @@
+"""Associations: who is connected now, as rows that other processes can see.
+
+An association, a STOW-RS request and a folder scan are one row each: completion asks whether a
+sender is still at work (the row is open), and how it ended. A row without a heartbeat for 10 s
+belongs to a process that died and counts as aborted.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal, Protocol, TypeAlias
+
+from node.domain.instance import Origin
+
+HEARTBEAT_S: Final = 2.0
+
+End: TypeAlias = Literal["released", "aborted"]
+
+
+class AssociationLog(Protocol):
+    """Keeps the rows; every call returns when its row is written.
+
+    Raises:
+        TryLater: The row cannot be written now; a sender must not be served without one.
+    """
+
+    def opened(self, origin: Origin) -> str:
+        """Open a row for a sender whose ``association_id`` is still empty; returns the new id."""
+        ...
+
+    def heartbeat(self, association_id: str) -> None:
+        """The sender is still there; called every ``HEARTBEAT_S`` by whoever serves it."""
+        ...
+
+    def closed(self, association_id: str, end: End) -> None:
+        """The sender left; its instances are in the index before the row says so."""
+        ...

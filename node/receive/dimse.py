@@ -1,0 +1,390 @@
+"""The C-STORE and C-ECHO SCP.
+
+Enters: associations of allowed callers. Leaves: one ``Arrival`` per C-STORE, and one row per
+association that may carry instances. Success is answered after ``Arrival.finish`` has returned; a
+refused instance is answered with its status and never ends the association.
+
+Admission, in this order (PS3.8 9.3.4): application context (RJ 1/1/2), called AE title (1/1/7),
+caller (1/1/3), drain (2/3/1), associations of this peer and in total (2/3/2). Callers are peers by AE
+title and address. Without any configured peer everybody may call, which is why such a node may only
+listen on the loopback interface.
+
+Transfer syntaxes: of those a peer offers in one context, ours comes first in the order that the table
+of contexts gives: native lossless, compressed lossless, lossy.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+import time
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from threading import Event, Lock, Thread
+
+from node.domain.errors import ConfigInvalid, TryLater
+from node.domain.instance import Origin, Road
+from node.domain.peers import Peer, is_ae_title, is_loopback, match_peer
+from node.domain.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from node.receive.associations import HEARTBEAT_S, AssociationLog, End
+from node.receive.dimse_transfer import (
+    VERIFICATION_SOP_CLASS_UID,
+    Context,
+    InstanceSink,
+    ToProvider,
+    Transfer,
+)
+from node.receive.dimse_upper_layer import (
+    AssociationRequest,
+    Refusal,
+    UpperLayer,
+    UpperLayerSettings,
+)
+
+APPLICATION_CONTEXT_NAME = "1.2.840.10008.3.1.1.1"  # PS3.7 A.2.1
+
+# PS3.8 Table 9-21
+NO_REASON_GIVEN = Refusal(1, 2, 1)
+APPLICATION_CONTEXT_NOT_SUPPORTED = Refusal(1, 1, 2)
+CALLED_AE_TITLE_NOT_RECOGNIZED = Refusal(1, 1, 7)
+CALLING_AE_TITLE_NOT_RECOGNIZED = Refusal(1, 1, 3)
+TEMPORARY_CONGESTION = Refusal(2, 3, 1)
+LOCAL_LIMIT_EXCEEDED = Refusal(2, 3, 2)
+
+_SMALLEST_PDU_BYTES, _LARGEST_PDU_BYTES = 4096, 1024 * 1024
+_NAMES_KEPT_S = 60.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DimseSettings:
+    """How the SCP listens and whom it serves.
+
+    Args:
+        ae_titles: Titles it answers to; the first is its own name.
+        peers: Who may call; none: everybody, on a loopback address only.
+        max_pdu_bytes: Maximum length that is advertised and enforced.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 11112
+    ae_titles: tuple[str, ...] = ("SEGNODE",)
+    peers: tuple[Peer, ...] = ()
+    max_associations: int = 50
+    max_associations_per_peer: int = 20
+    max_pdu_bytes: int = 131072
+    negotiation_timeout_s: float = 30.0
+    idle_timeout_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        mistakes = list(self._mistakes())
+        if mistakes:
+            raise ConfigInvalid(mistakes)
+
+    def _mistakes(self) -> Collection[tuple[str, str]]:
+        found = []
+        if not self.ae_titles or not all(is_ae_title(title) for title in self.ae_titles):
+            found.append(("ae_titles", "give one or more titles of 1 to 16 printable characters"))
+        if not 0 <= self.port <= 65535:
+            found.append(("dimse.port", "must lie between 0 and 65535"))
+        if self.max_associations < 1:
+            found.append(("dimse.max_associations", "must be 1 or more"))
+        if self.max_associations_per_peer < 1:
+            found.append(("dimse.max_associations_per_peer", "must be 1 or more"))
+        if not _SMALLEST_PDU_BYTES <= self.max_pdu_bytes <= _LARGEST_PDU_BYTES:
+            found.append(("dimse.max_pdu_bytes", "must lie between 4096 and 1048576"))
+        if not any(peer.ae_title for peer in self.peers) and not _is_loopback_host(self.host):
+            found.append(
+                (
+                    "dimse.host",
+                    f"{self.host} can be reached from other machines: "
+                    "add the peers that may call, or bind to 127.0.0.1",
+                )
+            )
+        return found
+
+
+class DimseServer:
+    """The SCP: one listening port, its associations, and their rows.
+
+    Args:
+        contexts: Transfer syntaxes by storage SOP class, in our order of preference; Verification
+            is added.
+    Raises:
+        ConfigInvalid: The address cannot be listened on.
+    """
+
+    def __init__(
+        self,
+        settings: DimseSettings,
+        ingest: InstanceSink,
+        associations: AssociationLog,
+        contexts: Mapping[str, Sequence[str]],
+    ) -> None:
+        self._settings = settings
+        self._contexts = {**contexts, VERIFICATION_SOP_CLASS_UID: _native_syntaxes()}
+        self._associations = associations
+        self._admission = _Admission(settings, ingest, associations)
+        self._upper_layer: UpperLayer | None = None
+        self._stopping = Event()
+        self._heart = Thread(target=self._beat, name="dimse-heartbeat", daemon=True)
+
+    def start(self) -> None:
+        """Listen; returns when the port is open.
+
+        Raises:
+            ConfigInvalid: The port is in use, or the address is not ours to listen on.
+        """
+        settings = self._settings
+        try:
+            self._upper_layer = UpperLayer(
+                UpperLayerSettings(
+                    host=settings.host,
+                    port=settings.port,
+                    ae_title=settings.ae_titles[0].strip(),
+                    implementation_class_uid=IMPLEMENTATION_CLASS_UID,
+                    implementation_version_name=IMPLEMENTATION_VERSION_NAME,
+                    max_pdu_bytes=settings.max_pdu_bytes,
+                    negotiation_timeout_s=settings.negotiation_timeout_s,
+                    idle_timeout_s=settings.idle_timeout_s,
+                ),
+                self._contexts,
+                self._admission,
+            )
+        except OSError as error:
+            raise ConfigInvalid([_why_not_listening(settings, error)]) from error
+        self._upper_layer.start()
+        self._heart.start()
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on, also where 0 was asked for."""
+        if self._upper_layer is None:
+            raise RuntimeError("the server was not started")
+        return self._upper_layer.port
+
+    def open_associations(self) -> int:
+        """Associations that hold a slot."""
+        return len(self._admission.open_sessions())
+
+    def drain(self, timeout_s: float) -> bool:
+        """Refuse new associations, let every C-STORE in hand finish, then stop.
+
+        Returns:
+            Whether all associations ended by themselves within the time.
+        """
+        self._admission.refuse_all()
+        upper_layer = self._upper_layer
+        deadline_s = time.monotonic() + timeout_s
+        while upper_layer is not None and self._admission.open_sessions():
+            if time.monotonic() >= deadline_s:
+                break
+            upper_layer.retire()
+            self._admission.changed.wait(0.05)
+            self._admission.changed.clear()
+        is_clean = not self._admission.open_sessions()
+        self.stop()
+        return is_clean
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        """Close the port and abort what is open; an instance in hand leaves nothing behind."""
+        self._stopping.set()
+        self._admission.refuse_all()
+        if self._upper_layer is not None:
+            self._upper_layer.stop(timeout_s)
+            self._heart.join(timeout_s)
+
+    def _beat(self) -> None:
+        while not self._stopping.wait(HEARTBEAT_S):
+            for session in self._admission.open_sessions():
+                session.beat()
+
+
+@dataclass(slots=True, eq=False)
+class _Session:
+    """One admitted association: its slot, its row, and its transfer once it is established."""
+
+    origin: Origin
+    slot: str
+    admission: _Admission
+    transfer: Transfer | None = None
+    is_over: bool = False
+    lock: Lock = field(default_factory=Lock)
+
+    @property
+    def is_idle(self) -> bool:
+        return self.transfer is None or self.transfer.is_idle
+
+    def establish(self, contexts: Mapping[int, Context], peer_max_pdu_bytes: int) -> None:
+        self.transfer = Transfer(self.admission.ingest, self.origin, contexts, peer_max_pdu_bytes)
+
+    def receive(self, body: memoryview) -> bytes | ToProvider | None:
+        if self.transfer is None:
+            raise RuntimeError("a message came before its association was established")
+        return self.transfer.receive(body)
+
+    def beat(self) -> None:
+        with self.lock:
+            if self.is_over or not self.origin.association_id:
+                return
+            try:
+                self.admission.associations.heartbeat(self.origin.association_id)
+            except TryLater as late:
+                _log.warning("no heartbeat for an association: %s", late)
+
+    def end(self, end: End) -> None:
+        """Give the slot back and close the row, once; every instance was answered before."""
+        with self.lock:
+            if self.is_over:
+                return
+            self.is_over = True
+        if self.transfer is not None:
+            self.transfer.abandon()
+        self.admission.leave(self)
+        if not self.origin.association_id:
+            return
+        try:
+            self.admission.associations.closed(self.origin.association_id, end)
+        except TryLater as late:
+            # without heartbeats the row counts as aborted before long
+            _log.warning("an association could not be closed in the index: %s", late)
+
+
+class _Admission:
+    """Who comes in, and how many."""
+
+    def __init__(
+        self, settings: DimseSettings, ingest: InstanceSink, associations: AssociationLog
+    ) -> None:
+        self.ingest = ingest
+        self.associations = associations
+        self.changed = Event()
+        self._settings = settings
+        self._called = {title.strip() for title in settings.ae_titles}
+        self._names = _Names()
+        self._lock = Lock()
+        self._sessions: set[_Session] = set()
+        self._taken: Counter[str] = Counter()
+        self._is_closed = False
+
+    def admit(self, request: AssociationRequest) -> _Session | Refusal:
+        """Judge a request; what is admitted has its slot and its row."""
+        refusal, peer = self._judge(request)
+        if refusal is not None:
+            return self._refuse(request, refusal)
+        origin = Origin(
+            road=Road.DIMSE,
+            association_id="",
+            peer=peer.name if peer else "",
+            calling_ae_title=request.calling_ae_title,
+            called_ae_title=request.called_ae_title,
+            address=request.address,
+        )
+        session = _Session(origin, peer.name if peer else request.address, self)
+        refusal = self._enter(session)
+        if refusal is not None:
+            return self._refuse(request, refusal)
+        if request.abstract_syntaxes <= {VERIFICATION_SOP_CLASS_UID}:
+            return session  # an echo sends nothing that anybody waits for
+        try:
+            session.origin = replace(origin, association_id=self.associations.opened(origin))
+        except TryLater:
+            self.leave(session)
+            return self._refuse(request, TEMPORARY_CONGESTION)
+        return session
+
+    def open_sessions(self) -> list[_Session]:
+        with self._lock:
+            return list(self._sessions)
+
+    def refuse_all(self) -> None:
+        with self._lock:
+            self._is_closed = True
+
+    def leave(self, session: _Session) -> None:
+        with self._lock:
+            if session in self._sessions:
+                self._sessions.remove(session)
+                self._taken[session.slot] -= 1
+                self._taken += Counter()  # drops what is zero
+        self.changed.set()
+
+    def _judge(self, request: AssociationRequest) -> tuple[Refusal | None, Peer | None]:
+        if request.application_context_name != APPLICATION_CONTEXT_NAME:
+            return APPLICATION_CONTEXT_NOT_SUPPORTED, None
+        if request.called_ae_title not in self._called:
+            return CALLED_AE_TITLE_NOT_RECOGNIZED, None
+        peers = self._settings.peers
+        peer = match_peer(peers, request.calling_ae_title, request.address, self._names.addresses)
+        if peer is None and any(known.ae_title for known in peers):
+            return CALLING_AE_TITLE_NOT_RECOGNIZED, None
+        if not request.is_well_formed:
+            return NO_REASON_GIVEN, None
+        return None, peer
+
+    def _enter(self, session: _Session) -> Refusal | None:
+        with self._lock:
+            if self._is_closed:
+                return TEMPORARY_CONGESTION
+            if len(self._sessions) >= self._settings.max_associations:
+                return LOCAL_LIMIT_EXCEEDED
+            if self._taken[session.slot] >= self._settings.max_associations_per_peer:
+                return LOCAL_LIMIT_EXCEEDED
+            self._sessions.add(session)
+            self._taken[session.slot] += 1
+        return None
+
+    @staticmethod
+    def _refuse(request: AssociationRequest, refusal: Refusal) -> Refusal:
+        _log.warning(
+            "refused an association: result %d source %d reason %d",
+            refusal.result,
+            refusal.source,
+            refusal.reason,
+            extra={"calling_ae_title": ascii(request.calling_ae_title), "address": request.address},
+        )
+        return refusal
+
+
+class _Names:
+    """Addresses of the host names among the peers, asked for at most once a minute."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[float, frozenset[str]]] = {}
+
+    def addresses(self, host: str) -> frozenset[str]:
+        asked_at_s, known = self._found.get(host, (-_NAMES_KEPT_S, frozenset()))
+        if time.monotonic() - asked_at_s < _NAMES_KEPT_S:
+            return known
+        with suppress(OSError):  # a name server that is down must not lock out who was known
+            known = frozenset(str(entry[4][0]) for entry in socket.getaddrinfo(host, None))
+        self._found[host] = (time.monotonic(), known)
+        return known
+
+
+def _native_syntaxes() -> tuple[str, ...]:
+    """For Verification, which has no data set: PS3.5 10.1 default first."""
+    return ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")
+
+
+def _is_loopback_host(host: str) -> bool:
+    try:
+        return is_loopback(host)
+    except ValueError:
+        return host == "localhost"
+
+
+def _why_not_listening(settings: DimseSettings, error: OSError) -> tuple[str, str]:
+    port, host = settings.port, settings.host
+    if error.errno == errno.EADDRINUSE:
+        return (
+            "dimse.port",
+            f"{port} on {host} is in use by another program: stop it, or change this",
+        )
+    if error.errno == errno.EACCES:
+        return "dimse.port", f"{port} needs more rights than this process has: use one above 1023"
+    return "dimse.host", f"cannot listen on {host}: {error.strerror or error}"

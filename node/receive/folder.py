@@ -1,0 +1,213 @@
+"""The folder road: a watched folder, whose settled files go through the same ingest.
+
+A file is settled when size and time of change were the same in two scans. One scan that finds
+something counts as one association. What becomes of a file afterwards is an option: it is deleted,
+moved aside, or left (and then remembered, so that it is not taken twice).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+from node.domain.errors import InstanceRejected
+from node.domain.instance import Origin, Road
+from node.receive.associations import AssociationLog
+
+_PIECE_BYTES = 1 << 20
+_HEARTBEAT_EVERY = 20
+_MEDIA_DIRECTORY = "DICOMDIR"
+# PS3.4 Table B.2-1: out of resources; the file is tried again
+_TRY_LATER = range(0xA700, 0xA800)
+
+
+class Afterwards(StrEnum):
+    """What happens to a file once it has been taken or refused."""
+
+    DELETE = "delete"
+    MOVE = "move"
+    LEAVE = "leave"
+
+
+class Arrival(Protocol):
+    """One file on its way in."""
+
+    def write(self, data: bytes | memoryview) -> None: ...
+    def finish(self) -> object: ...
+    def abandon(self) -> None: ...
+
+
+class FileIngest(Protocol):
+    """Takes DICOM files; raises InstanceRejected for what is not kept."""
+
+    def begin_file(self, origin: Origin) -> Arrival: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderSettings:
+    """One watched folder.
+
+    Args:
+        moved_to: With ``MOVE``: gets ``taken/`` and ``refused/``; outside the watched folder.
+        peer: Configured peer that counts as the sender, or empty.
+    """
+
+    folder: Path
+    peer: str = ""
+    afterwards: Afterwards = Afterwards.LEAVE
+    moved_to: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.afterwards is Afterwards.MOVE:
+            if self.moved_to is None:
+                raise ValueError("moving files needs a folder to move them to")
+            if self.moved_to.resolve().is_relative_to(self.folder.resolve()):
+                raise ValueError("files cannot be moved to a place inside the watched folder")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileRefused:
+    """A file that was not kept."""
+
+    path: Path
+    reason: str
+    dimse_status: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScanReport:
+    """What one scan did.
+
+    Args:
+        waiting: Files that are not settled, or for which there was no room.
+    """
+
+    taken: tuple[Path, ...] = ()
+    refused: tuple[FileRefused, ...] = ()
+    waiting: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Trace:
+    """How a file looked; another look is another file."""
+
+    size_bytes: int
+    modified_ns: int
+
+
+@dataclass(slots=True)
+class FolderWatch:
+    """Scans one folder; ``scan`` is called by the process loop every second or so."""
+
+    settings: FolderSettings
+    ingest: FileIngest
+    associations: AssociationLog
+    _seen: dict[Path, _Trace] = field(default_factory=dict)
+    _done: dict[Path, _Trace] = field(default_factory=dict)
+
+    def scan(self, *, is_settled_at_once: bool = False) -> ScanReport:
+        """Take every settled file; one association for all of them.
+
+        Args:
+            is_settled_at_once: For a folder that nobody writes to any more.
+        Raises:
+            TryLater: The association cannot be recorded now.
+        """
+        found = dict(_files_below(self.settings.folder))
+        fresh = {path: trace for path, trace in found.items() if self._done.get(path) != trace}
+        settled = [
+            path
+            for path, trace in sorted(fresh.items())
+            if is_settled_at_once or self._seen.get(path) == trace
+        ]
+        self._seen = found
+        self._done = {path: trace for path, trace in self._done.items() if path in found}
+        if not settled:
+            return ScanReport(waiting=len(fresh))
+        report = self._take_all(settled, fresh)
+        waiting = len(fresh) - len(report.taken) - len(report.refused)
+        return ScanReport(taken=report.taken, refused=report.refused, waiting=waiting)
+
+    def _take_all(self, settled: list[Path], traces: Mapping[Path, _Trace]) -> ScanReport:
+        origin = Origin(
+            road=Road.FOLDER,
+            association_id="",
+            peer=self.settings.peer,
+            address=str(self.settings.folder)[-64:],
+        )
+        association_id = self.associations.opened(origin)
+        origin = replace(origin, association_id=association_id)
+        taken: list[Path] = []
+        refused: list[FileRefused] = []
+        is_whole = False
+        try:
+            for number, path in enumerate(settled):
+                if number % _HEARTBEAT_EVERY == 0:
+                    self.associations.heartbeat(association_id)
+                try:
+                    if self._take(path, origin):
+                        taken.append(path)
+                except InstanceRejected as rejection:
+                    if rejection.dimse_status in _TRY_LATER:
+                        break
+                    refused.append(_refused(path, rejection))
+                    self._dispose(path, traces[path], "refused")
+                    continue
+                self._dispose(path, traces[path], "taken")
+            is_whole = True
+        finally:
+            self.associations.closed(association_id, "released" if is_whole else "aborted")
+        return ScanReport(taken=tuple(taken), refused=tuple(refused))
+
+    def _take(self, path: Path, origin: Origin) -> bool:
+        """Send one file through the ingest; False where there is nothing to send."""
+        try:
+            file = path.open("rb")
+        except FileNotFoundError:
+            return False
+        with file:
+            arrival = self.ingest.begin_file(origin)
+            try:
+                while piece := file.read(_PIECE_BYTES):
+                    arrival.write(piece)
+                arrival.finish()
+            finally:
+                arrival.abandon()
+        return True
+
+    def _dispose(self, path: Path, trace: _Trace, outcome: str) -> None:
+        if self.settings.afterwards is Afterwards.DELETE and outcome == "taken":
+            path.unlink(missing_ok=True)
+        elif self.settings.afterwards is Afterwards.MOVE and self.settings.moved_to is not None:
+            target = self.settings.moved_to / outcome / path.relative_to(self.settings.folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(path, target)
+        else:
+            self._done[path] = trace
+
+
+def _refused(path: Path, rejection: InstanceRejected) -> FileRefused:
+    return FileRefused(path=path, reason=rejection.reason, dimse_status=rejection.dimse_status)
+
+
+def _files_below(folder: Path) -> Iterator[tuple[Path, _Trace]]:
+    """Regular files of the folder and those below it; links and hidden files are left alone."""
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in names:
+            # PS3.10 8.6: the directory of a medium names instances, it is none
+            if name.startswith(".") or name.upper() == _MEDIA_DIRECTORY:
+                continue
+            path = Path(root, name)
+            try:
+                facts = path.lstat()
+            except FileNotFoundError:
+                continue
+            if stat.S_ISREG(facts.st_mode):
+                yield path, _Trace(facts.st_size, facts.st_mtime_ns)

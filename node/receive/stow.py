@@ -1,0 +1,348 @@
+"""STOW-RS origin server: POST {prefix}/studies and {prefix}/studies/{study}.
+
+The event loop reads the socket and hands pieces to one worker thread per request
+(``stow_parts.PartReceiver``), which writes them to files as they come: a request costs at most
+``BUFFERED_BYTES`` of memory, whatever its size, and a slow disk slows the client and nobody else.
+
+Answers: 200 all kept; 202 some kept; 409 none kept; 400 the body is not what it says it is, or a
+UID in the path is none; 406, 411 to 415 by the headers; 408 the client fell silent; 503 with
+Retry-After when there is no room or too many requests run. What the answer lists as kept is
+durable, also under 400 and 408: parts before the fault stay.
+
+Source: PS3.18 8, 10.5, Annex I
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Final
+
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from node.domain.instance import Origin, Road
+from node.domain.uids import is_uid
+from node.receive.associations import HEARTBEAT_S
+from node.receive.media import MediaType, MediaTypeMalformed, best_of, boundary_of, parse_media_type
+from node.receive.stow_answer import ANSWER_TYPES, JSON_TYPE, render, store_instances_response
+from node.receive.stow_parts import DICOM_TYPE, PartReceiver, Reply, RequestRefused, reader_for
+
+BUFFERED_BYTES: Final = 2 * 1024**2
+_METHODS: Final = ("OPTIONS", "POST")
+_ANY_METHOD: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StowSettings:
+    """How patient and how generous the service is.
+
+    Args:
+        idle_s: How long a client may be silent inside a body.
+        request_s: How long one request may take as a whole.
+        strict_accept: Whether a request without Accept is refused, as PS3.18 8.7.7 has it.
+    """
+
+    max_requests: int = 16
+    idle_s: float = 30.0
+    request_s: float = 3600.0
+    retry_after_s: int = 60
+    strict_accept: bool = False
+
+
+PeerOf = Callable[[str, str], str]
+"""The configured peer of an HTTP user and an address, or an empty string."""
+
+
+class StowService:
+    """The service as an ASGI application to be mounted; owns its worker threads."""
+
+    def __init__(
+        self,
+        receiver: PartReceiver,
+        *,
+        peer_of: PeerOf = lambda _user, _address: "",
+        settings: StowSettings = StowSettings(),
+    ) -> None:
+        self._receiver = receiver
+        self._peer_of = peer_of
+        self._settings = settings
+        self._running = 0
+        self._threads = ThreadPoolExecutor(settings.max_requests, thread_name_prefix="stow")
+        self._closers = ThreadPoolExecutor(2, thread_name_prefix="stow-close")
+        self.application = Starlette(
+            routes=[
+                Route("/", self._capabilities, methods=["OPTIONS"]),
+                Route("/studies", self._store, methods=list(_METHODS)),
+                Route("/studies/{study}", self._store, methods=list(_METHODS)),
+                Route("/studies/{study}/{rest:path}", self._elsewhere, methods=list(_ANY_METHOD)),
+            ]
+        )
+
+    def close(self) -> None:
+        """Wait for the requests in hand; the server accepts no more by then."""
+        self._threads.shutdown(wait=True)
+        self._closers.shutdown(wait=True)
+
+    async def _capabilities(self, request: Request) -> Response:
+        return _capabilities(request)
+
+    async def _elsewhere(self, request: Request) -> Response:
+        """A path below a study: an encoded slash makes it a malformed UID, else nothing is there."""
+        if b"%2f" in request.scope.get("raw_path", b"").lower():
+            return _refusal(
+                RequestRefused(HTTPStatus.BAD_REQUEST, "the study in the path is no UID")
+            )
+        return _refusal(RequestRefused(HTTPStatus.NOT_FOUND, "no such resource"))
+
+    async def _store(self, request: Request) -> Response:
+        if request.method == "OPTIONS":
+            return _capabilities(request)
+        try:
+            study = _study_of(request)
+            answer_type = _answer_type(request, strict=self._settings.strict_accept)
+            boundary = _boundary(request)
+            self._require_room(request)
+        except RequestRefused as refused:
+            return _refusal(refused)
+        self._running += 1
+        try:
+            reply = await self._receive(request, boundary, study)
+        finally:
+            self._running -= 1
+        return self._answer(reply, answer_type)
+
+    def _require_room(self, request: Request) -> None:
+        length = request.headers.get("content-length", "")
+        limit = self._receiver.limits.max_request_bytes
+        if length.isdigit() and int(length) > limit:
+            raise RequestRefused(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a request may have {limit} bytes"
+            )
+        if self._running >= self._settings.max_requests:
+            raise RequestRefused(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "too many requests at once",
+                headers={"Retry-After": "5"},
+            )
+
+    async def _receive(self, request: Request, boundary: bytes | None, study: str | None) -> Reply:
+        """Pump the body into the worker thread and wait for what it says."""
+        loop = asyncio.get_running_loop()
+        pipe = BodyPipe(loop)
+        working = loop.run_in_executor(
+            self._threads,
+            self._receiver.receive,
+            pipe,
+            reader_for(boundary),
+            self._origin(request),
+            study,
+        )
+        working.add_done_callback(lambda _future: pipe.leave())
+        pumping = asyncio.create_task(self._pump(request, pipe))
+        try:
+            # the answer may stand before the body is over: then the rest of it is not awaited
+            await asyncio.wait(
+                (pumping, working),
+                timeout=self._settings.request_s,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        finally:
+            pumping.cancel()
+            pipe.end()
+        with suppress(asyncio.CancelledError, TimeoutError, ClientDisconnect):
+            await pumping  # the pipe says whether the body is whole
+        reply = await working
+        self._closers.submit(self._receiver.close, reply)
+        return reply
+
+    async def _pump(self, request: Request, pipe: BodyPipe) -> None:
+        async with aclosing(request.stream()) as stream:
+            while True:
+                try:
+                    async with asyncio.timeout(self._settings.idle_s):
+                        piece = await anext(stream)
+                except StopAsyncIteration:
+                    pipe.end(is_whole=True)
+                    return
+                if piece and not await pipe.put(piece):
+                    return
+
+    def _origin(self, request: Request) -> Origin:
+        user = str(request.scope.get("segnode.user", ""))
+        address = request.client.host if request.client else ""
+        return Origin(
+            road=Road.STOW,
+            association_id="",
+            peer=self._peer_of(user, address),
+            address=address,
+            http_user=user,
+        )
+
+    def _answer(self, reply: Reply, answer_type: str) -> Response:
+        headers = {}
+        if reply.status == HTTPStatus.SERVICE_UNAVAILABLE:
+            headers["Retry-After"] = str(self._settings.retry_after_s)
+        if reply.outcome.is_empty:
+            return _refusal(RequestRefused(reply.status, reply.reason, headers=headers))
+        body = render(store_instances_response(reply.outcome), answer_type)
+        response = Response(body, status_code=reply.status, headers=headers)
+        # set by hand: the media type must stand alone, without a charset (PS3.18 8.7.3)
+        response.headers["Content-Type"] = answer_type
+        return response
+
+
+class BodyPipe:
+    """Carries a body from the event loop to a thread, and holds the loop's reader back when full."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._changed = threading.Condition()
+        self._pieces: deque[bytes] = deque()
+        self._size_bytes = 0
+        self._ended = False
+        self._left = False
+        self._room = asyncio.Event()
+        self.is_whole = False
+
+    async def put(self, piece: bytes) -> bool:
+        """Append a piece, waiting for room; False when nobody reads any more."""
+        with self._changed:
+            if self._left:
+                return False
+            self._pieces.append(piece)
+            self._size_bytes += len(piece)
+            self._changed.notify()
+            if self._size_bytes < BUFFERED_BYTES:
+                return True
+            self._room.clear()
+        await self._room.wait()
+        return True
+
+    def end(self, *, is_whole: bool = False) -> None:
+        """No more pieces come; the first call decides whether the body is whole."""
+        with self._changed:
+            if not self._ended:
+                self._ended, self.is_whole = True, is_whole
+            self._changed.notify()
+
+    def leave(self) -> None:
+        """Nobody reads any more: called in the event loop."""
+        with self._changed:
+            self._left = True
+            self._pieces.clear()
+        self._room.set()
+
+    def pieces(self) -> Iterator[bytes]:
+        """What was put, in order; an empty piece whenever ``HEARTBEAT_S`` passed without any."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._pieces or self._ended, HEARTBEAT_S)
+                taken, is_over = list(self._pieces), self._ended
+                self._pieces.clear()
+                self._size_bytes = 0
+            with suppress(RuntimeError):  # the loop is closed: nobody waits for room
+                self._loop.call_soon_threadsafe(self._room.set)
+            yield from taken
+            if is_over:
+                return
+            if not taken:
+                yield b""
+
+
+def _study_of(request: Request) -> str | None:
+    study = request.path_params.get("study")
+    if study is not None and not is_uid(study):
+        raise RequestRefused(HTTPStatus.BAD_REQUEST, "the study in the path is no UID")
+    return study
+
+
+def _answer_type(request: Request, *, strict: bool) -> str:
+    """The media type of the answer (PS3.18 8.7.5: query parameter, then header)."""
+    accept = request.query_params.getlist("accept") or request.headers.getlist("accept")
+    if strict and not accept:
+        raise RequestRefused(HTTPStatus.NOT_ACCEPTABLE, "an Accept header is required")
+    # plain JSON is the same bytes under a wider name
+    chosen = best_of(accept, (*ANSWER_TYPES, "application/json"))
+    if chosen is None:
+        raise RequestRefused(HTTPStatus.NOT_ACCEPTABLE, f"answers are {' or '.join(ANSWER_TYPES)}")
+    return chosen if chosen in ANSWER_TYPES else JSON_TYPE
+
+
+def _boundary(request: Request) -> bytes | None:
+    """The boundary of the body; None where the body is one DICOM file (PS3.18 Table 10.5.4-1)."""
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise _unsupported("no content encoding is supported")
+    try:
+        media_type = parse_media_type(request.headers.get("content-type", ""))
+    except MediaTypeMalformed as malformed:
+        raise _unsupported(f"Content-Type: {malformed}") from malformed
+    if media_type.name == DICOM_TYPE:
+        return None
+    if media_type.name != "multipart/related" or not _carries_dicom(media_type):
+        raise _unsupported(f'the body must be multipart/related; type="{DICOM_TYPE}"')
+    try:
+        return boundary_of(media_type)
+    except MediaTypeMalformed as malformed:
+        raise RequestRefused(HTTPStatus.BAD_REQUEST, str(malformed)) from malformed
+
+
+def _carries_dicom(media_type: MediaType) -> bool:
+    """Whether the root part is DICOM; unsaid it is assumed, as each part says it again."""
+    return media_type.parameters.get("type", DICOM_TYPE).strip().lower() == DICOM_TYPE
+
+
+def _unsupported(reason: str) -> RequestRefused:
+    return RequestRefused(
+        HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+        reason,
+        headers={"Accept": f'multipart/related; type="{DICOM_TYPE}", {DICOM_TYPE}'},
+    )
+
+
+def _refusal(refused: RequestRefused) -> Response:
+    return PlainTextResponse(
+        refused.reason + "\n", status_code=refused.status, headers=refused.headers
+    )
+
+
+def _capabilities(request: Request) -> Response:
+    """What the service offers, as WADL in JSON.
+
+    Source: PS3.18 8.9, Annex H
+    """
+    store = {
+        "@name": "POST",
+        "request": {
+            "representation": [
+                {"@mediaType": f"multipart/related; type={DICOM_TYPE}"},
+                {"@mediaType": DICOM_TYPE},
+            ]
+        },
+        "response": [
+            {
+                "@status": "200,202,409",
+                "representation": [{"@mediaType": media_type} for media_type in ANSWER_TYPES],
+            },
+            {"@status": "400,406,408,413,415,503"},
+        ],
+    }
+    by_study = {"@path": "{study}", "method": [{**store, "@id": "StoreInstancesOfStudy"}]}
+    studies = {
+        "@path": "studies",
+        "method": [{**store, "@id": "StoreInstances"}],
+        "resource": [by_study],
+    }
+    base = f"{request.scope.get('root_path', '')}/"
+    return JSONResponse(
+        {"application": {"resources": {"@base": base, "resource": [studies]}}},
+        headers={"Allow": ", ".join(_METHODS)},
+    )

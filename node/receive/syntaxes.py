@@ -1,0 +1,139 @@
+"""Which SOP classes and transfer syntaxes this node takes, decided by what it can do.
+
+Every storage class that pynetdicom knows is accepted, so that a push of a whole study never fails;
+only image classes can be inputs of models. A compressed syntax is offered when a small sample of it
+decodes at start-up, in a process of its own: a codec that is missing, wrong or that crashes costs
+its syntaxes and nothing else.
+
+Source: PS3.5 Annex A, PS3.4 B.5
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from base64 import b64decode
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+from pynetdicom import AllStoragePresentationContexts
+
+DEFLATED = str(DeflatedExplicitVRLittleEndian)
+IMPLICIT_LITTLE_UID = str(ImplicitVRLittleEndian)
+EXPLICIT_LITTLE_UID = str(ExplicitVRLittleEndian)
+EXPLICIT_BIG_UID = str(ExplicitVRBigEndian)
+
+# pixel data stand as they are; the order is the preference: least work, no loss
+NATIVE_SYNTAXES = (EXPLICIT_LITTLE_UID, IMPLICIT_LITTLE_UID, EXPLICIT_BIG_UID, DEFLATED)
+
+STORAGE_SOP_CLASSES = frozenset(
+    str(context.abstract_syntax) for context in AllStoragePresentationContexts
+)
+
+# images of a patient in a plane: what a model may be given (PS3.6 Annex A)
+_IMAGE_SUFFIXES = (
+    "1 1.1 1.1.1 1.2 1.2.1 1.3 1.3.1 2 2.1 2.2 3.1 4 4.1 4.3 4.4 6.1 6.2 6.3 7 7.1 7.2 7.3 7.4 "
+    "12.1 12.1.1 12.2 12.2.1 13.1.1 13.1.2 13.1.3 13.1.4 13.1.5 14.1 14.2 20 "
+    "77.1.1 77.1.2 77.1.3 77.1.4 77.1.5.1 77.1.5.2 77.1.5.4 77.1.5.7 77.1.6 77.1.7 77.1.8 77.1.9 "
+    "128 128.1 130 481.1 481.23 481.24"
+)
+IMAGE_SOP_CLASSES = frozenset(
+    f"1.2.840.10008.5.1.4.1.1.{suffix}" for suffix in _IMAGE_SUFFIXES.split()
+)
+
+_SAMPLES = "codec_samples.json"
+_SIDE = 32
+# what a lossy codec may change in a smooth ramp, of its full range
+_LOSSY_TOLERANCE = 0.02
+_PROBE_TIMEOUT_S = 60.0
+
+
+@cache
+def decodable_syntaxes() -> tuple[str, ...]:
+    """Transfer syntaxes this installation can decode, in order of preference.
+
+    The first call starts a process for about a second; the answer holds for the process's life.
+    """
+    probed: list[str] = []
+    remaining = list(_samples())
+    while remaining:
+        # a codec that kills the probe is left out, and the probe goes on behind it
+        answered = _run_probe(remaining)
+        probed += [uid for uid, decoded in answered if decoded]
+        remaining = remaining[len(answered) + 1 :]
+    return (*NATIVE_SYNTAXES, *probed)
+
+
+def storage_contexts() -> dict[str, tuple[str, ...]]:
+    """Transfer syntaxes by storage SOP class, for the negotiation of associations."""
+    syntaxes = decodable_syntaxes()
+    return dict.fromkeys(sorted(STORAGE_SOP_CLASSES), syntaxes)
+
+
+def _samples() -> Mapping[str, Mapping[str, str | int]]:
+    text = files("node.receive").joinpath(_SAMPLES).read_text("utf-8")
+    samples: Mapping[str, Mapping[str, str | int]] = json.loads(text)
+    return samples
+
+
+def _run_probe(uids: list[str]) -> list[tuple[str, bool]]:
+    """One answer per syntax, in order, as far as the probe came."""
+    command = [sys.executable, "-m", "node.receive.syntaxes", *uids]
+    try:
+        done = subprocess.run(  # noqa: S603
+            command, capture_output=True, check=False, timeout=_PROBE_TIMEOUT_S, text=True
+        )
+        output = done.stdout
+    except subprocess.TimeoutExpired as expired:
+        output = (expired.stdout or b"").decode() if isinstance(expired.stdout, bytes) else ""
+    lines = [line.split() for line in output.splitlines()]
+    return [(uid, answer == "True") for uid, answer in lines]
+
+
+def decodes_sample(transfer_syntax_uid: str) -> bool:
+    """Whether the sample of a syntax comes out as the ramp that it was made of."""
+    import numpy as np
+    from pydicom.encaps import encapsulate
+    from pydicom.pixels.decoders.base import DecodeOptions, get_decoder
+
+    sample = _samples()[transfer_syntax_uid]
+    bits = int(sample["bits"])
+    row, column = np.mgrid[0:_SIDE, 0:_SIDE]
+    ramp = column * 4 + row * 2 if bits == 8 else column * 80 + row * 40
+    options = DecodeOptions(
+        rows=_SIDE,
+        columns=_SIDE,
+        number_of_frames=1,
+        samples_per_pixel=1,
+        bits_allocated=8 if bits == 8 else 16,
+        bits_stored=bits,
+        pixel_representation=0,
+        photometric_interpretation="MONOCHROME2",
+        pixel_keyword="PixelData",
+    )
+    try:
+        pixels, _ = get_decoder(transfer_syntax_uid).as_array(
+            encapsulate([b64decode(str(sample["frame"]))], has_bot=False),
+            **options,  # type: ignore[arg-type]
+        )
+    except (RuntimeError, ValueError, NotImplementedError, AttributeError, ImportError):
+        return False
+    return bool(np.abs(pixels.astype(np.int64) - ramp).max() <= _LOSSY_TOLERANCE * ramp.max())
+
+
+def _probe(uids: list[str]) -> None:
+    for uid in uids:
+        sys.stdout.write(f"{uid} {decodes_sample(uid)}\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    _probe(sys.argv[1:])

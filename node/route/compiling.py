@@ -1,0 +1,165 @@
+"""From a mapping, the way a clause stands in YAML, to a condition; every mistake with its path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+
+from node.domain.errors import ConfigInvalid
+from node.domain.header import Scalar
+from node.domain.uids import is_uid
+from node.route.attributes import Kind, UnknownAttribute, find_attribute
+from node.route.conditions import OPERATORS, AllOf, AnyOf, Between, Condition, Not, OneOf
+from node.route.sop_classes import sop_class_uid
+
+Mistakes = list[tuple[str, str]]
+
+_EMPTY_CLAUSE = "no clause here: say which series, for example Modality: CT"
+_DEEPEST = 32
+
+
+def compile_clause(mapping: object, path: str) -> Condition:
+    """The condition that a mapping of clauses stands for; its keys are and-ed.
+
+    Raises:
+        ConfigInvalid: With all mistakes below ``path``, not only the first.
+    """
+    mistakes: Mistakes = []
+    condition = collect_clause(mapping, path, mistakes)
+    if condition is None or mistakes:
+        raise ConfigInvalid(mistakes)
+    return condition
+
+
+def collect_clause(
+    mapping: object, path: str, mistakes: Mistakes, depth: int = 0
+) -> Condition | None:
+    """The same, adding to ``mistakes`` where ``compile_clause`` raises."""
+    if not isinstance(mapping, Mapping):
+        mistakes.append((path, "needs clauses as a mapping, for example {Modality: CT}"))
+        return None
+    if not mapping:
+        mistakes.append((path, _EMPTY_CLAUSE))
+        return None
+    if depth > _DEEPEST:
+        mistakes.append((path, f"nested deeper than {_DEEPEST} levels: write it flatter"))
+        return None
+    parts = [_entry(key, value, f"{path}.{key}", mistakes, depth) for key, value in mapping.items()]
+    found = tuple(part for part in parts if part is not None)
+    if len(found) < len(parts):
+        return None
+    return found[0] if len(found) == 1 else AllOf(conditions=found)
+
+
+def _entry(
+    key: object, value: object, path: str, mistakes: Mistakes, depth: int
+) -> Condition | None:
+    if key == "not":
+        inner = collect_clause(value, path, mistakes, depth + 1)
+        return None if inner is None else Not(condition=inner)
+    if key in ("any", "all"):
+        return _list_of_clauses(str(key), value, path, mistakes, depth)
+    if not isinstance(key, str):
+        mistakes.append((path, "a clause is named by a DICOM keyword or a derived attribute"))
+        return None
+    try:
+        find_attribute(key)
+    except UnknownAttribute as unknown:
+        mistakes.append((path, str(unknown)))
+        return None
+    if isinstance(value, Mapping):
+        return _operators(key, value, path, mistakes)
+    try:
+        return OneOf(name=key, values=_values(key, value))
+    except ValueError as error:
+        mistakes.append((path, str(error)))
+        return None
+
+
+def _list_of_clauses(
+    key: str, value: object, path: str, mistakes: Mistakes, depth: int
+) -> Condition | None:
+    if not isinstance(value, list) or not value:
+        mistakes.append((path, f"{key} takes a list of clauses, for example [{{Modality: CT}}]"))
+        return None
+    parts = [
+        collect_clause(item, f"{path}.{index}", mistakes, depth + 1)
+        for index, item in enumerate(value)
+    ]
+    found = tuple(part for part in parts if part is not None)
+    if len(found) < len(parts):
+        return None
+    return AnyOf(conditions=found) if key == "any" else AllOf(conditions=found)
+
+
+def _operators(
+    name: str, mapping: Mapping[object, object], path: str, mistakes: Mistakes
+) -> Condition | None:
+    """``{min, max}``, ``{contains}``, ``{matches}``, ``{present}``; several are and-ed."""
+    before = len(mistakes)
+    found: list[Condition] = []
+    if not mapping:
+        mistakes.append((path, "an empty mapping says nothing: write a value, or {present: true}"))
+    if mapping.keys() & {"min", "max"}:
+        found += _between(name, mapping, path, mistakes)
+    for key, value in mapping.items():
+        if key in ("min", "max"):
+            continue
+        if key not in OPERATORS:
+            mistakes.append((f"{path}.{key}", _unknown_operator(str(key))))
+            continue
+        try:
+            found.append(OPERATORS[str(key)](name, value))
+        except ValueError as error:
+            mistakes.append((f"{path}.{key}", str(error)))
+    if len(mistakes) > before:
+        return None
+    return found[0] if len(found) == 1 else AllOf(conditions=tuple(found))
+
+
+def _between(
+    name: str, mapping: Mapping[object, object], path: str, mistakes: Mistakes
+) -> list[Condition]:
+    ends: dict[str, float] = {}
+    for key, argument in (("min", "low"), ("max", "high")):
+        if key not in mapping:
+            continue
+        value = mapping[key]
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            mistakes.append((f"{path}.{key}", f"{key} takes a number"))
+            return []
+        ends[argument] = float(value)
+    try:
+        return [Between(name=name, **ends)]
+    except ValueError as error:
+        mistakes.append((path, str(error)))
+        return []
+
+
+def _values(name: str, value: object) -> tuple[Scalar, ...]:
+    """A scalar or a list of scalars; SOP classes may be written by their keyword."""
+    listed = value if isinstance(value, list) else [value]
+    values: list[Scalar] = []
+    for each in listed:
+        if each is None:
+            raise ValueError("no value: write one, or {present: true} for any")
+        if not isinstance(each, str | int | float | bool):
+            raise ValueError("takes a value or a list of values, not a list of lists or mappings")
+        values.append(_uid(name, each) if name.endswith("UID") else each)
+    return tuple(values)
+
+
+def _uid(name: str, value: Scalar) -> Scalar:
+    if not isinstance(value, str) or find_attribute(name).kind is not Kind.EXACT:
+        return value
+    text = sop_class_uid(value) if name == "SOPClassUID" else value.strip()
+    if not is_uid(text):
+        raise ValueError(f"{value!r} is no UID")
+    return text
+
+
+def _unknown_operator(key: str) -> str:
+    known = ("min", "max", *OPERATORS)
+    close = get_close_matches(key, known, n=1)
+    hint = f"; did you mean {close[0]}?" if close else f": write one of {', '.join(known)}"
+    return f"unknown operator{hint}"

@@ -1,0 +1,338 @@
+"""Conditions: one frozen class for each thing a clause can ask.
+
+A new condition is one class here, its name in ``Condition``, and, where it is an operator of its own,
+one line in ``OPERATORS``.
+
+How values compare: text trimmed and without case, AE titles and UIDs with case, numbers as numbers,
+and a multi-valued attribute fits when any of its values does. A present but empty attribute has no
+value: ``present: false`` is true for it, and every other condition unknown. The same holds for values
+that cannot be read.
+
+Source: PS3.5 6.2 (padding and case of value representations), PS3.5 6.4 (multiplicity).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import inf, isfinite, isnan
+from typing import Any, TypeAlias
+
+import re2
+
+from node.domain.header import ABSENT, DIFFERS, MALFORMED, Header, Missing, Scalar
+from node.route.attributes import Attribute, Kind, find_attribute
+from node.route.verdict import Truth, Verdict, all_of, any_of
+
+EMPTY = Missing("empty")
+_YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}  # PS3.5 6.2, AS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OneOf:
+    """The attribute has one of these values."""
+
+    name: str
+    values: tuple[Scalar, ...]
+    _folded: frozenset[Scalar] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        attribute = find_attribute(self.name)
+        if not self.values:
+            raise ValueError("an empty list fits nothing: name at least one value")
+        for value in self.values:
+            _check_value(attribute, value)
+        folded = frozenset(_folded(attribute, value) for value in self.values)
+        object.__setattr__(self, "_folded", folded)
+
+    def judge(self, header: Header) -> Verdict:
+        """Whether any value of the attribute is among these."""
+        attribute = find_attribute(self.name)
+        return _judge_any(self, header, lambda value: _folded(attribute, value) in self._folded)
+
+    def __str__(self) -> str:
+        return f"{self.name}: {_listed(self.values)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Between:
+    """The number lies in [low, high]; for ages, in years."""
+
+    name: str
+    low: float = -inf
+    high: float = inf
+
+    def __post_init__(self) -> None:
+        if find_attribute(self.name).kind not in (Kind.NUMBER, Kind.AGE):
+            raise ValueError(f"min and max need a number, and {self.name} is no number")
+        if isnan(self.low) or isnan(self.high) or self.low == self.high == inf:
+            raise ValueError("min and max must be numbers")
+        if self.low > self.high:
+            raise ValueError(f"min {self.low:g} is above max {self.high:g}: nothing fits")
+
+    def judge(self, header: Header) -> Verdict:
+        """Whether any value of the attribute lies in the range."""
+        return _judge_any(self, header, lambda value: self.low <= _number(value) <= self.high)
+
+    def __str__(self) -> str:
+        ends = (("min", self.low), ("max", self.high))
+        inner = ", ".join(f"{word}: {end:.10g}" for word, end in ends if isfinite(end))
+        return f"{self.name}: {{{inner}}}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contains:
+    """One of these texts stands somewhere in a value of the attribute."""
+
+    name: str
+    parts: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        _check_is_text(self.name, "contains")
+        if not self.parts or not all(part.strip() for part in self.parts):
+            raise ValueError("contains needs a text that is not empty")
+
+    def judge(self, header: Header) -> Verdict:
+        """Whether any value of the attribute contains any of the texts."""
+        attribute = find_attribute(self.name)
+        parts = [str(_folded(attribute, part)) for part in self.parts]
+        return _judge_any(
+            self,
+            header,
+            lambda value: any(part in str(_folded(attribute, value)) for part in parts),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.name}: {{contains: {_listed(self.parts)}}}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Matches:
+    """The regular expression is found in a value; as written, so ``(?i)`` ignores case.
+
+    RE2 runs in time linear in the text, so no header can stop the node. It has no look-around and no
+    back-references.
+    """
+
+    name: str
+    pattern: str
+    _compiled: Any = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        _check_is_text(self.name, "matches")
+        if not self.pattern:
+            raise ValueError("matches needs an expression that is not empty")
+        options = re2.Options()
+        options.log_errors = False
+        try:
+            object.__setattr__(self, "_compiled", re2.compile(self.pattern, options))
+        except (re2.error, UnicodeError) as error:
+            raise ValueError(f"no regular expression of RE2: {_re2_text(error)}") from None
+
+    def judge(self, header: Header) -> Verdict:
+        """Whether the expression is found in any value of the attribute."""
+        return _judge_any(self, header, self._is_found)
+
+    def _is_found(self, value: Scalar) -> bool:
+        text = str(value).strip().encode("utf-8", "replace").decode()
+        return self._compiled.search(text) is not None
+
+    def __str__(self) -> str:
+        return f"{self.name}: {{matches: {self.pattern}}}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Present:
+    """The attribute has a value in every instance (or, negated, in none).
+
+    Values that differ between instances are there all the same; ``absent in some instances`` and
+    malformed values are unknown.
+    """
+
+    name: str
+    expected: bool = True
+
+    def __post_init__(self) -> None:
+        find_attribute(self.name)
+
+    def judge(self, header: Header) -> Verdict:
+        """Whether there is a value, as expected."""
+        value = header.get(self.name)
+        if isinstance(value, Missing) and value not in (ABSENT, DIFFERS):
+            return _verdict(self, Truth.UNKNOWN, reason=value.reason)
+        found = () if isinstance(value, Missing) else value
+        has_value = value == DIFFERS or any(str(each).strip() for each in found)
+        return _verdict(self, Truth.of(has_value is self.expected), found=found)
+
+    def __str__(self) -> str:
+        return f"{self.name}: {{present: {str(self.expected).lower()}}}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllOf:
+    """Every condition is true."""
+
+    conditions: tuple[Condition, ...]
+
+    def judge(self, header: Header) -> Verdict:
+        """Kleene and; every child is judged, so that an explanation shows them all."""
+        children = tuple(condition.judge(header) for condition in self.conditions)
+        truth = all_of(child.truth for child in children)
+        return Verdict(truth=truth, name="all", clause="all", children=children)
+
+    def __str__(self) -> str:
+        return f"all: [{', '.join(f'{{{c}}}' for c in self.conditions)}]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnyOf:
+    """At least one condition is true."""
+
+    conditions: tuple[Condition, ...]
+
+    def __post_init__(self) -> None:
+        if not self.conditions:
+            raise ValueError("any of nothing fits nothing: name at least one clause")
+
+    def judge(self, header: Header) -> Verdict:
+        """Kleene or; every child is judged."""
+        children = tuple(condition.judge(header) for condition in self.conditions)
+        truth = any_of(child.truth for child in children)
+        return Verdict(truth=truth, name="any", clause="any", children=children)
+
+    def __str__(self) -> str:
+        return f"any: [{', '.join(f'{{{c}}}' for c in self.conditions)}]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Not:
+    """The condition is false; what is unknown stays unknown."""
+
+    condition: Condition
+
+    def judge(self, header: Header) -> Verdict:
+        """Kleene not."""
+        child = self.condition.judge(header)
+        return Verdict(truth=child.truth.negated(), name="not", clause="not", children=(child,))
+
+    def __str__(self) -> str:
+        return f"not: {{{self.condition}}}"
+
+
+Leaf: TypeAlias = OneOf | Between | Contains | Matches | Present
+Condition: TypeAlias = Leaf | AllOf | AnyOf | Not
+
+
+def _contains(name: str, value: object) -> Condition:
+    listed: list[object] = value if isinstance(value, list) else [value]
+    parts = tuple(part for part in listed if isinstance(part, str))
+    if len(parts) < len(listed):
+        raise ValueError("contains takes a text or a list of texts; put it in quotes")
+    return Contains(name=name, parts=parts)
+
+
+def _matches(name: str, value: object) -> Condition:
+    if not isinstance(value, str):
+        raise ValueError("matches takes one regular expression as text; put it in quotes")
+    return Matches(name=name, pattern=value)
+
+
+def _present(name: str, value: object) -> Condition:
+    if not isinstance(value, bool):
+        raise ValueError("present takes true or false")
+    return Present(name=name, expected=value)
+
+
+# ``min`` and ``max`` belong together and are compiled as one Between
+OPERATORS: Mapping[str, Callable[[str, object], Condition]] = {
+    "contains": _contains,
+    "matches": _matches,
+    "present": _present,
+}
+
+
+def _judge_any(condition: Leaf, header: Header, fits: Callable[[Scalar], bool]) -> Verdict:
+    """True if any value fits, unknown if none does but one could not be read, else false."""
+    value = header.get(condition.name)
+    if isinstance(value, Missing):
+        return _verdict(condition, Truth.UNKNOWN, reason=value.reason)
+    kind = find_attribute(condition.name).kind
+    readable = [each for each in value if _is_readable(condition, kind, each)]
+    if any(fits(each) for each in readable):
+        return _verdict(condition, Truth.TRUE, found=value)
+    if not any(str(each).strip() for each in value):
+        return _verdict(condition, Truth.UNKNOWN, reason=EMPTY.reason)
+    if len(readable) < len([each for each in value if str(each).strip()]):
+        return _verdict(condition, Truth.UNKNOWN, reason=MALFORMED.reason, found=value)
+    return _verdict(condition, Truth.FALSE, found=value)
+
+
+def _is_readable(condition: Leaf, kind: Kind, value: Scalar) -> bool:
+    if kind is Kind.FLAG:
+        return isinstance(value, bool)
+    if kind is Kind.NUMBER or isinstance(condition, Between):
+        return not isnan(_number(value))
+    return isinstance(value, str) and value.strip() != ""
+
+
+def _number(value: Scalar) -> float:
+    """The value as a number, an age in years; NaN where it is none."""
+    if isinstance(value, bool):
+        return float("nan")
+    if isinstance(value, int | float):
+        return float(value)
+    digits, unit = value.strip()[:-1], value.strip()[-1:]
+    if digits.isascii() and digits.isdigit() and unit in _YEARS:
+        return int(digits) * _YEARS[unit]
+    return float("nan")
+
+
+def _folded(attribute: Attribute, value: Scalar) -> Scalar:
+    """The form in which two values of the attribute are compared."""
+    if isinstance(value, str):
+        trimmed = value.strip()
+        return trimmed if attribute.kind is Kind.EXACT else trimmed.casefold()
+    return value if isinstance(value, bool) else float(value)
+
+
+def _check_value(attribute: Attribute, value: Scalar) -> None:
+    """Refuse a value that the attribute can never have."""
+    name, kind = attribute.name, attribute.kind
+    if kind is Kind.FLAG and not isinstance(value, bool):
+        raise ValueError(f"{name} is true or false")
+    if kind is Kind.NUMBER and (isinstance(value, str | bool) or not isfinite(value)):
+        raise ValueError(f"{name} is a number, and {value!r} is none")
+    if kind in (Kind.TEXT, Kind.EXACT, Kind.AGE):
+        if not isinstance(value, str):
+            raise ValueError(f"{name} is text: write '{str(value).lower()}' in quotes")
+        if not value.strip():
+            raise ValueError("an empty text fits nothing; for no value write {present: false}")
+        known = {each.casefold() for each in attribute.values}
+        if known and value.strip().casefold() not in known:
+            raise ValueError(f"{value!r} is none of {', '.join(attribute.values)}")
+
+
+def _check_is_text(name: str, operator: str) -> None:
+    if find_attribute(name).kind in (Kind.NUMBER, Kind.FLAG):
+        raise ValueError(f"{operator} needs text, and {name} is no text")
+
+
+def _verdict(
+    condition: Leaf, truth: Truth, *, reason: str = "", found: tuple[Scalar, ...] = ()
+) -> Verdict:
+    return Verdict(
+        truth=truth, name=condition.name, clause=str(condition), reason=reason, found=found
+    )
+
+
+def _listed(values: tuple[Scalar, ...]) -> str:
+    words = [
+        str(v).lower() if isinstance(v, bool) else f"{v:.10g}" if isinstance(v, float) else str(v)
+        for v in values
+    ]
+    return words[0] if len(words) == 1 else f"[{', '.join(words)}]"
+
+
+def _re2_text(error: Exception) -> str:
+    first = error.args[0] if error.args else ""
+    return first.decode("utf-8", "replace") if isinstance(first, bytes) else "not valid text"

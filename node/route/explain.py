@@ -1,0 +1,130 @@
+"""Explanations: why a rule fired or did not, clause by clause.
+
+Two faces of one structure: JSON for the job list and the API, lines for a terminal. Header values are
+shown on request only, on a screen in front of the person who asked: what is stored or logged names
+attributes and reasons, never values, as a Study Description or a Patient ID may name a patient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from node.domain.header import Header
+from node.route.rules import Rule, StudyRule
+from node.route.verdict import Truth, Verdict, any_of
+
+_VALUE_LENGTH = 80
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """What one rule says about one series.
+
+    Args:
+        roles: One verdict per role; a rule on single series has the one role ``""``.
+    """
+
+    rule: str
+    roles: Mapping[str, Verdict]
+
+    @property
+    def truth(self) -> Truth:
+        """Of a rule on single series: whether it fires; of a study rule: whether a role fits."""
+        return any_of(verdict.truth for verdict in self.roles.values())
+
+    @property
+    def sentence(self) -> str:
+        """One sentence without any value of the header, fit to be stored."""
+        if self.truth is Truth.TRUE:
+            fitting = [name for name, v in self.roles.items() if name and v.truth is Truth.TRUE]
+            return f"fits role {' and '.join(fitting)}" if fitting else "all clauses are true"
+        parts = [
+            f"role {name}: {why_not(verdict)}" if name else why_not(verdict)
+            for name, verdict in self.roles.items()
+        ]
+        return "; ".join(parts)
+
+    def as_json(self, *, values: bool = False) -> dict[str, Any]:
+        """A JSON-ready structure.
+
+        Args:
+            values: Whether to show what was found in the header; never for storage.
+        """
+        body: dict[str, Any] = {"rule": self.rule, "truth": self.truth.value}
+        if set(self.roles) == {""}:
+            return body | {"verdict": _as_json(self.roles[""], values)}
+        return body | {"roles": {name: _as_json(v, values) for name, v in self.roles.items()}}
+
+    def lines(self, *, values: bool = True) -> list[str]:
+        """The same as text, one line per clause."""
+        lines = [f"rule {self.rule}: {self.truth}"]
+        for name, verdict in self.roles.items():
+            if name:
+                lines.append(f"  role {name}: {verdict.truth}")
+            indent = 2 if name else 1
+            is_plain_list = verdict.name == "all"
+            shown = verdict.children if is_plain_list else (verdict,)
+            for child in shown:
+                lines.extend(_lines(child, indent, values))
+        return lines
+
+
+def explain(rule: Rule | StudyRule, header: Header) -> Explanation:
+    """Judge a header by a rule and keep every clause's answer."""
+    if isinstance(rule, Rule):
+        return Explanation(rule=rule.name, roles={"": rule.judge(header)})
+    return Explanation(rule=rule.name, roles=rule.judge(header))
+
+
+def why_not(verdict: Verdict) -> str:
+    """The clauses that kept a verdict from being true, by attribute and without values."""
+    false, unknown = [], []
+    for leaf, wanted in _deciding(verdict, Truth.TRUE):
+        if leaf.truth is Truth.UNKNOWN:
+            unknown.append(f"{leaf.name} ({leaf.reason})")
+        elif leaf.truth is not wanted:
+            false.append(leaf.name)
+    parts = [("does not fit: ", false), ("unknown: ", unknown)]
+    return "; ".join(word + ", ".join(dict.fromkeys(names)) for word, names in parts if names)
+
+
+def _deciding(verdict: Verdict, wanted: Truth) -> Iterator[tuple[Verdict, Truth]]:
+    """The leaves below clauses that are not as wanted, each with what was wanted of it."""
+    if verdict.truth is wanted:
+        return
+    if not verdict.children:
+        yield verdict, wanted
+    for child in verdict.children:
+        yield from _deciding(child, wanted.negated() if verdict.name == "not" else wanted)
+
+
+def _as_json(verdict: Verdict, values: bool) -> dict[str, Any]:
+    body: dict[str, Any] = {"clause": verdict.clause, "truth": verdict.truth.value}
+    if verdict.reason:
+        body["reason"] = verdict.reason
+    if values and verdict.found:
+        body["found"] = list(verdict.found)
+    if verdict.children:
+        body["clauses"] = [_as_json(child, values) for child in verdict.children]
+    return body
+
+
+def _lines(verdict: Verdict, indent: int, values: bool) -> Iterator[str]:
+    found = ""
+    if verdict.reason:
+        found = f"  ({verdict.reason})"
+    elif values and verdict.found:
+        found = f"  (is {_shown(verdict)})"
+    yield f"{'  ' * indent}{verdict.truth.value:8}{verdict.clause}{found}"
+    for child in verdict.children:
+        yield from _lines(child, indent + 1, values)
+
+
+def _shown(verdict: Verdict) -> str:
+    """The values on one line: a header cannot write control characters to a terminal."""
+    text = "\\".join(str(value) for value in verdict.found)
+    printable = "".join(character if character.isprintable() else "?" for character in text)
+    cut = printable[:_VALUE_LENGTH]
+    return cut if cut == printable else f"{cut}..."

@@ -1,0 +1,252 @@
+"""The index as the tick reads it: what arrived, how, and what was decided about each series."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Row, and_, exists, func, or_, select, update
+from sqlalchemy.exc import IntegrityError
+
+from node.database.engine import epoch_s, reading, writing
+from node.domain.errors import NodeError
+from node.domain.instance import Instance, Origin, Road
+from node.domain.series import SeriesRow, SeriesState
+from node.spool.tables import association, instance, peer_habit, series
+
+_OPEN_STATES = (SeriesState.RECEIVING.value, SeriesState.HELD.value)
+FORCES = ("proceed", "rerun", "discard")
+
+
+class Arrivals:
+    """Queries and writes of the process that settles series."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def arrivals_after(self, row: int, limit: int = 2000) -> Sequence[tuple[int, Instance]]:
+        """Instances whose row is newer, oldest first."""
+        statement = select(instance).where(instance.c.id > row).order_by(instance.c.id).limit(limit)
+        with reading(self._engine) as connection:
+            return [(found.id, instance_of(found)) for found in connection.execute(statement)]
+
+    def unsettled(self) -> tuple[Sequence[str], int]:
+        """Series that need a look after a start, and the newest row that this answer covers.
+
+        Those without a row, those not settled, and those whose row was made of fewer instances than
+        there are.
+        """
+        arrived = (
+            select(instance.c.series_instance_uid.label("uid"), func.count().label("rows"))
+            .group_by(instance.c.series_instance_uid)
+            .subquery()
+        )
+        statement = (
+            select(arrived.c.uid)
+            .outerjoin(series, series.c.series_instance_uid == arrived.c.uid)
+            .where(
+                or_(
+                    series.c.series_instance_uid.is_(None),
+                    series.c.state.in_(_OPEN_STATES),
+                    series.c.forced != "",
+                    series.c.index_rows < arrived.c.rows,
+                )
+            )
+        )
+        with reading(self._engine) as connection:
+            newest = connection.execute(select(func.max(instance.c.id))).scalar_one()
+            return list(connection.execute(statement).scalars()), int(newest or 0)
+
+    def instances_of(self, series_instance_uid: str) -> Sequence[Instance]:
+        """Newest versions of a series' instances, in the order they came, files still there."""
+        statement = (
+            select(instance)
+            .where(instance.c.series_instance_uid == series_instance_uid)
+            .order_by(instance.c.version)
+        )
+        newest: dict[str, Row[Any]] = {}
+        with reading(self._engine) as connection:
+            for found in connection.execute(statement):
+                newest[found.sop_instance_uid] = found
+        there = (row for row in newest.values() if row.file_deleted_at is None)
+        return [instance_of(row) for row in sorted(there, key=lambda row: row.id)]
+
+    def files_of(self, series_instance_uid: str, versions: Mapping[str, int]) -> Mapping[str, str]:
+        """SOP Instance UID -> file name of the newest copy of each instance of a snapshot.
+
+        The newest and not the one of the snapshot: a corrected header counts from then on.
+
+        Raises:
+            NodeError: The file of an instance is gone.
+        """
+        found = {one.sop_instance_uid: one for one in self.instances_of(series_instance_uid)}
+        gone = sorted(set(versions) - set(found))
+        if gone:
+            raise NodeError(f"{len(gone)} images of the series are gone, the first is {gone[0]}")
+        return {uid: found[uid].file_name for uid in versions}
+
+    def associations_around(self, series_instance_uid: str) -> Sequence[Mapping[str, Any]]:
+        """Rows of associations that carried a series, and of the same callers' others since.
+
+        Each with ``carried``: how many instances of the series it brought.
+        """
+        carried = (
+            select(instance.c.association_id.label("id"), func.count().label("carried"))
+            .where(instance.c.series_instance_uid == series_instance_uid)
+            .group_by(instance.c.association_id)
+        )
+        with reading(self._engine) as connection:
+            counts = {row.id: row.carried for row in connection.execute(carried)}
+            if not counts:
+                return []
+            carriers = connection.execute(
+                select(association).where(association.c.id.in_(list(counts)))
+            ).all()
+            others = _others_since(connection, carriers)
+        rows = {row.id: row for row in [*others, *carriers]}
+        return [{**row._mapping, "carried": counts.get(row.id, 0)} for row in rows.values()]
+
+    def series(self, series_instance_uid: str) -> SeriesRow | None:
+        """What is known of a series."""
+        statement = select(series).where(series.c.series_instance_uid == series_instance_uid)
+        with reading(self._engine) as connection:
+            found = connection.execute(statement).one_or_none()
+        return _series_row(found) if found is not None else None
+
+    def series_of_study(self, study_instance_uid: str) -> Sequence[SeriesRow]:
+        """All series of a study."""
+        statement = select(series).where(series.c.study_instance_uid == study_instance_uid)
+        with reading(self._engine) as connection:
+            return [_series_row(found) for found in connection.execute(statement)]
+
+    def put_series(self, row: SeriesRow, *, was: SeriesRow | None) -> bool:
+        """Write a row if it is still as it was; False when another process was faster."""
+        values = asdict(row) | {"state": row.state.value, "guard": row.guard + 1}
+        with writing(self._engine) as connection:
+            if was is None:
+                try:
+                    connection.execute(series.insert().values(**values))
+                except IntegrityError:
+                    return False
+                return True
+            mine = and_(
+                series.c.series_instance_uid == row.series_instance_uid,
+                series.c.guard == was.guard,
+            )
+            return connection.execute(update(series).where(mine).values(**values)).rowcount == 1
+
+    def force(self, series_instance_uid: str, what: str) -> None:
+        """Write down what a person decided; the tick does it.
+
+        Args:
+            what: One of ``FORCES``.
+        Raises:
+            NodeError: There is no such series.
+        """
+        if what not in FORCES:
+            raise ValueError(f"a series can be told to {', '.join(FORCES)}, not {what}")
+        statement = (
+            update(series)
+            .where(series.c.series_instance_uid == series_instance_uid)
+            .values(forced=what, guard=series.c.guard + 1)
+        )
+        with writing(self._engine) as connection:
+            if connection.execute(statement).rowcount == 0:
+                raise NodeError(f"there is no series {series_instance_uid}")
+
+    def forced_series(self) -> Sequence[str]:
+        """Series that a person decided about."""
+        statement = select(series.c.series_instance_uid).where(series.c.forced != "")
+        with reading(self._engine) as connection:
+            return list(connection.execute(statement).scalars())
+
+    def count(self, state: SeriesState) -> int:
+        """How many series are in a state."""
+        statement = select(func.count()).where(series.c.state == state.value)
+        with reading(self._engine) as connection:
+            return int(connection.execute(statement).scalar_one())
+
+    def splits_series(self, peer: str) -> bool:
+        """Whether a peer is known to send one series over several associations."""
+        statement = select(exists().where(peer_habit.c.peer == peer, peer_habit.c.splits_series))
+        with reading(self._engine) as connection:
+            return bool(connection.execute(statement).scalar_one())
+
+    def learn_splitting(self, peer: str, now: float) -> None:
+        """Remember that it does."""
+        with writing(self._engine) as connection:
+            known = select(peer_habit.c.peer).where(peer_habit.c.peer == peer)
+            if connection.execute(known).first() is None:
+                values = {"peer": peer, "splits_series": True, "learned_at": now}
+                connection.execute(peer_habit.insert().values(**values))
+
+    def now(self) -> float:
+        """The database's clock."""
+        with reading(self._engine) as connection:
+            return epoch_s(connection)
+
+
+def instance_of(row: Row[Any]) -> Instance:
+    """A row of ``instance`` as a value."""
+    return Instance(
+        sop_instance_uid=row.sop_instance_uid,
+        sop_class_uid=row.sop_class_uid,
+        transfer_syntax_uid=row.transfer_syntax_uid,
+        study_instance_uid=row.study_instance_uid,
+        series_instance_uid=row.series_instance_uid,
+        version=row.version,
+        file_name=row.file_name,
+        data_offset=row.data_offset,
+        size_bytes=row.size_bytes,
+        received_sha256=row.received_sha256,
+        pixel_identity=row.pixel_identity,
+        is_input=row.is_input,
+        received_at=row.received_at,
+        origin=origin_of(row, row.association_id),
+    )
+
+
+def origin_of(row: Row[Any], association_id: str) -> Origin:
+    """Who sent what a row of ``instance`` or ``association`` stands for."""
+    return Origin(
+        road=Road(row.road),
+        association_id=association_id,
+        peer=row.peer,
+        calling_ae_title=row.calling_ae_title,
+        called_ae_title=row.called_ae_title,
+        address=row.address,
+        http_user=row.http_user,
+    )
+
+
+def _others_since(connection: Connection, carriers: Sequence[Row[Any]]) -> Sequence[Row[Any]]:
+    """Associations of the same callers that are open, or were opened since the first carrier."""
+    if not carriers:
+        return []
+    same_caller = or_(
+        *(
+            and_(
+                association.c.road == row.road,
+                association.c.calling_ae_title == row.calling_ae_title,
+                association.c.address == row.address,
+                association.c.http_user == row.http_user,
+            )
+            for row in {
+                (r.road, r.calling_ae_title, r.address, r.http_user): r for r in carriers
+            }.values()
+        )
+    )
+    since = or_(
+        association.c.closed_at.is_(None),
+        association.c.opened_at >= min(row.opened_at for row in carriers),
+    )
+    return connection.execute(select(association).where(same_caller, since)).all()
+
+
+def _series_row(row: Row[Any]) -> SeriesRow:
+    known = {name: row._mapping[name] for name in SeriesRow.__dataclass_fields__}
+    known["state"] = SeriesState(row.state)
+    known["snapshot"] = row.snapshot or {}
+    known["gate"] = row.gate or {}
+    return SeriesRow(**known)

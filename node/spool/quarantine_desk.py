@@ -1,0 +1,129 @@
+"""The operator's side of quarantine: list, show, accept, discard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Row, select, update
+
+from node.database.engine import reading, writing
+from node.domain.errors import InstanceRejected, NodeError
+from node.domain.instance import Origin
+from node.domain.received import Received
+from node.spool.files import OVERRULABLE, Spool
+from node.spool.head import HEAD_BYTES, Head, read_head
+from node.spool.index import Index
+from node.spool.tables import quarantine
+
+
+class NotInQuarantine(NodeError):
+    """No kept row of that number: it never was, or was accepted or discarded before."""
+
+    def __init__(self, row_id: int) -> None:
+        super().__init__(f"{row_id} is not in quarantine")
+        self.row_id = row_id
+
+
+class QuarantineDesk:
+    """Decisions of a person over refused instances.
+
+    Args:
+        ingest_file: Sends a file through the strict ingest; raises InstanceRejected.
+    """
+
+    def __init__(
+        self, spool: Spool, index: Index, ingest_file: Callable[[Path, Origin], object]
+    ) -> None:
+        self._spool = spool
+        self._index = index
+        self._ingest_file = ingest_file
+
+    def rows(self, *, limit: int = 1000) -> tuple[Row[Any], ...]:
+        """What is kept, the newest first."""
+        wanted = select(quarantine).where(quarantine.c.state == "kept")
+        with reading(self._index.engine) as connection:
+            return tuple(connection.execute(wanted.order_by(quarantine.c.id.desc()).limit(limit)))
+
+    def show(self, row_id: int) -> Row[Any]:
+        """One kept row.
+
+        Raises:
+            NotInQuarantine: There is none of that number.
+        """
+        wanted = select(quarantine).where(quarantine.c.id == row_id, quarantine.c.state == "kept")
+        with reading(self._index.engine) as connection:
+            row = connection.execute(wanted).one_or_none()
+        if row is None or not self._path(row).exists():
+            raise NotInQuarantine(row_id)
+        return row
+
+    def accept(self, row_id: int) -> None:
+        """Keep an instance after all.
+
+        A conflict or a mix-up of patients is overruled: the bytes are sound, and a person has
+        looked. Anything else goes through the strict ingest again, which may have learnt more.
+
+        Raises:
+            NotInQuarantine: There is none of that number.
+            InstanceRejected: The ingest refuses it still; it stays in quarantine, under a new
+                number and with the reason of today.
+        """
+        row = self.show(row_id)
+        path = self._path(row)
+        head = read_head(path)
+        if row.dimse_status in OVERRULABLE:
+            self._overrule(path, head)
+        else:
+            self._ingest_again(row_id, path, head)
+        self._index.flush()
+        self._finish(row_id, path, "accepted")
+
+    def discard(self, row_id: int) -> None:
+        """Delete a refused instance.
+
+        Raises:
+            NotInQuarantine: There is none of that number.
+        """
+        self._finish(row_id, self._path(self.show(row_id)), "discarded")
+
+    def _path(self, row: Row[Any]) -> Path:
+        return self._spool.quarantine.folder / str(row.file_name)
+
+    def _overrule(self, path: Path, head: Head) -> None:
+        received = Received(
+            sop_class_uid=head.sop_class_uid,
+            sop_instance_uid=head.sop_instance_uid,
+            study_instance_uid=head.study_instance_uid,
+            series_instance_uid=head.series_instance_uid,
+            transfer_syntax_uid=head.transfer_syntax_uid,
+            received_sha256=head.received_sha256,
+            size_bytes=head.size_bytes,
+            patient_key=head.patient_key,
+            is_input=head.is_input,
+        )
+        part = self._spool.new_part()
+        try:
+            with path.open("rb") as file:
+                file.seek(HEAD_BYTES)
+                while piece := file.read(1 << 20):
+                    part.write(piece)
+            self._spool.keep(part, received, head.origin, is_overruled=True)
+        finally:
+            part.discard()
+
+    def _ingest_again(self, row_id: int, path: Path, head: Head) -> None:
+        try:
+            self._ingest_file(path, head.origin)
+        except InstanceRejected as rejection:
+            if rejection.quarantine:
+                # the ingest put a copy aside, with a row of its own
+                self._finish(row_id, path, "discarded")
+            raise
+
+    def _finish(self, row_id: int, path: Path, state: str) -> None:
+        kept = (quarantine.c.id == row_id) & (quarantine.c.state == "kept")
+        with writing(self._index.engine) as connection:
+            connection.execute(update(quarantine).where(kept).values(state=state))
+        path.unlink(missing_ok=True)

@@ -1,0 +1,98 @@
+"""At start: the index is made to agree with the files, and what a killed process left is removed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import Engine, Table, insert, select
+
+from node.database.engine import reading, writing
+from node.domain.instance import Instance
+from node.spool.head import Head, read_head
+from node.spool.index import instance_values, write_instances
+from node.spool.markers import SeriesMarkers
+from node.spool.parts import remove_stale_parts
+from node.spool.quarantine import quarantine_values
+from node.spool.tables import instance, quarantine
+
+_BATCH = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rebuilt:
+    """What was out of step."""
+
+    instances: int
+    quarantined: int
+    stale_parts: int
+
+
+def rebuild_index(engine: Engine, folder: Path) -> Rebuilt:
+    """Write the rows of files that have none, and remove the parts of dead processes.
+
+    Run before instances are taken; harmless while other processes take some.
+
+    Args:
+        folder: ``<data_dir>/spool``.
+    """
+    instances = folder / "instances"
+    markers = SeriesMarkers(folder / "series")
+    found = 0
+    for shard in sorted(instances.glob("[0-9a-f][0-9a-f]")):
+        names = {f"{shard.name}/{path.name}" for path in shard.glob("*.dcm")}
+        missing = sorted(names - _indexed(engine, instance, names))
+        found += len(missing)
+        for start in range(0, len(missing), _BATCH):
+            _index_instances(engine, instances, missing[start : start + _BATCH], markers)
+    return Rebuilt(
+        instances=found,
+        quarantined=_index_quarantine(engine, folder / "quarantine"),
+        stale_parts=remove_stale_parts(folder / "incoming"),
+    )
+
+
+def _indexed(engine: Engine, table: Table, names: set[str]) -> set[str]:
+    """Which of the names have a row."""
+    known: set[str] = set()
+    ordered = sorted(names)
+    with reading(engine) as connection:
+        for start in range(0, len(ordered), _BATCH):
+            wanted = select(table.c.file_name).where(
+                table.c.file_name.in_(ordered[start : start + _BATCH])
+            )
+            if table is instance:
+                wanted = wanted.where(table.c.file_deleted_at.is_(None))
+            known.update(connection.execute(wanted).scalars())
+    return known
+
+
+def _index_instances(
+    engine: Engine, folder: Path, names: list[str], markers: SeriesMarkers
+) -> None:
+    kept: list[Instance] = []
+    for name, head in _heads(folder, names):
+        kept.append(head.instance(name))
+        markers.claim(head.series_instance_uid, head.patient_key)
+    with writing(engine) as connection:
+        write_instances(connection, [instance_values(row) for row in kept])
+
+
+def _index_quarantine(engine: Engine, folder: Path) -> int:
+    names = {path.name for path in folder.glob("*.dcm")}
+    missing = sorted(names - _indexed(engine, quarantine, names))
+    rows = [quarantine_values(head, name) for name, head in _heads(folder, missing)]
+    if rows:
+        with writing(engine) as connection:
+            connection.execute(insert(quarantine), rows)
+    return len(rows)
+
+
+def _heads(folder: Path, names: list[str]) -> Iterator[tuple[str, Head]]:
+    for name in names:
+        # another process may have deleted it; a file without our head was never acknowledged
+        with suppress(FileNotFoundError, ValueError):
+            yield name, read_head(folder / name)
+

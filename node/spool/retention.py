@@ -1,0 +1,116 @@
+"""Retention: files go, rows stay.
+
+The caller says which instances are needed (by unfinished jobs, open series, undelivered results);
+those are never touched. A row whose file is gone is a tombstone: an exact re-send is recognised as
+a duplicate, and no job starts for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import ColumnElement, Engine, select, update
+
+from node.database.engine import reading, writing
+from node.domain.instance import Instance
+from node.spool.files import Spool
+from node.spool.queries import instance_of
+from node.spool.tables import instance, quarantine
+
+_DAY_S = 86400.0
+_BATCH = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Freed:
+    """What a sweep deleted."""
+
+    files: int = 0
+    size_bytes: int = 0
+
+
+def sweep_instances(
+    engine: Engine,
+    spool: Spool,
+    *,
+    now: float,
+    keep_days: Callable[[Instance], float],
+    is_needed: Callable[[Instance], bool],
+) -> Freed:
+    """Delete the files of instances that are old enough and not needed.
+
+    Args:
+        keep_days: How long this instance is kept after it came in; by what became of it.
+        is_needed: Whether anything unfinished reads it still.
+    """
+    freed = Freed()
+    after_id = 0
+    while rows := _page(engine, after_id):
+        after_id = rows[-1][0]
+        due = [
+            (row_id, kept)
+            for row_id, kept in rows
+            if kept.received_at + keep_days(kept) * _DAY_S <= now and not is_needed(kept)
+        ]
+        _bury(engine, spool, due, now)
+        freed = Freed(
+            files=freed.files + len(due),
+            size_bytes=freed.size_bytes + sum(kept.size_bytes for _, kept in due),
+        )
+    if freed.files:
+        spool.forget_space()
+    return freed
+
+
+def sweep_quarantine(engine: Engine, folder: Path, *, now: float, keep_days: float) -> Freed:
+    """Delete refused instances that nobody asked for in time."""
+    wanted = select(quarantine.c.id, quarantine.c.file_name, quarantine.c.size_bytes).where(
+        quarantine.c.state == "kept", quarantine.c.received_at <= now - keep_days * _DAY_S
+    )
+    with reading(engine) as connection:
+        rows = connection.execute(wanted).all()
+    if rows:
+        with writing(engine) as connection:
+            connection.execute(
+                update(quarantine)
+                .where(quarantine.c.id.in_([row.id for row in rows]))
+                .values(state="discarded")
+            )
+    for row in rows:
+        (folder / row.file_name).unlink(missing_ok=True)
+    return Freed(files=len(rows), size_bytes=sum(row.size_bytes for row in rows))
+
+
+def _page(engine: Engine, after_id: int) -> Sequence[tuple[int, Instance]]:
+    has_file: ColumnElement[bool] = instance.c.file_deleted_at.is_(None)
+    wanted = select(instance).where(has_file, instance.c.id > after_id)
+    with reading(engine) as connection:
+        rows = connection.execute(wanted.order_by(instance.c.id).limit(_BATCH)).all()
+    return [(row.id, instance_of(row)) for row in rows]
+
+
+def _bury(engine: Engine, spool: Spool, due: Sequence[tuple[int, Instance]], now: float) -> None:
+    """First the row, then the file: a crash in between leaves a file, which the rebuild revives."""
+    if not due:
+        return
+    with writing(engine) as connection:
+        connection.execute(
+            update(instance)
+            .where(instance.c.id.in_([row_id for row_id, _ in due]))
+            .values(file_deleted_at=now)
+        )
+    for _, kept in due:
+        spool.path_of(kept.file_name).unlink(missing_ok=True)
+    _release_markers(engine, spool, {kept.series_instance_uid for _, kept in due})
+
+
+def _release_markers(engine: Engine, spool: Spool, touched: set[str]) -> None:
+    wanted = select(instance.c.series_instance_uid).where(
+        instance.c.series_instance_uid.in_(touched), instance.c.file_deleted_at.is_(None)
+    )
+    with reading(engine) as connection:
+        alive = set(connection.execute(wanted.distinct()).scalars())
+    for series_instance_uid in touched - alive:
+        spool.markers.release(series_instance_uid)

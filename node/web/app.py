@@ -1,0 +1,81 @@
+"""The application: STOW-RS, the API, the probes, behind one access check."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+
+from node.receive.stow import StowService
+from node.web.access import OPEN, AccessControl, Authentication
+from node.web.api import make_router
+from node.web.services import WebServices
+
+DEFAULT_STOW_PREFIX = "/dicom-web"
+
+
+def create_app(
+    services: WebServices,
+    *,
+    stow: StowService | None = None,
+    stow_prefix: str = DEFAULT_STOW_PREFIX,
+    authentication: Authentication = OPEN,
+) -> FastAPI:
+    """The whole HTTP face of the node as one application.
+
+    Args:
+        stow: The STOW-RS service to mount, or None where this process takes no instances.
+    """
+    application = FastAPI(
+        title="segnode",
+        version=_version(),
+        openapi_url="/api/openapi.json",
+        # the documentation pages of the framework load scripts from other sites
+        docs_url=None,
+        redoc_url=None,
+    )
+    application.add_exception_handler(RequestValidationError, _bad_request)
+    application.include_router(make_router(services))
+    _add_probes(application, services)
+    if stow is not None:
+        application.mount(stow_prefix, stow.application)
+    application.add_middleware(
+        AccessControl, authentication=authentication, stow_prefix=stow_prefix
+    )
+    return application
+
+
+def _add_probes(application: FastAPI, services: WebServices) -> None:
+    @application.head("/healthz", include_in_schema=False)
+    @application.get("/healthz", tags=["health"])
+    def healthz() -> dict[str, str]:
+        """The process lives."""
+        return {"status": "alive"}
+
+    @application.head("/readyz", include_in_schema=False)
+    @application.get("/readyz", tags=["health"])
+    def readyz() -> JSONResponse:
+        """Whether instances are taken now (503 if not), and what needs a person."""
+        readiness = services.health.readiness()
+        status = "unready" if not readiness.is_ready else "ready"
+        if readiness.is_ready and readiness.degraded:
+            status = "degraded"
+        body: dict[str, Any] = {"status": status, "degraded": dict(readiness.degraded)}
+        return JSONResponse(body, status_code=200 if readiness.is_ready else 503)
+
+
+def _bad_request(_request: Request, error: Exception) -> JSONResponse:
+    """Say which parameter is wrong without repeating what was sent."""
+    faults = error.errors() if isinstance(error, RequestValidationError) else []
+    sentences = [f"{fault['loc'][-1]}: {fault['msg']}" for fault in faults]
+    return JSONResponse({"detail": "; ".join(sentences)}, status_code=400)
+
+
+def _version() -> str:
+    try:
+        return version("segnode")
+    except PackageNotFoundError:
+        return "0"

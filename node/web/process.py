@@ -1,0 +1,75 @@
+"""The process "web": everything that speaks HTTP, STOW-RS included."""
+
+from __future__ import annotations
+
+import threading
+
+from node.config import AuthConfig, NodeConfig
+from node.domain.peers import match_http_user
+from node.jobs.catalog import JobCatalog
+from node.pipeline.accept import Replan, open_door, spool_settings, wait_while_doors_stay
+from node.pipeline.admin import Admin, NodeHealth
+from node.pipeline.build import Plan
+from node.pipeline.catalog import ModelCatalog
+from node.pipeline.supervise import Signals
+from node.receive.stow import PeerOf, StowService
+from node.receive.stow_parts import PartReceiver
+from node.spool.catalog import SpoolCatalog
+from node.spool.space import SpaceGuard
+from node.web.access import OPEN, Account, Authentication
+from node.web.app import create_app
+from node.web.server import make_server
+from node.web.services import WebServices
+
+
+def web(plan: Plan, replan: Replan, signals: Signals) -> None:
+    """Serve until told to stop, or until a reload changes the doors; requests in hand are finished."""
+    with open_door(plan) as door:
+        stow = StowService(
+            PartReceiver(ingest=door.ingest, associations=door.index), peer_of=_peer_of(plan.config)
+        )
+        engine = door.index.engine
+        services = WebServices(
+            spool=SpoolCatalog(engine),
+            jobs=JobCatalog(engine),
+            models=ModelCatalog(plan.models),
+            actions=Admin(plan, engine, door),
+            health=NodeHealth(
+                plan,
+                engine,
+                SpaceGuard(plan.config.data_dir, spool_settings(plan.config).watermark),
+            ),
+            results_dir=plan.results_folder,
+        )
+        server = make_server(
+            create_app(services, stow=stow, authentication=_authentication(plan.config.web.auth)),
+            host=plan.config.web.host,
+            port=plan.config.web.port,
+        )
+        server.config.load()
+        server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+
+        def stop() -> None:
+            wait_while_doors_stay(plan, replan, signals)
+            server.should_exit = True
+
+        threading.Thread(target=stop, daemon=True).start()
+        server.run()
+        stow.close()
+
+
+def _peer_of(config: NodeConfig) -> PeerOf:
+    def peer_of(user: str, _address: str) -> str:
+        peer = match_http_user(config.peers.values(), user)
+        return peer.name if peer is not None else ""
+
+    return peer_of
+
+
+def _authentication(given: AuthConfig) -> Authentication:
+    if given.kind == "none":
+        return OPEN
+    accounts = tuple(
+        Account(name=name, secret=secret.value) for name, secret in given.users.items()
+    )
+    return Authentication(kind=given.kind, accounts=accounts)

@@ -1,0 +1,85 @@
+"""Late instances: what they do to work that was already taken up."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from node.assemble import (
+    CompletionPolicy,
+    Late,
+    Lateness,
+    OldWork,
+    Progress,
+    is_amended,
+    is_late,
+    judge_late,
+)
+
+SNAPSHOT = {"1.2.1": 1, "1.2.2": 1}
+
+
+def late(progress: Progress, policy: Late = Late.RERUN, count: int = 1) -> Lateness:
+    return judge_late(
+        replace(CompletionPolicy(), late=policy),
+        revision=1,
+        progress=progress,
+        late_instances=count,
+        series_instance_uid="1.2.3",
+    )
+
+
+def test_an_instance_after_the_snapshot_is_late_and_one_of_it_is_not() -> None:
+    assert is_late(SNAPSHOT, "1.2.9")
+    assert not is_late(SNAPSHOT, "1.2.1")
+
+
+def test_before_the_first_snapshot_nothing_is_late() -> None:
+    assert not is_late({}, "1.2.1")
+
+
+def test_a_corrected_header_is_amended_and_not_late() -> None:
+    assert is_amended(SNAPSHOT, "1.2.1", 2)
+    assert not is_amended(SNAPSHOT, "1.2.1", 1)
+    assert not is_amended(SNAPSHOT, "1.2.9", 2)
+    assert not is_late(SNAPSHOT, "1.2.1")
+
+
+@pytest.mark.parametrize(
+    ("progress", "old_work"),
+    [
+        (Progress.NO_JOB, OldWork.NOTHING),
+        (Progress.QUEUED, OldWork.CANCEL),
+        (Progress.IN_WORK, OldWork.WITHHOLD),
+        (Progress.DELIVERED, OldWork.SUPERSEDE),
+    ],
+)
+def test_the_next_revision_takes_the_place_of_the_old_work(
+    progress: Progress, old_work: OldWork
+) -> None:
+    found = late(progress)
+
+    assert (found.revision, found.old_work, found.is_held) == (2, old_work, False)
+
+
+def test_after_delivery_the_hold_policy_leaves_it_to_a_person() -> None:
+    found = late(Progress.DELIVERED, Late.HOLD)
+
+    assert (found.revision, found.old_work, found.is_held) == (1, OldWork.NOTHING, True)
+    assert "segnode series rerun 1.2.3" in found.sentence
+
+
+@pytest.mark.parametrize("progress", [p for p in Progress if p is not Progress.DELIVERED])
+def test_before_delivery_the_hold_policy_changes_nothing(progress: Progress) -> None:
+    assert late(progress, Late.HOLD) == late(progress, Late.RERUN)
+
+
+def test_the_sentence_counts_the_images() -> None:
+    assert "1 image came" in late(Progress.QUEUED).sentence
+    assert "3 images came" in late(Progress.QUEUED, count=3).sentence
+
+
+def test_lateness_needs_a_snapshot_and_an_instance() -> None:
+    with pytest.raises(ValueError, match="late"):
+        late(Progress.QUEUED, count=0)

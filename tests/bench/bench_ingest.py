@@ -1,0 +1,273 @@
+"""Ingest against Orthanc and dcmtk in the same run: ``python -m tests.bench.bench_ingest``.
+
+One synchronous client of our own for all of them: PDUs framed before the clock starts, one system
+call per instance, TCP_NODELAY, and the next instance only after the response. Peers run with
+TCP_NODELAY=1, without which they are some twenty times slower; Orthanc syncs its files as it does
+by default, dcmtk never does, the node always does. Every run has a fresh server and a fresh folder;
+the order of servers rotates; medians are printed.
+
+The goals: at least 0.7 times the best dcmtk and 1.5 times Orthanc, with 1 and with 4 associations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
+
+from tests import raw_dimse as raw
+from tests.peers import ORTHANC, free_port, wait_for
+from tests.raw_dimse import RawAssociation
+
+STORESCP = "/usr/bin/storescp"
+ROWS = COLUMNS = 512
+GOALS = {"dcmtk": 0.7, "orthanc": 1.5}
+SERVERS = ("node", "dcmtk", "orthanc")
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One instance: its UID and its data set."""
+
+    sop_instance_uid: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one server did in one run."""
+
+    instances_per_s: float
+    cpu_ms_per_instance: float
+
+
+def make_instances(number: int, series: int) -> list[Encoded]:
+    """CT instances of one series, 526 kB each, explicit VR little endian."""
+    noise = np.random.default_rng(series).integers(0, 4096, (ROWS, COLUMNS), dtype=np.uint16)
+    return [_make_instance(noise, series, index) for index in range(number)]
+
+
+def _make_instance(pixels: np.ndarray, series: int, index: int) -> Encoded:
+    uid = f"1.2.826.0.1.3680043.8.498.{series + 1}.{index + 1}"
+    instance = Dataset()
+    instance.SOPClassUID = raw.CT_IMAGE_STORAGE
+    instance.SOPInstanceUID = uid
+    instance.StudyInstanceUID = "1.2.826.0.1.3680043.8.498.1"
+    instance.SeriesInstanceUID = f"1.2.826.0.1.3680043.8.498.1.{series + 1}"
+    instance.FrameOfReferenceUID = "1.2.826.0.1.3680043.8.498.2"
+    instance.Modality = "CT"
+    instance.PatientName = "Bench^Nobody"
+    instance.PatientID = "BENCH"
+    instance.StudyDate = "20200101"
+    instance.StudyTime = "120000"
+    instance.AccessionNumber = ""
+    instance.StudyID = "1"
+    instance.SeriesNumber = series + 1
+    instance.InstanceNumber = index + 1
+    instance.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
+    instance.ImagePositionPatient = [-200.0, -200.0, float(index)]
+    instance.ImageOrientationPatient = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+    instance.PixelSpacing = [0.8, 0.8]
+    instance.SliceThickness = 1.0
+    instance.RescaleIntercept = -1024
+    instance.RescaleSlope = 1
+    instance.SamplesPerPixel = 1
+    instance.PhotometricInterpretation = "MONOCHROME2"
+    instance.Rows, instance.Columns = pixels.shape
+    instance.BitsAllocated, instance.BitsStored, instance.HighBit = 16, 12, 11
+    instance.PixelRepresentation = 0
+    instance.PixelData = (pixels ^ np.uint16(index & 0xFFF)).tobytes()
+    buffer = DicomBytesIO()
+    buffer.is_little_endian, buffer.is_implicit_VR = True, False
+    write_dataset(buffer, instance)
+    return Encoded(uid, buffer.getvalue())
+
+
+def frame(instance: Encoded, message_id: int, max_pdu_bytes: int) -> bytes:
+    """A whole C-STORE request as it goes over the wire."""
+    command = raw.store_command(instance.sop_instance_uid, message_id=message_id)
+    parts = [raw.pdu(raw.P_DATA, raw.pdv(1, 0x03, command))]
+    step = max_pdu_bytes - 6
+    data = memoryview(instance.data)
+    for start in range(0, len(data), step):
+        part = data[start : start + step]
+        control = 0x02 if start + step >= len(data) else 0x00
+        parts.append(struct.pack(">BxL", raw.P_DATA, len(part) + 6))
+        parts.append(struct.pack(">LBB", len(part) + 2, 1, control))
+        parts.append(part)
+    return b"".join(parts)
+
+
+def blast(port: int, called: bytes, batches: Sequence[Sequence[Encoded]]) -> float:
+    """Send each batch over its own association, all at once; returns the seconds it took."""
+    clients = [RawAssociation(port, timeout_s=60) for _ in batches]
+    framed = []
+    for client, batch in zip(clients, batches, strict=True):
+        answer = client.request(
+            ((raw.CT_IMAGE_STORAGE, (raw.EXPLICIT_VR_LITTLE_ENDIAN,)),), called=called
+        )
+        if answer.kind != raw.ASSOCIATE_AC:
+            raise SystemExit(f"association refused: {answer}")
+        limit = client.max_pdu_bytes
+        framed.append([frame(each, number & 0x7FFF, limit) for number, each in enumerate(batch, 1)])
+    with ThreadPoolExecutor(len(clients)) as pool:
+        started = time.perf_counter()
+        list(pool.map(_send_all, clients, framed))
+        elapsed_s = time.perf_counter() - started
+    for client in clients:
+        client.release()
+        client.connection.close()
+    return elapsed_s
+
+
+def _send_all(client: RawAssociation, messages: Sequence[bytes]) -> None:
+    for message in messages:
+        client.send(message)
+        status = raw.status(client.response())
+        if status != 0:
+            raise SystemExit(f"status {status:04X}")
+
+
+# ---- servers
+
+
+def start_server(name: str, folder: Path, port: int) -> subprocess.Popen[bytes]:
+    """A fresh server on an empty folder, ready to take associations."""
+    environment = {**os.environ, "TCP_NODELAY": "1"}
+    if name == "dcmtk":
+        command = [STORESCP, "-q", "--fork", "+B", "-pdu", "131072", "-od", str(folder), str(port)]
+    elif name == "orthanc":
+        configuration = folder / "orthanc.json"
+        configuration.write_text(
+            json.dumps(
+                {
+                    "DicomAet": "SEGNODE",
+                    "DicomPort": port,
+                    "HttpServerEnabled": False,
+                    "StorageDirectory": str(folder / "storage"),
+                    "IndexDirectory": str(folder / "storage"),
+                    "Plugins": [],
+                }
+            )
+        )
+        command = [ORTHANC, str(configuration)]
+    else:
+        command = [sys.executable, "-m", __spec__.name, "--serve", str(folder), str(port)]
+    server = subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=None if name == "node" else subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    wait_for(name, lambda: _answers(port))
+    return server
+
+
+def _answers(port: int) -> bool:
+    with RawAssociation(port) as client:
+        accepted = client.request(((raw.VERIFICATION, (raw.IMPLICIT_VR_LITTLE_ENDIAN,)),))
+        return accepted.kind == raw.ASSOCIATE_AC and client.echo(1) == 0 and bool(client.release())
+
+
+def serve(folder: Path, port: int) -> None:
+    """The node's own road from socket to durable file and index row, and nothing else."""
+    from tests.bench.ingest_server import serve as serve_ingest
+
+    serve_ingest(folder, port)
+
+
+def _cpu_s(process_id: int) -> float:
+    """CPU seconds of a process and of its children that ended."""
+    fields = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
+    return sum(int(field) for field in fields[11:15]) / _TICKS_PER_S
+
+
+def measure(name: str, batches: Sequence[Sequence[Encoded]], root: Path) -> Run:
+    folder = Path(tempfile.mkdtemp(prefix=f"bench-{name}-", dir=root))
+    port = free_port()
+    server = start_server(name, folder, port)
+    try:
+        cpu_before_s = _cpu_s(server.pid)
+        elapsed_s = blast(port, b"SEGNODE", batches)
+        time.sleep(0.2)  # lets a forked child end, so that its time is counted
+        cpu_s = _cpu_s(server.pid) - cpu_before_s
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
+        shutil.rmtree(folder)
+    number = sum(len(batch) for batch in batches)
+    return Run(number / elapsed_s, cpu_s / number * 1000)
+
+
+def compare(
+    associations: int, number: int, repetitions: int, root: Path, names: Sequence[str]
+) -> bool:
+    """Interleave the servers, print a table, and say whether the goals are met."""
+    batches = [make_instances(number // associations, series) for series in range(associations)]
+    size_mb = len(batches[0][0].data) / 1e6
+    runs: dict[str, list[Run]] = {name: [] for name in names}
+    for repetition in range(repetitions):
+        turn = repetition % len(names)
+        for name in (*names[turn:], *names[:turn]):
+            runs[name].append(measure(name, batches, root))
+    speed = {name: median(run.instances_per_s for run in runs[name]) for name in names}
+    print(
+        f"\n{associations} association(s), {number} CT of {size_mb:.3f} MB, {repetitions} runs each"
+    )
+    print(f"{'server':10} {'inst/s':>8} {'MB/s':>7} {'min-max':>13} {'CPU ms':>7} {'node is':>8}")
+    for name in names:
+        every = [run.instances_per_s for run in runs[name]]
+        cpu_ms = median(run.cpu_ms_per_instance for run in runs[name])
+        ratio = speed["node"] / speed[name] if "node" in speed else 0.0
+        print(
+            f"{name:10} {speed[name]:8.0f} {speed[name] * size_mb:7.0f} "
+            f"{min(every):6.0f}-{max(every):<6.0f} {cpu_ms:7.2f} {ratio:7.2f}x"
+        )
+    goals = {name: goal for name, goal in GOALS.items() if name in speed and "node" in speed}
+    met = {name: speed["node"] >= goal * speed[name] for name, goal in goals.items()}
+    for name, is_met in met.items():
+        print(f"goal {GOALS[name]} x {name}: {'met' if is_met else 'MISSED'}")
+    return all(met.values())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--instances", type=int, default=400)
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--associations", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--only", nargs="+", choices=SERVERS, default=list(SERVERS))
+    parser.add_argument("--folder", type=Path, help="a folder on the disk to be measured")
+    parser.add_argument("--serve", nargs=2, metavar=("FOLDER", "PORT"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        serve(Path(options.serve[0]), int(options.serve[1]))
+        return 0
+    with tempfile.TemporaryDirectory(prefix="segnode-bench-", dir=options.folder) as root:
+        results = [
+            compare(each, options.instances, options.repetitions, Path(root), options.only)
+            for each in options.associations
+        ]
+    return 0 if all(results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""config/node.yaml and the schema say the same."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import pytest
+from pydantic import BaseModel
+
+from node.config import load, parse
+from node.config.building import LAYOUT_FIELDS
+from node.config.mistakes import _members, unknown_keys
+from node.config.schema import DEFAULT_LAYOUT, NodeKeys
+from node.config.yaml_text import read_yaml
+from node.deliver.folder import DEFAULT_LAYOUT as DELIVERED_LAYOUT
+from node.deliver.folder import FIELDS
+from node.route import mistakes_in
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+NODE_YAML = REPOSITORY / "config" / "node.yaml"
+EXAMPLES = sorted((REPOSITORY / "config" / "rules").glob("*.yaml"))
+RULE_LANGUAGE = re.compile(r"rules\.\*\.(when|study)\.")
+
+
+def schema_keys(model: type[BaseModel], at: str = "") -> set[str]:
+    found: set[str] = set()
+    for name, field in model.model_fields.items():
+        found.add(f"{at}{name}")
+        found |= keys_below(field.rebuild_annotation(), f"{at}{name}.")
+    return found
+
+
+def keys_below(annotation: Any, at: str) -> set[str]:
+    found: set[str] = set()
+    for member in _members(annotation):
+        if get_origin(member) in (list, dict):
+            found |= keys_below(get_args(member)[-1], f"{at}*.")
+        elif isinstance(member, type) and issubclass(member, BaseModel):
+            found |= schema_keys(member, at)
+    return found
+
+
+def file_keys(value: Any, at: tuple[str, ...] = ()) -> set[str]:
+    found: set[str] = set()
+    if isinstance(value, dict):
+        named = (len(at) == 1 and at[0] in ("peers", "destinations")) or at[-2:] == (
+            "auth",
+            "users",
+        )
+        for key, each in value.items():
+            here = (*at, "*" if named else key)
+            found |= ({".".join(here)} if not named else set()) | file_keys(each, here)
+    if isinstance(value, list):
+        for each in value:
+            found |= file_keys(each, (*at, "*")) if isinstance(each, dict) else set()
+    return {key for key in found if not RULE_LANGUAGE.match(key)}
+
+
+def all_examples() -> str:
+    """The file with its example lines in use; the defaults that they replace are taken out."""
+    text = NODE_YAML.read_text()
+    text = re.sub(r"^ *(users|peers|destinations|folders): (\{\}|\[\]).*\n", "", text, flags=re.M)
+    return re.sub(r"^#(?! |$)|^#(?=  )", "", text, flags=re.M)
+
+
+def test_node_yaml_as_it_stands_is_the_default() -> None:
+    in_file = load(NODE_YAML, {})
+
+    assert (
+        in_file.digest
+        == parse(
+            "rules: [{name: ct, when: {Modality: CT}, run: ct_tissue}]", {}, base=NODE_YAML.parent
+        ).digest
+    )
+
+
+def test_no_file_differs_from_node_yaml_in_the_data_folder_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    without_file = load(None, {}, check_rules=mistakes_in)
+
+    assert without_file == parse(NODE_YAML.read_text(), {}, base=tmp_path)
+
+
+def test_node_yaml_names_every_key_of_the_schema_and_no_other() -> None:
+    content = read_yaml(all_examples())
+
+    assert file_keys(content) == schema_keys(NodeKeys)
+    assert list(unknown_keys(NodeKeys, content, ())) == []
+
+
+def test_every_key_states_its_default_or_that_it_is_required() -> None:
+    last_names = {key.rpartition(".")[2] for key in schema_keys(NodeKeys)}
+
+    silent = [
+        line
+        for line in NODE_YAML.read_text().splitlines()
+        if (key := re.match(r"#? *(?:- )?(\w+):", line))
+        and not line.startswith("# ")
+        and key[1] in last_names
+        and not re.search(r"# (default|required)", line)
+    ]
+
+    assert silent == []
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_rule_examples_load(path: Path) -> None:
+    config = load(path, {}, check_rules=mistakes_in)
+
+    assert config.rules
+
+
+def test_folder_layouts_are_those_that_delivery_knows() -> None:
+    assert (DEFAULT_LAYOUT, LAYOUT_FIELDS) == (DELIVERED_LAYOUT, FIELDS)

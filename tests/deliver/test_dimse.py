@@ -1,0 +1,222 @@
+"""C-STORE to real and to misbehaving peers (A8, F72)."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from node.domain.delivery import DeliveryClass
+from tests.evil_peers import StoreScp, hanging_up, raw_server, rejecting, silent
+from tests.peers import Orthanc, free_port, need, wait_for
+
+SENT, WARNED, RETRY, REFUSED, BLOCKED = (
+    DeliveryClass.SENT,
+    DeliveryClass.WARNED,
+    DeliveryClass.RETRY,
+    DeliveryClass.REFUSED,
+    DeliveryClass.BLOCKED,
+)
+
+
+@pytest.fixture(scope="module")
+def peer_of_every_answer() -> Iterator[StoreScp]:
+    with StoreScp().listening() as peer:
+        yield peer
+
+
+def data_set_bytes(path: str) -> bytes:
+    """What follows preamble and group 0002."""
+    whole = Path(path).read_bytes()
+    group_length = int.from_bytes(whole[140:144], "little")
+    return whole[144 + group_length :]
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (0x0000, SENT),
+        (0xB000, WARNED),
+        (0xB006, WARNED),
+        (0xB007, WARNED),
+        (0x0107, WARNED),
+        (0x0111, WARNED),
+        (0xA700, RETRY),
+        (0xA7FF, RETRY),
+        (0x0110, RETRY),
+        (0x0213, RETRY),
+        (0xC000, REFUSED),
+        (0xCFFF, REFUSED),
+        (0xFFFF, REFUSED),
+        (0x0122, BLOCKED),
+        (0x0124, BLOCKED),
+        (0x0117, BLOCKED),
+        (0xA900, BLOCKED),
+        (0xA9FF, BLOCKED),
+    ],
+)
+def test_each_status_on_the_wire_ends_in_its_class(
+    status, kind, make_object, dimse, peer_of_every_answer
+) -> None:
+    peer_of_every_answer.answer = status
+
+    outcome = dimse(peer_of_every_answer.port).send(make_object())
+
+    assert (outcome.kind, outcome.status) == (kind, status)
+
+
+def test_bytes_travel_as_they_are_in_the_file(make_object, dimse) -> None:
+    deliverable = make_object(size_bytes=320_000)
+
+    with StoreScp().listening() as peer:
+        outcome = dimse(peer.port).send(deliverable)
+
+    assert outcome.kind is SENT
+    assert peer.stored == [(deliverable.sop_instance_uid, data_set_bytes(deliverable.path))]
+
+
+def test_several_objects_share_one_association_and_have_their_own_ends(make_object, dimse) -> None:
+    objects = [make_object(n) for n in (1, 2, 3)]
+
+    with StoreScp(answer=lambda stored: (0x0000, 0xC000, 0xB000)[stored]).listening() as peer:
+        outcomes = dimse(peer.port).send_all(objects)
+
+    assert [o.kind for o in outcomes] == [SENT, REFUSED, WARNED]
+    assert peer.associations == 1
+
+
+@pytest.mark.parametrize(("result", "kind"), [(1, BLOCKED), (2, RETRY)])
+def test_a_rejected_association_blocks_for_good_or_waits(result, kind, make_object, dimse) -> None:
+    with raw_server(rejecting(result)) as port:
+        outcome = dimse(port).send(make_object())
+
+    assert outcome.kind is kind
+    assert "rejected the association" in outcome.sentence
+
+
+def test_a_peer_without_the_segmentation_class_blocks(make_object, dimse) -> None:
+    with StoreScp(sop_classes=(CTImageStorage,)).listening() as peer:
+        outcome = dimse(peer.port).send(make_object())
+
+    assert outcome.kind is BLOCKED
+    assert "no presentation context" in outcome.sentence
+    assert not outcome.destination_sick
+
+
+@pytest.mark.parametrize("misdeed", ["abort", "drop", "abort at once"])
+def test_a_line_lost_before_the_answer_is_tried_again(misdeed, make_object, dimse) -> None:
+    objects = [make_object(1), make_object(2)]
+
+    with StoreScp(misdeed=misdeed).listening() as peer:
+        outcomes = dimse(peer.port).send_all(objects)
+
+    assert [o.kind for o in outcomes] == [RETRY, RETRY]
+    assert all(o.destination_sick for o in outcomes)
+
+
+@pytest.mark.parametrize("talk", [hanging_up, silent(3.0)])
+def test_a_peer_that_negotiates_nothing_is_tried_again(talk, make_object, dimse) -> None:
+    with raw_server(talk) as port:
+        outcome = dimse(port, negotiate_timeout_s=0.5).send(make_object())
+
+    assert outcome.kind is RETRY
+    assert outcome.destination_sick
+
+
+def test_a_peer_that_never_answers_the_store_is_tried_again(make_object, dimse) -> None:
+    with StoreScp(delay_s=2.0).listening() as peer:
+        outcome = dimse(peer.port, answer_timeout_s=0.3).send(make_object())
+
+    assert outcome.kind is RETRY
+    assert "did not answer in time" in outcome.sentence
+
+
+def test_nobody_listening_is_tried_again(make_object, dimse) -> None:
+    outcome = dimse(free_port()).send(make_object())
+
+    assert outcome.kind is RETRY
+    assert "no connection" in outcome.sentence
+
+
+def test_a_host_without_an_address_is_tried_again(make_object, dimse) -> None:
+    outcome = dimse(104, host="no-such-host.invalid").send(make_object())
+
+    assert outcome.kind is RETRY
+
+
+def test_a_peer_with_the_default_syntax_only_gets_the_same_attributes(make_object, dimse) -> None:
+    deliverable = make_object()
+
+    with StoreScp(syntaxes=(ImplicitVRLittleEndian,)).listening() as peer:
+        outcome = dimse(peer.port).send(deliverable)
+
+    assert outcome.kind is SENT
+    assert dcmread(deliverable.path).PixelData in peer.stored[0][1]
+
+
+def test_a_result_whose_file_is_gone_blocks_and_the_others_go(make_object, dimse) -> None:
+    lost, kept = make_object(1), make_object(2)
+    Path(lost.path).unlink()
+
+    with StoreScp().listening() as peer:
+        outcomes = dimse(peer.port).send_all([lost, kept])
+
+    assert [o.kind for o in outcomes] == [BLOCKED, SENT]
+
+
+def test_nagle_is_off_while_an_object_travels(make_object, dimse, monkeypatch) -> None:
+    import socket
+
+    options: list[tuple[int, ...]] = []
+    original = socket.socket.setsockopt
+
+    def spy(self: socket.socket, *arguments: int) -> None:
+        options.append(arguments)
+        original(self, *arguments)
+
+    monkeypatch.setattr(socket.socket, "setsockopt", spy)
+    with StoreScp().listening() as peer:
+        dimse(peer.port).send(make_object())
+
+    assert (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1) in options
+
+
+@pytest.mark.peers
+def test_dcmtk_storescp_takes_the_object(make_object, dimse, tmp_path) -> None:
+    deliverable, port = make_object(size_bytes=128_000), free_port()
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    server = subprocess.Popen(
+        [need("/usr/bin/storescp"), "+B", "+xe", "-od", str(inbox), "-aet", "EVIL", str(port)]
+    )
+    try:
+        outcome = wait_for(
+            "storescp", lambda: (end := dimse(port).send(deliverable)).is_done and end
+        )
+    finally:
+        server.terminate()
+        server.wait()
+
+    (received,) = inbox.iterdir()
+    assert outcome.kind is SENT
+    assert dcmread(received).PixelData == dcmread(deliverable.path).PixelData
+    assert dcmread(received).file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
+
+
+@pytest.mark.peers
+def test_orthanc_holds_one_object_however_often_it_is_sent(make_object, dimse, tmp_path) -> None:
+    deliverable = make_object()
+    orthanc = Orthanc(tmp_path / "orthanc").start()
+    try:
+        destination = dimse(orthanc.dicom_port, ae_title="ORTHANC")
+        outcomes = [destination.send(deliverable) for _ in range(2)]
+        objects = orthanc.segmentations()
+    finally:
+        orthanc.stop()
+
+    assert all(outcome.is_done for outcome in outcomes)
+    assert len(objects) == 1

@@ -1,0 +1,309 @@
+"""Hostile data sets over a real association into the real ingest and spool.
+
+Each is answered with its status, on an association that goes on; nothing appears outside the data
+folder and nothing but acknowledged instances stays in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import subprocess
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from node.database.engine import open_engine
+from node.receive.dimse import DimseServer, DimseSettings
+from node.receive.ingest import Ingest, IngestLimits
+from node.receive.syntaxes import decodable_syntaxes, storage_contexts
+from node.spool import tables
+from node.spool.files import Spool, SpoolSettings
+from node.spool.index import Index
+from node.spool.space import Watermark
+from tests import raw_dimse as raw
+from tests.memory_node import eventually
+from tests.peers import ECHOSCU, STORESCU, need
+from tests.raw_dimse import RawAssociation
+
+DEFLATED = "1.2.840.10008.1.2.1.99"
+UID = "1.2.826.0.1.3680043.8.498.77"
+
+
+@dataclass
+class Node:
+    server: DimseServer
+    folder: Path
+    index: Index
+
+    def kept(self) -> list[Path]:
+        return sorted((self.folder / "instances").rglob("*.dcm"))
+
+    def parts(self) -> list[Path]:
+        return list((self.folder / "incoming").iterdir())
+
+    def rows(self) -> list[tuple[str, str]]:
+        columns = tables.association.c.calling_ae_title, tables.association.c.end
+        with self.index.engine.connect() as connection:
+            found = connection.execute(tables.association.select().with_only_columns(*columns))
+            return [tuple(row) for row in found]
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    folder = tmp_path_factory.mktemp("data") / "spool"
+    engine = open_engine(f"sqlite:///{folder.parent / 'segnode.sqlite'}")
+    tables.metadata.create_all(engine)
+    index = Index(engine)
+    watermark = Watermark(reserve_gb=0.01, max_used_percent=99.9)
+    spool = Spool(SpoolSettings(folder=folder, watermark=watermark), index)
+    limits = IngestLimits(max_object_bytes=50_000_000, max_inflated_bytes=50_000_000)
+    ingest = Ingest(spool, transfer_syntaxes=decodable_syntaxes(), limits=limits)
+    server = DimseServer(DimseSettings(port=0), ingest, index, storage_contexts())
+    server.start()
+    yield Node(server, folder, index)
+    server.stop()
+    spool.close()
+    index.close()
+    engine.dispose()
+
+
+@pytest.fixture
+def client(node: Node) -> Iterator[RawAssociation]:
+    offers = (
+        *raw.STORAGE_AND_ECHO,
+        (raw.CT_IMAGE_STORAGE, (DEFLATED,)),
+    )
+    with RawAssociation(node.server.port) as client:
+        assert client.request(offers).kind == raw.ASSOCIATE_AC
+        yield client
+
+
+def _element(tag: int, vr: bytes, value: bytes) -> bytes:
+    value += b"\0" * (len(value) % 2)
+    head = struct.pack("<HH", tag >> 16, tag & 0xFFFF) + vr
+    if vr in (b"OB", b"OW", b"SQ", b"UN"):
+        return head + struct.pack("<HL", 0, len(value)) + value
+    return head + struct.pack("<H", len(value)) + value
+
+
+def ct(uid: str = UID, **changed: bytes | None) -> bytes:
+    """A small CT in explicit VR little endian; a change to None leaves the element out."""
+    values: dict[str, tuple[int, bytes, bytes]] = {
+        "sop_class": (0x00080016, b"UI", raw.CT_IMAGE_STORAGE.encode()),
+        "sop_instance": (0x00080018, b"UI", uid.encode()),
+        "modality": (0x00080060, b"CS", b"CT"),
+        "patient_id": (0x00100020, b"LO", b"NOBODY"),
+        "study": (0x0020000D, b"UI", b"1.2.3"),
+        "series": (0x0020000E, b"UI", b"1.2.3.4"),
+        "samples": (0x00280002, b"US", raw.us(1)),
+        "photometric": (0x00280004, b"CS", b"MONOCHROME2"),
+        "rows": (0x00280010, b"US", raw.us(8)),
+        "columns": (0x00280011, b"US", raw.us(8)),
+        "bits_allocated": (0x00280100, b"US", raw.us(16)),
+        "bits_stored": (0x00280101, b"US", raw.us(16)),
+        "high_bit": (0x00280102, b"US", raw.us(15)),
+        "representation": (0x00280103, b"US", raw.us(0)),
+        "pixels": (0x7FE00010, b"OW", bytes(128)),
+    }
+    encoded = b""
+    for name, (tag, vr, value) in values.items():
+        new = changed.get(name, value)
+        encoded += b"" if new is None else _element(tag, vr, new)
+    return encoded
+
+
+def nested(depth: int) -> bytes:
+    """A CT behind sequences of undefined length, one inside the other."""
+    head = struct.pack("<HH2sHL", 0x0008, 0x1115, b"SQ", 0, 0xFFFFFFFF)
+    item = struct.pack("<HHL", 0xFFFE, 0xE000, 0xFFFFFFFF)
+    ends = struct.pack("<HHL", 0xFFFE, 0xE00D, 0) + struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
+    before, after = ct(modality=None).split(_element(0x00100020, b"LO", b"NOBODY"))
+    return before + (head + item) * depth + ends * depth + _element(0x00100020, b"LO", b"X") + after
+
+
+BIG = bytes(range(256)) * 20
+CONTENT = {
+    "F15: random bytes": hashlib.shake_128(b"noise").digest(5000),
+    "F16: element cut in its value": ct()[:-40],
+    "F16: element cut in its header": ct()[: ct().index(b"OW") - 3],
+    "F17: implicit bytes on an explicit context": struct.pack("<HHL", 8, 0x16, 26) + BIG[:26],
+    "F18: big-endian bytes": struct.pack(">HH", 8, 0x16) + b"UI" + struct.pack(">H", 26) + BIG[:26],
+    "F22: another instance than announced": ct(uid="1.2.3.4.5.6"),
+    "F21: another class than announced": ct(sop_class=raw.MR_IMAGE_STORAGE.encode()),
+    "F25: no Study Instance UID": ct(study=None),
+    "F25: empty Study Instance UID": ct(study=b""),
+    "F25: Series Instance UID is a path": ct(series=b"../../../etc/x"),
+    "F26: sequences 2 000 deep": nested(2000),
+    "F26: sequences 100 000 deep": nested(100_000),
+    "F29: no rows": ct(rows=raw.us(0)),
+    "F29: 65535 x 65535": ct(rows=raw.us(65535), columns=raw.us(65535)),
+    "F29: 33 bits": ct(bits_allocated=raw.us(33)),
+    "F29: pixels longer than declared": ct(pixels=bytes(1280)),
+    "F35: OW of length 0xFFFFFFF0": ct()[: -128 - 4] + struct.pack("<L", 0xFFFFFFF0) + bytes(128),
+    "empty": b"",
+}
+
+
+@pytest.mark.parametrize("data", CONTENT.values(), ids=CONTENT)
+def test_a_broken_data_set_is_refused_and_the_association_goes_on(
+    node: Node, client: RawAssociation, data: bytes
+) -> None:
+    before = node.kept()
+
+    response = client.store(data, UID)
+    echoed = client.echo()
+
+    assert raw.status(response) >> 12 == 0xC or raw.status(response) >> 8 == 0xA9
+    assert 0 < len(raw.comment(response)) <= 64
+    assert "NOBODY" not in raw.comment(response)
+    assert echoed == 0
+    assert node.kept() == before
+    assert node.parts() == []
+
+
+@pytest.mark.parametrize(
+    "uid",
+    [
+        b"../../../../tmp/pwn",
+        b"/etc/passwd",
+        b"..\\..\\x",
+        b"1.2\x00.3",
+        b"1" * 65,
+        b"1..2",
+        b"1.2.",
+        b"1.02",
+        "1.2.é".encode(),
+    ],
+)
+def test_f24_a_uid_that_is_none_is_refused_and_names_no_file(
+    node: Node, client: RawAssociation, uid: bytes
+) -> None:
+    outside = set(node.folder.parent.parent.iterdir())
+
+    response = client.store(ct().replace(UID.encode(), uid), uid)
+
+    assert raw.status(response) >> 12 == 0xC or raw.status(response) >> 8 == 0xA9
+    assert client.echo() == 0
+    assert node.parts() == []
+    assert set(node.folder.parent.parent.iterdir()) == outside
+    assert not list(node.folder.rglob("*pwn*"))
+
+
+def test_f25_the_missing_uid_is_the_offending_element(client: RawAssociation) -> None:
+    response = client.store(ct(study=None), UID)
+
+    assert response[0x0901] == struct.pack("<HH", 0x0020, 0x000D)
+
+
+def test_f26_sequences_a_hundred_deep_are_taken(client: RawAssociation) -> None:
+    uid = UID + ".100"
+
+    assert raw.status(client.store(nested(100).replace(*_renamed(uid)), uid)) == 0
+
+
+def _renamed(uid: str) -> tuple[bytes, bytes]:
+    tag = 0x00080018
+    return _element(tag, b"UI", UID.encode()), _element(tag, b"UI", uid.encode())
+
+
+def test_f27_a_deflate_bomb_is_refused_at_the_cap(node: Node, client: RawAssociation) -> None:
+    body = ct()[:-12] + struct.pack("<HH2sHL", 0x7FE0, 0x10, b"OW", 0, 400_000_000)
+    squeezer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    bomb = squeezer.compress(body)
+    bomb += b"".join(squeezer.compress(bytes(1_000_000)) for _ in range(400)) + squeezer.flush()
+
+    response = client.store(bomb, UID, context_id=7)
+
+    assert raw.status(response) in (0xA700, 0xC030) or raw.status(response) >> 12 == 0xC
+    assert client.echo() == 0
+    assert node.parts() == []
+
+
+def test_an_instance_beyond_the_cap_is_refused_without_being_kept(
+    node: Node, client: RawAssociation
+) -> None:
+    response = client.store(ct() + bytes(51_000_000), UID)
+
+    assert raw.status(response) == 0xA700
+    assert client.echo() == 0
+    assert node.parts() == []
+
+
+def test_st08_the_same_instance_again_is_stored_once(node: Node, client: RawAssociation) -> None:
+    uid = UID + ".8"
+    data = ct(uid=uid)
+
+    statuses = [raw.status(client.store(data, uid)) for _ in range(2)]
+
+    assert statuses == [0, 0]
+    assert len([path for path in node.kept() if data == path.read_bytes()[-len(data) :]]) == 1
+
+
+def test_f12_a_reset_in_the_middle_leaves_no_part(node: Node) -> None:
+    client = RawAssociation(node.server.port)
+    client.request()
+    client.command(1, raw.store_command(UID))
+    client.data(1, bytes(100_000), is_whole=False)
+    assert eventually(lambda: len(node.parts()) == 1)
+
+    client.reset()
+
+    assert eventually(lambda: not node.parts(), within_s=1)
+    assert eventually(lambda: ("RAW", "aborted") in node.rows())
+
+
+def test_st01_the_acknowledged_file_holds_the_data_set_as_sent(
+    node: Node, client: RawAssociation
+) -> None:
+    uid = UID + ".1"
+    data = ct(uid=uid)
+
+    assert raw.status(client.store(data, uid)) == 0
+
+    (path,) = [path for path in node.kept() if path.read_bytes().endswith(data)]
+    assert path.stem == hashlib.sha256(uid.encode()).hexdigest()
+
+
+def test_st13_dcmtk_sends_good_and_bad_files_over_one_association(
+    node: Node, tmp_path: Path
+) -> None:
+    meta = b"".join(
+        (
+            _element(0x00020001, b"OB", b"\x00\x01"),
+            _element(0x00020002, b"UI", raw.CT_IMAGE_STORAGE.encode()),
+            _element(0x00020010, b"UI", raw.EXPLICIT_VR_LITTLE_ENDIAN.encode()),
+        )
+    )
+    for number in range(3):
+        uid = f"{UID}.13.{number}"
+        data = ct(uid=uid, study=b"" if number == 1 else b"1.2.3")
+        named = _element(0x00020003, b"UI", uid.encode())
+        group = (
+            meta[: meta.index(b"\x02\x00\x10\x00")]
+            + named
+            + meta[meta.index(b"\x02\x00\x10\x00") :]
+        )
+        head = bytes(128) + b"DICM" + _element(0x00020000, b"UL", struct.pack("<L", len(group)))
+        (tmp_path / f"{number}.dcm").write_bytes(head + group + data)
+    before = len(node.kept())
+
+    sent = subprocess.run(
+        [
+            need(STORESCU), "-v", "-aec", "SEGNODE", "--no-halt", "+sd",
+            "127.0.0.1", str(node.server.port), str(tmp_path),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )  # fmt: skip
+    echoed = subprocess.run(
+        [need(ECHOSCU), "-aec", "SEGNODE", "127.0.0.1", str(node.server.port)], timeout=10
+    )
+
+    assert sent.stderr.count("Received Store Response (Success)") == 2, sent.stderr
+    assert len(node.kept()) == before + 2
+    assert echoed.returncode == 0

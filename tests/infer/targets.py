@@ -1,0 +1,94 @@
+"""Jobs for the runner's child: each does one thing that a real job may do."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from node.domain.errors import JobFailed, SeriesUnusable
+from node.infer.report import Report
+
+Request = Mapping[str, Any]
+
+
+def echo(request: Request, report: Report) -> Request:
+    with report.stage("read"):
+        pass
+    report.note("half way")
+    return {"request": dict(request), "process_id": os.getpid()}
+
+
+def noisy(request: Request, report: Report) -> Request:
+    print("a library talks")
+    os.write(1, b"\x00\x00\x00\x05noise")
+    os.write(2, b"more noise\n")
+    return {}
+
+
+def exits(request: Request, report: Report) -> Request:
+    with report.stage("decode"):
+        os._exit(int(request["code"]))
+
+
+def asks_to_exit(request: Request, report: Report) -> Request:
+    sys.exit(3)
+
+
+def segfaults(request: Request, report: Report) -> Request:
+    with report.stage("decode"):
+        ctypes.string_at(0)
+    return {}
+
+
+def kills_itself(request: Request, report: Report) -> Request:
+    with report.stage("run"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {}
+
+
+def allocates(request: Request, report: Report) -> Request:
+    with report.stage("run"):
+        return {"size": len(bytearray(request["size"]))}
+
+
+def fails(request: Request, report: Report) -> Request:
+    raise JobFailed("frame 3 cannot be decoded", permanent=bool(request["permanent"]))
+
+
+def unusable(request: Request, report: Report) -> Request:
+    raise SeriesUnusable(["two images at one position"])
+
+
+def bug(request: Request, report: Report) -> Request:
+    return {"value": [][1]}
+
+
+def hangs(request: Request, report: Report) -> Request:
+    """Waits for ever, with a process of its own."""
+    helper = subprocess.Popen(["/bin/sleep", "600"])
+    report.note(str(helper.pid))
+    with report.stage("run"):
+        threading.Event().wait()
+    return {}
+
+
+def waits(request: Request, report: Report) -> Request:
+    report.note("waiting")
+    threading.Event().wait()
+    return {}
+
+
+def hangs_in_c(request: Request, report: Report) -> Request:
+    """Holds the interpreter lock for ever: no thread of the child can act."""
+    report.note(str(os.getpid()))
+    with mmap.mmap(-1, 4096) as page:
+        address = ctypes.addressof(ctypes.c_char.from_buffer(page))
+        ctypes.PyDLL(None).sem_wait(ctypes.c_void_p(address))
+    return {}

@@ -1,0 +1,170 @@
+"""The model registry: good folders load, and every mistake is told with its path."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from node.domain.errors import ConfigInvalid
+from node.domain.segment import Code
+from node.infer.registry import default_models_folder, load_model, load_models
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A copy of the model ct_tissue that a test may spoil."""
+    return Path(
+        shutil.copytree(default_models_folder() / "ct_tissue", tmp_path / "models/ct_tissue")
+    )
+
+
+def spoil(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def mistakes_of(call: Callable[[], object]) -> dict[str, str]:
+    with pytest.raises(ConfigInvalid) as refusal:
+        call()
+    return dict(refusal.value.mistakes)
+
+
+def test_the_models_that_come_with_segnode_load() -> None:
+    models = load_models([default_models_folder()])
+
+    assert "ct_tissue" in models
+    assert models["ct_tissue"].inputs["ct"].min_slices == 3
+    assert models["ct_tissue"].segment_of[1].modifier == Code("7771000", "SCT", "Left")
+
+
+def test_a_model_folder_may_be_named_itself(folder: Path) -> None:
+    assert list(load_models([folder])) == ["ct_tissue"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key", "sentence"),
+    [
+        ("min_slices", "mn_slices", "inputs.ct.mn_slices", "did you mean min_slices"),
+        ("title:", "titel:", "titel", "did you mean title"),
+        ("version: 1.0.0\n", "", "version", "is required"),
+        ("min_rows: 20", "min_rows: many", "inputs.ct.min_rows", "valid integer"),
+        ("min_rows: 20", "min_rows: 0", "inputs.ct.min_rows", "greater than or equal to 1"),
+        ("kind: python", "kind: pyton", "runner.kind", "no runner 'pyton' in this version"),
+        ("node.infer.ct_tissue:run", "os:system", "runner.entry", "is not node.infer"),
+        ("node.infer.ct_tissue:run", "node.infer.nothing:run", "runner.entry", "no module"),
+        ("[labels]", "[probabilities]", "outputs.0", "labels"),
+        ("name: ct_tissue", "name: ct_tissues", "name", "the folder is not"),
+        ("device: cpu", "device: gpu", "resources.device", "cuda"),
+        ("deadline_s: 600", "deadline_s: -1", "resources.deadline_s", "greater than 0"),
+        ("outputs:", "weights: {url: x, sha256: abc}\noutputs:", "weights.sha256", "match"),
+    ],
+)
+def test_a_mistake_in_the_model_file_is_told_with_its_path(
+    folder: Path, old: str, new: str, key: str, sentence: str
+) -> None:
+    spoil(folder / "model.yaml", old, new)
+
+    mistakes = mistakes_of(lambda: load_model(folder))
+
+    assert sentence in mistakes[f"models/ct_tissue/model.yaml: {key}"]
+
+
+def test_a_key_that_stands_twice_is_refused(folder: Path) -> None:
+    spoil(folder / "model.yaml", "outputs:", "version: 2.0.0\noutputs:")
+
+    mistakes = mistakes_of(lambda: load_model(folder))
+
+    assert "'version' stands twice" in mistakes["models/ct_tissue/model.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("2,Right lung", "1,Right lung", "label_value 1 stands twice"),
+        ("2,Right lung", "0,Right lung", "not a number from 1"),
+        ("2,Right lung", "65536,Right lung", "not a number from 1"),
+        ("Right lung", "left lung", "the name 'left lung' stands twice"),
+        ("SCT:24028007:Right", "SCT:7771000:Left", "same codes as label 1"),
+        ("Right lung", "The other lung", "the name says no side, the codes say right"),
+        ("SCT:24028007:Right", "", "the name says right, the codes say no side"),
+        ("#2E7FA8", "#2E7FA", "is not #RRGGBB"),
+        ("SCT:24028007:Right", "24028007", "is not scheme:value:meaning"),
+        ("SCT:24028007:Right", f"SCT:24028007:Right {'x' * 64}", "exceeds 16/16/64"),
+        ("Right lung", "Right lung " + "x" * 64, "exceeds 64 characters"),
+        ("SCT:24028007:Right,,", "SCT:24028007:Right,,,", "more cells"),
+    ],
+)
+def test_a_mistake_in_the_label_table_is_told_with_its_line(
+    folder: Path, old: str, new: str, sentence: str
+) -> None:
+    spoil(folder / "labels.csv", old, new)
+
+    mistakes = mistakes_of(lambda: load_model(folder))
+
+    assert sentence in mistakes["models/ct_tissue/labels.csv: line 3"]
+
+
+def test_all_mistakes_of_all_files_are_told_at_once(folder: Path) -> None:
+    spoil(folder / "model.yaml", "min_slices", "mn_slices")
+    spoil(folder / "model.yaml", "device: cpu", "device: gpu")
+    spoil(folder / "labels.csv", "#2E7FA8", "red")
+    spoil(folder / "README.md", "## Where it fails", "## Where it shines")
+
+    mistakes = mistakes_of(lambda: load_models([folder, folder.parent / "nowhere"]))
+
+    assert set(mistakes) == {
+        "models/ct_tissue/model.yaml: inputs.ct.mn_slices",
+        "models/ct_tissue/model.yaml: resources.device",
+        "models/ct_tissue/labels.csv: line 3",
+        "models/ct_tissue/README.md",
+        str(folder.parent / "nowhere"),
+    }
+
+
+@pytest.mark.parametrize("name", ["model.yaml", "labels.csv", "README.md"])
+def test_a_missing_file_is_told(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+
+    mistakes = mistakes_of(lambda: load_model(folder))
+
+    assert "is missing" in mistakes[f"models/ct_tissue/{name}"]
+
+
+def test_two_models_of_one_name_are_refused(folder: Path) -> None:
+    mistakes = mistakes_of(lambda: load_models([default_models_folder(), folder]))
+
+    assert "is also the name of" in mistakes["models/ct_tissue"]
+
+
+def test_the_digest_changes_with_what_decides_the_result(folder: Path) -> None:
+    before = load_model(folder)
+    spoil(folder / "labels.csv", "#2E7FA8", "#2E7FA9")
+    recoloured = load_model(folder)
+    spoil(folder / "model.yaml", "version: 1.0.0", "version: 1.0.1")
+    renumbered = load_model(folder)
+    spoil(folder / "README.md", "## Licence", "## Licence\n\nMore words.\n")
+    reworded = load_model(folder)
+
+    assert len({before.digest, recoloured.digest, renumbered.digest}) == 3
+    assert reworded.digest == renumbered.digest
+
+
+def test_the_digest_changes_with_the_code_of_a_python_model(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from node.infer import registry
+
+    before = load_model(folder).digest
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "__init__.py").write_text("")
+    (code / "lungs.py").write_text("limit = 1")
+    monkeypatch.setattr(registry, "_source_of", lambda entry: code / "__init__.py")
+    first = load_model(folder).digest
+    (code / "lungs.py").write_text("limit = 2")
+
+    assert len({before, first, load_model(folder).digest}) == 3

@@ -1,0 +1,144 @@
+"""Engines on SQLite and PostgreSQL, and requests to enqueue."""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, text
+
+from node.database.engine import open_engine
+from node.domain.job import Priority, job_key
+from node.jobs.tables import metadata
+from node.jobs.values import JobRequest, ResultFile
+from tests.peers import free_port
+
+MakeRequest = Callable[..., JobRequest]
+
+_databases = count(1)
+
+
+@pytest.fixture(scope="session")
+def postgresql_url() -> Iterator[str]:
+    """A server of its own, reached over a Unix socket, run by an unprivileged user."""
+    binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if not binaries:
+        message = "PostgreSQL is not installed: make peers"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+    folder = Path(tempfile.mkdtemp(prefix="segnode-pg-"))
+    is_root = os.geteuid() == 0
+    user = "postgres" if is_root else getpass.getuser()
+    if is_root:
+        shutil.chown(folder, user)
+    become = ["runuser", "-u", user, "--"] if is_root else []
+    control = [*become, str(binaries[-1].with_name("pg_ctl")), "-D", str(folder / "data")]
+    port = free_port()
+    options = f"-k {folder} -p {port} -c listen_addresses= -c fsync=off"
+    try:
+        for command in (
+            [*control, "init", "-s", "-o", f"-A trust -U {user} -E UTF8 --no-sync"],
+            [*control, "start", "-s", "-w", "-o", options, "-l", str(folder / "log")],
+        ):
+            subprocess.run(command, check=True, cwd="/")
+        yield f"postgresql+psycopg://{user}@/{{name}}?host={folder}&port={port}"
+    finally:
+        subprocess.run([*control, "stop", "-s", "-m", "immediate"], check=False, cwd="/")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database with the tables of this stage."""
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path}/segnode.sqlite"
+    else:
+        template = request.getfixturevalue("postgresql_url")
+        name = f"test{next(_databases)}"
+        server = open_engine(template.format(name="postgres"))
+        with server.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text(f"CREATE DATABASE {name}"))
+        server.dispose()
+        url = template.format(name=name)
+    engine = open_engine(url)
+    metadata.create_all(engine)
+    engine.dispose()
+    return url
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    engine = open_engine(database_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def make_request() -> MakeRequest:
+    """A rule's wish for one run over one series; ``pixels`` decides the job key."""
+
+    def make(
+        pixels: str = "a",
+        *,
+        rule: str = "chest",
+        series: str = "1.2.3",
+        revision: int = 1,
+        destinations: tuple[str, ...] = ("pacs",),
+        priority: Priority = Priority.NORMAL,
+        study: str = "1.2",
+        taken_series_numbers: frozenset[int] = frozenset(),
+        version: int = 1,
+    ) -> JobRequest:
+        return JobRequest(
+            rule=rule,
+            study_instance_uid=study,
+            series_key=series,
+            roles={"image": series},
+            revision=revision,
+            job_key=job_key([pixels], "model", {}),
+            model="ct_tissue",
+            model_digest="model",
+            inputs={
+                "image": {
+                    "series_instance_uid": series,
+                    "revision": revision,
+                    "instances": {f"{series}.1": version},
+                }
+            },
+            destinations=destinations,
+            priority=priority,
+            config_digest="c1",
+            taken_series_numbers=taken_series_numbers,
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_file() -> Callable[..., ResultFile]:
+    """A durable product: labels, or a SEG whose UID follows from ``name``."""
+
+    def make(name: str = "one", form: str = "seg_binary") -> ResultFile:
+        sha256 = hashlib.sha256(f"{name}{form}".encode()).hexdigest()
+        is_object = form != "labels"
+        return ResultFile(
+            form=form,
+            file_name=f"{name}/{form}",
+            size_bytes=10,
+            sha256=sha256,
+            sop_instance_uid=f"2.25.{int(sha256[:12], 16)}" if is_object else "",
+            sop_class_uid="1.2.840.10008.5.1.4.1.1.66.4" if is_object else "",
+            series_instance_uid="2.25.7" if is_object else "",
+            study_instance_uid="1.2",
+        )
+
+    return make

@@ -1,0 +1,212 @@
+"""Leases: one owner at a time, attempts counted, nothing lost and nothing starved."""
+
+from __future__ import annotations
+
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import pytest
+from sqlalchemy import Engine, select
+
+from node.database.engine import epoch_s, open_engine, reading
+from node.domain.errors import LeaseLost, NodeError
+from node.domain.job import JobState, MatchState, Priority
+from node.jobs.leases import JobLeases
+from node.jobs.matches import MatchStore
+from node.jobs.store import JobStore
+from node.jobs.tables import job
+
+LEASE_S = 60.0
+
+
+@pytest.fixture
+def jobs(engine: Engine) -> JobStore:
+    return JobStore(engine)
+
+
+@pytest.fixture
+def leases(engine: Engine) -> JobLeases:
+    return JobLeases(engine)
+
+
+def row(engine: Engine, job_id: int):
+    with reading(engine) as connection:
+        return connection.execute(select(job).where(job.c.id == job_id)).one()
+
+
+def drain(database_url: str, owner: str) -> list[int]:
+    """Lease until nothing is left; runs in a process of its own."""
+    engine = open_engine(database_url)
+    leases = JobLeases(engine)
+    taken = []
+    while leased := leases.lease(owner, LEASE_S):
+        taken.append(leased.id)
+        leases.finish(leased.id, owner)
+    engine.dispose()
+    return taken
+
+
+def test_four_processes_lease_each_of_200_jobs_once(jobs, database_url, make_request) -> None:
+    ids = {jobs.enqueue(make_request(f"p{n}", series=f"1.{n}"))[0] for n in range(200)}
+
+    with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as pool:
+        drained = pool.map(drain, [database_url] * 4, ["w1", "w2", "w3", "w4"])
+        taken = [job_id for ids_of_one in drained for job_id in ids_of_one]
+
+    assert Counter(taken) == Counter(ids)
+
+
+def test_higher_priority_goes_first_then_age(jobs, leases, make_request) -> None:
+    order = [
+        jobs.enqueue(make_request(name, series=f"1.{n}", priority=priority), now=float(n))[0]
+        for n, (name, priority) in enumerate(
+            [("b", Priority.NORMAL), ("c", Priority.NORMAL), ("u", Priority.URGENT)]
+        )
+    ]
+
+    taken = [leases.lease("w", LEASE_S, now=10.0).id for _ in range(3)]
+
+    assert taken == [order[2], order[0], order[1]]
+
+
+def test_background_has_its_turn_while_urgent_work_never_ends(jobs, leases, make_request) -> None:
+    waiting, _ = jobs.enqueue(make_request("b", priority=Priority.BACKGROUND), now=0.0)
+    for n in range(9):
+        urgent = make_request(f"u{n}", series=f"1.{n}", priority=Priority.URGENT)
+        jobs.enqueue(urgent, now=1.0 + n)
+
+    taken = [leases.lease("w", LEASE_S, now=100.0 + n).id for n in range(4)]
+
+    assert taken.index(waiting) == 2
+
+
+def test_a_leased_job_is_leased_by_nobody_else(jobs, leases, make_request) -> None:
+    jobs.enqueue(make_request())
+
+    assert leases.lease("w1", LEASE_S) is not None
+    assert leases.lease("w2", LEASE_S) is None
+
+
+def test_leases_are_counted_by_the_clock_of_the_database(
+    jobs, leases, engine, make_request
+) -> None:
+    jobs.enqueue(make_request())
+
+    leased = leases.lease("w", LEASE_S)
+
+    with reading(engine) as connection:
+        assert leased.lease_until == pytest.approx(epoch_s(connection) + LEASE_S, abs=5)
+
+
+def test_a_worker_that_lost_its_lease_changes_nothing(jobs, leases, engine, make_request) -> None:
+    job_id, _ = jobs.enqueue(make_request(), now=0.0)
+    leases.lease("slow", LEASE_S, now=0.0)
+    leases.reap(now=61.0)
+    leases.lease("quick", LEASE_S, now=61.0)
+
+    for act in (
+        lambda: leases.heartbeat(job_id, "slow", LEASE_S, now=62.0),
+        lambda: leases.stage(job_id, "slow", "infer", 1.0),
+        lambda: leases.finish(job_id, "slow", now=62.0),
+        lambda: leases.fail(job_id, "slow", "broken", now=62.0),
+        lambda: leases.release(job_id, "slow", now=62.0),
+    ):
+        with pytest.raises(LeaseLost):
+            act()
+
+    assert (row(engine, job_id).state, row(engine, job_id).owner) == ("running", "quick")
+
+
+def test_a_heartbeat_keeps_the_lease(jobs, leases, make_request) -> None:
+    job_id, _ = jobs.enqueue(make_request(), now=0.0)
+    leases.lease("w", LEASE_S, now=0.0)
+    leases.heartbeat(job_id, "w", LEASE_S, now=50.0)
+
+    assert leases.reap(now=61.0) == 0
+    assert leases.reap(now=111.0) == 1
+
+
+def test_a_job_that_kills_its_worker_three_times_is_parked(
+    jobs, leases, engine, make_request
+) -> None:
+    job_id, _ = jobs.enqueue(make_request(), now=0.0)
+    for attempt in range(3):
+        leases.lease("w", LEASE_S, now=attempt * 100.0)
+        leases.reap(now=attempt * 100.0 + 61.0)
+
+    assert leases.lease("w", LEASE_S, now=1000.0) is None
+    assert row(engine, job_id).state == JobState.PARKED
+    assert "killed its worker 3 times" in row(engine, job_id).sentence
+    assert MatchStore(engine).state("chest", "1.2.3", 1) is MatchState.PARKED
+
+
+def test_failures_are_tried_again_later_and_parked_after_three(
+    jobs, leases, engine, make_request
+) -> None:
+    job_id, _ = jobs.enqueue(make_request(), now=0.0)
+    states, now = [], 0.0
+    for _ in range(3):
+        assert leases.lease("w", LEASE_S, now=now) is not None
+        states.append(leases.fail(job_id, "w", "out of memory", now=now))
+        assert leases.lease("w", LEASE_S, now=now) is None
+        now += 100.0
+
+    assert states == [JobState.QUEUED, JobState.QUEUED, JobState.PARKED]
+    assert "out of memory" in row(engine, job_id).sentence
+
+
+def test_a_permanent_failure_is_not_tried_again(jobs, leases, make_request) -> None:
+    job_id, _ = jobs.enqueue(make_request(), now=0.0)
+    leases.lease("w", LEASE_S, now=0.0)
+
+    state = leases.fail(job_id, "w", "no such label", permanent=True, now=0.0)
+
+    assert state is JobState.FAILED
+    assert leases.lease("w", LEASE_S, now=9999.0) is None
+
+
+def test_a_drain_gives_the_attempt_back(jobs, leases, make_request) -> None:
+    job_id, _ = jobs.enqueue(make_request(), now=0.0)
+    for _ in range(5):
+        leased = leases.lease("w", LEASE_S, now=0.0)
+        leases.release(job_id, "w", now=0.0)
+
+    assert leased.attempts == 1
+
+
+def test_a_cancelled_job_is_lost_to_its_worker_until_retried(
+    jobs, leases, engine, make_request
+) -> None:
+    job_id, _ = jobs.enqueue(make_request(), now=0.0)
+    leases.lease("w", LEASE_S, now=0.0)
+    jobs.cancel(job_id)
+
+    with pytest.raises(LeaseLost):
+        leases.heartbeat(job_id, "w", LEASE_S)
+    assert leases.lease("w", LEASE_S) is None
+
+    jobs.retry(job_id)
+    assert leases.lease("w", LEASE_S).attempts == 1
+    assert MatchStore(engine).state("chest", "1.2.3", 1) is MatchState.RUNNING
+
+
+@pytest.mark.parametrize("verb", ["cancel", "retry"])
+def test_what_cannot_be_done_to_a_job_is_said(verb, jobs, leases, make_request) -> None:
+    job_id, _ = jobs.enqueue(make_request())
+    leases.lease("w", LEASE_S)
+    leases.finish(job_id, "w")
+
+    with pytest.raises(NodeError, match=f"job {job_id} is done"):
+        getattr(jobs, verb)(job_id)
+    with pytest.raises(NodeError, match="there is no job"):
+        getattr(jobs, verb)(job_id + 1)
+
+
+def test_stage_times_add_up_in_the_row(jobs, leases, engine, make_request) -> None:
+    job_id, _ = jobs.enqueue(make_request())
+    leases.lease("w", LEASE_S)
+    leases.stage(job_id, "w", "read", 0.25)
+    leases.stage(job_id, "w", "infer", 1.5)
+
+    assert row(engine, job_id).stages == {"read": 0.25, "infer": 1.5}

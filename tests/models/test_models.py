@@ -1,0 +1,125 @@
+"""Every model folder: it loads, its card and codes hold, and it runs on a phantom."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom.sr.codedict import codes
+
+from node.infer.registry import CARD_SECTIONS, ModelSpec, default_models_folder, load_model
+from node.infer.report import Stopwatch
+from node.infer.runners import run_model
+from node.infer.volume import Volume
+from tests.phantoms import Phantom
+
+PROBES = Path(__file__).resolve().parent.parent / "models_probe"
+FOLDERS = sorted(
+    path.parent for root in (default_models_folder(), PROBES) for path in root.glob("*/model.yaml")
+)
+
+
+@pytest.fixture(params=FOLDERS, ids=[folder.name for folder in FOLDERS])
+def model(request: pytest.FixtureRequest) -> ModelSpec:
+    return load_model(request.param)
+
+
+def codes_of(model: ModelSpec) -> set[tuple[str, str]]:
+    return {
+        (code.scheme, code.value)
+        for segment in model.segments
+        for code in (
+            segment.category,
+            segment.type,
+            segment.modifier,
+            segment.region,
+            segment.region_modifier,
+        )
+        if code is not None
+    }
+
+
+def is_in_dictionary(scheme: str, value: str) -> bool:
+    dictionary = getattr(codes, scheme)
+    return any(getattr(dictionary, name).value == value for name in dictionary.dir())
+
+
+def test_the_card_says_what_a_reader_must_know(model: ModelSpec) -> None:
+    text = (model.folder / "README.md").read_text()
+
+    for section in CARD_SECTIONS:
+        body = text.split(f"## {section}\n", 1)[1].split("\n## ", 1)[0]
+        assert len(body.split()) >= 5, f"{section} is empty"
+
+
+def test_research_use_is_said_where_it_is_declared(model: ModelSpec) -> None:
+    text = (model.folder / "README.md").read_text()
+
+    assert model.research_use
+    assert "Research" in text or "Tests" in text
+
+
+def test_every_code_is_known(model: ModelSpec, shared_labels: Path) -> None:
+    table = (shared_labels / "snomed_totalsegmentator.csv").read_text()
+
+    unknown = {
+        code
+        for code in codes_of(model)
+        if not is_in_dictionary(*code) and f"{code[0]},{code[1]}," not in table
+    }
+
+    assert not unknown
+
+
+def test_it_labels_a_phantom_with_nothing_but_its_labels(model: ModelSpec) -> None:
+    phantom = Phantom()
+    volume = Volume(array=phantom.hu_volume, geometry=phantom.geometry)
+
+    labels = run_model(model, dict.fromkeys(model.inputs, volume), Stopwatch())
+
+    assert labels.any()
+    assert set(np.unique(labels)) <= {0, *model.segment_of}
+
+
+def test_the_same_volume_gives_the_same_labels(model: ModelSpec) -> None:
+    phantom = Phantom(noise_hu=15)
+    volume = Volume(array=phantom.hu_volume, geometry=phantom.geometry)
+
+    first, second = (
+        run_model(model, dict.fromkeys(model.inputs, volume), Stopwatch()) for _ in range(2)
+    )
+
+    assert np.array_equal(first, second)
+
+
+def test_it_runs_on_the_smallest_input_that_it_declares(model: ModelSpec) -> None:
+    (spec,) = model.inputs.values()
+    phantom = Phantom(shape=(spec.min_slices, spec.min_rows, spec.min_columns))
+    volume = Volume(array=phantom.hu_volume, geometry=phantom.geometry)
+
+    labels = run_model(model, dict.fromkeys(model.inputs, volume), Stopwatch())
+
+    assert labels.shape == volume.array.shape
+
+
+def test_it_takes_a_volume_without_any_structure(model: ModelSpec) -> None:
+    phantom = Phantom()
+    empty = Volume(array=np.full_like(phantom.hu_volume, -1024), geometry=phantom.geometry)
+
+    labels = run_model(model, dict.fromkeys(model.inputs, empty), Stopwatch())
+
+    assert not labels.any()
+
+
+def test_it_leaves_its_input_as_it_was(model: ModelSpec) -> None:
+    phantom = Phantom()
+    array = phantom.hu_volume.copy()
+
+    run_model(
+        model,
+        dict.fromkeys(model.inputs, Volume(array=array, geometry=phantom.geometry)),
+        Stopwatch(),
+    )
+
+    assert np.array_equal(array, phantom.hu_volume)

@@ -1,0 +1,161 @@
+"""The structural walk accepts whole data sets and nothing else."""
+
+from __future__ import annotations
+
+from struct import pack
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydicom.dataset import Dataset
+
+from node.domain.errors import InstanceRejected
+from node.receive.walk import (
+    EXPLICIT_BIG,
+    EXPLICIT_LITTLE,
+    IMPLICIT_LITTLE,
+    MAX_DEPTH,
+    PIXEL_DATA,
+    Encoding,
+    walk,
+)
+from tests.instances import ct_slice, data_set_bytes
+
+ENCODINGS = (EXPLICIT_LITTLE, IMPLICIT_LITTLE, EXPLICIT_BIG)
+
+
+def nested(depth: int) -> Dataset:
+    root = Dataset()
+    level = root
+    for _ in range(depth):
+        item = Dataset()
+        level.ReferencedSeriesSequence = [item]
+        level = item
+    level.InstanceNumber = 1
+    return root
+
+
+def nested_bytes(depth: int) -> bytes:
+    """Sequences of undefined length inside each other, built without recursion."""
+    opening = pack("<HH2sHI", 0x0008, 0x1115, b"SQ", 0, 0xFFFFFFFF) + pack(
+        "<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF
+    )
+    closing = pack("<HHI", 0xFFFE, 0xE00D, 0) + pack("<HHI", 0xFFFE, 0xE0DD, 0)
+    return opening * depth + closing * depth
+
+
+def encoded(dataset: Dataset, encoding: Encoding) -> bytes:
+    return data_set_bytes(
+        dataset, is_implicit=encoding.is_implicit, is_little_endian=encoding.is_little_endian
+    )
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_whole_data_set_is_walked_to_its_pixel_data(encoding: Encoding) -> None:
+    image = ct_slice()
+    image.ReferencedSeriesSequence = nested(3).ReferencedSeriesSequence
+
+    structure = walk(encoded(image, encoding), encoding)
+
+    assert structure.elements[PIXEL_DATA].length == len(image.PixelData)
+    assert structure.elements.keys() == {int(tag) for tag in image.keys()}  # noqa: SIM118
+
+
+@given(st.integers(0, 2000), st.sampled_from(ENCODINGS))
+def test_a_cut_data_set_never_passes_with_its_pixel_data(cut: int, encoding: Encoding) -> None:
+    whole = encoded(ct_slice(), encoding)
+    kept = whole[: min(cut, len(whole) - 1)]
+
+    try:
+        structure = walk(kept, encoding)
+    except InstanceRejected as rejection:
+        assert rejection.dimse_status == 0xC000
+    else:
+        assert PIXEL_DATA not in structure.elements
+
+
+@given(st.binary(max_size=4000), st.sampled_from(ENCODINGS))
+def test_random_bytes_are_refused_or_walked_but_never_crash(
+    data: bytes, encoding: Encoding
+) -> None:
+    try:
+        structure = walk(data, encoding)
+    except InstanceRejected as rejection:
+        assert rejection.dimse_status == 0xC000
+    else:
+        assert all(e.offset + e.length <= len(data) for e in structure.elements.values())
+
+
+@given(st.integers(0, 1500), st.binary(min_size=1, max_size=4), st.sampled_from(ENCODINGS))
+def test_overwritten_bytes_never_crash_the_walk(
+    position: int, patch: bytes, encoding: Encoding
+) -> None:
+    image = ct_slice()
+    image.ReferencedSeriesSequence = nested(2).ReferencedSeriesSequence
+    data = bytearray(encoded(image, encoding))
+    data[position : position + len(patch)] = patch
+
+    try:
+        walk(bytes(data), encoding)
+    except InstanceRejected as rejection:
+        assert rejection.dimse_status == 0xC000
+
+
+def test_nesting_is_taken_to_the_limit_and_refused_beyond() -> None:
+    assert walk(nested_bytes(100), EXPLICIT_LITTLE).elements
+    assert walk(nested_bytes(MAX_DEPTH), EXPLICIT_LITTLE).elements
+    for depth in (MAX_DEPTH + 1, 2_000, 100_000):
+        with pytest.raises(InstanceRejected, match="nested deeper than 128"):
+            walk(nested_bytes(depth), EXPLICIT_LITTLE)
+
+
+def element(group: int, number: int, vr: bytes, value: bytes) -> bytes:
+    return pack("<HH2sH", group, number, vr, len(value)) + value
+
+
+UID = element(0x0008, 0x0018, b"UI", b"1.2\0")
+AFTER = element(0x0010, 0x0020, b"LO", b"P1")
+
+
+def test_an_odd_length_is_tolerated() -> None:
+    odd = element(0x0010, 0x0010, b"PN", b"ABC")
+
+    assert walk(UID + odd + AFTER, EXPLICIT_LITTLE).elements[0x00100010].length == 3
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (pack("<HH2sHI", 0x7FE0, 0x10, b"OW", 0, 0xFFFFFFF0), "longer than what is left"),
+        (UID + element(0x0010, 0x0010, b"??", b"AB"), "unknown value representation"),
+        (UID + UID, "duplicate tag"),
+        (AFTER + UID, "tags out of order"),
+        (
+            pack("<HH2sHI", 0x0008, 0x1115, b"SQ", 0, 0xFFFFFFFF)
+            + pack("<HHI", 0xFFFE, 0xE000, len(UID))
+            + UID,
+            "sequence delimiter is missing",
+        ),
+        (
+            pack("<HH2sHI", 0x0008, 0x1115, b"SQ", 0, 0xFFFFFFFF)
+            + pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF)
+            + UID,
+            "item delimiter is missing",
+        ),
+        (element(0x0002, 0x0010, b"UI", b"1.2\0") + UID, "cannot stand in a data set"),
+        (UID + AFTER[:5], "header is cut off"),
+        (b"", "empty"),
+    ],
+)
+def test_each_structural_fault_is_refused_with_its_reason(data: bytes, reason: str) -> None:
+    with pytest.raises(InstanceRejected, match=reason) as caught:
+        walk(data, EXPLICIT_LITTLE)
+
+    assert caught.value.dimse_status == 0xC000
+
+
+def test_too_many_elements_are_refused() -> None:
+    data = b"".join(element(0x0009, number, b"LO", b"") for number in range(0x10, 0x50))
+
+    with pytest.raises(InstanceRejected, match="too many elements"):
+        walk(data, EXPLICIT_LITTLE, max_elements=50)

@@ -1,0 +1,221 @@
+"""Nobody comes in without credentials, and nobody learns why."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+from node.database.engine import open_engine, writing
+from node.jobs import tables as jobs_tables
+from node.jobs.catalog import JobCatalog
+from node.receive.stow import StowService
+from node.receive.stow_parts import PartReceiver
+from node.spool import tables as spool_tables
+from node.spool.catalog import SpoolCatalog
+from node.web.access import Account, Authentication, May
+from node.web.app import create_app
+from node.domain.health import Readiness
+from node.web.services import Row, WebServices
+from tests.http_server import (
+    MULTIPART,
+    MemoryAssociations,
+    MemoryIngest,
+    Site,
+    body_of,
+    serving,
+)
+from tests.phantoms import Phantom
+
+FILE = Phantom(shape=(1, 8, 8)).files()[0]
+ACCOUNTS = (
+    Account(name="operator", secret="s3cret:with colon", may=frozenset(May)),
+    Account(name="pacs", secret="pässword", may=frozenset({May.STORE})),
+    Account(name="viewer", secret="look", may=frozenset({May.READ})),
+)
+BASIC = Authentication(kind="basic", accounts=ACCOUNTS)
+TOKEN = Authentication(kind="token", accounts=ACCOUNTS)
+
+
+class Nothing:
+    """No models, no actions, always ready."""
+
+    def list_models(self) -> list[Row]:
+        return []
+
+    def get_model(self, name: str) -> Row | None:
+        return None
+
+    def readiness(self) -> Readiness:
+        return Readiness(is_ready=True)
+
+    def __getattr__(self, name: str) -> Callable[[object], None]:
+        def refuse(key: object) -> None:
+            raise AssertionError(f"{name} was asked for {key}")
+
+        return refuse
+
+
+@pytest.fixture(scope="module")
+def shared_ingest() -> MemoryIngest:
+    return MemoryIngest()
+
+
+@pytest.fixture
+def ingest(shared_ingest: MemoryIngest) -> MemoryIngest:
+    shared_ingest.clear()
+    return shared_ingest
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    engine = open_engine(f"sqlite:///{tmp_path_factory.mktemp('access') / 'test.sqlite'}")
+    with writing(engine) as connection:
+        spool_tables.metadata.create_all(connection)
+        jobs_tables.metadata.create_all(connection)
+    yield engine
+    engine.dispose()
+
+
+@contextmanager
+def running(engine: Engine, ingest: MemoryIngest, authentication: Authentication) -> Iterator[Site]:
+    nothing = Nothing()
+    services = WebServices(
+        spool=SpoolCatalog(engine),
+        jobs=JobCatalog(engine),
+        models=nothing,
+        actions=nothing,  # type: ignore[arg-type]
+        health=nothing,
+        results_dir=Path("/nowhere"),
+    )
+    stow = StowService(
+        PartReceiver(ingest=ingest, associations=MemoryAssociations()),
+        peer_of=lambda user, _address: {"pacs": "PACS"}.get(user, ""),
+    )
+    with serving(create_app(services, stow=stow, authentication=authentication)) as site:
+        yield site
+    stow.close()
+
+
+@pytest.fixture(scope="module")
+def basic(engine: Engine, shared_ingest: MemoryIngest) -> Iterator[Site]:
+    with running(engine, shared_ingest, BASIC) as site:
+        yield site
+
+
+@pytest.fixture(scope="module")
+def token(engine: Engine, shared_ingest: MemoryIngest) -> Iterator[Site]:
+    with running(engine, shared_ingest, TOKEN) as site:
+        yield site
+
+
+def as_user(name: str, secret: str) -> dict[str, str]:
+    return {"Authorization": "Basic " + base64.b64encode(f"{name}:{secret}".encode()).decode()}
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        as_user("operator", "wrong"),
+        as_user("operator", ""),
+        as_user("nobody", "s3cret:with colon"),
+        as_user("", ""),
+        {"Authorization": "Basic !!!"},
+        {"Authorization": "Basic"},
+        {"Authorization": "Bearer s3cret:with colon"},
+        {"Authorization": "Basic " + base64.b64encode(b"\xff\xfe:\xff").decode()},
+    ],
+)
+@pytest.mark.parametrize("path", ["/api/v1/jobs", "/api/openapi.json", "/nothing", "/dicom-web/"])
+def test_f60b_wrong_credentials_are_401_with_a_challenge(
+    basic: Site, headers: dict[str, str], path: str
+) -> None:
+    answer = basic.request("GET", path, headers=headers)
+
+    assert answer.status == 401
+    assert answer.headers["www-authenticate"] == 'Basic realm="segnode", charset="UTF-8"'
+    assert answer.body == b'{"detail":"credentials are needed"}'
+
+
+def test_right_credentials_come_in(basic: Site) -> None:
+    answer = basic.request("GET", "/api/v1/jobs", headers=as_user("operator", "s3cret:with colon"))
+
+    assert answer.status == 200
+
+
+@pytest.mark.parametrize(
+    ("given", "status"), [("look", 200), ("Look", 401), ("", 401), ("look look", 401)]
+)
+def test_f60b_a_bearer_token_is_checked(token: Site, given: str, status: int) -> None:
+    answer = token.request("GET", "/api/v1/jobs", headers={"Authorization": f"Bearer {given}"})
+
+    assert answer.status == status
+    if status == 401:
+        assert answer.headers["www-authenticate"] == 'Bearer realm="segnode"'
+
+
+@pytest.mark.parametrize(
+    ("user", "method", "path", "status"),
+    [
+        ("pacs", "GET", "/api/v1/series", 403),
+        ("viewer", "GET", "/api/v1/series", 200),
+        ("viewer", "POST", "/api/v1/jobs/1/cancel", 403),
+        ("viewer", "POST", "/dicom-web/studies", 403),
+        ("viewer", "OPTIONS", "/dicom-web", 403),
+        ("operator", "POST", "/api/v1/jobs/1/cancel", 404),
+        ("pacs", "POST", "/dicom-web/studies", 415),
+    ],
+)
+def test_an_account_may_do_only_what_it_was_given(
+    basic: Site, user: str, method: str, path: str, status: int
+) -> None:
+    secret = next(account.secret for account in ACCOUNTS if account.name == user)
+
+    answer = basic.request(method, path, b"", as_user(user, secret))
+
+    assert answer.status == status
+
+
+def test_a_refused_upload_reaches_no_ingest(basic: Site, ingest: MemoryIngest) -> None:
+    answer = basic.request("POST", "/dicom-web/studies", body_of(FILE), {"Content-Type": MULTIPART})
+
+    assert answer.status == 401
+    assert not ingest.origins
+
+
+def test_the_user_and_its_peer_are_the_origin_of_what_was_sent(
+    basic: Site, ingest: MemoryIngest
+) -> None:
+    headers = {"Content-Type": MULTIPART, **as_user("pacs", "pässword")}
+
+    answer = basic.request("POST", "/dicom-web/studies", body_of(FILE), headers)
+
+    assert answer.status == 200
+    assert (ingest.origins[0].http_user, ingest.origins[0].peer) == ("pacs", "PACS")
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_probes_need_no_credentials(basic: Site, path: str) -> None:
+    assert basic.request("GET", path).status == 200
+
+
+@pytest.mark.parametrize(
+    ("kind", "accounts"), [("none", ACCOUNTS), ("basic", ()), ("token", ()), ("oauth", ACCOUNTS)]
+)
+def test_authentication_that_makes_no_sense_is_refused(
+    kind: str, accounts: tuple[Account, ...]
+) -> None:
+    with pytest.raises(ValueError, match="authentication"):
+        Authentication(kind=kind, accounts=accounts)
+
+
+def test_an_empty_secret_is_refused_and_secrets_are_not_shown() -> None:
+    with pytest.raises(ValueError, match="empty secret"):
+        Account(name="x", secret="")
+
+    assert "s3cret" not in repr(BASIC)
