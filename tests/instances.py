@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from sqlalchemy import Engine, select
@@ -73,11 +75,14 @@ def data_set_bytes(
     dataset: Dataset, *, is_implicit: bool = False, is_little_endian: bool = True
 ) -> bytes:
     """A data set as C-STORE carries it."""
-    from pydicom.filebase import DicomBytesIO
-
     buffer = DicomBytesIO()
     buffer.is_implicit_VR = is_implicit
     buffer.is_little_endian = is_little_endian
+    if not is_little_endian and "PixelData" in dataset:
+        # pydicom writes the bytes of OW as they are
+        dataset = copy.copy(dataset)
+        words = np.frombuffer(bytes(dataset.PixelData), "<u2")
+        dataset.add_new("PixelData", "OW", words.astype(">u2").tobytes())
     write_dataset(buffer, dataset)
     return buffer.getvalue()
 

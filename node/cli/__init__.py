@@ -10,7 +10,16 @@ import sys
 
 import typer
 
-from node.cli import serving
+from node.cli import (
+    deliveries,
+    explain,
+    jobs,
+    models,
+    quarantine,
+    series,
+    serving,
+    status,
+)
 from node.domain.errors import ConfigInvalid, NodeError
 
 app = typer.Typer(
@@ -20,7 +29,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-serving.add_to(app)
+for module in (serving, explain, series, quarantine, jobs, deliveries, models, status):
+    module.add_to(app)
 
 
 def main() -> None:

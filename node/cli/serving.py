@@ -11,11 +11,14 @@ from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
+from uuid import uuid4
 
 import typer
 
 from node.database.migrate import migrate
 from node.domain.errors import ConfigInvalid
+from node.jobs.leases import JobLeases
+from node.jobs.outbox import Outbox
 from node.observe.log import configure_logging
 from node.pipeline import roles
 from node.pipeline.accept import receive, spool_settings
@@ -65,6 +68,8 @@ def serve(
     current = plan(config)
     with lock_data_folder(current.config.data_dir, shared=not is_whole):
         prepare(current, wanted if not is_whole else set(Role))
+        if is_whole and current.config.database_url.startswith("sqlite"):
+            forget_the_dead(current)
         code = Supervisor(
             role_mains(config, current, set(Role) if is_whole else wanted),
             check_reload=lambda: _check(config),
@@ -113,6 +118,14 @@ def prepare(current: Plan, wanted: set[Role]) -> None:
     decodable_syntaxes()  # asked once here, inherited by every process
 
 
+def forget_the_dead(current: Plan) -> None:
+    """The whole node is about to start on this folder alone: whoever held a lease is dead."""
+    engine = current.open_engine()
+    JobLeases(engine).take_back(None)
+    Outbox(engine).take_back(None)
+    engine.dispose()
+
+
 def role_mains(path: Path | None, current: Plan, wanted: set[Role]) -> Mapping[str, RoleMain]:
     """The function of each process; each starts from the file as it is when the process starts."""
     replan = partial(plan, path)
@@ -129,17 +142,16 @@ def role_mains(path: Path | None, current: Plan, wanted: set[Role]) -> Mapping[s
         return run
 
     mains: dict[str, RoleMain] = {}
-    for role, main in (
-        (Role.RECEIVE, receive),
-        (Role.WEB, web),
-        (Role.ROUTE, roles.route),
-        (Role.DELIVER, roles.deliver),
-    ):
+    for role, main in ((Role.RECEIVE, receive), (Role.WEB, web), (Role.ROUTE, roles.route)):
         if role in wanted:
             mains[role.value] = starting(main)
+    node_id = uuid4().hex[:12]
+    if Role.DELIVER in wanted:
+        mains["deliver"] = starting(roles.deliver, owner=f"{node_id}.deliver")
     if Role.WORK in wanted:
         for device in current.config.work.devices:
-            mains[f"work {device}"] = starting(roles.work, device=device)
+            owner = f"{node_id}.work.{device}"
+            mains[f"work {device}"] = starting(roles.work, owner=owner, device=device)
     return mains
 
 

@@ -70,7 +70,11 @@ class DimseDestination:
             present = [each for each in deliverables if Path(each.path).is_file()]
             sent = iter(self.send_all(present) if present else ())
             return tuple(next(sent) if e in present else result_file_gone() for e in deliverables)
-        association = self._associate(deliverables)
+        try:
+            association = self._associate(deliverables)
+        except socket.gaierror:
+            end = classify_association(AssociationEnd.UNREACHABLE, "its host name has no address")
+            return (end,) * len(deliverables)
         try:
             if not association.is_established:
                 return (_end_without_association(association),) * len(deliverables)

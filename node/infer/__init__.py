@@ -6,12 +6,15 @@ them. What leaves: exclusive labels on the source grid, and a durable file of th
 ::
 
     registry     models/<name>/ -> ModelSpec, every mistake with its path
+                 (model_file: the form of model.yaml, labels_table: labels.csv)
     volume       stack + files  -> Volume: modality units, (slice, row, column)
+                 (codestream: what a compressed frame says about its size)
     runners      RUNNERS: runner kind -> "module:function"; run_model checks what comes back
     python       runner kind: a function of this package
     labels_file  labels <-> one durable file
     runner       the parent's side: one warm child per device, deadline, cancel, respawn
     child        the child's side: resolves a target, calls it, answers over its own socket
+                 (channel: messages, report: stages and remarks)
     ct_tissue, threshold    entries of the runner kind "python"
 
 Everything that can crash, hang or eat memory (codecs, model libraries) runs in the child, and only

@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from node.domain.errors import JobFailed
 from node.domain.result import LabelArray
-from node.infer.registry import RUNNERS, ModelSpec
+from node.infer.registry import RUNNERS, ModelSpec, load_model
 from node.infer.report import Report
 from node.infer.volume import Volume
 
@@ -41,6 +43,20 @@ def run_model(
     labels = kind(replace(spec, runner=runner), volumes, report)
     _check(spec, volumes[spec.grid_role], labels)
     return labels
+
+
+def warm(request: Mapping[str, Any], report: Report) -> Mapping[str, Any]:
+    """A job for an idle child: import what the models in ``request["folders"]`` need.
+
+    The first real job then does not pay for it.
+    """
+    with report.stage("warm"):
+        for folder in request["folders"]:
+            spec = load_model(Path(folder))
+            entries = (RUNNERS[spec.runner.kind], spec.runner.entry)
+            for entry in entries if spec.runner.kind == "python" else entries[:1]:
+                importlib.import_module(entry.partition(":")[0])
+    return {}
 
 
 def _check(spec: ModelSpec, volume: Volume, labels: LabelArray) -> None:

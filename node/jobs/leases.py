@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, select, true, update
 
 from node.database.engine import writing
 from node.domain.errors import LeaseLost
@@ -152,6 +152,17 @@ class JobLeases:
             change_held(connection, job_id, owner, values)
             follow_job(connection, job_id, JobState.QUEUED, "", clock(connection, now))
 
+    def take_back(self, owner: str | None, now: float | None = None) -> int:
+        """Take back at once what a process held that is known to be dead; returns how many.
+
+        Args:
+            owner: Its name; None for all owners, when no worker can be alive.
+        """
+        whose = job.c.owner == owner if owner is not None else true()
+        with writing(self._engine) as connection:
+            now = clock(connection, now)
+            return _take_back_all(connection, whose, now)
+
     def reap(self, now: float | None = None) -> int:
         """Take back the jobs of workers that went silent; returns how many.
 
@@ -159,16 +170,7 @@ class JobLeases:
         """
         with writing(self._engine) as connection:
             now = clock(connection, now)
-            silent = and_(job.c.state == JobState.RUNNING.value, job.c.lease_until < now)
-            rows = connection.execute(
-                select(job.c.id, job.c.owner, job.c.attempts)
-                .where(silent)
-                .order_by(job.c.id)
-                .with_for_update(skip_locked=True)
-            ).all()
-            for row in rows:
-                _take_back(connection, row, now)
-        return len(rows)
+            return _take_back_all(connection, job.c.lease_until < now, now)
 
 
 def held(connection: Connection, job_id: int, owner: str) -> Row[Any]:
@@ -225,6 +227,18 @@ def _longest_waiting_has_its_turn(connection: Connection, ready: ColumnElement[b
     ).scalars()
     higher = [priority < oldest for priority in recent]
     return len(higher) == TURNS_OF_HIGHER and all(higher)
+
+
+def _take_back_all(connection: Connection, whose: ColumnElement[bool], now: float) -> int:
+    rows = connection.execute(
+        select(job.c.id, job.c.owner, job.c.attempts)
+        .where(job.c.state == JobState.RUNNING.value, whose)
+        .order_by(job.c.id)
+        .with_for_update(skip_locked=True)
+    ).all()
+    for row in rows:
+        _take_back(connection, row, now)
+    return len(rows)
 
 
 def _take_back(connection: Connection, row: Row[int, str | None, int], now: float) -> None:

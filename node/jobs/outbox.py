@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, func, or_, select, true, update
 
 from node.database.engine import reading, writing
 from node.domain.delivery import DeliveryClass, Outcome
@@ -139,6 +139,18 @@ class Outbox:
             return {**values, "state": DeliveryState.BLOCKED.value}
         delay_s = delivery_delay_s(row.attempts, self._chance(), outcome.retry_after_s)
         return {**values, "state": DeliveryState.WAITING.value, "next_at": now + delay_s}
+
+    def take_back(self, owner: str | None) -> int:
+        """Make due at once what a process was sending that is known to be dead; returns how many.
+
+        Args:
+            owner: Its name; None for all owners, when no sender can be alive.
+        """
+        whose = outbox.c.owner == owner if owner is not None else true()
+        values = {"state": DeliveryState.WAITING.value, **_FREE}
+        with writing(self._engine) as connection:
+            statement = update(outbox).where(outbox.c.state == DeliveryState.SENDING.value, whose)
+            return connection.execute(statement.values(**values)).rowcount
 
     def free_blocked(self, now: float | None = None) -> int:
         """Let rows try again that another configuration blocked; returns how many."""

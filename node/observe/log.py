@@ -7,6 +7,8 @@ import logging
 import sys
 from datetime import UTC, datetime
 
+import pydicom.config
+
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 
@@ -37,7 +39,12 @@ class LineFormatter(logging.Formatter):
 
 
 def configure_logging(*, level: str = "INFO", as_json: bool = False) -> None:
-    """Send all log lines of this process to stderr; libraries speak only when something is wrong."""
+    """Send all log lines of this process to stderr; libraries speak only when something is wrong.
+
+    pydicom's warnings quote values, which may be a patient's: it is told to take values as they are.
+    """
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+    logging.captureWarnings(True)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter(as_json=as_json))
     root = logging.getLogger()
@@ -45,7 +52,15 @@ def configure_logging(*, level: str = "INFO", as_json: bool = False) -> None:
     root.setLevel(logging.WARNING)
     logging.getLogger("node").setLevel(level)
     # these print data sets, addresses or every retry: errors only
-    for name in ("pynetdicom", "pydicom", "highdicom", "apscheduler", "alembic", "uvicorn"):
+    for name in (
+        "pynetdicom",
+        "pydicom",
+        "highdicom",
+        "apscheduler",
+        "alembic",
+        "uvicorn",
+        "py.warnings",
+    ):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -52,11 +51,15 @@ class DeliveryRoom:
 
 
 class Deliverer:
-    """Runs deliveries on a few threads until told to stop."""
+    """Runs deliveries on a few threads until told to stop.
 
-    def __init__(self, room: DeliveryRoom) -> None:
+    Args:
+        owner: Name of this process's leases, the same in each life of the role.
+    """
+
+    def __init__(self, room: DeliveryRoom, *, owner: str) -> None:
         self._room = room
-        self._owner = f"deliver-{uuid.uuid4().hex[:12]}"
+        self._owner = owner
         self._pool = ThreadPoolExecutor(SENDERS, thread_name_prefix="deliver")
         self._free = threading.Semaphore(SENDERS)
         self._finished = threading.Event()
@@ -68,6 +71,7 @@ class Deliverer:
 
     def run(self, signals: Signals, reload: Callable[[], None]) -> None:
         """Deliver until ``signals.stop``; what is being sent then is finished."""
+        self._room.outbox.take_back(self._owner)
         self._room.outbox.free_blocked()
         while not signals.stop.is_set():
             if signals.reload.is_set():

@@ -108,7 +108,7 @@ def match_series(
             continue
         spoke = True
         (role,) = active.model.inputs
-        reasons = list(_not_taken(active, {role: series}))
+        reasons = list(not_taken(active, {role: series}))
         report = _report(
             active.rule.name, series.study_instance_uid, series.series_instance_uid,
             {role: series}, series.revision, explanation.as_json(),
@@ -176,7 +176,7 @@ def _match_set(
     if isinstance(choice, Chosen):
         if same and newest is not None and newest.job_id is not None:
             return
-        reasons = list(_not_taken(active, chosen))
+        reasons = list(not_taken(active, chosen))
         _park_or_ask(room, active, report, chosen, reasons, taken_series_numbers, now)
     elif isinstance(choice, Ambiguous):
         freed = f"{choice.sentence}: discard one with: segnode series discard UID"
@@ -194,7 +194,7 @@ def _next(newest: Any) -> int:
     return 1 if newest is None else int(newest.revision) + 1
 
 
-def _not_taken(active: ActiveRule, inputs: Mapping[str, CompleteSeries]) -> Iterable[str]:
+def not_taken(active: ActiveRule, inputs: Mapping[str, CompleteSeries]) -> Iterable[str]:
     """Why the model cannot run on these series, one sentence each."""
     for role, series in inputs.items():
         verdict = active.accepts[role].judge(series.header)

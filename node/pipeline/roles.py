@@ -66,11 +66,14 @@ def route(plan: Plan, replan: Replan, signals: Signals) -> None:
     engine.dispose()
 
 
-def work(plan: Plan, replan: Replan, signals: Signals, *, device: str) -> None:
+def work(plan: Plan, replan: Replan, signals: Signals, *, owner: str, device: str) -> None:
     """The process "work": one device."""
     engine = plan.open_engine()
     worker = Worker(
-        work_room(plan, engine), device=device, idle_unload_s=plan.config.work.idle_unload_s
+        work_room(plan, engine),
+        owner=owner,
+        device=device,
+        idle_unload_s=plan.config.work.idle_unload_s,
     )
 
     def reload() -> None:
@@ -82,10 +85,10 @@ def work(plan: Plan, replan: Replan, signals: Signals, *, device: str) -> None:
     engine.dispose()
 
 
-def deliver(plan: Plan, replan: Replan, signals: Signals) -> None:
+def deliver(plan: Plan, replan: Replan, signals: Signals, *, owner: str) -> None:
     """The process "deliver"."""
     engine = plan.open_engine()
-    deliverer = Deliverer(delivery_room(plan, engine))
+    deliverer = Deliverer(delivery_room(plan, engine), owner=owner)
 
     def reload() -> None:
         fresh = _fresh(replan)

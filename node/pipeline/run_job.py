@@ -28,6 +28,7 @@ from node.infer.registry import ModelSpec, load_model
 from node.infer.report import Report
 from node.infer.runners import run_model
 from node.infer.volume import Volume, read_volume
+from node.observe.log import configure_logging
 from node.pipeline.crash_points import crash_point
 from node.verify import VERIFIERS
 
@@ -115,6 +116,7 @@ def run(request: Mapping[str, Any], report: Report) -> dict[str, Any]:
         ResultRefused: The verifier found a fault in what was encoded.
         SeriesUnusable: The series is not one regular volume any more.
     """
+    configure_logging()
     order = JobOrder.from_json(request)
     model = load_model(order.model_folder)
     if model.digest != order.model_digest:

@@ -8,9 +8,12 @@ next tick judges again, to the same rows.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
+
+from sqlalchemy.exc import OperationalError
 
 from node.assemble.activity import Association, Ending, Forced, SeriesActivity, peer_key
 from node.assemble.evidence import CompletionState, judge_completion, learns_splitting
@@ -37,6 +40,11 @@ from node.route.rules import Rule
 from node.route.verdict import Truth
 
 log = logging.getLogger(__name__)
+
+BROKEN_S = 60.0
+
+_SETTLED = (SeriesState.COMPLETE, SeriesState.HELD)
+_GONE = "earlier images of the series were deleted by retention: send the whole series again"
 
 
 class ArrivalIndex(Protocol):
@@ -109,6 +117,7 @@ class Settler:
         self._room = room
         self._watched: dict[str, SeriesWatch] = {}
         self._studies: dict[str, float] = {}
+        self._broken: dict[str, float] = {}
         self._row = -1
 
     def use(self, room: SettleRoom) -> None:
@@ -116,43 +125,71 @@ class Settler:
         self._room = room
 
     def tick(self, now: float) -> None:
-        """One look at everything that is due."""
-        self._take_in()
-        for watch in list(self._watched.values()):
+        """One look at everything that is due; a series that fails does not hold up the others."""
+        self._take_in(now)
+        for uid, watch in list(self._watched.items()):
             if watch.look_again_at <= now:
-                self._look(watch, now)
+                with self._apart(uid, now):
+                    self._look(watch, now)
         for study, due in list(self._studies.items()):
             if due <= now:
                 self._match_study(study, now)
 
-    def _take_in(self) -> None:
+    def _take_in(self, now: float) -> None:
+        index = self._room.index
+        renewed: set[str] = set()
         if self._row < 0:
-            unsettled, self._row = self._room.index.unsettled()
-            for uid in unsettled:
-                self._watch_whole(uid)
-        for row, instance in self._room.index.arrivals_after(self._row):
+            unsettled, self._row = index.unsettled()
+            renewed.update(unsettled)
+        arrivals: dict[str, list[Instance]] = {}
+        for row, instance in index.arrivals_after(self._row):
             self._row = row
-            watch = self._watched.get(instance.series_instance_uid)
-            if watch is None:
-                self._watch_whole(instance.series_instance_uid)
+            arrivals.setdefault(instance.series_instance_uid, []).append(instance)
+        renewed.update(uid for uid, due in self._broken.items() if due <= now)
+        renewed.update(uid for uid in arrivals if uid not in self._watched)
+        for uid, instances in arrivals.items():
+            if uid not in renewed:
+                with self._apart(uid, now):
+                    self._watched[uid].take_all(instances)
+        for uid in index.forced_series():
+            if uid in self._watched:
+                self._watched[uid].look_again_at = 0.0
             else:
-                watch.take(instance)
-                watch.look_again_at = 0.0
-        for uid in self._room.index.forced_series():
-            if uid not in self._watched:
-                self._watch_whole(uid)
-            self._watched[uid].look_again_at = 0.0
+                renewed.add(uid)
+        for uid in renewed:
+            with self._apart(uid, now):
+                self._watch_whole(uid, now)
 
-    def _watch_whole(self, series_instance_uid: str) -> None:
+    def _watch_whole(self, series_instance_uid: str, now: float) -> None:
+        self._broken.pop(series_instance_uid, None)
         instances = self._room.index.instances_of(series_instance_uid)
         if not instances:
+            self._all_gone(series_instance_uid, now)
             return
         watch = SeriesWatch(
             series_instance_uid, instances[0].study_instance_uid, self._room.read_header
         )
-        for instance in instances:
-            watch.take(instance)
+        watch.take_all(instances)
         self._watched[series_instance_uid] = watch
+
+    def _all_gone(self, series_instance_uid: str, now: float) -> None:
+        """Retention took the files: what a person asked for cannot be done any more."""
+        was = self._room.index.series(series_instance_uid)
+        if was is not None and was.forced:
+            row = replace(was, forced="", sentence=_GONE, updated_at=now)
+            self._room.index.put_series(row, was=was)
+
+    @contextmanager
+    def _apart(self, series_instance_uid: str, now: float) -> Iterator[None]:
+        """Keep one series' trouble from the rest; it is looked at anew after a while."""
+        try:
+            yield
+        except OperationalError:
+            raise  # the database itself: the whole tick is tried again
+        except Exception:
+            log.exception("series not settled", extra={"series_instance_uid": series_instance_uid})
+            self._watched.pop(series_instance_uid, None)
+            self._broken[series_instance_uid] = now + BROKEN_S
 
     def _look(self, watch: SeriesWatch, now: float) -> None:
         was = self._room.index.series(watch.series_instance_uid)
@@ -160,7 +197,7 @@ class Settler:
         if not watch.inputs:
             self._keep_aside(watch, row, was, now)
             return
-        if was is not None and was.state is SeriesState.COMPLETE and not was.forced:
+        if was is not None and was.snapshot and was.state in _SETTLED and not was.forced:
             if not any(is_late(was.snapshot, i.sop_instance_uid) for i in watch.inputs):
                 self._amend(watch, row, was)
                 return
@@ -249,7 +286,10 @@ class Settler:
         self, watch: SeriesWatch, row: SeriesRow, was: SeriesRow, now: float
     ) -> tuple[SeriesRow, bool]:
         """Something new came to a settled series: reopen it, or hold it for a person."""
-        late = [one for one in watch.inputs if is_late(was.snapshot, one.sop_instance_uid)]
+        there = {one.sop_instance_uid for one in watch.inputs}
+        if set(was.snapshot) - there:
+            return replace(row, state=SeriesState.HELD, sentence=_GONE), True
+        late = [uid for uid in there if is_late(was.snapshot, uid)]
         lateness = judge_late(
             self._room.policy,
             revision=was.revision,
@@ -349,9 +389,7 @@ class Settler:
     def _watch_of(self, row: SeriesRow) -> SeriesWatch | None:
         instances = self._room.index.instances_of(row.series_instance_uid)
         watch = SeriesWatch(row.series_instance_uid, row.study_instance_uid, self._room.read_header)
-        for instance in instances:
-            if instance.sop_instance_uid in row.snapshot:
-                watch.take(instance)
+        watch.take_all(one for one in instances if one.sop_instance_uid in row.snapshot)
         return watch if watch.inputs else None
 
     def _taken_numbers(self, row: SeriesRow) -> frozenset[int]:

@@ -5,7 +5,7 @@ Kept in memory by the process that settles series, and rebuilt from the spool wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
@@ -52,7 +52,13 @@ class SeriesWatch:
         self._other_header: Header | None = None
         self._verdict: GateVerdict | None = None
 
-    def take(self, instance: Instance) -> None:
+    def take_all(self, instances: Iterable[Instance]) -> None:
+        """Add instances, and have the series looked at."""
+        for instance in instances:
+            self._take(instance)
+        self.look_again_at = 0.0
+
+    def _take(self, instance: Instance) -> None:
         """Add an instance, or put an amended copy in the place of what it amends."""
         known = self._images.get(instance.sop_instance_uid)
         if known is not None and known.instance.version >= instance.version:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,11 +55,16 @@ class WorkRoom:
 
 
 class Worker:
-    """One device: one warm child, one job at a time."""
+    """One device: one warm child, one job at a time.
 
-    def __init__(self, room: WorkRoom, *, device: str, idle_unload_s: float) -> None:
+    Args:
+        owner: Name of this worker's leases; the same in each life of one role, so that a worker
+            started again goes on with what its predecessor held.
+    """
+
+    def __init__(self, room: WorkRoom, *, owner: str, device: str, idle_unload_s: float) -> None:
         self._room = room
-        self._owner = f"work-{device}-{uuid.uuid4().hex[:12]}"
+        self._owner = owner
         self._runner = Runner(device=device, idle_unload_s=idle_unload_s)
 
     def use(self, room: WorkRoom) -> None:
@@ -69,6 +73,7 @@ class Worker:
 
     def run(self, signals: Signals, reload: Callable[[], None]) -> None:
         """Work until ``signals.stop``; the job in hand goes back then and keeps its attempts."""
+        self._room.leases.take_back(self._owner)
         with self._runner:
             while not signals.stop.is_set():
                 if signals.reload.is_set():

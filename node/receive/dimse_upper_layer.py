@@ -316,7 +316,6 @@ class _Provider(DULServiceProvider):
         self._is_over = False
         self._is_retiring = Event()
         self._abort_reason = 0
-        self._heard_at_s = time.monotonic()
         self._close_at_s = 0.0
         self._waker, self._wakened = socket.socketpair()
         self._waker.setblocking(False)
@@ -359,7 +358,7 @@ class _Provider(DULServiceProvider):
 
     def idle_timer_expired(self) -> bool:
         limit_s = self.network_timeout
-        return limit_s is not None and time.monotonic() - self._heard_at_s > limit_s
+        return limit_s is not None and time.monotonic() - self._wire.heard_at_s > limit_s
 
     # ---- the thread
 
@@ -382,7 +381,6 @@ class _Provider(DULServiceProvider):
         if not self.event_queue.empty():
             return True
         if self._has_whole_pdu() or (self._wait(PATIENCE_S) and self._fill()):
-            self._heard_at_s = time.monotonic()
             self._read_pdu_data()
             return True
         return False
@@ -425,7 +423,7 @@ class _Provider(DULServiceProvider):
         except OSError:
             self.event_queue.put("Evt17")
             return False
-        self._heard_at_s = time.monotonic()
+        self._wire.heard_at_s = time.monotonic()  # the time we took is not the peer's silence
         return True
 
     def _has_whole_pdu(self) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 from collections.abc import Mapping
 
 from node.receive.dimse_command import INVALID_PDU_PARAMETER, UNRECOGNIZED_PDU, ProtocolFault
@@ -32,6 +33,8 @@ class Wire:
 
     Args:
         max_pdu_bytes: The maximum length that the association advertises.
+    Attributes:
+        heard_at_s: When bytes came last, on the monotonic clock; a long answer may set it anew.
     """
 
     def __init__(self, connection: socket.socket, max_pdu_bytes: int) -> None:
@@ -49,6 +52,7 @@ class Wire:
         self._buffer = memoryview(bytearray(min(_FIRST_BUFFER_BYTES, self._capacity)))
         self._start = 0
         self._end = 0
+        self.heard_at_s = time.monotonic()
         _prepare(connection)
 
     def fill(self) -> bool:
@@ -63,6 +67,7 @@ class Wire:
         except (BlockingIOError, InterruptedError):
             return True
         self._end += size
+        self.heard_at_s = time.monotonic()
         if _QUICKACK is not None:
             # The kernel leaves this mode by itself: a peer whose Nagle algorithm is on would wait
             # 40 ms for each delayed acknowledgement.

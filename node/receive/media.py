@@ -17,7 +17,11 @@ _PARAMETER = re.compile(
     rf';\s*(?:({_TOKEN})=(?:"((?:[^"\\]|\\.)*)"|([^\s;"]*)))?\s*',
     re.DOTALL,
 )
-_BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?]")
+# RFC 2046 allows 70 characters; the DICOMweb client of Orthanc sends 73
+MAX_BOUNDARY = 200
+_BOUNDARY = re.compile(
+    rf"[0-9A-Za-z'()+_,\-./:=? ]{{0,{MAX_BOUNDARY - 1}}}[0-9A-Za-z'()+_,\-./:=?]"
+)
 
 
 class MediaTypeMalformed(NodeError):
@@ -61,12 +65,12 @@ def boundary_of(media_type: MediaType) -> bytes:
     """The boundary of a multipart type.
 
     Raises:
-        MediaTypeMalformed: Absent, longer than 70 characters, or of other characters than RFC 2046
-            allows.
+        MediaTypeMalformed: Absent, longer than ``MAX_BOUNDARY``, or of other characters than
+            RFC 2046 allows.
     """
     boundary = media_type.parameters.get("boundary", "")
     if _BOUNDARY.fullmatch(boundary) is None:
-        raise MediaTypeMalformed("boundary is absent or not 1 to 70 legal characters")
+        raise MediaTypeMalformed(f"boundary is absent or not 1 to {MAX_BOUNDARY} legal characters")
     return boundary.encode("ascii")
 
 

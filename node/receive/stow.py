@@ -2,7 +2,7 @@
 
 The event loop reads the socket and hands pieces to one worker thread per request
 (``stow_parts.PartReceiver``), which writes them to files as they come: a request costs at most
-``BUFFERED_BYTES`` of memory, whatever its size, and a slow disk slows the client and nobody else.
+``body_pipe.BUFFERED_BYTES`` of memory, whatever its size, and a slow disk slows the client and nobody else.
 
 Answers: 200 all kept; 202 some kept; 409 none kept; 400 the body is not what it says it is, or a
 UID in the path is none; 406, 411 to 415 by the headers; 408 the client fell silent; 503 with
@@ -15,9 +15,7 @@ Source: PS3.18 8, 10.5, Annex I
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
@@ -31,12 +29,11 @@ from starlette.routing import Route
 
 from node.domain.instance import Origin, Road
 from node.domain.uids import is_uid
-from node.receive.associations import HEARTBEAT_S
+from node.receive.body_pipe import BodyPipe
 from node.receive.media import MediaType, MediaTypeMalformed, best_of, boundary_of, parse_media_type
 from node.receive.stow_answer import ANSWER_TYPES, JSON_TYPE, render, store_instances_response
 from node.receive.stow_parts import DICOM_TYPE, PartReceiver, Reply, RequestRefused, reader_for
 
-BUFFERED_BYTES: Final = 2 * 1024**2
 _METHODS: Final = ("OPTIONS", "POST")
 _ANY_METHOD: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE")
 
@@ -198,64 +195,6 @@ class StowService:
         # set by hand: the media type must stand alone, without a charset (PS3.18 8.7.3)
         response.headers["Content-Type"] = answer_type
         return response
-
-
-class BodyPipe:
-    """Carries a body from the event loop to a thread, and holds the loop's reader back when full."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._changed = threading.Condition()
-        self._pieces: deque[bytes] = deque()
-        self._size_bytes = 0
-        self._ended = False
-        self._left = False
-        self._room = asyncio.Event()
-        self.is_whole = False
-
-    async def put(self, piece: bytes) -> bool:
-        """Append a piece, waiting for room; False when nobody reads any more."""
-        with self._changed:
-            if self._left:
-                return False
-            self._pieces.append(piece)
-            self._size_bytes += len(piece)
-            self._changed.notify()
-            if self._size_bytes < BUFFERED_BYTES:
-                return True
-            self._room.clear()
-        await self._room.wait()
-        return True
-
-    def end(self, *, is_whole: bool = False) -> None:
-        """No more pieces come; the first call decides whether the body is whole."""
-        with self._changed:
-            if not self._ended:
-                self._ended, self.is_whole = True, is_whole
-            self._changed.notify()
-
-    def leave(self) -> None:
-        """Nobody reads any more: called in the event loop."""
-        with self._changed:
-            self._left = True
-            self._pieces.clear()
-        self._room.set()
-
-    def pieces(self) -> Iterator[bytes]:
-        """What was put, in order; an empty piece whenever ``HEARTBEAT_S`` passed without any."""
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._pieces or self._ended, HEARTBEAT_S)
-                taken, is_over = list(self._pieces), self._ended
-                self._pieces.clear()
-                self._size_bytes = 0
-            with suppress(RuntimeError):  # the loop is closed: nobody waits for room
-                self._loop.call_soon_threadsafe(self._room.set)
-            yield from taken
-            if is_over:
-                return
-            if not taken:
-                yield b""
 
 
 def _study_of(request: Request) -> str | None:

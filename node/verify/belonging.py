@@ -50,6 +50,11 @@ def identity_faults(
     for keyword in _ENHANCED_EQUIPMENT:
         if not header.get(keyword):
             yield f"{keyword} is absent or empty"
+    if (header.get("ContentDate"), header.get("ContentTime")) != (
+        provenance.content_date,
+        provenance.content_time,
+    ):
+        yield "the content date and time are not those of the job"
     description = plain_text_of(header, "SeriesDescription")
     if not 0 < len(description) <= 64:
         yield f"SeriesDescription has {len(description)} characters, not 1 to 64"

@@ -11,6 +11,8 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
 from node.domain.geometry import Stack
+from node.domain.job import ResultIdentity
+from node.domain.result import Provenance
 from node.domain.segment import Code, Segment
 from node.verify.reading import SegFile, code_of, plain_text_of
 
@@ -52,7 +54,12 @@ def pixel_faults(file: SegFile, shape: tuple[int, int, int], frames: int) -> Ite
         yield "bits after the last frame are not zero"
 
 
-def segment_faults(header: Dataset, segments: Sequence[Segment]) -> Iterator[str]:
+def segment_faults(
+    header: Dataset,
+    segments: Sequence[Segment],
+    provenance: Provenance,
+    identity: ResultIdentity,
+) -> Iterator[str]:
     """Segments 1 to n are those of the labels, in order, with codes, colour and algorithm.
 
     Args:
@@ -63,8 +70,28 @@ def segment_faults(header: Dataset, segments: Sequence[Segment]) -> Iterator[str
     if numbers != list(range(1, len(segments) + 1)):
         yield f"Segment Numbers are {numbers}, not 1 to {len(segments)}"
     for number, (item, segment) in enumerate(zip(items, segments, strict=False), 1):
-        for fault in _item_faults(item, segment):
+        for fault in (
+            *_item_faults(item, segment),
+            *_code_faults(item, segment),
+            *_origin_faults(item, provenance, identity.uid(f"tracking.{segment.label_value}")),
+        ):
             yield f"segment {number}: {fault}"
+
+
+def _origin_faults(item: Dataset, provenance: Provenance, tracking_uid: str) -> Iterator[str]:
+    """Who drew the segment: the algorithm with its digests, and the tracking identifiers."""
+    if not item.get("TrackingID") or item.get("TrackingUID") != tracking_uid:
+        yield "TrackingID or TrackingUID is not that of the job"
+    algorithm = (item.get("SegmentationAlgorithmIdentificationSequence") or [Dataset()])[0]
+    if code_of(algorithm, "AlgorithmFamilyCodeSequence") != "DCM:123110":
+        yield "the algorithm is not coded as artificial intelligence"
+    for keyword in ("AlgorithmName", "AlgorithmVersion", "AlgorithmSource"):
+        if not plain_text_of(algorithm, keyword):
+            yield f"{keyword} is absent"
+    parameters = plain_text_of(algorithm, "AlgorithmParameters")
+    digests = (provenance.model_digest, provenance.weights_digest, provenance.config_digest)
+    if not all(digest in parameters for digest in digests):
+        yield "AlgorithmParameters lack a digest of model, weights or configuration"
 
 
 def _item_faults(item: Dataset, segment: Segment) -> Iterator[str]:
@@ -75,13 +102,8 @@ def _item_faults(item: Dataset, segment: Segment) -> Iterator[str]:
         yield "SegmentLabel is not the name of the label"
     if item.get("SegmentAlgorithmType") != "AUTOMATIC" or not item.get("SegmentAlgorithmName"):
         yield "SegmentAlgorithmType is not AUTOMATIC, or SegmentAlgorithmName is absent"
-    if not item.get("SegmentationAlgorithmIdentificationSequence"):
-        yield "SegmentationAlgorithmIdentificationSequence is absent"
-    if not (item.get("TrackingID") and item.get("TrackingUID")):
-        yield "TrackingID or TrackingUID is absent"
     if len(item.get("RecommendedDisplayCIELabValue") or ()) != 3:
         yield "RecommendedDisplayCIELabValue is absent"
-    yield from _code_faults(item, segment)
 
 
 def _is_plain(name: str) -> bool:

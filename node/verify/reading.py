@@ -14,13 +14,26 @@ from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataelem import DataElement, RawDataElement, convert_raw_data_element
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.tag import BaseTag, Tag
 
 from node.domain.errors import ResultRefused
 
 _PIXEL_DATA_HEADER = struct.Struct("<HH2sHI")
 _PIXEL_DATA = 0x7FE00010
+
+UNREADABLE = (
+    InvalidDicomError,
+    BytesLengthException,
+    EOFError,
+    OSError,
+    struct.error,
+    NotImplementedError,
+    ValueError,
+    TypeError,
+    KeyError,
+)
+"""What pydicom raises where bytes are no DICOM."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,17 +81,14 @@ def read_seg(data: bytes | memoryview) -> SegFile:
     """Take a file apart.
 
     Raises:
-        ResultRefused: It is no Part 10 file of a SEG with pixels of its own.
+        ResultRefused: Pixel Data is not there, or not as long as it says.
+        UNREADABLE: pydicom finds no DICOM in it; it decodes lazily, so any later look may do so.
     """
     view = memoryview(data).cast("B")
     stream = io.BufferedReader(_ViewReader(view))
-    try:
-        header = dcmread(stream, stop_before_pixels=True)
-        offset = stream.tell()
-        frames = _Frames().read(header)
-    except (InvalidDicomError, EOFError, OSError, ValueError, TypeError, KeyError) as error:
-        raise ResultRefused([f"the file cannot be read: {type(error).__name__}"]) from error
-    return SegFile(header, frames, _pixel_bits(view, offset))
+    header = dcmread(stream, stop_before_pixels=True)
+    bits = _pixel_bits(view, stream.tell())
+    return SegFile(header, _Frames().read(header), bits)
 
 
 def _pixel_bits(view: memoryview, offset: int) -> memoryview:

@@ -25,10 +25,10 @@ from node.verify.description import (
     pixel_faults,
     segment_faults,
 )
-from node.verify.reading import SegFile, SegFrame, read_seg
+from node.verify.reading import UNREADABLE, SegFile, SegFrame, read_seg
 
 MOST_FAULTS = 50
-"""More are counted by nobody: the object is refused."""
+"""Enough to see what went wrong; looking for more would only take time."""
 
 _POSITION_MM = 1e-3  # a copied DS is equal; one written anew is rounded at 16 characters
 # the shared groups are those of one slice, and slices of one series differ by up to 1e-3 (gate)
@@ -56,6 +56,22 @@ def verify_seg(
     Raises:
         ResultRefused: With each fault as one sentence.
     """
+    try:
+        found = _faults(data, source, volume, segments, provenance, identity)
+    except UNREADABLE as error:
+        raise ResultRefused([f"the file cannot be read: {type(error).__name__}"]) from error
+    if found:
+        raise ResultRefused(found)
+
+
+def _faults(
+    data: bytes | memoryview,
+    source: Sequence[Dataset],
+    volume: LabelVolume,
+    segments: Sequence[Segment],
+    provenance: Provenance,
+    identity: ResultIdentity,
+) -> list[str]:
     file = read_seg(data)
     check = _FrameCheck(file, source, volume, segments)
     faults = chain(
@@ -63,15 +79,13 @@ def verify_seg(
         patient_faults(file.header, _from_first_slice(source, volume)),
         reference_faults(file.header, source),
         lossy_faults(file.header, source),
-        segment_faults(file.header, check.described),
+        segment_faults(file.header, check.described, provenance, identity),
         geometry_faults(file, volume.stack),
         dimension_faults(file.header),
         pixel_faults(file, volume.labels.shape, len(check.wanted)),
         check.faults(),
     )
-    found = list(islice(faults, MOST_FAULTS))
-    if found:
-        raise ResultRefused(found)
+    return list(islice(faults, MOST_FAULTS))
 
 
 def _from_first_slice(source: Sequence[Dataset], volume: LabelVolume) -> list[Dataset]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
@@ -16,7 +17,6 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 - its own documentation calls it that
 from pydicom import dcmread
-from pydicom.dataset import Dataset
 
 from tests.phantoms import PLANES, Phantom, stack_of
 from tests.segmentations import IDENTITY, Segmentation, gated, of_phantom, of_series
@@ -92,10 +92,6 @@ def _source_paths(folder: Path) -> list[Path]:
     return list(paths.values())
 
 
-def _headers(paths: list[Path]) -> list[Dataset]:
-    return [dcmread(path, stop_before_pixels=True) for path in paths]
-
-
 def _written(case: Segmentation, path: Path) -> Path:
     data = case.encode().to_bytes()
     case.verify(data)
@@ -103,9 +99,24 @@ def _written(case: Segmentation, path: Path) -> Path:
     return path
 
 
-@pytest.fixture(params=[*SOUND, *STUDY_ID_TOO_LONG])
-def real(request: pytest.FixtureRequest, shared_data: Path) -> list[Path]:
-    return _source_paths(shared_data / request.param)
+@dataclass(frozen=True, kw_only=True)
+class Real:
+    """A real series, encoded and verified once for all tests of this file."""
+
+    name: str
+    paths: list[Path]
+    case: Segmentation
+    seg: Path
+
+
+@pytest.fixture(scope="module", params=[*SOUND, *STUDY_ID_TOO_LONG])
+def real(
+    request: pytest.FixtureRequest, shared_data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Real:
+    paths = _source_paths(shared_data / request.param)
+    case = of_series([dcmread(path, stop_before_pixels=True) for path in paths])
+    seg = _written(case, tmp_path_factory.mktemp("real") / "seg.dcm")
+    return Real(name=request.param, paths=paths, case=case, seg=seg)
 
 
 @pytest.mark.parametrize("enhanced", [False, True])
@@ -143,32 +154,26 @@ def test_dcentvfy_would_notice_another_patient(tmp_path: Path) -> None:
     assert _inconsistencies(tmp_path / "seg.dcm", phantom.write(tmp_path / "source"))
 
 
-def test_a_real_seg_has_no_error_but_those_copied_from_its_source(
-    request: pytest.FixtureRequest, real: list[Path], tmp_path: Path
-) -> None:
-    name = request.node.callspec.params["real"]
-    expected = 1 if name in STUDY_ID_TOO_LONG else 0
+def test_a_real_seg_has_no_error_but_those_copied_from_its_source(real: Real) -> None:
+    expected = 1 if real.name in STUDY_ID_TOO_LONG else 0
 
-    errors = _validator_errors(_written(of_series(_headers(real)), tmp_path / "seg.dcm"))
+    errors = _validator_errors(real.seg)
 
     assert len(errors) == expected
     assert all(COPIED_FAULT.fullmatch(line) for line in errors)
 
 
-def test_a_real_seg_is_consistent_with_its_source(real: list[Path], tmp_path: Path) -> None:
-    before = _inconsistencies(real[0], real)
+def test_a_real_seg_is_consistent_with_its_source(real: Real) -> None:
+    of_the_source_alone = _inconsistencies(real.paths[0], real.paths)
 
-    seg = _written(of_series(_headers(real)), tmp_path / "seg.dcm")
-
-    assert set(_inconsistencies(seg, real)) <= set(before)
+    assert set(_inconsistencies(real.seg, real.paths)) <= set(of_the_source_alone)
 
 
-def test_dcmqi_finds_every_voxel_of_a_real_seg(real: list[Path], tmp_path: Path) -> None:
-    case = of_series(_headers(real))
-    seg = _written(case, tmp_path / "seg.dcm")
+def test_dcmqi_finds_every_voxel_of_a_real_seg(real: Real, tmp_path: Path) -> None:
+    case = real.case
 
     subprocess.run(
-        [DCMQI, "--inputDICOM", seg, "--outputDirectory", tmp_path, "--outputType", "nrrd"],
+        [DCMQI, "--inputDICOM", real.seg, "--outputDirectory", tmp_path, "--outputType", "nrrd"],
         check=True,
         capture_output=True,
     )

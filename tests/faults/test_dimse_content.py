@@ -121,8 +121,9 @@ def nested(depth: int) -> bytes:
     head = struct.pack("<HH2sHL", 0x0008, 0x1115, b"SQ", 0, 0xFFFFFFFF)
     item = struct.pack("<HHL", 0xFFFE, 0xE000, 0xFFFFFFFF)
     ends = struct.pack("<HHL", 0xFFFE, 0xE00D, 0) + struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
-    before, after = ct(modality=None).split(_element(0x00100020, b"LO", b"NOBODY"))
-    return before + (head + item) * depth + ends * depth + _element(0x00100020, b"LO", b"X") + after
+    patient_id = _element(0x00100020, b"LO", b"NOBODY")
+    before, after = ct(modality=None).split(patient_id)
+    return before + (head + item) * depth + ends * depth + patient_id + after
 
 
 BIG = bytes(range(256)) * 20
@@ -268,27 +269,26 @@ def test_st01_the_acknowledged_file_holds_the_data_set_as_sent(
     assert path.stem == hashlib.sha256(uid.encode()).hexdigest()
 
 
-def test_st13_dcmtk_sends_good_and_bad_files_over_one_association(
-    node: Node, tmp_path: Path
-) -> None:
-    meta = b"".join(
+def _file_head(uid: str) -> bytes:
+    group = b"".join(
         (
             _element(0x00020001, b"OB", b"\x00\x01"),
             _element(0x00020002, b"UI", raw.CT_IMAGE_STORAGE.encode()),
+            _element(0x00020003, b"UI", uid.encode()),
             _element(0x00020010, b"UI", raw.EXPLICIT_VR_LITTLE_ENDIAN.encode()),
         )
     )
+    length = _element(0x00020000, b"UL", struct.pack("<L", len(group)))
+    return bytes(128) + b"DICM" + length + group
+
+
+def test_st13_dcmtk_sends_good_and_bad_files_over_one_association(
+    node: Node, tmp_path: Path
+) -> None:
     for number in range(3):
         uid = f"{UID}.13.{number}"
         data = ct(uid=uid, study=b"" if number == 1 else b"1.2.3")
-        named = _element(0x00020003, b"UI", uid.encode())
-        group = (
-            meta[: meta.index(b"\x02\x00\x10\x00")]
-            + named
-            + meta[meta.index(b"\x02\x00\x10\x00") :]
-        )
-        head = bytes(128) + b"DICM" + _element(0x00020000, b"UL", struct.pack("<L", len(group)))
-        (tmp_path / f"{number}.dcm").write_bytes(head + group + data)
+        (tmp_path / f"{number}.dcm").write_bytes(_file_head(uid) + data)
     before = len(node.kept())
 
     sent = subprocess.run(

@@ -12,8 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from node.receive import stow as stow_module
-from node.receive.stow import BodyPipe
+from node.receive.body_pipe import BUFFERED_BYTES, BodyPipe
 from node.web import protocol
 from tests.http_server import (
     BOUNDARY,
@@ -227,7 +226,7 @@ def test_a_slow_disk_holds_the_client_back_at_a_fixed_amount_of_memory() -> None
     received: list[bytes] = []
     held = asyncio.run(fill())
 
-    assert held < stow_module.BUFFERED_BYTES + 100_000
+    assert held < BUFFERED_BYTES + 100_000
     assert sum(map(len, received)) == 20_000_000
 
 
@@ -235,7 +234,7 @@ def test_a_long_request_keeps_its_association_alive(
     ingest: MemoryIngest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     associations = MemoryAssociations()
-    monkeypatch.setattr("node.receive.stow.HEARTBEAT_S", 0.02)
+    monkeypatch.setattr("node.receive.body_pipe.HEARTBEAT_S", 0.02)
     monkeypatch.setattr("node.receive.stow_parts.HEARTBEAT_S", 0.02)
     body = body_of(FILE)
 

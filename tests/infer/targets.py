@@ -10,10 +10,18 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from pydicom import dcmread
+
 from node.domain.errors import JobFailed, SeriesUnusable
+from node.infer.labels_file import write_labels
+from node.infer.registry import load_model
 from node.infer.report import Report
+from node.infer.runners import run_model
+from node.infer.volume import read_volume
+from tests.phantoms import stack_of
 
 Request = Mapping[str, Any]
 
@@ -92,3 +100,19 @@ def hangs_in_c(request: Request, report: Report) -> Request:
         address = ctypes.addressof(ctypes.c_char.from_buffer(page))
         ctypes.PyDLL(None).sem_wait(ctypes.c_void_p(address))
     return {}
+
+
+def segments(request: Request, report: Report) -> Request:
+    """The heavy road of a job: files to a label file, with a model of a folder."""
+    paths = sorted(Path(request["folder"]).glob("*.dcm"))
+    headers = {path: dcmread(path, stop_before_pixels=True) for path in paths}
+    stack = stack_of(list(headers.values()))
+    model = load_model(Path(request["model"]))
+    with report.stage("read"):
+        files = {str(header.SOPInstanceUID): path for path, header in headers.items()}
+        volume = read_volume(stack, files)
+    with report.stage("run"):
+        labels = run_model(model, {model.grid_role: volume}, report)
+    with report.stage("write"):
+        written = write_labels(Path(request["labels"]), labels, {"model": model.name})
+    return {"sha256": written.sha256, "voxels": len(written.voxels)}

@@ -10,8 +10,16 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from pydicom import dcmread
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.uid import JPEG2000Lossless
 
+from node.infer import ct_tissue
+from node.infer.labels_file import read_labels
+from node.infer.registry import default_models_folder
+from node.infer.report import Stopwatch
 from node.infer.runner import (
     Event,
     Failed,
@@ -21,6 +29,8 @@ from node.infer.runner import (
     StageFinished,
     StageStarted,
 )
+from node.infer.volume import Volume
+from tests.phantoms import Phantom
 
 LONG_S = 30.0
 TARGETS = "tests.infer.targets"
@@ -249,3 +259,54 @@ while True:
         parent.kill()
 
     assert wait_for_end(child)
+
+
+def test_the_heavy_road_of_a_job_runs_in_the_child(runner: Runner, tmp_path: Path) -> None:
+    phantom = Phantom()
+    phantom.write(tmp_path / "series")
+    volume = Volume(array=phantom.hu_volume, geometry=phantom.geometry)
+
+    events = run_to_end(
+        runner,
+        "segments",
+        folder=str(tmp_path / "series"),
+        model=str(default_models_folder() / "ct_tissue"),
+        labels=str(tmp_path / "labels.zip"),
+    )
+
+    assert isinstance(events[-1], Finished)
+    labels, _ = read_labels(tmp_path / "labels.zip")
+    assert np.array_equal(labels, ct_tissue.run({"ct": volume}, {}, Stopwatch()))
+    stages = [event.name for event in events if isinstance(event, StageFinished)]
+    assert stages == ["read", "shapes", "compose", "run", "write"]
+
+
+def test_an_idle_child_can_be_warmed_for_a_model(runner: Runner) -> None:
+    folders = [str(default_models_folder() / "ct_tissue")]
+
+    runner.start("node.infer.runners:warm", {"folders": folders}, deadline_s=LONG_S)
+
+    assert isinstance(listen(runner)[-1], Finished)
+
+
+def test_a_broken_frame_fails_its_job_and_the_next_job_runs(runner: Runner, tmp_path: Path) -> None:
+    phantom = Phantom(shape=(4, 40, 50), transfer_syntax=JPEG2000Lossless)
+    paths = phantom.write(tmp_path / "series")
+    instance = dcmread(paths[1])
+    stream = next(generate_frames(instance.PixelData, number_of_frames=1))
+    instance.PixelData = encapsulate([stream[:200] + bytes(range(200)) * 2])
+    instance.save_as(paths[1])
+    request = {
+        "folder": str(tmp_path / "series"),
+        "model": str(default_models_folder() / "ct_tissue"),
+        "labels": str(tmp_path / "labels.zip"),
+    }
+
+    failed = run_to_end(runner, "segments", **request)[-1]
+    phantom.write(tmp_path / "series")
+    after = run_to_end(runner, "segments", **request)[-1]
+
+    assert isinstance(failed, Failed)
+    assert failed.permanent
+    assert str(instance.SOPInstanceUID) in failed.sentence
+    assert isinstance(after, Finished)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from sqlalchemy import Engine, select
 
@@ -295,6 +297,46 @@ def test_a_revision_that_comes_back_to_old_pixels_is_in_force_again(
     assert not created
     assert road.result_state(old) == "current"
     assert road.deliveries(old) == {"pacs": "waiting"}
+
+
+def test_another_model_for_the_same_revision_takes_the_place_of_the_old_one(
+    road, make_request, make_file
+) -> None:
+    road.jobs.enqueue(make_request("a"))
+    old = road.run(make_file)
+    road.mark(old, "sent")
+
+    new, created = road.jobs.enqueue(make_request("a with another model"))
+    road.run(make_file, "two")
+
+    assert created
+    assert road.job(new).replaces == make_file().sop_instance_uid
+    assert road.result_state(old) == "superseded"
+
+
+def test_nothing_found_is_done_without_an_object(road, make_request) -> None:
+    job_id, _ = road.jobs.enqueue(make_request())
+    road.leases.lease("w", LEASE_S)
+
+    road.leases.finish(job_id, "w", "nothing found")
+
+    assert (road.job(job_id).state, road.job(job_id).sentence) == ("done", "nothing found")
+    assert road.matches.state("chest", "1.2.3", 1) is MatchState.DONE
+    assert road.deliveries() == {}
+
+
+def test_a_retry_is_encoded_with_the_date_and_number_of_the_first_attempt(
+    road, make_request
+) -> None:
+    road.jobs.enqueue(make_request(), now=0.0)
+    first = road.leases.lease("w1", LEASE_S, now=0.0)
+    road.leases.reap(now=86400.0)
+
+    second = road.leases.lease("w2", LEASE_S, now=2 * 86400.0)
+
+    fixed = ("content_date", "content_time", "series_number", "job_key", "revision")
+    assert [getattr(second, name) for name in fixed] == [getattr(first, name) for name in fixed]
+    assert re.fullmatch(r"(1969|1970)\d{4}", second.content_date)
 
 
 def test_series_numbers_of_a_study_never_collide(road, make_request) -> None:

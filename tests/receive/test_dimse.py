@@ -379,6 +379,69 @@ def test_a_silent_association_is_aborted(serve: Serve) -> None:
     assert eventually(lambda: node.log.events[-1][1] == "aborted")
 
 
+def test_a_slow_line_is_not_silence_but_a_stalled_one_is(serve: Serve) -> None:
+    node = serve(idle_timeout_s=0.4)
+    stalled = threading.Event()
+
+    with node.open() as client:
+        client.command(1, raw.store_command("1.2.3"))
+        for _ in range(8):
+            client.data(1, b"abc", is_whole=False)
+            stalled.wait(0.1)
+        assert node.ingest.open_arrivals == 1
+
+        assert client.read().kind == raw.ABORT
+    assert eventually(lambda: node.ingest.abandoned == 1)
+
+
+def test_a_slow_ingest_is_not_silence_of_the_peer(serve: Serve) -> None:
+    node = serve(idle_timeout_s=0.3)
+    pause = threading.Event()
+    node.ingest.before_finish = lambda: pause.wait(0.6) and None
+
+    with node.open() as client:
+        assert raw.status(client.store(b"abc")) == 0
+        assert client.echo() == 0
+
+
+def test_an_error_of_ours_ends_the_association_and_frees_its_slot(node: Node) -> None:
+    def fail() -> None:
+        raise RuntimeError("an error in the node")
+
+    node.ingest.before_finish = fail
+
+    with node.open() as client:
+        client.command(1, raw.store_command("1.2.3"))
+        client.data(1, b"abc")
+        assert client.read().kind == raw.ABORT
+    assert eventually(lambda: node.server.open_associations() == 0)
+    assert eventually(lambda: node.log.events[-1] == ("a1", "aborted", 0))
+    assert node.is_alive()
+
+
+def test_open_associations_have_a_heartbeat(node: Node) -> None:
+    with node.open():
+        assert eventually(lambda: "a1" in node.log.beats, within_s=3)
+
+
+def test_twenty_associations_at_once_do_not_mix_their_instances(node: Node) -> None:
+    def send(number: int) -> list[int]:
+        data = bytes([number]) * 200_000
+        with node.open() as client:
+            answers = [client.store(data, f"1.2.{number + 1}.{i + 1}") for i in range(5)]
+            client.release()
+        return [raw.status(answer) for answer in answers]
+
+    with ThreadPoolExecutor(20) as pool:
+        statuses = list(pool.map(send, range(20)))
+
+    assert statuses == [[0] * 5] * 20
+    for _, announced, data in node.ingest.kept:
+        number = int(announced.sop_instance_uid.split(".")[2]) - 1
+        assert data == bytes([number]) * 200_000
+    assert sorted(event for _, event, _ in node.log.events) == ["opened"] * 20 + ["released"] * 20
+
+
 # ---- start and stop
 
 

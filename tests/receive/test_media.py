@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from node.receive.media import MediaTypeMalformed, best_of, boundary_of, parse_media_type
+from node.receive.media import (
+    MAX_BOUNDARY,
+    MediaTypeMalformed,
+    best_of,
+    boundary_of,
+    parse_media_type,
+)
 
 OFFERED = ("application/dicom+json", "application/dicom+xml")
 
@@ -36,12 +42,20 @@ def test_what_is_no_media_type_is_malformed(text: str) -> None:
         parse_media_type(text)
 
 
-@pytest.mark.parametrize("boundary", ["", "x" * 71, "a{b", "ü", "a ", "a\\\\b"])
+@pytest.mark.parametrize("boundary", ["", "x" * (MAX_BOUNDARY + 1), "a{b", "ü", "a ", "a\\\\b"])
 def test_an_illegal_boundary_is_malformed(boundary: str) -> None:
     media_type = parse_media_type(f'multipart/related; boundary="{boundary}"')
 
     with pytest.raises(MediaTypeMalformed):
         boundary_of(media_type)
+
+
+def test_the_boundary_of_orthanc_is_longer_than_the_rfc_allows_and_is_taken() -> None:
+    boundary = "2c215107-0302-4924-ba44-cf329abcb6f4-2c215107-0302-4924-ba44-cf329abcb6f4"
+    media_type = parse_media_type(f"multipart/related; boundary={boundary}")
+
+    assert len(boundary) > 70
+    assert boundary_of(media_type) == boundary.encode()
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from node.spool.catalog import SpoolCatalog
 from node.spool.files import Spool, SpoolSettings
 from node.spool.index import Index
 from tests.http_server import MULTIPART, REFUSED_SYNTAX, Answer, Site, body_of, stow_site
+from tests.peers import Orthanc
 from tests.phantoms import Phantom
 
 STUDIES = "/dicom-web/studies"
@@ -208,3 +209,26 @@ def test_real_encodings_are_stored_as_received(
     ]
     assert answer.status == 200
     assert stored == [data_set_only(content) for content in contents]
+
+
+@pytest.mark.peers
+def test_a_real_orthanc_pushes_a_series_in_one_chunked_request(
+    running: Running, tmp_path: Path
+) -> None:
+    server = {"Url": f"{running.site.url}/dicom-web/"}
+    orthanc = Orthanc(
+        tmp_path / "orthanc",
+        options={"DicomWeb": {"Enable": True, "Servers": {"node": server}}},
+    )
+    orthanc.start()
+    try:
+        resources = [orthanc.post("/instances", content)["ID"] for content in FILES]
+        orthanc.post("/dicom-web/servers/node/stow", {"Resources": resources, "Synchronous": True})
+    finally:
+        orthanc.stop()
+
+    assert sorted(str(row["sop_instance_uid"]) for row in rows_of(running, tables.instance)) == (
+        sorted(UIDS)
+    )
+    _, associations = running.catalog.list_associations()
+    assert associations == 1

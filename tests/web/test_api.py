@@ -13,12 +13,12 @@ from sqlalchemy import Engine
 
 from node.database.engine import open_engine, writing
 from node.domain.errors import NodeError, TryLater
+from node.domain.health import Readiness
 from node.jobs import tables as jobs_tables
 from node.jobs.catalog import JobCatalog
 from node.spool import tables as spool_tables
 from node.spool.catalog import SpoolCatalog
 from node.web.app import create_app
-from node.domain.health import Readiness
 from node.web.services import Row, WebServices
 from tests.http_server import Answer, Site, serving
 

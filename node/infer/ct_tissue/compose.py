@@ -49,53 +49,57 @@ class Shapes:
 
 def compose(array: VoxelArray, shapes: Shapes, grid: CoarseGrid) -> NDArray[np.uint8]:
     """Label every voxel; a few slices at a time, so that memory does not grow with the series."""
-    near = {
-        name: grid.bordered(mask)
-        for name, mask in (
-            ("body", shapes.body),
-            ("bone", shapes.bone),
-            ("left", shapes.left_lung),
-            ("right", shapes.right_lung),
-            ("airways", shapes.airways),
-            ("marrow", shapes.marrow),
-        )
-    }
-    near["right"] &= ~shapes.left_lung
-    near["left"] &= ~(shapes.right_lung | near["right"]) | shapes.left_lung
-    core = grid.cored(shapes.body)
-    lung_core = grid.cored(shapes.left_lung | shapes.right_lung)
-    inner = grid.signed_image(shapes.inner)
-    has_thin_voxels = max(grid.full.spacing_mm[1:]) <= _SEAM_MM
+    judge = _Judge(shapes, grid)
     labels = np.zeros(array.shape, np.uint8)
     for first in range(0, array.shape[0], _SLAB_SLICES):
         last = min(first + _SLAB_SLICES, array.shape[0])
+        judge.paint(labels[first:last], array[first:last], first, last)
+    return labels
 
-        def full(mask: Mask, first: int = first, last: int = last) -> Mask:
-            return grid.full_blocks(mask, first, last)
 
-        hu = array[first:last]
-        slab = labels[first:last]
-        in_body = full(core) | (full(near["body"]) & (hu > BODY_HU))
-        slab[in_body] = Tissue.OTHER_BODY
+class _Judge:
+    """The coarse shapes, and the blocks beside them that their surfaces may pass through."""
+
+    def __init__(self, shapes: Shapes, grid: CoarseGrid) -> None:
+        self._grid = grid
+        self._shapes = shapes
+        self._near_body = grid.bordered(shapes.body)
+        self._body_core = grid.cored(shapes.body)
+        self._inner = grid.signed_image(shapes.inner)
+        self._near_bone = grid.bordered(shapes.bone)
+        self._near_marrow = grid.bordered(shapes.marrow) & shapes.bone
+        self._near_right = grid.bordered(shapes.right_lung) & ~shapes.left_lung
+        self._near_left = grid.bordered(shapes.left_lung) & ~self._near_right
+        self._lung_core = grid.cored(shapes.left_lung | shapes.right_lung)
+        self._near_airways = grid.bordered(shapes.airways)
+        self._has_seams = max(grid.full.spacing_mm[1:]) <= _SEAM_MM
+
+    def paint(self, labels: NDArray[np.uint8], hu: VoxelArray, first: int, last: int) -> None:
+        """Label source slices ``first`` to ``last``, the particular over the general."""
+
+        def full(mask: Mask) -> Mask:
+            return self._grid.full_blocks(mask, first, last)
+
+        in_body = full(self._body_core) | (full(self._near_body) & (hu > BODY_HU))
+        labels[in_body] = Tissue.OTHER_BODY
         soft, fat = _without_speckle(
             in_body & (hu > FAT_HU[1]), in_body & (hu >= FAT_HU[0]) & (hu <= FAT_HU[1])
         )
-        slab[soft] = Tissue.SOFT_TISSUE
-        if has_thin_voxels:
+        labels[soft] = Tissue.SOFT_TISSUE
+        if self._has_seams:
             fat &= ~_partial_volume(fat, hu)
-        is_inner = grid.full_values(inner, first, last) <= 0
-        slab[fat & is_inner] = Tissue.INNER_FAT
-        slab[fat & ~is_inner] = Tissue.SUBCUTANEOUS_FAT
-        bone = (full(near["bone"]) & (hu > BONE_HU)) | full(shapes.marrow)
-        bone |= full(near["marrow"] & shapes.bone) & (hu > TRABECULAR_HU)
-        slab[in_body & bone] = Tissue.BONE
-        is_lung = (hu < _LUNG_HU) | full(lung_core)
-        slab[full(near["left"]) & is_lung] = Tissue.LEFT_LUNG
-        slab[full(near["right"]) & is_lung] = Tissue.RIGHT_LUNG
-        airways = full(shapes.airways) & (hu < _AIRWAY_WALL_HU)
-        airways |= full(near["airways"]) & (hu < shapes.airway_limit_hu)
-        slab[airways] = Tissue.AIRWAYS
-    return labels
+        is_inner = self._grid.full_values(self._inner, first, last) <= 0
+        labels[fat & is_inner] = Tissue.INNER_FAT
+        labels[fat & ~is_inner] = Tissue.SUBCUTANEOUS_FAT
+        bone = (full(self._near_bone) & (hu > BONE_HU)) | full(self._shapes.marrow)
+        bone |= full(self._near_marrow) & (hu > TRABECULAR_HU)
+        labels[in_body & bone] = Tissue.BONE
+        is_lung = (hu < _LUNG_HU) | full(self._lung_core)
+        labels[full(self._near_left) & is_lung] = Tissue.LEFT_LUNG
+        labels[full(self._near_right) & is_lung] = Tissue.RIGHT_LUNG
+        airways = full(self._shapes.airways) & (hu < _AIRWAY_WALL_HU)
+        airways |= full(self._near_airways) & (hu < self._shapes.airway_limit_hu)
+        labels[airways] = Tissue.AIRWAYS
 
 
 def _without_speckle(soft: Mask, fat: Mask) -> tuple[Mask, Mask]:

@@ -1,0 +1,163 @@
+"""``segnode jobs``: what runs, what ran, what could not, each with its sentence."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from node.cli.opening import open_node
+from node.cli.printing import (
+    Column,
+    JsonOption,
+    megabytes,
+    plain,
+    print_facts,
+    print_json,
+    print_page,
+    print_table,
+    say,
+    seconds,
+    when,
+)
+from node.cli.series import LimitOption
+from node.cli.serving import ConfigOption
+from node.domain.errors import NodeError
+from node.domain.job import JobState, MatchState, Priority
+from node.jobs.catalog import JobCatalog
+from node.jobs.store import JobStore
+
+Number = Annotated[int, typer.Argument(metavar="ID", help="Number in the list.")]
+
+
+def _priority(value: object) -> str:
+    return Priority(value).name.lower() if isinstance(value, int) else ""
+
+
+_JOBS = (
+    Column("ID", "id"),
+    Column("STATE", "state"),
+    Column("MODEL", "model"),
+    Column("PRIORITY", "priority", _priority),
+    Column("ATTEMPTS", "attempts"),
+    Column("CREATED", "created_at", when),
+    Column("STUDY", "study_instance_uid"),
+    Column("WHY", "sentence"),
+)
+_MATCHES = (
+    Column("RULE", "rule", lambda rule: plain(rule) or "(none)"),
+    Column("STATE", "state"),
+    Column("REVISION", "revision"),
+    Column("JOB", "job_id"),
+    Column("SERIES", "series_key"),
+    Column("WHY", "sentence"),
+)
+_RESULTS = (
+    Column("RESULT", "id"),
+    Column("FORM", "form"),
+    Column("STATE", "state"),
+    Column("SIZE", "size_bytes", megabytes),
+    Column("INSTANCE", "sop_instance_uid"),
+    Column("FILE", "file_name"),
+)
+_DELIVERIES = (
+    Column("DELIVERY", "id"),
+    Column("DESTINATION", "destination"),
+    Column("STATE", "state"),
+    Column("ATTEMPTS", "attempts"),
+    Column("SENT", "sent_at", when),
+    Column("WHY", "sentence"),
+)
+
+commands = typer.Typer(no_args_is_help=True, help="What runs, what ran, and what could not.")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.add_typer(commands, name="jobs")
+
+
+@commands.command("list")
+def list_jobs(
+    state: Annotated[
+        str | None, typer.Option(help="Only those in this state; of --matches: a match state.")
+    ] = None,
+    matches: Annotated[
+        bool, typer.Option("--matches", help="What each rule decided, also without a job.")
+    ] = False,
+    study: Annotated[str | None, typer.Option(help="Only jobs of this study.")] = None,
+    limit: LimitOption = 100,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Jobs, the newest first; with --matches also what is held, parked or unmatched."""
+    known = [one.value for one in (MatchState if matches else JobState)]
+    if state is not None and state not in known:
+        raise typer.BadParameter(f"{state!r} is none of {', '.join(known)}", param_hint="--state")
+    if matches and study is not None:
+        raise typer.BadParameter("goes with jobs, not with --matches", param_hint="--study")
+    with open_node(config) as node:
+        catalog = JobCatalog(node.engine)
+        if matches:
+            page = catalog.list_matches(state=state, limit=limit)
+        else:
+            page = catalog.list_jobs(state=state, study_instance_uid=study, limit=limit)
+    print_page(_MATCHES if matches else _JOBS, page, as_json=as_json)
+
+
+@commands.command("show")
+def show_job(number: Number, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """One job: what it reads, how long each stage took, what it made and where that went."""
+    with open_node(config) as node:
+        row = JobCatalog(node.engine).get_job(number)
+    if row is None:
+        raise NodeError(f"there is no job {number}")
+    if as_json:
+        print_json(row)
+    else:
+        _print_job(row)
+
+
+@commands.command()
+def retry(number: Number, config: ConfigOption = None) -> None:
+    """Queue a parked, failed or cancelled job again."""
+    with open_node(config) as node:
+        JobStore(node.engine).retry(number)
+    say(f"job {number} is queued")
+
+
+@commands.command()
+def cancel(number: Number, config: ConfigOption = None) -> None:
+    """End a job that is not done."""
+    with open_node(config) as node:
+        JobStore(node.engine).cancel(number)
+    say(f"job {number} is cancelled")
+
+
+def _print_job(row: dict[str, Any]) -> None:
+    inputs = ", ".join(
+        f"{role}: {given['series_instance_uid']} ({len(given['instances'])} instances)"
+        for role, given in row["inputs"].items()
+    )
+    print_facts(
+        {
+            "job": row["id"],
+            "state": row["state"],
+            "why": row["sentence"],
+            "model": row["model"],
+            "inputs": inputs,
+            "study": row["study_instance_uid"],
+            "revision": row["revision"],
+            "replaces": row["replaces"],
+            "priority": _priority(row["priority"]),
+            "attempts": row["attempts"],
+            "created": when(row["created_at"]),
+            "started": when(row["started_at"]),
+            "finished": when(row["finished_at"]),
+            "stages": ", ".join(f"{name} {seconds(s)}" for name, s in row["stages"].items()),
+        }
+    )
+    for columns, key in ((_MATCHES, "matches"), (_RESULTS, "results"), (_DELIVERIES, "deliveries")):
+        if row[key]:
+            typer.echo("")
+            print_table(columns, row[key])

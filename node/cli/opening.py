@@ -1,0 +1,58 @@
+"""A node's database as the command line opens it, beside a node that may be running."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import Engine, inspect
+from sqlalchemy.exc import DBAPIError
+
+from node.domain.errors import NodeError
+from node.pipeline.build import Plan, plan
+from node.spool.tables import series
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenNode:
+    """A checked configuration and the database that it names."""
+
+    plan: Plan
+    engine: Engine
+
+
+@contextmanager
+def open_node(config: Path | None) -> Iterator[OpenNode]:
+    """The database of a node that was served before; nothing is made or migrated.
+
+    Raises:
+        ConfigInvalid: The configuration cannot be used.
+        NodeError: No node was ever served there, or the database cannot be reached.
+    """
+    checked = plan(config)
+    url = checked.config.database_url
+    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).is_file():
+        raise _nothing(checked)
+    engine = checked.open_engine()
+    try:
+        if not _has_tables(engine):
+            raise _nothing(checked)
+        yield OpenNode(plan=checked, engine=engine)
+    finally:
+        engine.dispose()
+
+
+def _has_tables(engine: Engine) -> bool:
+    try:
+        return inspect(engine).has_table(series.name)
+    except DBAPIError as error:
+        raise NodeError(f"the database cannot be reached: {type(error.orig).__name__}") from None
+
+
+def _nothing(checked: Plan) -> NodeError:
+    return NodeError(
+        f"no node has run in {checked.config.data_dir} yet: start one with segnode serve, "
+        "or name its configuration with --config"
+    )

@@ -1,0 +1,111 @@
+"""How commands answer: JSON for programs, tables for terminals, aligned text for pipes.
+
+Values from headers and peers may hold anything: what is not printable never reaches a terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Answer as JSON.")]
+
+_GAP = "  "
+
+
+def plain(value: object) -> str:
+    """A value on one line."""
+    text = "" if value is None else str(value)
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def when(value: object) -> str:
+    """Epoch seconds as local date and time."""
+    if not isinstance(value, int | float):
+        return ""
+    return datetime.fromtimestamp(value, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def seconds(value: object) -> str:
+    """A duration."""
+    return f"{value:.2f} s" if isinstance(value, int | float) else ""
+
+
+def megabytes(value: object) -> str:
+    """A size in bytes as MB."""
+    return f"{value / 1e6:.1f} MB" if isinstance(value, int | float) else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column: its title, where its value stands in a row, and how it is shown."""
+
+    title: str
+    key: str
+    form: Callable[[Any], str] = plain
+
+    def text(self, row: Mapping[str, Any]) -> str:
+        """The value of a row."""
+        return plain(self.form(row.get(self.key)))
+
+
+def print_json(value: object) -> None:
+    """The answer for programs."""
+    typer.echo(json.dumps(value, indent=2, default=str, ensure_ascii=False))
+
+
+def print_table(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Rows below their titles."""
+    cells = [[column.text(row) for column in columns] for row in rows]
+    titles = [column.title for column in columns]
+    if sys.stdout.isatty():
+        table = Table(*titles, box=None, pad_edge=False, header_style="bold")
+        for row in cells:
+            table.add_row(*(Text(cell, overflow="fold") for cell in row))
+        Console().print(table)
+        return
+    for line in aligned([titles, *cells]):
+        typer.echo(line)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Cells as lines with straight columns."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    return [
+        _GAP.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+def print_facts(facts: Mapping[str, object]) -> None:
+    """One fact per line; empty ones are left out."""
+    shown = [[name, plain(value)] for name, value in facts.items() if value not in (None, "")]
+    for line in aligned(shown) if shown else ():
+        typer.echo(line)
+
+
+def print_page(
+    columns: Sequence[Column], page: tuple[Sequence[Mapping[str, Any]], int], *, as_json: bool
+) -> None:
+    """One page of a list; how many there are in all goes to stderr when the page is not all."""
+    rows, total = page
+    if as_json:
+        print_json({"items": list(rows), "total": total})
+        return
+    print_table(columns, rows)
+    if total > len(rows):
+        say(f"{len(rows)} of {total}; --limit shows more")
+
+
+def say(sentence: str) -> None:
+    """Talk: to stderr, so that results can be piped."""
+    typer.echo(plain(sentence), err=True)

@@ -1,0 +1,115 @@
+"""``segnode quarantine``: what was refused and kept aside for a person."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from node.cli.opening import OpenNode, open_node
+from node.cli.printing import Column, JsonOption, print_facts, print_json, print_page, say, when
+from node.cli.series import LimitOption
+from node.cli.serving import ConfigOption
+from node.domain.errors import NodeError
+from node.pipeline.accept import open_door
+from node.pipeline.admin import Admin
+from node.spool.catalog import SpoolCatalog
+
+Number = Annotated[int, typer.Argument(metavar="ID", help="Number in the list.")]
+
+
+class Kept(StrEnum):
+    """What became of a refused instance."""
+
+    KEPT = "kept"
+    ACCEPTED = "accepted"
+    DISCARDED = "discarded"
+
+
+def _status(value: object) -> str:
+    return f"0x{value:04X}" if isinstance(value, int) else ""
+
+
+_COLUMNS = (
+    Column("ID", "id"),
+    Column("RECEIVED", "received_at", when),
+    Column("ROAD", "road"),
+    Column("FROM", "calling_ae_title"),
+    Column("STATUS", "dimse_status", _status),
+    Column("STATE", "state"),
+    Column("SERIES", "series_instance_uid"),
+    Column("WHY", "reason"),
+)
+
+commands = typer.Typer(no_args_is_help=True, help="Instances that were refused and kept aside.")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.add_typer(commands, name="quarantine")
+
+
+@commands.command("list")
+def list_quarantine(
+    state: Annotated[Kept, typer.Option(help="Only instances in this state.")] = Kept.KEPT,
+    limit: LimitOption = 100,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Refused instances, the newest first."""
+    with open_node(config) as node:
+        page = SpoolCatalog(node.engine).list_quarantine(state=state.value, limit=limit)
+    print_page(_COLUMNS, page, as_json=as_json)
+
+
+@commands.command("show")
+def show_quarantine(
+    number: Number, config: ConfigOption = None, as_json: JsonOption = False
+) -> None:
+    """One refused instance, and where its file lies."""
+    with open_node(config) as node:
+        row = SpoolCatalog(node.engine).get_quarantine(number)
+    if row is None:
+        raise NodeError(f"{number} is not in quarantine")
+    file = node.plan.config.data_dir / "spool" / "quarantine" / row["file_name"]
+    if as_json:
+        print_json({**row, "path": str(file)})
+        return
+    print_facts(
+        {
+            "id": row["id"],
+            "why": row["reason"],
+            "status": _status(row["dimse_status"]),
+            "state": row["state"],
+            "received": when(row["received_at"]),
+            "road": row["road"],
+            "from": f"{row['calling_ae_title']} {row['address']}".strip(),
+            "instance": row["sop_instance_uid"],
+            "series": row["series_instance_uid"],
+            "file": file if file.exists() else "gone",
+        }
+    )
+
+
+@commands.command()
+def accept(number: Number, config: ConfigOption = None) -> None:
+    """Take an instance in after all; what is still malformed stays refused."""
+    with open_node(config) as node:
+        _decide(node, number, is_accepted=True)
+    say("accepted")
+
+
+@commands.command()
+def discard(number: Number, config: ConfigOption = None) -> None:
+    """Delete an instance from quarantine."""
+    with open_node(config) as node:
+        _decide(node, number, is_accepted=False)
+    say("discarded")
+
+
+def _decide(node: OpenNode, number: int, *, is_accepted: bool) -> None:
+    with open_door(node.plan) as door:
+        admin = Admin(node.plan, node.engine, door)
+        decide = admin.accept_quarantine if is_accepted else admin.discard_quarantine
+        decide(number)

@@ -1,0 +1,124 @@
+"""``segnode status``: one look at the whole node, and what frees what is stuck."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from node.cli.opening import OpenNode, open_node
+from node.cli.printing import JsonOption, aligned, print_json, when
+from node.cli.serving import ConfigOption
+from node.domain.job import JobState
+from node.domain.series import SeriesState
+from node.jobs.catalog import JobCatalog
+from node.jobs.counts import count_matches
+from node.jobs.outbox import Outbox
+from node.pipeline.accept import spool_settings
+from node.pipeline.admin import NodeHealth
+from node.spool.arrivals import Arrivals
+from node.spool.catalog import SpoolCatalog
+from node.spool.space import SpaceGuard
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command of this module."""
+    app.command()(status)
+
+
+def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Counts, what needs a person and the command that frees it, senders, disk, breakers."""
+    with open_node(config) as node:
+        body = _look(node)
+    if as_json:
+        print_json(body)
+    else:
+        _print(body)
+
+
+def _look(node: OpenNode) -> dict[str, Any]:
+    settings = node.plan.config
+    space = SpaceGuard(settings.data_dir, spool_settings(settings).watermark)
+    readiness = NodeHealth(node.plan, node.engine, space).readiness()
+    arrivals, spool = Arrivals(node.engine), SpoolCatalog(node.engine)
+    jobs, outbox = JobCatalog(node.engine), Outbox(node.engine)
+    open_now, _ = spool.list_associations(only_open=True)
+    disk = shutil.disk_usage(settings.data_dir)
+    return {
+        "is_running": _is_locked(settings.data_dir / "lock"),
+        "takes_instances": readiness.is_ready,
+        "degraded": dict(readiness.degraded),
+        "data_dir": str(settings.data_dir),
+        "config_digest": settings.digest,
+        "series": _counted(SeriesState, arrivals.count),
+        "matches": _plain_keys(count_matches(node.engine)),
+        "jobs": _counted(JobState, lambda state: jobs.list_jobs(state=state, limit=1)[1]),
+        "deliveries": _plain_keys(outbox.counts()),
+        "quarantine": spool.list_quarantine(state="kept", limit=1)[1],
+        "open_associations": open_now,
+        "open_breakers": dict(outbox.open_breakers()),
+        "disk": {"free_bytes": disk.free, "total_bytes": disk.total},
+    }
+
+
+def _counted(states: type[StrEnum], count: Any) -> dict[str, int]:
+    counts = {state.value: int(count(state)) for state in states}
+    return {state: number for state, number in counts.items() if number}
+
+
+def _plain_keys(counts: Mapping[str, int]) -> dict[str, int]:
+    return {str(state): number for state, number in counts.items()}
+
+
+def _is_locked(lock: Path) -> bool:
+    """Whether a supervisor holds the data folder."""
+    try:
+        descriptor = os.open(lock, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _print(body: Mapping[str, Any]) -> None:
+    running = "running" if body["is_running"] else "not running: segnode serve starts it"
+    disk = body["disk"]
+    rows = [
+        ["node", running],
+        ["data", body["data_dir"]],
+        ["disk", f"{disk['free_bytes'] / 1e9:.1f} of {disk['total_bytes'] / 1e9:.1f} GB free"],
+        *([key, _counts(body[key])] for key in ("series", "matches", "jobs", "deliveries")),
+        ["quarantine", str(body["quarantine"])],
+        ["senders now", ", ".join(_sender(one) for one in body["open_associations"]) or "none"],
+        *(
+            [
+                f"breaker {name}",
+                f"open until {when(until)}: segnode deliveries retry --destination {name}",
+            ]
+            for name, until in body["open_breakers"].items()
+        ),
+    ]
+    for line in aligned(rows):
+        typer.echo(line)
+    for reason, sentence in body["degraded"].items():
+        typer.echo(f"degraded ({reason}): {sentence}")
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{number} {state}" for state, number in counts.items()) or "none"
+
+
+def _sender(association: Mapping[str, Any]) -> str:
+    name = association["peer"] or association["calling_ae_title"] or association["http_user"]
+    return f"{name or association['address']} ({association['road']})"

@@ -1,0 +1,85 @@
+"""Running a model: what it takes and returns is checked, whoever made it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from node.domain.errors import JobFailed
+from node.infer import threshold
+from node.infer.registry import ModelSpec, load_model
+from node.infer.report import Stopwatch
+from node.infer.runners import run_model
+from node.infer.volume import Volume
+from tests.phantoms import Phantom
+
+PHANTOM = Phantom(shape=(5, 24, 26))
+VOLUME = Volume(array=PHANTOM.hu_volume, geometry=PHANTOM.geometry)
+
+
+@pytest.fixture
+def probe() -> ModelSpec:
+    return load_model(Path(__file__).resolve().parent.parent / "models_probe" / "probe")
+
+
+def failure_of(call: Callable[[], object]) -> str:
+    with pytest.raises(JobFailed) as failure:
+        call()
+    assert failure.value.permanent
+    return failure.value.reason
+
+
+def test_parameters_of_the_job_replace_those_of_the_folder(probe: ModelSpec) -> None:
+    labels = run_model(probe, {"image": VOLUME}, Stopwatch(), {"method": "above", "threshold": 650})
+
+    assert np.array_equal(labels == 1, VOLUME.array > 650)
+
+
+def test_a_label_that_the_table_does_not_describe_fails_the_job(probe: ModelSpec) -> None:
+    sentence = failure_of(
+        lambda: run_model(probe, {"image": VOLUME}, Stopwatch(), {"label_value": 7})
+    )
+
+    assert "labels.csv does not describe: [7]" in sentence
+
+
+@pytest.mark.parametrize("roles", [(), ("ct",), ("image", "ct")])
+def test_inputs_that_the_model_does_not_declare_fail_the_job(
+    probe: ModelSpec, roles: tuple[str, ...]
+) -> None:
+    sentence = failure_of(lambda: run_model(probe, dict.fromkeys(roles, VOLUME), Stopwatch()))
+
+    assert "probe takes ['image']" in sentence
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [np.zeros((5, 24, 25), np.uint8), np.zeros((5, 24, 26), np.float32)],
+    ids=["shape", "type"],
+)
+def test_labels_that_are_not_on_the_grid_fail_the_job(
+    probe: ModelSpec, wrong: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threshold, "run", lambda volumes, parameters, report: wrong)
+
+    sentence = failure_of(lambda: run_model(probe, {"image": VOLUME}, Stopwatch()))
+
+    assert "not labels on the grid" in sentence
+
+
+def test_otsu_separates_two_classes() -> None:
+    values = np.where(np.arange(5 * 24 * 26) % 3 == 0, 100, 10).reshape(5, 24, 26)
+    volume = replace(VOLUME, array=values.astype(np.int16))
+
+    labels = threshold.run({"image": volume}, {"method": "otsu"}, Stopwatch())
+
+    assert np.array_equal(labels == 1, values == 100)
+
+
+@pytest.mark.parametrize("parameters", [{"method": "magic"}, {"method": "above"}])
+def test_wrong_parameters_of_the_threshold_fail_for_good(parameters: dict[str, object]) -> None:
+    failure_of(lambda: threshold.run({"image": VOLUME}, parameters, Stopwatch()))

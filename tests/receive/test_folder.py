@@ -1,0 +1,125 @@
+"""The watched folder: what is taken, when, and what becomes of the files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from node.receive.folder import Afterwards, FolderSettings, FolderWatch
+from node.spool.space import Watermark
+from tests.instances import Node, ct_slice, opened_node, part10_bytes
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    with opened_node(tmp_path) as opened:
+        yield opened
+
+
+@pytest.fixture
+def inbox(tmp_path: Path) -> Path:
+    folder = tmp_path / "inbox"
+    folder.mkdir()
+    return folder
+
+
+def watch(node: Node, inbox: Path, afterwards: Afterwards = Afterwards.LEAVE) -> FolderWatch:
+    moved_to = inbox.parent / "done" if afterwards is Afterwards.MOVE else None
+    settings = FolderSettings(folder=inbox, afterwards=afterwards, moved_to=moved_to)
+    return FolderWatch(settings, node.ingest, node.index)
+
+
+def put(inbox: Path, name: str, data: bytes) -> Path:
+    path = inbox / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def test_a_file_is_taken_once_it_looked_the_same_in_two_scans(node: Node, inbox: Path) -> None:
+    path = put(inbox, "a.dcm", part10_bytes(ct_slice(1))[:400])
+    watched = watch(node, inbox)
+
+    assert watched.scan().waiting == 1
+    path.write_bytes(part10_bytes(ct_slice(1)))
+    os.utime(path, ns=(5, 5))
+    assert watched.scan().waiting == 1
+    assert watched.scan().taken == (path,)
+    assert watched.scan().taken == ()
+    assert len(node.rows("instance")) == 1
+
+
+def test_one_scan_of_nested_folders_is_one_released_association(node: Node, inbox: Path) -> None:
+    for number in (1, 2, 3):
+        put(inbox, f"study/series/{number}", part10_bytes(ct_slice(number)))
+    put(inbox, "study/DICOMDIR", b"a directory of a medium")
+    put(inbox, "study/.hidden.tmp", b"half a copy")
+
+    report = watch(node, inbox).scan(is_settled_at_once=True)
+
+    (association,) = node.rows("association")
+    rows = node.rows("instance")
+    assert len(report.taken) == 3
+    assert report.refused == ()
+    assert (association["road"], association["end"]) == ("folder", "released")
+    assert {row["association_id"] for row in rows} == {association["id"]}
+
+
+def test_text_and_empty_files_are_reported_and_left(node: Node, inbox: Path) -> None:
+    text = put(inbox, "readme.txt", b"This is no DICOM file, as anyone can see. " * 9)
+    empty = put(inbox, "empty.dcm", b"")
+    watched = watch(node, inbox)
+
+    report = watched.scan(is_settled_at_once=True)
+
+    assert {refused.path for refused in report.refused} == {text, empty}
+    assert {refused.dimse_status for refused in report.refused} == {0xC000}
+    assert text.exists()
+    assert empty.exists()
+    assert watched.scan(is_settled_at_once=True).refused == ()
+
+
+def test_taken_and_refused_files_are_moved_apart(node: Node, inbox: Path) -> None:
+    put(inbox, "deep/good.dcm", part10_bytes(ct_slice(1)))
+    put(inbox, "bad.txt", b"no DICOM")
+
+    watch(node, inbox, Afterwards.MOVE).scan(is_settled_at_once=True)
+
+    done = inbox.parent / "done"
+    assert (done / "taken/deep/good.dcm").exists()
+    assert (done / "refused/bad.txt").exists()
+    assert [path for path in inbox.rglob("*") if path.is_file()] == []
+
+
+def test_only_what_was_taken_is_deleted(node: Node, inbox: Path) -> None:
+    good = put(inbox, "good.dcm", part10_bytes(ct_slice(1)))
+    bad = put(inbox, "bad.txt", b"no DICOM")
+
+    watch(node, inbox, Afterwards.DELETE).scan(is_settled_at_once=True)
+
+    assert (good.exists(), bad.exists()) == (False, True)
+
+
+def test_without_room_files_wait_and_are_kept(tmp_path: Path, inbox: Path) -> None:
+    path = put(inbox, "good.dcm", part10_bytes(ct_slice(1)))
+    with opened_node(tmp_path, watermark=Watermark(reserve_gb=1e9)) as full:
+        report = watch(full, inbox, Afterwards.DELETE).scan(is_settled_at_once=True)
+
+    assert (report.taken, report.refused, report.waiting) == ((), (), 1)
+    assert path.exists()
+
+
+def test_links_are_not_followed(node: Node, inbox: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside.dcm"
+    outside.write_bytes(part10_bytes(ct_slice(1)))
+    (inbox / "link.dcm").symlink_to(outside)
+
+    assert watch(node, inbox).scan(is_settled_at_once=True).taken == ()
+
+
+def test_files_cannot_be_moved_into_the_watched_folder(inbox: Path) -> None:
+    with pytest.raises(ValueError, match="inside the watched folder"):
+        FolderSettings(folder=inbox, afterwards=Afterwards.MOVE, moved_to=inbox / "done")

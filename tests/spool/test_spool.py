@@ -1,0 +1,354 @@
+"""Durability, room, quarantine, retention and rebuild of the spool."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from node.database.engine import reading, writing
+from node.domain.errors import InstanceRejected, TryLater
+from node.domain.instance import InstanceState, Origin
+from node.spool.head import Head, decode_head, encode_head
+from node.spool.quarantine_desk import NotInQuarantine, QuarantineDesk
+from node.spool.queries import (
+    abort_stale_associations,
+    associations_of,
+    insert_series,
+    open_associations,
+    touched_series,
+    update_series,
+)
+from node.spool.rebuild import rebuild_index
+from node.spool.retention import sweep_instances, sweep_quarantine
+from node.spool.space import SpaceGuard, Watermark
+from tests.instances import (
+    ORIGIN,
+    SERIES_UID,
+    STUDY_UID,
+    Node,
+    announced,
+    ct_slice,
+    data_set_bytes,
+    opened_node,
+)
+
+DAY_S = 86400.0
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    with opened_node(tmp_path) as opened:
+        yield opened
+
+
+def test_a_head_comes_back_as_it_was_written() -> None:
+    head = Head(
+        sop_class_uid="1.2",
+        sop_instance_uid="1.2.3",
+        transfer_syntax_uid="1.2.840.10008.1.2",
+        study_instance_uid="1." + "2" * 62,
+        series_instance_uid="1." + "3" * 62,
+        origin=Origin(
+            road=ORIGIN.road,
+            association_id="a" * 32,
+            peer="é" * 64,
+            calling_ae_title="A" * 16,
+            called_ae_title="B" * 16,
+            address="f" * 64,
+            http_user="漢" * 64,
+        ),
+        received_at=1.5,
+        received_sha256="d" * 64,
+        size_bytes=10,
+        version=2,
+        pixel_identity="e" * 64,
+        patient_key="c" * 64,
+    )
+
+    assert decode_head(encode_head(head)) == head
+
+
+def test_no_room_below_the_watermark_and_room_again_by_itself(tmp_path: Path) -> None:
+    now = [0.0]
+    free = os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize / 1e9
+    full = SpaceGuard(tmp_path, Watermark(reserve_gb=free + 100), monotonic_s=lambda: now[0])
+    roomy = SpaceGuard(tmp_path, Watermark(reserve_gb=0.0, max_used_percent=100.0))
+
+    assert "are kept in reserve" in full.shortage
+    assert roomy.shortage == ""
+
+
+def test_an_instance_is_refused_for_now_when_the_disk_is_short(tmp_path: Path) -> None:
+    with opened_node(tmp_path, watermark=Watermark(reserve_gb=1e9)) as node:
+        with pytest.raises(InstanceRejected) as caught:
+            node.store(ct_slice())
+
+        assert caught.value.dimse_status == 0xA700
+        assert node.files() == []
+
+
+def test_a_locked_index_is_told_and_loses_no_acknowledged_row(tmp_path: Path) -> None:
+    with opened_node(tmp_path) as node:
+        locker = sqlite3.connect(tmp_path / "index.sqlite", isolation_level=None)
+        locker.execute("BEGIN IMMEDIATE")
+
+        assert node.store(ct_slice()).state is InstanceState.STORED
+        with pytest.raises(TryLater):
+            node.index.flush(timeout_s=0.2)
+        locker.execute("ROLLBACK")
+        locker.close()
+
+        assert len(node.rows("instance")) == 1
+
+
+def test_while_rows_cannot_be_written_new_instances_are_refused(tmp_path: Path) -> None:
+    with opened_node(tmp_path) as node:
+        with sqlite3.connect(tmp_path / "index.sqlite") as other:
+            other.execute("ALTER TABLE instance RENAME TO hidden")
+        node.spool._tombstones._by_series[SERIES_UID] = (float("inf"), {})
+        node.store(ct_slice(1))
+        with pytest.raises(TryLater):
+            node.index.flush(timeout_s=0.3)
+
+        with pytest.raises(InstanceRejected) as caught:
+            node.store(ct_slice(2))
+        assert caught.value.dimse_status == 0xA700
+
+        with sqlite3.connect(tmp_path / "index.sqlite") as other:
+            other.execute("ALTER TABLE hidden RENAME TO instance")
+        other.close()
+        assert len(node.rows("instance")) == 1
+        assert node.store(ct_slice(2)).state is InstanceState.STORED
+
+
+def test_the_index_is_rebuilt_from_the_files_alone(tmp_path: Path) -> None:
+    with opened_node(tmp_path) as node:
+        node.store(ct_slice(1))
+        corrected = ct_slice(1)
+        corrected.PatientName = "Phantom^Corrected"
+        node.store(corrected)
+        with pytest.raises(InstanceRejected):
+            node.store(ct_slice(2), b"junk that is no data set")
+        before = [{**row, "id": 0} for row in node.rows("instance")]
+        before_quarantine = [{**row, "id": 0} for row in node.rows("quarantine")]
+    (tmp_path / "index.sqlite").unlink()
+
+    with opened_node(tmp_path) as node:
+        rebuilt = rebuild_index(node.engine, tmp_path / "spool")
+        again = rebuild_index(node.engine, tmp_path / "spool")
+
+        assert (rebuilt.instances, rebuilt.quarantined) == (2, 1)
+        assert (again.instances, again.quarantined) == (0, 0)
+        assert sorted(
+            [{**row, "id": 0} for row in node.rows("instance")], key=lambda row: row["version"]
+        ) == sorted(before, key=lambda row: row["version"])
+        assert [{**row, "id": 0} for row in node.rows("quarantine")] == before_quarantine
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from tests.instances import *
+with opened_node(Path(sys.argv[1])) as node:
+    node.index._batch_s = 60.0
+    print(node.store(ct_slice(1)).state.value, flush=True)
+    arrival = node.ingest.begin(ORIGIN, announced(ct_slice(2)))
+    arrival.write(data_set_bytes(ct_slice(2))[:300])
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_killed_process_loses_no_acknowledged_instance(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    killed = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert killed.stdout == "stored\n", killed.stderr
+
+    with opened_node(tmp_path) as node:
+        in_use = node.ingest.begin(ORIGIN, announced(ct_slice(3)))
+        rebuilt = rebuild_index(node.engine, tmp_path / "spool")
+
+        assert (rebuilt.instances, rebuilt.stale_parts) == (1, 1)
+        assert len(node.rows("instance")) == 1
+        in_use.write(data_set_bytes(ct_slice(3)))
+        assert in_use.finish().state is InstanceState.STORED
+
+
+def sweep(node: Node, now: float, needed: frozenset[str] = frozenset()) -> int:
+    node.index.flush()
+    return sweep_instances(
+        node.engine,
+        node.spool,
+        now=now,
+        keep_days=lambda _: 7.0,
+        is_needed=lambda kept: kept.sop_instance_uid in needed,
+    ).files
+
+
+def test_retention_deletes_what_is_old_and_not_needed(node: Node) -> None:
+    for number in (1, 2):
+        node.store(ct_slice(number))
+    now = node.index.now()
+
+    assert sweep(node, now + 6 * DAY_S) == 0
+    assert sweep(node, now + 8 * DAY_S, frozenset([f"{SERIES_UID}.2"])) == 1
+
+    first, second = node.rows("instance")
+    assert not node.spool.path_of(str(first["file_name"])).exists()
+    assert node.spool.path_of(str(second["file_name"])).exists()
+    assert first["file_deleted_at"] == now + 8 * DAY_S
+
+
+def test_a_deleted_instance_sent_again_is_a_duplicate(tmp_path: Path) -> None:
+    with opened_node(tmp_path) as node:
+        node.store(ct_slice())
+        sweep(node, node.index.now() + 8 * DAY_S)
+    with opened_node(tmp_path) as node:
+        assert node.store(ct_slice()).state is InstanceState.DUPLICATE
+        changed = ct_slice()
+        changed.PatientName = "Phantom^Corrected"
+        assert node.store(changed).state is InstanceState.STORED
+
+        assert node.files() != []
+        assert [row["version"] for row in node.rows("instance")] == [1, 2]
+
+
+def test_an_instance_sent_again_before_its_deletion_was_noticed_revives(node: Node) -> None:
+    node.store(ct_slice())
+    sweep(node, node.index.now() + 8 * DAY_S)
+
+    assert node.store(ct_slice()).state is InstanceState.STORED
+
+    (row,) = node.rows("instance")
+    assert row["file_deleted_at"] is None
+    assert node.spool.path_of(str(row["file_name"])).exists()
+
+
+def refuse(node: Node, number: int, size_bytes: int = 100) -> None:
+    with pytest.raises(InstanceRejected):
+        node.store(ct_slice(number), b"x" * size_bytes)
+
+
+def test_quarantine_is_bounded_and_says_when_it_is_full(tmp_path: Path) -> None:
+    with opened_node(tmp_path, quarantine_max_gb=20e-6) as node:
+        for number in range(1, 8):
+            refuse(node, number)
+
+        assert len(node.rows("quarantine")) == 4
+        assert [row["kind"] for row in node.rows("event")] == ["quarantine_full"]
+
+
+def desk_of(node: Node) -> QuarantineDesk:
+    return QuarantineDesk(
+        node.spool, node.index, lambda path, _: node.store_file(path.read_bytes())
+    )
+
+
+def test_an_accepted_conflict_becomes_the_newest_version(node: Node) -> None:
+    node.store(ct_slice())
+    newcomer = ct_slice()
+    newcomer.PixelData = bytes(len(newcomer.PixelData))
+    with pytest.raises(InstanceRejected):
+        node.store(newcomer)
+    (row,) = node.rows("quarantine")
+
+    desk_of(node).accept(int(str(row["id"])))
+
+    first, second = node.rows("instance")
+    assert second["version"] == 2
+    assert second["pixel_identity"] != first["pixel_identity"]
+    assert second["is_input"]
+    assert [row["state"] for row in node.rows("quarantine")] == ["accepted"]
+    assert len(node.files()) == 2
+
+
+def test_accepting_a_broken_instance_is_refused_and_it_stays(node: Node) -> None:
+    refuse(node, 1)
+    (row,) = node.rows("quarantine")
+
+    with pytest.raises(InstanceRejected):
+        desk_of(node).accept(int(str(row["id"])))
+
+    assert [row["state"] for row in node.rows("quarantine")] == ["discarded", "kept"]
+    assert len(node.files()) == 1
+
+
+def test_a_discarded_instance_is_gone(node: Node) -> None:
+    refuse(node, 1)
+    (row,) = node.rows("quarantine")
+    desk = desk_of(node)
+
+    desk.discard(int(str(row["id"])))
+
+    assert node.files() == []
+    with pytest.raises(NotInQuarantine):
+        desk.discard(int(str(row["id"])))
+
+
+def test_old_quarantine_is_swept(node: Node) -> None:
+    refuse(node, 1)
+    (row,) = node.rows("quarantine")
+    received_at = float(str(row["received_at"]))
+    folder = node.spool.quarantine.folder
+
+    early = sweep_quarantine(node.engine, folder, now=received_at + DAY_S, keep_days=30)
+    late = sweep_quarantine(node.engine, folder, now=received_at + 31 * DAY_S, keep_days=30)
+
+    assert (early.files, late.files, node.files()) == (0, 1, [])
+
+
+def test_rows_of_an_association_are_there_when_it_is_closed(node: Node) -> None:
+    association_id = node.index.opened(
+        Origin(road=ORIGIN.road, association_id="", peer="PACS", calling_ae_title="MAINPACS")
+    )
+    origin = Origin(road=ORIGIN.road, association_id=association_id, peer="PACS")
+    arrival = node.ingest.begin(origin, announced(ct_slice()))
+    arrival.write(data_set_bytes(ct_slice()))
+    arrival.finish()
+    with reading(node.engine) as connection:
+        (open_row,) = open_associations(connection, node.index.now(), peer="PACS")
+
+    node.index.closed(association_id, "released")
+
+    with reading(node.engine) as connection:
+        assert open_row.id == association_id
+        assert open_associations(connection, node.index.now()) == ()
+        (row,) = associations_of(connection, SERIES_UID)
+        touched, highest = touched_series(connection, 0)
+        assert (row.end, touched) == ("released", (SERIES_UID,))
+        assert touched_series(connection, highest) == ((), highest)
+
+
+def test_an_association_without_a_heartbeat_counts_as_aborted(node: Node) -> None:
+    association_id = node.index.opened(Origin(road=ORIGIN.road, association_id=""))
+    later = node.index.now() + 11.0
+
+    with writing(node.engine) as connection:
+        assert open_associations(connection, later) == ()
+        assert abort_stale_associations(connection, later) == 1
+
+    (row,) = node.rows("association")
+    assert (row["id"], row["end"]) == (association_id, "aborted")
+    assert row["closed_at"] == row["heartbeat_at"]
+
+
+def test_a_series_row_changes_only_at_the_expected_revision(node: Node) -> None:
+    values = {
+        "series_instance_uid": SERIES_UID,
+        "study_instance_uid": STUDY_UID,
+        "first_received_at": 1.0,
+        "last_received_at": 1.0,
+        "updated_at": 1.0,
+        "state": "receiving",
+    }
+    with writing(node.engine) as connection:
+        insert_series(connection, values)
+        first = update_series(connection, SERIES_UID, {"revision": 1}, expected_revision=0)
+        second = update_series(connection, SERIES_UID, {"revision": 2}, expected_revision=0)
+
+    assert (first, second) == (True, False)
