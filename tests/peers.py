@@ -12,12 +12,15 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom import dcmread
+from pynetdicom import AE, evt
 
 ORTHANC = "/usr/sbin/Orthanc"
 ORTHANC_PLUGINS = Path("/usr/share/orthanc/plugins")
@@ -107,6 +110,12 @@ class Orthanc:
             self.process.wait(30)
             self.process = None
 
+    def __enter__(self) -> Orthanc:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
     def get(self, path: str) -> Any:
         with urllib.request.urlopen(self.url + path, timeout=30) as answer:
             body = answer.read()
@@ -164,6 +173,8 @@ class Node:
             "dimse": {"host": "127.0.0.1", "port": self.dicom_port, **self.config.get("dimse", {})},
             "web": {"host": "127.0.0.1", "port": self.http_port, **self.config.get("web", {})},
             "data_dir": str(self.data_dir),
+            # a full disk under the tests is not what they are about
+            "storage": {"reserve_gb": 0, "max_used_percent": 100},
             **{k: v for k, v in self.config.items() if k not in ("dimse", "web")},
         }
         # JSON is YAML
@@ -174,13 +185,14 @@ class Node:
         command = [sys.executable, "-m", "node", "serve", "--config", str(self.config_path)]
         for role in roles:
             command += ["--role", role]
-        self.process = subprocess.Popen(
-            command,
-            stdout=subprocess.DEVNULL,
-            stderr=(self.folder / "node.log").open("ab"),
-            env={**os.environ, **self.environment},
-            start_new_session=True,
-        )
+        with (self.folder / "node.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                command,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                env={**os.environ, **self.environment},
+                start_new_session=True,
+            )
         if wait:
             self.wait_ready(roles)
         return self
@@ -204,6 +216,13 @@ class Node:
         code = self.process.wait(timeout_s)
         self.process = None
         return code
+
+    def __enter__(self) -> Node:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        if self.process is not None:
+            self.stop()
 
     def kill(self) -> None:
         """kill -9 of the whole tree."""
@@ -247,3 +266,32 @@ def echo(port: int, called: str = "SEGNODE") -> int:
     return subprocess.run(
         [need(ECHOSCU), "-aec", called, "127.0.0.1", str(port)], check=False, capture_output=True
     ).returncode
+
+
+def store(
+    port: int,
+    files: Iterable[bytes],
+    *,
+    called: str = "SEGNODE",
+    calling: str = "STORESCU",
+) -> list[int]:
+    """Send Part 10 files in one association, each in its own syntax; the status of each.
+
+    pynetdicom takes any transfer syntax, where dcmtk's tools leave some out.
+    """
+    instances = [dcmread(BytesIO(file)) for file in files]
+    entity = AE(ae_title=calling)
+    for sop_class, syntax in {(i.SOPClassUID, i.file_meta.TransferSyntaxUID) for i in instances}:
+        entity.add_requested_context(sop_class, syntax)
+    association = entity.associate(
+        "127.0.0.1", port, ae_title=called, evt_handlers=[(evt.EVT_CONN_OPEN, _without_delay)]
+    )
+    assert association.is_established, "the association was not established"
+    try:
+        return [int(association.send_c_store(instance).Status) for instance in instances]
+    finally:
+        association.release()
+
+
+def _without_delay(event: evt.Event) -> None:
+    event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -16,6 +16,7 @@ from node.cli import (
     jobs,
     models,
     quarantine,
+    running,
     series,
     serving,
     status,
@@ -29,7 +30,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for module in (serving, explain, series, quarantine, jobs, deliveries, models, status):
+for module in (serving, explain, series, quarantine, jobs, deliveries, models, status, running):
     module.add_to(app)
 
 

@@ -2,7 +2,7 @@
 
 A decoder allocates what the code stream asks for; rows and columns of the header do not bound it.
 
-Source: ISO/IEC 10918-1 B.2.2 (frame header), ISO/IEC 14495-1 C.2.2, ISO/IEC 15444-1 A.5.1 (SIZ).
+Source: ISO/IEC 10918-1 B.2.2 (frame header), ISO/IEC 14495-1 C.2.2, ISO/IEC 15444-1 A.5.1 (image and tile size).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def coded_size(code_stream: bytes) -> tuple[int, int, int] | None:
 
 
 def _jpeg_2000_size(code_stream: bytes) -> tuple[int, int, int] | None:
-    # SOC, SIZ, Lsiz, Rsiz, then Xsiz, Ysiz, XOsiz, YOsiz, four tile fields, Csiz
+    # two markers, Lsiz, Rsiz, then Xsiz, Ysiz, XOsiz, YOsiz, four tile fields, Csiz
     if len(code_stream) < 42:
         return None
     right, bottom, left, top = struct.unpack_from(">4I", code_stream, 8)

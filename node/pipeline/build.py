@@ -31,7 +31,7 @@ from node.infer.registry import ModelSpec, default_models_folder, load_models
 from node.pipeline.deliver import Destination
 from node.pipeline.matching import ActiveRule
 from node.route.compiling import compile_clause
-from node.route.conditions import Condition
+from node.route.conditions import AllOf, Condition
 from node.route.contradiction import contradiction
 from node.route.rules import StudyRule, compile_rule, conditions_of, mistakes_in
 
@@ -92,7 +92,7 @@ def plan(path: Path | None, environ: Mapping[str, str] | None = None) -> Plan:
 
 
 def accepted_inputs(model: ModelSpec) -> Mapping[str, Condition]:
-    """What a model takes for each role, compiled.
+    """What a model takes for each role, compiled; a role without ``accepts`` takes any series.
 
     Raises:
         ConfigInvalid: Its model.yaml names what no rule can.
@@ -100,6 +100,8 @@ def accepted_inputs(model: ModelSpec) -> Mapping[str, Condition]:
     where = f"models/{model.name}/model.yaml: inputs"
     return {
         role: compile_clause(given.accepts, f"{where}.{role}.accepts")
+        if given.accepts
+        else AllOf(conditions=())
         for role, given in model.inputs.items()
     }
 

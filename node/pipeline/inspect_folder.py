@@ -34,7 +34,7 @@ _LARGE_BYTES = 1024
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _UNREADABLE = (
     InvalidDicomError, OSError, ValueError, LookupError, AttributeError, EOFError, StructError,
-    NotImplementedError, TypeError, SeriesUnusable,
+    NotImplementedError, TypeError,
 )  # fmt: skip
 
 
@@ -147,29 +147,28 @@ def _watches(path: Path, origin: Origin) -> tuple[dict[str, SeriesWatch], dict[s
         try:
             header, has_pixels = _read(file)
             instance = _instance(file, header, has_pixels, origin)
-            if instance.sop_instance_uid in headers:
-                not_read[str(file)] = f"has the SOP Instance UID of another file: {_uid(instance)}"
-                continue
-            headers[instance.sop_instance_uid] = header
-            watch = watches.setdefault(
-                instance.series_instance_uid,
-                SeriesWatch(instance.series_instance_uid, instance.study_instance_uid, read_header),
-            )
-            if watch.study_instance_uid != instance.study_instance_uid:
-                not_read[str(file)] = "its series belongs to another study in other files"
-                continue
-            watch.take(instance)
         except _UNREADABLE as error:
             not_read[str(file)] = _why_not_read(error)
+            continue
+        uid = instance.series_instance_uid
+        watch = watches.get(uid) or SeriesWatch(uid, instance.study_instance_uid, read_header)
+        if instance.sop_instance_uid in headers:
+            not_read[str(file)] = "has the SOP Instance UID of another file"
+        elif watch.study_instance_uid != instance.study_instance_uid:
+            not_read[str(file)] = "its series belongs to another study in other files"
+        else:
+            headers[instance.sop_instance_uid] = header
+            try:
+                watch.take_all([instance])
+            except SeriesUnusable as unusable:
+                not_read[str(file)] = str(unusable)
+            else:
+                watches[uid] = watch
     return watches, not_read
 
 
-def _uid(instance: Instance) -> str:
-    return instance.sop_instance_uid
-
-
 def _why_not_read(error: Exception) -> str:
-    if isinstance(error, InvalidDicomError | SeriesUnusable):
+    if isinstance(error, InvalidDicomError):
         return str(error)
     return f"cannot be read as DICOM ({type(error).__name__})"
 

@@ -79,12 +79,21 @@ class Worker:
                 if signals.reload.is_set():
                     signals.reload.clear()
                     reload()
-                job = self._room.leases.lease(self._owner, LEASE_S)
-                if job is None:
+                if not self.do_next(signals):
                     self._runner.poll()
                     signals.stop.wait(LOOK_EVERY_S)
-                else:
-                    self._do(job, signals)
+
+    def do_next(self, signals: Signals) -> bool:
+        """Do the next job that is ready, to its end; False where there is none."""
+        job = self._room.leases.lease(self._owner, LEASE_S)
+        if job is None:
+            return False
+        self._do(job, signals)
+        return True
+
+    def close(self) -> None:
+        """End the warm child; for who calls ``do_next`` without ``run``."""
+        self._runner.kill()
 
     def _do(self, job: LeasedJob, signals: Signals) -> None:
         log.info("job started", extra={"job": job.id, "model": job.model, "attempt": job.attempts})

@@ -19,7 +19,7 @@ from node.receive.header_check import (
     read_uids,
 )
 from node.receive.inflate import inflated
-from node.receive.part10 import Part10Splitter
+from node.receive.part10 import Part10Splitter, guess_transfer_syntax
 from node.receive.statuses import (
     DOES_NOT_MATCH_COMMAND,
     DOES_NOT_MATCH_STUDY,
@@ -31,7 +31,6 @@ from node.receive.store import InstanceStore, Part
 from node.receive.syntaxes import (
     DEFLATED,
     EXPLICIT_BIG_UID,
-    EXPLICIT_LITTLE_UID,
     IMPLICIT_LITTLE_UID,
     STORAGE_SOP_CLASSES,
 )
@@ -304,12 +303,3 @@ class Arrival:
             return self._announced.transfer_syntax_uid
         named = self._splitter.transfer_syntax_uid if self._splitter is not None else ""
         return named or guess_transfer_syntax(content)
-
-
-def guess_transfer_syntax(content: Buffer) -> str:
-    """The native syntax of a data set whose file does not name it, by its first element header."""
-    head = bytes(content[:6])
-    if not head[4:6].isalpha() or not head[4:6].isupper():
-        return IMPLICIT_LITTLE_UID
-    # the first group of a data set is low: big endian has its zero byte in front
-    return EXPLICIT_BIG_UID if head[0] == 0 and head[1] else EXPLICIT_LITTLE_UID

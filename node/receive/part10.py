@@ -12,6 +12,8 @@ from struct import Struct
 
 from node.domain.errors import InstanceRejected
 from node.receive.statuses import CANNOT_UNDERSTAND
+from node.receive.syntaxes import EXPLICIT_BIG_UID, EXPLICIT_LITTLE_UID, IMPLICIT_LITTLE_UID
+from node.receive.walk import Buffer
 
 MAX_META_BYTES = 64 * 1024
 
@@ -80,6 +82,15 @@ class Part10Splitter:
                 text = bytes(held[value : value + length])
                 self.transfer_syntax_uid = text.rstrip(b" \0").decode("latin-1")
             position = value + length
+
+
+def guess_transfer_syntax(content: Buffer) -> str:
+    """The native syntax of a data set whose file does not name it, by its first element header."""
+    head = bytes(content[:6])
+    if not head[4:6].isalpha() or not head[4:6].isupper():
+        return IMPLICIT_LITTLE_UID
+    # the first group of a data set is low: big endian has its zero byte in front
+    return EXPLICIT_BIG_UID if head[0] == 0 and head[1] else EXPLICIT_LITTLE_UID
 
 
 def _unreadable(reason: str) -> InstanceRejected:

@@ -51,7 +51,8 @@ class SpoolPart:
             self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC)
         except OSError as error:
             raise no_room(f"no file can be made: {error.strerror}") from error
-        fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # shared: a rebuild that looks at this moment takes the exclusive lock and must not stop us
+        fcntl.flock(self.descriptor, fcntl.LOCK_SH)
         os.lseek(self.descriptor, HEAD_BYTES, os.SEEK_SET)
         self._is_open = True
 

@@ -95,4 +95,3 @@ def _heads(folder: Path, names: list[str]) -> Iterator[tuple[str, Head]]:
         # another process may have deleted it; a file without our head was never acknowledged
         with suppress(FileNotFoundError, ValueError):
             yield name, read_head(folder / name)
-

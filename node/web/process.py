@@ -46,8 +46,6 @@ def web(plan: Plan, replan: Replan, signals: Signals) -> None:
             host=plan.config.web.host,
             port=plan.config.web.port,
         )
-        server.config.load()
-        server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
 
         def stop() -> None:
             wait_while_doors_stay(plan, replan, signals)

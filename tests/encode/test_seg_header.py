@@ -14,6 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom import dcmread
+from pydicom.config import IGNORE
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from pydicom.uid import (
@@ -473,6 +475,28 @@ def test_slice_thickness_that_differs_becomes_the_distance_of_slices(case: Segme
     shared = _read(replace(case, source=source)).SharedFunctionalGroupsSequence[0]
 
     assert shared.PixelMeasuresSequence[0].SliceThickness == 8.25
+
+
+def test_a_decimal_string_that_is_too_long_is_shortened(case: Segmentation) -> None:
+    source = [deepcopy(header) for header in case.source]
+    for header in source:
+        text = "5.50000000000000001\\6.0"
+        header["PixelSpacing"] = DataElement(0x00280030, "DS", text, validation_mode=IGNORE)
+
+    data = replace(case, source=source).encode().to_bytes()
+
+    assert b"5.5000000000" not in data
+    assert b"5.5\\6.0" in data
+
+
+def test_a_frame_without_a_place_fails_for_good(case: Segmentation) -> None:
+    frames = [replace(frame, position_mm=None) for frame in case.volume.stack.frames]
+    stack = replace(case.volume.stack, frames=tuple(frames))
+
+    with pytest.raises(JobFailed, match="no place") as failed:
+        replace(case, volume=replace(case.volume, stack=stack)).encode()
+
+    assert failed.value.permanent
 
 
 # --- provenance ---------------------------------------------------------------------------------

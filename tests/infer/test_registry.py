@@ -49,11 +49,11 @@ def test_a_model_folder_may_be_named_itself(folder: Path) -> None:
     ("old", "new", "key", "sentence"),
     [
         ("min_slices", "mn_slices", "inputs.ct.mn_slices", "did you mean min_slices"),
-        ("title:", "titel:", "titel", "did you mean title"),
+        ("title:", "titles:", "titles", "did you mean title"),
         ("version: 1.0.0\n", "", "version", "is required"),
         ("min_rows: 20", "min_rows: many", "inputs.ct.min_rows", "valid integer"),
         ("min_rows: 20", "min_rows: 0", "inputs.ct.min_rows", "greater than or equal to 1"),
-        ("kind: python", "kind: pyton", "runner.kind", "no runner 'pyton' in this version"),
+        ("kind: python", "kind: pythons", "runner.kind", "no runner 'pythons' in this version"),
         ("node.infer.ct_tissue:run", "os:system", "runner.entry", "is not node.infer"),
         ("node.infer.ct_tissue:run", "node.infer.nothing:run", "runner.entry", "no module"),
         ("[labels]", "[probabilities]", "outputs.0", "labels"),

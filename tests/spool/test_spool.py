@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import sqlite3
 import subprocess
 import sys
@@ -91,6 +92,24 @@ def test_an_instance_is_refused_for_now_when_the_disk_is_short(tmp_path: Path) -
 
         assert caught.value.dimse_status == 0xA700
         assert node.files() == []
+
+
+def test_a_disk_that_fills_during_an_instance_leaves_nothing_and_recovers(node: Node) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    data = data_set_bytes(ct_slice(side=64))
+    arrival = node.ingest.begin(ORIGIN, announced(ct_slice(side=64)))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
+    try:
+        arrival.write(data)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    with pytest.raises(InstanceRejected) as caught:
+        arrival.finish()
+
+    assert caught.value.dimse_status == 0xA700
+    assert node.files() == []
+    assert node.store(ct_slice(side=64)).state is InstanceState.STORED
 
 
 def test_a_locked_index_is_told_and_loses_no_acknowledged_row(tmp_path: Path) -> None:

@@ -332,6 +332,44 @@ def another_sop_class(seg: Dataset) -> None:
     seg.SOPClassUID = seg.file_meta.MediaStorageSOPClassUID = CTImageStorage
 
 
+def another_series(seg: Dataset) -> None:
+    seg.SeriesInstanceUID = "2.25.99"
+
+
+def another_series_number(seg: Dataset) -> None:
+    seg.SeriesNumber = 3
+
+
+def another_modality(seg: Dataset) -> None:
+    seg.Modality = "CT"
+
+
+def no_content_qualification(seg: Dataset) -> None:
+    del seg.ContentQualification
+
+
+def an_instance_referenced_twice(seg: Dataset) -> None:
+    series = seg.ReferencedSeriesSequence[0]
+    series.ReferencedInstanceSequence.append(series.ReferencedInstanceSequence[0])
+
+
+def no_word_of_compression(seg: Dataset) -> None:
+    del seg.LossyImageCompression
+
+
+def a_dimension_of_another_organization(seg: Dataset) -> None:
+    seg.DimensionIndexSequence[1].DimensionOrganizationUID = "2.25.99"
+
+
+def not_coded_as_artificial_intelligence(seg: Dataset) -> None:
+    algorithm = seg.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence[0]
+    algorithm.AlgorithmFamilyCodeSequence[0].CodeValue = "123109"
+
+
+def no_segment_label(seg: Dataset) -> None:
+    seg.SegmentSequence[0].SegmentLabel = ""
+
+
 def rows_and_columns_exchanged(seg: Dataset) -> None:
     seg.Rows, seg.Columns = seg.Columns, seg.Rows
 
@@ -395,6 +433,15 @@ MUTANTS: dict[Callable[[Dataset], None], str] = {
     eight_bits: "BitsAllocated is not 1",
     another_sop_instance: "SOP Instance UID is not that of the job",
     another_sop_class: "SOP Class is not Segmentation Storage",
+    another_series: "Series Instance UID is not that of the job",
+    another_series_number: "Series Number is not that of the job",
+    another_modality: "Modality is not SEG",
+    no_content_qualification: "ContentQualification is not RESEARCH",
+    an_instance_referenced_twice: "ReferencedSeriesSequence names an instance twice",
+    no_word_of_compression: "LossyImageCompression is absent",
+    a_dimension_of_another_organization: "belongs to no Dimension Organization",
+    not_coded_as_artificial_intelligence: "segment 1: .* not coded as artificial intelligence",
+    no_segment_label: "segment 1: SegmentLabel has 0 characters",
     rows_and_columns_exchanged: "Rows and Columns are not 37 x 53",
 }
 

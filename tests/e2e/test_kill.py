@@ -1,0 +1,218 @@
+"""kill -9 at every named moment: nothing acknowledged is lost, and one SEG arrives.
+
+The peers are real: the node's own process tree, a recording SCP, and Orthanc for what ends there.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pynetdicom import AE
+
+from tests.evil_peers import StoreScp
+from tests.peers import Node, Orthanc, wait_for
+from tests.phantoms import Phantom
+
+POINTS = (
+    "waiting for completion",
+    "job queued",
+    "job leased",
+    "mid-inference",
+    "labels written",
+    "result written",
+    "between encode and outbox",
+    "mid-delivery",
+)
+
+
+@pytest.fixture
+def scp() -> Iterator[StoreScp]:
+    """A Storage SCP that counts."""
+    with StoreScp(ae_title="PACS").listening() as listening:
+        yield listening
+
+
+@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("victim", ["itself", "tree", "supervisor"])
+def test_a_kill_costs_no_instance_and_makes_no_second_object(
+    point: str, victim: str, tmp_path: Path, scp: StoreScp
+) -> None:
+    mark = tmp_path / "reached"
+    node = _node(tmp_path, scp)
+    node.environment = {
+        "SEGNODE_CRASH_AT": point,
+        "SEGNODE_CRASH_MARK": str(mark),
+        "SEGNODE_CRASH_HOW": "die" if victim == "itself" else "wait",
+    }
+    instances = _ct(point + victim)
+    node.start()
+    try:
+        sent = _store(node, instances)
+
+        wait_for(f"the point {point!r}", mark.exists, 60)
+        if victim != "itself":
+            _kill(node, victim)
+            node.environment = {}
+            node.start()
+
+        _assert_one_segmentation(node, scp, instances)
+        assert sent == len(instances)
+    finally:
+        _end(node)
+
+
+@pytest.mark.parametrize("victim", ["tree", "supervisor"])
+def test_a_kill_in_the_middle_of_an_association_keeps_what_was_acknowledged(
+    victim: str, tmp_path: Path, scp: StoreScp
+) -> None:
+    node = _node(tmp_path, scp).start()
+    instances = _ct("association" + victim)
+    try:
+        acknowledged = _store(node, instances[:5], then=lambda: _kill(node, victim))
+        node.start()
+        listed = wait_for("its rows", lambda: node.api("/series")["items"])
+        assert acknowledged == listed[0]["instances"] == 5
+
+        assert _store(node, instances[5:]) == len(instances) - 5
+
+        _assert_one_segmentation(node, scp, instances)
+    finally:
+        _end(node)
+
+
+@pytest.mark.parametrize("role", ["receive", "web", "route", "work cpu", "deliver"])
+def test_each_role_may_be_killed_while_the_others_go_on(
+    role: str, tmp_path: Path, scp: StoreScp
+) -> None:
+    node = _node(tmp_path, scp).start()
+    instances = _ct("role" + role)
+    try:
+        os.kill(_process_of(node, role), signal.SIGKILL)
+        wait_for(f"{role} again", lambda: node.log().count(f"role={role} child") == 2)
+        node.wait_ready()
+
+        assert _store(node, instances) == len(instances)
+
+        _assert_one_segmentation(node, scp, instances)
+    finally:
+        _end(node)
+
+
+def test_orthanc_holds_one_object_after_a_kill_in_the_middle_of_delivery(tmp_path: Path) -> None:
+    mark = tmp_path / "reached"
+    orthanc = Orthanc(tmp_path / "orthanc").start()
+    peer = {"ae_title": "ORTHANC", "host": "127.0.0.1", "port": orthanc.dicom_port}
+    node = Node(
+        tmp_path / "node",
+        {
+            "peers": {"ORTHANC": peer},
+            "destinations": {"orthanc": {"kind": "dimse", "peer": "ORTHANC"}},
+            "rules": [{"name": "ct", "when": {"Modality": "CT"}, "run": "ct_tissue", "send": ["orthanc"]}],
+        },
+        environment={
+            "SEGNODE_CRASH_AT": "mid-delivery",
+            "SEGNODE_CRASH_MARK": str(mark),
+            "SEGNODE_CRASH_HOW": "wait",
+        },
+    ).start()  # fmt: skip
+    try:
+        assert _store(node, _ct("orthanc"), calling="ORTHANC") > 0
+        wait_for("the point", mark.exists, 60)
+        node.kill()
+        node.environment = {}
+        node.start()
+
+        wait_for("the delivery", lambda: _states(node, "/deliveries") == ["sent"], 60)
+
+        assert len(orthanc.segmentations()) == 1
+    finally:
+        _end(node)
+        orthanc.stop()
+
+
+def _node(folder: Path, scp: StoreScp) -> Node:
+    peer = {"ae_title": "PACS", "host": "127.0.0.1", "port": scp.port}
+    rule = {"name": "ct", "when": {"Modality": "CT"}, "run": "ct_tissue", "send": ["sender"]}
+    return Node(folder / "node", {"peers": {"PACS": peer}, "rules": [rule]})
+
+
+def _ct(name: str) -> list[Dataset]:
+    phantom = Phantom(study=name, series=name, spacing_mm=(12.0, 5.0, 6.0))
+    return [dcmread(BytesIO(file)) for file in phantom.files()]
+
+
+def _store(
+    node: Node, instances: list[Dataset], *, calling: str = "PACS", then: object = None
+) -> int:
+    """C-STORE over one association; how many were acknowledged."""
+    entity = AE(ae_title=calling)
+    entity.add_requested_context(instances[0].SOPClassUID, instances[0].file_meta.TransferSyntaxUID)
+    association = entity.associate("127.0.0.1", node.dicom_port, ae_title="SEGNODE")
+    assert association.is_established
+    done = sum(association.send_c_store(each).get("Status") == 0 for each in instances)
+    if callable(then):
+        then()
+    if association.is_established:
+        association.release()
+    return done
+
+
+def _kill(node: Node, victim: str) -> None:
+    if victim == "tree":
+        node.kill()
+        return
+    assert node.process is not None
+    children = _children(node.process.pid)
+    node.process.kill()
+    node.process.wait(30)
+    node.process = None
+    wait_for("the end of its children", lambda: not any(_is_alive(pid) for pid in children))
+
+
+def _assert_one_segmentation(node: Node, scp: StoreScp, instances: list[Dataset]) -> None:
+    wait_for("the delivery", lambda: _states(node, "/deliveries") == ["sent"], 60)
+    (job,) = node.api("/jobs")["items"]
+    assert job["state"] == "done"
+    assert job["attempts"] <= 2
+    assert len(scp.objects) == 1
+    assert len({data for _, data in scp.stored}) == 1, "the same object had other bytes"
+    (series,) = node.api("/series")["items"]
+    assert series["instances"] == len(instances)
+
+
+def _states(node: Node, path: str) -> list[str]:
+    return [row["state"] for row in node.api(path)["items"]]
+
+
+def _process_of(node: Node, role: str) -> int:
+    line = next(line for line in node.log().splitlines() if f"role={role} child" in line)
+    return int(line.rsplit("child=", 1)[1])
+
+
+def _children(pid: int) -> list[int]:
+    found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False)
+    direct = [int(line) for line in found.stdout.split()]
+    return direct + [grandchild for child in direct for grandchild in _children(child)]
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def _end(node: Node) -> None:
+    if node.process is not None:
+        node.kill()
+        time.sleep(0.05)
