@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -12,7 +13,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -20,7 +21,8 @@ from typing import Any
 
 import pytest
 from pydicom import dcmread
-from pynetdicom import AE, evt
+
+from tests.raw_dimse import RawAssociation, accepted, status
 
 ORTHANC = "/usr/sbin/Orthanc"
 ORTHANC_PLUGINS = Path("/usr/share/orthanc/plugins")
@@ -71,6 +73,7 @@ class Orthanc:
     modalities: dict[str, list[Any]] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     plugins: tuple[str, ...] = ("libOrthancDicomWeb.so",)
+    text: str = ""  # a whole configuration, in place of one made of the fields above
     dicom_port: int = field(default_factory=free_port)
     http_port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
@@ -93,7 +96,7 @@ class Orthanc:
             **self.options,
         }
         path = self.folder / "orthanc.json"
-        path.write_text(json.dumps(configuration))
+        path.write_text(self.text or json.dumps(configuration))
         with (self.folder / "orthanc.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [ORTHANC, str(path)],
@@ -153,6 +156,7 @@ class Node:
     dicom_port: int = field(default_factory=free_port)
     http_port: int = field(default_factory=free_port)
     environment: dict[str, str] = field(default_factory=dict)
+    credentials: str = ""  # "user:password" for the API
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -234,9 +238,13 @@ class Node:
     def log(self) -> str:
         return (self.folder / "node.log").read_text(errors="replace")
 
-    def api(self, path: str) -> Any:
-        with urllib.request.urlopen(f"{self.url}/api/v1{path}", timeout=30) as answer:
-            return json.loads(answer.read())
+    def api(self, path: str, *, method: str = "GET") -> Any:
+        request = urllib.request.Request(f"{self.url}/api/v1{path}", method=method)
+        if self.credentials:
+            encoded = base64.b64encode(self.credentials.encode()).decode()
+            request.add_header("Authorization", f"Basic {encoded}")
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.loads(answer.read() or b"null")
 
     def cli(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a segnode command against this node's configuration."""
@@ -269,29 +277,22 @@ def echo(port: int, called: str = "SEGNODE") -> int:
 
 
 def store(
-    port: int,
-    files: Iterable[bytes],
-    *,
-    called: str = "SEGNODE",
-    calling: str = "STORESCU",
+    port: int, files: Sequence[bytes], *, called: str = "SEGNODE", calling: str = "STORESCU"
 ) -> list[int]:
-    """Send Part 10 files in one association, each in its own syntax; the status of each.
+    """Send Part 10 files of one SOP class and syntax in one association; the status of each.
 
-    pynetdicom takes any transfer syntax, where dcmtk's tools leave some out.
+    The bytes travel as they are, in any transfer syntax.
     """
-    instances = [dcmread(BytesIO(file)) for file in files]
-    entity = AE(ae_title=calling)
-    for sop_class, syntax in {(i.SOPClassUID, i.file_meta.TransferSyntaxUID) for i in instances}:
-        entity.add_requested_context(sop_class, syntax)
-    association = entity.associate(
-        "127.0.0.1", port, ae_title=called, evt_handlers=[(evt.EVT_CONN_OPEN, _without_delay)]
-    )
-    assert association.is_established, "the association was not established"
-    try:
-        return [int(association.send_c_store(instance).Status) for instance in instances]
-    finally:
+    meta = dcmread(BytesIO(files[0]), stop_before_pixels=True).file_meta
+    offer = (str(meta.MediaStorageSOPClassUID), [str(meta.TransferSyntaxUID)])
+    with RawAssociation(port, timeout_s=60) as association:
+        answer = association.request([offer], called=called.encode(), calling=calling.encode())
+        assert accepted(answer)[1][0] == 0, "the presentation context was refused"
+        statuses = []
+        for file in files:
+            meta = dcmread(BytesIO(file), stop_before_pixels=True).file_meta
+            data_set = file[144 + meta.FileMetaInformationGroupLength :]
+            uid = str(meta.MediaStorageSOPInstanceUID)
+            statuses.append(status(association.store(data_set, uid, sop_class_uid=offer[0])))
         association.release()
-
-
-def _without_delay(event: evt.Event) -> None:
-    event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return statuses

@@ -1,55 +1,64 @@
-"""Orthanc, Python plugin: send every stable CT and MR series to segnode, and keep trying.
-
-"Plugins": [".../libOrthancPython.so"], "PythonScript": "/etc/orthanc/forward.py"
-"DicomModalities": {"segnode": ["SEGNODE", "127.0.0.1", 11112]}
-"StableAge": 2
+"""Orthanc, Python plugin: send every stable CT, MR and PET series to segnode, and keep trying.
 
 A job that fails, because the node is down or full, is submitted again after 5 s, 10 s, 20 s ... and
-then every 10 minutes, until it is done.
+then every 10 minutes, until it is done. Orthanc keeps its jobs over a restart, but not this plan:
+what had failed before is submitted again when Orthanc starts.
 """
 
 import json
 import threading
 
-import orthanc  # type: ignore[import-not-found]
+import orthanc
 
-NODE = "segnode"
-NODE_AE_TITLE = "SEGNODE"
+NODE = "segnode"  # the key in "DicomModalities"
+NODE_AE_TITLE = "SEGNODE"  # what came from the node does not go back to it
 WANTED = {"CT", "MR", "PT"}
 FIRST_WAIT_S, LONGEST_WAIT_S = 5, 600
 
-_waits_s = {}
+waits_s = {}
+
+
+def get(path):
+    return json.loads(orthanc.RestApiGet(path))
 
 
 def forward(series_id):
-    tags = json.loads(orthanc.RestApiGet("/series/" + series_id))["MainDicomTags"]
-    instances = json.loads(orthanc.RestApiGet("/series/" + series_id + "/instances"))
-    sender = orthanc.RestApiGet("/instances/" + instances[0]["ID"] + "/metadata/RemoteAET").decode()
-    if tags.get("Modality") in WANTED and sender != NODE_AE_TITLE:
+    series = get("/series/" + series_id)
+    metadata = get("/series/" + series_id + "/metadata?expand")
+    modality = series["MainDicomTags"].get("Modality")
+    if modality in WANTED and metadata.get("RemoteAET") != NODE_AE_TITLE:
         body = {"Resources": [series_id], "Synchronous": False}
         orthanc.RestApiPost("/modalities/" + NODE + "/store", json.dumps(body))
 
 
 def resubmit_later(job_id):
-    job = json.loads(orthanc.RestApiGet("/jobs/" + job_id))
-    if job.get("Type") != "DicomModalityStore" or job["Content"].get("RemoteAet") != NODE_AE_TITLE:
+    job = get("/jobs/" + job_id)
+    if job["Type"] != "DicomModalityStore" or job["Content"]["RemoteAet"] != NODE_AE_TITLE:
         return
-    wait_s = _waits_s.get(job_id, FIRST_WAIT_S)
-    _waits_s[job_id] = min(2 * wait_s, LONGEST_WAIT_S)
-    orthanc.LogWarning("segnode did not take job " + job_id + ", again in %d s" % wait_s)
-    timer = threading.Timer(wait_s, orthanc.RestApiPost, ["/jobs/" + job_id + "/resubmit", "{}"])
+    wait_s = waits_s.get(job_id, FIRST_WAIT_S)
+    waits_s[job_id] = min(2 * wait_s, LONGEST_WAIT_S)
+    orthanc.LogWarning(f"segnode did not take job {job_id}, again in {wait_s} s")
+    timer = threading.Timer(wait_s, orthanc.RestApiPost, ["/jobs/" + job_id + "/resubmit", ""])
     timer.daemon = True
     timer.start()
 
 
-def on_change(change_type, _level, resource):
-    # Orthanc holds a lock during the callback: the REST calls must come from another thread
-    if change_type == orthanc.ChangeType.STABLE_SERIES:
+def resubmit_old():
+    for job_id in get("/jobs"):
+        if get("/jobs/" + job_id)["State"] == "Failure":
+            resubmit_later(job_id)
+
+
+def on_change(change, _level, resource):
+    # Orthanc waits for this function: calls to its REST API need a thread of their own
+    if change == orthanc.ChangeType.STABLE_SERIES:
         threading.Thread(target=forward, args=[resource], daemon=True).start()
-    elif change_type == orthanc.ChangeType.JOB_FAILURE:
+    elif change == orthanc.ChangeType.JOB_FAILURE:
         threading.Thread(target=resubmit_later, args=[resource], daemon=True).start()
-    elif change_type == orthanc.ChangeType.JOB_SUCCESS:
-        _waits_s.pop(resource, None)
+    elif change == orthanc.ChangeType.JOB_SUCCESS:
+        waits_s.pop(resource, None)
+    elif change == orthanc.ChangeType.ORTHANC_STARTED:
+        threading.Thread(target=resubmit_old, daemon=True).start()
 
 
 orthanc.RegisterOnChangeCallback(on_change)

@@ -12,11 +12,14 @@ import typer
 
 from node.cli import (
     deliveries,
+    demo,
     explain,
     jobs,
     models,
+    network,
     quarantine,
     running,
+    sending,
     series,
     serving,
     status,
@@ -30,7 +33,20 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for module in (serving, explain, series, quarantine, jobs, deliveries, models, status, running):
+for module in (
+    serving,
+    demo,
+    running,
+    sending,
+    explain,
+    models,
+    series,
+    quarantine,
+    jobs,
+    deliveries,
+    status,
+    network,
+):
     module.add_to(app)
 
 

@@ -23,6 +23,7 @@ from node.deliver.classes import (
     classify_dimse,
     result_file_gone,
 )
+from node.deliver.scu import send_c_store
 from node.domain.delivery import DeliverableObject, Outcome
 from node.domain.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
@@ -129,7 +130,7 @@ class DimseDestination:
         # pynetdicom's switch for sending the bytes of a file as they are, in pieces
         _config.STORE_SEND_CHUNKED_DATASET = True
         try:
-            answer = association.send_c_store(payload, msg_id=message_id, priority=0)
+            answer = send_c_store(association, payload, message_id)
         except RuntimeError:  # the association ended since it was looked at
             return classify_association(AssociationEnd.ABORTED)
         if "Status" in answer:

@@ -25,6 +25,7 @@ from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 
+from node.deliver.scu import send_c_store
 from node.domain.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 _CONTEXTS_PER_ASSOCIATION = 128
@@ -225,7 +226,7 @@ def _store(association: Association, file: _File, message_id: int) -> SendReport
         return file.report(SendState.NO_CONTEXT, comment=comment)
     if not association.is_established:
         return file.report(SendState.LINE_LOST, comment="the peer ended the association")
-    answer = association.send_c_store(file.payload(), msg_id=message_id)
+    answer = send_c_store(association, file.payload(), message_id)
     status = int(answer.get("Status", _STATUS_WITHOUT_ANSWER))
     if status == _STATUS_WITHOUT_ANSWER:
         return file.report(SendState.LINE_LOST, comment="no answer came")

@@ -27,7 +27,7 @@ class SeriesRow:
         gate: Findings and notes of the geometry gate.
         evidence: What completion rests on.
         forced: What a person asked for and the tick has not done yet: proceed, rerun, discard.
-        index_rows: Rows of the index, versions counted, that this row takes into account.
+        newest_row: Newest row of the index that this row takes into account.
         guard: Counts writes; a row is written only if nobody else wrote it meanwhile.
     """
 
@@ -50,5 +50,5 @@ class SeriesRow:
     sentence: str = ""
     forced: str = ""
     updated_at: float
-    index_rows: int = 0
+    newest_row: int = 0
     guard: int = 0

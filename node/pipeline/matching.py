@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from node.assemble.gate import MinimumSize, judge_geometry
+from node.assemble.phases import PhaseHints
 from node.deliver.sender import resolve_destinations
 from node.domain.frames import Frame
 from node.domain.header import Header
@@ -70,6 +71,7 @@ class CompleteSeries:
     frames: Sequence[Frame]
     origin: Origin
     first_received_at: float
+    phase_hints: Sequence[PhaseHints] = ()
 
     @property
     def snapshot(self) -> dict[str, int]:
@@ -201,7 +203,9 @@ def not_taken(active: ActiveRule, inputs: Mapping[str, CompleteSeries]) -> Itera
         prefix = f"role {role}: " if len(inputs) > 1 else ""
         if verdict.truth is not Truth.TRUE:
             yield f"{prefix}{active.model.name} does not take it: {why_not(verdict)}"
-        gate = judge_geometry(series.frames, active.minimum(role))
+        gate = judge_geometry(
+            series.frames, active.minimum(role), phase_hints=series.phase_hints
+        )
         for finding in gate.findings:
             yield f"{prefix}{finding}"
 

@@ -316,6 +316,9 @@ class _Progress:
         self._catalog = JobCatalog(engine)
         self._signals = signals
         self._say = say
+        # what earlier runs on this folder finished is not told again
+        done, _ = self._catalog.list_jobs(limit=_EVERYTHING)
+        self._told = {row["id"] for row in done if row["state"] not in _UNFINISHED}
         self._said: set[tuple[int, str]] = set()
         self.is_idle = False
 
@@ -324,7 +327,8 @@ class _Progress:
         while not self._signals.stop.wait(_LOOK_EVERY_S):
             jobs, _ = self._catalog.list_jobs(limit=_EVERYTHING)
             for row in jobs:
-                self._tell(row)
+                if row["id"] not in self._told:
+                    self._tell(row)
             if not any(row["state"] in _UNFINISHED for row in jobs) and not self._is_sending():
                 self.is_idle = True
                 self._signals.stop.set()

@@ -468,6 +468,7 @@ def _complete(watch: SeriesWatch, row: SeriesRow) -> CompleteSeries:
         frames=watch.frames,
         origin=watch.newest.origin,
         first_received_at=row.first_received_at,
+        phase_hints=watch.phase_hints,
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from math import inf
 
 from pydicom.dataset import Dataset
 
@@ -35,6 +36,11 @@ class _Image:
 class SeriesWatch:
     """Takes instances as they come; answers for the series as a whole.
 
+    Attributes:
+        look_again_at: When the series is to be judged next.
+        newest_row: The newest row of the index that it knows of.
+        senders: Associations that carried it and were open when it was last judged.
+
     Args:
         read_header: Reads the header of a stored instance, without pixel data.
     """
@@ -44,33 +50,38 @@ class SeriesWatch:
     ) -> None:
         self.series_instance_uid = series_instance_uid
         self.study_instance_uid = study_instance_uid
-        self.look_again_at = 0.0
+        self.look_again_at = -inf
+        self.newest_row = 0
+        self.senders: frozenset[str] = frozenset()
         self._read_header = read_header
         self._images: dict[str, _Image] = {}
         self._others: dict[str, Instance] = {}
-        self._merger = HeaderMerger()
         self._other_header: Header | None = None
+        self._merger: HeaderMerger | None = HeaderMerger()
+        self._header: Header | None = None
         self._verdict: GateVerdict | None = None
 
-    def take_all(self, instances: Iterable[Instance]) -> None:
-        """Add instances, and have the series looked at."""
-        for instance in instances:
+    def take_rows(self, rows: Iterable[tuple[int, Instance]]) -> None:
+        """Add instances with their rows of the index, and have the series looked at."""
+        for row, instance in rows:
             self._take(instance)
-        self.look_again_at = 0.0
+            self.newest_row = max(self.newest_row, row)
+        self.look_again_at = -inf
+
+    def take_all(self, instances: Iterable[Instance]) -> None:
+        """Add instances that no index knows of."""
+        self.take_rows((0, instance) for instance in instances)
 
     def _take(self, instance: Instance) -> None:
         """Add an instance, or put an amended copy in the place of what it amends."""
+        self._header = None
+        if not instance.is_input:
+            self._take_other(instance)
+            return
         known = self._images.get(instance.sop_instance_uid)
         if known is not None and known.instance.version >= instance.version:
             return
         header = self._read_header(instance)
-        if not instance.is_input:
-            self._others[instance.sop_instance_uid] = instance
-            if self._other_header is None:
-                merger = HeaderMerger()
-                merger.add(header)
-                self._other_header = merger.header()
-            return
         self._images[instance.sop_instance_uid] = _Image(
             instance,
             header,
@@ -78,13 +89,18 @@ class SeriesWatch:
             phase_hints_of(header),
             _instance_number(header),
         )
-        if known is None:
-            self._merger.add(header)
-        else:
-            self._merger = HeaderMerger()
-            for image in self._images.values():
-                self._merger.add(image.header)
         self._verdict = None
+        if known is not None:
+            self._merger = None  # the old copy cannot be taken out: merged anew when asked
+        elif self._merger is not None:
+            self._merger.add(header)
+
+    def _take_other(self, instance: Instance) -> None:
+        self._others[instance.sop_instance_uid] = instance
+        if self._other_header is None:
+            merger = HeaderMerger()
+            merger.add(self._read_header(instance))
+            self._other_header = merger.header()
 
     @property
     def inputs(self) -> Sequence[Instance]:
@@ -109,29 +125,40 @@ class SeriesWatch:
     def gate(self, minimum: MinimumSize | None = None) -> GateVerdict:
         """The geometry gate's verdict on what is there now."""
         if minimum is not None:
-            return judge_geometry(self.frames, minimum, phase_hints=self._hints())
+            return judge_geometry(self.frames, minimum, phase_hints=self.phase_hints)
         if self._verdict is None:
-            self._verdict = judge_geometry(self.frames, phase_hints=self._hints())
+            self._verdict = judge_geometry(self.frames, phase_hints=self.phase_hints)
         return self._verdict
 
     def header(self) -> Header:
         """What all images have in common, with derived attributes."""
         if not self._images:
             return self._other_header or Header()
-        merged = self._merger.header()
-        origin = self.newest.origin
-        return merged.with_derived(derive(merged, self.frames, self.gate(), origin))
+        if self._header is None:
+            merged = self._merged()
+            origin = self.newest.origin
+            self._header = merged.with_derived(derive(merged, self.frames, self.gate(), origin))
+        return self._header
 
     def expected(self) -> ExpectedCount | None:
         """A count of images from the headers, where it can be trusted."""
         images = self._images.values()
         return trusted_images_in_acquisition(
-            self._merger.header(),
+            self.header(),
             [image.instance_number for image in images],
             is_single_frame=all(len(image.frames) == 1 for image in images),
         )
 
-    def _hints(self) -> list[PhaseHints]:
+    def _merged(self) -> Header:
+        if self._merger is None:
+            self._merger = HeaderMerger()
+            for image in self._images.values():
+                self._merger.add(image.header)
+        return self._merger.header()
+
+    @property
+    def phase_hints(self) -> list[PhaseHints]:
+        """What tells phases apart, frame by frame in the order of ``frames``."""
         return [hints for image in self._images.values() for hints in image.hints]
 
 

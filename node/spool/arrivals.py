@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, and_, exists, func, or_, select, update
+from sqlalchemy import Connection, Engine, Row, and_, delete, exists, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from node.database.engine import epoch_s, reading, writing
@@ -34,11 +34,11 @@ class Arrivals:
     def unsettled(self) -> tuple[Sequence[str], int]:
         """Series that need a look after a start, and the newest row that this answer covers.
 
-        Those without a row, those not settled, and those whose row was made of fewer instances than
-        there are.
+        Those without a row, those not settled, and those whose row knows nothing of their newest
+        instance.
         """
         arrived = (
-            select(instance.c.series_instance_uid.label("uid"), func.count().label("rows"))
+            select(instance.c.series_instance_uid.label("uid"), func.max(instance.c.id).label("row"))
             .group_by(instance.c.series_instance_uid)
             .subquery()
         )
@@ -50,7 +50,7 @@ class Arrivals:
                     series.c.series_instance_uid.is_(None),
                     series.c.state.in_(_OPEN_STATES),
                     series.c.forced != "",
-                    series.c.index_rows < arrived.c.rows,
+                    series.c.newest_row < arrived.c.row,
                 )
             )
         )
@@ -58,8 +58,16 @@ class Arrivals:
             newest = connection.execute(select(func.max(instance.c.id))).scalar_one()
             return list(connection.execute(statement).scalars()), int(newest or 0)
 
-    def instances_of(self, series_instance_uid: str) -> Sequence[Instance]:
-        """Newest versions of a series' instances, in the order they came, files still there."""
+    def newest_row(self, series_instance_uid: str) -> int:
+        """The newest row of a series; 0 where there is none."""
+        statement = select(func.max(instance.c.id)).where(
+            instance.c.series_instance_uid == series_instance_uid
+        )
+        with reading(self._engine) as connection:
+            return int(connection.execute(statement).scalar_one() or 0)
+
+    def arrivals_of(self, series_instance_uid: str) -> Sequence[tuple[int, Instance]]:
+        """Newest versions of a series' instances with their rows, oldest first, files still there."""
         statement = (
             select(instance)
             .where(instance.c.series_instance_uid == series_instance_uid)
@@ -70,7 +78,16 @@ class Arrivals:
             for found in connection.execute(statement):
                 newest[found.sop_instance_uid] = found
         there = (row for row in newest.values() if row.file_deleted_at is None)
-        return [instance_of(row) for row in sorted(there, key=lambda row: row.id)]
+        return [(row.id, instance_of(row)) for row in sorted(there, key=lambda row: row.id)]
+
+    def forget_deleted(self, series_instance_uid: str) -> None:
+        """Take tombstones away: the deleted instances of a series are taken in again when sent."""
+        gone = and_(
+            instance.c.series_instance_uid == series_instance_uid,
+            instance.c.file_deleted_at.is_not(None),
+        )
+        with writing(self._engine) as connection:
+            connection.execute(delete(instance).where(gone))
 
     def files_of(self, series_instance_uid: str, versions: Mapping[str, int]) -> Mapping[str, str]:
         """SOP Instance UID -> file name of the newest copy of each instance of a snapshot.
@@ -80,7 +97,8 @@ class Arrivals:
         Raises:
             NodeError: The file of an instance is gone.
         """
-        found = {one.sop_instance_uid: one for one in self.instances_of(series_instance_uid)}
+        arrivals = self.arrivals_of(series_instance_uid)
+        found = {one.sop_instance_uid: one for _, one in arrivals}
         gone = sorted(set(versions) - set(found))
         if gone:
             raise NodeError(f"{len(gone)} images of the series are gone, the first is {gone[0]}")
@@ -107,12 +125,26 @@ class Arrivals:
         rows = {row.id: row for row in [*others, *carriers]}
         return [{**row._mapping, "carried": counts.get(row.id, 0)} for row in rows.values()]
 
+    def open_associations(self) -> frozenset[str]:
+        """Ids of the associations that nobody closed yet."""
+        statement = select(association.c.id).where(association.c.closed_at.is_(None))
+        with reading(self._engine) as connection:
+            return frozenset(connection.execute(statement).scalars())
+
     def series(self, series_instance_uid: str) -> SeriesRow | None:
         """What is known of a series."""
         statement = select(series).where(series.c.series_instance_uid == series_instance_uid)
         with reading(self._engine) as connection:
             found = connection.execute(statement).one_or_none()
         return _series_row(found) if found is not None else None
+
+    def studies(self) -> Sequence[str]:
+        """Every study with a settled series."""
+        statement = select(series.c.study_instance_uid).where(
+            series.c.state == SeriesState.COMPLETE.value
+        )
+        with reading(self._engine) as connection:
+            return list(connection.execute(statement.distinct()).scalars())
 
     def series_of_study(self, study_instance_uid: str) -> Sequence[SeriesRow]:
         """All series of a study."""

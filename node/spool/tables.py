@@ -92,8 +92,8 @@ series = Table(
     Column("gate", JSON),  # findings and notes of the geometry gate
     Column("sentence", Text, nullable=False, default=""),
     Column("forced", String(16), nullable=False, default=""),  # proceed | rerun | discard
-    # rows of instance that this row was made of: fewer than there are means that it is out of date
-    Column("index_rows", Integer, nullable=False, default=0),
+    # newest row of instance that this row was made of: a newer one means that it is out of date
+    Column("newest_row", Integer, nullable=False, default=0),
     Column("guard", Integer, nullable=False, default=0),  # counts writes
     Column("updated_at", Float, nullable=False),
     Index("series_by_study", "study_instance_uid"),

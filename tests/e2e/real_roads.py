@@ -1,7 +1,7 @@
 """The roads into a node, each as a function: files in, one answer per file out.
 
 An answer is the DIMSE status that the sender saw, as four hexadecimal digits: of a C-STORE, of a
-STOW-RS failure reason, of the folder's report; or ``NOT_SENT`` where the road's program did not send.
+STOW-RS failure reason ("other": in Other Failures Sequence), of the folder's report; or ``NOT_SENT`` where the road's program did not send.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import shutil
 import struct
 import subprocess
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import TypeAlias
@@ -26,26 +26,31 @@ from tests.http_server import MULTIPART, Site, body_of
 from tests.node_in_process import STOW_PATH, NodeInProcess
 from tests.peers import DCMSEND, STORESCU, need
 
+Files: TypeAlias = Mapping[str, Path]
+"""What a file is called in a case -> where it lies."""
+
 Answers: TypeAlias = Mapping[str, str]
-"""File name -> answer."""
+"""What a file is called in a case -> answer."""
 
 SUCCESS = "0000"
 NOT_SENT = "not sent"
 DEFLATED = "1.2.840.10008.1.2.1.99"
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
 
-_REPORTED = re.compile(r"^Filename +: (.+)$(?:\n.+)*?\nDIMSE Status +: (?:0x(\w+)|<not sent>)", re.M)
+_REPORTED = re.compile(
+    r"^Filename +: (.+)$(?:\n.+)*?\nDIMSE Status +: (?:0x(\w+)|<not sent>)", re.M
+)
 _STORE_RESPONSE = re.compile(r"Received Store Response \((.*)\)")
 
 
-def by_dcmsend(node: NodeInProcess, files: Sequence[Path], folder: Path) -> Answers:
+def by_dcmsend(node: NodeInProcess, files: Files, folder: Path) -> Answers:
     """DCMTK's dcmsend; its exit code says nothing, its report tells of each file."""
     report = folder / "report.txt"
     report.unlink(missing_ok=True)
     subprocess.run(
         [
             need(DCMSEND), "--decompress-never", "--no-halt", "--create-report-file", report,
-            "-aec", "SEGNODE", "127.0.0.1", str(node.dicom_port), *files,
+            "-aec", "SEGNODE", "127.0.0.1", str(node.dicom_port), *files.values(),
         ],
         capture_output=True,
         check=False,
@@ -53,20 +58,18 @@ def by_dcmsend(node: NodeInProcess, files: Sequence[Path], folder: Path) -> Answ
         env={"TCP_NODELAY": "1"},
     )  # fmt: skip
     told = report.read_text() if report.exists() else ""
-    answers = {file.name: NOT_SENT for file in files}
-    for path, status in _REPORTED.findall(told):
-        answers[Path(path).name] = status.upper() or NOT_SENT
-    return answers
+    told_of = dict(_REPORTED.findall(told))
+    return {name: told_of.get(str(path), "").upper() or NOT_SENT for name, path in files.items()}
 
 
-def by_big_endian_storescu(node: NodeInProcess, files: Sequence[Path], folder: Path) -> Answers:
+def by_big_endian_storescu(node: NodeInProcess, files: Files, folder: Path) -> Answers:
     """DCMTK's storescu, which proposes big endian and nothing else; one file each."""
     answers = {}
-    for file in files:
+    for name, path in files.items():
         sent = subprocess.run(
             [
                 need(STORESCU), "-v", "-xb", "-aec", "SEGNODE",
-                "127.0.0.1", str(node.dicom_port), file,
+                "127.0.0.1", str(node.dicom_port), path,
             ],
             capture_output=True,
             text=True,
@@ -75,43 +78,42 @@ def by_big_endian_storescu(node: NodeInProcess, files: Sequence[Path], folder: P
             env={"TCP_NODELAY": "1"},
         )  # fmt: skip
         told = _STORE_RESPONSE.findall(sent.stdout + sent.stderr)
-        answers[file.name] = SUCCESS if told == ["Success"] else str(told or NOT_SENT)
+        answers[name] = SUCCESS if told == ["Success"] else str(told or NOT_SENT)
     return answers
 
 
-def by_raw_dimse(node: NodeInProcess, files: Sequence[Path], folder: Path) -> Answers:
+def by_raw_dimse(node: NodeInProcess, files: Files, folder: Path) -> Answers:
     """The bytes of each data set as they stand in the file, on an association each."""
-    return {file.name: _store(node.dicom_port, file.read_bytes()) for file in files}
+    return {name: _store(node.dicom_port, path.read_bytes()) for name, path in files.items()}
 
 
-def by_stow(node: NodeInProcess, files: Sequence[Path], folder: Path) -> Answers:
+def by_stow(node: NodeInProcess, files: Files, folder: Path) -> Answers:
     """The bytes of each file as one part, a request each."""
-    return {file.name: _post(node.site, file.read_bytes()) for file in files}
+    return {name: _post(node.site, path.read_bytes()) for name, path in files.items()}
 
 
-def by_folder(node: NodeInProcess, files: Sequence[Path], folder: Path) -> Answers:
+def by_folder(node: NodeInProcess, files: Files, folder: Path) -> Answers:
     """A folder with copies of the files, scanned once."""
     inbox = folder / "inbox"
-    inbox.mkdir()
-    for file in files:
-        shutil.copy(file, inbox / file.name)
+    for name, path in files.items():
+        (inbox / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, inbox / name)
     report = node.scan(inbox)
-    answers = {path.name: SUCCESS for path in report.taken}
-    return answers | {one.path.name: f"{one.dimse_status:04X}" for one in report.refused}
+    answers = {path: SUCCESS for path in report.taken}
+    answers |= {one.path: f"{one.dimse_status:04X}" for one in report.refused}
+    return {str(path.relative_to(inbox)): answer for path, answer in answers.items()}
 
 
-def by_dimse(node: NodeInProcess, files: Sequence[Path], folder: Path) -> Answers:
+def by_dimse(node: NodeInProcess, files: Files, folder: Path) -> Answers:
     """The DICOM port whole: dcmsend, storescu for big endian, bytes for what dcmsend does not send."""
-    big = [file for file in files if transfer_syntax(file) == BIG_ENDIAN]
-    rest = [file for file in files if file not in big]
+    big = {name: path for name, path in files.items() if transfer_syntax(path) == BIG_ENDIAN}
+    rest = {name: path for name, path in files.items() if name not in big}
     answers = dict(by_dcmsend(node, rest, folder)) if rest else {}
-    left = [file for file in rest if answers[file.name] == NOT_SENT]
-    return (
-        answers | by_big_endian_storescu(node, big, folder) | by_raw_dimse(node, left, folder)
-    )
+    left = {name: path for name, path in rest.items() if answers[name] == NOT_SENT}
+    return answers | by_big_endian_storescu(node, big, folder) | by_raw_dimse(node, left, folder)
 
 
-ROADS: Mapping[str, Callable[[NodeInProcess, Sequence[Path], Path], Answers]] = {
+ROADS: Mapping[str, Callable[[NodeInProcess, Files, Path], Answers]] = {
     "dimse": by_dimse,
     "stow": by_stow,
     "folder": by_folder,
@@ -155,15 +157,19 @@ def _store(port: int, content: bytes) -> str:
 
 
 def _split(content: bytes) -> tuple[str, bytes]:
-    """Transfer syntax and data set of a file, by hand; without group 0002 all of it is data set."""
-    start = 132 if content[128:132] == b"DICM" else 0
-    if content[start : start + 4] != b"\x02\x00\x00\x00":
-        return raw.EXPLICIT_VR_LITTLE_ENDIAN, content[start:]
-    length = int.from_bytes(content[start + 8 : start + 12], "little") + 12
-    meta = content[start : start + length]
-    found = re.search(rb"\x02\x00\x10\x00UI..([0-9.]+)", meta, re.S)
-    syntax = found.group(1).decode() if found else raw.EXPLICIT_VR_LITTLE_ENDIAN
-    return syntax, content[start + length :]
+    """Transfer syntax and data set of a file, by hand; a syntax that is not named is guessed."""
+    start, named = (132 if content[128:132] == b"DICM" else 0), ""
+    if content[start : start + 4] == b"\x02\x00\x00\x00":
+        end = start + 12 + int.from_bytes(content[start + 8 : start + 12], "little")
+        found = re.search(rb"\x02\x00\x10\x00UI..([0-9.]+)", content[start:end], re.S)
+        start, named = end, found.group(1).decode() if found else ""
+    return named or _guessed(content[start:]), content[start:]
+
+
+def _guessed(data: bytes) -> str:
+    if not (data[4:6].isalpha() and data[4:6].isupper()):
+        return raw.IMPLICIT_VR_LITTLE_ENDIAN
+    return BIG_ENDIAN if data[:1] == b"\0" else raw.EXPLICIT_VR_LITTLE_ENDIAN
 
 
 def _post(site: Site, content: bytes) -> str:
@@ -171,4 +177,5 @@ def _post(site: Site, content: bytes) -> str:
     module = Dataset.from_json(json.loads(answer.body))
     failed = [*module.get("FailedSOPSequence", []), *module.get("OtherFailuresSequence", [])]
     assert (answer.status == 200) == (not failed), answer
-    return f"{failed[0].FailureReason:04X}" if failed else SUCCESS
+    other = " other" if "OtherFailuresSequence" in module else ""
+    return f"{failed[0].FailureReason:04X}{other}" if failed else SUCCESS

@@ -18,6 +18,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pynetdicom import AE
 
+from node.deliver.scu import send_c_store
 from tests.evil_peers import StoreScp
 from tests.peers import Node, Orthanc, wait_for
 from tests.phantoms import Phantom
@@ -32,6 +33,7 @@ POINTS = (
     "between encode and outbox",
     "mid-delivery",
 )
+IN_CI = ("job queued", "labels written", "mid-delivery")
 
 
 @pytest.fixture
@@ -41,8 +43,20 @@ def scp() -> Iterator[StoreScp]:
         yield listening
 
 
-@pytest.mark.parametrize("point", POINTS)
-@pytest.mark.parametrize("victim", ["itself", "tree", "supervisor"])
+def _long(victim: str, *points: str) -> list[object]:
+    return [pytest.param(victim, point, marks=pytest.mark.long) for point in points]
+
+
+@pytest.mark.parametrize(
+    ("victim", "point"),
+    [
+        *(("itself", point) for point in POINTS),
+        *(("tree", point) for point in IN_CI),
+        ("supervisor", "mid-inference"),
+        *_long("tree", *(point for point in POINTS if point not in IN_CI)),
+        *_long("supervisor", *(point for point in POINTS if point != "mid-inference")),
+    ],
+)
 def test_a_kill_costs_no_instance_and_makes_no_second_object(
     point: str, victim: str, tmp_path: Path, scp: StoreScp
 ) -> None:
@@ -158,7 +172,10 @@ def _store(
     entity.add_requested_context(instances[0].SOPClassUID, instances[0].file_meta.TransferSyntaxUID)
     association = entity.associate("127.0.0.1", node.dicom_port, ae_title="SEGNODE")
     assert association.is_established
-    done = sum(association.send_c_store(each).get("Status") == 0 for each in instances)
+    done = sum(
+        send_c_store(association, each, number).get("Status") == 0
+        for number, each in enumerate(instances, start=1)
+    )
     if callable(then):
         then()
     if association.is_established:

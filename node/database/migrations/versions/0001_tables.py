@@ -206,7 +206,7 @@ def upgrade() -> None:
         sa.Column("gate", sa.JSON(), nullable=True),
         sa.Column("sentence", sa.Text(), nullable=False),
         sa.Column("forced", sa.String(length=16), nullable=False),
-        sa.Column("index_rows", sa.Integer(), nullable=False),
+        sa.Column("newest_row", sa.Integer(), nullable=False),
         sa.Column("guard", sa.Integer(), nullable=False),
         sa.Column("updated_at", sa.Float(), nullable=False),
         sa.PrimaryKeyConstraint("series_instance_uid"),

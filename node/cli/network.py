@@ -1,0 +1,51 @@
+"""``segnode doctor`` and ``segnode conformance``: how the node stands in its network."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from node.cli.printing import JsonOption, plain, print_json
+from node.cli.serving import ConfigOption
+from node.pipeline.build import plan
+from node.pipeline.conformance import as_markdown
+from node.pipeline.conformance import conformance as make_statement
+from node.pipeline.doctor import Health, examine
+from node.web.app import DEFAULT_STOW_PREFIX
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command()(doctor)
+    app.command()(conformance)
+
+
+def doctor(
+    sends: Annotated[
+        bool, typer.Option("--send", help="Also store one synthetic instance in the node itself.")
+    ] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check this machine, the node, and every destination; exits 1 when something is bad."""
+    checks = []
+    for check in examine(plan(config), sends=sends):
+        checks.append(check)
+        if not as_json:
+            typer.echo(plain(f"{check.health.value:8} {check.name}: {check.sentence}"))
+    if as_json:
+        print_json(
+            [{"name": c.name, "health": c.health.value, "sentence": c.sentence} for c in checks]
+        )
+    if any(check.health is Health.BAD for check in checks):
+        raise typer.Exit(1)
+
+
+def conformance(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Print the DICOM conformance statement, made from the tables that the node really uses."""
+    statement = make_statement(plan(config), DEFAULT_STOW_PREFIX)
+    if as_json:
+        print_json(statement)
+    else:
+        typer.echo(as_markdown(statement), nl=False)

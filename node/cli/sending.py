@@ -1,0 +1,81 @@
+"""``segnode send``: a folder by C-STORE, with a report per instance."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from node.cli.printing import JsonOption, plain, print_json, say
+from node.cli.serving import ConfigOption
+from node.deliver.send_folder import FolderSender, SendReport
+from node.domain.peers import is_ae_title
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command of this module."""
+    app.command()(send)
+
+
+def send(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder, or one file.")],
+    target: Annotated[str, typer.Argument(metavar="HOST:PORT", help="A Storage SCP.")],
+    calling: Annotated[str, typer.Option("--aet", help="Our AE title.")] = "SEGNODE",
+    called: Annotated[str, typer.Option("--aec", help="The peer's AE title.")] = "ANY-SCP",
+    answer_timeout_s: Annotated[
+        float, typer.Option("--timeout", min=0.1, help="Longest wait for an answer, in seconds.")
+    ] = 60.0,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Send every instance of a folder by C-STORE, and say of each what became of it."""
+    del config  # accepted everywhere, so that one command line serves all commands
+    host, port = _address(target)
+    if not folder.exists():
+        raise typer.BadParameter(f"{folder} is not there", param_hint="FOLDER")
+    for option, title in (("--aet", calling), ("--aec", called)):
+        if not is_ae_title(title):
+            raise typer.BadParameter("1 to 16 printable characters", param_hint=option)
+    sender = FolderSender(
+        host=host,
+        port=port,
+        called_ae_title=called,
+        calling_ae_title=calling,
+        answer_timeout_s=answer_timeout_s,
+    )
+    reports = []
+    for report in sender.send(folder):
+        reports.append(report)
+        if not as_json:
+            typer.echo(_line(report))
+    if as_json:
+        print_json([_as_json(report) for report in reports])
+    counts = Counter(report.state.value for report in reports)
+    say(", ".join(f"{number} {state}" for state, number in counts.items()) or "nothing to send")
+    if not reports or not all(report.is_stored for report in reports):
+        raise typer.Exit(1)
+
+
+def _address(target: str) -> tuple[str, int]:
+    host, _, port = target.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise typer.BadParameter(f"{target!r} is not HOST:PORT", param_hint="HOST:PORT")
+    return host.strip("[]"), int(port)
+
+
+def _line(report: SendReport) -> str:
+    status = "" if report.status is None else f"0x{report.status:04X}"
+    words = (f"{report.state.value:10}", f"{status:6}", str(report.path), report.comment)
+    return plain("  ".join(words)).rstrip()
+
+
+def _as_json(report: SendReport) -> dict[str, Any]:
+    return {
+        "path": str(report.path),
+        "state": report.state.value,
+        "sop_instance_uid": report.sop_instance_uid,
+        "status": report.status,
+        "comment": report.comment,
+    }

@@ -1,0 +1,217 @@
+"""What this node does on the network, said by the tables and functions that it really uses.
+
+Source: PS3.2 (conformance), PS3.4 Annex B, PS3.18 10.5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, SegmentationStorage
+
+from node.deliver.classes import AssociationEnd, classify_association, classify_dimse, classify_http
+from node.deliver.dicomweb import DicomwebDestination
+from node.deliver.dimse import DimseDestination
+from node.domain.delivery import Outcome
+from node.domain.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from node.encode import ENCODERS
+from node.pipeline.accept import dimse_settings
+from node.pipeline.build import Plan
+from node.receive import dimse, dimse_command, statuses
+from node.receive.dimse_transfer import VERIFICATION_SOP_CLASS_UID
+from node.receive.dimse_upper_layer import Refusal
+from node.receive.stow_parts import BodyLimits
+from node.receive.syntaxes import IMAGE_SOP_CLASSES, storage_contexts
+from node.spool import files
+
+# one of each class of answers, as PS3.4 B.2.3 and PS3.7 Annex C name them
+_DIMSE_ANSWERS = (
+    0x0000, 0xB000, 0xB006, 0xB007, 0x0107, 0x0111, 0x0116,
+    0x0110, 0x0213, 0xA700, 0x0122, 0x0124, 0x0210, 0xA900, 0xC000,
+)  # fmt: skip
+_HTTP_ANSWERS = (301, 400, 401, 403, 404, 408, 413, 415, 429, 500, 503)
+_OTHER_STATUSES = {
+    "MISTYPED_ARGUMENT": dimse_command.MISTYPED_ARGUMENT,
+    "UNRECOGNIZED_OPERATION": dimse_command.UNRECOGNIZED_OPERATION,
+    "SAME_UID_OTHER_PIXELS": files.SAME_UID_OTHER_PIXELS,
+    "PATIENT_MIX_UP": files.PATIENT_MIX_UP,
+}
+
+
+def conformance(plan: Plan, stow_prefix: str) -> dict[str, Any]:
+    """The statement as JSON-ready values.
+
+    Args:
+        stow_prefix: Path below which STOW-RS is served.
+    """
+    scp = dimse_settings(plan.config)
+    scu = DimseDestination(
+        name="defaults", ae_title="PEER", host="", port=104, calling_ae_title=scp.ae_titles[0]
+    )
+    contexts = storage_contexts()
+    return {
+        "implementation_class_uid": IMPLEMENTATION_CLASS_UID,
+        "implementation_version_name": IMPLEMENTATION_VERSION_NAME,
+        "ae_titles": list(scp.ae_titles),
+        "scp": {
+            "max_pdu_bytes": scp.max_pdu_bytes,
+            "max_associations": scp.max_associations,
+            "max_associations_per_peer": scp.max_associations_per_peer,
+            "negotiation_timeout_s": scp.negotiation_timeout_s,
+            "idle_timeout_s": scp.idle_timeout_s,
+            "verification": VERIFICATION_SOP_CLASS_UID,
+            "storage": [
+                {"uid": uid, "name": UID(uid).name, "is_input": uid in IMAGE_SOP_CLASSES}
+                for uid in contexts
+            ],
+            "transfer_syntaxes": [
+                {"uid": uid, "name": UID(uid).name}
+                for uid in dict.fromkeys(uid for each in contexts.values() for uid in each)
+            ],
+            "statuses": _failures(),
+            "rejections": _rejections(),
+        },
+        "stow": {
+            "path": f"{stow_prefix}/studies[/{{StudyInstanceUID}}]",
+            "max_request_bytes": BodyLimits().max_request_bytes,
+            "max_parts": BodyLimits().max_parts,
+        },
+        "scu": {
+            "sop_class": {"uid": str(SegmentationStorage), "name": SegmentationStorage.name},
+            "forms": list(ENCODERS),
+            "transfer_syntaxes": [
+                {"uid": str(uid), "name": uid.name}
+                for uid in (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+            ],
+            "connect_timeout_s": scu.connect_timeout_s,
+            "negotiate_timeout_s": scu.negotiate_timeout_s,
+            "answer_timeout_s": scu.answer_timeout_s,
+            "stow_connect_timeout_s": DicomwebDestination(
+                name="", url="http://x"
+            ).connect_timeout_s,
+            "stow_answer_timeout_s": DicomwebDestination(name="", url="http://x").answer_timeout_s,
+            "answers": [_answer(f"0x{s:04X}", classify_dimse(s)) for s in _DIMSE_ANSWERS],
+            "ends": [_answer(end.value, classify_association(end)) for end in AssociationEnd],
+            "http": [_answer(f"HTTP {s}", classify_http(s)) for s in _HTTP_ANSWERS],
+        },
+    }
+
+
+def as_markdown(statement: Mapping[str, Any]) -> str:
+    """The statement as a document."""
+    return "\n".join([*_header(statement), *_scp(statement["scp"]), *_rest(statement), ""])
+
+
+def _failures() -> list[dict[str, str]]:
+    """Failure statuses of C-STORE, which are the Failure Reasons of STOW-RS too."""
+    named = {name: value for name, value in vars(statuses).items() if name.isupper()}
+    return [
+        {"status": f"0x{value:04X}", "meaning": _words(name)}
+        for name, value in sorted({**named, **_OTHER_STATUSES}.items(), key=lambda item: item[1])
+    ]
+
+
+def _rejections() -> list[dict[str, Any]]:
+    """PS3.8 Table 9-21: what A-ASSOCIATE-RJ says."""
+    named = {name: value for name, value in vars(dimse).items() if isinstance(value, Refusal)}
+    return [
+        {
+            "result": refusal.result,
+            "source": refusal.source,
+            "reason": refusal.reason,
+            "meaning": _words(name),
+        }
+        for name, refusal in named.items()
+    ]
+
+
+def _words(name: str) -> str:
+    return name.lower().replace("_", " ").replace(" ae ", " AE ").replace("uid", "UID")
+
+
+def _answer(what: str, outcome: Outcome) -> dict[str, str]:
+    return {"answer": what, "class": outcome.kind.value, "meaning": outcome.sentence}
+
+
+def _header(statement: Mapping[str, Any]) -> Iterator[str]:
+    yield "# DICOM conformance statement"
+    yield ""
+    yield "Printed by `segnode conformance` from the tables that the node really uses."
+    yield ""
+    yield "| | |"
+    yield "| --- | --- |"
+    yield f"| AE titles | {', '.join(statement['ae_titles'])} |"
+    yield f"| Implementation Class UID | {statement['implementation_class_uid']} |"
+    yield f"| Implementation Version Name | {statement['implementation_version_name']} |"
+
+
+def _scp(scp: Mapping[str, Any]) -> Iterator[str]:
+    inputs = [each for each in scp["storage"] if each["is_input"]]
+    others = [each for each in scp["storage"] if not each["is_input"]]
+    yield from _section("Storage SCP and Verification SCP")
+    yield "| | |"
+    yield "| --- | --- |"
+    yield f"| Maximum PDU length | {scp['max_pdu_bytes']} bytes |"
+    yield f"| Associations at once | {scp['max_associations']} |"
+    yield f"| of one peer | {scp['max_associations_per_peer']} |"
+    yield f"| Negotiation timeout | {scp['negotiation_timeout_s']:g} s |"
+    yield f"| Idle timeout | {scp['idle_timeout_s']:g} s |"
+    yield from _section("Transfer syntaxes, in order of preference")
+    yield from _uids(scp["transfer_syntaxes"])
+    yield from _section(f"SOP classes that can be inputs of models ({len(inputs)})")
+    yield from _uids(inputs)
+    yield from _section(f"SOP classes that are stored and are no inputs ({len(others)})")
+    yield from _uids(others)
+    yield from _section("C-STORE failure statuses (and Failure Reasons of STOW-RS)")
+    yield "| status | meaning |"
+    yield "| --- | --- |"
+    for each in scp["statuses"]:
+        yield f"| {each['status']} | {each['meaning']} |"
+    yield from _section("Association rejections")
+    yield "| result | source | reason | meaning |"
+    yield "| --- | --- | --- | --- |"
+    for each in scp["rejections"]:
+        yield f"| {each['result']} | {each['source']} | {each['reason']} | {each['meaning']} |"
+
+
+def _rest(statement: Mapping[str, Any]) -> Iterator[str]:
+    stow, scu = statement["stow"], statement["scu"]
+    yield from _section("STOW-RS origin server")
+    yield "| | |"
+    yield "| --- | --- |"
+    yield f"| Path | POST {stow['path']} |"
+    yield '| Media type | multipart/related; type="application/dicom", or one application/dicom |'
+    yield f"| Largest request | {stow['max_request_bytes']} bytes, {stow['max_parts']} parts |"
+    yield from _section("Storage SCU and STOW-RS user agent (results)")
+    yield f"SOP class: {scu['sop_class']['name']} `{scu['sop_class']['uid']}`, as "
+    yield f"{', '.join(scu['forms'])}, in"
+    yield f"{', '.join(each['name'] for each in scu['transfer_syntaxes'])}."
+    yield ""
+    yield "| timeout | C-STORE | STOW-RS |"
+    yield "| --- | --- | --- |"
+    yield f"| connect | {scu['connect_timeout_s']:g} s | {scu['stow_connect_timeout_s']:g} s |"
+    yield f"| negotiate | {scu['negotiate_timeout_s']:g} s | |"
+    yield f"| answer | {scu['answer_timeout_s']:g} s | {scu['stow_answer_timeout_s']:g} s |"
+    yield ""
+    yield "What follows from an answer: `sent` and `warned` end a delivery, `retry` repeats it for days,"
+    yield "`refused` repeats it five times, `blocked` waits for a person or another configuration."
+    for title, key in (("C-STORE status", "answers"), ("association", "ends"), ("HTTP", "http")):
+        yield ""
+        yield f"| {title} | class | meaning |"
+        yield "| --- | --- | --- |"
+        for each in scu[key]:
+            yield f"| {each['answer']} | {each['class']} | {each['meaning']} |"
+
+
+def _section(title: str) -> Iterator[str]:
+    yield ""
+    yield f"## {title}"
+    yield ""
+
+
+def _uids(entries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    yield "| name | UID |"
+    yield "| --- | --- |"
+    for each in entries:
+        yield f"| {each['name']} | `{each['uid']}` |"
