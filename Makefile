@@ -1,6 +1,7 @@
 # make demo    set up, start a node, send it a series by C-STORE and one by STOW-RS, show the results
 # make test    set up, run all tests
 # make check   formatting, lints, types, import rules, spelling
+# make coverage   the tests again, with branch coverage
 # make bench   benchmarks against dcmtk, Orthanc, highdicom and dcmqi in the same run
 # make peers   install what the tests need from Debian or Ubuntu (root, or sudo)
 
@@ -9,7 +10,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PEERS  := dcmtk dicom3tools orthanc orthanc-dicomweb orthanc-python postgresql
 
-.PHONY: setup demo test test-long check bench peers clean
+.PHONY: setup demo test test-long coverage check bench peers clean
 
 setup: $(VENV)/.dev
 
@@ -32,6 +33,11 @@ test: $(VENV)/.dev
 
 test-long: $(VENV)/.dev
 	$(BIN)/python -m pytest
+
+coverage: $(VENV)/.dev
+	$(BIN)/python -m coverage run -m pytest -q -m "not long"
+	$(BIN)/python -m coverage combine -q
+	$(BIN)/python -m coverage report
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check node tests

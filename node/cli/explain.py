@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -37,7 +38,10 @@ def explain(
 ) -> None:
     """For each series and rule, say of every clause whether it is true, false or unknown, and why."""
     current = plan(config)
-    finding = inspect_folder(current, path, _peer(current, sender))
+    with warnings.catch_warnings():
+        # what a malformed value is worth is said clause by clause
+        warnings.simplefilter("ignore", UserWarning)
+        finding = inspect_folder(current, path, _peer(current, sender))
     if as_json:
         print_json(_as_json(finding))
         return

@@ -26,10 +26,15 @@ _FREE: dict[str, Any] = {"owner": None, "lease_until": None}
 
 
 class JobLeases:
-    """Takes jobs, keeps them, gives them back."""
+    """Takes jobs, keeps them, gives them back.
 
-    def __init__(self, engine: Engine) -> None:
+    Args:
+        max_attempts: A job that failed or killed its worker so often is parked.
+    """
+
+    def __init__(self, engine: Engine, *, max_attempts: int = MAX_ATTEMPTS) -> None:
         self._engine = engine
+        self._max_attempts = max_attempts
 
     def lease(self, owner: str, lease_s: float, now: float | None = None) -> LeasedJob | None:
         """Take the next job, or None where nothing is ready; the attempt counts from here.
@@ -124,12 +129,14 @@ class JobLeases:
             state, not_before, finished_at = JobState.QUEUED, 0.0, None
             if permanent:
                 state, finished_at = JobState.FAILED, now
-            elif row.attempts >= MAX_ATTEMPTS:
+            elif row.attempts >= self._max_attempts:
                 state, finished_at = JobState.PARKED, now
-                sentence = f"{sentence} (attempt {row.attempts} of {MAX_ATTEMPTS})"
+                sentence = f"{sentence} (attempt {row.attempts} of {self._max_attempts})"
             else:
                 not_before = now + job_delay_s(row.attempts)
-                sentence = f"{sentence} (attempt {row.attempts} of {MAX_ATTEMPTS}, tried again)"
+                sentence = (
+                    f"{sentence} (attempt {row.attempts} of {self._max_attempts}, tried again)"
+                )
             values = {
                 "state": state.value,
                 "sentence": sentence,
@@ -161,7 +168,7 @@ class JobLeases:
         whose = job.c.owner == owner if owner is not None else true()
         with writing(self._engine) as connection:
             now = clock(connection, now)
-            return _take_back_all(connection, whose, now)
+            return self._take_back_all(connection, whose, now)
 
     def reap(self, now: float | None = None) -> int:
         """Take back the jobs of workers that went silent; returns how many.
@@ -170,7 +177,18 @@ class JobLeases:
         """
         with writing(self._engine) as connection:
             now = clock(connection, now)
-            return _take_back_all(connection, job.c.lease_until < now, now)
+            return self._take_back_all(connection, job.c.lease_until < now, now)
+
+    def _take_back_all(self, connection: Connection, whose: ColumnElement[bool], now: float) -> int:
+        rows = connection.execute(
+            select(job.c.id, job.c.owner, job.c.attempts)
+            .where(job.c.state == JobState.RUNNING.value, whose)
+            .order_by(job.c.id)
+            .with_for_update(skip_locked=True)
+        ).all()
+        for row in rows:
+            _take_back(connection, row, self._max_attempts, now)
+        return len(rows)
 
 
 def held(connection: Connection, job_id: int, owner: str) -> Row[Any]:
@@ -229,20 +247,10 @@ def _longest_waiting_has_its_turn(connection: Connection, ready: ColumnElement[b
     return len(higher) == TURNS_OF_HIGHER and all(higher)
 
 
-def _take_back_all(connection: Connection, whose: ColumnElement[bool], now: float) -> int:
-    rows = connection.execute(
-        select(job.c.id, job.c.owner, job.c.attempts)
-        .where(job.c.state == JobState.RUNNING.value, whose)
-        .order_by(job.c.id)
-        .with_for_update(skip_locked=True)
-    ).all()
-    for row in rows:
-        _take_back(connection, row, now)
-    return len(rows)
-
-
-def _take_back(connection: Connection, row: Row[int, str | None, int], now: float) -> None:
-    if row.attempts >= MAX_ATTEMPTS:
+def _take_back(
+    connection: Connection, row: Row[int, str | None, int], max_attempts: int, now: float
+) -> None:
+    if row.attempts >= max_attempts:
         state = JobState.PARKED
         sentence = (
             f"killed its worker {row.attempts} times, or outlived its lease: "
@@ -250,7 +258,7 @@ def _take_back(connection: Connection, row: Row[int, str | None, int], now: floa
         )
     else:
         state = JobState.QUEUED
-        sentence = f"the worker was lost in attempt {row.attempts} of {MAX_ATTEMPTS}"
+        sentence = f"the worker was lost in attempt {row.attempts} of {max_attempts}"
     finished_at = now if state is JobState.PARKED else None
     values = {"state": state.value, "sentence": sentence, "finished_at": finished_at, **_FREE}
     change_held(connection, row.id, row.owner, values)

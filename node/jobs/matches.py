@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +54,14 @@ class MatchStore:
                 select(match.c.state).where(_is(rule, series_key, revision))
             ).scalar_one_or_none()
         return MatchState(found) if found is not None else None
+
+    def waiting_studies(self) -> Sequence[str]:
+        """Studies of which a rule still waits for a series."""
+        statement = select(match.c.study_instance_uid).where(
+            match.c.state == MatchState.RECEIVING.value
+        )
+        with reading(self._engine) as connection:
+            return list(connection.execute(statement.distinct()).scalars())
 
     def newest(self, rule: str, series_key: str) -> NewestMatch | None:
         """The match of the highest revision of a rule and series set; None where there is none."""

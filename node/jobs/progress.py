@@ -1,11 +1,16 @@
-"""How far the work of a revision went: what a late instance does depends on it."""
+"""The work that was made of one series, alone or in a set: how far it went, and its end."""
 
 from __future__ import annotations
 
-from sqlalchemy import Engine, select
+from collections.abc import Sequence
+from typing import Any
 
-from node.database.engine import reading
-from node.domain.job import DeliveryState, JobState
+from sqlalchemy import Connection, Engine, Row, select, update
+
+from node.database.engine import reading, writing
+from node.domain.job import DeliveryState, JobState, MatchState
+from node.jobs.revisions import drop_unwanted
+from node.jobs.rows import hold_study
 from node.jobs.tables import job, match, outbox, result
 
 _DELIVERED = (DeliveryState.SENT.value, DeliveryState.WARNED.value)
@@ -13,29 +18,72 @@ _IN_WORK = (JobState.RUNNING.value, JobState.DONE.value)
 
 
 class WorkProgress:
-    """Reads matches, jobs and deliveries of one series and revision."""
+    """Reads and ends what rules made of a series."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def furthest(self, series_instance_uid: str, revision: int) -> str:
-        """NO_JOB, QUEUED, IN_WORK or DELIVERED, whichever its work reached."""
-        mine = select(match.c.job_id).where(
-            match.c.series_key == series_instance_uid,
-            match.c.revision == revision,
-            match.c.job_id.is_not(None),
-        )
-        sent = (
-            select(outbox.c.id)
-            .join(result, result.c.id == outbox.c.result_id)
-            .where(result.c.job_id.in_(mine), outbox.c.state.in_(_DELIVERED))
-        )
+    def furthest(self, study_instance_uid: str, series_instance_uid: str) -> str:
+        """NO_JOB, QUEUED, IN_WORK or DELIVERED, whichever its work in force reached."""
         with reading(self._engine) as connection:
+            rows = _in_force(connection, study_instance_uid, series_instance_uid)
+            jobs = [row.job_id for row in rows if row.job_id is not None]
             states = set(
-                connection.execute(select(job.c.state).where(job.c.id.in_(mine))).scalars()
+                connection.execute(select(job.c.state).where(job.c.id.in_(jobs))).scalars()
+            )
+            sent = (
+                select(outbox.c.id)
+                .join(result, result.c.id == outbox.c.result_id)
+                .where(result.c.job_id.in_(jobs), outbox.c.state.in_(_DELIVERED))
             )
             if connection.execute(sent).first() is not None:
                 return "DELIVERED"
         if states.intersection(_IN_WORK):
             return "IN_WORK"
         return "QUEUED" if states else "NO_JOB"
+
+    def supersede(
+        self, study_instance_uid: str, series_instance_uid: str, revision: int, now: float
+    ) -> None:
+        """Close matches of the series before ``revision``, and the work that only they wanted.
+
+        Also of rules that do not exist any more, and of sets that an older state is a part of.
+        """
+        sentence = f"revision {revision} of the series took its place"
+        with writing(self._engine) as connection:
+            hold_study(connection, study_instance_uid)
+            older = [
+                row
+                for row in _in_force(connection, study_instance_uid, series_instance_uid)
+                if _is_older(row, series_instance_uid, revision)
+            ]
+            connection.execute(
+                update(match)
+                .where(match.c.id.in_([row.id for row in older]))
+                .values(state=MatchState.SUPERSEDED.value, sentence=sentence, updated_at=now)
+            )
+            jobs = {row.job_id for row in older if row.job_id is not None}
+            drop_unwanted(connection, jobs, sentence, now)
+
+
+def _in_force(
+    connection: Connection, study_instance_uid: str, series_instance_uid: str
+) -> Sequence[Row[Any]]:
+    """Matches that the series has a part in."""
+    rows = connection.execute(
+        select(match).where(
+            match.c.study_instance_uid == study_instance_uid,
+            match.c.state != MatchState.SUPERSEDED.value,
+        )
+    )
+    return [row for row in rows if series_instance_uid in row.roles.values()]
+
+
+def _is_older(row: Row[Any], series_instance_uid: str, revision: int) -> bool:
+    if row.series_key == series_instance_uid:
+        return bool(row.revision < revision)
+    # the match of a set says of which revisions of its series it is made: "UID@2"
+    if row.job_id is None:
+        return False
+    parts = (str(part).partition("@") for part in (row.explanation or {}).values())
+    return any(uid == series_instance_uid and int(of) < revision for uid, _, of in parts)

@@ -86,6 +86,7 @@ def leased_job(connection: Connection, job_id: int) -> LeasedJob:
         series_number=row.series_number,
         content_date=row.content_date,
         content_time=row.content_time,
+        deadline_s=row.deadline_s,
         attempts=row.attempts,
         created_at=row.created_at,
         lease_until=row.lease_until,

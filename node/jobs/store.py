@@ -146,6 +146,7 @@ def _insert(connection: Connection, request: JobRequest, before: int | None, now
         series_number=_series_number(connection, request),
         content_date=local.strftime("%Y%m%d"),
         content_time=local.strftime("%H%M%S"),
+        deadline_s=request.deadline_s,
         created_at=now,
     )
     return int(connection.execute(statement).inserted_primary_key[0])  # type: ignore[index]

@@ -60,6 +60,7 @@ job = Table(
     Column("series_number", Integer, nullable=False),
     Column("content_date", String(8), nullable=False),
     Column("content_time", String(13), nullable=False),
+    Column("deadline_s", Float, nullable=False),
     Column("attempts", Integer, nullable=False, default=0),
     Column("owner", String(64)),
     Column("lease_until", Float),

@@ -39,6 +39,7 @@ class JobRequest:
         inputs: Role -> {"series_instance_uid", "revision", "instances": {SOP UID: version}}.
         destinations: Names, "sender" already resolved; an empty name says that it is unknown.
         taken_series_numbers: Series Numbers of the study that the node knows of.
+        deadline_s: Longest run; a longer one is stopped and counts as a failed attempt.
     """
 
     rule: str
@@ -56,6 +57,7 @@ class JobRequest:
     priority: Priority = Priority.NORMAL
     config_digest: str
     taken_series_numbers: frozenset[int] = frozenset()
+    deadline_s: float = 1800.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +115,7 @@ class LeasedJob:
     series_number: int
     content_date: str
     content_time: str
+    deadline_s: float
     attempts: int
     created_at: float
     lease_until: float

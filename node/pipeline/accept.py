@@ -89,7 +89,9 @@ def receive(plan: Plan, replan: Replan, signals: Signals) -> None:
     It also ends, to be started again, when a reloaded configuration changes the doors.
     """
     with open_door(plan) as door:
-        server = DimseServer(dimse_settings(plan.config), door.ingest, door.index, storage_contexts())
+        server = DimseServer(
+            dimse_settings(plan.config), door.ingest, door.index, storage_contexts()
+        )
         server.start()
         folders = _watch_folders(plan.config, door, signals.stop)
         log.info("listening", extra={"road": "dimse", "port": server.port})

@@ -100,9 +100,9 @@ def _describe(image: Dataset) -> None:
     image.PositionReferenceIndicator = ""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = image.SOPClassUID
-    meta.MediaStorageSOPInstanceUID = UID(image.SOPInstanceUID)
+    meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
+    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
     image.file_meta = meta
 

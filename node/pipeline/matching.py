@@ -7,8 +7,7 @@ their key.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 from node.assemble.gate import MinimumSize, judge_geometry
 from node.assemble.phases import PhaseHints
@@ -25,7 +24,6 @@ from node.jobs.values import JobRequest, MatchReport
 from node.route.conditions import Condition
 from node.route.explain import Explanation, explain, why_not
 from node.route.rules import Rule, StudyRule
-from node.route.sets import Ambiguous, Candidate, Chosen
 from node.route.verdict import Truth
 
 NO_RULE = ""
@@ -57,9 +55,9 @@ class CompleteSeries:
     """A series at one revision: the snapshot that rules judge and jobs are made of.
 
     Args:
-        frames: Of all instances; empty where the series was complete before this process started
-            and has been judged by the gate already.
-        findings: Of the geometry gate, without any model's minimum size.
+        instances: In the order they came.
+        frames: Of all instances.
+        phase_hints: What may tell phases apart, frame by frame.
     """
 
     series_instance_uid: str
@@ -102,98 +100,21 @@ def match_series(
     spoke = False
     for active in room.rules:
         explanation = explain(active.rule, series.header)
-        if isinstance(active.rule, StudyRule):
-            spoke = spoke or explanation.truth is Truth.TRUE
-            continue
         if explanation.truth is not Truth.TRUE:
             silent.append(explanation)
             continue
         spoke = True
+        if isinstance(active.rule, StudyRule):
+            continue
         (role,) = active.model.inputs
         reasons = list(not_taken(active, {role: series}))
-        report = _report(
+        report = report_of(
             active.rule.name, series.study_instance_uid, series.series_instance_uid,
             {role: series}, series.revision, explanation.as_json(),
         )  # fmt: skip
-        _park_or_ask(room, active, report, {role: series}, reasons, taken_series_numbers, now)
+        park_or_ask(room, active, report, {role: series}, reasons, taken_series_numbers, now)
     if not spoke:
         room.matches.put(_unmatched(series, silent), now)
-
-
-def match_study(
-    room: MatchRoom,
-    complete: Mapping[str, CompleteSeries],
-    taken_series_numbers: frozenset[int],
-    now: float,
-) -> float | None:
-    """Judge every study rule on the complete series of one study.
-
-    Args:
-        complete: Series Instance UID -> series, all of one study.
-    Returns:
-        When to judge again although nothing new came; None where only a new series matters.
-    """
-    candidates = [
-        Candidate(
-            series_instance_uid=uid,
-            patient_id=series.patient_id,
-            header=series.header,
-            slices=len(series.frames) or len(series.instances),
-        )
-        for uid, series in complete.items()
-    ]
-    again_at: list[float] = []
-    for active in room.rules:
-        if isinstance(active.rule, StudyRule):
-            again_at += _match_set(room, active, candidates, complete, taken_series_numbers, now)
-    return min(again_at, default=None)
-
-
-def _match_set(
-    room: MatchRoom,
-    active: ActiveRule,
-    candidates: Sequence[Candidate],
-    complete: Mapping[str, CompleteSeries],
-    taken_series_numbers: frozenset[int],
-    now: float,
-) -> Iterable[float]:
-    rule = active.rule
-    if not isinstance(rule, StudyRule):
-        return
-    fitting = [c for c in candidates if explain(rule, c.header).truth is Truth.TRUE]
-    if not fitting:
-        return
-    study = complete[fitting[0].series_instance_uid].study_instance_uid
-    choice = rule.choose(candidates)
-    chosen = (
-        {role: complete[uid] for role, uid in choice.roles.items()}
-        if isinstance(choice, Chosen)
-        else {c.series_instance_uid: complete[c.series_instance_uid] for c in fitting}
-    )
-    made_of = {role: f"{s.series_instance_uid}@{s.revision}" for role, s in chosen.items()}
-    newest = room.matches.newest(rule.name, study)
-    same = newest is not None and newest.explanation == made_of
-    revision = newest.revision if newest is not None and same else _next(newest)
-    report = _report(rule.name, study, study, chosen, revision, made_of)
-    if isinstance(choice, Chosen):
-        if same and newest is not None and newest.job_id is not None:
-            return
-        reasons = list(not_taken(active, chosen))
-        _park_or_ask(room, active, report, chosen, reasons, taken_series_numbers, now)
-    elif isinstance(choice, Ambiguous):
-        freed = f"{choice.sentence}: discard one with: segnode series discard UID"
-        room.matches.put(_with(report, MatchState.PARKED, freed), now)
-    else:
-        wait_until = min(s.first_received_at for s in chosen.values()) + room.study_wait_s
-        waits = now < wait_until
-        state = MatchState.RECEIVING if waits else MatchState.HELD
-        room.matches.put(_with(report, state, f"{choice.sentence}: send it"), now)
-        if waits:
-            yield wait_until
-
-
-def _next(newest: Any) -> int:
-    return 1 if newest is None else int(newest.revision) + 1
 
 
 def not_taken(active: ActiveRule, inputs: Mapping[str, CompleteSeries]) -> Iterable[str]:
@@ -203,14 +124,12 @@ def not_taken(active: ActiveRule, inputs: Mapping[str, CompleteSeries]) -> Itera
         prefix = f"role {role}: " if len(inputs) > 1 else ""
         if verdict.truth is not Truth.TRUE:
             yield f"{prefix}{active.model.name} does not take it: {why_not(verdict)}"
-        gate = judge_geometry(
-            series.frames, active.minimum(role), phase_hints=series.phase_hints
-        )
+        gate = judge_geometry(series.frames, active.minimum(role), phase_hints=series.phase_hints)
         for finding in gate.findings:
             yield f"{prefix}{finding}"
 
 
-def _park_or_ask(
+def park_or_ask(
     room: MatchRoom,
     active: ActiveRule,
     report: MatchReport,
@@ -219,16 +138,16 @@ def _park_or_ask(
     taken_series_numbers: frozenset[int],
     now: float,
 ) -> None:
+    """Park a match for these reasons, or, where there are none, ask for its job."""
     if reasons:
         uid = next(iter(inputs.values())).series_instance_uid
         sentence = f"{'; '.join(reasons)}: judge again with: segnode series rerun {uid}"
-        room.matches.put(_with(report, MatchState.PARKED, sentence), now)
+        room.matches.put(with_state(report, MatchState.PARKED, sentence), now)
         room.jobs.supersede(
             report.study_instance_uid, report.rule, report.series_key, report.revision, now
         )
         return
     newest = max(inputs.values(), key=lambda series: series.instances[-1].received_at)
-    identities = [one.pixel_identity for series in inputs.values() for one in series.instances]
     room.jobs.enqueue(
         JobRequest(
             rule=report.rule,
@@ -237,7 +156,7 @@ def _park_or_ask(
             roles=report.roles,
             revision=report.revision,
             explanation=report.explanation,
-            job_key=job_key(identities, active.model.digest, active.parameters),
+            job_key=job_key(_identities(inputs), active.model.digest, active.parameters),
             model=active.model.name,
             model_digest=active.model.digest,
             parameters=active.parameters,
@@ -258,17 +177,25 @@ def _park_or_ask(
     )
 
 
+def _identities(inputs: Mapping[str, CompleteSeries]) -> Iterable[str]:
+    """The pixels of a job's inputs; in a set, who plays which role is a part of it."""
+    for role, series in inputs.items():
+        prefix = f"{role}:" if len(inputs) > 1 else ""
+        for one in series.instances:
+            yield prefix + one.pixel_identity
+
+
 def _unmatched(series: CompleteSeries, silent: Sequence[Explanation]) -> MatchReport:
     reasons = [f"rule {explanation.rule}: {explanation.sentence}" for explanation in silent]
-    sentence = "; ".join(reasons) or "there are no rules on single series"
-    report = _report(
+    sentence = "; ".join(reasons)
+    report = report_of(
         NO_RULE, series.study_instance_uid, series.series_instance_uid, {"": series},
         series.revision, [explanation.as_json() for explanation in silent],
     )  # fmt: skip
-    return _with(report, MatchState.UNMATCHED, f"no rule fired: {sentence}")
+    return with_state(report, MatchState.UNMATCHED, f"no rule fired: {sentence}")
 
 
-def _report(
+def report_of(
     rule: str,
     study_instance_uid: str,
     series_key: str,
@@ -276,6 +203,7 @@ def _report(
     revision: int,
     explanation: object,
 ) -> MatchReport:
+    """The match of a rule and its inputs, as it stands while a job is asked for."""
     return MatchReport(
         rule=rule,
         study_instance_uid=study_instance_uid,
@@ -287,14 +215,6 @@ def _report(
     )
 
 
-def _with(report: MatchReport, state: MatchState, sentence: str) -> MatchReport:
-    return MatchReport(
-        rule=report.rule,
-        study_instance_uid=report.study_instance_uid,
-        series_key=report.series_key,
-        roles=report.roles,
-        revision=report.revision,
-        state=state,
-        sentence=sentence,
-        explanation=report.explanation,
-    )
+def with_state(report: MatchReport, state: MatchState, sentence: str) -> MatchReport:
+    """The same match without a job, and why."""
+    return replace(report, state=state, sentence=sentence)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from sqlalchemy import Engine
@@ -37,29 +38,37 @@ _PARKED = frozenset({MatchState.HELD, MatchState.PARKED, MatchState.FAILED})
 
 @dataclass(frozen=True, slots=True)
 class Fates:
-    """What became of series, as one sweep sees it."""
+    """What became of series, as one sweep sees it.
+
+    Args:
+        matches: Series Instance UID -> states of the matches that it has a part in.
+        open: Series that are arriving, or whose row is older than their newest instance.
+        held: Series that wait for a person.
+        in_use: Series that unfinished jobs read.
+    """
 
     matches: Mapping[str, frozenset[MatchState]]
-    unsettled: frozenset[str]
+    open: frozenset[str]
+    held: frozenset[str]
     in_use: frozenset[str]
     keep: KeepDays
 
     def is_needed(self, instance: Instance) -> bool:
         """Whether an open series, a waiting rule or an unfinished job reads it still."""
         uid = instance.series_instance_uid
-        if uid in self.unsettled or uid in self.in_use:
+        if uid in self.open or uid in self.in_use:
             return True
         return bool(_NEEDED & self.matches.get(uid, frozenset()))
 
     def keep_days(self, instance: Instance) -> float:
         """How long it is kept after it came in; the longest of what its series became."""
-        states = self.matches.get(instance.series_instance_uid, frozenset())
-        days = [self.keep.unmatched]
-        if MatchState.DONE in states:
-            days.append(self.keep.done)
-        if _PARKED & states:
-            days.append(self.keep.parked)
-        return max(days[1:]) if len(days) > 1 else days[0]
+        uid = instance.series_instance_uid
+        states = self.matches.get(uid, frozenset())
+        reasons = [
+            (MatchState.DONE in states, self.keep.done),
+            (bool(_PARKED & states) or uid in self.held, self.keep.parked),
+        ]
+        return max((days for applies, days in reasons if applies), default=self.keep.unmatched)
 
 
 class Retention:
@@ -82,12 +91,17 @@ class Retention:
             return
         self._swept_at = now
         keep = self._plan.config.storage.keep_days
-        unsettled, _ = Arrivals(self._engine).unsettled()
+        arrivals = Arrivals(self._engine)
+        # what is open is asked first: a series that is settled after that is needed in this sweep,
+        # and one that comes after that is beyond the newest row
+        unsettled, newest_row = arrivals.unsettled()
+        held = frozenset(arrivals.held_series())
         fates = Fates(
-            fates_of_series(self._engine),
-            frozenset(unsettled),
-            JobStore(self._engine).series_in_use(),
-            keep,
+            matches=fates_of_series(self._engine),
+            open=frozenset(unsettled) - held,
+            held=held,
+            in_use=JobStore(self._engine).series_in_use(),
+            keep=keep,
         )
         freed = sweep_instances(
             self._engine,
@@ -95,6 +109,7 @@ class Retention:
             now=now,
             keep_days=fates.keep_days,
             is_needed=fates.is_needed,
+            up_to_row=newest_row,
         )
         refused = sweep_quarantine(
             self._engine,
@@ -112,5 +127,8 @@ class Retention:
     def _sweep_results(self, before: float) -> int:
         gone = ResultStore(self._engine).retire(before)
         for stored in gone:
-            (self._plan.results_folder / stored.file.file_name).unlink(missing_ok=True)
+            path = self._plan.results_folder / stored.file.file_name
+            path.unlink(missing_ok=True)
+            with suppress(OSError):  # other results of the job are still there
+                path.parent.rmdir()
         return len(gone)

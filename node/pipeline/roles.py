@@ -26,7 +26,8 @@ from node.pipeline.build import Plan
 from node.pipeline.deliver import Deliverer, DeliveryRoom
 from node.pipeline.matching import MatchRoom
 from node.pipeline.retain import Retention
-from node.pipeline.settle import Settler, SettleRoom
+from node.pipeline.settle import Settler
+from node.pipeline.settle_room import SettleRoom
 from node.pipeline.supervise import Signals
 from node.pipeline.work import Worker, WorkRoom
 from node.spool.arrivals import Arrivals

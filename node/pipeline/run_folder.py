@@ -47,7 +47,7 @@ STATE_FOLDER = ".segnode"
 OUTPUT = "output"
 
 _LOOK_EVERY_S = 0.2
-_SETTLE_LIMIT_S = 120.0
+_SETTLE_LIMIT_S = 20.0
 # one name for all runs on one folder: each takes over what a killed one had in hand
 _OWNER = "segnode run"
 _EVERYTHING = 1_000_000
@@ -241,11 +241,18 @@ def _settle(current: Plan, engine: Engine, say: Say) -> None:
         for row in SpoolCatalog(engine).list_series(limit=_EVERYTHING)[0]:
             arrivals.force(row["series_instance_uid"], "rerun")
     settler = Settler(room)
-    deadline = time.monotonic() + _SETTLE_LIMIT_S
-    settler.tick(arrivals.now())
-    while _is_receiving(arrivals) and time.monotonic() < deadline:
-        time.sleep(_LOOK_EVERY_S)
+    left, deadline = -1, 0.0
+    while True:
         settler.tick(arrivals.now())
+        before, left = left, _receiving(arrivals)
+        if left == 0:
+            break
+        if left != before:
+            deadline = time.monotonic() + _SETTLE_LIMIT_S
+        elif time.monotonic() > deadline:
+            say(f"{left} series could not be judged")
+            break
+        time.sleep(_LOOK_EVERY_S)
     marker.write_text(judged_by, encoding="utf-8")
     queued = JobCatalog(engine).list_jobs(state=JobState.QUEUED.value, limit=1)[1]
     say(f"{arrivals.count(SeriesState.COMPLETE)} series judged, {queued} jobs to run")
@@ -256,12 +263,10 @@ def _judges(current: Plan) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _is_receiving(arrivals: Arrivals) -> bool:
-    for uid in arrivals.unsettled()[0]:
-        row = arrivals.series(uid)
-        if row is None or row.forced or row.state is not SeriesState.HELD:
-            return True
-    return False
+def _receiving(arrivals: Arrivals) -> int:
+    """How many series are not settled yet; those held for a person are."""
+    rows = [arrivals.series(uid) for uid in arrivals.unsettled()[0]]
+    return sum(row is None or bool(row.forced) or row.state is not SeriesState.HELD for row in rows)
 
 
 def _work(current: Plan, engine: Engine, say: Say) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, and_, delete, exists, func, or_, select, update
+from sqlalchemy import Connection, Engine, Row, and_, exists, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from node.database.engine import epoch_s, reading, writing
@@ -38,7 +38,9 @@ class Arrivals:
         instance.
         """
         arrived = (
-            select(instance.c.series_instance_uid.label("uid"), func.max(instance.c.id).label("row"))
+            select(
+                instance.c.series_instance_uid.label("uid"), func.max(instance.c.id).label("row")
+            )
             .group_by(instance.c.series_instance_uid)
             .subquery()
         )
@@ -81,13 +83,16 @@ class Arrivals:
         return [(row.id, instance_of(row)) for row in sorted(there, key=lambda row: row.id)]
 
     def forget_deleted(self, series_instance_uid: str) -> None:
-        """Take tombstones away: the deleted instances of a series are taken in again when sent."""
+        """Have the deleted instances of a series taken in again when they are sent again.
+
+        The tombstones stay, as rows keep their order; they recognise nothing any more.
+        """
         gone = and_(
             instance.c.series_instance_uid == series_instance_uid,
             instance.c.file_deleted_at.is_not(None),
         )
         with writing(self._engine) as connection:
-            connection.execute(delete(instance).where(gone))
+            connection.execute(update(instance).where(gone).values(received_sha256=""))
 
     def files_of(self, series_instance_uid: str, versions: Mapping[str, int]) -> Mapping[str, str]:
         """SOP Instance UID -> file name of the newest copy of each instance of a snapshot.
@@ -190,6 +195,14 @@ class Arrivals:
     def forced_series(self) -> Sequence[str]:
         """Series that a person decided about."""
         statement = select(series.c.series_instance_uid).where(series.c.forced != "")
+        with reading(self._engine) as connection:
+            return list(connection.execute(statement).scalars())
+
+    def held_series(self) -> Sequence[str]:
+        """Series that wait for a person's decision, and none has decided yet."""
+        statement = select(series.c.series_instance_uid).where(
+            series.c.state == SeriesState.HELD.value, series.c.forced == ""
+        )
         with reading(self._engine) as connection:
             return list(connection.execute(statement).scalars())
 

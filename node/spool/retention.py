@@ -38,16 +38,18 @@ def sweep_instances(
     now: float,
     keep_days: Callable[[Instance], float],
     is_needed: Callable[[Instance], bool],
+    up_to_row: int | None = None,
 ) -> Freed:
     """Delete the files of instances that are old enough and not needed.
 
     Args:
+        up_to_row: The newest row that ``is_needed`` knows of: what came later is left alone.
         keep_days: How long this instance is kept after it came in; by what became of it.
         is_needed: Whether anything unfinished reads it still.
     """
     freed = Freed()
     after_id = 0
-    while rows := _page(engine, after_id):
+    while rows := _page(engine, after_id, up_to_row):
         after_id = rows[-1][0]
         due = [
             (row_id, kept)
@@ -83,9 +85,11 @@ def sweep_quarantine(engine: Engine, folder: Path, *, now: float, keep_days: flo
     return Freed(files=len(rows), size_bytes=sum(row.size_bytes for row in rows))
 
 
-def _page(engine: Engine, after_id: int) -> Sequence[tuple[int, Instance]]:
+def _page(engine: Engine, after_id: int, up_to_row: int | None) -> Sequence[tuple[int, Instance]]:
     has_file: ColumnElement[bool] = instance.c.file_deleted_at.is_(None)
     wanted = select(instance).where(has_file, instance.c.id > after_id)
+    if up_to_row is not None:
+        wanted = wanted.where(instance.c.id <= up_to_row)
     with reading(engine) as connection:
         rows = connection.execute(wanted.order_by(instance.c.id).limit(_BATCH)).all()
     return [(row.id, instance_of(row)) for row in rows]

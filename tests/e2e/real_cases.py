@@ -107,6 +107,8 @@ class Case:
         return expected.get(road, expected[""])
 
 
+# STOW-RS names an instance that failed only where its UIDs could be read
+UNNAMED = {"stow": "C000 other", "": "C000"}
 NO_FRAME_OF_REFERENCE = "no Frame of Reference"
 GAP = "gap: 1 slice missing after slice"
 STS = "derived_ct_sts_001"
@@ -182,10 +184,10 @@ WHOLE = (
     _one("mr_enhanced_hyperfine", 1, _mr(1, PARKED, NO_FRAME_OF_REFERENCE)),
     _one("mr_hitachi_implicit", 4, _mr(4, PARKED, NO_FRAME_OF_REFERENCE)),
     _one("ct_gantry_tilt", 4, _ct(4, PARKED, NO_FRAME_OF_REFERENCE, "shear 14 degrees")),
-    _one("ct_missing_slice", 4, _ct(4, PARKED, NO_FRAME_OF_REFERENCE, f"{GAP} 3 (steps 5/5/10 mm)")),
     _one(
-        "ct_not_a_volume", 2, _ct(2, PARKED, NO_FRAME_OF_REFERENCE, "two images at one position")
+        "ct_missing_slice", 4, _ct(4, PARKED, NO_FRAME_OF_REFERENCE, f"{GAP} 3 (steps 5/5/10 mm)")
     ),
+    _one("ct_not_a_volume", 2, _ct(2, PARKED, NO_FRAME_OF_REFERENCE, "two images at one position")),
     _one(
         "mr_mixed_orientations",
         4,
@@ -242,8 +244,8 @@ WHOLE = (
             # shares its SOP Instance UID with chrJapMulti and differs in a name
             "chrJapMultiExplicitIR6.dcm": "C020",
             # without SOP Instance UID
-            "chrSQEncoding.dcm": {"stow": "C000 other", "": "C000"},
-            "chrSQEncoding1.dcm": {"stow": "C000 other", "": "C000"},
+            "chrSQEncoding.dcm": UNNAMED,
+            "chrSQEncoding1.dcm": UNNAMED,
         },
     ),
     _one("dicomdir_tiny_alpha", 50, _aside("CT", 50)),
@@ -275,18 +277,18 @@ ENCODINGS = (
         folder="mr_enhanced_small_transfer_syntaxes",
         stored=1,
         series=(_mr(1, PARKED, *NO_POSITIONS),),
-        answers={TOO_SHORT: {"stow": "C000 other", "": "C000"}},
+        answers={TOO_SHORT: UNNAMED},
     ),
     Case(
         folder="mr_enhanced_small_transfer_syntaxes",
         member=TOO_SHORT,
         stored=0,
         series=(),
-        answers={TOO_SHORT: {"stow": "C000 other", "": "C000"}},
+        answers={TOO_SHORT: UNNAMED},
     ),
-    Case(
-        folder="charsets", member="chrJapMultiExplicitIR6.dcm", stored=1, series=(_aside("CR"),)
-    ),
+    # alone, and not beside the files whose UID they have
+    Case(folder="charsets", member="chrJapMultiExplicitIR6.dcm", stored=1, series=(_aside("CR"),)),
+    Case(folder="charsets", member="chrFrenMulti.dcm", stored=1, series=(_aside("OT"),)),
 )
 MEMBERS = {
     "mr_small_transfer_syntaxes": [
@@ -320,7 +322,6 @@ MEMBERS = {
 
 # --- broken files: an answer for each, and in quarantine if and only if it was a failure -----------
 
-NO_UIDS = {"stow": "C000 other", "": "C000"}
 BROKEN = Case(
     folder="broken_files",
     stored=3,
@@ -331,17 +332,17 @@ BROKEN = Case(
         Series(modality="", instances=1, state=UNMATCHED, says=("unknown: Modality",)),
     ),
     answers={
-        "MR_truncated.dcm": NO_UIDS,  # pixel data end early
-        "UN_sequence.dcm": NO_UIDS,  # no UIDs
+        "MR_truncated.dcm": UNNAMED,  # pixel data end early
+        "UN_sequence.dcm": UNNAMED,  # no UIDs
         "badVR.dcm": "C010",  # Number of Frames is no number
         "bad_sequence.dcm": "C000",  # an item runs past its sequence
-        "empty_charset_LEI.dcm": NO_UIDS,  # no UIDs
-        "meta_missing_tsyntax.dcm": NO_UIDS,  # no data set
-        "nested_priv_SQ.dcm": NO_UIDS,  # no UIDs
-        "no_meta.dcm": NO_UIDS,  # a value is longer than the file
-        "no_meta_group_length.dcm": NO_UIDS,  # no UIDs
-        "priv_SQ.dcm": NO_UIDS,  # no UIDs
-        "rtplan_truncated.dcm": NO_UIDS,  # an item ends early
+        "empty_charset_LEI.dcm": UNNAMED,  # no UIDs
+        "meta_missing_tsyntax.dcm": UNNAMED,  # no data set
+        "nested_priv_SQ.dcm": UNNAMED,  # no UIDs
+        "no_meta.dcm": UNNAMED,  # a value is longer than the file
+        "no_meta_group_length.dcm": UNNAMED,  # no UIDs
+        "priv_SQ.dcm": UNNAMED,  # no UIDs
+        "rtplan_truncated.dcm": UNNAMED,  # an item ends early
     },
 )
 # dcmsend takes the bytes of a UID of unknown VR for its text, and announces no class that exists
@@ -384,10 +385,10 @@ DERIVED = (
         answers={
             "absurd_rows.dcm": "C010",
             "short_pixels.dcm": "C010",
-            "trunc60.dcm": {"stow": "C000 other", "": "C000"},
-            "text.dcm": {"stow": "C000 other", "": "C000"},
-            "empty.dcm": {"stow": "C000 other", "": "C000"},
-            "trunc_header.dcm": {"stow": "C000 other", "": "C000"},
+            "trunc60.dcm": UNNAMED,
+            "text.dcm": UNNAMED,
+            "empty.dcm": UNNAMED,
+            "trunc_header.dcm": UNNAMED,
         },
     ),
 )

@@ -99,7 +99,7 @@ def by_folder(node: NodeInProcess, files: Files, folder: Path) -> Answers:
         (inbox / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, inbox / name)
     report = node.scan(inbox)
-    answers = {path: SUCCESS for path in report.taken}
+    answers = dict.fromkeys(report.taken, SUCCESS)
     answers |= {one.path: f"{one.dimse_status:04X}" for one in report.refused}
     return {str(path.relative_to(inbox)): answer for path, answer in answers.items()}
 

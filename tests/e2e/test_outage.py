@@ -49,7 +49,7 @@ MISDEEDS = {
     "rejects_now": (rejecting(2), WAITING, "rejected"),
     "rejects": (rejecting(1), BLOCKED, "rejected the association for good"),
     "hangs_up": (hanging_up, WAITING, "aborted"),
-    "says_nothing": (silent(4), WAITING, ""),
+    "says_nothing": (silent(3), WAITING, ""),
 }
 STORE_MISDEEDS = {
     "takes_no_seg": (

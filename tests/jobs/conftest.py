@@ -2,58 +2,19 @@
 
 from __future__ import annotations
 
-import getpass
 import hashlib
-import os
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
-from itertools import count
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine
 
 from node.database.engine import open_engine
 from node.domain.job import Priority, job_key
 from node.jobs.tables import metadata
 from node.jobs.values import JobRequest, ResultFile
-from tests.peers import free_port
 
 MakeRequest = Callable[..., JobRequest]
-
-_databases = count(1)
-
-
-@pytest.fixture(scope="session")
-def postgresql_url() -> Iterator[str]:
-    """A server of its own, reached over a Unix socket, run by an unprivileged user."""
-    binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    if not binaries:
-        message = "PostgreSQL is not installed: make peers"
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
-    folder = Path(tempfile.mkdtemp(prefix="segnode-pg-"))
-    is_root = os.geteuid() == 0
-    user = "postgres" if is_root else getpass.getuser()
-    if is_root:
-        shutil.chown(folder, user)
-    become = ["runuser", "-u", user, "--"] if is_root else []
-    control = [*become, str(binaries[-1].with_name("pg_ctl")), "-D", str(folder / "data")]
-    port = free_port()
-    options = f"-k {folder} -p {port} -c listen_addresses= -c fsync=off"
-    try:
-        for command in (
-            [*control, "init", "-s", "-o", f"-A trust -U {user} -E UTF8 --no-sync"],
-            [*control, "start", "-s", "-w", "-o", options, "-l", str(folder / "log")],
-        ):
-            subprocess.run(command, check=True, cwd="/")
-        yield f"postgresql+psycopg://{user}@/{{name}}?host={folder}&port={port}"
-    finally:
-        subprocess.run([*control, "stop", "-s", "-m", "immediate"], check=False, cwd="/")
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -62,13 +23,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         url = f"sqlite:///{tmp_path}/segnode.sqlite"
     else:
-        template = request.getfixturevalue("postgresql_url")
-        name = f"test{next(_databases)}"
-        server = open_engine(template.format(name="postgres"))
-        with server.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.execute(text(f"CREATE DATABASE {name}"))
-        server.dispose()
-        url = template.format(name=name)
+        url = request.getfixturevalue("empty_postgresql")()
     engine = open_engine(url)
     metadata.create_all(engine)
     engine.dispose()

@@ -88,6 +88,7 @@ def upgrade() -> None:
         sa.Column("series_number", sa.Integer(), nullable=False),
         sa.Column("content_date", sa.String(length=8), nullable=False),
         sa.Column("content_time", sa.String(length=13), nullable=False),
+        sa.Column("deadline_s", sa.Float(), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("owner", sa.String(length=64), nullable=True),
         sa.Column("lease_until", sa.Float(), nullable=True),

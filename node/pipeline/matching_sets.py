@@ -1,0 +1,154 @@
+"""What the complete series of one study lead to: a match row for every study rule that one fits.
+
+A set is known by its rule and study. Its match counts revisions of its own: the next one begins when
+a job was made of the one before and another choice of series, or a newer state of one, takes its
+place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from node.domain.header import Header
+from node.domain.job import MatchState
+from node.domain.series import SeriesRow
+from node.jobs.matches import NewestMatch
+from node.jobs.values import MatchReport
+from node.pipeline.matching import (
+    ActiveRule,
+    CompleteSeries,
+    MatchRoom,
+    not_taken,
+    park_or_ask,
+    with_state,
+)
+from node.route.explain import explain
+from node.route.rules import StudyRule
+from node.route.sets import Ambiguous, Candidate, Chosen, Waiting
+from node.route.verdict import Truth
+
+ReadSeries = Callable[[str], CompleteSeries | None]
+
+
+def match_study(
+    room: MatchRoom,
+    study_instance_uid: str,
+    rows: Sequence[SeriesRow],
+    read: ReadSeries,
+    taken_series_numbers: frozenset[int],
+    now: float,
+) -> float | None:
+    """Judge every study rule on the complete series of one study.
+
+    Args:
+        rows: The complete series.
+        read: Series Instance UID -> what a job is made of; None where files are gone.
+    Returns:
+        When to judge again although nothing new came; None where only a new series matters.
+    """
+    again_at = [
+        wait_until
+        for active in room.rules
+        if isinstance(active.rule, StudyRule)
+        for wait_until in _match_set(
+            room, active, active.rule, study_instance_uid, rows, read, taken_series_numbers, now
+        )
+    ]
+    return min(again_at, default=None)
+
+
+def _match_set(
+    room: MatchRoom,
+    active: ActiveRule,
+    rule: StudyRule,
+    study_instance_uid: str,
+    rows: Sequence[SeriesRow],
+    read: ReadSeries,
+    taken_series_numbers: frozenset[int],
+    now: float,
+) -> Iterator[float]:
+    """Judge one rule; yields when a wait for more series ends."""
+    candidates = [_candidate(row) for row in rows]
+    fitting = [c for c in candidates if explain(rule, c.header).truth is Truth.TRUE]
+    newest = room.matches.newest(rule.name, study_instance_uid)
+    if not fitting:
+        if newest is not None:
+            room.jobs.supersede(
+                study_instance_uid, rule.name, study_instance_uid, newest.revision + 1, now
+            )
+        return
+    choice = rule.choose(candidates)
+    roles = (
+        dict(choice.roles)
+        if isinstance(choice, Chosen)
+        else {c.series_instance_uid: c.series_instance_uid for c in fitting}
+    )
+    report = _report(rule.name, study_instance_uid, roles, rows, newest)
+    match choice:
+        case Chosen():
+            if newest is None or newest.job_id is None or newest.revision != report.revision:
+                _ask(room, active, report, read, taken_series_numbers, now)
+        case Ambiguous():
+            freed = f"{choice.sentence}: leave one out with: segnode series discard UID"
+            room.matches.put(with_state(report, MatchState.PARKED, freed), now)
+        case Waiting():
+            mine = (row for row in rows if row.series_instance_uid in roles.values())
+            wait_until = min(row.first_received_at for row in mine) + room.study_wait_s
+            waits = now < wait_until
+            state = MatchState.RECEIVING if waits else MatchState.HELD
+            room.matches.put(with_state(report, state, f"{choice.sentence}: send it"), now)
+            if waits:
+                yield wait_until
+
+
+def _report(
+    rule: str,
+    study_instance_uid: str,
+    roles: Mapping[str, str],
+    rows: Sequence[SeriesRow],
+    newest: NewestMatch | None,
+) -> MatchReport:
+    """The match of a set: as explanation it names each series with its revision."""
+    revisions = {row.series_instance_uid: row.revision for row in rows}
+    made_of = {role: f"{uid}@{revisions[uid]}" for role, uid in roles.items()}
+    revision = newest.revision if newest is not None else 1
+    if newest is not None and newest.job_id is not None and newest.explanation != made_of:
+        revision += 1
+    return MatchReport(
+        rule=rule,
+        study_instance_uid=study_instance_uid,
+        series_key=study_instance_uid,
+        roles=roles,
+        revision=revision,
+        state=MatchState.QUEUED,
+        explanation=made_of,
+    )
+
+
+def _ask(
+    room: MatchRoom,
+    active: ActiveRule,
+    report: MatchReport,
+    read: ReadSeries,
+    taken_series_numbers: frozenset[int],
+    now: float,
+) -> None:
+    inputs: dict[str, CompleteSeries] = {}
+    for role, uid in report.roles.items():
+        series = read(uid)
+        if series is None:
+            sentence = f"images of {uid} were deleted by retention: segnode series rerun {uid}"
+            room.matches.put(with_state(report, MatchState.PARKED, sentence), now)
+            return
+        inputs[role] = series
+    reasons = list(not_taken(active, inputs))
+    park_or_ask(room, active, report, inputs, reasons, taken_series_numbers, now)
+
+
+def _candidate(row: SeriesRow) -> Candidate:
+    return Candidate(
+        series_instance_uid=row.series_instance_uid,
+        patient_id=row.patient_id,
+        header=Header.from_json(row.header),
+        slices=row.frames,
+    )

@@ -1,0 +1,100 @@
+"""Between rows of the index and values of the stages: what is known of a series, both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from node.assemble.activity import Association, Ending, peer_key
+from node.domain.header import Header
+from node.domain.instance import Origin, Road
+from node.domain.series import SeriesRow, SeriesState
+from node.pipeline.matching import CompleteSeries
+from node.pipeline.watch import SeriesWatch
+
+
+def described(watch: SeriesWatch, was: SeriesRow | None, now: float) -> SeriesRow:
+    """The row with what the headers and instances say now; decisions are kept as they were."""
+    header = watch.header()
+    everything = [*watch.inputs, *watch.others]
+    fresh = SeriesRow(
+        series_instance_uid=watch.series_instance_uid,
+        study_instance_uid=watch.study_instance_uid,
+        patient_id=header.text("PatientID"),
+        patient_name=header.text("PatientName"),
+        modality=header.text("Modality"),
+        series_description=header.text("SeriesDescription"),
+        header=header.to_json(),
+        instances=len(everything),
+        frames=len(watch.frames),
+        first_received_at=min(one.received_at for one in everything),
+        last_received_at=max(one.received_at for one in everything),
+        state=SeriesState.RECEIVING,
+        updated_at=now,
+        newest_row=watch.newest_row,
+    )
+    if was is None:
+        return fresh
+    return replace(
+        fresh,
+        first_received_at=min(was.first_received_at, fresh.first_received_at),
+        revision=was.revision,
+        snapshot=was.snapshot,
+        gate=was.gate,
+        forced=was.forced,
+        state=was.state,
+        evidence=was.evidence,
+        sentence=was.sentence,
+        guard=was.guard,
+    )
+
+
+def complete_series(watch: SeriesWatch, row: SeriesRow) -> CompleteSeries:
+    """A settled series as rules and models take it."""
+    return CompleteSeries(
+        series_instance_uid=row.series_instance_uid,
+        study_instance_uid=row.study_instance_uid,
+        patient_id=row.patient_id,
+        revision=row.revision,
+        header=watch.header(),
+        instances=sorted(watch.inputs, key=lambda one: one.received_at),
+        frames=watch.frames,
+        origin=watch.newest.origin,
+        first_received_at=row.first_received_at,
+        phase_hints=watch.phase_hints,
+    )
+
+
+def association_of(row: Mapping[str, Any]) -> Association:
+    """A row of an association, with what it carried of one series, as evidence."""
+    origin = Origin(
+        road=Road(row["road"]),
+        association_id=row["id"],
+        peer=row["peer"],
+        calling_ae_title=row["calling_ae_title"],
+        called_ae_title=row["called_ae_title"],
+        address=row["address"],
+        http_user=row["http_user"],
+    )
+    return Association(
+        id=row["id"],
+        peer=peer_key(origin),
+        opened_at=row["opened_at"],
+        heartbeat_at=row["heartbeat_at"],
+        closed_at=row["closed_at"],
+        ended=Ending(row["end"]) if row["end"] else None,
+        carried=row["carried"],
+    )
+
+
+def series_numbers(rows: Iterable[SeriesRow]) -> frozenset[int]:
+    """Series Numbers in use (PS3.3 C.7.3.1)."""
+    found = (Header.from_json(row.header).get("SeriesNumber") for row in rows)
+    return frozenset(
+        value
+        for values in found
+        if isinstance(values, tuple)
+        for value in values
+        if isinstance(value, int)
+    )
