@@ -53,7 +53,7 @@ for module in (
 def main() -> None:
     """Run a command; a failure is one sentence, not a traceback."""
     try:
-        app()
+        app(prog_name="segnode")
     except ConfigInvalid as invalid:
         sys.exit(_say(invalid, 2))
     except NodeError as error:

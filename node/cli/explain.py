@@ -76,7 +76,7 @@ def _series_lines(series: SeriesFinding) -> Iterator[str]:
     others = f", {series.others} that are no input" if series.others else ""
     yield f"  {series.modality or 'no Modality'}, {series.inputs} images{others}"
     if not series.inputs:
-        yield "  not an input: no images with pixels, nothing for a model"
+        yield "  not an input: no grayscale images of a patient, nothing for a model"
         return
     for name, value in series.derived.items():
         yield f"  {name}: {value}"

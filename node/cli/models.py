@@ -61,9 +61,9 @@ def list_models(config: ConfigOption = None, as_json: JsonOption = False) -> Non
 def show_model(name: Name, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """One model: its inputs, its segments, and its card."""
     current = plan(config)
-    row = ModelCatalog(current.models).get_model(_known(name, current).name)
-    if row is None:  # _known has just found it
-        raise typer.Exit(1)
+    row = ModelCatalog(current.models).get_model(name)
+    if row is None:
+        raise _unknown(name, current)
     if as_json:
         print_json(row)
         return
@@ -123,9 +123,13 @@ def pull_model(
 def _known(name: str, current: Plan) -> ModelSpec:
     model = current.models.get(name)
     if model is None:
-        there_are = ", ".join(sorted(current.models))
-        raise typer.BadParameter(f"no model {name!r}; there are: {there_are}", param_hint="NAME")
+        raise _unknown(name, current)
     return model
+
+
+def _unknown(name: str, current: Plan) -> typer.BadParameter:
+    there_are = ", ".join(sorted(current.models))
+    return typer.BadParameter(f"no model {name!r}; there are: {there_are}", param_hint="NAME")
 
 
 def _input(given: Mapping[str, Any]) -> str:

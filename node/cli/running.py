@@ -9,7 +9,8 @@ import typer
 
 from node.cli.printing import Column, JsonOption, plain, print_json, print_table, say
 from node.cli.serving import ConfigOption
-from node.pipeline.run_folder import RunOutcome, RunReport, run_folder
+from node.pipeline.run_folder import run_folder
+from node.pipeline.run_outcome import RunOutcome, RunReport
 
 _COLUMNS = (
     Column("SERIES", "series_instance_uid"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -106,7 +107,7 @@ def discard(uid: Uid, config: ConfigOption = None) -> None:
     say("the running node leaves it alone from now on")
 
 
-def _force(uid: str, what: str, config: Any) -> None:
+def _force(uid: str, what: str, config: Path | None) -> None:
     with open_node(config) as node:
         Arrivals(node.engine).force(uid, what)
 

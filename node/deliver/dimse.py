@@ -6,6 +6,7 @@ Source: PS3.4 Annex B, PS3.7 9.1.1, PS3.8 9.3 (association), PS3.5 10.1 (default
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from node.deliver.classes import (
     classify_dimse,
     result_file_gone,
 )
-from node.deliver.scu import send_c_store
+from node.deliver.scu import rejection_of, send_c_store
 from node.domain.delivery import DeliverableObject, Outcome
 from node.domain.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
@@ -129,13 +130,15 @@ class DimseDestination:
             return classify_association(AssociationEnd.NO_CONTEXT)
         # pynetdicom's switch for sending the bytes of a file as they are, in pieces
         _config.STORE_SEND_CHUNKED_DATASET = True
+        started = time.monotonic()
         try:
             answer = send_c_store(association, payload, message_id)
         except RuntimeError:  # the association ended since it was looked at
             return classify_association(AssociationEnd.ABORTED)
         if "Status" in answer:
             return classify_dimse(int(answer.Status))
-        if _peer_ended(association):
+        waited_s = time.monotonic() - started
+        if _peer_ended(association) or waited_s < (association.dimse_timeout or 0.0):
             association.kill()  # pynetdicom notices only later, and would wait for answers
             return classify_association(AssociationEnd.ABORTED)
         return classify_association(AssociationEnd.TIMED_OUT)
@@ -174,12 +177,12 @@ def _peer_ended(association: Association) -> bool:
 
 
 def _end_without_association(association: Association) -> Outcome:
-    answer = association.acceptor.primitive
-    if association.is_rejected and answer is not None:
-        transient = answer.result == _REJECTED_TRANSIENT
+    rejection = rejection_of(association)
+    if rejection is not None:
+        transient = rejection.result == _REJECTED_TRANSIENT
         end = AssociationEnd.REJECTED_TRANSIENT if transient else AssociationEnd.REJECTED_PERMANENT
-        return classify_association(end, answer.reason_str.lower())
-    if answer is not None and not association.accepted_contexts:
+        return classify_association(end, rejection.reason_str.lower())
+    if association.acceptor.primitive is not None and not association.accepted_contexts:
         return classify_association(AssociationEnd.NO_CONTEXT)
     address = association.requestor.address_info
     if address is not None and address.port:  # the local end, known once connected

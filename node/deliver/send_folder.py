@@ -25,7 +25,7 @@ from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 
-from node.deliver.scu import send_c_store
+from node.deliver.scu import rejection_of, send_c_store
 from node.domain.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 _CONTEXTS_PER_ASSOCIATION = 128
@@ -245,10 +245,10 @@ def _context(sop_class_uid: str, transfer_syntax_uid: str) -> PresentationContex
 
 
 def _why_not_established(association: Association) -> str:
-    answer = association.acceptor.primitive
-    if association.is_rejected and answer is not None:
-        return f"the peer rejects the association: {answer.reason_str.lower()}"
-    if answer is not None:
+    rejection = rejection_of(association)
+    if rejection is not None:
+        return f"the peer rejects the association: {rejection.reason_str.lower()}"
+    if association.acceptor.primitive is not None:
         return "the peer takes none of these SOP classes and transfer syntaxes"
     return "no association could be opened: nobody answers there"
 

@@ -18,6 +18,7 @@ import numpy as np
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from pydicom.pixels.utils import iter_pixels
 from pydicom.tag import BaseTag
 
@@ -36,6 +37,10 @@ _WIDTH = {
     **dict.fromkeys(("UL", "SL", "FL", "OF", "OL"), 4),
     **dict.fromkeys(("FD", "OD", "OV", "SV", "UV"), 8),
 }
+_NUMBER = {
+    "US": "<u2", "SS": "<i2", "UL": "<u4", "SL": "<i4", "UV": "<u8", "SV": "<i8",
+    "FL": "<f4", "FD": "<f8",
+}  # fmt: skip
 # what else decides which number a stored value means, or where it lies
 _MEANING = (
     "Modality",
@@ -117,10 +122,19 @@ def _canonical(element: DataElement | RawDataElement) -> Bytes:
                 .tobytes()
             )
         return value.rstrip(b" \0")
+    return _as_stored(element).rstrip(b" \0")
+
+
+def _as_stored(element: DataElement) -> Bytes:
+    """A value that pydicom decoded already (Pixel Representation, say) as its bytes would be."""
     decoded = element.value
     if isinstance(decoded, Bytes):
-        return decoded.rstrip(b" \0")
-    return str(decoded).strip().encode("utf-8", "surrogateescape")
+        return decoded
+    values = list(decoded) if isinstance(decoded, MultiValue | list) else [decoded]
+    number = _NUMBER.get(element.VR)
+    if number is not None and all(isinstance(value, int | float) for value in values):
+        return np.array(values, number).tobytes()
+    return "\\".join(map(str, values)).strip().encode("utf-8", "surrogateescape")
 
 
 def _vr(tag: BaseTag) -> str:

@@ -25,9 +25,12 @@ def run(
 
     Args:
         parameters: ``method``: mean (default), otsu, or above with its ``threshold``;
-            ``label_value`` (default 1).
+            ``label_value`` (default 1); ``role``: whose voxels, where there are several volumes.
     """
-    (volume,) = volumes.values()
+    role = str(parameters.get("role", next(iter(volumes))))
+    if role not in volumes:
+        raise JobFailed(f"there is no volume {role!r}", permanent=True)
+    volume = volumes[role]
     threshold = _threshold(volume, parameters)
     report.note(f"threshold {threshold:g}")
     bright = volume.array > threshold

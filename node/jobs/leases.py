@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, select, true, update
+from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, exists, select, true, update
 
-from node.database.engine import writing
+from node.database.engine import reading, writing
 from node.domain.errors import LeaseLost
 from node.domain.job import JobState
 from node.jobs.matches import follow_job
@@ -36,6 +36,12 @@ class JobLeases:
         self._engine = engine
         self._max_attempts = max_attempts
 
+    def is_any_ready(self, now: float | None = None) -> bool:
+        """Whether ``lease`` is worth a call: asked often, it takes no lock."""
+        with reading(self._engine) as connection:
+            ready = _is_ready(clock(connection, now))
+            return bool(connection.execute(select(exists().where(ready))).scalar_one())
+
     def lease(self, owner: str, lease_s: float, now: float | None = None) -> LeasedJob | None:
         """Take the next job, or None where nothing is ready; the attempt counts from here.
 
@@ -44,7 +50,7 @@ class JobLeases:
         """
         with writing(self._engine) as connection:
             now = clock(connection, now)
-            ready = and_(job.c.state == JobState.QUEUED.value, job.c.not_before <= now)
+            ready = _is_ready(now)
             order = [job.c.created_at, job.c.id]
             if not _longest_waiting_has_its_turn(connection, ready):
                 order.insert(0, job.c.priority)
@@ -225,6 +231,10 @@ def finish_held(connection: Connection, job_id: int, owner: str, sentence: str, 
     values = {"state": JobState.DONE.value, "sentence": sentence, "finished_at": now, **_FREE}
     change_held(connection, job_id, owner, values)
     follow_job(connection, job_id, JobState.DONE, sentence, now)
+
+
+def _is_ready(now: float) -> ColumnElement[bool]:
+    return and_(job.c.state == JobState.QUEUED.value, job.c.not_before <= now)
 
 
 def _is_held(job_id: int, owner: str) -> ColumnElement[bool]:

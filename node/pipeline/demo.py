@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +27,10 @@ from node.domain.errors import ConfigInvalid, NodeError
 from node.domain.job import DeliveryState, JobState
 from node.domain.series import SeriesState
 from node.jobs.catalog import JobCatalog
-from node.pipeline.build import Plan, plan
+from node.pipeline.build import plan
 from node.pipeline.demo_peers import post_instances, receiving, write_copies
 from node.pipeline.demo_phantom import write_phantom
+from node.pipeline.demo_report import RoadReport, report_roads
 from node.spool.catalog import SpoolCatalog
 
 DEFAULT_FOLDER = Path("segnode-demo")
@@ -44,26 +45,6 @@ _UNFINISHED_JOBS = (JobState.QUEUED.value, JobState.RUNNING.value)
 _UNFINISHED_DELIVERIES = (DeliveryState.WAITING.value, DeliveryState.SENDING.value)
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RoadReport:
-    """One series' way through the node.
-
-    Args:
-        stages_s: Stage -> seconds, in the order of the road.
-        volumes_ml: Segment name -> volume.
-        files: Where the result lies: as received by C-STORE, and on the shelf.
-    """
-
-    road: str
-    series_instance_uid: str
-    instances: int
-    state: str
-    sentence: str
-    stages_s: Mapping[str, float]
-    volumes_ml: Mapping[str, float]
-    files: Sequence[Path]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +115,7 @@ def run_demo(source: Path | None, folder: Path, *, limit_s: float, say: Say) -> 
         engine = current.open_engine()
         try:
             _wait(engine, sent, limit_s, say)
-            roads = _reports(current, engine, stage)
+            roads = report_roads(current, engine, (stage.received, stage.shelf))
         finally:
             engine.dispose()
     return DemoReport(
@@ -280,76 +261,3 @@ def _is_finished(engine: Engine, sent: int) -> bool:
     return not any(
         jobs.list_jobs(state=state, limit=1)[1] for state in _UNFINISHED_JOBS
     ) and not any(jobs.list_deliveries(state=state, limit=1)[1] for state in _UNFINISHED_DELIVERIES)
-
-
-def _reports(current: Plan, engine: Engine, stage: _Stage) -> list[RoadReport]:
-    spool, jobs = SpoolCatalog(engine), JobCatalog(engine)
-    associations, _ = spool.list_associations(limit=_EVERYTHING)
-    series, _ = spool.list_series(limit=_EVERYTHING)
-    reports = []
-    for row in reversed(series):
-        whole = spool.get_series(row["series_instance_uid"]) or {}
-        road = whole["instance_list"][0]["road"]
-        matches = jobs.matches_of_series(row["series_instance_uid"])
-        match = matches[0] if matches else {"state": row["state"], "sentence": row["sentence"]}
-        job = jobs.get_job(match["job_id"]) if match.get("job_id") else None
-        sender = next((each for each in associations if each["road"] == road), None)
-        reports.append(
-            RoadReport(
-                road=road,
-                series_instance_uid=row["series_instance_uid"],
-                instances=row["instances"],
-                state=match["state"],
-                sentence=(job or match)["sentence"],
-                stages_s=_stages(row, sender, job) if job else {},
-                volumes_ml=_volumes(current, job) if job else {},
-                files=_files(stage, job) if job else (),
-            )
-        )
-    return reports
-
-
-def _stages(
-    series: Mapping[str, Any], sender: Mapping[str, Any] | None, job: Mapping[str, Any]
-) -> dict[str, float]:
-    """How long each stretch of the road took, by the database's clock."""
-    opened_at = sender["opened_at"] if sender else series["first_received_at"]
-    arrived_at = max(series["last_received_at"], (sender or {}).get("closed_at") or 0.0)
-    stages = {
-        "receive": arrived_at - opened_at,
-        "waiting for completion": job["created_at"] - arrived_at,
-        "queued": (job["started_at"] or job["created_at"]) - job["created_at"],
-    }
-    inner = {name: job["stages"][name] for name in _INNER if name in job["stages"]}
-    sent = [each["sent_at"] for each in job["deliveries"] if each["sent_at"]]
-    if sent and job["finished_at"]:
-        inner["deliver"] = max(sent) - job["finished_at"]
-    if sent:
-        inner["last image to last delivery"] = max(sent) - arrived_at
-    return {**stages, **inner}
-
-
-_INNER = ("headers", "read", "infer", "keep labels", "encode", "verify")
-
-
-def _volumes(current: Plan, job: Mapping[str, Any]) -> dict[str, float]:
-    model = current.models[job["model"]]
-    made = next((one for one in job["results"] if one["sop_instance_uid"]), None)
-    if made is None:
-        return {}
-    return {
-        model.segment_of[int(value)].name: float(volume_ml)
-        for value, volume_ml in made["summary"]["volumes_ml"].items()
-        if int(value) in model.segment_of
-    }
-
-
-def _files(stage: _Stage, job: Mapping[str, Any]) -> list[Path]:
-    """Where the result of a job lies outside the node."""
-    uids = [one["sop_instance_uid"] for one in job["results"] if one["sop_instance_uid"]]
-    return [
-        path
-        for folder in (stage.received, stage.shelf)
-        for path in sorted(folder.rglob("*.dcm"))
-        if path.stem in uids
-    ]

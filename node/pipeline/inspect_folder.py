@@ -24,7 +24,7 @@ from node.domain.peers import Peer
 from node.pipeline.build import Plan
 from node.pipeline.matching import ActiveRule, CompleteSeries, not_taken
 from node.pipeline.watch import SeriesWatch
-from node.receive.syntaxes import IMAGE_SOP_CLASSES
+from node.receive.syntaxes import can_be_input
 from node.route.explain import Explanation, explain
 from node.route.rules import StudyRule
 from node.route.sets import Candidate, Chosen
@@ -211,7 +211,8 @@ def _instance(file: Path, header: Dataset, has_pixels: bool, origin: Origin) -> 
             size_bytes=file.stat().st_size,
             received_sha256="",
             pixel_identity="",
-            is_input=has_pixels and sop_class_uid in IMAGE_SOP_CLASSES,
+            is_input=has_pixels
+            and can_be_input(sop_class_uid, _text(header, "PhotometricInterpretation")),
             received_at=0.0,
             origin=origin,
         )
@@ -236,6 +237,7 @@ def _complete(watch: SeriesWatch, origin: Origin) -> CompleteSeries:
         frames=watch.frames,
         origin=origin,
         first_received_at=0.0,
+        phase_hints=watch.phase_hints,
     )
 
 

@@ -13,20 +13,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydicom import dcmread
 from sqlalchemy import Engine
 
 from node.assemble.policy import CompletionPolicy, OnGiveUp
 from node.database.migrate import migrate
-from node.deliver import FolderDestination
-from node.domain.delivery import DeliverableObject, DeliveryClass, Outcome
 from node.domain.errors import ConfigInvalid, NodeError, TryLater
-from node.domain.job import DeliveryState, JobState, MatchState
+from node.domain.job import DeliveryState, JobState
 from node.domain.series import SeriesState
 from node.infer.registry import ModelSpec, default_models_folder, load_models
 from node.jobs.catalog import JobCatalog
@@ -34,6 +31,7 @@ from node.pipeline.accept import Door, open_door, spool_settings
 from node.pipeline.build import Plan, plan
 from node.pipeline.deliver import Deliverer
 from node.pipeline.roles import delivery_room, settle_room, work_room
+from node.pipeline.run_outcome import OUTPUT, OutputFolder, RunReport, report_run
 from node.pipeline.settle import Settler
 from node.pipeline.supervise import Signals, lock_data_folder
 from node.pipeline.work import Worker
@@ -44,7 +42,6 @@ from node.spool.rebuild import rebuild_index
 
 DEFAULT_MODEL = "ct_tissue"
 STATE_FOLDER = ".segnode"
-OUTPUT = "output"
 
 _LOOK_EVERY_S = 0.2
 _SETTLE_LIMIT_S = 20.0
@@ -60,41 +57,6 @@ _NO_WAITING = CompletionPolicy(
 )
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunOutcome:
-    """What one rule made of one series, or set of series.
-
-    Args:
-        state: A match state: done, unmatched, parked, failed and the like.
-        file: The result, where there is one.
-        volumes_ml: Segment name -> volume.
-    """
-
-    rule: str
-    series_instance_uid: str
-    state: str
-    sentence: str = ""
-    model: str = ""
-    file: Path | None = None
-    volumes_ml: Mapping[str, float] = field(default_factory=dict)
-    stages: Mapping[str, float] = field(default_factory=dict)
-    is_failure: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunReport:
-    """What became of everything in the folder."""
-
-    series: Sequence[Mapping[str, Any]]
-    outcomes: Sequence[RunOutcome]
-    refused: Sequence[FileRefused]
-
-    @property
-    def is_good(self) -> bool:
-        """Whether something was there and nothing that was begun failed."""
-        return bool(self.series) and not any(outcome.is_failure for outcome in self.outcomes)
 
 
 def run_folder(
@@ -129,7 +91,7 @@ def _run(current: Plan, engine: Engine, source: Path, say: Say) -> RunReport:
         refused = _take_in(door, source, say)
     _settle(current, engine, say)
     _work(current, engine, say)
-    return _report(current, engine, refused)
+    return report_run(current, engine, refused)
 
 
 def _check_folders(source: Path, output: Path) -> None:
@@ -194,34 +156,10 @@ def _rule_of(model: ModelSpec) -> dict[str, Any]:
     return rule | {"study": accepts}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutputFolder:
-    """A destination that files results under the series they were made of."""
-
-    path: Path
-
-    def send(self, deliverable: DeliverableObject) -> Outcome:
-        """Write the object; a result of a later revision gets a name of its own."""
-        header = dcmread(deliverable.path, specific_tags=["ReferencedSeriesSequence"])
-        source = str(header.ReferencedSeriesSequence[0].SeriesInstanceUID)
-        outcome = self._folder(f"{source}/{{model}}.seg.{{ext}}").send(deliverable)
-        if outcome.kind is DeliveryClass.BLOCKED:  # the name is taken by other content
-            layout = f"{source}/{{model}}.{{SOPInstanceUID}}.seg.{{ext}}"
-            return self._folder(layout).send(deliverable)
-        return outcome
-
-    def find(self, source_series: str, model: str, sop_instance_uid: str) -> Path | None:
-        """Where an object lies that was written before."""
-        folder = self.path / source_series
-        names = (f"{model}.{sop_instance_uid}.seg.dcm", f"{model}.seg.dcm")
-        return next((folder / name for name in names if (folder / name).is_file()), None)
-
-    def _folder(self, layout: str) -> FolderDestination:
-        return FolderDestination(name=OUTPUT, path=self.path, layout=layout)
-
-
 def _take_in(door: Door, source: Path, say: Say) -> Sequence[FileRefused]:
     say(f"reading {source}")
+    for row in door.quarantine.rows():  # of an earlier run; what is still no good comes again
+        door.quarantine.discard(row.id)
     watch = FolderWatch(FolderSettings(folder=source), door.ingest, door.index)
     report = watch.scan(is_settled_at_once=True)
     if report.waiting:
@@ -321,10 +259,10 @@ class _Progress:
         self._catalog = JobCatalog(engine)
         self._signals = signals
         self._say = say
-        # what earlier runs on this folder finished is not told again
-        done, _ = self._catalog.list_jobs(limit=_EVERYTHING)
-        self._told = {row["id"] for row in done if row["state"] not in _UNFINISHED}
         self._said: set[tuple[int, str]] = set()
+        for row in self._catalog.list_jobs(limit=_EVERYTHING)[0]:
+            for what, _ in _events(row):  # told by an earlier run on this folder
+                self._said.add((row["id"], what))
         self.is_idle = False
 
     def watch(self) -> None:
@@ -332,25 +270,16 @@ class _Progress:
         while not self._signals.stop.wait(_LOOK_EVERY_S):
             jobs, _ = self._catalog.list_jobs(limit=_EVERYTHING)
             for row in jobs:
-                if row["id"] not in self._told:
-                    self._tell(row)
+                self._tell(row)
             if not any(row["state"] in _UNFINISHED for row in jobs) and not self._is_sending():
                 self.is_idle = True
                 self._signals.stop.set()
 
     def _tell(self, row: Mapping[str, Any]) -> None:
-        for stage, seconds in row["stages"].items():
-            self._once(
-                row["id"], stage, f"job {row['id']} ({row['model']}): {stage} {seconds:.2f} s"
-            )
-        if row["state"] not in _UNFINISHED:
-            ended = f"{row['state']} {row['sentence']}".strip()
-            self._once(row["id"], "end", f"job {row['id']} ({row['model']}): {ended}")
-
-    def _once(self, job_id: int, what: str, sentence: str) -> None:
-        if (job_id, what) not in self._said:
-            self._said.add((job_id, what))
-            self._say(sentence)
+        for what, sentence in _events(row):
+            if (row["id"], what) not in self._said:
+                self._said.add((row["id"], what))
+                self._say(f"job {row['id']} ({row['model']}): {sentence}")
 
     def _is_sending(self) -> bool:
         """Whether a result is on its way; one that the folder did not take is not waited for."""
@@ -361,85 +290,9 @@ class _Progress:
         return False
 
 
-def _report(current: Plan, engine: Engine, refused: Sequence[FileRefused]) -> RunReport:
-    series, _ = SpoolCatalog(engine).list_series(limit=_EVERYTHING)
-    matches, _ = JobCatalog(engine).list_matches(limit=_EVERYTHING)
-    newest: dict[tuple[str, str], Mapping[str, Any]] = {}
-    for row in matches:
-        known = newest.get((row["rule"], row["series_key"]))
-        if row["state"] != MatchState.SUPERSEDED and (
-            known is None or known["revision"] < row["revision"]
-        ):
-            newest[row["rule"], row["series_key"]] = row
-    in_force = [row for row in newest.values() if _is_in_force(row, newest)]
-    outcomes = [_outcome(current, JobCatalog(engine), row) for row in in_force]
-    outcomes += _never_judged(series, outcomes)
-    return RunReport(
-        series=series,
-        outcomes=sorted(outcomes, key=lambda outcome: (outcome.series_instance_uid, outcome.rule)),
-        refused=refused,
-    )
-
-
-def _is_in_force(
-    row: Mapping[str, Any], newest: Mapping[tuple[str, str], Mapping[str, Any]]
-) -> bool:
-    """What an earlier judgement said of a series does not count beside the newest one."""
-    same = (one["revision"] for (_, key), one in newest.items() if key == row["series_key"])
-    return bool(row["revision"] == max(same))
-
-
-def _outcome(current: Plan, catalog: JobCatalog, row: Mapping[str, Any]) -> RunOutcome:
-    roles: Mapping[str, str] = row["roles"]
-    job = catalog.get_job(row["job_id"]) if row["job_id"] is not None else None
-    if job is None:
-        return RunOutcome(
-            rule=row["rule"],
-            series_instance_uid=next(iter(roles.values())),
-            state=row["state"],
-            sentence=row["sentence"],
-        )
-    model = current.models[job["model"]]
-    source = roles.get(model.grid_role) or next(iter(roles.values()))
-    made = next((one for one in job["results"] if one["sop_instance_uid"]), None)
-    output = current.destinations[OUTPUT]
-    file = None
-    if made is not None and isinstance(output, OutputFolder):
-        file = output.find(source, model.name, made["sop_instance_uid"])
-    unsent = [one["sentence"] for one in job["deliveries"] if one["sent_at"] is None]
-    return RunOutcome(
-        rule=row["rule"],
-        series_instance_uid=source,
-        state=row["state"],
-        sentence="; ".join(filter(None, [job["sentence"], *unsent])),
-        model=model.name,
-        file=file,
-        volumes_ml=_volumes(model, made["summary"] if made else {}),
-        stages=job["stages"],
-        is_failure=job["state"] != JobState.DONE or (made is not None and file is None),
-    )
-
-
-def _volumes(model: ModelSpec, summary: Mapping[str, Any]) -> Mapping[str, float]:
-    return {
-        model.segment_of[int(value)].name: float(volume_ml)
-        for value, volume_ml in summary.get("volumes_ml", {}).items()
-        if int(value) in model.segment_of
-    }
-
-
-def _never_judged(
-    series: Sequence[Mapping[str, Any]], outcomes: Sequence[RunOutcome]
-) -> list[RunOutcome]:
-    """Series that are held: no rule was asked, and the reason stands in their row."""
-    judged = {outcome.series_instance_uid for outcome in outcomes}
-    return [
-        RunOutcome(
-            rule="",
-            series_instance_uid=row["series_instance_uid"],
-            state=row["state"],
-            sentence=row["sentence"] or "only rules on sets of series could take it",
-        )
-        for row in series
-        if row["series_instance_uid"] not in judged
-    ]
+def _events(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What a job's row tells so far, each with a name of its own."""
+    for stage, seconds in row["stages"].items():
+        yield f"{stage} {seconds}", f"{stage} {seconds:.2f} s"
+    if row["state"] not in _UNFINISHED:
+        yield "end", f"{row['state']} {row['sentence']}".strip()

@@ -304,7 +304,7 @@ class Settler:
         self, watch: SeriesWatch, row: SeriesRow, was: SeriesRow | None, now: float
     ) -> None:
         """Nothing here is an input: it never waits, and no rule is asked."""
-        sentence = "no images with pixels: nothing for a model"
+        sentence = "no grayscale images of a patient: nothing for a model"
         report = MatchReport(
             rule=NO_RULE,
             study_instance_uid=watch.study_instance_uid,

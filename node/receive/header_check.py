@@ -13,7 +13,7 @@ from node.domain.errors import InstanceRejected
 from node.domain.received import Received, patient_key
 from node.domain.uids import is_uid
 from node.receive.statuses import CANNOT_UNDERSTAND, PIXELS_CONTRADICT_HEADER
-from node.receive.syntaxes import IMAGE_SOP_CLASSES, NATIVE_SYNTAXES
+from node.receive.syntaxes import NATIVE_SYNTAXES, can_be_input
 from node.receive.walk import PIXEL_DATA, Buffer, Structure
 
 SOP_CLASS_UID, SOP_INSTANCE_UID = 0x00080016, 0x00080018
@@ -102,7 +102,7 @@ def check_header(
         received_sha256=received_sha256,
         size_bytes=size_bytes,
         patient_key=patient_key(top.bytes(_PATIENT_ID), uids[STUDY_INSTANCE_UID]),
-        is_input=has_pixels and uids[SOP_CLASS_UID] in IMAGE_SOP_CLASSES,
+        is_input=has_pixels and can_be_input(uids[SOP_CLASS_UID], top.text(_PHOTOMETRIC)),
     )
 
 

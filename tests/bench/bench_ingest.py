@@ -12,20 +12,19 @@ The goals: at least 0.7 times the best dcmtk and 1.5 times Orthanc, with 1 and w
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
 import struct
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from pydicom.dataset import Dataset
@@ -33,13 +32,17 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 
 from tests import raw_dimse as raw
-from tests.peers import ORTHANC, free_port, wait_for
+from tests.bench.bench_memory import tree
+from tests.bench.bench_road import RULES
+from tests.bench.report import Goal, Report, spread
+from tests.peers import ORTHANC, Node, free_port, wait_for
 from tests.raw_dimse import RawAssociation
 
 STORESCP = "/usr/bin/storescp"
 ROWS = COLUMNS = 512
 GOALS = {"dcmtk": 0.7, "orthanc": 1.5}
-SERVERS = ("node", "dcmtk", "orthanc")
+DISK = "disk alone"
+SERVERS = ("node", "dcmtk", "orthanc", DISK)
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -151,35 +154,38 @@ def _send_all(client: RawAssociation, messages: Sequence[bytes]) -> None:
 
 def start_server(name: str, folder: Path, port: int) -> subprocess.Popen[bytes]:
     """A fresh server on an empty folder, ready to take associations."""
-    environment = {**os.environ, "TCP_NODELAY": "1"}
     if name == "dcmtk":
         command = [STORESCP, "-q", "--fork", "+B", "-pdu", "131072", "-od", str(folder), str(port)]
     elif name == "orthanc":
-        configuration = folder / "orthanc.json"
-        configuration.write_text(
-            json.dumps(
-                {
-                    "DicomAet": "SEGNODE",
-                    "DicomPort": port,
-                    "HttpServerEnabled": False,
-                    "StorageDirectory": str(folder / "storage"),
-                    "IndexDirectory": str(folder / "storage"),
-                    "Plugins": [],
-                }
-            )
-        )
-        command = [ORTHANC, str(configuration)]
+        command = [ORTHANC, str(_orthanc_configuration(folder, port))]
     else:
-        command = [sys.executable, "-m", __spec__.name, "--serve", str(folder), str(port)]
+        node = Node(folder, {"rules": RULES}, dicom_port=port)
+        node.write_config()
+        command = [sys.executable, "-m", "node", "serve", "--role", "receive"]
+        command += ["--config", str(node.config_path)]
     server = subprocess.Popen(
         command,
-        env=environment,
+        env={**os.environ, "TCP_NODELAY": "1"},
         stdout=subprocess.DEVNULL,
-        stderr=None if name == "node" else subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
     wait_for(name, lambda: _answers(port))
     return server
+
+
+def _orthanc_configuration(folder: Path, port: int) -> Path:
+    path = folder / "orthanc.json"
+    configuration = {
+        "DicomAet": "SEGNODE",
+        "DicomPort": port,
+        "HttpServerEnabled": False,
+        "StorageDirectory": str(folder / "storage"),
+        "IndexDirectory": str(folder / "storage"),
+        "Plugins": [],
+    }
+    path.write_text(json.dumps(configuration))
+    return path
 
 
 def _answers(port: int) -> bool:
@@ -188,86 +194,106 @@ def _answers(port: int) -> bool:
         return accepted.kind == raw.ASSOCIATE_AC and client.echo(1) == 0 and bool(client.release())
 
 
-def serve(folder: Path, port: int) -> None:
-    """The node's own road from socket to durable file and index row, and nothing else."""
-    from tests.bench.ingest_server import serve as serve_ingest
-
-    serve_ingest(folder, port)
-
-
 def _cpu_s(process_id: int) -> float:
-    """CPU seconds of a process and of its children that ended."""
-    fields = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
-    return sum(int(field) for field in fields[11:15]) / _TICKS_PER_S
+    """CPU seconds of a process tree, children that ended included."""
+    ticks = 0
+    for each in tree(process_id):
+        fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
+        ticks += sum(int(field) for field in fields[11:15])
+    return ticks / _TICKS_PER_S
 
 
-def measure(name: str, batches: Sequence[Sequence[Encoded]], root: Path) -> Run:
-    folder = Path(tempfile.mkdtemp(prefix=f"bench-{name}-", dir=root))
-    os.sync()  # what the run before left unwritten must not be waited for in this one
-    port = free_port()
-    server = start_server(name, folder, port)
-    try:
-        cpu_before_s = _cpu_s(server.pid)
-        elapsed_s = blast(port, b"SEGNODE", batches)
-        time.sleep(0.2)  # lets a forked child end, so that its time is counted
-        cpu_s = _cpu_s(server.pid) - cpu_before_s
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(30)
+# ---- measuring
+
+
+def run_once(name: str, batches: Sequence[Sequence[Encoded]], root: Path) -> Run:
+    """One server, from nothing to its end."""
+    with TemporaryDirectory(prefix=f"bench-{name.replace(' ', '-')}-", dir=root) as folder:
+        if name == DISK:
+            return _write_alone(batches, Path(folder))
+        port = free_port()
+        server = start_server(name, Path(folder), port)
+        try:
+            cpu_before_s = _cpu_s(server.pid)
+            elapsed_s = blast(port, b"SEGNODE", batches)
+            time.sleep(0.2)  # lets a forked child end, so that its time is counted
+            cpu_s = _cpu_s(server.pid) - cpu_before_s
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)
+            server.wait(30)
+    number = sum(len(batch) for batch in batches)
+    return Run(number / elapsed_s, cpu_s / number * 1000)
+
+
+def _write_alone(batches: Sequence[Sequence[Encoded]], folder: Path) -> Run:
+    """Write and sync the same bytes as files, one thread per association."""
+    directory = os.open(folder, os.O_RDONLY)
+
+    def write(batch: Sequence[Encoded]) -> None:
+        for each in batch:
+            part = folder / f"{each.sop_instance_uid}.part"
+            with part.open("xb", buffering=0) as file:
+                file.write(each.data)
+                os.fdatasync(file.fileno())
+            part.rename(part.with_suffix(".dcm"))
+            os.fsync(directory)
+
+    with ThreadPoolExecutor(len(batches)) as pool:
+        started, cpu_before_s = time.perf_counter(), time.process_time()
+        list(pool.map(write, batches))
+        elapsed_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu_before_s
+    os.close(directory)
     number = sum(len(batch) for batch in batches)
     return Run(number / elapsed_s, cpu_s / number * 1000)
 
 
 def compare(
-    associations: int, number: int, repetitions: int, root: Path, names: Sequence[str]
-) -> bool:
-    """Interleave the servers, print a table, and say whether the goals are met."""
-    batches = [make_instances(number // associations, series) for series in range(associations)]
+    associations: int, instances: int, repetitions: int, root: Path, names: Sequence[str]
+) -> Report:
+    """Interleave the servers; a table and the goals."""
+    batches = [make_instances(instances // associations, series) for series in range(associations)]
     size_mb = len(batches[0][0].data) / 1e6
     runs: dict[str, list[Run]] = {name: [] for name in names}
     for repetition in range(repetitions):
         turn = repetition % len(names)
         for name in (*names[turn:], *names[:turn]):
-            runs[name].append(measure(name, batches, root))
+            runs[name].append(run_once(name, batches, root))
     speed = {name: median(run.instances_per_s for run in runs[name]) for name in names}
-    print(
-        f"\n{associations} association(s), {number} CT of {size_mb:.3f} MB, {repetitions} runs each"
-    )
-    print(f"{'server':10} {'inst/s':>8} {'MB/s':>7} {'min-max':>13} {'CPU ms':>7} {'node is':>8}")
-    for name in names:
-        every = [run.instances_per_s for run in runs[name]]
-        cpu_ms = median(run.cpu_ms_per_instance for run in runs[name])
-        ratio = speed["node"] / speed[name] if "node" in speed else 0.0
-        print(
-            f"{name:10} {speed[name]:8.0f} {speed[name] * size_mb:7.0f} "
-            f"{min(every):6.0f}-{max(every):<6.0f} {cpu_ms:7.2f} {ratio:7.2f}x"
+    rows = [
+        {
+            "server": name,
+            "inst/s": speed[name],
+            "MB/s": speed[name] * size_mb,
+            "min-max inst/s": spread([run.instances_per_s for run in runs[name]]),
+            "CPU ms/inst": median(run.cpu_ms_per_instance for run in runs[name]),
+            "node is x": speed["node"] / speed[name],
+        }
+        for name in names
+    ]
+    goals = [
+        Goal(
+            claim=f"times {name}, {associations} associations",
+            figure=speed["node"] / speed[name],
+            limit=limit,
+            at_least=True,
         )
-    goals = {name: goal for name, goal in GOALS.items() if name in speed and "node" in speed}
-    met = {name: speed["node"] >= goal * speed[name] for name, goal in goals.items()}
-    for name, is_met in met.items():
-        print(f"goal {GOALS[name]} x {name}: {'met' if is_met else 'MISSED'}")
-    return all(met.values())
+        for name, limit in GOALS.items()
+        if name in names
+    ]
+    title = (
+        f"{associations} association(s), {instances} CT of {size_mb:.3f} MB, "
+        f"medians of {repetitions}"
+    )
+    return Report(part="ingest", title=title, rows=rows, goals=goals)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--instances", type=int, default=400)
-    parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--associations", type=int, nargs="+", default=[1, 4])
-    parser.add_argument("--only", nargs="+", choices=SERVERS, default=list(SERVERS))
-    parser.add_argument("--folder", type=Path, help="a folder on the disk to be measured")
-    parser.add_argument("--serve", nargs=2, metavar=("FOLDER", "PORT"), help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.serve:
-        serve(Path(options.serve[0]), int(options.serve[1]))
-        return 0
-    with tempfile.TemporaryDirectory(prefix="segnode-bench-", dir=options.folder) as root:
-        results = [
-            compare(each, options.instances, options.repetitions, Path(root), options.only)
-            for each in options.associations
-        ]
-    return 0 if all(results) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def measure(
+    *,
+    instances: int = 400,
+    repetitions: int = 5,
+    associations: Sequence[int] = (1, 4),
+    names: Sequence[str] = SERVERS,
+) -> list[Report]:
+    """A table for each number of associations."""
+    with TemporaryDirectory(prefix="segnode-bench-") as root:
+        return [compare(each, instances, repetitions, Path(root), names) for each in associations]

@@ -135,3 +135,37 @@ def test_order_of_files_does_not_matter(segnode: Segnode, tmp_path: Path) -> Non
 
     assert first["derived"] == second["derived"]
     assert first["gate"] == second["gate"]
+
+
+SET = """
+rules:
+  - name: pair
+    study: {ct: {Modality: CT, slices: {min: 5}}}
+    run: ct_tissue
+    send: []
+"""
+
+
+def test_a_study_rule_tells_which_series_fills_which_role(segnode: Segnode, tmp_path: Path) -> None:
+    long, short = Phantom(shape=(8, 24, 24)), Phantom(shape=(6, 24, 24), series="short")
+    long.write(tmp_path / "in" / "a")
+    short.write(tmp_path / "in" / "b")
+    (tmp_path / "node.yaml").write_text(SET)
+
+    body = segnode("explain", "in", "--config", "node.yaml", "--json").json
+    text = segnode("explain", "in", "--config", "node.yaml").out
+
+    assert [each["roles"] for each in body["studies"]] == [{"ct": long.uid("series")}]
+    assert body["studies"][0]["would_run"]
+    assert f"role ct: {long.uid('series')}" in text
+
+
+def test_a_study_rule_that_cannot_choose_says_so(segnode: Segnode, tmp_path: Path) -> None:
+    Phantom(shape=(8, 24, 24)).write(tmp_path / "in" / "a")
+    Phantom(shape=(8, 24, 24), series="other").write(tmp_path / "in" / "b")
+    (tmp_path / "node.yaml").write_text(SET)
+
+    (study,) = segnode("explain", "in", "--config", "node.yaml", "--json").json["studies"]
+
+    assert not study["would_run"]
+    assert "two series fit role ct" in study["sentence"]

@@ -161,7 +161,7 @@ def test_all_that_waits_for_a_destination_is_retried(segnode: Segnode, config: P
         (("deliveries", "send", "1", "--to", "nowhere"), "no destination 'nowhere'"),
         (("models", "show", "nothing"), "no model 'nothing'"),
         (("models", "pull", "lungs"), "not in this version"),
-        (("jobs", "show", "first"), "first"),
+        (("jobs", "show", "first"), "integer"),
         (("nonsense",), "nonsense"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 from pydicom import dcmread
 
 from tests.cli.conftest import CHEST, FLAT, MAGNETIC, Segnode, write_mixed_folder
+from tests.peers import wait_for
 
 
 def test_each_result_lies_under_the_series_it_was_made_of(finished_run: Path) -> None:
@@ -25,9 +28,11 @@ def test_each_result_lies_under_the_series_it_was_made_of(finished_run: Path) ->
 
 
 def test_every_series_that_was_not_taken_is_named_with_its_reason(
-    segnode: Segnode, finished_run: Path
+    segnode: Segnode, finished_run: Path, tmp_path: Path
 ) -> None:
-    answer = segnode("run", finished_run.parent / "in", finished_run, "--json")
+    shutil.copytree(finished_run, tmp_path / "out")
+
+    answer = segnode("run", finished_run.parent / "in", "out", "--json")
 
     outcomes = {one["series_instance_uid"]: one for one in answer.json["outcomes"]}
     assert outcomes[FLAT.uid("series")]["state"] == "parked"
@@ -35,6 +40,7 @@ def test_every_series_that_was_not_taken_is_named_with_its_reason(
     assert outcomes[MAGNETIC.uid("series")]["state"] == "unmatched"
     assert "Modality" in outcomes[MAGNETIC.uid("series")]["sentence"]
     assert [Path(one["path"]).name for one in answer.json["refused"]] == ["broken.dcm"]
+    assert len(list((tmp_path / "out/.segnode/spool/quarantine").iterdir())) == 1
 
 
 def test_a_second_run_over_the_same_folder_runs_no_model(segnode: Segnode, tmp_path: Path) -> None:
@@ -151,3 +157,65 @@ def test_explain_says_what_the_node_then_does(segnode: Segnode, tmp_path: Path) 
     assert would_run == {
         one["series_instance_uid"] for one in done["outcomes"] if one["state"] == "done"
     }
+
+
+def test_a_study_rule_runs_over_a_folder_without_waiting(segnode: Segnode, tmp_path: Path) -> None:
+    CHEST.write(tmp_path / "in")
+    (tmp_path / "node.yaml").write_text(
+        "rules: [{name: set, study: {ct: {Modality: CT}}, run: ct_tissue, send: []}]"
+    )
+
+    answer = segnode("run", "in", "out", "--config", "node.yaml", "--json")
+
+    outcomes = [(one["rule"], one["state"]) for one in answer.json["outcomes"]]
+    assert outcomes == [("set", "done")]
+    assert (tmp_path / "out" / CHEST.uid("series") / "ct_tissue.seg.dcm").is_file()
+
+
+def test_a_set_that_stays_incomplete_is_named_with_what_is_missing(
+    segnode: Segnode, tmp_path: Path
+) -> None:
+    CHEST.write(tmp_path / "in" / "a")
+    MAGNETIC.write(tmp_path / "in" / "b")
+    (tmp_path / "node.yaml").write_text(
+        "rules: [{name: set, study: {ct: {Modality: CT, slices: {min: 99}}}, run: ct_tissue}]"
+    )
+
+    answer = segnode("run", "in", "out", "--config", "node.yaml", "--json")
+
+    assert {one["series_instance_uid"] for one in answer.json["outcomes"]} == {
+        CHEST.uid("series"),
+        MAGNETIC.uid("series"),
+    }
+    assert not any(one["state"] == "done" for one in answer.json["outcomes"])
+    assert all(one["sentence"] for one in answer.json["outcomes"])
+
+
+def test_an_interrupted_run_says_how_to_go_on_and_keeps_the_attempt(
+    segnode: Segnode, tmp_path: Path
+) -> None:
+    CHEST.write(tmp_path / "in")
+    environment = {
+        **os.environ,
+        "SEGNODE_CRASH_AT": "mid-inference",
+        "SEGNODE_CRASH_HOW": "wait",
+        "SEGNODE_CRASH_MARK": str(tmp_path / "inferring"),
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "node", "run", str(tmp_path / "in"), str(tmp_path / "out")],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    wait_for("the model at work", (tmp_path / "inferring").exists)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+
+    answer = segnode("run", "in", "out", "--json")
+
+    assert process.returncode == 1
+    assert err.splitlines()[-1] == "interrupted: the same command goes on from here"
+    assert answer.code == 0
+    assert [one["state"] for one in answer.json["outcomes"]] == ["done"]

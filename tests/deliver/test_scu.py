@@ -7,8 +7,9 @@ from threading import Event, Timer
 from pydicom.dataset import Dataset
 from pynetdicom import AE
 from pynetdicom.association import Association
+from pynetdicom.pdu_primitives import A_ASSOCIATE, A_P_ABORT
 
-from node.deliver.scu import send_c_store
+from node.deliver.scu import rejection_of, send_c_store
 
 
 class Parked(Association):
@@ -50,3 +51,21 @@ def test_a_dead_association_is_not_waited_for() -> None:
 
     assert done.is_set()
     assert association.was_running == [False]
+
+
+def test_a_rejection_that_the_requesting_thread_did_not_see_is_found() -> None:
+    association = Association(AE(), "requestor")
+    unread = A_ASSOCIATE()
+    unread.result, unread.result_source, unread.diagnostic = 0x01, 0x01, 0x07
+    association.dul.to_user_queue.put(unread)
+
+    assert rejection_of(association) is unread
+
+
+def test_a_lost_line_is_no_rejection() -> None:
+    association = Association(AE(), "requestor")
+    assert rejection_of(association) is None
+
+    association.dul.to_user_queue.put(A_P_ABORT())
+
+    assert rejection_of(association) is None

@@ -70,7 +70,7 @@ class Case:
         stored: Instances kept; files answered 0000 beyond them are duplicates.
         answers: File -> answer, or road -> answer where it differs ("" is every other road).
         member: The only file, or folder, of the case that is sent.
-        wrong_study_id: The source has a Study ID that is too long, and the SEG with it.
+        copied_fault: Attribute that is wrong in the source, and so in the SEG.
     """
 
     folder: str
@@ -78,7 +78,7 @@ class Case:
     series: tuple[Series, ...]
     answers: Mapping[str, str | Mapping[str, str]] = field(default_factory=dict)
     member: str = ""
-    wrong_study_id: bool = False
+    copied_fault: str = ""
 
     def __str__(self) -> str:
         return f"{self.folder}/{self.member}" if self.member else self.folder
@@ -133,7 +133,7 @@ def _one(folder: str, instances: int, series: Series) -> Case:
 def _sts(name: str, series: Series, **more: Any) -> Case:
     stored = more.pop("stored", series.instances)
     folder = f"{STS}/{name}"
-    return Case(folder=folder, stored=stored, series=(series,), wrong_study_id=True, **more)
+    return Case(folder=folder, stored=stored, series=(series,), copied_fault="StudyID", **more)
 
 
 # --- cases of their own -------------------------------------------------------------------------
@@ -151,7 +151,7 @@ WHOLE = (
             Series(modality="PT", instances=59, state=DONE),
             _aside("RTSTRUCT"),
         ),
-        wrong_study_id=True,
+        copied_fault="StudyID",
     ),
     _one(
         "pet_uneven_spacing_slope",
@@ -225,6 +225,7 @@ WHOLE = (
         stored=5,
         # three whole slices of a CT are what a CT rule asks for
         series=(_aside("SEG", times=2), _ct(3)),
+        copied_fault="SpecificCharacterSet",
     ),
     Case(
         folder="non_image_objects",

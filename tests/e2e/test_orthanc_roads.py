@@ -69,12 +69,8 @@ def orthanc_of_recipe(folder: Path, node: Node, script: str) -> Orthanc:
     return orthanc
 
 
-def node_of_recipe(folder: Path) -> Node:
-    """The node's side; ``answer_to`` fills in where Orthanc listens."""
-    return Node(folder / "node")
-
-
-def answer_to(node: Node, orthanc: Orthanc, recipe: str = "segnode.yaml") -> None:
+def configure(node: Node, orthanc: Orthanc, recipe: str = "segnode.yaml") -> None:
+    """Give the node its recipe, with the ports of both sides."""
     port = (
         {"port: 4242": f"port: {orthanc.dicom_port}"}
         if recipe == "segnode.yaml"
@@ -135,9 +131,9 @@ def series_states(node: Node) -> dict[str, str]:
 
 
 def test_lua_forwards_a_series_and_the_segmentation_comes_back_by_c_store(tmp_path: Path) -> None:
-    node = node_of_recipe(tmp_path)
+    node = Node(tmp_path / "node")
     orthanc = orthanc_of_recipe(tmp_path, node, LUA)
-    answer_to(node, orthanc)
+    configure(node, orthanc)
     first, from_node, last = ct("first"), ct("from the node"), ct("last")
 
     with node, orthanc:
@@ -152,9 +148,9 @@ def test_lua_forwards_a_series_and_the_segmentation_comes_back_by_c_store(tmp_pa
 
 
 def test_the_python_plugin_keeps_trying_until_the_node_is_there(tmp_path: Path) -> None:
-    node = node_of_recipe(tmp_path)
+    node = Node(tmp_path / "node")
     orthanc = orthanc_of_recipe(tmp_path, node, PYTHON)
-    answer_to(node, orthanc)
+    configure(node, orthanc)
     sent, uploaded = ct("sent"), ct("uploaded")
 
     with orthanc:
@@ -162,6 +158,8 @@ def test_the_python_plugin_keeps_trying_until_the_node_is_there(tmp_path: Path) 
         for file in uploaded.files():  # as the web interface does it: there is no calling AE title
             orthanc.post("/instances", file)
         wait_for("failed jobs", lambda: orthanc_jobs(orthanc) == ["Failure"] * 2)
+        orthanc.stop()  # what the plugin had planned is gone
+        orthanc.start()
         with node:
             assert_one_segmentation(orthanc, node, [sent, uploaded])
 
@@ -169,9 +167,9 @@ def test_the_python_plugin_keeps_trying_until_the_node_is_there(tmp_path: Path) 
 
 
 def test_dicomweb_push_comes_back_by_stow(tmp_path: Path) -> None:
-    node = node_of_recipe(tmp_path)
+    node = Node(tmp_path / "node")
     orthanc = orthanc_of_recipe(tmp_path, node, DICOMWEB)
-    answer_to(node, orthanc, "segnode-dicomweb.yaml")
+    configure(node, orthanc, "segnode-dicomweb.yaml")
     node.environment = {"SEGNODE_ORTHANC_PASSWORD": PASSWORD}
     node.credentials = f"orthanc:{PASSWORD}"
     phantom = ct("dicomweb")

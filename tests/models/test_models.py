@@ -94,8 +94,14 @@ def test_the_same_volume_gives_the_same_labels(model: ModelSpec) -> None:
 
 
 def test_it_runs_on_the_smallest_input_that_it_declares(model: ModelSpec) -> None:
-    (spec,) = model.inputs.values()
-    phantom = Phantom(shape=(spec.min_slices, spec.min_rows, spec.min_columns))
+    specs = model.inputs.values()
+    phantom = Phantom(
+        shape=(
+            max(spec.min_slices for spec in specs),
+            max(spec.min_rows for spec in specs),
+            max(spec.min_columns for spec in specs),
+        )
+    )
     volume = Volume(array=phantom.hu_volume, geometry=phantom.geometry)
 
     labels = run_model(model, dict.fromkeys(model.inputs, volume), Stopwatch())

@@ -1,0 +1,86 @@
+"""All benchmarks, or some: ``python -m tests.bench [PART ...] [--quick] [--json FILE]``.
+
+Parts: road (socket to SEG in Orthanc), ingest (against dcmtk and Orthanc), memory, encode (against
+highdicom and dcmqi), tissue (the model alone), demo. Peers are measured in the same run as the
+node, taking turns. The exit code says nothing of the goals unless ``--strict``: on a busy machine
+a missed goal may be the machine's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tests.bench import bench_ct_tissue, bench_encode, bench_ingest, bench_memory, bench_road
+from tests.bench.report import Goal, Report, machine
+
+DEMO_LIMIT_S = 30.0
+
+Measure = Callable[[bool], list[Report]]
+
+
+def demo(is_quick: bool) -> list[Report]:
+    """The warm ``segnode demo``: the second run, when everything it reads is in the page cache."""
+    rows = []
+    for run in ("first", "warm"):
+        with TemporaryDirectory(prefix="segnode-bench-") as folder:
+            started = time.perf_counter()
+            done = subprocess.run(
+                [sys.executable, "-m", "node", "demo"], cwd=folder, capture_output=True, check=False
+            )
+            rows.append(
+                {"run": run, "s": time.perf_counter() - started, "exit code": done.returncode}
+            )
+        if is_quick:
+            break
+    goal = Goal(claim="segnode demo, s", figure=rows[-1]["s"], limit=DEMO_LIMIT_S)
+    return [Report(part="demo", title="segnode demo", rows=rows, goals=[goal])]
+
+
+PARTS: Mapping[str, Measure] = {
+    "road": lambda is_quick: (
+        bench_road.measure(lives=1, warm=1) if is_quick else bench_road.measure()
+    ),
+    "ingest": lambda is_quick: (
+        bench_ingest.measure(instances=100, repetitions=1) if is_quick else bench_ingest.measure()
+    ),
+    "memory": lambda _: bench_memory.measure(),
+    "encode": lambda is_quick: bench_encode.measure(repetitions=1 if is_quick else 3),
+    "tissue": lambda is_quick: bench_ct_tissue.measure(slices=100 if is_quick else 400),
+    "demo": demo,
+}
+
+
+def main() -> int:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--quick", action="store_true", help="once each: is everything in place?")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
+    parser.add_argument("--strict", action="store_true", help="exit 1 where a goal is missed")
+    options = parser.parse_args()
+    unknown = set(options.parts) - PARTS.keys()
+    if unknown:
+        parser.error(f"no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    print(machine(), flush=True)
+    reports: list[Report] = []
+    for part in options.parts or PARTS:
+        for report in PARTS[part](options.quick):
+            print(f"\n{report.text()}", flush=True)
+            reports.append(report)
+    if options.json:
+        figures = {"machine": machine(), "reports": [report.to_json() for report in reports]}
+        options.json.write_text(json.dumps(figures, indent=1) + "\n")
+    missed = [goal for report in reports for goal in report.goals if not goal.is_met]
+    print(f"{len(missed)} goals missed" if missed else "every goal met")
+    return 1 if missed and options.strict else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
