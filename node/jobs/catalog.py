@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, Engine, FromClause, func, select
+from sqlalchemy import ColumnElement, Engine, FromClause, String, cast, func, select
 
 from node.database.engine import reading
 from node.jobs.tables import job, match, outbox, result
@@ -55,13 +55,13 @@ class JobCatalog:
         return self._page(match, _MATCH, where, match.c.updated_at, limit, offset)
 
     def matches_of_series(self, series_instance_uid: str) -> list[Row]:
-        """Whole rows of the matches that a series takes part in, newest first."""
-        near = match.c.series_key.contains(series_instance_uid, autoescape=True)
+        """Whole rows of the matches that a series takes part in, alone or in a set, newest first."""
+        near = cast(match.c.roles, String).contains(series_instance_uid, autoescape=True)
         query = select(match).where(near).order_by(match.c.id.desc())
         with reading(self._engine) as connection:
             rows = [dict(row._mapping) for row in connection.execute(query)]
         # one UID may be the beginning of another
-        return [row for row in rows if series_instance_uid in row["series_key"].split("+")]
+        return [row for row in rows if series_instance_uid in row["roles"].values()]
 
     def list_jobs(
         self,

@@ -6,7 +6,19 @@ import secrets
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, func, or_, select, true, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Row,
+    and_,
+    exists,
+    func,
+    or_,
+    select,
+    true,
+    update,
+)
 
 from node.database.engine import reading, writing
 from node.domain.delivery import DeliveryClass, Outcome
@@ -51,6 +63,12 @@ class Outbox:
         self._engine = engine
         self._config_digest = config_digest
         self._chance = chance or secrets.SystemRandom().random
+
+    def is_any_due(self, now: float | None = None) -> bool:
+        """Whether ``lease_delivery`` is worth a call: asked often, it takes no lock."""
+        with reading(self._engine) as connection:
+            due = _is_due(clock(connection, now))
+            return bool(connection.execute(select(exists().where(due))).scalar_one())
 
     def lease_delivery(
         self, owner: str, lease_s: float, now: float | None = None

@@ -25,7 +25,7 @@ match = Table(
     Column("id", Integer, primary_key=True),
     Column("rule", String(128), nullable=False),
     Column("study_instance_uid", String(64), nullable=False),
-    # the series of the set, sorted and joined by "+": its identity
+    # what a rule judged: a series by its UID, a set of several by the UID of their study
     Column("series_key", String(600), nullable=False),
     Column("roles", JSON, nullable=False),  # role -> series_instance_uid
     Column("revision", Integer, nullable=False),

@@ -16,9 +16,9 @@ class MatchReport:
     """What became of a (series set, rule) without a job: held, unmatched, parked and the like.
 
     Args:
-        series_key: Series Instance UIDs of the set, sorted and joined by ``+``.
+        series_key: Series Instance UID, of a set of several series their Study Instance UID.
         roles: Role name -> Series Instance UID.
-        explanation: Clause tree as JSON.
+        explanation: Clause tree as JSON; of a set role -> "UID@revision" of each series.
     """
 
     rule: str

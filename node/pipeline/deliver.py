@@ -30,7 +30,9 @@ log = logging.getLogger(__name__)
 SENDERS = 8
 LEASE_S = 60.0
 HEARTBEAT_S = 15.0
-LOOK_EVERY_S = 0.2
+LOOK_EVERY_S = 0.05
+# what is due and cannot start waits for a sender, or for a destination to recover
+TRY_AGAIN_S = 0.2
 
 
 class Destination(Protocol):
@@ -77,8 +79,10 @@ class Deliverer:
             if signals.reload.is_set():
                 signals.reload.clear()
                 reload()
-            if not self.start_one():
-                self._finished.wait(LOOK_EVERY_S)
+            if not self._room.outbox.is_any_due():
+                signals.stop.wait(LOOK_EVERY_S)
+            elif not self.start_one():
+                self._finished.wait(TRY_AGAIN_S)
                 self._finished.clear()
         self._pool.shutdown(wait=True)
 

@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 TICK_S = 0.2
 REAP_S = 5.0
 RETAIN_S = 5.0
+ARRIVING_S = 10.0
 
 
 def route(plan: Plan, replan: Replan, signals: Signals) -> None:
@@ -137,6 +138,7 @@ def work_room(plan: Plan, engine: Engine) -> WorkRoom:
         results=ResultStore(engine),
         models=plan.models,
         files_of=files_of,
+        is_work_coming=lambda: arrivals.is_any_arriving(ARRIVING_S),
         results_folder=plan.results_folder,
     )
 

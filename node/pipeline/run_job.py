@@ -27,6 +27,7 @@ from node.infer.labels_file import count_voxels, read_labels, write_labels
 from node.infer.registry import ModelSpec, load_model
 from node.infer.report import Report
 from node.infer.runners import run_model
+from node.infer.runners import warm as warm_runners
 from node.infer.volume import Volume, read_volume
 from node.observe.log import configure_logging
 from node.pipeline.crash_points import crash_point
@@ -136,6 +137,11 @@ def run(request: Mapping[str, Any], report: Report) -> dict[str, Any]:
     answer: dict[str, Any] = {"labels": labels_facts, "volumes_ml": volumes_ml, "object": None}
     answer["object"] = _encode_and_verify(order, model, volume, grid, report)
     return answer
+
+
+def warm(request: Mapping[str, Any], report: Report) -> dict[str, Any]:
+    """Nothing but imports: of this module, and of what the models in ``request["folders"]`` need."""
+    return dict(warm_runners(request, report))
 
 
 def _read_source(given: InputFiles, model: ModelSpec) -> _Source:

@@ -31,10 +31,12 @@ from node.pipeline.supervise import Signals
 log = logging.getLogger(__name__)
 
 TARGET = "node.pipeline.run_job:run"
+WARM_TARGET = "node.pipeline.run_job:warm"
+WARM_DEADLINE_S = 120.0
 FORM = "seg_binary"
 LEASE_S = 30.0
 HEARTBEAT_S = 5.0
-LOOK_EVERY_S = 0.2
+LOOK_EVERY_S = 0.05
 
 FilesOf = Callable[[str, Mapping[str, int]], Mapping[str, Path]]
 
@@ -45,12 +47,14 @@ class WorkRoom:
 
     Args:
         files_of: (Series Instance UID, SOP Instance UID -> version) -> paths of those versions.
+        is_work_coming: Whether a series is arriving that may become a job.
     """
 
     leases: JobLeases
     results: ResultStore
     models: Mapping[str, ModelSpec]
     files_of: FilesOf
+    is_work_coming: Callable[[], bool]
     results_folder: Path
 
 
@@ -66,6 +70,7 @@ class Worker:
         self._room = room
         self._owner = owner
         self._runner = Runner(device=device, idle_unload_s=idle_unload_s)
+        self._may_warm = True
 
     def use(self, room: WorkRoom) -> None:
         """Go on with another configuration from the next job."""
@@ -79,9 +84,23 @@ class Worker:
                 if signals.reload.is_set():
                     signals.reload.clear()
                     reload()
-                if not self.do_next(signals):
+                if self._runner.is_busy:  # warming up
+                    events = self._runner.poll(LOOK_EVERY_S)
+                    self._may_warm = any(isinstance(event, Finished) for event in events)
+                elif not (self._room.leases.is_any_ready() and self.do_next(signals)):
                     self._runner.poll()
+                    self._warm_in_time()
                     signals.stop.wait(LOOK_EVERY_S)
+
+    def _warm_in_time(self) -> None:
+        """Start a child while a series still arrives: its imports cost that job nothing then.
+
+        Where that failed a job must tell why, before it is tried again.
+        """
+        if self._runner.process_id is None and self._may_warm and self._room.is_work_coming():
+            self._may_warm = False
+            folders = [str(model.folder) for model in self._room.models.values()]
+            self._runner.start(WARM_TARGET, {"folders": folders}, deadline_s=WARM_DEADLINE_S)
 
     def do_next(self, signals: Signals) -> bool:
         """Do the next job that is ready, to its end; False where there is none."""
@@ -108,6 +127,7 @@ class Worker:
             log.exception("job failed", extra={"job": job.id})
             self._end(job, f"{type(error).__name__} in the worker", permanent=False)
         finally:
+            self._may_warm = True
             if self._runner.is_busy:
                 self._runner.kill()
 

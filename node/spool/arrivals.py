@@ -206,6 +206,15 @@ class Arrivals:
         with reading(self._engine) as connection:
             return list(connection.execute(statement).scalars())
 
+    def is_any_arriving(self, within_s: float) -> bool:
+        """Whether an instance of a series that is not settled came in the last seconds."""
+        with reading(self._engine) as connection:
+            arriving = and_(
+                series.c.state == SeriesState.RECEIVING.value,
+                series.c.last_received_at > epoch_s(connection) - within_s,
+            )
+            return bool(connection.execute(select(exists().where(arriving))).scalar_one())
+
     def count(self, state: SeriesState) -> int:
         """How many series are in a state."""
         statement = select(func.count()).where(series.c.state == state.value)

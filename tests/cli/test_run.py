@@ -69,7 +69,12 @@ def test_a_run_killed_after_the_model_goes_on_without_running_it_again(
     }
     command = [sys.executable, "-m", "node", "run", str(tmp_path / "in"), str(tmp_path / "out")]
     killed = subprocess.run(
-        command, env=environment, capture_output=True, cwd=Path(__file__).parents[2], check=False
+        command,
+        env=environment,
+        capture_output=True,
+        cwd=Path(__file__).parents[2],
+        check=False,
+        timeout=120,
     )
 
     answer = segnode("run", "in", "out", "--json")

@@ -450,7 +450,7 @@ def test_f53_a_length_that_lies_is_413_or_400(
 
 # --- imaging logic --------------------------------------------------------------------------------
 
-SMALL = Phantom(shape=(6, 28, 32), spacing_mm=(30.0, 8.0, 9.0), attributes=PATIENT)
+SMALL = Phantom(shape=(6, 36, 40), spacing_mm=(30.0, 6.0, 7.0), attributes=PATIENT)
 
 
 def _phantom(fault: str, **changes: object) -> Phantom:
@@ -569,7 +569,7 @@ PARKED: dict[str, tuple[Callable[[list[Dataset]], None], str]] = {
     "F61 two Frames of Reference": (_mixed_frames_of_reference, "Frames of Reference"),
     "F62 a slice across the others": (_a_coronal_slice, "two orientations"),
     "F62 two images at one position": (_a_position_twice, "two images at one position"),
-    "F62 rows differ": (_other_rows, "28 x 32"),
+    "F62 rows differ": (_other_rows, "36 x 40"),
     "F63 a missing slice": (_a_gap, "gap"),
     "F63 uneven spacing": (_uneven, "uneven spacing"),
     "F63 a tilted gantry": (_tilted, "shear"),
@@ -716,12 +716,11 @@ def test_f30_a_damaged_codestream_fails_its_job_with_a_sentence_and_no_more(
         one["PixelData"].is_undefined_length = True
         one.file_meta.TransferSyntaxUID = syntax
 
-    assert _post(running, _files(instances)).status in (200, 409)
+    assert _post(running, _files(instances)).status == 200
 
-    if running.node.api("/series")["items"][0]["series_instance_uid"] == phantom.uid("series"):
-        match = running.series(phantom.uid("series"), state="failed")
-        assert match["sentence"]
-        assert NAME not in match["sentence"]
+    match = running.series(phantom.uid("series"), state="failed")
+    print(match["sentence"])
+    assert "the pixel data" in match["sentence"]
     assert not [p for p in running.shelf() if dcmread(p).StudyInstanceUID == phantom.uid("study")]
 
 

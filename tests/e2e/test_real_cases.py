@@ -7,6 +7,7 @@ in a real child; the last test takes the road through ``segnode serve``.
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import warnings
 from collections import Counter
@@ -31,7 +32,7 @@ from tests.node_in_process import (
     SharedWorker,
     node_in_process,
 )
-from tests.peers import need
+from tests.peers import DCMSEND, Node, need, wait_for
 
 pytestmark = [
     pytest.mark.peers,
@@ -287,7 +288,42 @@ def _case(name: str) -> Case:
     return next(case for case in CASES if case.folder == f"{STS}/{name}")
 
 
-# --- what park alone for: copies with a Frame of Reference ----------------------------------------
+# PS3.5 Annexes H to K, as the files say them
+NAMES = {
+    "chrArab.dcm": "قباني^لنزار",
+    "chrFren.dcm": "Buc^Jérôme",
+    "chrGerm.dcm": "Äneas^Rüdiger",
+    "chrGreek.dcm": "Διονυσιος",
+    "chrH31.dcm": "Yamada^Tarou=山田^太郎=やまだ^たろう",
+    "chrH32.dcm": "ﾔﾏﾀﾞ^ﾀﾛｳ=山田^太郎=やまだ^たろう",
+    "chrHbrw.dcm": "שרון^דבורה",
+    "chrI2.dcm": "Hong^Gildong=洪^吉洞=홍^길동",
+    "chrJapMulti.dcm": "やまだ^たろう",
+    "chrKoreanMulti.dcm": "김희중",
+    # its file mixes Latin letters in
+    "chrRuss.dcm": "Люкceмбypг",  # noqa: RUF001
+    "chrX1.dcm": "Wang^XiaoDong=王^小東",
+    "chrX2.dcm": "Wang^XiaoDong=王^小东",
+}
+
+
+def test_names_in_every_character_set_are_right_in_index_and_api(
+    node: NodeInProcess, shared_data: Path, tmp_path: Path
+) -> None:
+    folder = shared_data / "charsets"
+    (tmp_path / "inbox").mkdir()
+    for name in NAMES:
+        shutil.copy(folder / name, tmp_path / "inbox" / name)
+    node.scan(tmp_path / "inbox")
+    node.settle()
+
+    for name, patient_name in NAMES.items():
+        uid = str(dcmread(folder / name).SeriesInstanceUID)
+        assert node.api(f"/series/{uid}")["patient_name"] == patient_name
+    assert {row["patient_name"] for row in node.rows("series")} == set(NAMES.values())
+
+
+# --- what parks for one reason: copies with a Frame of Reference ----------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -410,3 +446,93 @@ def _labels(path: Path) -> hd.Volume:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return hd.seg.segread(path).get_volume(combine_segments=True, rtol=0.05)
+
+
+def _names(path: Path) -> dict[int, str]:
+    return {
+        int(segment.SegmentNumber): str(segment.SegmentLabel)
+        for segment in dcmread(path, stop_before_pixels=True).SegmentSequence
+    }
+
+
+@pytest.mark.parametrize(
+    ("reference", "other", "mirror", "agreement"),
+    [
+        # equal pixels under a row direction of -X: the patient mirrored at x = 0
+        (f"{STS}/plain", f"{STS}/flipped_x_ffp", (-1, 1, 1), 0.99),
+        # other slices of the same patient, cut from the whole CT
+        ("study_ct_mr_pet_sts_001/ct", f"{STS}/coronal_reslice", (1, 1, 1), 0.8),
+        ("study_ct_mr_pet_sts_001/ct", f"{STS}/sagittal_reslice", (1, 1, 1), 0.8),
+    ],
+)
+def test_another_lattice_gives_the_same_labels_in_patient_space(
+    seg_of: SegOf, reference: str, other: str, mirror: tuple[int, int, int], agreement: float
+) -> None:
+    paths = seg_of(reference), seg_of(other)
+    at, labels = _labels(paths[0]), _labels(paths[1])
+    names = _names(paths[0]), _names(paths[1])
+
+    index = np.argwhere(labels.array)
+    points = (index @ labels.affine[:3, :3].T + labels.affine[:3, 3]) * mirror
+    back = np.linalg.inv(at.affine)
+    places = np.rint(points @ back[:3, :3].T + back[:3, 3]).astype(int)
+    inside = np.all((places >= 0) & (places < at.array.shape), axis=1)
+    expected = [names[0].get(int(n), "") for n in at.array[tuple(places[inside].T)]]
+    found = [names[1][int(n)] for n in labels.array[tuple(index[inside].T)]]
+
+    assert len(found) > 1000
+    assert np.mean(np.array(expected) == np.array(found)) > agreement
+
+
+# --- through the real processes -------------------------------------------------------------------
+
+
+def test_segnode_serve_takes_a_real_study_a_real_ct_and_a_name_once(
+    shared_data: Path, tmp_path: Path
+) -> None:
+    config = _config(tmp_path)
+    config["completion"] = {"quiet_s": 1, "quiet_max_s": 2}
+    cases = [
+        case
+        for case in CASES
+        if not case.member
+        and case.folder
+        in (
+            "study_ct_mr_pet_sts_001",
+            "ct_abdomen_crlm-ct-1004",
+            "mr_enhanced_hyperfine",
+            f"{STS}/names_iso2022jp",
+        )
+    ]
+    expected = Counter(one.state for case in cases for one in case.series for _ in range(one.times))
+    with Node(tmp_path / "node", config=config) as node:
+        for _ in range(2):
+            for case in cases:
+                sent = subprocess.run(
+                    [
+                        need(DCMSEND), "--decompress-never", "--no-halt",
+                        "-aec", "SEGNODE", "127.0.0.1", str(node.dicom_port),
+                        *case.files(shared_data).values(),
+                    ],
+                    capture_output=True,
+                    check=False,
+                    timeout=120,
+                )  # fmt: skip
+                assert sent.returncode == 0, sent.stderr
+
+            def states() -> Counter[str]:
+                series = node.api("/series")["items"]
+                return Counter(
+                    match["state"]
+                    for row in series
+                    for match in node.api(f"/series/{row['series_instance_uid']}")["matches"]
+                )
+
+            wait_for("all series", lambda: states() == expected, 90)
+        jobs = node.api("/jobs")["items"]
+        wait_for(
+            "all deliveries",
+            lambda: len(list((tmp_path / "shelf").rglob("*.dcm"))) == expected[DONE],
+        )
+
+    assert [(job["state"], job["attempts"]) for job in jobs] == [("done", 1)] * expected[DONE]

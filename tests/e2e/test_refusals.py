@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -113,7 +114,7 @@ def test_a_port_in_use_stops_the_start(tmp_path: Path, road: str) -> None:
 def test_a_second_serve_on_one_data_folder_is_refused_and_the_first_goes_on(
     tmp_path: Path,
 ) -> None:
-    with Node(tmp_path / "first") as node:
+    with Node(tmp_path / "first", {"rules": [RULE]}) as node:
         keys = {"data_dir": str(node.data_dir), "dimse": {"port": free_port()}}
         config = write(tmp_path, {**keys, "web": {"port": free_port()}})
 
@@ -146,7 +147,7 @@ def test_sighup_takes_a_valid_file_and_leaves_an_invalid_one(tmp_path: Path) -> 
         by_the_old = arrived(node, ct("a"), folders["old"])
 
         reload(node, {"rules": [{**RULE, "name": "new", "run": "probe", "send": ["new"]}]})
-        wait_for("the reload", lambda: "INFO node.pipeline.supervise reload" in node.log())
+        wait_for("the reload", lambda: re.search(r"info +reload$", node.log(), re.MULTILINE))
         by_the_new = arrived(node, ct("b"), folders["new"])
 
         assert (by_the_old, by_the_new) == (1, 1)

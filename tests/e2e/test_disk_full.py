@@ -1,0 +1,108 @@
+"""A full disk: the node refuses, frees what nobody needs, and takes instances again by itself."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.evil_peers import StoreScp
+from tests.node_in_process import MODELS_PROBE
+from tests.peers import Node, store, wait_for
+from tests.phantoms import Phantom
+from tests.simulated_node import ct
+
+OUT_OF_RESOURCES = 0xA700
+DISK = "48m"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system that is soon full."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small tmpfs")
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(folder)]
+    mounted = subprocess.run(mount, check=False, capture_output=True, text=True)
+    if mounted.returncode != 0:
+        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_full_disk_recovers_by_itself_and_loses_nothing_undelivered(
+    small_disk: Path, tmp_path: Path
+) -> None:
+    """The PACS is away, so nothing can be delivered: what waits stays, what is done may go."""
+    at_once = {"done": 0, "unmatched": 0, "parked": 0, "quarantine": 0, "results": 0}
+    shelf = tmp_path / "shelf"
+    shelf.mkdir()
+    with StoreScp(ae_title="PACS").listening() as scp:
+        pass  # its port is free again: the PACS is down
+    node = Node(
+        tmp_path / "node",
+        {
+            "data_dir": str(small_disk / "data"),
+            "storage": {"reserve_gb": 0.012, "max_used_percent": 100, "keep_days": at_once},
+            "completion": {"release_settle_s": 0.3},
+            "models_dirs": [str(MODELS_PROBE)],
+            "peers": {"PACS": {"ae_title": "PACS", "host": "127.0.0.1", "port": scp.port}},
+            "destinations": {"pacs": {"kind": "dimse", "peer": "PACS"}},
+            "rules": [
+                {"name": "ct", "when": {"Modality": "CT"}, "run": "probe", "send": ["pacs"]},
+            ],
+        },
+    ).start()
+    try:
+        # images that no rule takes: they may go as soon as that is known
+        statuses: list[int] = []
+        for number in range(60):
+            statuses += store(node.dicom_port, large(number).files(), calling="PACS")
+            if statuses[-1] == OUT_OF_RESOURCES:
+                break
+        refused = statuses[-1]
+        first = ct("first", study="first")
+
+        wait_for("room", lambda: is_taken(node, first), 60)
+        undelivered = wait_for("its result", lambda: waiting(node), 60)
+        taken_again = wait_for("room", lambda: is_taken(node, large(99)), 60)
+        still_there = waiting(node)
+
+        with StoreScp(ae_title="PACS", port=scp.port).listening() as pacs:
+            node.cli("deliveries", "retry", "--destination", "pacs")
+            wait_for("the delivery", lambda: pacs.stored, 60)
+            wait_for("its state", lambda: not waiting(node))
+
+        assert refused == OUT_OF_RESOURCES
+        assert set(statuses) == {0, OUT_OF_RESOURCES}
+        assert taken_again
+        assert still_there == undelivered
+        assert len(pacs.objects) == 1
+    finally:
+        node.kill()
+
+
+def large(number: int) -> Phantom:
+    """3 MB that no rule takes."""
+    return Phantom(
+        study=f"large {number}",
+        series=f"large {number}",
+        shape=(3, 512, 512),
+        spacing_mm=(60.0, 0.6, 0.6),
+        attributes=(("Modality", "MR"),),
+        noise_hu=0.0,
+    )
+
+
+def is_taken(node: Node, phantom: Phantom) -> bool:
+    """Send a series as a modality does: all of it again until all of it is taken."""
+    return set(store(node.dicom_port, phantom.files(), calling="PACS")) == {0}
+
+
+def waiting(node: Node) -> list[int]:
+    rows = node.api("/deliveries")["items"]
+    return [row["id"] for row in rows if row["state"] in ("waiting", "sending")]
