@@ -29,7 +29,7 @@ demo: $(VENV)/.run
 	$(BIN)/segnode demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not long" -n auto --dist loadgroup
+	$(BIN)/python -m pytest -m "not long" -n auto --dist loadfile
 
 test-long: $(VENV)/.dev
 	$(BIN)/python -m pytest

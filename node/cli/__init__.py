@@ -25,6 +25,7 @@ from node.cli import (
     status,
 )
 from node.domain.errors import ConfigInvalid, NodeError
+from node.observe.log import keep_values_out
 
 app = typer.Typer(
     name="segnode",
@@ -52,6 +53,7 @@ for module in (
 
 def main() -> None:
     """Run a command; a failure is one sentence, not a traceback."""
+    keep_values_out()
     try:
         app(prog_name="segnode")
     except ConfigInvalid as invalid:

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from node.cli.printing import Column, print_json, print_table, say
-from node.pipeline.demo import DEFAULT_FOLDER, DemoReport, run_demo
-from node.pipeline.demo_report import RoadReport
+from node.demo.report import RoadReport
+from node.demo.run import DEFAULT_FOLDER, DemoReport, run_demo
 
 _NAMES = {"dimse": "C-STORE", "stow": "STOW-RS"}
 

@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
+from node.cli.conformance import as_markdown
+from node.cli.conformance import conformance as make_statement
+from node.cli.doctor import Health, examine
 from node.cli.printing import JsonOption, plain, print_json
 from node.cli.serving import ConfigOption
 from node.pipeline.build import plan
-from node.pipeline.conformance import as_markdown
-from node.pipeline.conformance import conformance as make_statement
-from node.pipeline.doctor import Health, examine
 from node.web.app import DEFAULT_STOW_PREFIX
 
 

@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import typer
 
+from node.cli.printing import JsonOption, print_json
 from node.database.migrate import migrate
 from node.domain.errors import ConfigInvalid
 from node.jobs.leases import JobLeases
@@ -81,9 +82,20 @@ def serve(
 def check_config(
     path: Annotated[Path | None, typer.Argument(help="Configuration file.")] = None,
     config: ConfigOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Load a configuration exactly as serve does, and list every mistake with its path."""
-    checked = plan(path or config)
+    try:
+        checked = plan(path or config)
+    except ConfigInvalid as invalid:
+        if not as_json:
+            raise
+        mistakes = [{"path": where, "mistake": text} for where, text in invalid.mistakes]
+        print_json({"good": False, "mistakes": mistakes})
+        raise typer.Exit(2) from None
+    if as_json:
+        print_json({"good": True, "mistakes": [], "digest": checked.config.digest})
+        return
     typer.echo(
         f"good: {len(checked.rules)} rules, {len(checked.models)} models, "
         f"{len(checked.destinations)} destinations, digest {checked.config.digest[:12]}"

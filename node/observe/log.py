@@ -38,13 +38,20 @@ class LineFormatter(logging.Formatter):
         return line
 
 
-def configure_logging(*, level: str = "INFO", as_json: bool = False) -> None:
-    """Send all log lines of this process to stderr; libraries speak only when something is wrong.
+def keep_values_out() -> None:
+    """Keep header values out of what libraries say.
 
-    pydicom's warnings quote values, which may be a patient's: it is told to take values as they are.
+    pydicom's warnings quote values, which may be a patient's: it takes them as they are, in silence.
     """
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     logging.captureWarnings(True)
+    logging.getLogger("py.warnings").setLevel(logging.ERROR)
+    logging.getLogger("pydicom").setLevel(logging.ERROR)
+
+
+def configure_logging(*, level: str = "INFO", as_json: bool = False) -> None:
+    """Send all log lines of this process to stderr; libraries speak only when something is wrong."""
+    keep_values_out()
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter(as_json=as_json))
     root = logging.getLogger()
@@ -54,12 +61,10 @@ def configure_logging(*, level: str = "INFO", as_json: bool = False) -> None:
     # these print data sets, addresses or every retry: errors only
     for name in (
         "pynetdicom",
-        "pydicom",
         "highdicom",
         "apscheduler",
         "alembic",
         "uvicorn",
-        "py.warnings",
     ):
         logging.getLogger(name).setLevel(logging.ERROR)
 

@@ -92,6 +92,7 @@ class Retention:
         self._swept_at = now
         keep = self._plan.config.storage.keep_days
         arrivals = Arrivals(self._engine)
+        arrivals.close_dead_associations(now)
         # what is open is asked first: a series that is settled after that is needed in this sweep,
         # and one that comes after that is beyond the newest row
         unsettled, newest_row = arrivals.unsettled()

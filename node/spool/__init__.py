@@ -1,7 +1,7 @@
 """The spool: files of instances and the index over them; the only owner of pixel data.
 
 Enters: parts (``new_part``), written by the ingest and kept with what it learnt (``Received``).
-Leaves: instances as rows (``queries``) and as files (``Spool.path_of``).
+Leaves: instances as rows (``arrivals``) and as files (``Spool.path_of``).
 Fails: InstanceRejected 0xA700 (no room, no index), 0xC020 (another instance under the same UID),
 0xC021 (another patient or study in the series); TryLater when an association cannot be recorded.
 

@@ -16,6 +16,8 @@ from node.domain.series import SeriesRow, SeriesState
 from node.spool.tables import association, instance, peer_habit, series
 
 _OPEN_STATES = (SeriesState.RECEIVING.value, SeriesState.HELD.value)
+# much longer than a heartbeat: a process that was only slow may still say how it ended
+_DEAD_AFTER_S = 60.0
 FORCES = ("proceed", "rerun", "discard")
 
 
@@ -136,6 +138,15 @@ class Arrivals:
         with reading(self._engine) as connection:
             return frozenset(connection.execute(statement).scalars())
 
+    def close_dead_associations(self, now: float) -> int:
+        """Close the rows of processes that died as aborted at their last sign of life; how many."""
+        dead = and_(
+            association.c.closed_at.is_(None), association.c.heartbeat_at < now - _DEAD_AFTER_S
+        )
+        values = {"closed_at": association.c.heartbeat_at, "end": "aborted"}
+        with writing(self._engine) as connection:
+            return connection.execute(update(association).where(dead).values(**values)).rowcount
+
     def series(self, series_instance_uid: str) -> SeriesRow | None:
         """What is known of a series."""
         statement = select(series).where(series.c.series_instance_uid == series_instance_uid)
@@ -159,7 +170,8 @@ class Arrivals:
 
     def put_series(self, row: SeriesRow, *, was: SeriesRow | None) -> bool:
         """Write a row if it is still as it was; False when another process was faster."""
-        values = asdict(row) | {"state": row.state.value, "guard": row.guard + 1}
+        guard = (was.guard if was is not None else 0) + 1
+        values = asdict(row) | {"state": row.state.value, "guard": guard}
         with writing(self._engine) as connection:
             if was is None:
                 try:

@@ -15,8 +15,8 @@ from sqlalchemy import ColumnElement, Engine, select, update
 
 from node.database.engine import reading, writing
 from node.domain.instance import Instance
+from node.spool.arrivals import instance_of
 from node.spool.files import Spool
-from node.spool.queries import instance_of
 from node.spool.tables import instance, quarantine
 
 _DAY_S = 86400.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -67,13 +68,8 @@ def test_the_node_outside_its_model_child_imports_no_heavy_library() -> None:
     assert bench_memory.heavy_imports("node.cli.serving") == []
 
 
-def test_the_memory_of_a_process_is_found() -> None:
-    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-
-    found_mb = bench_memory.pss_mb(child.pid)
-
-    child.communicate(b"\n")
-    assert 1 < found_mb < 100
+def test_the_memory_of_this_process_is_found() -> None:
+    assert 1 < bench_memory.pss_mb(os.getpid()) < 10_000
 
 
 def test_ingest_counts_what_the_node_stored(tmp_path: Path) -> None:

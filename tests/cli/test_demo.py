@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 
-from node.pipeline.demo_phantom import SLICES, write_phantom
+from node.demo.phantom import SLICES, write_phantom
 from tests.cli.conftest import Segnode
 
 

@@ -15,7 +15,7 @@ from tests.cli.conftest import Segnode
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 # serve answers with log lines, check-config with a sentence or mistakes, the others act
 NOT_READING = {
-    "serve", "check-config", "series proceed", "series rerun", "series discard",
+    "serve", "series proceed", "series rerun", "series discard",
     "quarantine accept", "quarantine discard", "jobs retry", "jobs cancel",
     "deliveries retry", "deliveries send", "models pull",
 }  # fmt: skip

@@ -12,8 +12,8 @@ import pytest
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, SegmentationStorage
 from pynetdicom import AE, evt
 
+from node.cli.doctor import Health, check_destination
 from node.deliver import DicomwebDestination, DimseDestination, FolderDestination
-from node.pipeline.doctor import Health, check_destination
 from tests.cli.conftest import CHEST, Segnode
 from tests.peers import Node, free_port
 

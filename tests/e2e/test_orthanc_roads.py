@@ -10,15 +10,12 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 from pydicom import dcmread
 
 from tests.evil_peers import StoreScp
 from tests.peers import Node, Orthanc, storescu, wait_for
 from tests.phantoms import Phantom
-
-pytestmark = pytest.mark.xdist_group("orthanc roads")
 
 RECIPES = Path(__file__).parent.parent.parent / "config/orthanc"
 LUA, PYTHON, DICOMWEB = "forward.lua", "forward.py", "forward_dicomweb.lua"

@@ -23,8 +23,6 @@ from tests.evil_peers import (
 from tests.peers import Node, Orthanc, free_port, store, wait_for
 from tests.phantoms import Phantom
 
-pytestmark = pytest.mark.xdist_group("outage")
-
 HERE = "127.0.0.1"
 
 

@@ -5,7 +5,6 @@ Through the whole process tree with real sockets; ``tests/pipeline`` has the cas
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from collections.abc import Iterator
@@ -51,7 +50,7 @@ def node(tmp_path: Path, scp: StoreScp) -> Iterator[Node]:
         tmp_path / "node",
         {
             "models_dirs": [str(MODELS_PROBE)],
-            "completion": {"release_settle_s": 0.3},
+            "completion": {"release_settle_s": 0.3, "quiet_s": 2},
             "peers": {"PACS": {"ae_title": "PACS", "host": "127.0.0.1", "port": scp.port}},
             "destinations": folders,
             "rules": [
@@ -132,8 +131,7 @@ def snapshot_versions(node: Node, phantom: Phantom) -> set[int]:
 
 
 def set_match(node: Node, phantom: Phantom) -> dict[str, Any]:
-    shown = node.cli("series", "show", phantom.uid("series"), "--json")
-    matches = json.loads(shown.stdout)["matches"]
+    matches = node.api(f"/series/{phantom.uid('series')}")["matches"]
     return next((match for match in matches if match["rule"] == "pair"), {})
 
 

@@ -21,8 +21,6 @@ from numpy.typing import NDArray
 from tests.peers import Node, store, wait_for
 from tests.phantoms import PLANES, TRANSFER_SYNTAXES, Phantom, Region, region_at
 
-pytestmark = pytest.mark.xdist_group("voxel truth")
-
 DCMQI = Path(sys.executable).with_name("segimage2itkimage")
 THRESHOLD_HU = 170  # between soft tissue with its noise and the marker
 BRIGHT = (Region.BONE, Region.MARKER)

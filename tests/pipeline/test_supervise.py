@@ -111,9 +111,11 @@ def test_a_second_serve_on_one_data_folder_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervise, "LOCK_WAIT_S", 0.1)
-    with supervise.lock_data_folder(tmp_path, shared=False):
-        with pytest.raises(ConfigInvalid, match="another segnode serve"):
-            supervise.lock_data_folder(tmp_path, shared=False)
+    with (
+        supervise.lock_data_folder(tmp_path, shared=False),
+        pytest.raises(ConfigInvalid, match="another segnode serve"),
+    ):
+        supervise.lock_data_folder(tmp_path, shared=False)
 
     supervise.lock_data_folder(tmp_path, shared=False).close()
 

@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 from pydicom.dataset import Dataset
 
-from node.database.engine import reading
 from node.domain.errors import InstanceRejected
 from node.domain.instance import InstanceState
-from node.spool.queries import instances_of
+from node.spool.arrivals import Arrivals
 from tests.instances import SERIES_UID, Node, ct_slice, data_set_bytes, opened_node, part10_bytes
 
 
@@ -60,8 +59,7 @@ def test_a_corrected_name_is_kept_as_a_version_with_the_same_pixel_identity(node
     assert str(second["file_name"]).endswith(".2.dcm")
     assert second["pixel_identity"] == first["pixel_identity"] == first["received_sha256"]
     assert [row["kind"] for row in node.rows("event")] == ["amended"]
-    with reading(node.engine) as connection:
-        (newest,) = instances_of(connection, SERIES_UID)
+    ((_, newest),) = Arrivals(node.engine).arrivals_of(SERIES_UID)
     assert newest.version == 2
 
 

@@ -12,19 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from node.database.engine import reading, writing
 from node.domain.errors import InstanceRejected, TryLater
 from node.domain.instance import InstanceState, Origin
+from node.domain.series import SeriesRow, SeriesState
+from node.spool.arrivals import Arrivals
 from node.spool.head import Head, decode_head, encode_head
 from node.spool.quarantine_desk import NotInQuarantine, QuarantineDesk
-from node.spool.queries import (
-    abort_stale_associations,
-    associations_of,
-    insert_series,
-    open_associations,
-    touched_series,
-    update_series,
-)
 from node.spool.rebuild import rebuild_index
 from node.spool.retention import sweep_instances, sweep_quarantine
 from node.spool.space import SpaceGuard, Watermark
@@ -329,45 +322,69 @@ def test_rows_of_an_association_are_there_when_it_is_closed(node: Node) -> None:
     arrival = node.ingest.begin(origin, announced(ct_slice()))
     arrival.write(data_set_bytes(ct_slice()))
     arrival.finish()
-    with reading(node.engine) as connection:
-        (open_row,) = open_associations(connection, node.index.now(), peer="PACS")
+    arrivals = Arrivals(node.engine)
+    open_now = arrivals.open_associations()
 
     node.index.closed(association_id, "released")
 
-    with reading(node.engine) as connection:
-        assert open_row.id == association_id
-        assert open_associations(connection, node.index.now()) == ()
-        (row,) = associations_of(connection, SERIES_UID)
-        touched, highest = touched_series(connection, 0)
-        assert (row.end, touched) == ("released", (SERIES_UID,))
-        assert touched_series(connection, highest) == ((), highest)
+    assert (open_now, arrivals.open_associations()) == ({association_id}, frozenset())
+    (association,) = arrivals.associations_around(SERIES_UID)
+    assert (association["end"], association["carried"]) == ("released", 1)
+    ((row, instance),) = arrivals.arrivals_after(0)
+    assert instance.series_instance_uid == SERIES_UID
+    assert arrivals.arrivals_after(row) == []
 
 
-def test_an_association_without_a_heartbeat_counts_as_aborted(node: Node) -> None:
+def test_an_association_of_a_process_that_died_is_closed_as_aborted(node: Node) -> None:
     association_id = node.index.opened(Origin(road=ORIGIN.road, association_id=""))
-    later = node.index.now() + 11.0
+    arrivals = Arrivals(node.engine)
 
-    with writing(node.engine) as connection:
-        assert open_associations(connection, later) == ()
-        assert abort_stale_associations(connection, later) == 1
+    early = arrivals.close_dead_associations(node.index.now() + 50.0)
+    late = arrivals.close_dead_associations(node.index.now() + 70.0)
 
     (row,) = node.rows("association")
+    assert (early, late) == (0, 1)
     assert (row["id"], row["end"]) == (association_id, "aborted")
     assert row["closed_at"] == row["heartbeat_at"]
 
 
-def test_a_series_row_changes_only_at_the_expected_revision(node: Node) -> None:
-    values = {
-        "series_instance_uid": SERIES_UID,
-        "study_instance_uid": STUDY_UID,
-        "first_received_at": 1.0,
-        "last_received_at": 1.0,
-        "updated_at": 1.0,
-        "state": "receiving",
-    }
-    with writing(node.engine) as connection:
-        insert_series(connection, values)
-        first = update_series(connection, SERIES_UID, {"revision": 1}, expected_revision=0)
-        second = update_series(connection, SERIES_UID, {"revision": 2}, expected_revision=0)
+def test_a_series_row_is_written_only_by_who_knows_it_as_it_is(node: Node) -> None:
+    arrivals = Arrivals(node.engine)
+    row = SeriesRow(
+        series_instance_uid=SERIES_UID,
+        study_instance_uid=STUDY_UID,
+        instances=1,
+        frames=1,
+        first_received_at=1.0,
+        last_received_at=1.0,
+        state=SeriesState.RECEIVING,
+        updated_at=1.0,
+    )
 
-    assert (first, second) == (True, False)
+    first, second = (arrivals.put_series(row, was=None) for _ in range(2))
+    known = arrivals.series(SERIES_UID)
+    third, fourth = (arrivals.put_series(row, was=known) for _ in range(2))
+
+    assert (first, second, third, fourth) == (True, False, True, False)
+
+
+def test_the_rows_of_a_decision_come_before_what_the_tick_knows(node: Node) -> None:
+    arrivals = Arrivals(node.engine)
+    row = SeriesRow(
+        series_instance_uid=SERIES_UID,
+        study_instance_uid=STUDY_UID,
+        instances=1,
+        frames=1,
+        first_received_at=1.0,
+        last_received_at=1.0,
+        state=SeriesState.HELD,
+        updated_at=1.0,
+    )
+    arrivals.put_series(row, was=None)
+    known = arrivals.series(SERIES_UID)
+
+    arrivals.force(SERIES_UID, "proceed")
+
+    assert known is not None
+    assert arrivals.put_series(known, was=known) is False
+    assert arrivals.forced_series() == [SERIES_UID]

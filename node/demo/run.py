@@ -23,14 +23,14 @@ import yaml
 from sqlalchemy import Engine
 
 from node.deliver.send_folder import FolderSender
+from node.demo.peers import post_instances, receiving, write_copies
+from node.demo.phantom import write_phantom
+from node.demo.report import RoadReport, report_roads
 from node.domain.errors import ConfigInvalid, NodeError
 from node.domain.job import DeliveryState, JobState
 from node.domain.series import SeriesState
 from node.jobs.catalog import JobCatalog
 from node.pipeline.build import plan
-from node.pipeline.demo_peers import post_instances, receiving, write_copies
-from node.pipeline.demo_phantom import write_phantom
-from node.pipeline.demo_report import RoadReport, report_roads
 from node.spool.catalog import SpoolCatalog
 
 DEFAULT_FOLDER = Path("segnode-demo")

@@ -1,0 +1,4 @@
+"""The demonstration: a real node, a series by C-STORE and one by STOW-RS, and where the results are.
+
+It talks to the node as any peer would, over DICOM and HTTP, and reads what the node's API says.
+"""
