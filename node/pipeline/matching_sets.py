@@ -84,6 +84,9 @@ def _match_set(
         else {c.series_instance_uid: c.series_instance_uid for c in fitting}
     )
     report = _report(rule.name, study_instance_uid, roles, rows, newest)
+    if not isinstance(choice, Chosen):
+        # what an earlier choice led to and has not left yet was too early
+        room.jobs.supersede(study_instance_uid, rule.name, study_instance_uid, report.revision, now)
     match choice:
         case Chosen():
             if newest is None or newest.job_id is None or newest.revision != report.revision:

@@ -79,10 +79,10 @@ class Settler:
     def _take_in(self, now: float) -> None:
         """Watch the series that something arrived for."""
         index = self._room.index
-        whole: set[str] = set()
+        whole: dict[str, None] = {}  # a set that keeps the order of arrival
         if self._row < 0:
             unsettled, self._row = index.unsettled()
-            whole.update(unsettled)
+            whole |= dict.fromkeys(unsettled)
             self._studies = dict.fromkeys(self._room.match.matches.waiting_studies(), -inf)
         arrived: dict[str, list[tuple[int, Instance]]] = {}
         # all of them: a series of which half is known looks complete when its sender is gone
@@ -95,8 +95,8 @@ class Settler:
                 with self._apart(uid, now):
                     self._watched[uid].take_rows(mine)
             elif uid not in self._broken:
-                whole.add(uid)
-        whole.update(uid for uid, due in self._broken.items() if due <= now)
+                whole[uid] = None
+        whole |= dict.fromkeys(uid for uid, due in self._broken.items() if due <= now)
         for uid in whole:
             self._watch_whole(uid, now)
 

@@ -97,7 +97,10 @@ class DigestProcess:
 def _line_within(stream: IO[str], timeout_s: float) -> str:
     """One whole line, or nothing when the process ended or took too long."""
     deadline = time.monotonic() + timeout_s
-    ready, _, _ = select.select([stream], [], [], max(0.0, deadline - time.monotonic()))
+    # not select(), which knows no descriptor above 1023
+    waiting = select.poll()
+    waiting.register(stream, select.POLLIN)
+    ready = waiting.poll(max(0.0, deadline - time.monotonic()) * 1000)
     return stream.readline().strip() if ready else ""
 
 

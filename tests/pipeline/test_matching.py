@@ -219,8 +219,29 @@ def test_two_that_fit_a_role_park_the_set_until_one_is_discarded(node: Simulated
     assert parked["state"] == "parked"
     assert parked["sentence"].startswith("two series fit role fixed: ")
     assert "segnode series discard" in parked["sentence"]
-    assert job_states(node) == ["queued"]
+    # the tick takes series one by one: a choice that was too early is cancelled by the next
+    assert [state for state in job_states(node) if state != "cancelled"] == ["queued"]
     assert the_match(node)["roles"]["fixed"] == fixed().uid("series")
+
+
+def test_a_rival_that_comes_before_the_result_left_stops_the_first_choice(
+    node: SimulatedNode,
+) -> None:
+    rival = fixed("rival")
+    node.receive(fixed().files())
+    node.receive(moving().files())
+    node.settle()
+    node.receive(rival.files())
+    node.settle()
+    rivals = (job_states(node), node.match_states("pair"))
+
+    node.decide(rival, "discard")
+    node.run()
+
+    assert rivals == (["cancelled"], [(1, "superseded"), (2, "parked")])
+    assert job_states(node) == ["done"]
+    assert node.match_states("pair") == [(1, "superseded"), (2, "done")]
+    assert len(node.delivered()) == 1
 
 
 def test_a_better_candidate_that_comes_later_is_a_revision(node: SimulatedNode) -> None:
