@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -17,7 +16,7 @@ from node.domain.geometry import Geometry
 from node.infer.ct_tissue import run
 from node.infer.report import Stopwatch
 from node.infer.volume import Volume
-from tests.bench.report import Goal, Report
+from tests.bench.report import Goal, Report, peak_mb
 from tests.phantoms import CENTRE_MM, HOUNSFIELD, Region, region_at
 
 LIMIT_S, LIMIT_GB = 30.0, 3.0
@@ -72,8 +71,7 @@ def main() -> None:
     seconds = time.perf_counter() - started
     told = dict(watch.seconds)
     told["other"] = seconds - sum(told.values())
-    peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
-    print(json.dumps({"stages": told, "peak GB": peak_gb}))
+    print(json.dumps({"stages": told, "peak GB": peak_mb() / 1000}))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from pydicom.uid import generate_uid
 
 from node.domain.result import LabelVolume
 from node.domain.segment import Code, Segment
-from tests.bench.report import Goal, Report, Row, median_of
+from tests.bench.report import Goal, Report, Row, median_of, peak_mb
 from tests.phantoms import Phantom
 from tests.segmentations import ANATOMICAL_STRUCTURE, LUNG, PROVENANCE, Segmentation, gated
 
@@ -142,7 +142,7 @@ def by_node(folder: Path) -> Row:
         for chunk in encoded.chunks():
             digest.update(chunk)
             file.write(chunk)
-    written, cpu_s, peak_mb = time.perf_counter(), _cpu_s(), _peak_mb()
+    written, cpu_s, write_peak_mb = time.perf_counter(), _cpu_s(), peak_mb()
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         view = memoryview(mapped)
         case.verify(view)
@@ -151,7 +151,7 @@ def by_node(folder: Path) -> Row:
         "write s": written - started,
         "verify s": time.perf_counter() - written,
         "process CPU s": cpu_s,
-        "peak MB": peak_mb,
+        "peak MB": write_peak_mb,
         "file MB": path.stat().st_size / 1e6,
         "frames": float(encoded.frames),
     }
@@ -196,7 +196,7 @@ def by_highdicom(folder: Path) -> Row:
     return {
         "write s": time.perf_counter() - started,
         "process CPU s": _cpu_s(),
-        "peak MB": _peak_mb(),
+        "peak MB": peak_mb(),
         "file MB": path.stat().st_size / 1e6,
         "frames": float(made.NumberOfFrames),
     }
@@ -220,7 +220,7 @@ def by_dcmqi(folder: Path) -> Row:
     return {
         "write s": seconds,
         "process CPU s": used.ru_utime + used.ru_stime,
-        "peak MB": used.ru_maxrss / 1024,
+        "peak MB": used.ru_maxrss * 1024 / 1e6,
         "file MB": path.stat().st_size / 1e6,
         "frames": float(dcmread(path, stop_before_pixels=True).NumberOfFrames),
     }
@@ -269,10 +269,6 @@ def _pydicom_code(code: Code) -> PydicomCode:
 
 def _cpu_s() -> float:
     return time.process_time()
-
-
-def _peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -91,6 +92,16 @@ def spread(values: Sequence[float]) -> str:
 def median_of(rows: Sequence[Mapping[str, float]], name: str) -> float:
     """The median of one figure over repeated runs; absent counts as nothing."""
     return median(row.get(name, 0.0) for row in rows)
+
+
+def peak_mb() -> float:
+    """Most memory that this process had; rusage would count what its parent had before exec.
+
+    Source: proc(5), VmHWM
+    """
+    status = Path("/proc/self/status").read_text()
+    found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
+    return int(found[1]) * 1024 / 1e6 if found else 0.0
 
 
 def machine() -> str:
