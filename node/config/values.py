@@ -152,7 +152,7 @@ class RuleConfig:
 
     Args:
         send: Destination names, and ``sender``; empty: the result stays in the node.
-        deadline_s: Longest run of the model, None for the one of ``work``.
+        deadline_s: Longest run of the model; None: the model's own, at most that of ``work``.
     """
 
     name: str

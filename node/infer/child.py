@@ -28,7 +28,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from node.domain.errors import JobFailed, NodeError
+from node.domain.errors import JobFailed, NodeError, TryLater
 from node.infer.channel import Inbox, Message, send
 from node.infer.report import Report
 
@@ -81,6 +81,8 @@ def _answer(message: Message, report: ChannelReport) -> Message:
         return {"kind": "finished", "result": dict(result)}
     except JobFailed as error:
         return _failure(error.reason, permanent=error.permanent)
+    except TryLater as error:
+        return _failure(str(error), waits=True)
     except NodeError as error:
         return _failure(str(error), permanent=True)
     except SystemExit as error:
@@ -95,12 +97,18 @@ def _answer(message: Message, report: ChannelReport) -> Message:
 
 
 def _failure(
-    sentence: str, *, permanent: bool = False, detail: str = "", retires: bool = False
+    sentence: str,
+    *,
+    permanent: bool = False,
+    waits: bool = False,
+    detail: str = "",
+    retires: bool = False,
 ) -> Message:
     return {
         "kind": "failed",
         "sentence": sentence,
         "permanent": permanent,
+        "waits": waits,
         "detail": detail,
         "retires": retires,
     }

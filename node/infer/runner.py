@@ -54,11 +54,13 @@ class Failed:
 
     Args:
         permanent: True when another attempt would end the same way.
+        waits: True when nothing is wrong with the job: a resource is short, such as disk.
         detail: Where in the code, without text of the data.
     """
 
     sentence: str
     permanent: bool = False
+    waits: bool = False
     detail: str = ""
 
 
@@ -231,6 +233,7 @@ class Runner:
                 return Failed(
                     sentence=f"{message['sentence']}{where}",
                     permanent=bool(message["permanent"]),
+                    waits=bool(message["waits"]),
                     detail=str(message["detail"]),
                 )
         return None  # "ready"

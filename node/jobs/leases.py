@@ -154,16 +154,33 @@ class JobLeases:
             follow_job(connection, job_id, state, sentence, now)
         return state
 
-    def release(self, job_id: int, owner: str, now: float | None = None) -> None:
+    def release(
+        self,
+        job_id: int,
+        owner: str,
+        *,
+        sentence: str = "",
+        wait_s: float = 0.0,
+        now: float | None = None,
+    ) -> None:
         """Give a job back unfinished, as at a drain: the attempt does not count.
 
+        Args:
+            wait_s: Nobody takes it before; for a resource that is short.
         Raises:
             LeaseLost: See ``heartbeat``.
         """
         with writing(self._engine) as connection:
-            values = {"state": JobState.QUEUED.value, "attempts": job.c.attempts - 1, **_FREE}
+            now = clock(connection, now)
+            values = {
+                "state": JobState.QUEUED.value,
+                "attempts": job.c.attempts - 1,
+                "sentence": sentence,
+                "not_before": now + wait_s,
+                **_FREE,
+            }
             change_held(connection, job_id, owner, values)
-            follow_job(connection, job_id, JobState.QUEUED, "", clock(connection, now))
+            follow_job(connection, job_id, JobState.QUEUED, sentence, now)
 
     def take_back(self, owner: str | None, now: float | None = None) -> int:
         """Take back at once what a process held that is known to be dead; returns how many.

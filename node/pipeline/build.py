@@ -82,7 +82,7 @@ def plan(path: Path | None, environ: Mapping[str, str] | None = None) -> Plan:
     rules = [
         rule
         for index, given in enumerate(config.rules)
-        if (rule := _active_rule(given, models, f"rules.{index}", mistakes)) is not None
+        if (rule := _active_rule(config, given, models, f"rules.{index}", mistakes)) is not None
     ]
     if mistakes:
         raise ConfigInvalid(mistakes)
@@ -107,7 +107,11 @@ def accepted_inputs(model: ModelSpec) -> Mapping[str, Condition]:
 
 
 def _active_rule(
-    given: RuleConfig, models: Mapping[str, ModelSpec], path: str, mistakes: Mistakes
+    config: NodeConfig,
+    given: RuleConfig,
+    models: Mapping[str, ModelSpec],
+    path: str,
+    mistakes: Mistakes,
 ) -> ActiveRule | None:
     rule = compile_rule(name=given.name, when=given.when, study=given.study, path=path)
     model = models.get(given.run)
@@ -143,6 +147,7 @@ def _active_rule(
         send=given.send,
         priority=given.priority,
         parameters=dict(given.parameters),
+        deadline_s=given.deadline_s or min(model.resources.deadline_s, config.work.deadline_s),
     )
 
 

@@ -35,6 +35,7 @@ class ActiveRule:
 
     Args:
         accepts: Role of the model -> what it takes, compiled from its model.yaml.
+        deadline_s: Longest run.
     """
 
     rule: Rule | StudyRule
@@ -42,6 +43,7 @@ class ActiveRule:
     accepts: Mapping[str, Condition]
     send: tuple[str, ...]
     priority: Priority
+    deadline_s: float
     parameters: Mapping[str, object] = field(default_factory=dict)
 
     def minimum(self, role: str) -> MinimumSize:
@@ -160,6 +162,7 @@ def park_or_ask(
             model=active.model.name,
             model_digest=active.model.digest,
             parameters=active.parameters,
+            deadline_s=active.deadline_s,
             inputs={
                 role: {
                     "series_instance_uid": series.series_instance_uid,

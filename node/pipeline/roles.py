@@ -45,7 +45,7 @@ def route(plan: Plan, replan: Replan, signals: Signals) -> None:
     engine = plan.open_engine()
     settler = Settler(settle_room(plan, engine))
     retention = Retention(plan, engine)
-    leases = JobLeases(engine)
+    leases = JobLeases(engine, max_attempts=plan.config.work.attempts)
 
     def tick() -> None:
         if signals.reload.is_set():
@@ -134,7 +134,7 @@ def work_room(plan: Plan, engine: Engine) -> WorkRoom:
         return {uid: instances / name for uid, name in found.items()}
 
     return WorkRoom(
-        leases=JobLeases(engine),
+        leases=JobLeases(engine, max_attempts=plan.config.work.attempts),
         results=ResultStore(engine),
         models=plan.models,
         files_of=files_of,

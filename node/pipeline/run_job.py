@@ -6,6 +6,7 @@ written starts at encode.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from node.assemble.gate import MinimumSize, judge_geometry
-from node.domain.errors import JobFailed, SeriesUnusable
+from node.domain.errors import JobFailed, SeriesUnusable, TryLater
 from node.domain.frames import frames_of
 from node.domain.geometry import Stack
 from node.domain.job import ResultIdentity
@@ -116,9 +117,18 @@ def run(request: Mapping[str, Any], report: Report) -> dict[str, Any]:
         JobFailed: The attempt is over, for good where ``permanent``.
         ResultRefused: The verifier found a fault in what was encoded.
         SeriesUnusable: The series is not one regular volume any more.
+        TryLater: The disk is full.
     """
     configure_logging()
-    order = JobOrder.from_json(request)
+    try:
+        return _run(JobOrder.from_json(request), report)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise TryLater("no room on the disk for the result; tried again by itself") from error
+        raise
+
+
+def _run(order: JobOrder, report: Report) -> dict[str, Any]:
     model = load_model(order.model_folder)
     if model.digest != order.model_digest:
         raise JobFailed(

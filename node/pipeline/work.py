@@ -36,6 +36,7 @@ WARM_DEADLINE_S = 120.0
 FORM = "seg_binary"
 LEASE_S = 30.0
 HEARTBEAT_S = 5.0
+SHORTAGE_WAIT_S = 30.0
 LOOK_EVERY_S = 0.05
 
 FilesOf = Callable[[str, Mapping[str, int]], Mapping[str, Path]]
@@ -135,9 +136,7 @@ class Worker:
         model = self._room.models.get(job.model)
         if model is None:
             raise NodeError(f"no model {job.model} in this configuration")
-        order = self._order(job, model)
-        resources = model.resources
-        self._runner.start(TARGET, order.to_json(), deadline_s=resources.deadline_s)
+        self._runner.start(TARGET, self._order(job, model).to_json(), deadline_s=job.deadline_s)
         notes: list[str] = []
         beat_at = time.monotonic() + HEARTBEAT_S
         while True:
@@ -156,14 +155,23 @@ class Worker:
                     case Finished(result=result):
                         self._keep(job, result, notes)
                         return
-                    case Failed(sentence=sentence, permanent=permanent, detail=detail):
-                        if detail:
-                            log.error("traceback of the job", extra={"job": job.id, "at": detail})
-                        self._end(job, sentence, permanent=permanent)
+                    case Failed():
+                        self._failed(job, event)
                         return
             if time.monotonic() >= beat_at:
                 self._room.leases.heartbeat(job.id, self._owner, LEASE_S)
                 beat_at = time.monotonic() + HEARTBEAT_S
+
+    def _failed(self, job: LeasedJob, event: Failed) -> None:
+        if event.detail:
+            log.error("traceback of the job", extra={"job": job.id, "at": event.detail})
+        if event.waits:
+            log.warning("job waits", extra={"job": job.id, "sentence": event.sentence})
+            self._room.leases.release(
+                job.id, self._owner, sentence=event.sentence, wait_s=SHORTAGE_WAIT_S
+            )
+        else:
+            self._end(job, event.sentence, permanent=event.permanent)
 
     def _order(self, job: LeasedJob, model: ModelSpec) -> JobOrder:
         inputs = tuple(

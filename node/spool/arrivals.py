@@ -154,14 +154,6 @@ class Arrivals:
             found = connection.execute(statement).one_or_none()
         return _series_row(found) if found is not None else None
 
-    def studies(self) -> Sequence[str]:
-        """Every study with a settled series."""
-        statement = select(series.c.study_instance_uid).where(
-            series.c.state == SeriesState.COMPLETE.value
-        )
-        with reading(self._engine) as connection:
-            return list(connection.execute(statement.distinct()).scalars())
-
     def series_of_study(self, study_instance_uid: str) -> Sequence[SeriesRow]:
         """All series of a study."""
         statement = select(series).where(series.c.study_instance_uid == study_instance_uid)

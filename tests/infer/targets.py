@@ -15,7 +15,7 @@ from typing import Any
 
 from pydicom import dcmread
 
-from node.domain.errors import JobFailed, SeriesUnusable
+from node.domain.errors import JobFailed, SeriesUnusable, TryLater
 from node.infer.labels_file import write_labels
 from node.infer.registry import load_model
 from node.infer.report import Report
@@ -68,6 +68,10 @@ def allocates(request: Request, report: Report) -> Request:
 
 def fails(request: Request, report: Report) -> Request:
     raise JobFailed("frame 3 cannot be decoded", permanent=bool(request["permanent"]))
+
+
+def finds_no_room(request: Request, report: Report) -> Request:
+    raise TryLater("no room on the disk")
 
 
 def unusable(request: Request, report: Report) -> Request:

@@ -157,6 +157,12 @@ def test_the_memory_limit_of_one_job_is_not_that_of_the_next(runner: Runner) -> 
     assert isinstance(events[-1], Finished)
 
 
+def test_a_shortage_is_no_fault_of_the_job(runner: Runner) -> None:
+    events = run_to_end(runner, "finds_no_room")
+
+    assert events == [Failed(sentence="no room on the disk", waits=True)]
+
+
 @pytest.mark.parametrize("permanent", [True, False])
 def test_a_failure_keeps_its_sentence_and_whether_it_is_permanent(
     runner: Runner, permanent: bool

@@ -175,6 +175,31 @@ def test_a_drain_gives_the_attempt_back(jobs, leases, make_request) -> None:
     assert leased.attempts == 1
 
 
+def test_a_shortage_lets_the_job_wait_and_costs_no_attempt(
+    jobs, leases, engine, make_request
+) -> None:
+    job_id, _ = jobs.enqueue(make_request(), now=0.0)
+    leases.lease("w", LEASE_S, now=0.0)
+
+    leases.release(job_id, "w", sentence="no room on the disk", wait_s=30.0, now=1.0)
+
+    assert leases.lease("w", LEASE_S, now=30.9) is None
+    assert row(engine, job_id).sentence == "no room on the disk"
+    assert leases.lease("w", LEASE_S, now=31.1).attempts == 1
+
+
+def test_what_a_dead_worker_held_is_free_at_once(jobs, leases, make_request) -> None:
+    mine, _ = jobs.enqueue(make_request("a"), now=0.0)
+    other, _ = jobs.enqueue(make_request("b"), now=0.0)
+    assert leases.lease("dead", LEASE_S, now=0.0).id == mine
+    assert leases.lease("alive", LEASE_S, now=0.0).id == other
+
+    assert leases.take_back("dead", now=1.0) == 1
+
+    assert leases.lease("next", LEASE_S, now=1.0).id == mine
+    assert leases.lease("next", LEASE_S, now=1.0) is None
+
+
 def test_a_cancelled_job_is_lost_to_its_worker_until_retried(
     jobs, leases, engine, make_request
 ) -> None:
