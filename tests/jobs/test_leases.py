@@ -190,7 +190,7 @@ def test_a_shortage_lets_the_job_wait_and_costs_no_attempt(
 
 def test_what_a_dead_worker_held_is_free_at_once(jobs, leases, make_request) -> None:
     mine, _ = jobs.enqueue(make_request("a"), now=0.0)
-    other, _ = jobs.enqueue(make_request("b"), now=0.0)
+    other, _ = jobs.enqueue(make_request("b", series="1.2.4"), now=0.0)
     assert leases.lease("dead", LEASE_S, now=0.0).id == mine
     assert leases.lease("alive", LEASE_S, now=0.0).id == other
 

@@ -156,6 +156,7 @@ def fill(connection: Any) -> None:
             revision=1,
             config_digest="c",
             series_number=900,
+            deadline_s=60.0,
             content_date="20260101",
             content_time="101010",
             created_at=1.0,
