@@ -37,7 +37,7 @@ from node.pipeline.series_rows import (
 from node.pipeline.settle_room import SettleRoom
 from node.pipeline.watch import SeriesWatch
 from node.route.explain import explain
-from node.route.rules import StudyRule
+from node.route.rules import StudyRule, names_sop_class
 from node.route.verdict import Truth
 
 log = logging.getLogger(__name__)
@@ -303,18 +303,24 @@ class Settler:
     def _keep_aside(
         self, watch: SeriesWatch, row: SeriesRow, was: SeriesRow | None, now: float
     ) -> None:
-        """Nothing here is an input: it never waits, and no rule is asked."""
+        """Nothing here is an input: it never waits, and only a rule that names its class is asked."""
         sentence = "no grayscale images of a patient: nothing for a model"
-        report = MatchReport(
-            rule=NO_RULE,
-            study_instance_uid=watch.study_instance_uid,
-            series_key=watch.series_instance_uid,
-            roles={"": watch.series_instance_uid},
-            revision=1,
-            state=MatchState.NOT_AN_INPUT,
-            sentence=sentence,
-        )
-        self._room.match.matches.put(report, now)
+        asking = [active for active in self._room.match.rules if _names(active, watch)]
+        reports = [
+            (active.rule.name, MatchState.PARKED, f"{active.model.name} takes images; {sentence}")
+            for active in asking
+        ]
+        for rule, state, why in reports or [(NO_RULE, MatchState.NOT_AN_INPUT, sentence)]:
+            report = MatchReport(
+                rule=rule,
+                study_instance_uid=watch.study_instance_uid,
+                series_key=watch.series_instance_uid,
+                roles={"": watch.series_instance_uid},
+                revision=1,
+                state=state,
+                sentence=why,
+            )
+            self._room.match.matches.put(report, now)
         row = replace(row, state=SeriesState.COMPLETE, sentence=sentence, revision=1, forced="")
         self._write(row, was)
 
@@ -442,3 +448,12 @@ def _roles_true(active: ActiveRule, header: Header) -> Iterable[str]:
     for role, verdict in explain(active.rule, header).roles.items():
         if verdict.truth is Truth.TRUE:
             yield role or active.model.grid_role
+
+
+def _names(active: ActiveRule, watch: SeriesWatch) -> bool:
+    """Whether a rule asks for this series by naming its SOP class, and fires on it."""
+    if isinstance(active.rule, StudyRule):
+        return False
+    classes = {one.sop_class_uid for one in watch.others}
+    is_named = any(names_sop_class(active.rule.condition, each) for each in classes)
+    return is_named and explain(active.rule, watch.header()).truth is Truth.TRUE

@@ -11,6 +11,7 @@ import pytest
 from node.domain.series import SeriesState
 from node.pipeline import settle as settle_module
 from tests.node_in_process import SharedWorker
+from tests.segmentations import of_phantom
 from tests.simulated_node import CT_RULE, SimulatedNode, ct, simulated_node
 
 
@@ -104,6 +105,22 @@ def test_a_corrected_name_counts_while_the_series_is_still_coming(node: Simulate
 
     assert node.series(ct()).patient_name == "Corrected^Name"
     assert set(node.series(ct()).snapshot.values()) == {1, 2}
+
+
+def test_a_rule_that_names_the_class_of_a_non_image_is_asked_and_says_why_not(
+    tmp_path: Path, worker: SharedWorker
+) -> None:
+    named = {"name": "segs", "when": {"SOPClassUID": "SegmentationStorage"}, "run": "probe"}
+    by_modality = {"name": "modality", "when": {"Modality": "SEG"}, "run": "probe"}
+    with simulated_node(tmp_path, worker, rules=[named, by_modality]) as node:
+        node.receive([of_phantom(ct()).encode().to_bytes()])
+
+        node.settle()
+
+        (only,) = node.table("match")
+        assert (only["rule"], only["state"]) == ("segs", "parked")
+        assert "probe takes images" in only["sentence"]
+        assert jobs(node) == []
 
 
 def test_nothing_is_watched_any_more_when_it_is_settled(node: SimulatedNode) -> None:
