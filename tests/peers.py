@@ -277,11 +277,19 @@ def echo(port: int, called: str = "SEGNODE") -> int:
 
 
 def store(
-    port: int, files: Sequence[bytes], *, called: str = "SEGNODE", calling: str = "STORESCU"
+    port: int,
+    files: Sequence[bytes],
+    *,
+    called: str = "SEGNODE",
+    calling: str = "STORESCU",
+    instead_of_release: Callable[[], None] | None = None,
 ) -> list[int]:
     """Send Part 10 files of one SOP class and syntax in one association; the status of each.
 
     The bytes travel as they are, in any transfer syntax.
+
+    Args:
+        instead_of_release: Called with the association open; then the line is cut.
     """
     meta = dcmread(BytesIO(files[0]), stop_before_pixels=True).file_meta
     offer = (str(meta.MediaStorageSOPClassUID), [str(meta.TransferSyntaxUID)])
@@ -294,5 +302,8 @@ def store(
             data_set = file[144 + meta.FileMetaInformationGroupLength :]
             uid = str(meta.MediaStorageSOPInstanceUID)
             statuses.append(status(association.store(data_set, uid, sop_class_uid=offer[0])))
-        association.release()
+        if instead_of_release is None:
+            association.release()
+        else:
+            instead_of_release()
     return statuses

@@ -9,18 +9,13 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
-from io import BytesIO
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from pydicom import dcmread
-from pydicom.dataset import Dataset
-from pynetdicom import AE
 
-from node.deliver.scu import send_c_store
 from tests.evil_peers import StoreScp
-from tests.peers import Node, Orthanc, wait_for
+from tests.peers import Node, Orthanc, store, wait_for
 from tests.phantoms import Phantom
 
 POINTS = (
@@ -91,7 +86,7 @@ def test_a_kill_in_the_middle_of_an_association_keeps_what_was_acknowledged(
     node = _node(tmp_path, scp).start()
     instances = _ct("association" + victim)
     try:
-        acknowledged = _store(node, instances[:5], then=lambda: _kill(node, victim))
+        acknowledged = _store(node, instances[:5], instead_of_release=lambda: _kill(node, victim))
         node.start()
         listed = wait_for("its rows", lambda: node.api("/series")["items"])
         assert acknowledged == listed[0]["instances"] == 5
@@ -159,28 +154,20 @@ def _node(folder: Path, scp: StoreScp) -> Node:
     return Node(folder / "node", {"peers": {"PACS": peer}, "rules": [rule]})
 
 
-def _ct(name: str) -> list[Dataset]:
-    phantom = Phantom(study=name, series=name, spacing_mm=(12.0, 5.0, 6.0))
-    return [dcmread(BytesIO(file)) for file in phantom.files()]
+def _ct(name: str) -> list[bytes]:
+    return Phantom(study=name, series=name, spacing_mm=(12.0, 5.0, 6.0)).files()
 
 
 def _store(
-    node: Node, instances: list[Dataset], *, calling: str = "PACS", then: object = None
+    node: Node,
+    files: list[bytes],
+    *,
+    calling: str = "PACS",
+    instead_of_release: Callable[[], None] | None = None,
 ) -> int:
     """C-STORE over one association; how many were acknowledged."""
-    entity = AE(ae_title=calling)
-    entity.add_requested_context(instances[0].SOPClassUID, instances[0].file_meta.TransferSyntaxUID)
-    association = entity.associate("127.0.0.1", node.dicom_port, ae_title="SEGNODE")
-    assert association.is_established
-    done = sum(
-        send_c_store(association, each, number).get("Status") == 0
-        for number, each in enumerate(instances, start=1)
-    )
-    if callable(then):
-        then()
-    if association.is_established:
-        association.release()
-    return done
+    statuses = store(node.dicom_port, files, calling=calling, instead_of_release=instead_of_release)
+    return statuses.count(0)
 
 
 def _kill(node: Node, victim: str) -> None:
@@ -195,7 +182,7 @@ def _kill(node: Node, victim: str) -> None:
     wait_for("the end of its children", lambda: not any(_is_alive(pid) for pid in children))
 
 
-def _assert_one_segmentation(node: Node, scp: StoreScp, instances: list[Dataset]) -> None:
+def _assert_one_segmentation(node: Node, scp: StoreScp, instances: list[bytes]) -> None:
     wait_for("the delivery", lambda: _states(node, "/deliveries") == ["sent"], 60)
     (job,) = node.api("/jobs")["items"]
     assert job["state"] == "done"
