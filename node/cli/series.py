@@ -38,6 +38,12 @@ _COLUMNS = (
     Column("EVIDENCE", "evidence"),
     Column("WHY", "sentence"),
 )
+_EVENTS = (
+    Column("AT", "at", when),
+    Column("EVENT", "kind"),
+    Column("INSTANCE", "sop_instance_uid"),
+    Column("WHAT", "sentence"),
+)
 _MATCHES = (
     Column("RULE", "rule", lambda rule: plain(rule) or "(none)"),
     Column("REVISION", "revision"),
@@ -84,6 +90,9 @@ def show_series(uid: Uid, config: ConfigOption = None, as_json: JsonOption = Fal
     _print_series(row)
     typer.echo("")
     print_table(_MATCHES, matches)
+    if row["events"]:
+        typer.echo("")
+        print_table(_EVENTS, row["events"])
 
 
 @commands.command()

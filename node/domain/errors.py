@@ -8,7 +8,6 @@
     ├── SeriesUnusable      the job is parked until the series changes or a person frees it
     ├── JobFailed           this attempt is over; the job is tried again or parked
     ├── ResultRefused       the verifier found a fault: the result never leaves
-    ├── DeliveryFailed      the outbox row waits, blocks or ends as its class says
     ├── LeaseLost           the worker or sender drops what it holds: it is in other hands now
     └── TryLater            the same call may succeed later; nothing is wrong with its arguments
 
@@ -91,30 +90,6 @@ class ResultRefused(NodeError):
     def __init__(self, faults: Sequence[str]) -> None:
         self.faults = tuple(faults)
         super().__init__("; ".join(faults))
-
-
-class DeliveryFailed(NodeError):
-    """A destination did not take a result.
-
-    Args:
-        status: DIMSE or HTTP status where the peer gave one.
-        blocked: True when only a changed configuration or a person can help.
-        retry_after_s: What the peer asked for, in seconds.
-    """
-
-    def __init__(
-        self,
-        reason: str,
-        *,
-        status: int | None = None,
-        blocked: bool = False,
-        retry_after_s: float | None = None,
-    ) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.status = status
-        self.blocked = blocked
-        self.retry_after_s = retry_after_s
 
 
 class LeaseLost(NodeError):

@@ -17,6 +17,9 @@ from node.spool.tables import association, event, instance, quarantine, series
 
 Row: TypeAlias = dict[str, Any]
 
+# the newest events that a series shows
+_EVENTS = 100
+
 # long columns that only the whole row shows
 _LONG = frozenset({"header", "snapshot", "gate"})
 
@@ -42,7 +45,7 @@ class SpoolCatalog:
         return self._page(series, where, series.c.last_received_at, limit, offset)
 
     def get_series(self, series_instance_uid: str) -> Row | None:
-        """One series with its header, geometry findings and instances."""
+        """One series with its header, geometry findings, instances and events."""
         whole = self._one(series, series.c.series_instance_uid == series_instance_uid)
         if whole is None:
             return None
@@ -55,6 +58,9 @@ class SpoolCatalog:
         )
         with reading(self._engine) as connection:
             whole["instance_list"] = [dict(row._mapping) for row in connection.execute(query)]
+        whole["events"], _ = self._page(
+            event, [event.c.series_instance_uid == series_instance_uid], event.c.id, _EVENTS, 0
+        )
         return whole
 
     def list_quarantine(
@@ -67,15 +73,6 @@ class SpoolCatalog:
     def get_quarantine(self, quarantine_id: int) -> Row | None:
         """One refused instance."""
         return self._one(quarantine, quarantine.c.id == quarantine_id)
-
-    def list_events(
-        self, *, series_instance_uid: str | None = None, limit: int = 100, offset: int = 0
-    ) -> tuple[list[Row], int]:
-        """What happened to instances and series, the newest first, and how many there are."""
-        where = []
-        if series_instance_uid:
-            where.append(event.c.series_instance_uid == series_instance_uid)
-        return self._page(event, where, event.c.id, limit, offset)
 
     def list_associations(
         self, *, only_open: bool = False, limit: int = 100, offset: int = 0

@@ -10,6 +10,7 @@ import pytest
 
 from node.domain.series import SeriesState
 from node.pipeline import settle as settle_module
+from node.spool.catalog import SpoolCatalog
 from tests.node_in_process import SharedWorker
 from tests.segmentations import of_phantom
 from tests.simulated_node import CT_RULE, SimulatedNode, ct, simulated_node
@@ -121,6 +122,17 @@ def test_a_rule_that_names_the_class_of_a_non_image_is_asked_and_says_why_not(
         assert (only["rule"], only["state"]) == ("segs", "parked")
         assert "probe takes images" in only["sentence"]
         assert jobs(node) == []
+
+
+def test_a_series_shows_what_was_noticed_about_its_instances(node: SimulatedNode) -> None:
+    node.receive([*ct().files(), *sliced(ct(PatientName="Corrected^Name"), slice(1))])
+
+    node.settle()
+
+    shown = SpoolCatalog(node.node.engine).get_series(ct().uid("series"))
+    assert shown is not None
+    assert [event["kind"] for event in shown["events"]] == ["amended"]
+    assert "Corrected" not in shown["events"][0]["sentence"]
 
 
 def test_nothing_is_watched_any_more_when_it_is_settled(node: SimulatedNode) -> None:
