@@ -81,6 +81,9 @@ class Builder:
             rules=tuple(_rule(each) for each in keys.rules),
             work=_work(keys.work),
             models_dirs=tuple(self._path(each) for each in keys.models_dirs),
+            weights_dir=self._weights_dir(keys.weights_dir),
+            weights_mirror=self._weights_mirror(keys.weights_mirror),
+            accept_licenses=tuple(keys.accept_licenses),
         )
 
     def _refuse(self, path: str, sentence: str) -> None:
@@ -88,6 +91,17 @@ class Builder:
 
     def _path(self, text: str) -> Path:
         return (self._base / text).absolute()
+
+    def _weights_dir(self, given: str | None) -> Path:
+        if given is not None:
+            return self._path(given)
+        shared = self._environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+        return Path(shared).absolute() / "segnode" / "weights"
+
+    def _weights_mirror(self, given: str | None) -> str:
+        if given is None or "://" in given:
+            return given or ""
+        return str(self._path(given))
 
     def _ae_titles(self, keys: schema.NodeKeys) -> tuple[str, ...]:
         if keys.ae_title is not None and keys.ae_titles is not None:

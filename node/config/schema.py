@@ -18,7 +18,7 @@ Text = Annotated[
     str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$")
 ]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,63}$")]
-Parameter = str | int | float | bool
+Parameter = str | int | float | bool | list[str]
 
 DEFAULT_LAYOUT = "{StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}.{ext}"
 
@@ -165,13 +165,15 @@ class NodeKeys(Keys):
     rules: Annotated[list[RuleKeys], Field(min_length=1)]
     work: WorkKeys = WorkKeys()
     models_dirs: list[Text] = []
+    weights_dir: Text | None = None
+    weights_mirror: Text | None = None
+    accept_licenses: list[Text] = []
 
 
 # Known to readers of the design, but not built yet: a clear answer instead of "unknown key".
 # A "*" stands for any name or index.
 NOT_IN_THIS_VERSION = frozenset(
     {
-        "accept_licenses",
         "fetch",
         "ray",
         "s3",

@@ -161,7 +161,7 @@ class RuleConfig:
     run: str
     send: tuple[str, ...]
     priority: Priority
-    parameters: Mapping[str, str | int | float | bool]
+    parameters: Mapping[str, str | int | float | bool | list[str]]
     deadline_s: float | None
 
 
@@ -195,6 +195,9 @@ class NodeConfig:
     Args:
         ae_titles: Names this node answers to; the first is the one it calls others with.
         models_dirs: Folders of models besides those that come with segnode.
+        weights_dir: Where ``models pull`` puts files and workers look for them.
+        weights_mirror: A folder or URL that is asked before a model's own URLs; empty: none.
+        accept_licenses: Licences without commercial use that somebody here has read and accepted.
     """
 
     ae_titles: tuple[str, ...]
@@ -210,6 +213,9 @@ class NodeConfig:
     rules: tuple[RuleConfig, ...]
     work: WorkConfig
     models_dirs: tuple[Path, ...]
+    weights_dir: Path
+    weights_mirror: str
+    accept_licenses: tuple[str, ...]
 
     @property
     def digest(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,14 +15,17 @@ LabelArray = NDArray[np.uint8] | NDArray[np.uint16]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelVolume:
-    """Exclusive labels on the source grid, never one-hot.
+    """Labels on the source grid, never one-hot.
 
     Args:
         labels: Shape (slice, row, column), unsigned 8 or 16 bit; 0 is background.
+        overlapping: The stored values are bit fields of regions that may overlap, such as a tumour
+            and its core: label value n is bit n-1. Otherwise labels are exclusive and stored as they are.
     """
 
     labels: LabelArray
     stack: Stack
+    overlapping: bool = False
 
     def __post_init__(self) -> None:
         if self.labels.shape != self.stack.geometry.shape:
@@ -30,6 +34,29 @@ class LabelVolume:
             )
         if self.labels.dtype not in (np.uint8, np.uint16):
             raise ValueError(f"labels of type {self.labels.dtype}")
+
+
+def label_values_of(stored: int, *, overlapping: bool) -> tuple[int, ...]:
+    """The label values in a stored value: its bits where regions overlap, else itself."""
+    if not overlapping:
+        return (stored,) if stored else ()
+    return tuple(bit + 1 for bit in range(stored.bit_length()) if stored >> bit & 1)
+
+
+def mask_of(labels: LabelArray, label_value: int, *, overlapping: bool) -> NDArray[np.bool_]:
+    """Where one label value is, in an array of any shape."""
+    if not overlapping:
+        return np.asarray(labels == label_value)
+    return np.asarray((labels & labels.dtype.type(1 << (label_value - 1))) != 0)
+
+
+def voxels_by_label(stored: Mapping[int, int], *, overlapping: bool) -> dict[int, int]:
+    """Label value -> number of voxels, from stored value -> number of voxels."""
+    voxels: dict[int, int] = {}
+    for value, count in stored.items():
+        for label_value in label_values_of(value, overlapping=overlapping):
+            voxels[label_value] = voxels.get(label_value, 0) + count
+    return dict(sorted(voxels.items()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from node.domain.result import LabelArray
+from node.domain.result import LabelArray, label_values_of, mask_of
 
 _CHUNK_BYTES = 1 << 20
 
@@ -24,14 +24,17 @@ class Plane:
     slice_index: int
 
 
-def values_in_slices(labels: LabelArray) -> list[frozenset[int]]:
+def values_in_slices(labels: LabelArray, *, overlapping: bool = False) -> list[frozenset[int]]:
     """The label values present in each slice, background left out."""
     seen = np.zeros(int(np.iinfo(labels.dtype).max) + 1, np.bool_)
     present = []
     for plane in labels:
         seen[:] = False
         seen[plane] = True
-        present.append(frozenset(np.flatnonzero(seen).tolist()) - {0})
+        stored: list[int] = np.flatnonzero(seen).tolist()
+        present.append(
+            frozenset(v for each in stored for v in label_values_of(each, overlapping=overlapping))
+        )
     return present
 
 
@@ -47,7 +50,9 @@ def occupied_planes(
     )
 
 
-def packed_bits(labels: LabelArray, planes: Sequence[Plane]) -> Iterator[bytes]:
+def packed_bits(
+    labels: LabelArray, planes: Sequence[Plane], *, overlapping: bool = False
+) -> Iterator[bytes]:
     """The value of Pixel Data in pieces of about a megabyte, padded to even length at the end.
 
     Only one piece is in memory at a time: 104 segments need no more than one.
@@ -56,7 +61,8 @@ def packed_bits(labels: LabelArray, planes: Sequence[Plane]) -> Iterator[bytes]:
     pieces: list[bytes] = []
     piece_bytes = total_bytes = 0
     for plane in planes:
-        bits = (labels[plane.slice_index] == plane.label_value).ravel()
+        mask = mask_of(labels[plane.slice_index], plane.label_value, overlapping=overlapping)
+        bits = mask.ravel()
         if left_over.size:
             bits = np.concatenate((left_over, bits))
         whole = bits.size - bits.size % 8
@@ -74,6 +80,7 @@ def packed_bits(labels: LabelArray, planes: Sequence[Plane]) -> Iterator[bytes]:
 
 def packed_size_bytes(labels: LabelArray, planes: Sequence[Plane]) -> int:
     """Length of Pixel Data, even."""
-    bits = labels.shape[1] * labels.shape[2] * len(planes)
+    _, rows, columns = labels.shape
+    bits = rows * columns * len(planes)
     whole = (bits + 7) // 8
     return int(whole + whole % 2)

@@ -18,7 +18,7 @@ from pydicom.uid import SegmentationStorage
 
 from node.domain.errors import JobFailed
 from node.domain.job import ResultIdentity
-from node.domain.result import LabelArray, LabelVolume, Provenance
+from node.domain.result import LabelVolume, Provenance
 from node.domain.segment import Segment
 from node.encode.elements import element, item
 from node.encode.frames import FrameTemplates
@@ -33,6 +33,7 @@ from node.encode.planes import (
 from node.encode.source import Source
 
 _PER_FRAME = int(Tag("PerFrameFunctionalGroupsSequence"))
+_SEGMENTS_OVERLAP = int(Tag("SegmentsOverlap"))
 _PIXEL_DATA = int(Tag("PixelData"))
 
 
@@ -51,13 +52,15 @@ class EncodedObject:
     """Segment Number -> label value, as stored with the result."""
     frames: int
     _head: bytes
-    _labels: LabelArray
+    _volume: LabelVolume
     _planes: tuple[Plane, ...]
 
     def chunks(self) -> Iterator[bytes]:
         """The Part 10 file, piece by piece."""
         yield self._head
-        yield from packed_bits(self._labels, self._planes)
+        yield from packed_bits(
+            self._volume.labels, self._planes, overlapping=self._volume.overlapping
+        )
 
     def to_bytes(self) -> bytes:
         """The Part 10 file at once, for small objects and tests."""
@@ -90,7 +93,7 @@ def encode_seg(
             permanent.
     Source: PS3.3 A.51 and C.8.20
     """
-    present = values_in_slices(volume.labels)
+    present = values_in_slices(volume.labels, overlapping=volume.overlapping)
     found = frozenset[int]().union(*present)
     _check_description(found, segments)
     if not found:
@@ -99,6 +102,8 @@ def encode_seg(
     planes = occupied_planes(present, [segment.label_value for segment in described])
     origin = Source.of(source, volume.stack)
     elements = encoded_header(origin, described, provenance, identity, frames=len(planes))
+    if volume.overlapping:
+        elements[_SEGMENTS_OVERLAP] = element(_SEGMENTS_OVERLAP, "CS", b"YES")
     elements[_PER_FRAME] = _per_frame_groups(planes, described, FrameTemplates(origin))
     preface = file_preface(identity.uid("sop"))
     body = b"".join(elements[tag] for tag in sorted(elements))
@@ -112,7 +117,7 @@ def encode_seg(
         segment_labels={n: segment.label_value for n, segment in enumerate(described, 1)},
         frames=len(planes),
         _head=head,
-        _labels=volume.labels,
+        _volume=volume,
         _planes=planes,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -26,19 +26,81 @@ class InputPart(_Part):
     min_columns: int = Field(default=20, ge=1)
 
 
-class RunnerPart(_Part):
-    """Who runs the model."""
+class PythonRunnerPart(_Part):
+    """A function of this package: ``node.infer.<module>:<function>``."""
 
-    kind: str
+    kind: Literal["python"]
     entry: str
     parameters: dict[str, Any] = {}
 
 
-class WeightsPart(_Part):
-    """Learned parameters."""
+class BundleVariantPart(_Part):
+    """One way to run a bundle: what it changes in its configuration, and its weights.
 
+    ``weights`` names one of the model's weights; its place in the bundle is ``weights_as``.
+    """
+
+    overrides: dict[str, Any] = {}
+    weights: str
+    weights_as: str = "models/model.pt"
+    memory_gb: float = Field(default=4.0, gt=0)
+
+
+class BundleRunnerPart(_Part):
+    """A MONAI bundle; ``entry`` is its inference configuration.
+
+    ``overrides`` are config ids as on MONAI's command line (``inferer#overlap``). ``channels`` are
+    the roles in the order of the network's input channels. ``prepare`` names a step of this package
+    that makes the image from several series, or in a common space.
+    """
+
+    kind: Literal["monai_bundle"]
+    entry: str = "configs/inference.json"
+    parameters: dict[str, Any] = {}
+    overrides: dict[str, Any] = {}
+    variants: dict[str, BundleVariantPart] = Field(min_length=1)
+    channels: list[str] = []
+    prepare: str = ""
+    prepare_files: list[str] = []
+
+
+class ContainerRunnerPart(_Part):
+    """A container image that keeps MHub's contract; ``entry`` is its reference.
+
+    ``layout`` is where the files of a role go below the input folder, ``outputs`` the patterns of
+    result files below the output folder.
+    """
+
+    kind: Literal["container"]
+    entry: str = Field(min_length=1)
+    image_id: str = Field(default="", pattern=r"^(sha256:[0-9a-f]{64})?$")
+    parameters: dict[str, Any] = {}
+    arguments: list[str] = ["--workflow", "default", "--print", "--non-interactive"]
+    layout: dict[str, str] = {}
+    outputs: list[str] = ["**/*.seg.dcm"]
+    shm_gb: float = Field(default=1.0, gt=0)
+
+
+RunnerPart = Annotated[
+    PythonRunnerPart | BundleRunnerPart | ContainerRunnerPart, Field(discriminator="kind")
+]
+
+
+class FilePart(_Part):
+    """A file of a bundle: configuration or code."""
+
+    path: str = Field(min_length=1)
     url: str = Field(min_length=1)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class WeightsPart(_Part):
+    """Learned parameters; without any hash the first pull records what it saw."""
+
+    path: str = Field(min_length=1)
+    url: str = Field(min_length=1)
+    sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
+    md5: str = Field(default="", pattern=r"^([0-9a-f]{32})?$")
     licence: str = Field(min_length=1)
     commercial_use: bool
 
@@ -61,14 +123,22 @@ class ModelFile(_Part):
     research_use: bool = True
     inputs: dict[str, InputPart] = Field(min_length=1)
     runner: RunnerPart
-    weights: WeightsPart | None = None
+    files: list[FilePart] = []
+    weights: list[WeightsPart] = []
     resources: ResourcesPart = ResourcesPart()
-    outputs: list[Literal["labels"]] = Field(default=["labels"], min_length=1)
+    outputs: list[Literal["labels", "regions"]] = Field(
+        default=["labels"], min_length=1, max_length=1
+    )
 
 
+_RUNNERS: dict[str, type[_Part]] = {
+    "python": PythonRunnerPart,
+    "monai_bundle": BundleRunnerPart,
+    "container": ContainerRunnerPart,
+}
 _FIELDS_OF: dict[str, type[_Part]] = {
     "inputs": InputPart,
-    "runner": RunnerPart,
+    "files": FilePart,
     "weights": WeightsPart,
     "resources": ResourcesPart,
 }
@@ -102,14 +172,22 @@ def read_model_file(path: Path, place: str) -> tuple[ModelFile | None, list[Mist
 
 
 def _mistake(place: str, error: dict[str, Any]) -> Mistake:
-    path = ".".join(str(part) for part in error["loc"])
+    parts = [str(part) for part in error["loc"]]
+    holder = _FIELDS_OF.get(parts[0], ModelFile) if len(parts) > 1 else ModelFile
+    if parts[:1] == ["runner"] and len(parts) > 1:  # the kind stands in the path, not in the file
+        holder = _RUNNERS[parts.pop(1)] if len(parts) == 3 else BundleVariantPart
+        if len(parts) > 2 and parts[1] in _RUNNERS:
+            parts.pop(1)
+    if error["type"].startswith("union_tag"):
+        parts.append("kind")
+    path = ".".join(parts)
     where = f"{place}: {path}" if path else place
+    if error["type"] == "union_tag_invalid":
+        kinds = ", ".join(_RUNNERS)
+        return where, f"no runner {error['ctx']['tag']!r} in this version; use {kinds}"
     if error["type"] == "extra_forbidden":
-        part = (
-            _FIELDS_OF.get(str(error["loc"][0]), ModelFile) if len(error["loc"]) > 1 else ModelFile
-        )
-        near = difflib.get_close_matches(str(error["loc"][-1]), part.model_fields, n=1)
+        near = difflib.get_close_matches(parts[-1], holder.model_fields, n=1)
         return where, f"unknown key; did you mean {near[0]}?" if near else "unknown key"
-    if error["type"] == "missing":
+    if error["type"] in ("missing", "union_tag_not_found"):
         return where, "is required"
     return where, str(error["msg"])

@@ -2,7 +2,7 @@
 
 ::
 
-    def run(volumes: Mapping[str, Volume], parameters: Mapping[str, object], report: Report)
+    def run(spec: ModelSpec, volumes: Mapping[str, Volume], room: Room, report: Report)
         -> labels on the grid of the first input
 
 Entries outside ``node.infer`` are refused when the model folder is loaded: a model folder is data
@@ -13,17 +13,27 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from pathlib import Path
 
 from node.domain.result import LabelArray
+from node.infer.assets import check_assets
 from node.infer.registry import ModelSpec
 from node.infer.report import Report
-from node.infer.volume import Volume
+from node.infer.room import Given, Produced, Room, read_volumes
 
 
-def run(spec: ModelSpec, volumes: Mapping[str, Volume], report: Report) -> LabelArray:
-    """Call the model's entry."""
+def warm(spec: ModelSpec, weights_dir: Path, device: str) -> None:
+    """Import the entry."""
+    del weights_dir, device
+    importlib.import_module(spec.runner.entry.partition(":")[0])
+
+
+def run(spec: ModelSpec, inputs: Mapping[str, Given], room: Room, report: Report) -> Produced:
+    """Call the model's entry with its volumes; its weights, if it has any, are the right ones."""
+    check_assets(spec, room.weights_dir)
     module, _, function = spec.runner.entry.partition(":")
-    labels: LabelArray = getattr(importlib.import_module(module), function)(
-        volumes, spec.runner.parameters, report
-    )
-    return labels
+    entry = getattr(importlib.import_module(module), function)
+    volumes = read_volumes(inputs, report)
+    with report.stage("infer"):
+        labels: LabelArray = entry(spec, volumes, room, report)
+    return Produced(labels=labels)

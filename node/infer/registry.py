@@ -14,21 +14,34 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
 from node.domain.errors import ConfigInvalid
 from node.domain.segment import Segment
+from node.infer.assets import Asset
 from node.infer.labels_table import read_labels_table
-from node.infer.model_file import ModelFile, read_model_file
+from node.infer.model_file import (
+    BundleRunnerPart,
+    ContainerRunnerPart,
+    ModelFile,
+    PythonRunnerPart,
+    RunnerPart,
+    read_model_file,
+)
 
-RUNNERS: Mapping[str, str] = {"python": "node.infer.python:run"}
+RUNNERS: Mapping[str, str] = {
+    "python": "node.infer.python:run",
+    "monai_bundle": "node.infer.bundle.runner:run",
+    "container": "node.infer.container.runner:run",
+}
 
 CARD_SECTIONS = ("Intended use", "How it works", "Where it fails", "Licence")
 
+_REGION_LIMIT = 16  # as many as a label array has bits
 _PYTHON_ENTRY = re.compile(r"node\.infer\.[a-z0-9_.]+:[a-z][a-z0-9_]*")
 
 
@@ -48,21 +61,16 @@ class InputSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunnerSpec:
-    """Who runs the model: a kind of ``RUNNERS``, what it calls, and with what."""
+    """Who runs the model: a kind of ``RUNNERS``, what it calls, and with what.
+
+    Args:
+        settings: What model.yaml says to this kind alone.
+    """
 
     kind: str
     entry: str
     parameters: Mapping[str, object] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Weights:
-    """Learned parameters: where they are from and what may be done with them."""
-
-    url: str
-    sha256: str
-    licence: str
-    commercial_use: bool
+    settings: RunnerPart
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,8 +89,10 @@ class ModelSpec:
     Args:
         folder: Where it lies; relative paths in it start there.
         inputs: Role -> series; the labels lie on the grid of the first.
-        digest: Changes when the model may give other results: model.yaml, labels.csv, weights, and
-            the code of a function of this package.
+        files: Configuration and code of a bundle, outside the folder.
+        weights: Learned parameters, outside the folder.
+        digest: Changes when the model may give other results: model.yaml, labels.csv, files, weights,
+            and the code of this package that runs it.
     """
 
     folder: Path
@@ -93,7 +103,8 @@ class ModelSpec:
     research_use: bool
     inputs: Mapping[str, InputSpec]
     runner: RunnerSpec
-    weights: Weights | None
+    files: tuple[Asset, ...]
+    weights: tuple[Asset, ...]
     resources: Resources
     outputs: tuple[str, ...]
     segments: tuple[Segment, ...]
@@ -106,8 +117,16 @@ class ModelSpec:
 
     @property
     def weights_digest(self) -> str:
-        """sha256 of the weights, empty for a model without any."""
-        return self.weights.sha256 if self.weights else ""
+        """The hash of the weights, or one over those of several; empty for a model without any."""
+        if len(self.weights) == 1:
+            return self.weights[0].identity
+        digest = hashlib.sha256("\n".join(each.identity for each in self.weights).encode())
+        return digest.hexdigest() if self.weights else ""
+
+    @property
+    def has_regions(self) -> bool:
+        """Whether the output may overlap: bit n-1 of a voxel is label value n."""
+        return self.outputs == ("regions",)
 
     @cached_property
     def segment_of(self) -> Mapping[int, Segment]:
@@ -160,7 +179,11 @@ def load_model(folder: Path) -> ModelSpec:
     segments, label_mistakes = read_labels_table(folder / "labels.csv", f"{place}/labels.csv")
     mistakes = [*mistakes, *label_mistakes, *_card_mistakes(folder, place)]
     if file is not None:
-        mistakes += _runner_mistakes(file, place)
+        mistakes += [*_runner_mistakes(file, place), *_asset_mistakes(file, place)]
+        if file.outputs == ["regions"] and any(s.label_value > _REGION_LIMIT for s in segments):
+            mistakes.append(
+                (f"{place}/labels.csv", f"regions have label values 1 to {_REGION_LIMIT}")
+            )
         if file.name != folder.name:
             mistakes.append((f"{place}/model.yaml: name", f"is {file.name!r}, the folder is not"))
     if mistakes or file is None:
@@ -181,8 +204,14 @@ def load_model(folder: Path) -> ModelSpec:
             )
             for role, item in file.inputs.items()
         },
-        runner=RunnerSpec(**file.runner.model_dump()),
-        weights=Weights(**file.weights.model_dump()) if file.weights else None,
+        runner=RunnerSpec(
+            kind=file.runner.kind,
+            entry=file.runner.entry,
+            parameters=file.runner.parameters,
+            settings=file.runner,
+        ),
+        files=tuple(Asset(**each.model_dump()) for each in file.files),
+        weights=tuple(Asset(**each.model_dump()) for each in file.weights),
         resources=Resources(**file.resources.model_dump()),
         outputs=tuple(file.outputs),
         segments=tuple(segments),
@@ -212,22 +241,50 @@ def _card_mistakes(folder: Path, place: str) -> list[tuple[str, str]]:
     ]
 
 
-def _runner_mistakes(file: ModelFile, place: str) -> list[tuple[str, str]]:
+def _runner_mistakes(file: ModelFile, place: str) -> Iterable[tuple[str, str]]:
     where = f"{place}/model.yaml: runner"
-    if file.runner.kind not in RUNNERS:
-        kinds = ", ".join(RUNNERS)
-        return [(f"{where}.kind", f"no runner {file.runner.kind!r} in this version; use {kinds}")]
-    if file.runner.kind == "python":
-        entry = file.runner.entry
-        if not _PYTHON_ENTRY.fullmatch(entry):
-            return [(f"{where}.entry", f"{entry!r} is not node.infer.<module>:<function>")]
-        if _source_of(entry) is None:
-            return [(f"{where}.entry", f"there is no module {entry.partition(':')[0]}")]
+    match file.runner:
+        case PythonRunnerPart(entry=entry):
+            if not _PYTHON_ENTRY.fullmatch(entry):
+                return [(f"{where}.entry", f"{entry!r} is not node.infer.<module>:<function>")]
+            if _source_of(entry) is None:
+                return [(f"{where}.entry", f"there is no module {entry.partition(':')[0]}")]
+        case BundleRunnerPart():
+            return _bundle_mistakes(file, file.runner, f"{place}/model.yaml")
+        case ContainerRunnerPart(layout=layout):
+            return [
+                (f"{where}.layout.{role}", "is no input of this model")
+                for role in layout.keys() - file.inputs.keys()
+            ]
     return []
 
 
+def _asset_mistakes(file: ModelFile, place: str) -> Iterator[tuple[str, str]]:
+    paths = [*(each.path for each in file.files), *(each.path for each in file.weights)]
+    for path in sorted({path for path in paths if paths.count(path) > 1}):
+        yield f"{place}/model.yaml: files", f"{path} stands twice"
+    for path in paths:
+        if path.startswith("/") or ".." in PurePosixPath(path).parts:
+            yield f"{place}/model.yaml: files", f"{path} does not lie below the model's folder"
+
+
+def _bundle_mistakes(
+    file: ModelFile, runner: BundleRunnerPart, where: str
+) -> Iterator[tuple[str, str]]:
+    weights = {each.path for each in file.weights}
+    if runner.entry not in {each.path for each in file.files}:
+        yield f"{where}: runner.entry", f"{runner.entry} is not among the files of the model"
+    for name, variant in runner.variants.items():
+        if variant.weights not in weights:
+            at = f"{where}: runner.variants.{name}.weights"
+            yield at, f"{variant.weights} is not among the weights of the model"
+    for role in runner.channels:
+        if role not in file.inputs:
+            yield f"{where}: runner.channels", f"{role!r} is no input of this model"
+
+
 def _source_of(entry: str) -> Path | None:
-    """The source file of a python entry, found without importing it."""
+    """The source file of ``module:function``, found without importing the module."""
     try:
         found = importlib.util.find_spec(entry.partition(":")[0])
     except ModuleNotFoundError:
@@ -238,12 +295,13 @@ def _source_of(entry: str) -> Path | None:
 def _digest(folder: Path, file: ModelFile) -> str:
     """One digest over everything that decides what the model gives."""
     parts = [(folder / "model.yaml").read_bytes(), (folder / "labels.csv").read_bytes()]
-    if file.weights:
-        parts.append(file.weights.sha256.encode())
-    source = _source_of(file.runner.entry) if file.runner.kind == "python" else None
+    source = _source_of(
+        file.runner.entry if file.runner.kind == "python" else RUNNERS[file.runner.kind]
+    )
     if source is not None:
-        is_package = source.name == "__init__.py"
-        sources = sorted(source.parent.glob("*.py")) if is_package else [source]
+        # a function may be one module of infer itself; a package is taken whole
+        alone = source.parent == Path(__file__).parent
+        sources = [source] if alone else sorted(source.parent.glob("*.py"))
         parts.extend(path.read_bytes() for path in sources)
     digest = hashlib.sha256()
     for part in parts:

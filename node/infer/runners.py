@@ -11,66 +11,77 @@ from typing import Any
 import numpy as np
 
 from node.domain.errors import JobFailed
-from node.domain.result import LabelArray
+from node.domain.result import LabelArray, label_values_of
 from node.infer.registry import RUNNERS, ModelSpec, load_model
 from node.infer.report import Report
-from node.infer.volume import Volume
+from node.infer.room import Given, Produced, Room
 
-RunnerKind = Callable[[ModelSpec, Mapping[str, Volume], Report], LabelArray]
+RunnerKind = Callable[[ModelSpec, Mapping[str, Given], Room, Report], Produced]
 
 
 def run_model(
     spec: ModelSpec,
-    volumes: Mapping[str, Volume],
+    inputs: Mapping[str, Given],
+    room: Room,
     report: Report,
     parameters: Mapping[str, object] | None = None,
-) -> LabelArray:
-    """The labels of a model on the grid of its first input.
+) -> Produced:
+    """What a model makes of its inputs, on the grid of the first.
 
     Args:
-        volumes: Role -> volume, every role of the model.
+        inputs: Role -> series, every role of the model.
         parameters: Of this job, over those of the model folder.
     Raises:
         JobFailed: The inputs are not the model's, or what it returned is not what it declares.
     """
-    if volumes.keys() != spec.inputs.keys():
+    if inputs.keys() != spec.inputs.keys():
         raise JobFailed(
-            f"{spec.name} takes {sorted(spec.inputs)}, not {sorted(volumes)}", permanent=True
+            f"{spec.name} takes {sorted(spec.inputs)}, not {sorted(inputs)}", permanent=True
         )
     runner = replace(spec.runner, parameters={**spec.runner.parameters, **(parameters or {})})
     module, _, function = RUNNERS[spec.runner.kind].partition(":")
     kind: RunnerKind = getattr(importlib.import_module(module), function)
-    labels = kind(replace(spec, runner=runner), volumes, report)
-    _check(spec, volumes[spec.grid_role], labels)
-    return labels
+    produced = kind(replace(spec, runner=runner), inputs, room, report)
+    with report.stage("check"):
+        check_labels(spec, inputs[spec.grid_role].stack.geometry.shape, produced.labels)
+    return produced
 
 
 def warm(request: Mapping[str, Any], report: Report) -> Mapping[str, Any]:
-    """A job for an idle child: import what the models in ``request["folders"]`` need.
+    """A job for an idle child: what the models in ``request["folders"]`` need before a first job.
 
-    The first real job then does not pay for it.
+    The first real job then does not pay for it. A kind that can do more than be imported has a
+    function ``warm(spec, weights_dir, device)``.
     """
     with report.stage("warm"):
         for folder in request["folders"]:
             spec = load_model(Path(folder))
-            entries = (RUNNERS[spec.runner.kind], spec.runner.entry)
-            for entry in entries if spec.runner.kind == "python" else entries[:1]:
-                importlib.import_module(entry.partition(":")[0])
+            kind = importlib.import_module(RUNNERS[spec.runner.kind].partition(":")[0])
+            if hasattr(kind, "warm"):
+                kind.warm(spec, Path(request["weights_dir"]), request["device"])
     return {}
 
 
-def _check(spec: ModelSpec, volume: Volume, labels: LabelArray) -> None:
-    if labels.shape != volume.geometry.shape or labels.dtype not in (np.uint8, np.uint16):
+def check_labels(spec: ModelSpec, shape: tuple[int, int, int], labels: LabelArray) -> None:
+    """Whether an array is what the model declares: on this grid, with no label but its own.
+
+    Raises:
+        JobFailed: It is not; permanent.
+    """
+    if labels.shape != shape or labels.dtype not in (np.uint8, np.uint16):
         raise JobFailed(
-            f"{spec.name} returned {labels.dtype} of {labels.shape}, not labels on the grid "
-            f"{volume.geometry.shape}",
+            f"{spec.name} returned {labels.dtype} of {labels.shape}, not labels on the grid {shape}",
             permanent=True,
         )
     present = np.zeros(int(np.iinfo(labels.dtype).max) + 1, bool)
     for plane in labels:
         present[plane] = True
-    described = {0, *(segment.label_value for segment in spec.segments)}
-    unknown = [int(value) for value in np.flatnonzero(present) if int(value) not in described]
+    found = {
+        value
+        for stored in np.flatnonzero(present).tolist()
+        for value in label_values_of(stored, overlapping=spec.has_regions)
+    }
+    unknown = sorted(found - spec.segment_of.keys())
     if unknown:
         raise JobFailed(
             f"{spec.name} returned labels that labels.csv does not describe: {unknown[:5]}",

@@ -12,21 +12,23 @@ import numpy as np
 
 from node.domain.errors import JobFailed
 from node.domain.result import LabelArray
+from node.infer.registry import ModelSpec
 from node.infer.report import Report
+from node.infer.room import Room
 from node.infer.volume import Volume
 
 _BINS = 1024
 
 
-def run(
-    volumes: Mapping[str, Volume], parameters: Mapping[str, object], report: Report
-) -> LabelArray:
+def run(spec: ModelSpec, volumes: Mapping[str, Volume], room: Room, report: Report) -> LabelArray:
     """Label what is brighter than the threshold.
 
     Args:
-        parameters: ``method``: mean (default), otsu, or above with its ``threshold``;
+        spec: Its parameters are ``method``: mean (default), otsu, or above with its ``threshold``;
             ``label_value`` (default 1); ``role``: whose voxels, where there are several volumes.
     """
+    del room
+    parameters = spec.runner.parameters
     role = str(parameters.get("role", next(iter(volumes))))
     if role not in volumes:
         raise JobFailed(f"there is no volume {role!r}", permanent=True)

@@ -137,9 +137,12 @@ def work_room(plan: Plan, engine: Engine) -> WorkRoom:
         leases=JobLeases(engine, max_attempts=plan.config.work.attempts),
         results=ResultStore(engine),
         models=plan.models,
+        in_rules=frozenset(rule.model.name for rule in plan.rules),
         files_of=files_of,
         is_work_coming=lambda: arrivals.is_any_arriving(ARRIVING_S),
         results_folder=plan.results_folder,
+        weights_dir=plan.config.weights_dir,
+        accept_licenses=frozenset(plan.config.accept_licenses),
     )
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +23,16 @@ from node.assemble.gate import MinimumSize, judge_geometry
 from node.domain.errors import JobFailed, SeriesUnusable, TryLater
 from node.domain.frames import frames_of
 from node.domain.geometry import Stack
+from node.domain.header import HeaderMerger
 from node.domain.job import ResultIdentity
-from node.domain.result import LabelVolume, Provenance
+from node.domain.result import LabelVolume, Provenance, voxels_by_label
 from node.encode import ENCODERS
 from node.infer.labels_file import count_voxels, read_labels, write_labels
 from node.infer.registry import ModelSpec, load_model
 from node.infer.report import Report
+from node.infer.room import Given, Room
 from node.infer.runners import run_model
 from node.infer.runners import warm as warm_runners
-from node.infer.volume import Volume, read_volume
 from node.observe.log import configure_logging
 from node.pipeline.crash_points import crash_point
 from node.verify import VERIFIERS
@@ -57,6 +60,7 @@ class JobOrder:
     parameters: Mapping[str, Any]
     inputs: tuple[InputFiles, ...]
     folder: Path
+    weights_dir: Path
     form: str
     provenance: Provenance
 
@@ -76,6 +80,7 @@ class JobOrder:
                 for each in self.inputs
             ],
             "folder": str(self.folder),
+            "weights_dir": str(self.weights_dir),
             "form": self.form,
             "provenance": asdict(self.provenance),
         }
@@ -96,6 +101,7 @@ class JobOrder:
                 **body,
                 "model_folder": Path(body["model_folder"]),
                 "folder": Path(body["folder"]),
+                "weights_dir": Path(body["weights_dir"]),
                 "inputs": inputs,
                 "provenance": Provenance(**body["provenance"]),
             }
@@ -104,10 +110,14 @@ class JobOrder:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """The headers and the stack of one input."""
+    """One input: as the runner gets it, and its headers as the encoder wants them."""
 
+    given: Given
     headers: Sequence[Dataset]
-    stack: Stack
+
+    @property
+    def stack(self) -> Stack:
+        return self.given.stack
 
 
 def run(request: Mapping[str, Any], report: Report) -> dict[str, Any]:
@@ -139,13 +149,13 @@ def _run(order: JobOrder, report: Report) -> dict[str, Any]:
     with report.stage("headers"):
         sources = {each.role: _read_source(each, model) for each in order.inputs}
     grid = sources[model.grid_role]
-    volume, labels_facts = _labels(order, model, sources, report)
-    volumes_ml = {
-        str(value): count * grid.stack.geometry.voxel_ml
-        for value, count in count_voxels(volume.labels).items()
-    }
-    answer: dict[str, Any] = {"labels": labels_facts, "volumes_ml": volumes_ml, "object": None}
-    answer["object"] = _encode_and_verify(order, model, volume, grid, report)
+    made = _labels(order, model, sources, report)
+    voxels = voxels_by_label(count_voxels(made.volume.labels), overlapping=model.has_regions)
+    volumes_ml = {str(value): n * grid.stack.geometry.voxel_ml for value, n in voxels.items()}
+    answer: dict[str, Any] = {"labels": made.file, "volumes_ml": volumes_ml, "object": None}
+    parameters = {**order.provenance.parameters, **made.ran}
+    order = replace(order, provenance=replace(order.provenance, parameters=parameters))
+    answer["object"] = _encode_and_verify(order, model, made.volume, grid, report)
     return answer
 
 
@@ -164,7 +174,11 @@ def _read_source(given: InputFiles, model: ModelSpec) -> _Source:
     )
     if verdict.stack is None:  # the gate passed it before the job was made
         raise SeriesUnusable(verdict.findings)
-    return _Source(_unread(given.files), verdict.stack)
+    merger = HeaderMerger()
+    for header in headers:
+        merger.add(header)
+    series = Given(stack=verdict.stack, files=given.files, header=merger.header())
+    return _Source(series, _unread(given.files))
 
 
 def _unread(files: Mapping[str, Path]) -> list[Dataset]:
@@ -172,28 +186,55 @@ def _unread(files: Mapping[str, Path]) -> list[Dataset]:
     return [dcmread(path, stop_before_pixels=True, force=True) for path in files.values()]
 
 
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """Labels that are on the disk for good, and how they came about."""
+
+    volume: LabelVolume
+    ran: Mapping[str, str]
+    file: Mapping[str, Any]
+
+
 def _labels(
     order: JobOrder, model: ModelSpec, sources: Mapping[str, _Source], report: Report
-) -> tuple[LabelVolume, dict[str, Any]]:
+) -> _Made:
     stack = sources[model.grid_role].stack
     path = order.folder / LABELS_FILE
     if path.is_file():
         with report.stage("read labels"):
             labels, facts = read_labels(path)
+        ran = facts.pop("ran", {})
         if facts == _facts(order, model):
             report.note("labels of an earlier attempt")
-            return LabelVolume(labels=labels, stack=stack), _file_facts(path, _sha256(path))
-    with report.stage("read"):
-        volumes: dict[str, Volume] = {
-            each.role: read_volume(sources[each.role].stack, each.files) for each in order.inputs
-        }
+            volume = LabelVolume(labels=labels, stack=stack, overlapping=model.has_regions)
+            return _Made(volume, ran, _file_facts(path, _sha256(path)))
     crash_point("mid-inference")
-    with report.stage("infer"):
-        labels = run_model(model, volumes, report, order.parameters)
+    with _room(order, model) as room:
+        inputs = {role: source.given for role, source in sources.items()}
+        produced = run_model(model, inputs, room, report, order.parameters)
     with report.stage("keep labels"):
-        written = write_labels(path, labels, _facts(order, model))
+        facts = {**_facts(order, model), "ran": dict(produced.ran)}
+        written = write_labels(path, produced.labels, facts)
     crash_point("labels written")
-    return LabelVolume(labels=labels, stack=stack), _file_facts(path, written.sha256)
+    volume = LabelVolume(labels=produced.labels, stack=stack, overlapping=model.has_regions)
+    return _Made(volume, produced.ran, _file_facts(path, written.sha256))
+
+
+@contextmanager
+def _room(order: JobOrder, model: ModelSpec) -> Iterator[Room]:
+    """A place to work in; what an attempt that was killed left there goes first."""
+    scratch = order.folder / "scratch"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    try:
+        yield Room(
+            device=os.environ.get("SEGNODE_DEVICE", "cpu"),
+            weights_dir=order.weights_dir,
+            scratch=scratch,
+            memory_gb=model.resources.memory_gb,
+        )
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _encode_and_verify(

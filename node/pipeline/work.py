@@ -19,6 +19,7 @@ from sqlalchemy.exc import OperationalError
 from node import __version__
 from node.domain.errors import LeaseLost, NodeError
 from node.domain.result import Provenance
+from node.infer.assets import locked_licences
 from node.infer.registry import ModelSpec
 from node.infer.runner import Failed, Finished, Noted, Runner, StageFinished, StageStarted
 from node.jobs.leases import JobLeases
@@ -37,6 +38,7 @@ FORM = "seg_binary"
 LEASE_S = 30.0
 HEARTBEAT_S = 5.0
 SHORTAGE_WAIT_S = 30.0
+LIBRARIES_GB = 2.0  # what a warm child holds before a model does anything: torch, monai, threads
 LOOK_EVERY_S = 0.05
 
 FilesOf = Callable[[str, Mapping[str, int]], Mapping[str, Path]]
@@ -48,15 +50,19 @@ class WorkRoom:
 
     Args:
         files_of: (Series Instance UID, SOP Instance UID -> version) -> paths of those versions.
+        in_rules: Models that a rule names: those that a child is warmed up for.
         is_work_coming: Whether a series is arriving that may become a job.
     """
 
     leases: JobLeases
     results: ResultStore
     models: Mapping[str, ModelSpec]
+    in_rules: frozenset[str]
     files_of: FilesOf
     is_work_coming: Callable[[], bool]
     results_folder: Path
+    weights_dir: Path
+    accept_licenses: frozenset[str]
 
 
 class Worker:
@@ -70,6 +76,7 @@ class Worker:
     def __init__(self, room: WorkRoom, *, owner: str, device: str, idle_unload_s: float) -> None:
         self._room = room
         self._owner = owner
+        self._device = device
         self._runner = Runner(device=device, idle_unload_s=idle_unload_s)
         self._may_warm = True
 
@@ -100,8 +107,12 @@ class Worker:
         """
         if self._runner.process_id is None and self._may_warm and self._room.is_work_coming():
             self._may_warm = False
-            folders = [str(model.folder) for model in self._room.models.values()]
-            self._runner.start(WARM_TARGET, {"folders": folders}, deadline_s=WARM_DEADLINE_S)
+            request = {
+                "folders": [str(self._room.models[name].folder) for name in self._room.in_rules],
+                "weights_dir": str(self._room.weights_dir),
+                "device": self._device,
+            }
+            self._runner.start(WARM_TARGET, request, deadline_s=WARM_DEADLINE_S)
 
     def do_next(self, signals: Signals) -> bool:
         """Do the next job that is ready, to its end; False where there is none."""
@@ -136,7 +147,18 @@ class Worker:
         model = self._room.models.get(job.model)
         if model is None:
             raise NodeError(f"no model {job.model} in this configuration")
-        self._runner.start(TARGET, self._order(job, model).to_json(), deadline_s=job.deadline_s)
+        locked = locked_licences(model, self._room.accept_licenses)
+        if locked:
+            raise NodeError(
+                f"the weights of {model.name} forbid commercial use: read {', '.join(locked)}"
+                " and name it in accept_licenses"
+            )
+        self._runner.start(
+            TARGET,
+            self._order(job, model).to_json(),
+            deadline_s=job.deadline_s,
+            memory_bytes=self._memory_bytes(model),
+        )
         notes: list[str] = []
         beat_at = time.monotonic() + HEARTBEAT_S
         while True:
@@ -189,9 +211,16 @@ class Worker:
             parameters=job.parameters,
             inputs=inputs,
             folder=self._room.results_folder / str(job.id),
+            weights_dir=self._room.weights_dir,
             form=FORM,
             provenance=_provenance(job, model),
         )
+
+    def _memory_bytes(self, model: ModelSpec) -> int | None:
+        """What the child may take; on a GPU the driver's own mappings would count, so no limit."""
+        if self._device.startswith("cuda"):
+            return None
+        return int((model.resources.memory_gb + LIBRARIES_GB) * 2**30)
 
     def _keep(self, job: LeasedJob, result: Mapping[str, Any], notes: list[str]) -> None:
         labels = ResultFile(

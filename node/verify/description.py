@@ -18,7 +18,6 @@ from node.verify.reading import SegFile, code_of, plain_text_of
 
 _PIXEL_FACTS = {
     "SegmentationType": "BINARY",
-    "SegmentsOverlap": "NO",
     "SamplesPerPixel": 1,
     "PhotometricInterpretation": "MONOCHROME2",
     "BitsAllocated": 1,
@@ -32,10 +31,13 @@ _DIMENSIONS = (
 )
 
 
-def pixel_faults(file: SegFile, shape: tuple[int, int, int], frames: int) -> Iterator[str]:
+def pixel_faults(
+    file: SegFile, shape: tuple[int, int, int], frames: int, *, overlapping: bool
+) -> Iterator[str]:
     """One-bit pixels of the source's size, as many frames as the labels need."""
     header = file.header
-    for keyword, value in _PIXEL_FACTS.items():
+    facts = {**_PIXEL_FACTS, "SegmentsOverlap": "YES" if overlapping else "NO"}
+    for keyword, value in facts.items():
         if header.get(keyword) != value:
             yield f"{keyword} is not {value}"
     if (header.get("Rows"), header.get("Columns")) != shape[1:]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 
 import numpy as np
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from node.domain.errors import ResultRefused
@@ -36,6 +37,7 @@ _DIRECTION = 2e-3
 _SPACING = 2e-3  # of the spacing itself
 _LATTICE_STEPS = 0.51  # half a step would be the neighbour's
 
+LabelPlane = NDArray[np.uint8] | NDArray[np.uint16]
 SourceFrames = dict[tuple[str, int | None], Frame]
 
 
@@ -82,7 +84,7 @@ def _faults(
         segment_faults(file.header, check.described, provenance, identity),
         geometry_faults(file, volume.stack),
         dimension_faults(file.header),
-        pixel_faults(file, volume.labels.shape, len(check.wanted)),
+        pixel_faults(file, volume.labels.shape, len(check.wanted), overlapping=volume.overlapping),
         check.faults(),
     )
     return list(islice(faults, MOST_FAULTS))
@@ -112,14 +114,14 @@ class _FrameCheck:
         }
         self._classes = {str(i.SOPInstanceUID): str(i.SOPClassUID) for i in source}
         self._to_index = np.linalg.inv(volume.stack.geometry.affine_lps)
-        values = [np.flatnonzero(np.bincount(plane.ravel())) for plane in volume.labels]
-        found = {value for present in values for value in present.tolist()} - {0}
+        values = [_label_values(plane, volume.overlapping) for plane in volume.labels]
+        found = {value for present in values for value in present}
         self.described = [s for s in segments if s.label_value in found]
         numbers = {s.label_value: number for number, s in enumerate(self.described, 1)}
         self.wanted = {
             (numbers[value], index)
             for index, present in enumerate(values)
-            for value in present.tolist()
+            for value in present
             if value in numbers
         }
         self._undescribed = found - set(numbers)
@@ -178,7 +180,7 @@ class _FrameCheck:
             yield "its pixels are missing"
             return
         mask = self._file.plane(frame.number - 1, rows, columns)
-        truth = self._volume.labels[index] == self.described[number - 1].label_value
+        truth = _truth(self._volume, index, self.described[number - 1].label_value)
         if not np.array_equal(mask, truth):
             differing = int(np.count_nonzero(mask != truth))
             yield f"{differing} voxels differ from the labels of slice {index}"
@@ -202,6 +204,22 @@ class _FrameCheck:
             if (source.sop_instance_uid, source.frame_number) != place:
                 yield f"references another image than that of slice {plane[1]}"
         yield from _plane_faults(frame, source)
+
+
+def _label_values(plane: LabelPlane, overlapping: bool) -> list[int]:
+    """The label values in one slice of labels; of overlapping regions each has a bit."""
+    if not overlapping:
+        present: list[int] = np.flatnonzero(np.bincount(plane.ravel())).tolist()
+        return [value for value in present if value]
+    together = int(np.bitwise_or.reduce(plane, axis=None))
+    return [bit + 1 for bit in range(together.bit_length()) if together >> bit & 1]
+
+
+def _truth(volume: LabelVolume, index: int, label_value: int) -> NDArray[np.bool_]:
+    plane = volume.labels[index]
+    if volume.overlapping:
+        return np.asarray((plane >> (label_value - 1)) % 2 == 1)
+    return np.asarray(plane == label_value)
 
 
 def _plane_faults(frame: SegFrame, source: Frame) -> Iterator[str]:

@@ -13,7 +13,7 @@ import time
 import numpy as np
 
 from node.domain.geometry import Geometry
-from node.infer.ct_tissue import run
+from node.infer.ct_tissue import label_tissues
 from node.infer.report import Stopwatch
 from node.infer.volume import Volume
 from tests.bench.report import Goal, Report, peak_mb
@@ -67,7 +67,7 @@ def main() -> None:
     """One run in this process; prints its figures."""
     volume = torso(int(sys.argv[1]))
     watch, started = Stopwatch(), time.perf_counter()
-    run({"ct": volume}, {}, watch)
+    label_tissues(volume, watch)
     seconds = time.perf_counter() - started
     told = dict(watch.seconds)
     told["other"] = seconds - sum(told.values())

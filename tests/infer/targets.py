@@ -16,12 +16,14 @@ from typing import Any
 from pydicom import dcmread
 
 from node.domain.errors import JobFailed, SeriesUnusable, TryLater
+from node.domain.header import Header
 from node.infer.labels_file import write_labels
 from node.infer.registry import load_model
 from node.infer.report import Report
+from node.infer.room import Given
 from node.infer.runners import run_model
-from node.infer.volume import read_volume
 from tests.phantoms import stack_of
+from tests.rooms import room
 
 Request = Mapping[str, Any]
 
@@ -112,11 +114,11 @@ def segments(request: Request, report: Report) -> Request:
     headers = {path: dcmread(path, stop_before_pixels=True) for path in paths}
     stack = stack_of(list(headers.values()))
     model = load_model(Path(request["model"]))
-    with report.stage("read"):
-        files = {str(header.SOPInstanceUID): path for path, header in headers.items()}
-        volume = read_volume(stack, files)
-    with report.stage("run"):
-        labels = run_model(model, {model.grid_role: volume}, report)
+    files = {str(header.SOPInstanceUID): path for path, header in headers.items()}
+    given = Given(stack=stack, files=files, header=Header({}))
+    labels = run_model(
+        model, {model.grid_role: given}, room(Path(request["folder"])), report
+    ).labels
     with report.stage("write"):
         written = write_labels(Path(request["labels"]), labels, {"model": model.name})
     return {"sha256": written.sha256, "voxels": len(written.voxels)}

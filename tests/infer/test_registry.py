@@ -60,7 +60,7 @@ def test_a_model_folder_may_be_named_itself(folder: Path) -> None:
         ("name: ct_tissue", "name: ct_tissues", "name", "the folder is not"),
         ("device: cpu", "device: gpu", "resources.device", "cuda"),
         ("deadline_s: 600", "deadline_s: -1", "resources.deadline_s", "greater than 0"),
-        ("outputs:", "weights: {url: x, sha256: abc}\noutputs:", "weights.sha256", "match"),
+        ("outputs:", "weights: [{url: x, sha256: abc}]\noutputs:", "weights.0.sha256", "match"),
     ],
 )
 def test_a_mistake_in_the_model_file_is_told_with_its_path(

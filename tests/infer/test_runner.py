@@ -16,7 +16,7 @@ from pydicom import dcmread
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import JPEG2000Lossless
 
-from node.infer import ct_tissue
+from node.infer.ct_tissue import label_tissues
 from node.infer.labels_file import read_labels
 from node.infer.registry import default_models_folder
 from node.infer.report import Stopwatch
@@ -282,15 +282,16 @@ def test_the_heavy_road_of_a_job_runs_in_the_child(runner: Runner, tmp_path: Pat
 
     assert isinstance(events[-1], Finished)
     labels, _ = read_labels(tmp_path / "labels.zip")
-    assert np.array_equal(labels, ct_tissue.run({"ct": volume}, {}, Stopwatch()))
+    assert np.array_equal(labels, label_tissues(volume, Stopwatch()))
     stages = [event.name for event in events if isinstance(event, StageFinished)]
-    assert stages == ["read", "shapes", "compose", "run", "write"]
+    assert stages == ["read", "shapes", "compose", "infer", "check", "write"]
 
 
 def test_an_idle_child_can_be_warmed_for_a_model(runner: Runner) -> None:
     folders = [str(default_models_folder() / "ct_tissue")]
 
-    runner.start("node.infer.runners:warm", {"folders": folders}, deadline_s=LONG_S)
+    request = {"folders": folders, "weights_dir": "", "device": "cpu"}
+    runner.start("node.infer.runners:warm", request, deadline_s=LONG_S)
 
     assert isinstance(listen(runner)[-1], Finished)
 

@@ -13,12 +13,13 @@ from pydicom import dcmread
 
 from node.domain.errors import JobFailed
 from node.domain.geometry import Geometry
-from node.infer.ct_tissue import run
+from node.infer.ct_tissue import label_tissues
 from node.infer.ct_tissue.compose import Tissue
 from node.infer.registry import default_models_folder, load_model
 from node.infer.report import Stopwatch
 from node.infer.volume import Volume, read_volume
 from tests.phantoms import PLANES, POSITIONS, Phantom, Region, stack_of
+from tests.rooms import entry_labels
 
 TRUTH = {
     Region.LEFT_LUNG: Tissue.LEFT_LUNG,
@@ -40,7 +41,7 @@ LEAST_DICE = {
 
 
 def labels_of(array: NDArray[np.int16], geometry: Geometry) -> NDArray[np.uint8]:
-    return run({"ct": Volume(array=array, geometry=geometry)}, {}, Stopwatch())
+    return label_tissues(Volume(array=array, geometry=geometry), Stopwatch())
 
 
 @cache
@@ -271,7 +272,7 @@ def test_float_voxels_give_the_labels_of_whole_ones() -> None:
     phantom = Phantom()
     volume = Volume(array=phantom.hu_volume.astype(np.float32), geometry=phantom.geometry)
 
-    labels = run({"ct": volume}, {}, Stopwatch())
+    labels = label_tissues(volume, Stopwatch())
 
     assert np.array_equal(labels, labels_of_phantom(phantom))
 
@@ -281,7 +282,9 @@ def test_an_unknown_parameter_fails_for_good() -> None:
     volume = Volume(array=phantom.hu_volume, geometry=phantom.geometry)
 
     with pytest.raises(JobFailed, match="takes no parameters") as failure:
-        run({"ct": volume}, {"threshold": 3}, Stopwatch())
+        entry_labels(
+            load_model(default_models_folder() / "ct_tissue"), {"ct": volume}, {"threshold": 3}
+        )
 
     assert failure.value.permanent
 

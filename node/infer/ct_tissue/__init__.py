@@ -28,21 +28,28 @@ from node.infer.ct_tissue.compose import Shapes, compose
 from node.infer.ct_tissue.dense import find_bone
 from node.infer.ct_tissue.grid import CoarseGrid
 from node.infer.ct_tissue.lungs import find_airways, find_lungs
+from node.infer.registry import ModelSpec
 from node.infer.report import Report
+from node.infer.room import Room
 from node.infer.volume import Volume
 
 
-def run(
-    volumes: Mapping[str, Volume], parameters: Mapping[str, object], report: Report
-) -> LabelArray:
+def run(spec: ModelSpec, volumes: Mapping[str, Volume], room: Room, report: Report) -> LabelArray:
     """Label the tissues of the only volume.
 
     Raises:
         JobFailed: A parameter is given; this version takes none.
     """
-    if parameters:
-        raise JobFailed(f"ct_tissue takes no parameters: {sorted(parameters)}", permanent=True)
+    del room
+    if spec.runner.parameters:
+        named = sorted(spec.runner.parameters)
+        raise JobFailed(f"ct_tissue takes no parameters: {named}", permanent=True)
     (volume,) = volumes.values()
+    return label_tissues(volume, report)
+
+
+def label_tissues(volume: Volume, report: Report) -> LabelArray:
+    """The labels of one CT volume in Hounsfield units, on its grid."""
     grid = CoarseGrid.over(volume.geometry)
     with report.stage("shapes"):
         hu = grid.shrunk(volume.array)

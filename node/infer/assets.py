@@ -1,0 +1,139 @@
+"""Files that a model needs beyond its folder: declared in model.yaml, pulled once, checked each run.
+
+Asset PATH of the model NAME lies in ``weights_dir/NAME/PATH``. Where a publisher gives no hash, or
+only an md5, the pull writes the sha256 it saw into ``weights_dir/NAME/pulled.json``, and runs hold
+the file to that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from node.domain.errors import JobFailed
+
+PULLED = "pulled.json"
+
+_seen: dict[Path, tuple[int, int, str]] = {}  # files hashed by this process: mtime, size, sha256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asset:
+    """One file: where it is from, what it must be, and what may be done with it.
+
+    Args:
+        path: Relative, below the model's own folder of pulled files.
+        sha256: Empty where the publisher does not tell it.
+        md5: Of files whose publisher tells only that.
+        licence: Of weights; empty for a bundle's configuration and code.
+    """
+
+    path: str
+    url: str
+    sha256: str = ""
+    md5: str = ""
+    licence: str = ""
+    commercial_use: bool = True
+
+    def __post_init__(self) -> None:
+        parts = PurePosixPath(self.path).parts
+        if not parts or self.path.startswith("/") or ".." in parts:
+            raise ValueError(f"{self.path!r} is not a path below the model's folder")
+
+    @property
+    def identity(self) -> str:
+        """What tells this file from another in the model's digest."""
+        return self.sha256 or self.md5 or self.url
+
+
+class NeedsAssets(Protocol):
+    """A model, as far as this module looks at it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def files(self) -> tuple[Asset, ...]: ...
+    @property
+    def weights(self) -> tuple[Asset, ...]: ...
+
+
+def missing_assets(model: NeedsAssets, weights_dir: Path) -> list[Asset]:
+    """What ``models pull`` still has to bring; looks for the files, not into them."""
+    folder = weights_dir / model.name
+    return [asset for asset in _assets(model) if not (folder / asset.path).is_file()]
+
+
+def locked_licences(model: NeedsAssets, accepted: Collection[str]) -> list[str]:
+    """Licences that forbid commercial use and that nobody has accepted."""
+    return sorted(
+        {a.licence for a in _assets(model) if not a.commercial_use and a.licence not in accepted}
+    )
+
+
+def check_assets(
+    model: NeedsAssets, weights_dir: Path, paths: Iterable[str] | None = None
+) -> dict[str, Path]:
+    """The files by their declared path, each held to its hash.
+
+    Args:
+        paths: Which of them; all by default.
+    Raises:
+        JobFailed: One is missing, or is not the one that was declared or pulled; permanent.
+    """
+    folder = weights_dir / model.name
+    wanted = None if paths is None else set(paths)
+    pulled = _pulled(folder)
+    checked: dict[str, Path] = {}
+    for asset in _assets(model):
+        if wanted is not None and asset.path not in wanted:
+            continue
+        path = folder / asset.path
+        if not path.is_file():
+            raise JobFailed(
+                f"{asset.path} of {model.name} is missing: segnode models pull {model.name}",
+                permanent=True,
+            )
+        expected = asset.sha256 or pulled.get(asset.path, "")
+        if not expected:
+            raise JobFailed(
+                f"{asset.path} of {model.name} was not brought by segnode models pull"
+                f" {model.name}: nothing says that it is the right file",
+                permanent=True,
+            )
+        if sha256_of(path) != expected:
+            raise JobFailed(
+                f"{asset.path} of {model.name} is not the file with the hash that is expected:"
+                f" segnode models pull {model.name} brings it anew",
+                permanent=True,
+            )
+        checked[asset.path] = path
+    return checked
+
+
+def sha256_of(path: Path) -> str:
+    """Digest of a file; one that did not change since this process read it is not read again."""
+    status = path.stat()
+    key = path.resolve()
+    known = _seen.get(key)
+    if known is not None and known[:2] == (status.st_mtime_ns, status.st_size):
+        return known[2]
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    _seen[key] = (status.st_mtime_ns, status.st_size, digest)
+    return digest
+
+
+def _assets(model: NeedsAssets) -> tuple[Asset, ...]:
+    return (*model.files, *model.weights)
+
+
+def _pulled(folder: Path) -> Mapping[str, str]:
+    try:
+        body = json.loads((folder / PULLED).read_text(encoding="utf-8"))
+        return {path: str(facts["sha256"]) for path, facts in body.items()}
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}

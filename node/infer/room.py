@@ -1,0 +1,69 @@
+"""What a runner kind is given and what it hands on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from node.domain.geometry import Stack
+from node.domain.header import Header
+from node.domain.result import LabelArray
+from node.infer.report import Report
+from node.infer.volume import Volume, read_volume
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """One input series that passed the gate; its pixels are read by kinds that want them.
+
+    Args:
+        files: SOP Instance UID -> Part 10 file.
+        header: What is equal in all instances.
+    """
+
+    stack: Stack
+    files: Mapping[str, Path]
+    header: Header
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """Where a run happens.
+
+    Args:
+        device: ``cpu``, ``cuda`` or ``cuda:1``.
+        weights_dir: Pulled files of the model NAME lie in ``weights_dir/NAME/<path>``.
+        scratch: An empty folder of this run; removed afterwards.
+        memory_gb: What the run may take of main memory.
+    """
+
+    device: str
+    weights_dir: Path
+    scratch: Path
+    memory_gb: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Produced:
+    """What a runner kind hands on.
+
+    Args:
+        labels: On the grid of the first input, shape (slice, row, column); where the model's output
+            is regions, bit n-1 is label value n.
+        ran: What decided the result beyond the job's parameters, such as the variant and the
+            precision; written into the object.
+    """
+
+    labels: LabelArray
+    ran: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_volumes(inputs: Mapping[str, Given], report: Report) -> dict[str, Volume]:
+    """The voxels of every input, by role.
+
+    Raises:
+        JobFailed: A file is missing, contradicts its stack or cannot be decoded.
+    """
+    with report.stage("read"):
+        return {role: read_volume(given.stack, given.files) for role, given in inputs.items()}
