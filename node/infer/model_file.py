@@ -37,13 +37,13 @@ class PythonRunnerPart(_Part):
 class BundleVariantPart(_Part):
     """One way to run a bundle: what it changes in its configuration, and its weights.
 
-    ``weights`` names one of the model's weights; its place in the bundle is ``weights_as``.
+    ``weights`` is the path of one of the model's weights, the one that the bundle loads then.
+    ``next`` is the variant that takes over where memory does not suffice.
     """
 
     overrides: dict[str, Any] = {}
     weights: str
-    weights_as: str = "models/model.pt"
-    memory_gb: float = Field(default=4.0, gt=0)
+    next: str = ""
 
 
 class BundleRunnerPart(_Part):
@@ -51,7 +51,8 @@ class BundleRunnerPart(_Part):
 
     ``overrides`` are config ids as on MONAI's command line (``inferer#overlap``). ``channels`` are
     the roles in the order of the network's input channels. ``prepare`` names a step of this package
-    that makes the image from several series, or in a common space.
+    that makes the image from several series, or in a common space. With the output ``regions``
+    label value n is output channel ``region_channels[n-1]``, above the threshold of the bundle.
     """
 
     kind: Literal["monai_bundle"]
@@ -60,15 +61,17 @@ class BundleRunnerPart(_Part):
     overrides: dict[str, Any] = {}
     variants: dict[str, BundleVariantPart] = Field(min_length=1)
     channels: list[str] = []
+    region_channels: list[int] = []
     prepare: str = ""
     prepare_files: list[str] = []
 
 
 class ContainerRunnerPart(_Part):
-    """A container image that keeps MHub's contract; ``entry`` is its reference.
+    """A container image; ``entry`` is its reference, and the defaults are MHub's contract.
 
-    ``layout`` is where the files of a role go below the input folder, ``outputs`` the patterns of
-    result files below the output folder.
+    ``image_id`` pins the image by its own digest or that of its manifest. ``layout`` is where the
+    files of a role go below the input folder, ``outputs`` the patterns of result files below the
+    output folder, each of exactly one; none: one file by its usual names.
     """
 
     kind: Literal["container"]
@@ -77,7 +80,9 @@ class ContainerRunnerPart(_Part):
     parameters: dict[str, Any] = {}
     arguments: list[str] = ["--workflow", "default", "--print", "--non-interactive"]
     layout: dict[str, str] = {}
-    outputs: list[str] = ["**/*.seg.dcm"]
+    outputs: list[str] = []
+    input_folder: str = Field(default="/app/data/input_data", pattern=r"^(/[\w.-]+)+$")
+    output_folder: str = Field(default="/app/data/output_data", pattern=r"^(/[\w.-]+)+$")
     shm_gb: float = Field(default=1.0, gt=0)
 
 

@@ -23,6 +23,7 @@ from types import MappingProxyType
 from node.domain.errors import ConfigInvalid
 from node.domain.segment import Segment
 from node.infer.assets import Asset
+from node.infer.container.templates import layout_mistakes
 from node.infer.labels_table import read_labels_table
 from node.infer.model_file import (
     BundleRunnerPart,
@@ -253,8 +254,8 @@ def _runner_mistakes(file: ModelFile, place: str) -> Iterable[tuple[str, str]]:
             return _bundle_mistakes(file, file.runner, f"{place}/model.yaml")
         case ContainerRunnerPart(layout=layout):
             return [
-                (f"{where}.layout.{role}", "is no input of this model")
-                for role in layout.keys() - file.inputs.keys()
+                (f"{where}.layout.{role}", sentence)
+                for role, sentence in layout_mistakes(layout, file.inputs)
             ]
     return []
 
@@ -278,6 +279,8 @@ def _bundle_mistakes(
         if variant.weights not in weights:
             at = f"{where}: runner.variants.{name}.weights"
             yield at, f"{variant.weights} is not among the weights of the model"
+        if variant.next and variant.next not in runner.variants:
+            yield f"{where}: runner.variants.{name}.next", f"there is no variant {variant.next!r}"
     for role in runner.channels:
         if role not in file.inputs:
             yield f"{where}: runner.channels", f"{role!r} is no input of this model"
