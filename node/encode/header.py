@@ -20,7 +20,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, SegmentationStor
 from node.domain.job import ResultIdentity
 from node.domain.patient_study import COPIED_KEYWORDS, NEVER_ABSENT_KEYWORDS
 from node.domain.result import Provenance
-from node.domain.segment import Segment
+from node.domain.segment import PRIVATE_SCHEME, PRIVATE_SCHEME_UID, Segment
 from node.domain.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.encode.elements import (
     copied_element,
@@ -70,6 +70,7 @@ def encoded_header(
     ]
     _describe_series(skeleton, provenance)
     _describe_dimensions(skeleton, identity.uid("dimension"))
+    _identify_private_codes(skeleton, segments)
     skeleton.NumberOfFrames = frames
     skeleton.Rows, skeleton.Columns = source.stack.geometry.shape[1:]
     skeleton.BurnedInAnnotation = "NO"
@@ -180,6 +181,19 @@ def _describe_dimensions(skeleton: Dataset, organization_uid: str) -> None:
     skeleton.DimensionOrganizationSequence[0].DimensionOrganizationUID = organization_uid
     for index in skeleton.DimensionIndexSequence:
         index.DimensionOrganizationUID = organization_uid
+
+
+def _identify_private_codes(skeleton: Dataset, segments: Sequence[Segment]) -> None:
+    """Whose the private codes are, where there are any (PS3.3 8.2, C.12.1)."""
+    schemes = {code.scheme for segment in segments for code in segment.codes if code}
+    if PRIVATE_SCHEME not in schemes:
+        return
+    scheme = Dataset()
+    scheme.CodingSchemeDesignator = PRIVATE_SCHEME
+    scheme.CodingSchemeUID = PRIVATE_SCHEME_UID
+    scheme.CodingSchemeName = "Structures of segnode models without a published code"
+    scheme.CodingSchemeResponsibleOrganization = MANUFACTURER
+    skeleton.CodingSchemeIdentificationSequence = [scheme]
 
 
 def _contributing_equipment(source: Source, provenance: Provenance) -> bytes:

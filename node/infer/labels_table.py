@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from node.domain.segment import Code, Segment
+from node.domain.segment import Code, Segment, name_words
 
 Mistake = tuple[str, str]
 
@@ -50,10 +50,11 @@ def read_labels_table(path: Path, place: str) -> tuple[list[Segment], list[Mista
         return [], [(place, "describes no label")]
     segments: list[Segment] = []
     mistakes: list[Mistake] = []
+    taken: dict[object, int] = {}
     for where, row in rows:
         try:
             segment = _segment(row)
-            _check(segment, segments)
+            _check(segment, taken)
         except ValueError as error:
             mistakes.append((where, str(error)))
         else:
@@ -98,34 +99,33 @@ def _code(cell: str) -> Code | None:
     return Code(value, scheme, meaning)
 
 
-def _check(segment: Segment, others: list[Segment]) -> None:
-    """Refuse what a viewer could not tell apart."""
-    for other in others:
-        if other.label_value == segment.label_value:
-            raise ValueError(f"label_value {segment.label_value} stands twice")
-        if other.name.casefold() == segment.name.casefold():
-            raise ValueError(f"the name {segment.name!r} stands twice")
-        if _codes(other) == _codes(segment):
-            raise ValueError(f"has the same codes as label {other.label_value}")
+def _check(segment: Segment, taken: dict[object, int]) -> None:
+    """Refuse what a viewer or a reader of names could not tell apart.
+
+    Args:
+        taken: What the lines before have taken -> their label value; filled here.
+    """
+    value = segment.label_value
+    if value in taken:
+        raise ValueError(f"label_value {value} stands twice")
+    words, codes = ("name", name_words(segment.name)), ("codes", _codes(segment))
+    if words in taken:
+        raise ValueError(f"the name {segment.name!r} stands twice")
+    if codes in taken:
+        raise ValueError(f"has the same codes as label {taken[codes]}")
     said, coded = _sides(segment.name), _sides(" ".join(code.meaning for code in _own(segment)))
     if said != coded:
         raise ValueError(f"the name says {_named(said)}, the codes say {_named(coded)}")
+    taken.update(dict.fromkeys((value, words, codes), value))
 
 
 def _own(segment: Segment) -> list[Code]:
-    codes = (segment.type, segment.modifier, segment.region, segment.region_modifier)
-    return [code for code in codes if code is not None]
+    """The codes that say what it is and where; the category says neither."""
+    return [code for code in segment.codes[1:] if code is not None]
 
 
 def _codes(segment: Segment) -> tuple[tuple[str, str] | None, ...]:
-    codes = (
-        segment.category,
-        segment.type,
-        segment.modifier,
-        segment.region,
-        segment.region_modifier,
-    )
-    return tuple((code.scheme, code.value) if code else None for code in codes)
+    return tuple((code.scheme, code.value) if code else None for code in segment.codes)
 
 
 def _sides(text: str) -> frozenset[str]:

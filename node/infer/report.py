@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
+LOG_FILE = "run.log"
+"""In the folder of a job: the words of programs that a runner started (see ``Room.log``)."""
+
 
 class Report(Protocol):
     """Told by a running job: its stages and remarks, never patient data."""

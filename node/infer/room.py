@@ -9,7 +9,7 @@ from pathlib import Path
 from node.domain.geometry import Stack
 from node.domain.header import Header
 from node.domain.result import LabelArray
-from node.infer.report import Report
+from node.infer.report import LOG_FILE, Report
 from node.infer.volume import Volume, read_volume
 
 
@@ -34,7 +34,7 @@ class Room:
     Args:
         device: ``cpu``, ``cuda`` or ``cuda:1``.
         weights_dir: Pulled files of the model NAME lie in ``weights_dir/NAME/<path>``.
-        scratch: An empty folder of this run; removed afterwards.
+        scratch: An empty folder of this run in that of its job; removed afterwards.
         memory_gb: What the run may take of main memory.
     """
 
@@ -42,6 +42,14 @@ class Room:
     weights_dir: Path
     scratch: Path
     memory_gb: float
+
+    @property
+    def log(self) -> Path:
+        """Where the words of other programs are kept, beside the results and for as long as them.
+
+        They may quote a header, so they never become part of a sentence.
+        """
+        return self.scratch.parent / LOG_FILE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,7 +27,8 @@ from pydicom.uid import (
 
 from node.domain.errors import JobFailed
 from node.domain.patient_study import COPIED_KEYWORDS, NEVER_ABSENT_KEYWORDS
-from node.domain.segment import Segment
+from node.domain.segment import PRIVATE_SCHEME, Code, Segment
+from node.domain.uids import is_uid
 from node.encode import ENCODERS, encode_seg
 from tests.phantoms import Phantom
 from tests.segmentations import (
@@ -193,6 +194,27 @@ def test_a_segment_carries_its_codes(seg: Dataset) -> None:
     region = marker.AnatomicRegionSequence[0]
     assert region.CodeMeaning == "Thorax"
     assert region.AnatomicRegionModifierSequence[0].CodeMeaning == "Left"
+
+
+def test_private_codes_say_whose_they_are(case: Segmentation) -> None:
+    own = Code("ctmr-160", PRIVATE_SCHEME, "Gonads")
+    segments = (replace(SEGMENTS[0], type=own), *SEGMENTS[1:])
+
+    seg = _read(replace(case, segments=segments))
+
+    (scheme,) = seg.CodingSchemeIdentificationSequence
+    kind = seg.SegmentSequence[0].SegmentedPropertyTypeCodeSequence[0]
+    assert scheme.CodingSchemeDesignator == kind.CodingSchemeDesignator == PRIVATE_SCHEME
+    assert is_uid(scheme.CodingSchemeUID)
+    assert scheme.CodingSchemeResponsibleOrganization == "segnode"
+
+
+def test_published_codes_need_no_further_identification(case: Segmentation, seg: Dataset) -> None:
+    never_found = replace(SEGMENTS[2], type=Code("ctmr-160", PRIVATE_SCHEME, "Gonads"))
+    left_out = _read(replace(case, segments=(*SEGMENTS[:2], never_found, SEGMENTS[3])))
+
+    assert "CodingSchemeIdentificationSequence" not in seg
+    assert "CodingSchemeIdentificationSequence" not in left_out
 
 
 def test_a_segments_colour_is_near_its_rgb(seg: Dataset) -> None:

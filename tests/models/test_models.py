@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pydicom.sr.codedict import codes
 
 from node.infer.registry import CARD_SECTIONS, ModelSpec, default_models_folder, load_model
 from node.infer.volume import Volume
@@ -24,26 +23,6 @@ def model(request: pytest.FixtureRequest) -> ModelSpec:
     return load_model(request.param)
 
 
-def codes_of(model: ModelSpec) -> set[tuple[str, str]]:
-    return {
-        (code.scheme, code.value)
-        for segment in model.segments
-        for code in (
-            segment.category,
-            segment.type,
-            segment.modifier,
-            segment.region,
-            segment.region_modifier,
-        )
-        if code is not None
-    }
-
-
-def is_in_dictionary(scheme: str, value: str) -> bool:
-    dictionary = getattr(codes, scheme)
-    return any(getattr(dictionary, name).value == value for name in dictionary.dir())
-
-
 def test_the_card_says_what_a_reader_must_know(model: ModelSpec) -> None:
     text = (model.folder / "README.md").read_text()
 
@@ -57,18 +36,6 @@ def test_research_use_is_said_where_it_is_declared(model: ModelSpec) -> None:
 
     assert model.research_use
     assert "Research" in text or "Tests" in text
-
-
-def test_every_code_is_known(model: ModelSpec, shared_labels: Path) -> None:
-    table = (shared_labels / "snomed_totalsegmentator.csv").read_text()
-
-    unknown = {
-        code
-        for code in codes_of(model)
-        if not is_in_dictionary(*code) and f"{code[0]},{code[1]}," not in table
-    }
-
-    assert not unknown
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""MONAI bundles: their networks run inside the warm worker, fed from memory."""

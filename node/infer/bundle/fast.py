@@ -1,0 +1,298 @@
+"""A bundle in the warm worker: its own parts, fed from memory, without a file or a whole class map.
+
+The network, preprocessing, inferer and postprocessing are those of the bundle's configuration. What
+is ours is what lies between: the image comes from the DICOM volume, resampling goes axis by axis,
+windows are decided as they are finished, and one integer label map goes back to the source grid
+through the bundle's own inversion.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data.meta_tensor import MetaTensor
+from monai.transforms.compose import Compose
+from monai.transforms.io.dictionary import LoadImaged
+from monai.transforms.post.dictionary import Invertd
+from monai.transforms.spatial.dictionary import Orientationd, Spacingd
+from monai.transforms.utility.dictionary import EnsureChannelFirstd, EnsureTyped
+from torch import Tensor
+
+from node.domain.errors import JobFailed
+from node.domain.result import LabelArray
+from node.infer.bundle.config import Bundle, parser_of
+from node.infer.bundle.decide import Decide, mark_regions, take_largest
+from node.infer.bundle.image import Image, affine_ras
+from node.infer.bundle.postprocessing import PostPlan, plan_post
+from node.infer.bundle.resample import make_lean
+from node.infer.bundle.windows import Windowing, label_windows, windowing_of
+from node.infer.report import Report
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+_PRED = "pred"
+_LABEL_LIMIT = 65535
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """A bundle's parts, ready to run again and again.
+
+    Args:
+        transforms: Its preprocessing after loading.
+        image_key: Under which its transforms find the image.
+        channel_first: Its loader gives the image a channel axis.
+    """
+
+    network: torch.nn.Module
+    transforms: tuple[Any, ...]
+    inferer: Any
+    post: PostPlan
+    image_key: str
+    channel_first: bool
+    parser: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """How much memory a run may use at once.
+
+    Args:
+        single_windows: One window at a time, whatever the bundle says.
+        slab_on_cpu: Sums and labels in main memory while the network is on a GPU.
+    """
+
+    device: str
+    precision: str = "fp32"
+    single_windows: bool = False
+    slab_on_cpu: bool = False
+
+
+def load(bundle: Bundle, device: str, *, regions: bool) -> Loaded:
+    """Build a bundle's parts and load its weights.
+
+    Raises:
+        JobFailed: The configuration is none for inference, or the weights are not its network's;
+            permanent.
+    """
+    parser = parser_of(bundle, device)
+    for part in ("network_def", "preprocessing", "inferer", "postprocessing"):
+        if part not in parser:
+            raise JobFailed(
+                f"{bundle.config.name} has no {part}: run this bundle in strict mode",
+                permanent=True,
+            )
+    network = parser.get_parsed_content("network_def")
+    _load_weights(network, bundle)
+    network = network.to(device).eval()
+    preprocessing = parser.get_parsed_content("preprocessing")
+    postprocessing = parser.get_parsed_content("postprocessing")
+    make_lean(preprocessing)
+    for transform in postprocessing.transforms:
+        if isinstance(transform, Invertd):
+            make_lean(transform.transform)
+    transforms, loader = _after_loading(preprocessing)
+    return Loaded(
+        network=network,
+        transforms=transforms,
+        inferer=parser.get_parsed_content("inferer"),
+        post=plan_post(postprocessing.transforms, regions=regions),
+        image_key=str(loader.keys[0]),
+        channel_first=bool(loader._loader.ensure_channel_first),
+        parser=parser,
+    )
+
+
+def run_fast(
+    loaded: Loaded,
+    image: Image,
+    effort: Effort,
+    report: Report,
+    region_channels: Sequence[int] = (),
+) -> LabelArray:
+    """The labels of an image, shape (slice, row, column) of its grid.
+
+    Args:
+        region_channels: Where regions are wanted: the output channel of each, in order.
+    Raises:
+        JobFailed: The bundle's answer is no label map on the image's grid.
+    """
+    with report.stage("prepare"):
+        prepared = _preprocess(loaded, image, effort.device)
+    with report.stage("network"):
+        answer = _answer(loaded, prepared, effort, region_channels)
+    with report.stage("invert"):
+        data = {loaded.image_key: prepared, _PRED: answer}
+        for transform in _rest(loaded.post, prepared):
+            data = transform(data)
+        return _as_labels(data[_PRED], image)
+
+
+def _after_loading(preprocessing: Compose) -> tuple[tuple[Any, ...], LoadImaged]:
+    transforms = preprocessing.transforms
+    for index, transform in enumerate(transforms):
+        if isinstance(transform, LoadImaged) and len(transform.keys) == 1:
+            return tuple(transforms[index + 1 :]), transform
+    raise JobFailed(
+        "the bundle's preprocessing does not load one image: run it in strict mode", permanent=True
+    )
+
+
+def _load_weights(network: torch.nn.Module, bundle: Bundle) -> None:
+    try:
+        checkpoint = torch.load(bundle.weights, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+        raise JobFailed(
+            f"{bundle.weights.name} cannot be loaded as plain weights: convert it once to a state"
+            " dictionary of tensors",
+            permanent=True,
+        ) from error
+    state = checkpoint.get("model", checkpoint) if isinstance(checkpoint, dict) else checkpoint
+    try:
+        network.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise JobFailed(
+            f"the weights in {bundle.weights.name} are not those of the bundle's network",
+            permanent=True,
+        ) from error
+
+
+def _preprocess(loaded: Loaded, image: Image, device: str) -> MetaTensor:
+    data: dict[Any, Any] = {loaded.image_key: _tensor(loaded, image, device)}
+    for transform in loaded.transforms:
+        data = transform(data)
+    prepared = data[loaded.image_key]
+    if not isinstance(prepared, MetaTensor) or prepared.ndim != 4:
+        raise JobFailed("the bundle's preprocessing does not give one 3D image", permanent=True)
+    return prepared
+
+
+def _tensor(loaded: Loaded, image: Image, device: str) -> MetaTensor:
+    """The image as MONAI's loader would give it, from memory."""
+    arrays = [each.array.transpose() for each in image.channels]
+    if not _resamples_first(loaded.transforms):
+        arrays = [each.astype(np.float32) for each in arrays]
+    is_one = len(arrays) == 1
+    array = arrays[0] if is_one else np.stack(arrays)
+    if is_one and loaded.channel_first:
+        array = array[None]
+    has_channels = not is_one or loaded.channel_first
+    meta = {
+        "spatial_shape": np.array(image.geometry.shape[::-1]),
+        "original_channel_dim": 0 if has_channels else float("nan"),
+        "original_affine": affine_ras(image.geometry),
+        "filename_or_obj": "image",
+        "space": "RAS",
+    }
+    affine = torch.as_tensor(affine_ras(image.geometry))
+    return MetaTensor(torch.as_tensor(array).to(device), affine=affine, meta=meta)
+
+
+def _resamples_first(transforms: Sequence[Any]) -> bool:
+    """Whether nothing looks at voxels before they are resampled: then they may stay integers."""
+    for transform in transforms:
+        if isinstance(transform, Spacingd):
+            return True
+        harmless = isinstance(transform, EnsureChannelFirstd | Orientationd) or (
+            isinstance(transform, EnsureTyped) and tuple(transform.dtype) == (None,)
+        )
+        if not harmless:
+            return False
+    return False
+
+
+def _answer(
+    loaded: Loaded, prepared: MetaTensor, effort: Effort, region_channels: Sequence[int]
+) -> MetaTensor:
+    """Labels or regions (1, X, Y, Z), or maps (K, X, Y, Z) where the bundle wants them whole."""
+    if loaded.post.kind == "maps":
+        return _maps(loaded, prepared, effort)
+    windowing = _windowing(loaded.inferer, effort)
+    decide: Decide = take_largest
+    if loaded.post.kind == "regions":
+        decide = _chosen(region_channels, mark_regions(loaded.post.threshold))
+    labels = label_windows(prepared.to(effort.device), loaded.network, decide, windowing)
+    return MetaTensor(labels[None])
+
+
+def _chosen(channels: Sequence[int], decide: Decide) -> Decide:
+    """Decide on some maps in another order."""
+
+    def chosen(maps: Tensor) -> Tensor:
+        if max(channels) >= len(maps):
+            raise JobFailed(
+                f"the network has {len(maps)} output channels, region_channels names"
+                f" {max(channels)}",
+                permanent=True,
+            )
+        return decide(maps[list(channels)])
+
+    return chosen if channels else decide
+
+
+def _windowing(inferer: Any, effort: Effort) -> Windowing:
+    windowing = windowing_of(inferer)
+    return replace(
+        windowing,
+        batch=1 if effort.single_windows else windowing.batch,
+        window_device=effort.device,
+        slab_device="cpu" if effort.slab_on_cpu else effort.device,
+        autocast=PRECISIONS[effort.precision],
+    )
+
+
+def _maps(loaded: Loaded, prepared: MetaTensor, effort: Effort) -> MetaTensor:
+    """The answer of the bundle's own inferer."""
+    dtype = PRECISIONS[effort.precision]
+    kind = torch.device(effort.device).type
+    batch = prepared.to(effort.device)[None].as_subclass(Tensor)
+    with torch.inference_mode(), torch.autocast(kind, dtype=dtype, enabled=dtype is not None):
+        answer = loaded.inferer(batch, loaded.network)
+    if not isinstance(answer, Tensor) or answer.shape[2:] != batch.shape[2:]:
+        raise JobFailed(
+            "the network does not answer with maps of its image's size: run this bundle in strict"
+            " mode",
+            permanent=True,
+        )
+    if not bool(torch.isfinite(answer).all()):
+        raise JobFailed(
+            "the network returned values that are not numbers: check its weights, or run it in fp32",
+            permanent=True,
+        )
+    return MetaTensor(answer[0].as_subclass(Tensor).float().clone())
+
+
+def _rest(post: PostPlan, prepared: MetaTensor) -> Sequence[Any]:
+    """What is left to do; regions on a resampled grid could not be inverted as bits."""
+    if post.kind == "regions" and prepared.applied_operations:
+        raise JobFailed(
+            "the bundle resamples its image: its regions cannot be handed on, say outputs: [labels]",
+            permanent=True,
+        )
+    return () if post.kind == "regions" else post.rest
+
+
+def _as_labels(pred: Tensor, image: Image) -> LabelArray:
+    values = torch.as_tensor(pred).as_subclass(Tensor).cpu()
+    if values.ndim != 4 or len(values) != 1 or tuple(values.shape[:0:-1]) != image.geometry.shape:
+        given = " x ".join(str(size) for size in values.shape)
+        raise JobFailed(
+            f"the bundle made {given} values, not one label for each voxel of its image",
+            permanent=True,
+        )
+    if values.dtype.is_floating_point:
+        if not bool(torch.isfinite(values).all()):
+            raise JobFailed("the bundle returned values that are not numbers", permanent=True)
+        if bool((values != values.floor()).any()):
+            raise JobFailed("the bundle returned values that are no labels", permanent=True)
+    if int(values.min()) < 0 or int(values.max()) > _LABEL_LIMIT:
+        raise JobFailed("the bundle returned values that are no labels", permanent=True)
+    array = values[0].numpy().transpose()
+    if int(values.max()) < 256:
+        return np.ascontiguousarray(array, np.uint8)
+    return np.ascontiguousarray(array, np.uint16)

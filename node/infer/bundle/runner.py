@@ -1,0 +1,210 @@
+"""Runner kind ``monai_bundle``: any MONAI bundle, unchanged.
+
+``mode: fast`` (the default) runs the bundle's own parts in the warm worker; ``mode: strict`` runs its
+own command line in a process of its own, and is the reference. Out of memory steps down, and every
+step is told: one window at a time, sums in main memory, the variant that model.yaml names as next,
+the CPU.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from node.domain.errors import JobFailed
+from node.domain.result import LabelArray, mask_of
+from node.domain.segment import segments_named
+from node.infer.assets import check_assets
+from node.infer.bundle.config import bundle_of, settings_of
+from node.infer.bundle.fast import PRECISIONS, Effort, Loaded, load, run_fast
+from node.infer.bundle.image import Image, Prepared
+from node.infer.bundle.strict import run_strict
+from node.infer.registry import ModelSpec
+from node.infer.report import Report
+from node.infer.room import Given, Produced, Room, read_volumes
+from node.infer.volume import Volume
+
+# name in model.yaml -> function that makes the image of several series, or in a common space
+PREPARE: Mapping[str, str] = {
+    "brain_tumour": "node.infer.brain.brats:prepare",
+    "brain_template": "node.infer.brain.template:prepare",
+}
+MODES = ("fast", "strict")
+
+_OUT_OF_MEMORY = ("out of memory", "allocate memory", "bad_alloc", "alloc_cpu")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One try: how a bundle is run, and what is told when it comes to that."""
+
+    variant: str
+    effort: Effort
+    sentence: str = ""
+
+
+def warm(spec: ModelSpec, weights_dir: Path, device: str) -> None:
+    """Load the default variant, so that the first job finds it loaded."""
+    variant = _variant(spec)
+    _loaded(spec, variant, weights_dir, device)
+
+
+def run(spec: ModelSpec, inputs: Mapping[str, Given], room: Room, report: Report) -> Produced:
+    """Run the bundle of a model.
+
+    Raises:
+        JobFailed: See the modules of this package; or no step had memory enough.
+    """
+    variant, mode = _variant(spec), str(spec.runner.parameters.get("mode", "fast"))
+    precision = str(spec.runner.parameters.get("precision", "fp32"))
+    for name, value, known in (("mode", mode, MODES), ("precision", precision, PRECISIONS)):
+        if value not in known:
+            there_are = ", ".join(known)
+            raise JobFailed(f"no {name} {value!r}; there are: {there_are}", permanent=True)
+    bundle_of(spec, variant, room.weights_dir)  # what is missing is told before anything is read
+    volumes = read_volumes(inputs, report)
+    prepared = _prepare(spec, volumes, room, report)
+    if mode == "strict":
+        labels = run_strict(
+            bundle_of(spec, variant, room.weights_dir), prepared.image, room, report
+        )
+        ran = {"variant": variant, "mode": mode}
+    else:
+        first = Effort(device=room.device, precision=precision)
+        labels, step = _step_down(spec, variant, first, prepared.image, room, report)
+        ran = {"variant": step.variant, "precision": precision}
+    with report.stage("invert"):
+        labels = prepared.back(labels)
+    return Produced(labels=_narrowed(spec, labels), ran=ran)
+
+
+def _variant(spec: ModelSpec) -> str:
+    variants = settings_of(spec).variants
+    wanted = str(spec.runner.parameters.get("variant", next(iter(variants))))
+    if wanted not in variants:
+        raise JobFailed(
+            f"{spec.name} has no variant {wanted!r}; there are: {', '.join(variants)}",
+            permanent=True,
+        )
+    return wanted
+
+
+def _prepare(
+    spec: ModelSpec, volumes: Mapping[str, Volume], room: Room, report: Report
+) -> Prepared:
+    settings = settings_of(spec)
+    if settings.prepare:
+        files = check_assets(spec, room.weights_dir, settings.prepare_files)
+        module, _, function = PREPARE[settings.prepare].partition(":")
+        with report.stage("prepare series"):
+            prepared: Prepared = getattr(importlib.import_module(module), function)(
+                volumes, files, room.device, report
+            )
+        return prepared
+    channels = settings.channels or list(spec.inputs)
+    if len({volumes[role].geometry for role in channels}) > 1:
+        raise JobFailed(
+            f"the series of {spec.name} do not lie on one grid, and it names no step that would"
+            " bring them there",
+            permanent=True,
+        )
+    return Prepared.unchanged(Image(channels=tuple(volumes[role] for role in channels)))
+
+
+def _step_down(
+    spec: ModelSpec, variant: str, first: Effort, image: Image, room: Room, report: Report
+) -> tuple[LabelArray, Step]:
+    for step in _steps(spec, variant, first):
+        if step.sentence:
+            report.note(f"out of memory: {step.sentence}")
+        try:
+            with report.stage("load model"):
+                loaded = _loaded(spec, step.variant, room.weights_dir, step.effort.device)
+            channels = settings_of(spec).region_channels
+            return run_fast(loaded, image, step.effort, report, channels), step
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+        _free_memory()  # after the error is gone, which holds on to what the run had made
+    raise JobFailed(
+        f"out of memory, even in the smallest way to run {spec.name}: give it more"
+        " (resources.memory_gb), or another device",
+        permanent=True,
+    )
+
+
+def _steps(spec: ModelSpec, variant: str, first: Effort) -> Iterator[Step]:
+    """The first try and what may follow it, from little loss to much."""
+    variants = settings_of(spec).variants
+    seen: list[str] = []
+    while variant and variant not in seen:
+        sentence = f"variant {variant}" if seen else ""
+        seen.append(variant)
+        yield Step(variant=variant, effort=first, sentence=sentence)
+        single = replace(first, single_windows=True)
+        yield Step(variant=variant, effort=single, sentence="one window at a time")
+        if first.device != "cpu":
+            away = replace(single, slab_on_cpu=True)
+            yield Step(variant=variant, effort=away, sentence="sums in main memory")
+        variant = variants[variant].next
+    if first.device != "cpu":
+        on_cpu = Effort(device="cpu", single_windows=True)
+        yield Step(variant=seen[0], effort=on_cpu, sentence="on the CPU")
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or any(
+        words in str(error).lower() for words in _OUT_OF_MEMORY
+    )
+
+
+_kept: dict[
+    tuple[str, str, str], Loaded
+] = {}  # the network that is warm; one, since they are large
+
+
+def _loaded(spec: ModelSpec, variant: str, weights_dir: Path, device: str) -> Loaded:
+    bundle = bundle_of(spec, variant, weights_dir)
+    key = (spec.digest, variant, device)
+    if key not in _kept:
+        _free_memory()
+        _kept[key] = load(bundle, device, regions=spec.has_regions)
+    return _kept[key]
+
+
+def _free_memory() -> None:
+    import torch
+
+    _kept.clear()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _narrowed(spec: ModelSpec, labels: LabelArray) -> LabelArray:
+    """Only the structures that the job's ``labels`` name; all by default."""
+    wanted = spec.runner.parameters.get("labels")
+    if not wanted:
+        return labels
+    names = wanted.split(",") if isinstance(wanted, str) else list(map(str, _items(wanted)))
+    try:
+        kept = segments_named(spec.segments, [name.strip() for name in names])
+    except ValueError as error:
+        raise JobFailed(f"labels: {error}", permanent=True) from error
+    narrowed = np.zeros_like(labels)
+    for segment in kept:
+        value = segment.label_value
+        where = mask_of(labels, value, overlapping=spec.has_regions)
+        narrowed[where] |= labels.dtype.type(1 << (value - 1) if spec.has_regions else value)
+    return narrowed
+
+
+def _items(wanted: object) -> list[object]:
+    if not isinstance(wanted, list | tuple):
+        raise JobFailed("labels: give a list of names", permanent=True)
+    return list(wanted)

@@ -1,0 +1,224 @@
+"""A bundle run as published: MONAI's own command line in a process of its own, files between.
+
+This is the reference that the fast way of running a bundle is held to. Nothing of the bundle is
+changed: its configuration is given other values by id, as its publisher would on the command line
+(``--args_file``), so that it reads the image of this run, writes into the run's scratch folder, and
+loads in the order and in the process that it is given.
+
+What can fail: ``JobFailed``. What the bundle's process says goes to the log of the run; its last
+words, without paths, are the reason of the failure.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from node.domain.errors import JobFailed
+from node.domain.result import LabelArray
+from node.infer.bundle.config import Bundle
+from node.infer.bundle.image import Image
+from node.infer.bundle.nifti import read_labels, write_image
+from node.infer.report import Report
+from node.infer.room import Room
+
+_PACKAGES = {"monai": "monai", "ignite": "pytorch-ignite", "fire": "fire", "nibabel": "nibabel"}
+_ARGUMENTS = "arguments.json"
+_RESULTS = "results"
+_SENTENCE = 200  # characters of the process's last line
+_TAIL_BYTES = 1 << 16
+_CAUSE_OF = "The above exception was the direct cause"  # Python's words between two tracebacks
+_PATH = re.compile(r"(?:(?<=[\s'\"(=\[:])|^)/[^\s'\",;:)\]]*/([^\s'\",;:)\]/]*)")
+_MEMORY = re.compile(r"out of memory|allocate memory|MemoryError|bad_alloc", re.IGNORECASE)
+
+
+def run_strict(bundle: Bundle, image: Image, room: Room, report: Report) -> LabelArray:
+    """The labels that a bundle gives when its publisher's command runs it.
+
+    Returns:
+        The label values of the file that it wrote, shape (slice, row, column) of the image.
+    Raises:
+        JobFailed: Packages are missing, the process failed, or what it wrote are no labels of this
+            image.
+    """
+    _require_packages()
+    folder = Path(tempfile.mkdtemp(dir=room.scratch))
+    with report.stage("write"):
+        files = write_image(image, folder)
+        arguments = strict_arguments(bundle, files)
+        (folder / _ARGUMENTS).write_text(json.dumps(arguments), encoding="utf-8")
+    with report.stage("infer"):
+        _run(bundle, folder, room)
+    with report.stage("collect"):
+        return read_labels(folder / _RESULTS, image.geometry)
+
+
+def strict_arguments(bundle: Bundle, files: list[str]) -> dict[str, object]:
+    """What ``monai.bundle run`` is told: the configuration, and config id -> value over it.
+
+    The data set gets one case whatever the configuration makes its list from: a pattern of file
+    names, a data list, a literal. An override of ``dataset#data`` is a list of one mapping with what
+    the case has beside its image, such as ``label_prompt``.
+
+    Args:
+        files: Of the image, one for each channel.
+    Raises:
+        JobFailed: The configuration is no inference over one data set; permanent.
+    """
+    config = _read_config(bundle.config)
+    told = {_normalised(name): value for name, value in bundle.overrides.items()}
+    case = {**_rest_of_case(told), _image_key(config, told): files[0] if len(files) == 1 else files}
+    forced: dict[str, object] = {
+        "bundle_root": str(bundle.root),
+        "dataset#data": [case],
+        **_where_present(config, "dataloader", {"num_workers": 0, "shuffle": False}),
+    }
+    # float32 holds every label and, unlike integers, a value that is not a number
+    written = {"output_dir": _RESULTS, "output_ext": ".nii", "output_dtype": "float32"}
+    forced |= {name: value for name, value in written.items() if name in config}
+    for place, component in _components(config, "SaveImaged"):
+        forced |= {f"{place}#{name}": value for name, value in written.items() if name in component}
+    return {"config_file": str(bundle.config), **told, **forced}
+
+
+def _rest_of_case(told: Mapping[str, object]) -> dict[str, object]:
+    match told.get("dataset#data", [{}]):
+        case [dict() as case]:
+            return dict(case)
+    raise JobFailed(
+        "the override of dataset#data is not a list of one mapping: mend model.yaml", permanent=True
+    )
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    text = path.read_text(encoding="utf-8")
+    config = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    if not isinstance(config, dict) or not isinstance(config.get("dataset"), dict):
+        raise JobFailed(
+            f"{path.name} of the bundle has no dataset: it is no inference configuration",
+            permanent=True,
+        )
+    return config
+
+
+def _image_key(config: Mapping[str, Any], told: Mapping[str, object]) -> str:
+    """The key under which the bundle loads its image from a case."""
+    for _, component in _components(config, "LoadImaged"):
+        keys = component.get("keys")
+        keys = [keys] if isinstance(keys, str) else keys
+        if isinstance(keys, list) and len(keys) == 1:
+            key = str(keys[0])
+            named = key.removeprefix("@") if key.startswith("@") else ""
+            key = str(told.get(named, config.get(named))) if named else key
+            if not key.startswith("$"):
+                return key
+        elif isinstance(keys, list):
+            raise JobFailed("the bundle loads an image under each of several keys", permanent=True)
+    return str(told.get("image_key", config.get("image_key", "image")))
+
+
+def _where_present(
+    config: Mapping[str, Any], name: str, values: Mapping[str, object]
+) -> dict[str, object]:
+    component = config.get(name)
+    present = component if isinstance(component, dict) else {}
+    return {f"{name}#{key}": value for key, value in values.items() if key in present}
+
+
+def _components(node: object, target: str, place: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every component of a class in the configuration, with its id."""
+    if isinstance(node, dict):
+        if str(node.get("_target_", "")).rpartition(".")[2] == target:
+            yield place, node
+        children: Iterator[tuple[object, object]] = iter(node.items())
+    elif isinstance(node, list):
+        children = iter(enumerate(node))
+    else:
+        return
+    for key, child in children:
+        yield from _components(child, target, f"{place}#{key}" if place else str(key))
+
+
+def _normalised(name: str) -> str:
+    return name.replace("::", "#")  # MONAI's other way to write an id
+
+
+def _require_packages() -> None:
+    absent = [
+        package for name, package in _PACKAGES.items() if importlib.util.find_spec(name) is None
+    ]
+    if absent:
+        raise JobFailed(
+            f"a bundle's own command needs {', '.join(absent)}: pip install segnode[monai]",
+            permanent=True,
+        )
+
+
+def _run(bundle: Bundle, folder: Path, room: Room) -> None:
+    setpriv = shutil.which("setpriv")
+    command = [
+        # dies with this process even where that is killed
+        *([setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []),
+        *(sys.executable, "-P", "-u", "-m", "monai.bundle", "run", "--args_file", _ARGUMENTS),
+    ]
+    with room.log.open("ab") as log:
+        started_at = log.tell()
+        ended = subprocess.run(  # noqa: S603 - our own interpreter and MONAI's module
+            command,
+            check=False,
+            cwd=folder,
+            env=_environment(bundle, room),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    if ended.returncode:
+        raise _failure(ended.returncode, _last_line(room.log, started_at))
+
+
+def _environment(bundle: Bundle, room: Room) -> dict[str, str]:
+    """That of this process; the bundle's own code is found, and nothing is written beside it."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(bundle.root), *(path for path in sys.path if path)]),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    kind, _, number = room.device.partition(":")
+    if kind != "cuda":
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    elif number:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        # the bundle takes the first device that it sees
+        environment["CUDA_VISIBLE_DEVICES"] = visible.split(",")[int(number)] if visible else number
+    return environment
+
+
+def _failure(code: int, last_line: str) -> JobFailed:
+    if _MEMORY.search(last_line):
+        return JobFailed("out of memory in the bundle's own command")
+    if code < 0:
+        return JobFailed(f"the bundle's own command was killed by {signal.Signals(-code).name}")
+    return JobFailed(f"the bundle's own command failed: {last_line or f'exit code {code}'}")
+
+
+def _last_line(log: Path, started_at: int) -> str:
+    """The last words of the process, without the folders of this machine."""
+    with log.open("rb") as file:
+        file.seek(max(started_at, log.stat().st_size - _TAIL_BYTES))
+        text = file.read().decode("utf-8", "replace")
+    # MONAI raises "failed to evaluate" over whatever happened: the first error says what
+    lines = text.partition(_CAUSE_OF)[0].splitlines()
+    said = [" ".join(line.split()) for line in lines if line.strip()]
+    return _PATH.sub(r"\1", said[-1])[:_SENTENCE] if said else ""

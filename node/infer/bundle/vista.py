@@ -1,0 +1,197 @@
+"""VISTA3D, which is asked for classes by number, without a map of every class.
+
+Its class head is one matrix, made of the numbers that are asked for, on a feature map that does not
+depend on them. Windows are therefore blended as features, 48 maps however many classes are asked
+for, and the matrix is applied to planes that no later window touches. Sums are the same in another
+order: a voxel may get another label than from the bundle's own way only where its two largest
+values differ by a rounding error.
+
+What can fail: ``JobFailed`` (permanent): a class that the bundle refuses, parts that are not those
+of a VISTA bundle.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from monai.apps.vista3d.transforms import VistaPreTransformd
+from monai.inferers.inferer import SlidingWindowInferer, SlidingWindowInfererAdapt
+from monai.networks.nets.vista3d import VISTA3D
+from torch import Tensor
+
+from node.domain.errors import JobFailed
+from node.infer.bundle.decide import label_type, largest_of_linear_head
+from node.infer.bundle.windows import Advanced, Windowing, label_windows, windowing_of
+
+_STRICT = "run this bundle in strict mode"
+
+
+def is_vista(network: object) -> bool:
+    """Whether a network is MONAI's VISTA3D."""
+    return isinstance(network, VISTA3D)
+
+
+def vista_labels(
+    image: Tensor,
+    network: Any,
+    windowing: Windowing,
+    prompts: Sequence[int],
+    advanced: Advanced | None = None,
+) -> Tensor:
+    """For each voxel the prompt with the largest value above 0, or 0.
+
+    Args:
+        image: Preprocessed, (1, X, Y, Z).
+        network: VISTA3D on the device of the windows, in evaluation mode.
+        prompts: Global numbers of classes; of equal values the first counts.
+        advanced: Told after each row of windows: windows done, windows in all.
+
+    Returns:
+        The prompts' own numbers, (X, Y, Z), ``uint8`` where all fit, else ``uint16``.
+
+    Raises:
+        JobFailed: There is no prompt, or see ``label_windows``.
+    """
+    if not prompts:
+        raise JobFailed("no class is asked for: name one in labels", permanent=True)
+    numbers = torch.tensor([0, *prompts], dtype=torch.int32)
+    dtype = label_type(int(numbers.max()))
+    largest = largest_of_linear_head(_class_matrix(network, prompts), above=0.0)
+
+    def decide(features: Tensor) -> Tensor:
+        chosen = largest(features)
+        return numbers.to(chosen.device)[chosen.int()].to(dtype)
+
+    def encode(windows: Tensor) -> Tensor:
+        _, automatic = network.image_encoder(windows, with_point=False, with_label=True)
+        features: Tensor = network.class_head.image_post_mapping(automatic)
+        return features
+
+    return label_windows(image, encode, decide, windowing, advanced)
+
+
+def vista_windowing(inferer: Any, network: object) -> Windowing:
+    """How a bundle's own inferer cuts and blends windows where classes alone are asked for.
+
+    It is not said in its configuration: the overlap there is for points only. So the inferer is
+    asked for a class in an image of one voxel, and heard out on the sliding window it makes for it.
+
+    Raises:
+        JobFailed: It makes none; permanent.
+    """
+    if isinstance(inferer, SlidingWindowInferer):
+        windows = inferer
+    else:
+        with _listening(type(inferer).__module__) as heard:
+            try:
+                inferer(
+                    inputs=torch.zeros(1, 1, 1, 1, 1),
+                    network=network,
+                    point_coords=None,
+                    point_labels=None,
+                    class_vector=torch.ones(1, 1, dtype=torch.long),
+                )
+            except _Heard:
+                pass
+            except (TypeError, AttributeError):
+                heard.clear()
+        if not heard:
+            raise JobFailed(
+                f"an inferer {type(inferer).__name__} does not tell its windows: {_STRICT}",
+                permanent=True,
+            )
+        windows = heard[0]
+    windows.with_coord = False  # only points are placed by the coordinates
+    return windowing_of(windows)
+
+
+class _Heard(Exception):  # noqa: N818 - no error
+    """The inferer has made its sliding window."""
+
+
+@contextmanager
+def _listening(module: str) -> Iterator[list[SlidingWindowInferer]]:
+    """Let a bundle's inferer come as far as its sliding window, and no further."""
+    heard: list[SlidingWindowInferer] = []
+
+    def listen(*args: Any, **settings: Any) -> None:
+        heard.append(SlidingWindowInfererAdapt(*args, **settings))
+        raise _Heard
+
+    code = sys.modules[module]
+    own = getattr(code, "SlidingWindowInfererAdapt", None)
+    if own is None:
+        yield heard
+        return
+    setattr(code, "SlidingWindowInfererAdapt", listen)  # noqa: B010 - a module of the bundle
+    try:
+        yield heard
+    finally:
+        setattr(code, "SlidingWindowInfererAdapt", own)  # noqa: B010
+
+
+def prompts_of(parser: Any, transforms: Sequence[Any], wanted: Sequence[int]) -> list[int]:
+    """The classes to ask for: those that a job names, or all that the bundle's configuration names.
+
+    Args:
+        parser: MONAI's over the bundle's configuration.
+        transforms: Its preprocessing, which puts ``left kidney`` and ``right kidney`` for ``kidney``.
+        wanted: Label values; none: everything.
+
+    Raises:
+        JobFailed: The bundle knows no classes, or refuses one of these; permanent.
+    """
+    if not wanted:
+        everything = parser.get_parsed_content("evaluator#hyper_kwargs#everything_labels")
+        return [int(number) for number in everything]
+    prompts = list(dict.fromkeys(_expanded(transforms, wanted)))
+    refused = [number for number in prompts if not _is_supported(parser, number)]
+    if refused:
+        listed = ", ".join(map(str, refused))
+        raise JobFailed(
+            f"the bundle does not know {listed} as a class of its own: take it out of labels",
+            permanent=True,
+        )
+    return prompts
+
+
+def _expanded(transforms: Sequence[Any], wanted: Sequence[int]) -> list[int]:
+    for transform in transforms:
+        if isinstance(transform, VistaPreTransformd):
+            asked: dict[str, Any] = {"label_prompt": list(wanted)}
+            return [int(number) for number in transform(asked)["label_prompt"]]
+    return list(wanted)
+
+
+def _is_supported(parser: Any, number: int) -> bool:
+    """What the bundle's own evaluator says, which refuses numbers by raising ``ValueError``."""
+    checked = getattr(_evaluator_class(parser), "check_prompts_format", None)
+    if checked is None:
+        everything = parser.get_parsed_content("evaluator#hyper_kwargs#everything_labels")
+        return number in everything
+    try:
+        checked(None, [torch.tensor([number])], None, None)
+    except ValueError:
+        return False
+    return True
+
+
+def _evaluator_class(parser: Any) -> Any:
+    module, _, name = str(parser["evaluator#_target_"]).rpartition(".")
+    return getattr(sys.modules.get(module), name, None)
+
+
+def _class_matrix(network: Any, prompts: Sequence[int]) -> Tensor:
+    """One row of weights over the features for each class, (classes, F)."""
+    head = network.class_head
+    device = head.class_embeddings.weight.device
+    with torch.inference_mode():
+        rows = head.class_embeddings(torch.tensor(prompts, device=device)[:, None])
+        if head.use_mlp:
+            rows = head.mlp(rows)
+        matrix: Tensor = rows[:, 0].float()
+    return matrix

@@ -1,0 +1,298 @@
+"""Sliding windows whose labels come out without a map of every class of the whole image.
+
+A network that tells 105 classes apart on 287 x 287 x 397 voxels answers with 14 GB, of which one
+byte per voxel is wanted. Windows are therefore worked off row by row, and each plane is decided as
+soon as no later window touches it: what is held is one window's depth of maps, and the labels. The
+values that are decided on are bit for bit those of ``monai.inferers.SlidingWindowInferer`` where
+the network answers a window alike in every batch: same windows, weights, order of sums, division.
+
+What can fail: ``JobFailed`` (permanent): an inferer of another kind, a network whose answer does
+not fit its window, values that are not numbers. Running out of memory is left to the caller, who
+may repeat with smaller batches, the slab on the CPU, or a shorter number type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from monai.data.utils import compute_importance_map
+from monai.inferers.inferer import SimpleInferer, SlidingWindowInferer, SlidingWindowInfererAdapt
+from monai.utils.misc import ensure_tuple_rep, fall_back_tuple
+from torch import Tensor
+from torch.nn.functional import pad
+
+from node.domain.errors import JobFailed
+from node.infer.bundle.slab import Slab, open_slab
+from node.infer.bundle.window_plan import Triple, plan_windows
+
+Network = Callable[[Tensor], object]
+Decide = Callable[[Tensor], Tensor]
+Advanced = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Windowing:
+    """How windows are cut, asked about and blended.
+
+    Args:
+        roi_size: Voxels of a window; one number for all axes; not above 0: as large as the image.
+        batch: Windows per call of the network.
+        overlap: Share of a window that the next one repeats, in [0, 1).
+        mode: ``constant`` or ``gaussian`` weights.
+        sigma_scale: Width of the gaussian, in window sizes.
+        padding_mode: How an image smaller than a window is enlarged.
+        cval: The value it is enlarged with where that mode is ``constant``.
+        window_device: Where the network is; the image's by default.
+        slab_device: Where answers are added up and labels are made; the image's by default.
+        slab_dtype: Number type of the sums. ``float16`` halves them and is not exact.
+        autocast: Number type inside the network; none: as its weights are.
+    Raises:
+        JobFailed: An overlap or batch that cannot be.
+    """
+
+    roi_size: Sequence[int] | int
+    batch: int = 1
+    overlap: Sequence[float] | float = 0.25
+    mode: str = "constant"
+    sigma_scale: Sequence[float] | float = 0.125
+    padding_mode: str = "constant"
+    cval: float = 0.0
+    window_device: torch.device | str | None = None
+    slab_device: torch.device | str | None = None
+    slab_dtype: torch.dtype = torch.float32
+    autocast: torch.dtype | None = None
+
+    def __post_init__(self) -> None:
+        shares = self.overlap if isinstance(self.overlap, Sequence) else [self.overlap]
+        if self.batch < 1 or not all(0 <= share < 1 for share in shares):
+            raise JobFailed(
+                f"sliding windows cannot overlap by {self.overlap} in batches of {self.batch}: "
+                "mend the inferer in the model's configuration",
+                permanent=True,
+            )
+
+
+def windowing_of(inferer: object) -> Windowing:
+    """What a bundle's own inferer says.
+
+    ``SimpleInferer`` is one window of the image's size. Buffering and ``cpu_thresh`` are not taken
+    over: they trade the memory of maps that are not made here.
+
+    Raises:
+        JobFailed: Not a kind of inferer whose result is known to be the same.
+    """
+    if type(inferer) is SimpleInferer:
+        return Windowing(roi_size=-1, overlap=0.0)
+    known = type(inferer) in (SlidingWindowInferer, SlidingWindowInfererAdapt)
+    if not known or cast(SlidingWindowInferer, inferer).with_coord:
+        raise JobFailed(
+            f"an inferer {type(inferer).__name__} cannot be run window by window: "
+            "run this bundle in strict mode",
+            permanent=True,
+        )
+    windows = cast(SlidingWindowInferer, inferer)
+    return Windowing(
+        roi_size=windows.roi_size,
+        batch=windows.sw_batch_size,
+        overlap=windows.overlap,
+        mode=str(windows.mode.value),
+        sigma_scale=windows.sigma_scale,
+        padding_mode=str(getattr(windows.padding_mode, "value", windows.padding_mode)),
+        cval=windows.cval,
+        window_device=windows.sw_device,
+        slab_device=windows.device,
+    )
+
+
+def label_windows(
+    image: Tensor,
+    network: Network,
+    decide: Decide,
+    windowing: Windowing,
+    advanced: Advanced | None = None,
+) -> Tensor:
+    """Ask the network about every window and decide each voxel once its last window is blended.
+
+    Args:
+        image: Preprocessed, (C, X, Y, Z).
+        network: Windows (B, C, *roi) -> answers (B, K, *roi), which may be overwritten.
+        decide: Blended answers (K, x, y, z) of some planes -> labels (x, y, z); may overwrite them.
+        advanced: Told after each row of windows: windows done, windows in all.
+
+    Returns:
+        Labels (X, Y, Z), of the type that ``decide`` makes, on the slab's device.
+
+    Raises:
+        JobFailed: An answer does not fit its window, or holds values that are not numbers.
+    """
+    with torch.inference_mode():
+        run = _Run(image.as_subclass(Tensor), network, decide, windowing)
+        windows = run.plan.windows()
+        told = 0
+        for first in range(0, len(windows), windowing.batch):
+            run.take(windows[first : first + windowing.batch])
+            if advanced is not None and run.rows_done > told:
+                told = run.rows_done
+                advanced(told * len(windows) // len(run.plan.rows), len(windows))
+        return run.labels
+
+
+class _Run:
+    """One image on its way through the network: its slab, and the labels so far."""
+
+    def __init__(
+        self, image: Tensor, network: Network, decide: Decide, windowing: Windowing
+    ) -> None:
+        self._network, self._decide, self._windowing = network, decide, windowing
+        self._shape = _triple(image.shape[1:])
+        roi = _window(windowing.roi_size, self._shape)
+        self._image, self._corner = _padded(image, roi, windowing)
+        self.plan = plan_windows(
+            _triple(self._image.shape[1:]), roi, ensure_tuple_rep(windowing.overlap, 3)
+        )
+        self.rows_done = 0
+        self.labels = image.new_empty(0)
+        self._per_row = len(self.plan.windows()) // len(self.plan.rows)
+        self._added = 0
+        self._window_device = torch.device(windowing.window_device or image.device)
+        self._slab_device = torch.device(windowing.slab_device or image.device)
+        self._weights = compute_importance_map(
+            roi,
+            mode=windowing.mode,
+            sigma_scale=windowing.sigma_scale,
+            device=self._window_device,
+        )
+        self._slab: Slab | None = None
+
+    def take(self, windows: list[Triple]) -> None:
+        """Ask about the next windows and finish each row that ends with one of them."""
+        for start, answer in zip(windows, self._ask(windows), strict=True):
+            if self._slab is None:
+                self._slab = self._open(len(answer))
+            self._slab.add(start, self._weighed(answer).to(self._slab_device))
+            self._added += 1
+            if self._added % self._per_row == 0:
+                self._finish_row(self._slab)
+
+    def _open(self, channels: int) -> Slab:
+        return open_slab(self.plan, channels, self._windowing.slab_dtype, self._slab_device)
+
+    def _ask(self, windows: list[Triple]) -> Tensor:
+        roi, dtype = self.plan.roi, self._windowing.autocast
+        asked = torch.stack([self._image[:, *_box(start, roi)] for start in windows])
+        precision: AbstractContextManager[object] = nullcontext()
+        if dtype is not None:
+            precision = torch.autocast(self._window_device.type, dtype=dtype)
+        with precision:
+            answer = self._network(asked.to(self._window_device))
+        if (
+            not isinstance(answer, Tensor)
+            or answer.ndim != 5
+            or (len(answer), *answer.shape[2:]) != (len(windows), *roi)
+        ):
+            raise JobFailed(
+                f"the network does not answer a window of {_times(roi)} voxels with maps of that "
+                "size: run this bundle in strict mode",
+                permanent=True,
+            )
+        return answer.as_subclass(Tensor)
+
+    def _weighed(self, answer: Tensor) -> Tensor:
+        if self._windowing.mode == "constant":
+            return answer
+        if answer.dtype == self._weights.dtype:
+            return answer.mul_(self._weights)
+        return answer * self._weights
+
+    def _finish_row(self, slab: Slab) -> None:
+        """Blend and decide the planes that no later row touches."""
+        row, axis = self.rows_done, self.plan.axis
+        first, planes = self.plan.rows[row], self.plan.finished(row)
+        sums = slab.finished()
+        sums.div_(self._counted(first, planes).to(sums.dtype))
+        source, target = [slice(None)], []
+        for other, (corner, length) in enumerate(zip(self._corner, self._shape, strict=True)):
+            low = first if other == axis else 0
+            high = first + planes if other == axis else self.plan.size[other]
+            start, stop = max(low, corner), min(high, corner + length)
+            source.append(slice(start - low, max(stop - low, start - low)))
+            target.append(slice(start - corner, max(stop - corner, start - corner)))
+        self._decide_planes(sums[tuple(source)], tuple(target))
+        self.rows_done += 1
+        if self.rows_done < len(self.plan.rows):
+            slab.next_row()
+
+    def _counted(self, first: int, planes: int) -> Tensor:
+        """The sum of the weights that met at each voxel of some planes."""
+        axis, roi = self.plan.axis, self.plan.roi
+        weights = self._weights.to(self._slab_device)
+        shape = list(self.plan.size)
+        shape[axis] = planes
+        counted = torch.zeros(shape, dtype=weights.dtype, device=self._slab_device)
+        for start in self.plan.touching(first, planes):
+            skipped = max(first - start[axis], 0)
+            begin = max(start[axis] - first, 0)
+            depth = min(roi[axis] - skipped, planes - begin)
+            box = list(_box(start, roi))
+            box[axis] = slice(begin, begin + depth)
+            counted[tuple(box)] += weights.narrow(axis, skipped, depth)
+        return counted
+
+    def _decide_planes(self, blended: Tensor, target: tuple[slice, ...]) -> None:
+        if blended.numel() == 0:
+            return
+        extremes = torch.stack([torch.stack(torch.aminmax(channel)) for channel in blended])
+        if not bool(torch.isfinite(extremes).all()):
+            raise JobFailed(
+                "the network returned values that are not numbers: check its weights, or run it "
+                "in fp32",
+                permanent=True,
+            )
+        decided = self._decide(blended)
+        if self.labels.numel() == 0:
+            self.labels = decided.new_zeros(self._shape)
+        self.labels[target] = decided
+
+
+def _triple(numbers: Sequence[int]) -> Triple:
+    if len(numbers) != 3:
+        raise JobFailed(
+            f"a network that works on {len(numbers)} dimensions cannot be run by windows here: "
+            "run this bundle in strict mode",
+            permanent=True,
+        )
+    x, y, z = (int(number) for number in numbers)
+    return x, y, z
+
+
+def _window(roi_size: Sequence[int] | int, shape: Triple) -> Triple:
+    sizes = [roi_size] * 3 if isinstance(roi_size, int) else roi_size
+    if len(sizes) != 3:
+        return _triple(sizes)
+    return _triple(fall_back_tuple(sizes, shape))
+
+
+def _box(start: Triple, roi: Triple) -> tuple[slice, ...]:
+    return tuple(slice(low, low + size) for low, size in zip(start, roi, strict=True))
+
+
+def _times(numbers: Triple) -> str:
+    return " x ".join(str(number) for number in numbers)
+
+
+def _padded(image: Tensor, roi: Triple, windowing: Windowing) -> tuple[Tensor, Triple]:
+    """The image enlarged to at least one window, and where its first voxel lies in that."""
+    missing = [max(part - whole, 0) for whole, part in zip(image.shape[1:], roi, strict=True)]
+    corner = _triple([number // 2 for number in missing])
+    if not any(missing):
+        return image, corner
+    edges = [(low, number - low) for low, number in zip(corner, missing, strict=True)]
+    widths = [width for edge in reversed(edges) for width in edge]  # the last axis comes first
+    return (
+        pad(image[None], widths, mode=windowing.padding_mode, value=windowing.cval)[0],
+        corner,
+    )
