@@ -1,5 +1,6 @@
 # make demo    set up, start a node, send it a series by C-STORE and one by STOW-RS, show the results
 # make test    set up, run all tests
+# make test-without-torch   the road again where torch and monai are absent
 # make check   formatting, lints, types, import rules, spelling
 # make coverage   the tests again, with branch coverage
 # make bench   benchmarks against dcmtk, Orthanc, highdicom and dcmqi in the same run
@@ -8,9 +9,10 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+BARE   := .venv-without-torch
 PEERS  := dcmtk dicom3tools orthanc orthanc-dicomweb orthanc-python postgresql
 
-.PHONY: setup demo test test-long coverage check bench peers clean
+.PHONY: setup demo test test-without-torch test-long coverage check bench peers clean
 
 setup: $(VENV)/.dev
 
@@ -22,7 +24,13 @@ $(VENV)/.run: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run
-	$(BIN)/python -m pip install --quiet -c constraints.txt --group dev -e '.[postgres]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt --group dev -e '.[postgres,monai]'
+	@touch $@
+
+$(BARE)/.dev: pyproject.toml constraints.txt
+	@test -x $(BARE)/bin/python || $(PYTHON) -m venv $(BARE)
+	$(BARE)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BARE)/bin/python -m pip install --quiet -c constraints.txt --group dev -e '.[postgres]'
 	@touch $@
 
 demo: $(VENV)/.run
@@ -30,6 +38,10 @@ demo: $(VENV)/.run
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "not long" -n auto --dist loadfile
+
+test-without-torch: $(BARE)/.dev
+	$(BARE)/bin/python -m pytest -m "not long" -n auto --dist loadfile \
+	  tests/infer tests/models tests/pipeline tests/cli tests/e2e/test_voxel_truth.py
 
 test-long: $(VENV)/.dev
 	$(BIN)/python -m pytest
@@ -57,4 +69,4 @@ peers:
 	fi
 
 clean:
-	rm -rf $(VENV) segnode-demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(BARE) segnode-demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
