@@ -30,6 +30,7 @@ from node.infer.bundle.decide import Decide, mark_regions, take_largest
 from node.infer.bundle.image import Image, affine_ras
 from node.infer.bundle.postprocessing import PostPlan, plan_post
 from node.infer.bundle.resample import make_lean
+from node.infer.bundle.vista import is_vista, prompts_of, vista_labels, vista_windowing
 from node.infer.bundle.windows import Windowing, label_windows, windowing_of
 from node.infer.report import Report
 
@@ -114,18 +115,20 @@ def run_fast(
     effort: Effort,
     report: Report,
     region_channels: Sequence[int] = (),
+    wanted: Sequence[int] = (),
 ) -> LabelArray:
     """The labels of an image, shape (slice, row, column) of its grid.
 
     Args:
         region_channels: Where regions are wanted: the output channel of each, in order.
+        wanted: The classes to ask for, of a network that is asked; all by default.
     Raises:
         JobFailed: The bundle's answer is no label map on the image's grid.
     """
     with report.stage("prepare"):
         prepared = _preprocess(loaded, image, effort.device)
     with report.stage("network"):
-        answer = _answer(loaded, prepared, effort, region_channels)
+        answer = _answer(loaded, prepared, effort, region_channels, wanted)
     with report.stage("invert"):
         data = {loaded.image_key: prepared, _PRED: answer}
         for transform in _rest(loaded.post, prepared):
@@ -207,16 +210,38 @@ def _resamples_first(transforms: Sequence[Any]) -> bool:
 
 
 def _answer(
-    loaded: Loaded, prepared: MetaTensor, effort: Effort, region_channels: Sequence[int]
+    loaded: Loaded,
+    prepared: MetaTensor,
+    effort: Effort,
+    region_channels: Sequence[int],
+    wanted: Sequence[int],
 ) -> MetaTensor:
     """Labels or regions (1, X, Y, Z), or maps (K, X, Y, Z) where the bundle wants them whole."""
     if loaded.post.kind == "maps":
         return _maps(loaded, prepared, effort)
-    windowing = _windowing(loaded.inferer, effort)
+    if loaded.post.kind == "classes":
+        return _of_classes(loaded, prepared, effort, wanted)
+    windowing = _windowing(windowing_of(loaded.inferer), effort)
     decide: Decide = take_largest
     if loaded.post.kind == "regions":
         decide = _chosen(region_channels, mark_regions(loaded.post.threshold))
     labels = label_windows(prepared.to(effort.device), loaded.network, decide, windowing)
+    return MetaTensor(labels[None])
+
+
+def _of_classes(
+    loaded: Loaded, prepared: MetaTensor, effort: Effort, wanted: Sequence[int]
+) -> MetaTensor:
+    """Labels (1, X, Y, Z) of a network that is asked for classes by number."""
+    if not is_vista(loaded.network):
+        raise JobFailed(
+            "the bundle asks for classes as VISTA3D is asked, of another network: run it in strict"
+            " mode",
+            permanent=True,
+        )
+    prompts = prompts_of(loaded.parser, loaded.transforms, wanted)
+    windowing = _windowing(vista_windowing(loaded.inferer, loaded.network), effort)
+    labels = vista_labels(prepared.to(effort.device), loaded.network, windowing, prompts)
     return MetaTensor(labels[None])
 
 
@@ -235,8 +260,7 @@ def _chosen(channels: Sequence[int], decide: Decide) -> Decide:
     return chosen if channels else decide
 
 
-def _windowing(inferer: Any, effort: Effort) -> Windowing:
-    windowing = windowing_of(inferer)
+def _windowing(windowing: Windowing, effort: Effort) -> Windowing:
     return replace(
         windowing,
         batch=1 if effort.single_windows else windowing.batch,

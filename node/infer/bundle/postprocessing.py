@@ -2,6 +2,7 @@
 
 labels     [softmax] argmax, then anything: windows decide, the rest works on the label map
 regions    sigmoid, [Invertd of nothing], threshold: windows decide, one bit for each region
+classes    VistaPostTransformd, then anything: as labels, of the classes that are asked for
 maps       anything else: in the bundle's order, on the maps of the whole image
 """
 
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from monai.apps.vista3d.transforms import VistaPostTransformd
 from monai.transforms.io.dictionary import SaveImaged
 from monai.transforms.post.dictionary import Activationsd, AsDiscreted, Invertd
 
@@ -26,7 +28,7 @@ class PostPlan:
         threshold: Of regions, on the sigmoid of an answer.
     """
 
-    kind: Literal["labels", "regions", "maps"]
+    kind: Literal["labels", "classes", "regions", "maps"]
     rest: tuple[Any, ...]
     threshold: float = 0.5
 
@@ -42,6 +44,8 @@ def plan_post(transforms: Sequence[Any], *, regions: bool) -> PostPlan:
     kept = tuple(each for each in transforms if not isinstance(each, SaveImaged))
     if regions:
         return _plan_regions(kept)
+    if kept and isinstance(kept[0], VistaPostTransformd):
+        return PostPlan(kind="classes", rest=kept[1:])
     start = 1 if kept and _is_activation(kept[0], softmax=True) else 0
     if len(kept) > start and _is_argmax(kept[start]):
         return PostPlan(kind="labels", rest=kept[start + 1 :])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import gc
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,12 +18,12 @@ import numpy as np
 
 from node.domain.errors import JobFailed
 from node.domain.result import LabelArray, mask_of
-from node.domain.segment import segments_named
 from node.infer.assets import check_assets
 from node.infer.bundle.config import bundle_of, settings_of
 from node.infer.bundle.fast import PRECISIONS, Effort, Loaded, load, run_fast
 from node.infer.bundle.image import Image, Prepared
 from node.infer.bundle.strict import run_strict
+from node.infer.bundle.wanted import asking_for, is_asked_by_class, labels_wanted, variant_of
 from node.infer.registry import ModelSpec
 from node.infer.report import Report
 from node.infer.room import Given, Produced, Room, read_volumes
@@ -50,8 +50,8 @@ class Step:
 
 def warm(spec: ModelSpec, weights_dir: Path, device: str) -> None:
     """Load the default variant, so that the first job finds it loaded."""
-    variant = _variant(spec)
-    _loaded(spec, variant, weights_dir, device)
+    variant = spec.runner.parameters.get("variant", next(iter(settings_of(spec).variants)))
+    _loaded(spec, str(variant), weights_dir, device)
 
 
 def run(spec: ModelSpec, inputs: Mapping[str, Given], room: Room, report: Report) -> Produced:
@@ -60,47 +60,42 @@ def run(spec: ModelSpec, inputs: Mapping[str, Given], room: Room, report: Report
     Raises:
         JobFailed: See the modules of this package; or no step had memory enough.
     """
-    variant, mode = _variant(spec), str(spec.runner.parameters.get("mode", "fast"))
+    variant = variant_of(spec, inputs[spec.grid_role].header)
+    wanted = labels_wanted(spec)
+    mode = str(spec.runner.parameters.get("mode", "fast"))
     precision = str(spec.runner.parameters.get("precision", "fp32"))
     for name, value, known in (("mode", mode, MODES), ("precision", precision, PRECISIONS)):
         if value not in known:
             there_are = ", ".join(known)
             raise JobFailed(f"no {name} {value!r}; there are: {there_are}", permanent=True)
-    bundle_of(spec, variant, room.weights_dir)  # what is missing is told before anything is read
+    bundle = bundle_of(spec, variant, room.weights_dir)  # what is missing is told before all else
     volumes = read_volumes(inputs, report)
-    prepared = _prepare(spec, volumes, room, report)
+    prepared = _prepare(spec, variant, volumes, room, report)
+    by_class = is_asked_by_class(bundle)
     if mode == "strict":
-        labels = run_strict(
-            bundle_of(spec, variant, room.weights_dir), prepared.image, room, report
-        )
+        asking = asking_for(bundle, wanted) if by_class and wanted else bundle
+        labels = run_strict(asking, prepared.image, room, report)
         ran = {"variant": variant, "mode": mode}
     else:
         first = Effort(device=room.device, precision=precision)
-        labels, step = _step_down(spec, variant, first, prepared.image, room, report)
+        labels, step = _step_down(spec, variant, first, wanted, prepared.image, room, report)
         ran = {"variant": step.variant, "precision": precision}
     with report.stage("invert"):
         labels = prepared.back(labels)
-    return Produced(labels=_narrowed(spec, labels), ran=ran)
-
-
-def _variant(spec: ModelSpec) -> str:
-    variants = settings_of(spec).variants
-    wanted = str(spec.runner.parameters.get("variant", next(iter(variants))))
-    if wanted not in variants:
-        raise JobFailed(
-            f"{spec.name} has no variant {wanted!r}; there are: {', '.join(variants)}",
-            permanent=True,
-        )
-    return wanted
+    # a class may stand for others ("kidney" for left and right), which only the bundle knows
+    narrowed = labels if by_class else _narrowed(spec, labels, wanted)
+    return Produced(labels=narrowed, ran=ran)
 
 
 def _prepare(
-    spec: ModelSpec, volumes: Mapping[str, Volume], room: Room, report: Report
+    spec: ModelSpec, variant: str, volumes: Mapping[str, Volume], room: Room, report: Report
 ) -> Prepared:
     settings = settings_of(spec)
-    if settings.prepare:
-        files = check_assets(spec, room.weights_dir, settings.prepare_files)
-        module, _, function = PREPARE[settings.prepare].partition(":")
+    chosen = settings.variants[variant]
+    step = chosen if chosen.prepare else settings
+    if step.prepare:
+        files = check_assets(spec, room.weights_dir, step.prepare_files)
+        module, _, function = PREPARE[step.prepare].partition(":")
         with report.stage("prepare series"):
             prepared: Prepared = getattr(importlib.import_module(module), function)(
                 volumes, files, room.device, report
@@ -117,7 +112,13 @@ def _prepare(
 
 
 def _step_down(
-    spec: ModelSpec, variant: str, first: Effort, image: Image, room: Room, report: Report
+    spec: ModelSpec,
+    variant: str,
+    first: Effort,
+    wanted: Sequence[int],
+    image: Image,
+    room: Room,
+    report: Report,
 ) -> tuple[LabelArray, Step]:
     for step in _steps(spec, variant, first):
         if step.sentence:
@@ -126,7 +127,7 @@ def _step_down(
             with report.stage("load model"):
                 loaded = _loaded(spec, step.variant, room.weights_dir, step.effort.device)
             channels = settings_of(spec).region_channels
-            return run_fast(loaded, image, step.effort, report, channels), step
+            return run_fast(loaded, image, step.effort, report, channels, wanted), step
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
@@ -186,25 +187,12 @@ def _free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _narrowed(spec: ModelSpec, labels: LabelArray) -> LabelArray:
+def _narrowed(spec: ModelSpec, labels: LabelArray, wanted: Sequence[int]) -> LabelArray:
     """Only the structures that the job's ``labels`` name; all by default."""
-    wanted = spec.runner.parameters.get("labels")
     if not wanted:
         return labels
-    names = wanted.split(",") if isinstance(wanted, str) else list(map(str, _items(wanted)))
-    try:
-        kept = segments_named(spec.segments, [name.strip() for name in names])
-    except ValueError as error:
-        raise JobFailed(f"labels: {error}", permanent=True) from error
     narrowed = np.zeros_like(labels)
-    for segment in kept:
-        value = segment.label_value
+    for value in wanted:
         where = mask_of(labels, value, overlapping=spec.has_regions)
         narrowed[where] |= labels.dtype.type(1 << (value - 1) if spec.has_regions else value)
     return narrowed
-
-
-def _items(wanted: object) -> list[object]:
-    if not isinstance(wanted, list | tuple):
-        raise JobFailed("labels: give a list of names", permanent=True)
-    return list(wanted)

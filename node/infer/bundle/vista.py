@@ -12,6 +12,7 @@ of a VISTA bundle.
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -109,7 +110,7 @@ def vista_windowing(inferer: Any, network: object) -> Windowing:
     return windowing_of(windows)
 
 
-class _Heard(Exception):  # noqa: N818 - no error
+class _Heard(Exception):
     """The inferer has made its sliding window."""
 
 
@@ -145,11 +146,12 @@ def prompts_of(parser: Any, transforms: Sequence[Any], wanted: Sequence[int]) ->
     Raises:
         JobFailed: The bundle knows no classes, or refuses one of these; permanent.
     """
+    everything = parser.get_parsed_content("evaluator#hyper_kwargs#everything_labels")
     if not wanted:
-        everything = parser.get_parsed_content("evaluator#hyper_kwargs#everything_labels")
         return [int(number) for number in everything]
     prompts = list(dict.fromkeys(_expanded(transforms, wanted)))
-    refused = [number for number in prompts if not _is_supported(parser, number)]
+    check = _check_of(parser)
+    refused = [number for number in prompts if not _is_known(number, check, everything)]
     if refused:
         listed = ", ".join(map(str, refused))
         raise JobFailed(
@@ -167,22 +169,28 @@ def _expanded(transforms: Sequence[Any], wanted: Sequence[int]) -> list[int]:
     return list(wanted)
 
 
-def _is_supported(parser: Any, number: int) -> bool:
-    """What the bundle's own evaluator says, which refuses numbers by raising ``ValueError``."""
-    checked = getattr(_evaluator_class(parser), "check_prompts_format", None)
-    if checked is None:
-        everything = parser.get_parsed_content("evaluator#hyper_kwargs#everything_labels")
+def _is_known(number: int, check: Any, everything: Sequence[int]) -> bool:
+    if check is None:
         return number in everything
     try:
-        checked(None, [torch.tensor([number])], None, None)
+        check(None, [torch.tensor([number])], None, None)
     except ValueError:
         return False
     return True
 
 
-def _evaluator_class(parser: Any) -> Any:
+def _check_of(parser: Any) -> Any:
+    """What the bundle's own evaluator refuses classes with, which needs no evaluator to be made."""
     module, _, name = str(parser["evaluator#_target_"]).rpartition(".")
-    return getattr(sys.modules.get(module), name, None)
+    try:
+        evaluator = getattr(importlib.import_module(module), name)
+    except ImportError as error:
+        raise JobFailed(
+            f"the bundle's {name} cannot be asked which classes it knows: pip install"
+            " segnode[monai], or take labels out of the rule",
+            permanent=True,
+        ) from error
+    return getattr(evaluator, "check_prompts_format", None)
 
 
 def _class_matrix(network: Any, prompts: Sequence[int]) -> Tensor:
