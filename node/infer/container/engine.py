@@ -1,0 +1,238 @@
+"""podman or docker, called as programs.
+
+An image is never fetched here: what runs is the image that lies on this machine, by its own ID, so
+that nothing can change between the look at it and the run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from node.domain.errors import JobFailed
+
+ENGINE_VARIABLE = "SEGNODE_CONTAINER_ENGINE"
+FLAGS_VARIABLE = "SEGNODE_CONTAINER_FLAGS"
+ENGINES = ("podman", "docker")
+
+_CALL_S = 120.0
+_LOOK_S = 20.0
+_SENTENCE = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """An image on this machine.
+
+    Args:
+        reference: As it was asked for.
+        image_id: ``sha256:...``, which names its content.
+        digests: Of its manifests, as registries know them.
+    """
+
+    reference: str
+    image_id: str
+    digests: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerOrder:
+    """One container to be made.
+
+    Args:
+        image_id: ID of an image on this machine.
+        input_folder: (here, in the container); mounted read-only.
+        output_folder: In the container; a fresh volume.
+        device: ``cpu``, ``cuda`` or ``cuda:1``.
+    """
+
+    name: str
+    labels: Mapping[str, str]
+    image_id: str
+    arguments: Sequence[str]
+    input_folder: tuple[Path, str]
+    output_folder: str
+    device: str
+    memory_gb: float
+    shm_gb: float
+    flags: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """A program that runs containers, and which of the two dialects it speaks."""
+
+    program: str
+
+    @property
+    def name(self) -> str:
+        """``podman`` or ``docker``, or what else the program is called."""
+        return Path(self.program).name
+
+    def create_command(self, order: ContainerOrder) -> list[str]:
+        """The command line that makes a container, which does not start yet."""
+        here, inside = order.input_folder
+        return [
+            *(self.program, "create", "--pull=never", "--name", order.name),
+            *(f"--label={key}={value}" for key, value in order.labels.items()),
+            "--network=none",
+            "--log-driver=none",
+            "--security-opt=no-new-privileges",
+            f"--memory={round(order.memory_gb * 1024)}m",
+            f"--shm-size={round(order.shm_gb * 1024)}m",
+            f"--mount=type=bind,source={here},target={inside},readonly",
+            f"--volume={order.output_folder}",
+            *self._device(order.device),
+            *order.flags,
+            order.image_id,
+            *order.arguments,
+        ]
+
+    def call(self, *arguments: str, timeout_s: float = _CALL_S) -> str:
+        """What a command of the engine prints.
+
+        Raises:
+            JobFailed: It failed; another attempt may find the engine well.
+        """
+        try:
+            done = subprocess.run(  # noqa: S603 - the engine that the operator installed
+                tied([self.program, *arguments]),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=timeout_s,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise JobFailed(f"{self.name} {arguments[0]}: {type(error).__name__}") from error
+        if done.returncode != 0:
+            raise JobFailed(f"{self.name} {arguments[0]} failed: {_last_line(done.stderr)}")
+        return done.stdout
+
+    def inspect(self, name: str) -> Mapping[str, Any]:
+        """The state of a container: ExitCode, OOMKilled, StartedAt."""
+        state: Mapping[str, Any] = json.loads(
+            self.call("inspect", "--type=container", "--format={{json .State}}", name)
+        )
+        return state
+
+    def find_image(self, reference: str) -> Image | None:
+        """The image of that reference on this machine, None where the engine knows none.
+
+        Raises:
+            JobFailed: The engine does not answer.
+        """
+        try:
+            found = json.loads(self.call("image", "inspect", reference, timeout_s=_LOOK_S))
+        except JobFailed:
+            # tell an image that is not there from an engine that is not well
+            self.call("image", "ls", "--quiet", timeout_s=_LOOK_S)
+            return None
+        facts = found[0]
+        image_id = str(facts["Id"])
+        digests = {str(each).rpartition("@")[2] for each in facts.get("RepoDigests") or ()}
+        if facts.get("Digest"):  # podman's
+            digests.add(str(facts["Digest"]))
+        return Image(
+            reference=reference,
+            image_id=image_id if image_id.startswith("sha256:") else f"sha256:{image_id}",
+            digests=tuple(sorted(digests)),
+        )
+
+    def _device(self, device: str) -> list[str]:
+        kind, _, index = device.partition(":")
+        if kind != "cuda":
+            return []
+        if self.name == "docker":
+            return [f"--gpus=device={index}" if index else "--gpus=all"]
+        return [f"--device=nvidia.com/gpu={index or 'all'}"]
+
+
+def find_image(reference: str, image_id: str) -> tuple[Engine, Image]:
+    """An engine of this machine that has an image.
+
+    Args:
+        image_id: What the image must be, by its own digest or that of its manifest; empty: any.
+    Raises:
+        JobFailed: There is no engine, it does not answer, or it has not that image; the sentence
+            says what to do.
+    """
+    without: list[Engine] = []
+    trouble: JobFailed | None = None
+    for engine in _engines():
+        try:
+            image = engine.find_image(reference)
+        except JobFailed as error:
+            trouble = trouble or error
+            continue
+        if image is None:
+            without.append(engine)
+            continue
+        if image_id and image_id not in (image.image_id, *image.digests):
+            raise JobFailed(
+                f"the image {reference} on this machine is not the one that model.yaml pins with"
+                " image_id: pull that one, or pin this one",
+                permanent=True,
+            )
+        return engine, image
+    if trouble is not None and not without:
+        raise trouble
+    raise JobFailed(
+        f"the image {reference} is not on this machine: {without[0].name} pull {reference}",
+        permanent=True,
+    )
+
+
+def extra_flags() -> list[str]:
+    """Flags that this machine needs, behind all others: the last of a kind is the one that counts.
+
+    Raises:
+        JobFailed: They are not words of a shell; permanent.
+    """
+    try:
+        return shlex.split(os.environ.get(FLAGS_VARIABLE, ""))
+    except ValueError as error:
+        raise JobFailed(f"{FLAGS_VARIABLE} cannot be read: {error}", permanent=True) from error
+
+
+def tied(command: Sequence[str]) -> list[str]:
+    """The command, killed by the kernel when the thread that starts it ends.
+
+    The limit on memory that this process lives under is not for the container, which would inherit
+    it from podman: it has one of its own.
+    """
+    setpriv, prlimit = shutil.which("setpriv"), shutil.which("prlimit")
+    return [
+        *([setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []),
+        *([prlimit, "--data=unlimited", "--"] if prlimit else []),
+        *command,
+    ]
+
+
+def _engines() -> list[Engine]:
+    named = os.environ.get(ENGINE_VARIABLE, "")
+    found = [path for name in ((named,) if named else ENGINES) if (path := shutil.which(name))]
+    if not found and named:
+        raise JobFailed(
+            f"{ENGINE_VARIABLE} names {named}, which is no program here", permanent=True
+        )
+    if not found:
+        raise JobFailed(
+            "no container engine is installed: install podman or docker, or name another in"
+            f" {ENGINE_VARIABLE}",
+            permanent=True,
+        )
+    return [Engine(path) for path in found]
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:_SENTENCE] if lines else "it says nothing"

@@ -1,0 +1,91 @@
+"""One run of a container: from the files of its inputs to labels on the grid of the first."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+
+from node.domain.errors import JobFailed
+from node.infer.container.engine import ContainerOrder, Engine, Image, extra_flags, find_image
+from node.infer.container.held import held_container
+from node.infer.container.layout import lay_out
+from node.infer.container.leftovers import owner_labels, remove_leftovers
+from node.infer.container.outputs import OutputFile, choose, read_outputs
+from node.infer.container.settings import ContainerSettings, settings_of
+from node.infer.registry import ModelSpec
+from node.infer.report import Report
+from node.infer.room import Given, Produced, Room
+
+_KILLED = 128 + 9  # some engines do not tell whose kill it was
+
+
+def run(spec: ModelSpec, inputs: Mapping[str, Given], room: Room, report: Report) -> Produced:
+    """Run the model's image on its inputs.
+
+    Raises:
+        JobFailed: No engine, no image, no output, or an output that is not a result of these inputs.
+    """
+    settings = settings_of(spec)
+    with report.stage("prepare"):
+        engine, image = find_image(settings.image, settings.image_id)
+        if removed := remove_leftovers(engine):
+            report.note(f"containers that a dead runner had left, now removed: {removed}")
+        lay_out(inputs, settings.layout, room.scratch / "in")
+    files = _run(engine, _order(spec, settings, image, room), room, report)
+    with report.stage("read outputs"):
+        labels = read_outputs(
+            choose(files, settings.outputs),
+            inputs,
+            spec.segments,
+            overlapping="regions" in spec.outputs,
+        )
+    return Produced(labels=labels, ran={"image": image.reference, "image_id": image.image_id})
+
+
+def _run(engine: Engine, order: ContainerOrder, room: Room, report: Report) -> list[OutputFile]:
+    """What the container wrote; it is gone when this returns.
+
+    Raises:
+        JobFailed: It wrote nothing. An exit code that says so may be of the moment, memory for
+            instance; without one another attempt would end the same way.
+    """
+    with held_container(engine, order) as container:
+        with report.stage("infer"):
+            container.run(room.log)
+        files = container.output(room.scratch / "out")
+        code = container.exit_code
+        if not files:
+            if container.ran_out_of_memory or code == _KILLED:
+                raise JobFailed(
+                    "the container was killed, most likely for passing its memory of"
+                    f" {room.memory_gb:g} GB: resources.memory_gb of model.yaml sets it",
+                    permanent=container.ran_out_of_memory,
+                )
+            raise JobFailed(
+                f"the container ended with exit code {code} and wrote no file; its log is beside"
+                " the results of the job",
+                permanent=code == 0,
+            )
+        if code != 0:
+            report.note(
+                f"the container ended with exit code {code}; its output was judged by itself"
+            )
+        return files
+
+
+def _order(
+    spec: ModelSpec, settings: ContainerSettings, image: Image, room: Room
+) -> ContainerOrder:
+    return ContainerOrder(
+        name=f"segnode-{spec.name}-{uuid.uuid4().hex[:12]}",
+        labels={**owner_labels(), "segnode.model": spec.name},
+        image_id=image.image_id,
+        arguments=settings.arguments,
+        input_folder=(Path(room.scratch / "in").absolute(), settings.input_folder),
+        output_folder=settings.output_folder,
+        device=room.device,
+        memory_gb=room.memory_gb,
+        shm_gb=settings.shm_gb,
+        flags=extra_flags(),
+    )
