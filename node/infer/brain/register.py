@@ -1,0 +1,189 @@
+"""Registration of one volume to another; the same two volumes always give the same matrix.
+
+A registration starts from the best of several guesses: the series' own coordinates where they share a
+Frame of Reference, centres of the grids, centres of mass. Then the metric is followed from coarse to
+fine. What comes out is a matrix between points in LPS mm, so that each volume is interpolated once,
+from its own grid to wherever it is wanted.
+
+Source: Mattes et al. 2003 (mutual information), as in ITK's ImageRegistrationMethod.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import SimpleITK
+
+from node.domain.errors import JobFailed
+from node.domain.geometry import Floats, Geometry
+from node.infer.brain.lattice import same_lattice
+from node.infer.report import Report
+from node.infer.volume import Volume
+
+_ITK: Any = SimpleITK  # its functions carry no types
+
+Metric: TypeAlias = Literal["mutual information", "mean squares"]
+
+_LEVELS_MM = (4.0, 2.0, 1.0)  # size of the voxels that the metric looks at
+_SAMPLES = 150_000  # voxels that the metric looks at, per level
+_BINS = 32
+_SEED = 1
+_ITERATIONS = 150
+_LEAST_STEP_MM = 1e-3
+
+
+def itk_image(volume: Volume) -> Any:
+    """A volume as an ITK image of floats, whose physical points are LPS mm."""
+    image = _ITK.GetImageFromArray(volume.array.astype(np.float32, copy=False))
+    affine_lps, spacing = volume.geometry.affine_lps, np.array(volume.geometry.spacing_mm)
+    image.SetOrigin(volume.geometry.origin_mm)
+    image.SetSpacing(spacing[::-1].tolist())
+    image.SetDirection((affine_lps[:3, :3] / spacing)[:, ::-1].ravel().tolist())
+    return image
+
+
+def align(fixed: Volume, moving: Volume, name: str, report: Report) -> Floats:
+    """The rigid movement from a point of the fixed volume to that point of the moving one.
+
+    Two series on one grid in one Frame of Reference are taken as aligned already: a scanner that
+    copied the lattice measured them in one go, and a registration would only add its own error.
+
+    Args:
+        name: Of the moving series, for the record.
+    Returns:
+        Homogeneous matrix, LPS mm to LPS mm.
+    Raises:
+        JobFailed: The volumes cannot be brought to overlap (permanent).
+    """
+    if same_lattice(fixed.geometry, moving.geometry):
+        report.note(f"{name}: not registered, it has the grid and Frame of Reference of the first")
+        return np.eye(4)
+    shared = fixed.geometry.frame_of_reference_uid == moving.geometry.frame_of_reference_uid
+    matrix = rigid(fixed, moving, metric="mutual information", shares_coordinates=shared)
+    degrees, mm = extent_of(matrix, fixed.geometry)
+    report.note(f"{name}: registered, turned by {degrees:.1f} degrees and moved by {mm:.1f} mm")
+    return matrix
+
+
+def rigid(fixed: Volume, moving: Volume, *, metric: Metric, shares_coordinates: bool) -> Floats:
+    """The rotation and translation that bring a moving volume onto a fixed one."""
+    still, movable = itk_image(fixed), itk_image(moving)
+    starts = [
+        _ITK.CenteredTransformInitializer(still, movable, _ITK.Euler3DTransform(), kind)
+        for kind in (
+            _ITK.CenteredTransformInitializerFilter.GEOMETRY,
+            _ITK.CenteredTransformInitializerFilter.MOMENTS,
+        )
+    ]
+    if shares_coordinates:
+        stay = _ITK.Euler3DTransform()
+        stay.SetCenter(starts[0].GetFixedParameters()[:3])
+        starts.insert(0, stay)
+    return _followed(metric, fixed, moving, [_ITK.Euler3DTransform(start) for start in starts])
+
+
+def affine(fixed: Volume, moving: Volume, start: Floats, *, metric: Metric) -> Floats:
+    """The affine movement that follows a rigid one.
+
+    Args:
+        start: What ``rigid`` found.
+    """
+    middle = fixed.geometry.affine_lps @ np.append((np.array(fixed.geometry.shape) - 1) / 2, 1.0)
+    transform = _ITK.AffineTransform(3)
+    transform.SetCenter(middle[:3].tolist())
+    transform.SetMatrix(start[:3, :3].ravel().tolist())
+    transform.SetTranslation((start @ middle - middle)[:3].tolist())
+    return _followed(metric, fixed, moving, [transform])
+
+
+def inverted(matrix: Floats) -> Floats:
+    """The movement backwards."""
+    return np.asarray(np.linalg.inv(matrix), np.float64)
+
+
+def extent_of(matrix: Floats, geometry: Geometry) -> tuple[float, float]:
+    """How far a movement turns, in degrees, and moves the centre of a lattice, in mm."""
+    cosine = (np.trace(matrix[:3, :3]) - 1) / 2
+    middle = geometry.affine_lps @ np.append((np.array(geometry.shape) - 1) / 2, 1.0)
+    mm = float(np.linalg.norm((matrix @ middle - middle)[:3]))
+    return float(np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0)))), mm
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let ITK work in one thread: the order of additions decides the last digits of a result."""
+    threads = _ITK.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    _ITK.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    try:
+        yield
+    finally:
+        _ITK.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
+
+
+def _followed(metric: Metric, fixed: Volume, moving: Volume, starts: list[Any]) -> Floats:
+    """The metric followed from the best start, on coarser voxels first."""
+    whole = itk_image(fixed), itk_image(moving)
+    transform = None
+    try:
+        for size_mm in _LEVELS_MM:
+            still, movable = (_shrunk(image, size_mm) for image in whole)
+            method = _method(metric, still, first_step_mm=size_mm / 2)
+            if transform is None:
+                transform = _best(method, still, movable, starts)
+            method.SetInitialTransform(transform, inPlace=True)
+            with one_thread():
+                method.Execute(still, movable)
+    except RuntimeError as error:
+        raise JobFailed(
+            "two series cannot be registered: they do not overlap or have no contrast",
+            permanent=True,
+        ) from error
+    return _matrix_of(transform)
+
+
+def _best(method: Any, fixed: Any, moving: Any, starts: list[Any]) -> Any:
+    values = []
+    for start in starts:
+        method.SetInitialTransform(start, inPlace=False)
+        values.append(method.MetricEvaluate(fixed, moving))
+    return starts[int(np.argmin(values))]
+
+
+def _shrunk(image: Any, size_mm: float) -> Any:
+    """Means of blocks of about this size; axes that are coarser stay as they are."""
+    factors = [max(1, int(size_mm / spacing + 0.2)) for spacing in image.GetSpacing()]
+    return _ITK.BinShrink(image, factors)
+
+
+def _method(metric: Metric, fixed: Any, *, first_step_mm: float) -> Any:
+    method = _ITK.ImageRegistrationMethod()
+    if metric == "mutual information":
+        method.SetMetricAsMattesMutualInformation(numberOfHistogramBins=_BINS)
+    else:
+        method.SetMetricAsMeanSquares()
+    part = min(1.0, _SAMPLES / fixed.GetNumberOfPixels())
+    if part < 1.0:
+        method.SetMetricSamplingStrategy(method.REGULAR)
+        method.SetMetricSamplingPercentage(part, _SEED)
+    method.SetInterpolator(_ITK.sitkLinear)
+    method.SetOptimizerAsRegularStepGradientDescent(
+        learningRate=first_step_mm,
+        minStep=_LEAST_STEP_MM,
+        numberOfIterations=_ITERATIONS,
+        relaxationFactor=0.5,
+        gradientMagnitudeTolerance=1e-8,
+    )
+    method.SetOptimizerScalesFromPhysicalShift()
+    return method
+
+
+def _matrix_of(transform: Any) -> Floats:
+    linear = np.array(transform.GetMatrix()).reshape(3, 3)
+    centre, translation = np.array(transform.GetCenter()), np.array(transform.GetTranslation())
+    matrix = np.eye(4)
+    matrix[:3, :3] = linear
+    matrix[:3, 3] = centre + translation - linear @ centre
+    return matrix
