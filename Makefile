@@ -4,15 +4,17 @@
 # make check   formatting, lints, types, import rules, spelling
 # make coverage   the tests again, with branch coverage
 # make bench   benchmarks against dcmtk, Orthanc, highdicom and dcmqi in the same run
+# make image   build the container image; ENGINE=podman, OPTIONS='--build-arg TORCH_INDEX=...': docs/docker.md
 # make peers   install what the tests need from Debian or Ubuntu (root, or sudo)
 
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 BARE   := .venv-without-torch
+ENGINE := docker
 PEERS  := dcmtk dicom3tools orthanc orthanc-dicomweb orthanc-python postgresql
 
-.PHONY: setup demo test test-without-torch test-long coverage check bench peers clean
+.PHONY: setup demo test test-without-torch test-long coverage check bench image peers clean
 
 setup: $(VENV)/.dev
 
@@ -60,6 +62,10 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m tests.bench
+
+image:
+	$(ENGINE) build $(if $(findstring podman,$(ENGINE)),--format docker) -f docker/Dockerfile -t segnode \
+	  --build-arg VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) $(OPTIONS) .
 
 peers:
 	@missing=$$(for p in $(PEERS); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \

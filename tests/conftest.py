@@ -44,6 +44,21 @@ def shared_labels() -> Path:
 
 
 @pytest.fixture(scope="session")
+def shared_models() -> Path:
+    """The folder of small networks with learned weights."""
+    return _shared("models")
+
+
+@pytest.fixture(scope="session")
+def test_bundles() -> Path:
+    """The folder of published bundles, each with weights of any kind in ``models/``."""
+    named = os.environ.get("SEGNODE_TEST_BUNDLES")
+    if not named:
+        pytest.skip("set SEGNODE_TEST_BUNDLES to a folder of unchanged bundles")
+    return Path(named)
+
+
+@pytest.fixture(scope="session")
 def postgresql_url() -> Iterator[str]:
     """A server of its own, reached over a Unix socket, run by an unprivileged user."""
     binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))

@@ -1,4 +1,4 @@
-"""The command line: one module per group of commands.
+"""The command line: one module per group of commands, imported when one of its commands is called.
 
 Results go to stdout, talk to stderr. Exit codes: 0 done, 1 the work failed, 2 wrong use or an
 unusable configuration.
@@ -7,55 +7,62 @@ unusable configuration.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
+from importlib import import_module
 
 import typer
 
-from node.cli import (
-    deliveries,
-    demo,
-    explain,
-    jobs,
-    models,
-    network,
-    quarantine,
-    running,
-    sending,
-    series,
-    serving,
-    status,
-)
 from node.domain.errors import ConfigInvalid, NodeError
-from node.observe.log import keep_values_out
 
-app = typer.Typer(
-    name="segnode",
-    help="An AI node for DICOM networks: series in, DICOM SEG back in the same study.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-for module in (
-    serving,
-    demo,
-    running,
-    sending,
-    explain,
-    models,
-    series,
-    quarantine,
-    jobs,
-    deliveries,
-    status,
-    network,
-):
-    module.add_to(app)
+# command -> the modules that add it, in the order of --help
+MODULES = {
+    "serve": ("serving",),
+    "check-config": ("serving",),
+    "demo": ("demo",),
+    "run": ("running",),
+    "send": ("sending",),
+    "explain": ("explain",),
+    "models": ("models", "pulling", "optimizing"),
+    "series": ("series",),
+    "quarantine": ("quarantine",),
+    "jobs": ("jobs",),
+    "deliveries": ("deliveries",),
+    "status": ("status",),
+    "doctor": ("network",),
+    "conformance": ("network",),
+}
+# pydicom takes a good part of a second to import: who reads no DICOM need not wait for it
+_READ_NO_HEADER = frozenset({"models"})
+
+
+def __getattr__(name: str) -> typer.Typer:
+    """``app``: the whole application, made when somebody asks for it."""
+    if name != "app":
+        raise AttributeError(name)
+    return app_of(MODULES)
+
+
+def app_of(commands: Iterable[str]) -> typer.Typer:
+    """The application with the modules of these commands."""
+    app = typer.Typer(
+        name="segnode", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+    )
+    app.callback(
+        help="An AI node for DICOM networks: series in, DICOM SEG back in the same study."
+    )(lambda: None)
+    names = dict.fromkeys(name for command in commands for name in MODULES[command])
+    for name in names:
+        import_module(f"node.cli.{name}").add_to(app)
+    return app
 
 
 def main() -> None:
     """Run a command; a failure is one sentence, not a traceback."""
-    keep_values_out()
+    called = sys.argv[1] if len(sys.argv) > 1 else ""
+    if called not in _READ_NO_HEADER:
+        import_module("node.observe.log").keep_values_out()
     try:
-        app(prog_name="segnode")
+        app_of([called] if called in MODULES else MODULES)(prog_name="segnode")
     except ConfigInvalid as invalid:
         sys.exit(_say(invalid, 2))
     except NodeError as error:

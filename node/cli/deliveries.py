@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from node.cli.opening import OpenNode, open_node
+from node.cli.options import ConfigOption
 from node.cli.printing import Column, JsonOption, print_page, say, when
 from node.cli.series import LimitOption
-from node.cli.serving import ConfigOption
 from node.domain.job import DeliveryState
 from node.jobs.catalog import JobCatalog
 from node.jobs.outbox import Outbox

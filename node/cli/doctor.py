@@ -39,11 +39,15 @@ from node.database.engine import epoch_s, reading
 from node.deliver import DicomwebDestination, DimseDestination, FolderDestination
 from node.deliver.dicomweb import Basic
 from node.deliver.send_folder import FolderSender, SendState
+from node.domain.errors import JobFailed
 from node.domain.peers import match_peer
 from node.domain.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, uid_from
+from node.infer.assets import check_assets
+from node.infer.registry import ModelSpec
 from node.pipeline.accept import spool_settings
 from node.pipeline.build import Plan
 from node.pipeline.deliver import Destination
+from node.pipeline.readiness import shortcomings
 from node.receive.dimse_transfer import VERIFICATION_SOP_CLASS_UID
 from node.receive.syntaxes import decodable_syntaxes
 from node.spool.space import SpaceGuard
@@ -88,6 +92,8 @@ def examine(plan: Plan, *, sends: bool) -> Iterator[Check]:
     yield _check_codecs()
     yield _check_disk(plan)
     yield _check_database(plan)
+    for model in {rule.model.name: rule.model for rule in plan.rules}.values():
+        yield check_model(model, plan.config)
     config = plan.config
     dimse = _check_port("dimse", config.dimse.host, config.dimse.port)
     yield dimse
@@ -98,6 +104,22 @@ def examine(plan: Plan, *, sends: bool) -> Iterator[Check]:
         yield Check(name="store", health=Health.WARNING, sentence="the node does not run")
     for name, destination in plan.destinations.items():
         yield check_destination(name, destination)
+
+
+def check_model(model: ModelSpec, config: NodeConfig) -> Check:
+    """Whether a model could run: its files, each held to its hash, their licences, its libraries."""
+    name = f"model {model.name}"
+    found = list(shortcomings(model, config.weights_dir, config.accept_licenses))
+    if not found:
+        try:
+            check_assets(model, config.weights_dir)
+        except JobFailed as error:
+            found = [error.reason]
+    if found:
+        return Check(name=name, health=Health.BAD, sentence="; ".join(found))
+    count = len(model.files) + len(model.weights)
+    sentence = f"{count} files are there and the right ones" if count else "needs no other files"
+    return Check(name=name, health=Health.GOOD, sentence=sentence)
 
 
 def check_destination(name: str, destination: Destination) -> Check:

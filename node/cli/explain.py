@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from node.cli.options import ConfigOption
 from node.cli.printing import JsonOption, plain, print_json
-from node.cli.serving import ConfigOption
 from node.domain.peers import Peer
 from node.pipeline.build import Plan, plan
 from node.pipeline.inspect_folder import (

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from node.cli.opening import open_node
+from node.cli.options import ConfigOption
 from node.cli.printing import (
     Column,
     JsonOption,
@@ -21,7 +22,6 @@ from node.cli.printing import (
     when,
 )
 from node.cli.series import LimitOption
-from node.cli.serving import ConfigOption
 from node.domain.errors import NodeError
 from node.domain.job import JobState, MatchState, Priority
 from node.jobs.catalog import JobCatalog

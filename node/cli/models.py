@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import StrEnum
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from node.cli import drafting
+from node.cli.options import ConfigOption, ModelsDirOption
 from node.cli.printing import (
     Column,
     JsonOption,
@@ -16,22 +19,51 @@ from node.cli.printing import (
     print_json,
     print_page,
     print_table,
-    say,
+    seconds,
+    when,
 )
-from node.cli.serving import ConfigOption
-from node.domain.errors import ConfigInvalid
+from node.domain.errors import ConfigInvalid, NodeError
+from node.domain.segment import PRIVATE_SCHEME
 from node.infer.registry import ModelSpec, load_model
-from node.pipeline.build import Plan, accepted_inputs, plan
 from node.pipeline.catalog import ModelCatalog
+from node.pipeline.models_here import ModelsHere, models_here
+
+# the rest is imported where it is used: a list of models must not wait for the whole node
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a model.")]
+Row = Mapping[str, Any]
+
+_RUNS = 5
+
+
+class Device(StrEnum):
+    """Where a model may run."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+def _modalities(accepts: Mapping[str, Mapping[str, Any]]) -> str:
+    """Each role with the modality that it asks for."""
+    return ", ".join(
+        f"{role} ({_either(given['Modality'])})" if "Modality" in given else role
+        for role, given in accepts.items()
+    )
+
+
+def _either(value: object) -> str:
+    return " or ".join(map(str, value)) if isinstance(value, list) else str(value)
+
 
 _COLUMNS = (
     Column("NAME", "name"),
     Column("VERSION", "version"),
-    Column("RUNNER", "runner"),
-    Column("INPUTS", "roles", ", ".join),
+    Column("INPUTS", "accepts", _modalities),
     Column("SEGMENTS", "segments"),
+    Column("LICENCE", "licences", lambda licences: ", ".join(licences) or "no weights"),
+    Column("COMMERCIAL USE", "commercial"),
+    Column("FILES", "present"),
+    Column("DEVICE", "device"),
     Column("TITLE", "title"),
 )
 _SEGMENTS = (
@@ -41,44 +73,103 @@ _SEGMENTS = (
     Column("TYPE", "type"),
     Column("MODIFIER", "modifier"),
 )
+_FILES = (
+    Column("FILE", "path"),
+    Column("HERE", "is_present", lambda here: "yes" if here else "no"),
+    Column("LICENCE", "licence"),
+    Column("COMMERCIAL USE", "commercial_use", lambda may: "yes" if may else "no"),
+    Column("FROM", "url"),
+)
+_LAST_RUNS = (
+    Column("JOB", "id"),
+    Column("STATE", "state"),
+    Column("STARTED", "started_at", when),
+    Column("TIME", "seconds", seconds),
+    Column("STAGES", "stages", lambda all_: ", ".join(f"{k} {v:.2f} s" for k, v in all_.items())),
+    Column("REMARK", "sentence"),
+)
 
 commands = typer.Typer(no_args_is_help=True, help="Models of this node.")
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands of this module."""
+    commands.command("draft")(drafting.draft)
     app.add_typer(commands, name="models")
 
 
 @commands.command("list")
-def list_models(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Models, by name."""
-    rows = ModelCatalog(plan(config).models).list_models()
+def list_models(
+    modality: Annotated[
+        str | None, typer.Option(help="Only those that could take it, such as CT.")
+    ] = None,
+    body_part: Annotated[
+        str | None, typer.Option(help="Only those that could take it, such as CHEST.")
+    ] = None,
+    licence: Annotated[
+        str | None,
+        typer.Option(help="Only those whose weights have it; a part of its name is enough."),
+    ] = None,
+    commercial: Annotated[
+        bool, typer.Option("--commercial", help="Only those that allow commercial use.")
+    ] = False,
+    device: Annotated[Device | None, typer.Option(help="Only those made to run there.")] = None,
+    models_dir: ModelsDirOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Models, by name: what they take, what may be done with them, and whether their files are here."""
+    here = models_here(config, models_dir or [])
+    asked = {"Modality": modality, "BodyPartExamined": body_part}
+    wanted = {key: value for key, value in asked.items() if value is not None}
+    rows = [
+        row
+        for row in _catalog(here).list_models()
+        if (licence is None or any(licence.casefold() in x.casefold() for x in row["licences"]))
+        and (row["commercial_use"] or not commercial)
+        and (device is None or row["device"] in (device.value, "auto"))
+        and (not wanted or _could_take(here.models[row["name"]], wanted))
+    ]
+    if not as_json:
+        rows = [{**row, "commercial": _commercial(row), "present": _present(row)} for row in rows]
     print_page(_COLUMNS, (rows, len(rows)), as_json=as_json)
 
 
 @commands.command("show")
-def show_model(name: Name, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """One model: its inputs, its segments, and its card."""
-    current = plan(config)
-    row = ModelCatalog(current.models).get_model(name)
+def show_model(
+    name: Name,
+    models_dir: ModelsDirOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """One model: what it takes, its files and their licences, its segments, its card, its last runs."""
+    here = models_here(config, models_dir or [])
+    row = _catalog(here).get_model(name)
     if row is None:
-        raise _unknown(name, current)
+        raise _unknown(name, here)
+    runs = _last_runs(name, config)
     if as_json:
-        print_json(row)
+        print_json({**row, "runs": runs})
         return
     print_facts(
         {
             "model": f"{row['name']} {row['version']}: {row['title']}",
             "runner": row["runner"],
+            "device": f"{row['device']}, {row['memory_gb']:g} GB, {row['deadline_s']:g} s at most",
             "digest": row["digest"],
             "use": "research only" if row["research_use"] else "",
+            "commercial use": _commercial(row),
+            "files": _present(row),
             **{f"takes {role}": _input(given) for role, given in row["inputs"].items()},
+            "variants": ", ".join(row["variants"]),
+            "parameters": ", ".join(f"{key}={value}" for key, value in row["parameters"].items()),
         }
     )
-    typer.echo("")
-    segments: list[Mapping[str, Any]] = row["segments"]
-    print_table(_SEGMENTS, segments)
+    files = [*row["files"], *row["weights"]]
+    for columns, rows in ((_FILES, files), (_SEGMENTS, row["segments"]), (_LAST_RUNS, runs)):
+        if rows:
+            typer.echo("")
+            print_table(columns, rows)
     typer.echo("")
     typer.echo(row["card"])
 
@@ -92,43 +183,83 @@ def check_model(
     """Load a model whole, its conditions and its code too, and say what is wrong with it."""
     folder = Path(name)
     is_folder = (folder / "model.yaml").is_file()
-    model = load_model(folder) if is_folder else _known(name, plan(config))
-    accepted_inputs(model)
+    model = load_model(folder) if is_folder else _known(name, models_here(config))
+    import_module("node.pipeline.acceptance").accepted_inputs(model)
     _require_entry(model)
+    private = [segment.name for segment in model.segments if segment.is_private]
     facts = {
         "model": model.name,
         "version": model.version,
         "digest": model.digest,
         "segments": len(model.segments),
+        "private_codes": private,
         "is_good": True,
     }
     if as_json:
         print_json(facts)
     else:
         typer.echo(f"good: {model.name} {model.version}, {len(model.segments)} segments")
+        if private:
+            count = f"{len(private)} of {len(model.segments)} labels"
+            typer.echo(f"{count} carry a private code ({PRIVATE_SCHEME}): {', '.join(private)}")
 
 
-@commands.command("pull")
-def pull_model(
-    name: Name,
-    source: Annotated[str | None, typer.Option("--from", help="Path or URL.")] = None,
-    config: ConfigOption = None,
-) -> None:
-    """Fetch a model: not in this version."""
-    del source, config
-    say(f"pull is not in this version: put the folder of {name} where models_dirs names it")
-    raise typer.Exit(2)
+def _catalog(here: ModelsHere) -> ModelCatalog:
+    return ModelCatalog(
+        here.models, weights_dir=here.config.weights_dir, accepted=here.config.accept_licenses
+    )
 
 
-def _known(name: str, current: Plan) -> ModelSpec:
-    model = current.models.get(name)
+def _could_take(model: ModelSpec, wanted: Mapping[str, str]) -> bool:
+    from node.pipeline.acceptance import could_take
+
+    return could_take(model, wanted)
+
+
+def _last_runs(name: str, config: Path | None) -> list[Row]:
+    """The newest jobs of a model in the node of this configuration; none where no node has run."""
+    from node.cli.opening import open_node
+    from node.jobs.catalog import JobCatalog
+
+    try:
+        with open_node(config) as node:
+            rows, _ = JobCatalog(node.engine).list_jobs(model=name, limit=_RUNS)
+    except NodeError:
+        return []
+    keys = ("id", "state", "started_at", "finished_at", "stages", "sentence", "parameters")
+    return [
+        {key: row[key] for key in keys if key in row}
+        | {
+            "seconds": (row["finished_at"] or 0) - row["started_at"]
+            if row["finished_at"] and row["started_at"]
+            else None
+        }
+        for row in rows
+    ]
+
+
+def _commercial(row: Row) -> str:
+    if row["commercial_use"]:
+        return "yes"
+    return "no; accept_licenses must name it" if row["locked_licences"] else "no; accepted"
+
+
+def _present(row: Row) -> str:
+    needed, missing = row["files_needed"], row["files_missing"]
+    if not missing:
+        return "present" if needed else "none needed"
+    return f"{missing} of {needed} missing"
+
+
+def _known(name: str, here: ModelsHere) -> ModelSpec:
+    model = here.models.get(name)
     if model is None:
-        raise _unknown(name, current)
+        raise _unknown(name, here)
     return model
 
 
-def _unknown(name: str, current: Plan) -> typer.BadParameter:
-    there_are = ", ".join(sorted(current.models))
+def _unknown(name: str, here: ModelsHere) -> typer.BadParameter:
+    there_are = ", ".join(sorted(here.models))
     return typer.BadParameter(f"no model {name!r}; there are: {there_are}", param_hint="NAME")
 
 

@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from node.cli.opening import OpenNode, open_node
+from node.cli.options import ConfigOption
 from node.cli.printing import Column, JsonOption, print_facts, print_json, print_page, say, when
 from node.cli.series import LimitOption
-from node.cli.serving import ConfigOption
 from node.domain.errors import NodeError
 from node.pipeline.accept import open_door
 from node.pipeline.admin import Admin

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import yaml
 
-from node.cli.printing import Column, JsonOption, plain, print_json, print_table, say
-from node.cli.serving import ConfigOption
+from node.cli.options import ConfigOption, ModelsDirOption
+from node.cli.printing import Column, JsonOption, plain, print_json, print_table, say, seconds
+from node.domain.errors import ConfigInvalid
 from node.pipeline.run_folder import run_folder
 from node.pipeline.run_outcome import RunOutcome, RunReport
+from node.pipeline.run_output import DEFAULT_LAYOUT, LAYOUT_FIELDS
+from node.pipeline.run_request import DEFAULT_MODEL, Form, Parameter, RunRequest
+from node.pipeline.run_take_in import LeftOut
 
 _COLUMNS = (
     Column("SERIES", "series_instance_uid"),
@@ -18,8 +24,11 @@ _COLUMNS = (
     Column("INSTANCES", "instances"),
     Column("RULE", "rule", lambda rule: plain(rule) or "(none)"),
     Column("STATE", "state"),
+    Column("TIME", "seconds", seconds),
     Column("RESULT OR REASON", "what"),
 )
+_FILES = (Column("FILE LEFT OUT", "path"), Column("REASON", "reason"))
+_FIELDS = ", ".join(f"{{{name}}}" for name in LAYOUT_FIELDS)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -35,13 +44,53 @@ def run(
     ],
     model: Annotated[
         list[str] | None,
-        typer.Option(help="Run this model on what it accepts; repeat for more. Default ct_tissue."),
+        typer.Option(
+            help=f"Run this model on what it accepts; repeat for more. Default {DEFAULT_MODEL}."
+        ),
+    ] = None,
+    models_dir: ModelsDirOption = None,
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="[MODEL.]NAME=VALUE",
+            help="Hand this parameter to the models, such as variant=3mm; repeat for more.",
+        ),
+    ] = None,
+    layout: Annotated[
+        str, typer.Option(help=f"Where below OUTPUT a result lies, of {_FIELDS}.")
+    ] = DEFAULT_LAYOUT,
+    form: Annotated[
+        list[Form] | None,
+        typer.Option("--format", help="What results are written as; repeat for both. Default seg."),
+    ] = None,
+    device: Annotated[
+        list[str] | None,
+        typer.Option(help="Run models here: cpu, cuda, cuda:1; repeat to spread jobs."),
+    ] = None,
+    accept_licence: Annotated[
+        list[str] | None,
+        typer.Option(help="A licence without commercial use that you have read and accept."),
     ] = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run models over a folder: OUTPUT/{SeriesInstanceUID}/{model}.seg.dcm. Starts again where it was."""
-    report = run_folder(source, output, models=model or [], config=config, say=say)
+    report = run_folder(
+        RunRequest(
+            source=source,
+            output=output,
+            models=[name for names in model or [] for name in names.split(",") if name],
+            models_dirs=models_dir or [],
+            accept_licences=accept_licence or [],
+            config=config,
+            parameters=_parameters(parameter or []),
+            layout=layout,
+            forms=frozenset(form or [Form.SEG]),
+            devices=device or [],
+        ),
+        say,
+    )
     if as_json:
         print_json(_as_json(report))
     else:
@@ -50,6 +99,24 @@ def run(
         say(f"no DICOM instance was found in {source}")
     if not report.is_good:
         raise typer.Exit(1)
+
+
+def _parameters(given: Sequence[str]) -> Mapping[str, Parameter]:
+    """``NAME=VALUE`` by name; a value is read as YAML reads it: 3, 0.5, true, [liver, spleen], 3mm."""
+    found: dict[str, Parameter] = {}
+    for each in given:
+        name, equals, text = each.partition("=")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = None
+        is_list = isinstance(value, list) and all(isinstance(item, str) for item in value)
+        if not (name and equals and (is_list or isinstance(value, str | int | float))):
+            raise ConfigInvalid(
+                [("--set", f"{each!r} is not NAME=VALUE, with a text, a number, true or false")]
+            )
+        found[name] = value
+    return found
 
 
 def _print(report: RunReport) -> None:
@@ -63,20 +130,26 @@ def _print(report: RunReport) -> None:
                 "series_instance_uid": one.series_instance_uid,
                 "rule": one.rule,
                 "state": one.state,
+                "seconds": one.seconds,
                 "what": _what(one),
             }
             for one in report.outcomes
         ],
     )
-    for refused in report.refused:
-        typer.echo(plain(f"refused: {refused.path}: {refused.reason}"))
+    left_out = [*report.files.refused, *report.files.duplicates, *report.files.ignored]
+    if left_out:
+        typer.echo("")
+        print_table(_FILES, [{"path": one.path, "reason": one.reason} for one in left_out])
+    made = [one for one in report.outcomes if one.file or one.nifti]
+    say(f"{len(report.series)} series, {len(made)} with a result; {report.seconds:.1f} s in all")
 
 
 def _what(outcome: RunOutcome) -> str:
-    if outcome.file is None:
+    files = ", ".join(str(path) for path in (outcome.file, *outcome.nifti) if path)
+    if not files:
         return outcome.sentence
     found = ", ".join(f"{name} {ml:.1f} ml" for name, ml in outcome.volumes_ml.items())
-    return f"{outcome.file}: {found}"
+    return "; ".join(filter(None, [f"{files}: {found}" if found else files, outcome.sentence]))
 
 
 def _as_json(report: RunReport) -> dict[str, Any]:
@@ -87,17 +160,26 @@ def _as_json(report: RunReport) -> dict[str, Any]:
                 "series_instance_uid": one.series_instance_uid,
                 "rule": one.rule,
                 "model": one.model,
+                "parameters": dict(one.parameters),
                 "state": one.state,
                 "sentence": one.sentence,
                 "file": str(one.file) if one.file else None,
+                "nifti": [str(path) for path in one.nifti],
                 "volumes_ml": dict(one.volumes_ml),
+                "seconds": one.seconds,
                 "stages": dict(one.stages),
                 "is_failure": one.is_failure,
             }
             for one in report.outcomes
         ],
         "refused": [
-            {"path": str(one.path), "reason": one.reason, "dimse_status": one.dimse_status}
-            for one in report.refused
+            {**_left_out(one), "dimse_status": one.dimse_status} for one in report.files.refused
         ],
+        "duplicates": [_left_out(one) for one in report.files.duplicates],
+        "ignored": [_left_out(one) for one in report.files.ignored],
+        "seconds": round(report.seconds, 3),
     }
+
+
+def _left_out(one: LeftOut) -> dict[str, Any]:
+    return {"path": str(one.path), "reason": one.reason}

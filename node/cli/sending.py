@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from node.cli.options import ConfigOption
 from node.cli.printing import JsonOption, plain, print_json, say
-from node.cli.serving import ConfigOption
 from node.deliver.send_folder import FolderSender, SendReport
 from node.domain.peers import is_ae_title
 

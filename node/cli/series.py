@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from node.cli.opening import open_node
+from node.cli.options import ConfigOption
 from node.cli.printing import (
     Column,
     JsonOption,
@@ -19,7 +20,6 @@ from node.cli.printing import (
     say,
     when,
 )
-from node.cli.serving import ConfigOption
 from node.domain.errors import NodeError
 from node.domain.series import SeriesState
 from node.jobs.catalog import JobCatalog

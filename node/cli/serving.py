@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,8 @@ from uuid import uuid4
 
 import typer
 
-from node.cli.printing import JsonOption, print_json
+from node.cli.options import ConfigOption
+from node.cli.printing import JsonOption, print_json, say
 from node.database.migrate import migrate
 from node.domain.errors import ConfigInvalid
 from node.jobs.leases import JobLeases
@@ -24,6 +25,7 @@ from node.observe.log import configure_logging
 from node.pipeline import roles
 from node.pipeline.accept import receive, spool_settings
 from node.pipeline.build import Plan, plan
+from node.pipeline.readiness import shortcomings
 from node.pipeline.supervise import RoleMain, Signals, Supervisor, lock_data_folder
 from node.receive.syntaxes import decodable_syntaxes
 from node.spool.rebuild import rebuild_index
@@ -32,12 +34,6 @@ from node.web.process import web
 log = logging.getLogger(__name__)
 
 DRAIN_S = 25.0
-CONFIG_VARIABLE = "SEGNODE_CONFIG"
-
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option("--config", help="Configuration file.", envvar=CONFIG_VARIABLE),
-]
 
 
 class Role(StrEnum):
@@ -93,13 +89,25 @@ def check_config(
         mistakes = [{"path": where, "mistake": text} for where, text in invalid.mistakes]
         print_json({"good": False, "mistakes": mistakes})
         raise typer.Exit(2) from None
+    warnings = [f"{name}: {sentence}" for name, sentence in _not_ready(checked)]
     if as_json:
-        print_json({"good": True, "mistakes": [], "digest": checked.config.digest})
+        digest = checked.config.digest
+        print_json({"good": True, "mistakes": [], "warnings": warnings, "digest": digest})
         return
     typer.echo(
         f"good: {len(checked.rules)} rules, {len(checked.models)} models, "
         f"{len(checked.destinations)} destinations, digest {checked.config.digest[:12]}"
     )
+    for warning in warnings:
+        say(f"its jobs would fail: {warning}")
+
+
+def _not_ready(current: Plan) -> Iterator[tuple[str, str]]:
+    """What models that rules name lack on this machine."""
+    config = current.config
+    for model in {rule.model.name: rule.model for rule in current.rules}.values():
+        for sentence in shortcomings(model, config.weights_dir, config.accept_licenses):
+            yield model.name, sentence
 
 
 def prepare(current: Plan, wanted: set[Role]) -> None:
@@ -109,6 +117,8 @@ def prepare(current: Plan, wanted: set[Role]) -> None:
         ConfigInvalid: A port is in use, or the database cannot be used.
     """
     settings = current.config
+    for name, sentence in _not_ready(current):
+        log.warning("jobs of a model would fail", extra={"model": name, "sentence": sentence})
     if Role.RECEIVE in wanted:
         _require_free("dimse.port", settings.dimse.host, settings.dimse.port)
     if Role.WEB in wanted:

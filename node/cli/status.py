@@ -13,8 +13,8 @@ from typing import Any
 import typer
 
 from node.cli.opening import OpenNode, open_node
+from node.cli.options import ConfigOption
 from node.cli.printing import JsonOption, aligned, print_json, when
-from node.cli.serving import ConfigOption
 from node.domain.job import JobState
 from node.domain.series import SeriesState
 from node.jobs.catalog import JobCatalog

@@ -196,7 +196,7 @@ class NodeConfig:
         ae_titles: Names this node answers to; the first is the one it calls others with.
         models_dirs: Folders of models besides those that come with segnode.
         weights_dir: Where ``models pull`` puts files and workers look for them.
-        weights_mirror: A folder or URL that is asked before a model's own URLs; empty: none.
+        weights_mirror: A folder or URL that is asked instead of a model's own URLs; empty: none.
         accept_licenses: Licences without commercial use that somebody here has read and accepted.
     """
 

@@ -7,6 +7,7 @@ import hashlib
 import os
 import string
 import uuid
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,29 +41,14 @@ class FolderDestination:
     layout: str = DEFAULT_LAYOUT
 
     def __post_init__(self) -> None:
-        try:
-            fields = {field for _, field, _, _ in string.Formatter().parse(self.layout)}
-        except ValueError as error:
-            raise ValueError(f"layout {self.layout!r}: {error}") from None
-        unknown = sorted(field or "{}" for field in fields - FIELDS - {None})
-        if unknown:
-            raise ValueError(f"layout {self.layout!r}: unknown field {', '.join(unknown)}")
-        parts = self.layout.split("/")
-        if self.layout.startswith("/") or any(part in ("", ".", "..") for part in parts):
-            raise ValueError(f"layout {self.layout!r}: not a relative path below the folder")
+        check_layout(self.layout, FIELDS)
 
     def send(self, deliverable: DeliverableObject) -> Outcome:
         """Write the object; done when file and folder are on the disk."""
-        if not Path(deliverable.path).is_file():
+        source = Path(deliverable.path)
+        if not source.is_file():
             return result_file_gone()
-        if not self.path.is_dir():
-            return _later(f"the folder {self.path} is not there: create it, or mount it")
-        target = self.path / self.relative_path(deliverable)
-        try:
-            _make_folders(self.path, target.parent)
-            return _write_once(Path(deliverable.path), target)
-        except OSError as error:
-            return _later(f"the folder cannot be written: {os.strerror(error.errno or 0)}")
+        return place(source, self.path, self.relative_path(deliverable))
 
     def relative_path(self, deliverable: DeliverableObject) -> Path:
         """Where below the folder the object will lie; no part can climb out of it."""
@@ -74,8 +60,42 @@ class FolderDestination:
             "model": deliverable.model or "result",
             "ext": "dcm",
         }
-        parts = [part.format_map(values) for part in self.layout.split("/")]
-        return Path(*(_safe(part) for part in parts))
+        return fill_layout(self.layout, values)
+
+
+def check_layout(layout: str, allowed: Collection[str]) -> None:
+    """A layout names a relative path and nothing but these fields.
+
+    Raises:
+        ValueError: It does not, and why.
+    """
+    try:
+        fields = {field for _, field, _, _ in string.Formatter().parse(layout)}
+    except ValueError as error:
+        raise ValueError(f"layout {layout!r}: {error}") from None
+    unknown = sorted(field or "{}" for field in fields.difference(allowed, {None}))
+    if unknown:
+        raise ValueError(f"layout {layout!r}: unknown field {', '.join(unknown)}")
+    parts = layout.split("/")
+    if layout.startswith("/") or any(part in ("", ".", "..") for part in parts):
+        raise ValueError(f"layout {layout!r}: not a relative path below the folder")
+
+
+def fill_layout(layout: str, values: Mapping[str, str]) -> Path:
+    """The relative path of a file; no value can climb out of its part."""
+    return Path(*(_safe(part.format_map(values)) for part in layout.split("/")))
+
+
+def place(source: Path, folder: Path, relative: Path) -> Outcome:
+    """Copy a file into a folder under a free name; done when file and folder are on the disk."""
+    if not folder.is_dir():
+        return _later(f"the folder {folder} is not there: create it, or mount it")
+    target = folder / relative
+    try:
+        _make_folders(folder, target.parent)
+        return _write_once(source, target)
+    except OSError as error:
+        return _later(f"the folder cannot be written: {os.strerror(error.errno or 0)}")
 
 
 def _safe(part: str) -> str:

@@ -2,17 +2,19 @@
 
 Asset PATH of the model NAME lies in ``weights_dir/NAME/PATH``. Where a publisher gives no hash, or
 only an md5, the pull writes the sha256 it saw into ``weights_dir/NAME/pulled.json``, and runs hold
-the file to that.
+the file to that. Such a record is of one declared file: when model.yaml names another md5 or URL, the
+file must be pulled anew.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Any, Protocol
 
 from node.domain.errors import JobFailed
 
@@ -59,6 +61,8 @@ class NeedsAssets(Protocol):
     def files(self) -> tuple[Asset, ...]: ...
     @property
     def weights(self) -> tuple[Asset, ...]: ...
+    @property
+    def image(self) -> Asset | None: ...
 
 
 def missing_assets(model: NeedsAssets, weights_dir: Path) -> list[Asset]:
@@ -70,8 +74,13 @@ def missing_assets(model: NeedsAssets, weights_dir: Path) -> list[Asset]:
 def locked_licences(model: NeedsAssets, accepted: Collection[str]) -> list[str]:
     """Licences that forbid commercial use and that nobody has accepted."""
     return sorted(
-        {a.licence for a in _assets(model) if not a.commercial_use and a.licence not in accepted}
+        {a.licence for a in learned(model) if not a.commercial_use and a.licence not in accepted}
     )
+
+
+def learned(model: NeedsAssets) -> tuple[Asset, ...]:
+    """What may have a licence of its own: weights, or the image that holds them."""
+    return (*model.weights, *([model.image] if model.image else []))
 
 
 def check_assets(
@@ -86,7 +95,6 @@ def check_assets(
     """
     folder = weights_dir / model.name
     wanted = None if paths is None else set(paths)
-    pulled = _pulled(folder)
     checked: dict[str, Path] = {}
     for asset in _assets(model):
         if wanted is not None and asset.path not in wanted:
@@ -97,7 +105,7 @@ def check_assets(
                 f"{asset.path} of {model.name} is missing: segnode models pull {model.name}",
                 permanent=True,
             )
-        expected = asset.sha256 or pulled.get(asset.path, "")
+        expected = asset.sha256 or recorded_sha256(folder, asset)
         if not expected:
             raise JobFailed(
                 f"{asset.path} of {model.name} was not brought by segnode models pull"
@@ -112,6 +120,50 @@ def check_assets(
             )
         checked[asset.path] = path
     return checked
+
+
+def recorded_sha256(folder: Path, asset: Asset) -> str:
+    """What the pull saw of a file as it is declared now; empty where it brought none."""
+    record = _records(folder).get(asset.path)
+    if not isinstance(record, dict) or record.get("identity") != asset.identity:
+        return ""
+    return str(record.get("sha256", ""))
+
+
+def record_asset(folder: Path, asset: Asset, *, sha256: str, source: str, at: str) -> None:
+    """Write down what came, from where and when.
+
+    Args:
+        folder: Of the model, below weights_dir.
+    """
+    record = {
+        "sha256": sha256,
+        "identity": asset.identity,
+        "source": source,
+        "at": at,
+        "licence": asset.licence,
+    }
+    write_json(folder / PULLED, {**_records(folder), asset.path: record})
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a small file so that it is there whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    with part.open("w", encoding="utf-8") as file:
+        json.dump(content, file, indent=2, sort_keys=True)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def sha256_of(path: Path) -> str:
@@ -131,9 +183,9 @@ def _assets(model: NeedsAssets) -> tuple[Asset, ...]:
     return (*model.files, *model.weights)
 
 
-def _pulled(folder: Path) -> Mapping[str, str]:
+def _records(folder: Path) -> dict[str, Any]:
     try:
         body = json.loads((folder / PULLED).read_text(encoding="utf-8"))
-        return {path: str(facts["sha256"]) for path, facts in body.items()}
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError):
         return {}
+    return body if isinstance(body, dict) else {}

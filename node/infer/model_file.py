@@ -38,12 +38,15 @@ class BundleVariantPart(_Part):
     """One way to run a bundle: what it changes in its configuration, and its weights.
 
     ``weights`` is the path of one of the model's weights, the one that the bundle loads then.
-    ``next`` is the variant that takes over where memory does not suffice.
+    ``next`` is the variant that takes over where memory does not suffice. ``prepare`` and
+    ``prepare_files`` stand in place of the runner's.
     """
 
     overrides: dict[str, Any] = {}
     weights: str
     next: str = ""
+    prepare: str = ""
+    prepare_files: list[str] = []
 
 
 class BundleRunnerPart(_Part):
@@ -53,6 +56,8 @@ class BundleRunnerPart(_Part):
     the roles in the order of the network's input channels. ``prepare`` names a step of this package
     that makes the image from several series, or in a common space. With the output ``regions``
     label value n is output channel ``region_channels[n-1]``, above the threshold of the bundle.
+    ``variant_by`` is the variant by what a series shows, where the job names none. ``trt_export``
+    are the arguments of MONAI's command of that name; without them nothing is optimized.
     """
 
     kind: Literal["monai_bundle"]
@@ -60,10 +65,12 @@ class BundleRunnerPart(_Part):
     parameters: dict[str, Any] = {}
     overrides: dict[str, Any] = {}
     variants: dict[str, BundleVariantPart] = Field(min_length=1)
+    variant_by: dict[Literal["CT", "MR", "MR_BRAIN_T1"], str] = {}
     channels: list[str] = []
     region_channels: list[int] = []
     prepare: str = ""
     prepare_files: list[str] = []
+    trt_export: dict[str, Any] | None = None
 
 
 class ContainerRunnerPart(_Part):
@@ -71,7 +78,8 @@ class ContainerRunnerPart(_Part):
 
     ``image_id`` pins the image by its own digest or that of its manifest. ``layout`` is where the
     files of a role go below the input folder, ``outputs`` the patterns of result files below the
-    output folder, each of exactly one; none: one file by its usual names.
+    output folder, each of exactly one; none: one file by its usual names. ``licence`` is that of the
+    weights in the image.
     """
 
     kind: Literal["container"]
@@ -84,6 +92,8 @@ class ContainerRunnerPart(_Part):
     input_folder: str = Field(default="/app/data/input_data", pattern=r"^(/[\w.-]+)+$")
     output_folder: str = Field(default="/app/data/output_data", pattern=r"^(/[\w.-]+)+$")
     shm_gb: float = Field(default=1.0, gt=0)
+    licence: str = ""
+    commercial_use: bool = True
 
 
 RunnerPart = Annotated[

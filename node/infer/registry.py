@@ -117,6 +117,26 @@ class ModelSpec:
         return next(iter(self.inputs))
 
     @property
+    def image_id(self) -> str:
+        """What the image of a container must be; empty: whatever its name stands for."""
+        part = self.runner.settings
+        return part.image_id if isinstance(part, ContainerRunnerPart) else ""
+
+    @property
+    def image(self) -> Asset | None:
+        """The image of a container, with the licence of the weights in it; engines pull it."""
+        part = self.runner.settings
+        if not isinstance(part, ContainerRunnerPart):
+            return None
+        return Asset(
+            path="image",
+            url=part.entry,
+            sha256=self.image_id.removeprefix("sha256:"),
+            licence=part.licence,
+            commercial_use=part.commercial_use,
+        )
+
+    @property
     def weights_digest(self) -> str:
         """The hash of the weights, or one over those of several; empty for a model without any."""
         if len(self.weights) == 1:
@@ -281,6 +301,12 @@ def _bundle_mistakes(
             yield at, f"{variant.weights} is not among the weights of the model"
         if variant.next and variant.next not in runner.variants:
             yield f"{where}: runner.variants.{name}.next", f"there is no variant {variant.next!r}"
+    chosen = {f"variant_by.{shown}": variant for shown, variant in runner.variant_by.items()}
+    if "variant" in runner.parameters:
+        chosen["parameters.variant"] = runner.parameters["variant"]
+    for key, named in chosen.items():
+        if named not in runner.variants:
+            yield f"{where}: runner.{key}", f"there is no variant {named!r}"
     for role in runner.channels:
         if role not in file.inputs:
             yield f"{where}: runner.channels", f"{role!r} is no input of this model"

@@ -68,11 +68,14 @@ class JobCatalog:
         *,
         state: str | None = None,
         study_instance_uid: str | None = None,
+        model: str | None = None,
         limit: int = 100,
         offset: int = 0,
     ) -> tuple[list[Row], int]:
         """Jobs, the newest first, and how many there are."""
         where: Where = [job.c.state == state] if state else []
+        if model:
+            where.append(job.c.model == model)
         if study_instance_uid:
             where.append(job.c.study_instance_uid == study_instance_uid)
         return self._page(job, _JOB, where, job.c.id, limit, offset)

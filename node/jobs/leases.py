@@ -6,6 +6,7 @@ a worker that lost its lease can change nothing any more: it gets ``LeaseLost`` 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, exists, select, true, update
@@ -42,15 +43,25 @@ class JobLeases:
             ready = _is_ready(clock(connection, now))
             return bool(connection.execute(select(exists().where(ready))).scalar_one())
 
-    def lease(self, owner: str, lease_s: float, now: float | None = None) -> LeasedJob | None:
+    def lease(
+        self,
+        owner: str,
+        lease_s: float,
+        now: float | None = None,
+        *,
+        without: Collection[str] = (),
+    ) -> LeasedJob | None:
         """Take the next job, or None where nothing is ready; the attempt counts from here.
 
         By priority, then age; the job that waits longest overtakes after two leases in a row of a
         higher priority, so that a busy day delays background work and never stops it.
+
+        Args:
+            without: Models whose jobs are left to other workers.
         """
         with writing(self._engine) as connection:
             now = clock(connection, now)
-            ready = _is_ready(now)
+            ready = and_(_is_ready(now), job.c.model.not_in(without))
             order = [job.c.created_at, job.c.id]
             if not _longest_waiting_has_its_turn(connection, ready):
                 order.insert(0, job.c.priority)

@@ -28,10 +28,10 @@ from node.deliver.dicomweb import Basic, Token
 from node.deliver.sender import implicit_destinations
 from node.domain.errors import ConfigInvalid
 from node.infer.registry import ModelSpec, default_models_folder, load_models
+from node.pipeline.acceptance import accepted_inputs
 from node.pipeline.deliver import Destination
 from node.pipeline.matching import ActiveRule
-from node.route.compiling import compile_clause
-from node.route.conditions import AllOf, Condition
+from node.route.conditions import Condition
 from node.route.contradiction import contradiction
 from node.route.rules import StudyRule, compile_rule, conditions_of, mistakes_in
 
@@ -89,21 +89,6 @@ def plan(path: Path | None, environ: Mapping[str, str] | None = None) -> Plan:
     return Plan(
         config=config, models=models, rules=tuple(rules), destinations=_destinations(config)
     )
-
-
-def accepted_inputs(model: ModelSpec) -> Mapping[str, Condition]:
-    """What a model takes for each role, compiled; a role without ``accepts`` takes any series.
-
-    Raises:
-        ConfigInvalid: Its model.yaml names what no rule can.
-    """
-    where = f"models/{model.name}/model.yaml: inputs"
-    return {
-        role: compile_clause(given.accepts, f"{where}.{role}.accepts")
-        if given.accepts
-        else AllOf(conditions=())
-        for role, given in model.inputs.items()
-    }
 
 
 def _active_rule(

@@ -143,7 +143,7 @@ def park_or_ask(
     """Park a match for these reasons, or, where there are none, ask for its job."""
     if reasons:
         uid = next(iter(inputs.values())).series_instance_uid
-        sentence = f"{'; '.join(reasons)}: judge again with: segnode series rerun {uid}"
+        sentence = "; ".join(reasons) + judge_again(uid)
         room.matches.put(with_state(report, MatchState.PARKED, sentence), now)
         room.jobs.supersede(
             report.study_instance_uid, report.rule, report.series_key, report.revision, now
@@ -178,6 +178,11 @@ def park_or_ask(
         ),
         now,
     )
+
+
+def judge_again(series_instance_uid: str) -> str:
+    """How a sentence ends that says why a series is parked in a node."""
+    return f": judge again with: segnode series rerun {series_instance_uid}"
 
 
 def _identities(inputs: Mapping[str, CompleteSeries]) -> Iterable[str]:

@@ -17,6 +17,7 @@ from sqlalchemy import Engine
 from node.config import KeepDays
 from node.domain.instance import Instance
 from node.domain.job import MatchState
+from node.infer.report import LOG_FILE
 from node.jobs.fates import fates_of_series
 from node.jobs.results import ResultStore
 from node.jobs.store import JobStore
@@ -132,4 +133,9 @@ class Retention:
             path.unlink(missing_ok=True)
             with suppress(OSError):  # other results of the job are still there
                 path.parent.rmdir()
+        for path in self._plan.results_folder.glob(f"*/{LOG_FILE}"):
+            if path.stat().st_mtime < before:  # of a job without results, too
+                path.unlink(missing_ok=True)
+                with suppress(OSError):
+                    path.parent.rmdir()
         return len(gone)

@@ -143,6 +143,7 @@ def work_room(plan: Plan, engine: Engine) -> WorkRoom:
         results_folder=plan.results_folder,
         weights_dir=plan.config.weights_dir,
         accept_licenses=frozenset(plan.config.accept_licenses),
+        devices=plan.config.work.devices,
     )
 
 

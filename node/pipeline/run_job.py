@@ -19,6 +19,7 @@ from typing import Any
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from node.assemble.derive import derive
 from node.assemble.gate import MinimumSize, judge_geometry
 from node.domain.errors import JobFailed, SeriesUnusable, TryLater
 from node.domain.frames import frames_of
@@ -177,7 +178,9 @@ def _read_source(given: InputFiles, model: ModelSpec) -> _Source:
     merger = HeaderMerger()
     for header in headers:
         merger.add(header)
-    series = Given(stack=verdict.stack, files=given.files, header=merger.header())
+    common = merger.header()
+    common = common.with_derived(derive(common, frames, verdict, None))
+    series = Given(stack=verdict.stack, files=given.files, header=common)
     return _Source(series, _unread(given.files))
 
 

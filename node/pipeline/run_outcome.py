@@ -1,27 +1,27 @@
-"""What ``segnode run`` leaves: results under the series they were made of, and an account of all series."""
+"""What ``segnode run`` leaves: an account of all series and files."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pydicom import dcmread
+from pydicom.uid import UID
 from sqlalchemy import Engine
 
-from node.deliver import FolderDestination
-from node.domain.delivery import DeliverableObject, DeliveryClass, Outcome
+from node.domain.header import Header
 from node.domain.job import JobState, MatchState
 from node.infer.registry import ModelSpec
 from node.jobs.catalog import JobCatalog
 from node.pipeline.build import Plan
-from node.receive.folder import FileRefused
+from node.pipeline.matching import judge_again
+from node.pipeline.run_progress import EVERYTHING, seconds_of
+from node.pipeline.run_shelf import Shelf, Shelved, object_of, source_of
+from node.pipeline.run_take_in import TakenIn
 from node.spool.catalog import SpoolCatalog
 
-OUTPUT = "output"
-
-_EVERYTHING = 1_000_000
+Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +30,10 @@ class RunOutcome:
 
     Args:
         state: A match state: done, unmatched, parked, failed and the like.
-        file: The result, where there is one.
+        file: The DICOM result, where there is one.
+        nifti: The same as images.
         volumes_ml: Segment name -> volume.
+        seconds: From the start of the job's last attempt to its end.
     """
 
     rule: str
@@ -39,19 +41,27 @@ class RunOutcome:
     state: str
     sentence: str = ""
     model: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
     file: Path | None = None
+    nifti: tuple[Path, ...] = ()
     volumes_ml: Mapping[str, float] = field(default_factory=dict)
     stages: Mapping[str, float] = field(default_factory=dict)
+    seconds: float | None = None
     is_failure: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunReport:
-    """What became of everything in the folder."""
+    """What became of everything in the folder.
 
-    series: Sequence[Mapping[str, Any]]
+    Args:
+        seconds: The whole run.
+    """
+
+    series: Sequence[Row]
     outcomes: Sequence[RunOutcome]
-    refused: Sequence[FileRefused]
+    files: TakenIn
+    seconds: float
 
     @property
     def is_good(self) -> bool:
@@ -59,89 +69,64 @@ class RunReport:
         return bool(self.series) and not any(outcome.is_failure for outcome in self.outcomes)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutputFolder:
-    """A destination that files results under the series they were made of."""
-
-    path: Path
-
-    def send(self, deliverable: DeliverableObject) -> Outcome:
-        """Write the object; a result of a later revision gets a name of its own."""
-        header = dcmread(deliverable.path, specific_tags=["ReferencedSeriesSequence"])
-        source = str(header.ReferencedSeriesSequence[0].SeriesInstanceUID)
-        outcome = self._folder(f"{source}/{{model}}.seg.{{ext}}").send(deliverable)
-        if outcome.kind is DeliveryClass.BLOCKED:  # the name is taken by other content
-            layout = f"{source}/{{model}}.{{SOPInstanceUID}}.seg.{{ext}}"
-            return self._folder(layout).send(deliverable)
-        return outcome
-
-    def find(self, source_series: str, model: str, sop_instance_uid: str) -> Path | None:
-        """Where an object lies that was written before."""
-        folder = self.path / source_series
-        names = (f"{model}.{sop_instance_uid}.seg.dcm", f"{model}.seg.dcm")
-        return next((folder / name for name in names if (folder / name).is_file()), None)
-
-    def _folder(self, layout: str) -> FolderDestination:
-        return FolderDestination(name=OUTPUT, path=self.path, layout=layout)
-
-
-def report_run(current: Plan, engine: Engine, refused: Sequence[FileRefused]) -> RunReport:
+def report_run(
+    current: Plan, engine: Engine, shelf: Shelf, files: TakenIn, *, seconds: float
+) -> RunReport:
     """What became of each series and file, by the rows that the run left."""
-    series, _ = SpoolCatalog(engine).list_series(limit=_EVERYTHING)
-    matches, _ = JobCatalog(engine).list_matches(limit=_EVERYTHING)
-    newest: dict[tuple[str, str], Mapping[str, Any]] = {}
-    for row in matches:
-        known = newest.get((row["rule"], row["series_key"]))
-        if row["state"] != MatchState.SUPERSEDED and (
-            known is None or known["revision"] < row["revision"]
-        ):
-            newest[row["rule"], row["series_key"]] = row
-    in_force = [row for row in newest.values() if _is_in_force(row, newest)]
-    outcomes = [_outcome(current, JobCatalog(engine), row) for row in in_force]
+    catalog, spool = JobCatalog(engine), SpoolCatalog(engine)
+    series, _ = spool.list_series(limit=EVERYTHING)
+    outcomes = [_outcome(current, catalog, shelf, row) for row in matches_in_force(catalog)]
     outcomes += _never_judged(series, outcomes)
+    outcomes = [_in_words(current, spool, outcome) for outcome in outcomes]
     return RunReport(
         series=series,
         outcomes=sorted(outcomes, key=lambda outcome: (outcome.series_instance_uid, outcome.rule)),
-        refused=refused,
+        files=files,
+        seconds=seconds,
     )
 
 
-def _is_in_force(
-    row: Mapping[str, Any], newest: Mapping[tuple[str, str], Mapping[str, Any]]
-) -> bool:
-    """What an earlier judgement said of a series does not count beside the newest one."""
-    same = (one["revision"] for (_, key), one in newest.items() if key == row["series_key"])
-    return bool(row["revision"] == max(same))
+def matches_in_force(catalog: JobCatalog) -> list[Row]:
+    """What the newest judgement of each series, or set, says; earlier ones do not count beside it."""
+    newest: dict[tuple[str, str], Row] = {}
+    for match in catalog.list_matches(limit=EVERYTHING)[0]:
+        known = newest.get((match["rule"], match["series_key"]))
+        if match["state"] != MatchState.SUPERSEDED and (
+            known is None or known["revision"] < match["revision"]
+        ):
+            newest[match["rule"], match["series_key"]] = match
+    last: dict[str, int] = {}
+    for row in newest.values():
+        last[row["series_key"]] = max(row["revision"], last.get(row["series_key"], 0))
+    return [row for row in newest.values() if row["revision"] == last[row["series_key"]]]
 
 
-def _outcome(current: Plan, catalog: JobCatalog, row: Mapping[str, Any]) -> RunOutcome:
-    roles: Mapping[str, str] = row["roles"]
+def _outcome(current: Plan, catalog: JobCatalog, shelf: Shelf, row: Row) -> RunOutcome:
     job = catalog.get_job(row["job_id"]) if row["job_id"] is not None else None
     if job is None:
         return RunOutcome(
             rule=row["rule"],
-            series_instance_uid=next(iter(roles.values())),
+            series_instance_uid=next(iter(row["roles"].values())),
             state=row["state"],
             sentence=row["sentence"],
         )
     model = current.models[job["model"]]
-    source = roles.get(model.grid_role) or next(iter(roles.values()))
-    made = next((one for one in job["results"] if one["sop_instance_uid"]), None)
-    output = current.destinations[OUTPUT]
-    file = None
-    if made is not None and isinstance(output, OutputFolder):
-        file = output.find(source, model.name, made["sop_instance_uid"])
-    unsent = [one["sentence"] for one in job["deliveries"] if one["sent_at"] is None]
+    is_done = job["state"] == JobState.DONE
+    shelved = shelf.fill(job["id"]) if is_done else Shelved()
+    made = object_of(job)
     return RunOutcome(
         rule=row["rule"],
-        series_instance_uid=source,
+        series_instance_uid=source_of(job, model),
         state=row["state"],
-        sentence="; ".join(filter(None, [job["sentence"], *unsent])),
+        sentence="; ".join(filter(None, [job["sentence"], shelved.sentence])),
         model=model.name,
-        file=file,
+        parameters=job["parameters"],
+        file=shelved.seg,
+        nifti=shelved.nifti,
         volumes_ml=volumes_by_name(model, made["summary"] if made else {}),
         stages=job["stages"],
-        is_failure=job["state"] != JobState.DONE or (made is not None and file is None),
+        seconds=seconds_of(job) if is_done else None,
+        is_failure=not is_done or bool(shelved.sentence),
     )
 
 
@@ -154,9 +139,7 @@ def volumes_by_name(model: ModelSpec, summary: Mapping[str, Any]) -> Mapping[str
     }
 
 
-def _never_judged(
-    series: Sequence[Mapping[str, Any]], outcomes: Sequence[RunOutcome]
-) -> list[RunOutcome]:
+def _never_judged(series: Sequence[Row], outcomes: Sequence[RunOutcome]) -> list[RunOutcome]:
     """Series that are held: no rule was asked, and the reason stands in their row."""
     judged = {outcome.series_instance_uid for outcome in outcomes}
     return [
@@ -169,3 +152,25 @@ def _never_judged(
         for row in series
         if row["series_instance_uid"] not in judged
     ]
+
+
+def _in_words(current: Plan, spool: SpoolCatalog, outcome: RunOutcome) -> RunOutcome:
+    """The outcome with a reason that holds without a node, and with what the series is.
+
+    Where models were asked for there are rules, one for each, but nobody has written any.
+    """
+    if outcome.model:
+        return outcome
+    uid = outcome.series_instance_uid
+    row = spool.get_series(uid)
+    header = Header.from_json(row["header"] or {}) if row else Header()
+    sentence = outcome.sentence.removesuffix(judge_again(uid))
+    if all(active.rule.name == active.model.name for active in current.rules):
+        sentence = sentence.replace("no rule fired: ", "no model takes it: ")
+        for active in current.rules:
+            sentence = sentence.replace(f"rule {active.rule.name}: ", f"{active.rule.name}: ")
+    if outcome.state == MatchState.NOT_AN_INPUT:
+        sentence = f"{UID(header.text('SOPClassUID')).name or 'mixed classes'}: {sentence}"
+    elif header.get("is_localizer") == (True,):
+        sentence = f"localizer: {sentence}"
+    return replace(outcome, sentence=sentence)

@@ -134,19 +134,19 @@ class Supervisor:
         log.info("role started", extra={"role": role, "child": pid})
 
     def _reap(self) -> None:
-        for pid in list(self._children):
-            with suppress(ChildProcessError):
-                ended, status = os.waitpid(pid, os.WNOHANG)
-                if ended == 0:
-                    continue
-                child = self._children.pop(pid)
-                self._start_again(child, status)
+        """Take whatever ended; as process 1 of a container that is orphans of the roles too."""
+        with suppress(ChildProcessError):
+            while (taken := os.waitpid(-1, os.WNOHANG)) != (0, 0):
+                ended, status = taken
+                if child := self._children.pop(ended, None):
+                    self._start_again(child, status)
 
     def _start_again(self, child: _Child, status: int) -> None:
         """Plan the next life: at once after a clean end, later and later after failures."""
         lived_s = time.monotonic() - child.started_at
-        failures = 0 if status == 0 or lived_s > _HEALTHY_AFTER_S else child.failures + 1
-        wait_s = 0.0 if status == 0 else _RESTART_AFTER_S[min(failures, len(_RESTART_AFTER_S)) - 1]
+        before = 0 if lived_s > _HEALTHY_AFTER_S else child.failures
+        failures = 0 if status == 0 else before + 1
+        wait_s = _RESTART_AFTER_S[min(failures, len(_RESTART_AFTER_S)) - 1] if failures else 0.0
         self._due.append((time.monotonic() + wait_s, child.role, failures))
         level = logging.INFO if status == 0 else logging.ERROR
         log.log(
@@ -193,6 +193,7 @@ class Supervisor:
             log.error("roles did not end in time", extra={"count": len(self._children)})
             self._signal_all(signal.SIGKILL)
             return 1
+        log.info("stopped")
         return 1 if code else 0
 
 

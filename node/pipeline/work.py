@@ -52,6 +52,7 @@ class WorkRoom:
         files_of: (Series Instance UID, SOP Instance UID -> version) -> paths of those versions.
         in_rules: Models that a rule names: those that a child is warmed up for.
         is_work_coming: Whether a series is arriving that may become a job.
+        devices: Of all workers.
     """
 
     leases: JobLeases
@@ -63,6 +64,7 @@ class WorkRoom:
     results_folder: Path
     weights_dir: Path
     accept_licenses: frozenset[str]
+    devices: tuple[str, ...] = ("cpu",)
 
 
 class Worker:
@@ -116,11 +118,18 @@ class Worker:
 
     def do_next(self, signals: Signals) -> bool:
         """Do the next job that is ready, to its end; False where there is none."""
-        job = self._room.leases.lease(self._owner, LEASE_S)
+        job = self._room.leases.lease(self._owner, LEASE_S, without=self._for_a_gpu())
         if job is None:
             return False
         self._do(job, signals)
         return True
+
+    def _for_a_gpu(self) -> frozenset[str]:
+        """Models made for a GPU, where this worker has none and another has one."""
+        if self._device != "cpu" or not any(d.startswith("cuda") for d in self._room.devices):
+            return frozenset()
+        models = self._room.models.values()
+        return frozenset(model.name for model in models if model.resources.device == "cuda")
 
     def close(self) -> None:
         """End the warm child; for who calls ``do_next`` without ``run``."""

@@ -32,7 +32,11 @@ def web(plan: Plan, replan: Replan, signals: Signals) -> None:
         services = WebServices(
             spool=SpoolCatalog(engine),
             jobs=JobCatalog(engine),
-            models=ModelCatalog(plan.models),
+            models=ModelCatalog(
+                plan.models,
+                weights_dir=plan.config.weights_dir,
+                accepted=plan.config.accept_licenses,
+            ),
             actions=Admin(plan, engine, door),
             health=NodeHealth(
                 plan,

@@ -1,7 +1,8 @@
 """All benchmarks, or some: ``python -m tests.bench [PART ...] [--quick] [--json FILE]``.
 
 Parts: road (socket to SEG in Orthanc), ingest (against dcmtk and Orthanc), memory, encode (against
-highdicom and dcmqi), tissue (the model alone), demo. Peers are measured in the same run as the
+highdicom and dcmqi), tissue (the model alone), bundle (against MONAI's command), glue (all but a
+network), demo. Peers are measured in the same run as the
 node, taking turns. The exit code says nothing of the goals unless ``--strict``: on a busy machine
 a missed goal may be the machine's.
 """
@@ -17,7 +18,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tests.bench import bench_ct_tissue, bench_encode, bench_ingest, bench_memory, bench_road
+from tests.bench import (
+    bench_bundle,
+    bench_ct_tissue,
+    bench_encode,
+    bench_ingest,
+    bench_memory,
+    bench_road,
+)
 from tests.bench.report import Goal, Report, machine
 
 DEMO_LIMIT_S = 30.0
@@ -53,6 +61,8 @@ PARTS: Mapping[str, Measure] = {
     "memory": lambda _: bench_memory.measure(),
     "encode": lambda is_quick: bench_encode.measure(repetitions=1 if is_quick else 3),
     "tissue": lambda is_quick: bench_ct_tissue.measure(slices=100 if is_quick else 400),
+    "bundle": bench_bundle.measure,
+    "glue": bench_bundle.glue,
     "demo": demo,
 }
 

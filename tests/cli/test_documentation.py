@@ -17,7 +17,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 NOT_READING = {
     "serve", "series proceed", "series rerun", "series discard",
     "quarantine accept", "quarantine discard", "jobs retry", "jobs cancel",
-    "deliveries retry", "deliveries send", "models pull",
+    "deliveries retry", "deliveries send", "models pull", "models optimize",
 }  # fmt: skip
 
 

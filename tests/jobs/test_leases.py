@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 
 import pytest
@@ -68,6 +69,17 @@ def test_higher_priority_goes_first_then_age(jobs, leases, make_request) -> None
     taken = [leases.lease("w", LEASE_S, now=10.0).id for _ in range(3)]
 
     assert taken == [order[2], order[0], order[1]]
+
+
+def test_jobs_of_a_model_that_is_left_to_others_are_not_taken(jobs, leases, make_request) -> None:
+    first, _ = jobs.enqueue(make_request("a", series="1.1"), now=1.0)
+    other = replace(make_request("b", series="1.2"), model="spleen_ct")
+    second, _ = jobs.enqueue(other, now=2.0)
+
+    taken = [leases.lease("w", LEASE_S, now=9.0, without=["ct_tissue"]) for _ in range(2)]
+
+    assert [leased and leased.id for leased in taken] == [second, None]
+    assert leases.lease("w", LEASE_S, now=9.0).id == first
 
 
 def test_background_has_its_turn_while_urgent_work_never_ends(jobs, leases, make_request) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -200,3 +201,19 @@ def test_a_short_disk_is_swept_at_once_and_then_takes_instances_again(
 
     assert not_yet_due == 8
     assert images(node) == 1
+
+
+def test_what_a_runners_programs_printed_goes_with_the_days_of_results(
+    tmp_path: Path, worker: SharedWorker
+) -> None:
+    with simulated_node(tmp_path, worker, storage={"keep_days": {"results": 30}}) as node:
+        old, young = (node.node.plan.results_folder / name / "run.log" for name in ("1", "2"))
+        for path, days in ((old, 31), (young, 29)):
+            path.parent.mkdir()
+            path.write_text("a header may stand here")
+            os.utime(path, (node.now - days * DAY_S,) * 2)
+
+        sweep(node)
+
+        assert not old.parent.exists()
+        assert young.exists()

@@ -107,6 +107,64 @@ def test_sighup_with_an_invalid_file_changes_nothing(supervisor, tmp_path: Path)
     assert supervisor.poll() is None
 
 
+def test_process_1_of_a_container_takes_the_orphans_of_its_roles(tmp_path: Path) -> None:
+    # PR_SET_CHILD_SUBREAPER: orphans come to the supervisor, as they come to process 1
+    program = """
+        import ctypes, os, subprocess, sys
+        from node.pipeline.supervise import Supervisor
+
+        def role(signals):
+            if os.path.exists(sys.argv[1]):
+                signals.stop.wait()
+                return
+            child = subprocess.Popen(["sleep", "0.2"])
+            with open(sys.argv[1], "w") as file:
+                file.write(str(child.pid))
+            os.kill(os.getpid(), 9)
+
+        assert ctypes.CDLL(None).prctl(36, 1) == 0
+        sys.exit(Supervisor({"role": role}, check_reload=lambda: None, drain_s=5).run())
+    """
+    orphan = tmp_path / "orphan"
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program), str(orphan)])
+
+    try:
+        pid = int(wait_for("the orphan", lambda: orphan.exists() and orphan.read_text()))
+
+        wait_for("its end, and no zombie", lambda: not Path(f"/proc/{pid}").exists(), 10)
+    finally:
+        process.terminate()
+        assert process.wait(10) == 0
+
+
+def test_a_role_that_ran_well_for_long_is_started_again_at_once(tmp_path: Path) -> None:
+    program = """
+        import os, sys
+        from node.pipeline import supervise
+
+        def role(signals):
+            if os.path.exists(sys.argv[1]):
+                os.mkdir(sys.argv[1] + ".again")
+                signals.stop.wait()
+                return
+            os.mkdir(sys.argv[1])
+            os.kill(os.getpid(), 9)
+
+        supervise._HEALTHY_AFTER_S = 0.0
+        roles = {"role": role}
+        sys.exit(supervise.Supervisor(roles, check_reload=lambda: None, drain_s=5).run())
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program), str(tmp_path / "life")]
+    )
+
+    try:
+        wait_for("its second life", (tmp_path / "life.again").exists, 15)
+    finally:
+        process.terminate()
+        assert process.wait(10) == 0
+
+
 def test_a_second_serve_on_one_data_folder_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

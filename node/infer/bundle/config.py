@@ -99,7 +99,10 @@ def _reach_code(root: Path) -> None:
     for previous in _reachable:
         sys.path.remove(str(previous))
         for name, module in list(sys.modules.items()):
-            if (getattr(module, "__file__", None) or "").startswith(f"{previous}/"):
+            said = getattr(module, "__dict__", {})  # some answer to every name, as torch.classes
+            # a folder of code without __init__.py has a path and no file
+            places = [said.get("__file__"), *said.get("__path__", ())]
+            if any(str(place).startswith(f"{previous}/") for place in places):
                 del sys.modules[name]
     _reachable[:] = [root]
     sys.path.insert(0, str(root))

@@ -21,6 +21,7 @@ from monai.transforms.io.dictionary import LoadImaged
 from monai.transforms.post.dictionary import Invertd
 from monai.transforms.spatial.dictionary import Orientationd, Spacingd
 from monai.transforms.utility.dictionary import EnsureChannelFirstd, EnsureTyped
+from monai.transforms.utils import reset_ops_id
 from torch import Tensor
 
 from node.domain.errors import JobFailed
@@ -48,6 +49,8 @@ class Loaded:
         transforms: Its preprocessing after loading.
         image_key: Under which its transforms find the image.
         channel_first: Its loader gives the image a channel axis.
+        engine: What the network was optimized with; empty: it is the bundle's own.
+        remark: Why an optimized network that there is was not taken.
     """
 
     network: torch.nn.Module
@@ -57,6 +60,8 @@ class Loaded:
     image_key: str
     channel_first: bool
     parser: Any
+    engine: str = ""
+    remark: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +135,7 @@ def run_fast(
     with report.stage("network"):
         answer = _answer(loaded, prepared, effort, region_channels, wanted)
     with report.stage("invert"):
+        reset_ops_id(prepared)  # type: ignore[no-untyped-call]  # inverted by a copy of the transforms
         data = {loaded.image_key: prepared, _PRED: answer}
         for transform in _rest(loaded.post, prepared):
             data = transform(data)

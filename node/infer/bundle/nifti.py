@@ -29,9 +29,10 @@ def write_image(image: Image, folder: Path) -> list[str]:
     """
     import nibabel
 
+    make: Any = nibabel.Nifti1Image  # has no types
     names = [f"image_{number}.nii" for number in range(len(image.channels))]
     for name, channel in zip(names, image.channels, strict=True):
-        written = nibabel.Nifti1Image(channel.array.transpose(), affine_ras(image.geometry))
+        written = make(channel.array.transpose(), affine_ras(image.geometry))
         nibabel.save(written, folder / name)
     return names
 
@@ -94,4 +95,6 @@ def _labels(values: NDArray[Any]) -> LabelArray:
     highest = int(values.max())
     if values.min() < 0 or highest > 65535 or np.any(values != np.floor(values)):
         raise JobFailed("the bundle returned values that are no labels", permanent=True)
-    return np.ascontiguousarray(values, np.uint8 if highest < 256 else np.uint16)
+    if highest < 256:
+        return np.ascontiguousarray(values, np.uint8)
+    return np.ascontiguousarray(values, np.uint16)

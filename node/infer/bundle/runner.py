@@ -22,6 +22,7 @@ from node.infer.assets import check_assets
 from node.infer.bundle.config import bundle_of, settings_of
 from node.infer.bundle.fast import PRECISIONS, Effort, Loaded, load, run_fast
 from node.infer.bundle.image import Image, Prepared
+from node.infer.bundle.optimized import chosen_optimized, with_optimized
 from node.infer.bundle.strict import run_strict
 from node.infer.bundle.wanted import asking_for, is_asked_by_class, labels_wanted, variant_of
 from node.infer.registry import ModelSpec
@@ -46,6 +47,7 @@ class Step:
     variant: str
     effort: Effort
     sentence: str = ""
+    engine: str = ""
 
 
 def warm(spec: ModelSpec, weights_dir: Path, device: str) -> None:
@@ -80,6 +82,8 @@ def run(spec: ModelSpec, inputs: Mapping[str, Given], room: Room, report: Report
         first = Effort(device=room.device, precision=precision)
         labels, step = _step_down(spec, variant, first, wanted, prepared.image, room, report)
         ran = {"variant": step.variant, "precision": precision}
+        if step.engine:
+            ran["engine"] = step.engine
     with report.stage("invert"):
         labels = prepared.back(labels)
     # a class may stand for others ("kidney" for left and right), which only the bundle knows
@@ -126,8 +130,11 @@ def _step_down(
         try:
             with report.stage("load model"):
                 loaded = _loaded(spec, step.variant, room.weights_dir, step.effort.device)
+            if loaded.remark:
+                report.note(loaded.remark)
+            done = replace(step, engine=loaded.engine)
             channels = settings_of(spec).region_channels
-            return run_fast(loaded, image, step.effort, report, channels, wanted), step
+            return run_fast(loaded, image, step.effort, report, channels, wanted), done
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
@@ -165,16 +172,17 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 _kept: dict[
-    tuple[str, str, str], Loaded
+    tuple[str, str, str, str], Loaded
 ] = {}  # the network that is warm; one, since they are large
 
 
 def _loaded(spec: ModelSpec, variant: str, weights_dir: Path, device: str) -> Loaded:
     bundle = bundle_of(spec, variant, weights_dir)
-    key = (spec.digest, variant, device)
+    key = (spec.digest, variant, device, chosen_optimized(spec, variant, weights_dir))
     if key not in _kept:
         _free_memory()
-        _kept[key] = load(bundle, device, regions=spec.has_regions)
+        loaded = load(bundle, device, regions=spec.has_regions)
+        _kept[key] = with_optimized(loaded, spec, variant, weights_dir, device)
     return _kept[key]
 
 

@@ -13,7 +13,6 @@ of a VISTA bundle.
 from __future__ import annotations
 
 import importlib
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -29,6 +28,7 @@ from node.infer.bundle.decide import label_type, largest_of_linear_head
 from node.infer.bundle.windows import Advanced, Windowing, label_windows, windowing_of
 
 _STRICT = "run this bundle in strict mode"
+_WINDOWS = SlidingWindowInfererAdapt.__name__
 
 
 def is_vista(network: object) -> bool:
@@ -87,7 +87,7 @@ def vista_windowing(inferer: Any, network: object) -> Windowing:
     if isinstance(inferer, SlidingWindowInferer):
         windows = inferer
     else:
-        with _listening(type(inferer).__module__) as heard:
+        with _listening(inferer) as heard:
             try:
                 inferer(
                     inputs=torch.zeros(1, 1, 1, 1, 1),
@@ -115,7 +115,7 @@ class _Heard(Exception):
 
 
 @contextmanager
-def _listening(module: str) -> Iterator[list[SlidingWindowInferer]]:
+def _listening(inferer: object) -> Iterator[list[SlidingWindowInferer]]:
     """Let a bundle's inferer come as far as its sliding window, and no further."""
     heard: list[SlidingWindowInferer] = []
 
@@ -123,16 +123,17 @@ def _listening(module: str) -> Iterator[list[SlidingWindowInferer]]:
         heard.append(SlidingWindowInfererAdapt(*args, **settings))
         raise _Heard
 
-    code = sys.modules[module]
-    own = getattr(code, "SlidingWindowInfererAdapt", None)
+    # the names that the bundle's own code sees
+    names = getattr(type(inferer).__call__, "__globals__", {})
+    own = names.get(_WINDOWS)
     if own is None:
         yield heard
         return
-    setattr(code, "SlidingWindowInfererAdapt", listen)  # noqa: B010 - a module of the bundle
+    names[_WINDOWS] = listen
     try:
         yield heard
     finally:
-        setattr(code, "SlidingWindowInfererAdapt", own)  # noqa: B010
+        names[_WINDOWS] = own
 
 
 def prompts_of(parser: Any, transforms: Sequence[Any], wanted: Sequence[int]) -> list[int]:

@@ -1,0 +1,205 @@
+"""Making an optimized network of a bundle, and holding its labels against the original's.
+
+MONAI's own ``trt_export`` makes it, in a process of its own, with the arguments that model.yaml names
+(``runner.trt_export``, as the bundle's publisher gives them). Then both networks run the same series
+on the same device; the new one is accepted only where every label that either found agrees.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+from node.domain.errors import JobFailed
+from node.domain.result import LabelArray
+from node.domain.segment import Segment
+from node.infer.assets import sha256_of, sync_folder
+from node.infer.bundle.agreement import Agreement, compare_labels
+from node.infer.bundle.config import Bundle, bundle_of
+from node.infer.bundle.optimized import FOLDER, Optimized, made_with, write_lock
+from node.infer.registry import ModelSpec
+from node.infer.report import Report, Stopwatch
+from node.infer.room import Given, Room
+from node.infer.runners import run_model
+
+DICE_LEAST = 0.99
+_ARGUMENTS = "arguments.json"
+
+
+class Exporter(Protocol):
+    """What makes an optimized network."""
+
+    @property
+    def engine(self) -> str:
+        """What it makes, as results name it."""
+
+    def require(self, device: str) -> None:
+        """Refuse where it cannot work.
+
+        Raises:
+            JobFailed: With all that is missing.
+        """
+
+    def arguments(self, device: str) -> Mapping[str, object]:
+        """What it is told beside the network, its weights and where to write."""
+
+    def export(self, arguments: Path, root: Path, log: Path) -> int:
+        """Export as a file of arguments says; the exit code.
+
+        Args:
+            root: Of the bundle, whose code the network may need.
+            log: Gets all that is said.
+        """
+
+
+def optimize(
+    spec: ModelSpec,
+    variant: str,
+    inputs: Mapping[str, Given],
+    room: Room,
+    report: Report,
+    exporter: Exporter,
+) -> Optimized:
+    """Make, compare and, where it agrees, accept an optimized network.
+
+    Raises:
+        JobFailed: It cannot be made here, or its labels are not the original's; permanent. The
+            original stays in use.
+    """
+    exporter.require(room.device)
+    folder = room.weights_dir / spec.name
+    write_lock(folder, variant, None)
+    with report.stage("export"):
+        entry = _exported(spec, variant, room, exporter)
+    write_lock(folder, variant, entry)
+    try:
+        agreement, seconds = _compared(spec, variant, inputs, room, report)
+        _require_agreement(agreement, spec.segment_of)
+    except BaseException:
+        write_lock(folder, variant, None)
+        (folder / entry.file).unlink(missing_ok=True)
+        raise
+    value, dice = agreement.lowest
+    accepted = replace(
+        entry,
+        accepted=True,
+        compared={
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "labels": len(agreement.dice),
+            "lowest_dice": dice,
+            "lowest_label": spec.segment_of[value].name,
+            "equal_voxels": agreement.equal,
+            "network_s": seconds,
+        },
+    )
+    write_lock(folder, variant, accepted)
+    return accepted
+
+
+def export_arguments(
+    bundle: Bundle, target: Path, exporter: Exporter, device: str
+) -> dict[str, object]:
+    """What MONAI's export is told; the network is the one that the bundle builds for inference."""
+    metadata = bundle.config.parent / "metadata.json"
+    return {
+        **{name.replace("::", "#"): value for name, value in bundle.overrides.items()},
+        "bundle_root": str(bundle.root),
+        "net_id": "network_def",
+        "filepath": str(target),
+        "ckpt_file": str(bundle.weights),
+        "config_file": str(bundle.config),
+        **({"meta_file": str(metadata)} if metadata.is_file() else {}),
+        **exporter.arguments(device),
+    }
+
+
+def _exported(spec: ModelSpec, variant: str, room: Room, exporter: Exporter) -> Optimized:
+    bundle = bundle_of(spec, variant, room.weights_dir)
+    work = room.scratch / "export"
+    work.mkdir()
+    made = work / "network.ts"
+    arguments = export_arguments(bundle, made, exporter, room.device)
+    (work / _ARGUMENTS).write_text(json.dumps(arguments), encoding="utf-8")
+    folder = bundle.root / FOLDER
+    folder.mkdir(exist_ok=True)
+    log = folder / f"{variant}.log"
+    code = exporter.export(work / _ARGUMENTS, bundle.root, log)
+    if code or not made.is_file():
+        raise JobFailed(
+            f"MONAI's export of {spec.name} failed (exit code {code}): see {log}", permanent=True
+        )
+    path = folder / f"{variant}.ts"
+    shutil.move(made, path)
+    sync_folder(path.parent)
+    return Optimized(
+        file=f"{FOLDER}/{path.name}",
+        sha256=sha256_of(path),
+        weights_sha256=sha256_of(bundle.weights),
+        model_digest=spec.digest,
+        engine=exporter.engine,
+        made_with=made_with(room.device),
+    )
+
+
+def _compared(
+    spec: ModelSpec, variant: str, inputs: Mapping[str, Given], room: Room, report: Report
+) -> tuple[Agreement, Mapping[str, float]]:
+    labels: dict[str, LabelArray] = {}
+    seconds = {}
+    for name, wish in (("original", "off"), ("optimized", "candidate")):
+        scratch = room.scratch / name
+        scratch.mkdir()
+        named = _Named(report, name)
+        parameters = {"variant": variant, "optimized": wish, "precision": "fp32", "mode": "fast"}
+        produced = run_model(spec, inputs, replace(room, scratch=scratch), named, parameters)
+        if produced.ran.get("variant") != variant or ("engine" in produced.ran) != (wish != "off"):
+            raise JobFailed(
+                f"the {name} network could not run as asked, such as for want of memory:"
+                " nothing was compared",
+                permanent=True,
+            )
+        labels[name], seconds[name] = produced.labels, round(named.seconds.get("network", 0.0), 3)
+    agreement = compare_labels(
+        labels["original"], labels["optimized"], overlapping=spec.has_regions
+    )
+    return agreement, seconds
+
+
+def _require_agreement(agreement: Agreement, segments: Mapping[int, Segment]) -> None:
+    if not agreement.dice:
+        raise JobFailed(
+            "neither network finds anything in this sample: take a series that shows what the model"
+            " segments",
+            permanent=True,
+        )
+    value, dice = agreement.lowest
+    if dice < DICE_LEAST:
+        raise JobFailed(
+            f"its labels are not the original's: Dice {dice:.4f} for {segments[value].name}, at least"
+            f" {DICE_LEAST} is asked for; the original stays in use",
+            permanent=True,
+        )
+
+
+class _Named(Stopwatch):
+    """Tells stages and remarks on, under the name of the network that they are of."""
+
+    def __init__(self, report: Report, name: str) -> None:
+        super().__init__()
+        self._report, self._name = report, name
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """The stage, timed here and told there."""
+        with self._report.stage(f"{self._name}: {name}"), super().stage(name):
+            yield
+
+    def note(self, sentence: str) -> None:
+        """The remark."""
+        self._report.note(f"{self._name}: {sentence}")

@@ -1,0 +1,108 @@
+"""Optimizing a model, inside a child process: it loads what may crash, and may take long."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+
+from node.assemble.gate import MinimumSize, judge_geometry
+from node.domain.errors import JobFailed, SeriesUnusable
+from node.domain.frames import frames_of
+from node.domain.header import HeaderMerger
+from node.infer.registry import ModelSpec, load_model
+from node.infer.report import Report
+from node.infer.room import Given, Room
+
+# named as text: what it imports is loaded in the child only
+_TENSORRT = "node.infer.bundle.tensorrt"
+_OPTIMIZE = "node.infer.bundle.optimize"
+
+
+def run(request: Mapping[str, Any], report: Report) -> dict[str, Any]:
+    """Make, compare and accept an optimized network.
+
+    Args:
+        request: ``model_folder``, ``weights_dir``, ``variant`` (or empty), ``precision``, ``sample``.
+    Raises:
+        JobFailed: It cannot be made here, the sample is none, or the labels differ.
+    """
+    model = load_model(Path(request["model_folder"]))
+    if model.runner.kind != "monai_bundle":
+        raise JobFailed(f"{model.name} is no MONAI bundle: nothing to optimize", permanent=True)
+    device = os.environ.get("SEGNODE_DEVICE", "cpu")
+    exporter = importlib.import_module(_TENSORRT).exporter_of(model, request["precision"])
+    exporter.require(device)
+    variants = list(getattr(model.runner.settings, "variants", {}))
+    variant = request["variant"] or str(model.runner.parameters.get("variant", variants[0]))
+    if variant not in variants:
+        raise JobFailed(
+            f"{model.name} has no variant {variant!r}; there are: {', '.join(variants)}",
+            permanent=True,
+        )
+    with report.stage("headers"):
+        inputs = read_sample(model, Path(request["sample"]))
+    with tempfile.TemporaryDirectory(prefix="segnode-optimize-") as folder:
+        scratch = Path(folder, "scratch")
+        scratch.mkdir()
+        room = Room(
+            device=device,
+            weights_dir=Path(request["weights_dir"]),
+            scratch=scratch,
+            memory_gb=model.resources.memory_gb,
+        )
+        optimize = importlib.import_module(_OPTIMIZE).optimize
+        made = optimize(model, variant, inputs, room, report, exporter)
+    return {"variant": variant, **asdict(made)}
+
+
+def read_sample(model: ModelSpec, folder: Path) -> dict[str, Given]:
+    """One series for each role: the folder itself, or for several roles a folder for each in it.
+
+    Raises:
+        JobFailed: A folder is missing, or does not hold one series that the model could take.
+    """
+    if len(model.inputs) == 1:
+        return {model.grid_role: _read_series(model, model.grid_role, folder)}
+    return {role: _read_series(model, role, folder / role) for role in model.inputs}
+
+
+def _read_series(model: ModelSpec, role: str, folder: Path) -> Given:
+    if not folder.is_dir():
+        raise JobFailed(f"the sample has no folder {folder.name} for role {role}", permanent=True)
+    headers = {path: header for path in sorted(folder.rglob("*")) if (header := _header(path))}
+    series = {str(header.get("SeriesInstanceUID", "")) for header in headers.values()}
+    if len(series) != 1:
+        raise JobFailed(
+            f"the sample holds {len(series)} series for role {role}, not one", permanent=True
+        )
+    wanted = model.inputs[role]
+    least = MinimumSize(slices=wanted.min_slices, rows=wanted.min_rows, columns=wanted.min_columns)
+    frames = [frame for header in headers.values() for frame in frames_of(header)]
+    verdict = judge_geometry(frames, least)
+    if verdict.stack is None:
+        raise SeriesUnusable(verdict.findings)
+    merger = HeaderMerger()
+    for header in headers.values():
+        merger.add(header)
+    files = {str(header.SOPInstanceUID): path for path, header in headers.items()}
+    return Given(stack=verdict.stack, files=files, header=merger.header())
+
+
+def _header(path: Path) -> Dataset | None:
+    """The header of an image; None for anything else."""
+    if not path.is_file():
+        return None
+    try:
+        header = dcmread(path, stop_before_pixels=True)
+    except (InvalidDicomError, EOFError):
+        return None
+    return header if "Rows" in header else None

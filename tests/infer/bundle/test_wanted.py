@@ -1,0 +1,180 @@
+"""What a job wants of a bundle: the variant by the header or by name, and labels by name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from node.domain.errors import ConfigInvalid, JobFailed
+from node.domain.header import Header, Missing, Value
+from node.infer.bundle.config import Bundle
+from node.infer.bundle.wanted import asking_for, is_asked_by_class, labels_wanted, variant_of
+from node.infer.registry import ModelSpec, default_models_folder, load_model
+
+
+@pytest.fixture(scope="module")
+def ctmr() -> ModelSpec:
+    return load_model(default_models_folder() / "ctmr")
+
+
+def header(derived: dict[str, Value] | None = None, **values: str) -> Header:
+    return Header({name: (value,) for name, value in values.items()}, derived or {})
+
+
+def asked(spec: ModelSpec, **parameters: object) -> ModelSpec:
+    return replace(spec, runner=replace(spec.runner, parameters=parameters))
+
+
+T1: dict[str, Value] = {"sequence": ("T1",)}
+
+
+@pytest.mark.parametrize(
+    ("values", "variant"),
+    [
+        ({"Modality": "CT"}, "CT_BODY"),
+        ({"Modality": "CT", "BodyPartExamined": "HEAD"}, "CT_BODY"),
+        ({"Modality": "MR", "BodyPartExamined": "ABDOMEN"}, "MRI_BODY"),
+        ({"Modality": "MR", "BodyPartExamined": "ADRENAL"}, "MRI_BODY"),
+        ({"Modality": "MR", "BodyPartExamined": "HEADNECK"}, "MRI_BODY"),
+        ({"Modality": "MR", "StudyDescription": "MRT Becken nativ"}, "MRI_BODY"),
+        ({"Modality": "MR", "SeriesDescription": "t1_vibe_liver_dixon"}, "MRI_BODY"),
+        ({"Modality": "MR", "BodyPartExamined": "BRAIN"}, "MRI_BRAIN"),
+        ({"Modality": "MR", "BodyPartExamined": "Head"}, "MRI_BRAIN"),
+        ({"Modality": "MR", "StudyDescription": "MR HEAD W/O CONTRAST"}, "MRI_BRAIN"),
+        ({"Modality": "MR", "SeriesDescription": "t1_mprage_sag_p2_iso"}, "MRI_BRAIN"),
+        ({"Modality": "MR", "ProtocolName": "MRT Schädel"}, "MRI_BRAIN"),
+    ],
+)
+def test_the_header_chooses_the_variant(
+    ctmr: ModelSpec, values: dict[str, str], variant: str
+) -> None:
+    assert variant_of(ctmr, header(T1, **values)) == variant
+
+
+@pytest.mark.parametrize(
+    ("values", "derived", "sentence"),
+    [
+        ({}, T1, "does not say its Modality"),
+        ({"Modality": "PT"}, T1, "PT is not provided for"),
+        ({"Modality": "MR"}, T1, "does not tell whether this MR series shows the brain"),
+        ({"Modality": "MR", "StudyDescription": "MR Head and Neck"}, T1, "does not tell whether"),
+        ({"Modality": "MR", "SeriesDescription": "t2_tse_tra"}, {}, "does not tell whether"),
+        ({"Modality": "MR", "BodyPartExamined": "BRAIN"}, {"sequence": ("T2",)}, "brain is T2"),
+        (
+            {"Modality": "MR", "BodyPartExamined": "BRAIN"},
+            {"sequence": Missing("names several sequences")},
+            "unknown: names several sequences",
+        ),
+    ],
+)
+def test_what_the_header_does_not_tell_is_left_to_a_person(
+    ctmr: ModelSpec, values: dict[str, str], derived: dict[str, Value], sentence: str
+) -> None:
+    with pytest.raises(JobFailed, match=sentence) as failure:
+        variant_of(ctmr, header(derived, **values))
+
+    assert failure.value.permanent
+    assert "MRI_BRAIN" in str(failure.value)
+
+
+def test_the_job_has_the_last_word(ctmr: ModelSpec) -> None:
+    brain = header(T1, Modality="MR", BodyPartExamined="BRAIN")
+
+    assert variant_of(asked(ctmr, variant="MRI_BODY"), brain) == "MRI_BODY"
+
+
+def test_a_variant_that_there_is_not_is_refused(ctmr: ModelSpec) -> None:
+    with pytest.raises(JobFailed, match="there are: CT_BODY, MRI_BODY, MRI_BRAIN") as failure:
+        variant_of(asked(ctmr, variant="PET"), header(Modality="CT"))
+
+    assert failure.value.permanent
+
+
+def test_a_bundle_that_does_not_ask_the_header_takes_its_first_variant() -> None:
+    spleen = load_model(default_models_folder() / "spleen_ct")
+
+    assert variant_of(asked(spleen), header()) == "default"
+
+
+def test_every_variant_says_its_modality(ctmr: ModelSpec) -> None:
+    variants = ctmr.runner.settings.variants  # type: ignore[union-attr]
+
+    assert {name.removesuffix("_96"): name for name in variants}.keys() == {
+        "CT_BODY",
+        "MRI_BODY",
+        "MRI_BRAIN",
+    }
+    for name, variant in variants.items():
+        assert variant.overrides["modality"] == name.removesuffix("_96")
+
+
+@pytest.mark.parametrize(
+    ("model", "right", "wrong", "key"),
+    [
+        ("ctmr", "MR: MRI_BODY", "MR: BODY", "variant_by.MR"),
+        ("spleen_ct", "{variant: default}", "{variant: BODY}", "parameters.variant"),
+    ],
+)
+def test_a_variant_that_is_chosen_beforehand_must_be_there(
+    tmp_path: Path, model: str, right: str, wrong: str, key: str
+) -> None:
+    folder = tmp_path / "models" / model
+    folder.mkdir(parents=True)
+    for path in (default_models_folder() / model).iterdir():
+        (folder / path.name).write_text(path.read_text().replace(right, wrong))
+
+    with pytest.raises(ConfigInvalid) as refused:
+        load_model(folder)
+
+    assert list(refused.value.mistakes) == [
+        (f"models/{model}/model.yaml: runner.{key}", "there is no variant 'BODY'")
+    ]
+
+
+@pytest.mark.parametrize("wanted", [["liver", "left_kidney"], "Liver, left kidney"])
+def test_labels_are_wanted_by_name(ctmr: ModelSpec, wanted: object) -> None:
+    assert labels_wanted(asked(ctmr, labels=wanted)) == [1, 14]
+
+
+@pytest.mark.parametrize("wanted", [None, "", []])
+def test_no_name_wants_everything(ctmr: ModelSpec, wanted: object) -> None:
+    assert labels_wanted(asked(ctmr, labels=wanted)) == []
+
+
+def test_an_unknown_name_is_told_with_the_nearest(ctmr: ModelSpec) -> None:
+    with pytest.raises(JobFailed, match="no label is named 'livr'; the nearest are Liver") as told:
+        labels_wanted(asked(ctmr, labels=["livr"]))
+
+    assert told.value.permanent
+
+
+def test_labels_that_are_no_names_are_refused(ctmr: ModelSpec) -> None:
+    with pytest.raises(JobFailed, match="give a list of names"):
+        labels_wanted(asked(ctmr, labels=7))
+
+
+def test_a_bundle_is_asked_as_its_publisher_asks_it(tmp_path: Path) -> None:
+    config = tmp_path / "inference.json"
+    config.write_text('{"postprocessing": {"_target_": "VistaPostTransformd"}}')
+    bundle = Bundle(
+        root=tmp_path, config=config, overrides={"modality": "CT_BODY"}, weights=tmp_path / "w"
+    )
+
+    asking = asking_for(bundle, [1, 14])
+
+    assert is_asked_by_class(bundle)
+    assert asking.overrides == {
+        "modality": "CT_BODY",
+        "dataset#data": [{"label_prompt": [1, 14]}],
+    }
+
+
+def test_other_bundles_are_not_asked_by_class(tmp_path: Path) -> None:
+    config = tmp_path / "inference.json"
+    config.write_text('{"postprocessing": {"_target_": "AsDiscreted", "argmax": true}}')
+
+    bundle = Bundle(root=tmp_path, config=config, overrides={}, weights=tmp_path / "w")
+
+    assert not is_asked_by_class(bundle)
