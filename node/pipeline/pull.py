@@ -97,7 +97,7 @@ class Origin:
         found: list[Place] = [self.folder / name / asset.path, self.folder / asset.path]
         if asset.sha256 or asset.md5:  # so that a name alone never decides
             found.append(self.folder / PurePosixPath(unquote(urlsplit(asset.url).path)).name)
-        return found
+        return list(dict.fromkeys(found))
 
 
 def pull(

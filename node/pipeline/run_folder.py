@@ -24,7 +24,7 @@ from node.pipeline.build import Plan
 from node.pipeline.roles import settle_room
 from node.pipeline.run_outcome import RunReport, matches_in_force, report_run
 from node.pipeline.run_output import OUTPUT, OutputFolder
-from node.pipeline.run_progress import EVERYTHING, INTERRUPTED, Say, do_all_jobs
+from node.pipeline.run_progress import EVERYTHING, INTERRUPTED, Crew, Say
 from node.pipeline.run_request import RunRequest, check_request, judged_by, plan_run
 from node.pipeline.run_shelf import Shelf
 from node.pipeline.run_take_in import take_in
@@ -74,11 +74,12 @@ def _run(current: Plan, engine: Engine, request: RunRequest, say: Say) -> RunRep
     current.results_folder.mkdir(parents=True, exist_ok=True)
     output = _output_folder(request, engine)
     current = replace(current, destinations={OUTPUT: output})
-    with open_door(current) as door:
-        taken = take_in(door, request.source, say)
-    _settle(current, engine, say)
-    shelf = Shelf(current, engine, output, request.forms)
-    do_all_jobs(current, engine, say, when_done=shelf.fill)
+    with Crew(current, engine) as crew:
+        with open_door(current) as door:
+            taken = take_in(door, request.source, say)
+        _settle(current, engine, say)
+        shelf = Shelf(current, engine, output, request.forms)
+        crew.finish(say, when_done=shelf.fill)
     return report_run(current, engine, shelf, taken, seconds=time.monotonic() - began)
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,43 +32,66 @@ _UNFINISHED = (JobState.QUEUED.value, JobState.RUNNING.value)
 _ON_THE_WAY = (DeliveryState.WAITING.value, DeliveryState.SENDING.value)
 
 
-def do_all_jobs(
-    current: Plan, engine: Engine, say: Say, *, when_done: Callable[[int], object]
-) -> None:
-    """Run what is queued on every device, deliver beside it, and tell about both until all is done.
+class Crew:
+    """The workers and the deliverer of one run, at work from its first moment.
 
-    Args:
-        when_done: Called with each job that is done, while others still run.
-    Raises:
-        NodeError: Interrupted; the jobs in hand went back unharmed.
+    Like those of a server they get ready while files are still taken in: libraries and networks are
+    loaded beside it.
     """
-    signals, delivering = Signals(), Signals()
-    room = work_room(current, engine)
-    room.leases.take_back(None)  # the folder is locked: whoever held them is dead
-    workers = {
-        f"{_OWNER} {number}": device for number, device in enumerate(current.config.work.devices)
-    }
-    progress = _Progress(engine, signals, say, devices=workers, when_done=when_done)
-    deliverer = Deliverer(delivery_room(current, engine), owner=_OWNER)
-    sending = threading.Thread(
-        target=deliverer.run, args=(delivering, _nothing), name="deliver", daemon=True
-    )
-    sending.start()
-    # the kernel kills a worker's child with the thread that started it: threads outlive the workers
-    with ThreadPoolExecutor(len(workers) + 1) as pool, _listening(signals):
-        running = [pool.submit(progress.watch)]
-        for owner, device in workers.items():
-            idle_unload_s = current.config.work.idle_unload_s
-            worker = Worker(room, owner=owner, device=device, idle_unload_s=idle_unload_s)
-            running.append(pool.submit(worker.run, signals, _nothing))
-        wait(running, return_when=FIRST_COMPLETED)  # all is done, or one of them failed
-        signals.stop.set()
-    delivering.stop.set()
-    sending.join()
-    for one in running:
-        one.result()
-    if not progress.is_idle:
-        raise NodeError(INTERRUPTED)
+
+    def __init__(self, current: Plan, engine: Engine) -> None:
+        self._engine = engine
+        self._signals, self._delivering = Signals(), Signals()
+        room = work_room(current, engine)
+        room.leases.take_back(None)  # the folder is locked: whoever held them is dead
+        self._devices = {
+            f"{_OWNER} {number}": device
+            for number, device in enumerate(current.config.work.devices)
+        }
+        self._workers = [
+            Worker(
+                room, owner=owner, device=device, idle_unload_s=current.config.work.idle_unload_s
+            )
+            for owner, device in self._devices.items()
+        ]
+        self._deliverer = Deliverer(delivery_room(current, engine), owner=_OWNER)
+        self._progress = _Progress(engine, self._signals, self._devices)
+        self._pool = ThreadPoolExecutor(len(self._workers) + 2)
+        self._running: list[Future[None]] = []
+
+    def __enter__(self) -> Crew:
+        # the kernel kills a worker's child with the thread that started it: threads outlive workers
+        self._running = [
+            self._pool.submit(worker.run, self._signals, _nothing) for worker in self._workers
+        ]
+        self._sending = self._pool.submit(self._deliverer.run, self._delivering, _nothing)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._signals.stop.set()
+        wait(self._running)
+        self._delivering.stop.set()
+        self._pool.shutdown()
+
+    def finish(self, say: Say, *, when_done: Callable[[int], object]) -> None:
+        """Tell about the jobs until all are done and delivered.
+
+        Args:
+            when_done: Called with each job that is done, while others still run.
+        Raises:
+            NodeError: Interrupted; the jobs in hand went back unharmed.
+        """
+        progress = self._progress
+        with _listening(self._signals):
+            watching = self._pool.submit(progress.watch, say, when_done)
+            # all is done, or one of them failed
+            wait([*self._running, watching], return_when=FIRST_COMPLETED)
+            self._signals.stop.set()
+            wait([*self._running, watching])
+        for one in [*self._running, watching]:
+            one.result()
+        if not progress.is_idle:
+            raise NodeError(INTERRUPTED)
 
 
 def _nothing() -> None:
@@ -92,35 +114,34 @@ def _listening(signals: Signals) -> Iterator[None]:
 class _Progress:
     """Says what jobs begin, which stages they finished and how they end; stops when all is written.
 
+    Made before this run has done anything: what jobs tell then was told by an earlier run.
+
     Args:
         devices: Owner of leases -> device.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        signals: Signals,
-        say: Say,
-        *,
-        devices: Mapping[str, str],
-        when_done: Callable[[int], object],
-    ) -> None:
+    def __init__(self, engine: Engine, signals: Signals, devices: Mapping[str, str]) -> None:
         self._catalog = JobCatalog(engine)
         self._signals = signals
-        self._say = say
         self._devices = devices
-        self._when_done = when_done
         self._said: set[tuple[int, str]] = set()
         self._numbers: dict[int, int] = {}
-        rows = self._catalog.list_jobs(limit=EVERYTHING)[0]
-        self._total = sum(row["state"] in _UNFINISHED for row in rows)
-        for row in rows:
-            for what, _ in self._events(row):  # told by an earlier run on this folder
+        self._total = 0
+        self._ended_before: set[int] = set()
+        for row in self._catalog.list_jobs(limit=EVERYTHING)[0]:
+            if row["state"] not in _UNFINISHED:
+                self._ended_before.add(row["id"])
+            for what, _ in self._events(row):
                 self._said.add((row["id"], what))
         self.is_idle = False
 
-    def watch(self) -> None:
+    def watch(self, say: Say, when_done: Callable[[int], object]) -> None:
         """Look until there is nothing left to do."""
+        self._say, self._when_done = say, when_done
+        rows = self._catalog.list_jobs(limit=EVERYTHING)[0]
+        self._total = sum(
+            row["state"] in _UNFINISHED or row["id"] not in self._ended_before for row in rows
+        )
         while not self._signals.stop.wait(_LOOK_EVERY_S):
             jobs, _ = self._catalog.list_jobs(limit=EVERYTHING)
             for row in reversed(jobs):  # the oldest first
