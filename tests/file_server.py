@@ -16,6 +16,8 @@ class Files:
 
     Args:
         contents: Path -> bytes.
+        most_of_a_range: More is not given in one answer, which RFC 9110 15.3.7 allows.
+        rounds_down_to: Ranges begin at a multiple of it, whatever was asked for.
         cuts: How many bytes of each of the next answers go out before the line is cut.
         refusals: Statuses of the next answers.
         redirects: Path -> URL.
@@ -27,6 +29,8 @@ class Files:
     tells_length: bool = True
     etag: str = '"one"'
     content_type: str = "application/octet-stream"
+    most_of_a_range: int = 1 << 40
+    rounds_down_to: int = 1
     cuts: list[int] = field(default_factory=list)
     refusals: list[int] = field(default_factory=list)
     redirects: dict[str, str] = field(default_factory=dict)
@@ -83,16 +87,17 @@ def _answer(to: BaseHTTPRequestHandler, files: Files) -> None:
         to.send_header("Content-Length", "0")
         to.end_headers()
         return
+    end = min(len(content), start + files.most_of_a_range) if start else len(content)
     to.send_response(206 if start else 200)
     if start:
-        to.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        to.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(content)}")
     if files.etag:
         to.send_header("ETag", files.etag)
     to.send_header("Content-Type", files.content_type)
     if files.tells_length:
-        to.send_header("Content-Length", str(len(content) - start))
+        to.send_header("Content-Length", str(end - start))
     to.end_headers()
-    body = content[start:]
+    body = content[start:end]
     to.wfile.write(body[: files.cuts.pop(0)] if files.cuts else body)
     to.close_connection = True
 
@@ -101,7 +106,8 @@ def _start(to: BaseHTTPRequestHandler, files: Files, wanted: str) -> int:
     condition = to.headers.get("If-Range", "")
     if not wanted or not files.has_ranges or (condition and condition != files.etag):
         return 0
-    return int(wanted.removeprefix("bytes=").partition("-")[0])
+    asked = int(wanted.removeprefix("bytes=").partition("-")[0])
+    return asked // files.rounds_down_to * files.rounds_down_to
 
 
 def _refuse(to: BaseHTTPRequestHandler, status: int) -> None:

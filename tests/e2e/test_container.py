@@ -242,6 +242,7 @@ def test_a_container_that_fails_fails_its_job_and_no_other(
         assert JobCatalog(node.engine).list_deliveries() == ([], 0)
         log = (node.plan.results_folder / str(job["id"]) / "run.log").read_text()
         assert "arguments: --workflow" in log
+    assert not Path("oom").exists()  # of podman's monitor, where it was started
     with node_with(bench, tmp_path / "good", model(tmp_path / "good models")) as node:
         assert run_on(node, SMALL, tmp_path / "series")["state"] == "done"
 

@@ -282,6 +282,45 @@ def test_a_server_without_ranges_starts_anew(machine: Machine, model: Model, sit
     assert machine.has(model, "models/model.pt") == WEIGHTS
 
 
+def test_a_server_that_gives_less_than_was_asked_for_is_asked_for_the_rest(
+    machine: Machine, unhashed: Model, site: Files
+) -> None:
+    site.cuts = [len(RECIPE), CUT]
+    site.most_of_a_range = 400_000
+
+    machine.pull(unhashed)
+
+    assert site.asked[-1][1] == f"bytes={CUT + 400_000}-"
+    assert machine.has(unhashed, "models/model.pt") == WEIGHTS
+
+
+def test_a_rest_that_begins_elsewhere_is_not_joined(
+    machine: Machine, unhashed: Model, site: Files
+) -> None:
+    site.cuts = [len(RECIPE), CUT]
+    site.rounds_down_to = 100_000
+
+    machine.pull(unhashed)
+
+    assert machine.has(unhashed, "models/model.pt") == WEIGHTS
+
+
+def test_a_part_longer_than_the_file_is_thrown_away(
+    machine: Machine, model: Model, site: Files
+) -> None:
+    site.etag = ""
+    site.cuts = [len(RECIPE), CUT, 0, 0, 0, 0]
+    with pytest.raises(NodeError):
+        machine.pull(model)
+    (machine.weights_dir / "net/models/model.pt.part").write_bytes(WEIGHTS + b"more")
+
+    machine.pull(model)
+
+    assert site.asked[-1][1] == ""
+    assert machine.waited_s[-1] == 1.0
+    assert machine.has(model, "models/model.pt") == WEIGHTS
+
+
 def test_a_part_that_was_whole_already_is_only_checked(
     machine: Machine, model: Model, site: Files
 ) -> None:

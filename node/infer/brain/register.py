@@ -10,8 +10,9 @@ Source: Mattes et al. 2003 (mutual information), as in ITK's ImageRegistrationMe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -70,19 +71,23 @@ def align(fixed: Volume, moving: Volume, name: str, report: Report) -> Floats:
 
 def rigid(fixed: Volume, moving: Volume, *, metric: Metric, shares_coordinates: bool) -> Floats:
     """The rotation and translation that bring a moving volume onto a fixed one."""
-    still, movable = itk_image(fixed), itk_image(moving)
-    starts = [
-        _ITK.CenteredTransformInitializer(still, movable, _ITK.Euler3DTransform(), kind)
-        for kind in (
-            _ITK.CenteredTransformInitializerFilter.GEOMETRY,
-            _ITK.CenteredTransformInitializerFilter.MOMENTS,
+    return _followed(metric, fixed, moving, partial(_guesses, shares_coordinates))
+
+
+def _guesses(shares_coordinates: bool, fixed: Any, moving: Any) -> list[Any]:
+    """Movements to start from."""
+    initializer = _ITK.CenteredTransformInitializerFilter
+    guesses = [
+        _ITK.Euler3DTransform(
+            _ITK.CenteredTransformInitializer(fixed, moving, _ITK.Euler3DTransform(), kind)
         )
+        for kind in (initializer.GEOMETRY, initializer.MOMENTS)
     ]
     if shares_coordinates:
         stay = _ITK.Euler3DTransform()
-        stay.SetCenter(starts[0].GetFixedParameters()[:3])
-        starts.insert(0, stay)
-    return _followed(metric, fixed, moving, [_ITK.Euler3DTransform(start) for start in starts])
+        stay.SetCenter(guesses[0].GetCenter())
+        guesses.insert(0, stay)
+    return guesses
 
 
 def affine(fixed: Volume, moving: Volume, start: Floats, *, metric: Metric) -> Floats:
@@ -96,7 +101,7 @@ def affine(fixed: Volume, moving: Volume, start: Floats, *, metric: Metric) -> F
     transform.SetCenter(middle[:3].tolist())
     transform.SetMatrix(start[:3, :3].ravel().tolist())
     transform.SetTranslation((start @ middle - middle)[:3].tolist())
-    return _followed(metric, fixed, moving, [transform])
+    return _followed(metric, fixed, moving, lambda _fixed, _moving: [transform])
 
 
 def inverted(matrix: Floats) -> Floats:
@@ -123,11 +128,14 @@ def one_thread() -> Iterator[None]:
         _ITK.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
 
 
-def _followed(metric: Metric, fixed: Volume, moving: Volume, starts: list[Any]) -> Floats:
-    """The metric followed from the best start, on coarser voxels first."""
+def _followed(
+    metric: Metric, fixed: Volume, moving: Volume, guesses: Callable[[Any, Any], list[Any]]
+) -> Floats:
+    """The metric followed from the best guess, on coarser voxels first."""
     whole = itk_image(fixed), itk_image(moving)
     transform = None
     try:
+        starts = guesses(*whole)
         for size_mm in _LEVELS_MM:
             still, movable = (_shrunk(image, size_mm) for image in whole)
             method = _method(metric, still, first_step_mm=size_mm / 2)

@@ -190,9 +190,11 @@ def _run(bundle: Bundle, folder: Path, room: Room) -> None:
 
 def _environment(bundle: Bundle, room: Room) -> dict[str, str]:
     """That of this process; the bundle's own code is found, and nothing is written beside it."""
+    # not sys.path: in a warm worker the code of another bundle may lie there
+    inherited = os.environ.get("PYTHONPATH", "")
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(bundle.root), *(path for path in sys.path if path)]),
+        "PYTHONPATH": os.pathsep.join([str(bundle.root), *([inherited] if inherited else [])]),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     kind, _, number = room.device.partition(":")

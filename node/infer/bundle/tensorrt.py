@@ -88,6 +88,8 @@ def exporter_of(spec: ModelSpec, precision: str) -> TensorRT:
 
 
 def _sees_gpu() -> bool:
+    if importlib.util.find_spec("torch") is None:
+        return False
     import torch
 
     return torch.cuda.is_available()

@@ -31,10 +31,11 @@ class HeldContainer:
         self._engine = engine
         self._order = order
 
-    def run(self, log: Path) -> None:
+    def run(self, log: Path, folder: Path) -> None:
         """Start it, and wait for its end; whether it did its work, its output tells.
 
         Args:
+            folder: The working folder of the engine, whose monitor may leave files there.
             log: Gets what it prints: the first megabytes and the last one.
         Raises:
             JobFailed: It could not be started.
@@ -47,6 +48,7 @@ class HeldContainer:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
+                cwd=folder,
             ) as process,
         ):
             if process.stdout is not None:

@@ -52,7 +52,7 @@ def _run(engine: Engine, order: ContainerOrder, room: Room, report: Report) -> l
     """
     with held_container(engine, order) as container:
         with report.stage("infer"):
-            container.run(room.log)
+            container.run(room.log, room.scratch)
         files = container.output(room.scratch / "out")
         code = container.exit_code
         if not files:

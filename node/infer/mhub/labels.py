@@ -25,8 +25,9 @@ _GOLDEN = 0.618033988749895  # steps that never come back to a hue
 def name_of(segment_id: str) -> str:
     """A segment id for people; a finding in an organ is written as MHub does (``LIVER+CYST``)."""
     organ, plus, finding = segment_id.partition("+")
-    words = f"{finding} in {organ}" if plus else organ
-    return words.replace("_", " ").capitalize()[:64].strip()
+    words = (f"{finding}_in_{organ}" if plus else organ).split("_")
+    spelled = " ".join(word if any(c.isdigit() for c in word) else word.lower() for word in words)
+    return (spelled[:1].upper() + spelled[1:])[:64].strip()
 
 
 def draft_labels(
@@ -57,7 +58,7 @@ def draft_labels(
             labels.append(
                 Segment(
                     label_value=value,
-                    name=name,
+                    name=found.name,
                     category=found.category,
                     type=found.type,
                     modifier=found.modifier,

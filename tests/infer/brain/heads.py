@@ -58,6 +58,13 @@ def acquired(
     )
 
 
+def as_lia(array: NDArray[np.generic], plane: Plane) -> NDArray[np.generic]:
+    """An array of a volume that was ``acquired`` in a plane, with axes LIA again."""
+    axes, flips = _AS_ACQUIRED[plane]
+    unflipped = array[tuple(slice(None, None, -1 if flip else 1) for flip in flips)]
+    return unflipped.transpose(np.argsort(axes))
+
+
 @dataclass(frozen=True, kw_only=True)
 class HeadSeries(Phantom):
     """A volume as a series of MR images.

@@ -46,7 +46,7 @@ def test_an_image_of_1_mm_is_in_the_cube_voxel_for_voxel(plane: Plane) -> None:
 
 
 def test_flipped_axes_make_no_difference() -> None:
-    image = lia_image((40, 30, 21))
+    image = lia_image((40, 30, 22))
     plain = acquired(image, AFFINE_RAS, "sagittal")
     geometry = plain.geometry
     steps, origin = np.array(geometry.steps_mm), np.array(geometry.origin_mm)
@@ -77,7 +77,7 @@ def test_a_point_of_the_patient_stays_where_it_is() -> None:
 
 
 def test_labels_come_back_to_the_nearest_voxel() -> None:
-    volume = volume_of(lia_image((30, 40, 50)).astype(np.int16), np.diag([3.0, 2.0, 1.5]))
+    volume = volume_of(lia_image((30, 40, 50)).astype(np.int16), np.diag([3.1, 1.9, 1.45]))
     cube = conform(volume)
     # a label that is a function of the place: the octant of the cube around its middle
     octant = sum((axis >= SIDE // 2) << k for k, axis in enumerate(np.indices((SIDE,) * 3)))
@@ -90,7 +90,7 @@ def test_labels_come_back_to_the_nearest_voxel() -> None:
     ).T
     expected = 1 + sum((np.rint(index[..., k]) >= SIDE // 2) << k for k in range(3))
     is_clear = np.all(np.abs(index % 1 - 0.5) > 1e-6, axis=-1)  # no tie of two voxels
-    assert is_clear.mean() > 0.3
+    assert is_clear.mean() > 0.9
     assert np.array_equal(back[is_clear], expected[is_clear])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 
 pytest.importorskip("monai")
 pytest.importorskip("ignite")
+
+import torch
 
 from node.domain.result import LabelArray
 from node.infer.registry import ModelSpec
@@ -203,19 +206,37 @@ def _mesh_net(folder: Path, shared_models: Path, head: Phantom) -> Case:
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """A bundle as its publisher has it; windows are cut to what a small machine runs."""
+    """A bundle as its publisher has it; windows are cut to what a small machine runs.
+
+    Args:
+        seed: Of other weights, where with those in the folder everything may be background.
+    """
 
     recipe: Recipe
     lattice: Phantom
+    seed: int | None = None
 
 
 def _weights(*names: str) -> dict[str, int]:
     return {f"models/{name}": 0 for name in names}
 
 
-def _published(folder: str, lattice: Phantom, **arguments: object) -> Published:
+def _published(lattice: Phantom, seed: int | None = None, **arguments: object) -> Published:
     recipe = Recipe(config={}, **{"weights": _weights("model.pt"), **arguments})  # type: ignore[arg-type]
-    return Published(recipe=recipe, lattice=lattice)
+    return Published(recipe=recipe, lattice=lattice, seed=seed)
+
+
+def _reseeded(folder: Path, bundle: Path, seed: int) -> Path:
+    """A copy of a bundle with random weights of our own."""
+    from monai.bundle import ConfigParser
+
+    shutil.copytree(bundle, folder, ignore=shutil.ignore_patterns("*.pt"))
+    torch.manual_seed(seed)
+    parser = ConfigParser()
+    parser.read_config(str(folder / "configs" / "inference.json"))
+    network = parser.get_parsed_content("network_def")
+    torch.save(network.state_dict(), folder / "models" / "model.pt")
+    return folder
 
 
 SMALL = Phantom(plane="oblique", shape=(28, 48, 48), spacing_mm=(3.5, 3.0, 2.5))
@@ -225,22 +246,20 @@ PUBLISHED: Mapping[str, tuple[str, Published]] = {
     "wholebody 3 mm": (
         "wholeBody_ct_segmentation",
         _published(
-            "",
             THICK,
             weights=_weights("model_lowres.pt"),
             runner={"overrides": {"displayable_configs#highres": False}},
             labels=104,
         ),
     ),
-    "wholebody 1.5 mm": ("wholeBody_ct_segmentation", _published("", SMALL, labels=104)),
+    "wholebody 1.5 mm": ("wholeBody_ct_segmentation", _published(SMALL, labels=104)),
     "spleen": (
         "spleen_ct_segmentation",
-        _published("", SMALL, labels=1, runner={"overrides": {"inferer#roi_size": [64, 64, 64]}}),
+        _published(SMALL, 2, labels=1, runner={"overrides": {"inferer#roi_size": [64, 64, 64]}}),
     ),
     "brats": (
         "brats_mri_segmentation",
         _published(
-            "",
             SMALL,
             roles=ROLES,
             labels=4,
@@ -250,7 +269,6 @@ PUBLISHED: Mapping[str, tuple[str, Published]] = {
     "vista3d": (
         "vista3d",
         _published(
-            "",
             SMALL,
             labels=255,
             runner={"overrides": {"patch_size": [64] * 3, "everything_labels": BODY_CLASSES}},
@@ -259,7 +277,6 @@ PUBLISHED: Mapping[str, tuple[str, Published]] = {
     "ctmr": (
         "NV-Segment-CTMR",
         _published(
-            "",
             SMALL,
             labels=345,
             runner={
@@ -281,7 +298,10 @@ def test_published_bundles_agree(
 ) -> None:
     folder, published = PUBLISHED[name]
     recipe = replace(published.recipe, resources={"memory_gb": 12})
-    made = adopt_bundle(tmp_path, "published", test_bundles / folder, recipe)
+    root = test_bundles / folder
+    if published.seed is not None:
+        root = _reseeded(tmp_path / folder, root, published.seed)
+    made = adopt_bundle(tmp_path, "published", root, recipe)
     case = Case(made=made, phantoms=phantoms_of(recipe, published.lattice), folder=tmp_path)
 
     fast, strict = case.labels(), case.labels(mode="strict")

@@ -49,7 +49,7 @@ order = ContainerOrder(
 with held_container(Engine(str(folder / "engine")), order) as container:
     print("made", flush=True)
     if sys.argv[2] == "stay":
-        container.run(folder / "log")
+        container.run(folder / "log", folder)
 print("over", flush=True)
 """
 
