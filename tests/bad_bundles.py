@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from tests.bundles import (
@@ -111,14 +110,3 @@ def gives_unknown_labels() -> Recipe:
 def finds_nothing() -> Recipe:
     """It labels no voxel: no failure, and nothing to send."""
     return threshold(100_000.0)
-
-
-# what the last words of each are about, in either mode
-SENTENCES: Mapping[Callable[[], Recipe], str] = {
-    raises: "no such channel",
-    gives_no_numbers: "not numbers",
-    gives_another_shape: "",
-    lies_elsewhere: "voxel",
-    gives_fractions: "no labels",
-    gives_unknown_labels: "200",
-}
