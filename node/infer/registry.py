@@ -43,6 +43,7 @@ RUNNERS: Mapping[str, str] = {
 CARD_SECTIONS = ("Intended use", "How it works", "Where it fails", "Licence")
 
 _REGION_LIMIT = 16  # as many as a label array has bits
+_PREPARING = "node.infer.brain:"  # the steps that a bundle's ``prepare`` may name
 _PYTHON_ENTRY = re.compile(r"node\.infer\.[a-z0-9_.]+:[a-z][a-z0-9_]*")
 
 
@@ -321,13 +322,20 @@ def _source_of(entry: str) -> Path | None:
     return Path(found.origin) if found and found.origin else None
 
 
+def _is_prepared(file: ModelFile) -> bool:
+    runner = file.runner
+    return isinstance(runner, BundleRunnerPart) and bool(
+        runner.prepare or any(variant.prepare for variant in runner.variants.values())
+    )
+
+
 def _digest(folder: Path, file: ModelFile) -> str:
     """One digest over everything that decides what the model gives."""
     parts = [(folder / "model.yaml").read_bytes(), (folder / "labels.csv").read_bytes()]
-    source = _source_of(
-        file.runner.entry if file.runner.kind == "python" else RUNNERS[file.runner.kind]
-    )
-    if source is not None:
+    entries = [file.runner.entry if file.runner.kind == "python" else RUNNERS[file.runner.kind]]
+    if _is_prepared(file):
+        entries.append(_PREPARING)
+    for source in filter(None, map(_source_of, entries)):
         # a function may be one module of infer itself; a package is taken whole
         alone = source.parent == Path(__file__).parent
         sources = [source] if alone else sorted(source.parent.glob("*.py"))

@@ -154,9 +154,9 @@ def test_volumes_and_their_left_halves_are_those_of_the_published_recipe(
     assert len(truth) >= STRUCTURES - 2  # a very small one may be missed on thick slices
     assert set(found) == set(truth)
     for structure, (whole_ml, left_ml) in truth.items():
-        assert found[structure][0] == pytest.approx(whole_ml, rel=AGREEMENT), structure
-        assert found[structure][1] == pytest.approx(left_ml, rel=AGREEMENT), structure
-        assert left_ml < whole_ml
+        assert found[structure][0] == pytest.approx(whole_ml, rel=AGREEMENT, abs=0.01), structure
+        assert found[structure][1] == pytest.approx(left_ml, rel=AGREEMENT, abs=0.01), structure
+        assert left_ml <= whole_ml
 
 
 def test_a_mark_in_the_left_hemisphere_shows_in_the_left_half(
@@ -184,7 +184,8 @@ def halves(data: bytes, middle_x: float) -> Halves:
     volume = segmentation.get_volume(combine_segments=True)
     names = {item.SegmentNumber: str(item.SegmentLabel) for item in segmentation.SegmentSequence}
     return {
-        names[number]: ml for number, ml in measured(volume.array, volume.affine, middle_x).items()
+        key_of(names[number]): ml
+        for number, ml in measured(volume.array, volume.affine, middle_x).items()
     }
 
 

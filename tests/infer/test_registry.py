@@ -168,3 +168,23 @@ def test_the_digest_changes_with_the_code_of_a_python_model(
     (code / "lungs.py").write_text("limit = 2")
 
     assert len({before, first, load_model(folder).digest}) == 3
+
+
+def test_the_digest_of_a_prepared_bundle_covers_the_code_that_prepares_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from node.infer import registry
+
+    folder = default_models_folder() / "brats_mri"
+    before = load_model(folder).digest
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "__init__.py").write_text("")
+    source_of = registry._source_of
+    monkeypatch.setattr(
+        registry,
+        "_source_of",
+        lambda entry: code / "__init__.py" if "brain" in entry else source_of(entry),
+    )
+
+    assert load_model(folder).digest != before

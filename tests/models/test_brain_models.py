@@ -23,7 +23,7 @@ from tests.infer.brain.direct import direct_labels
 # a piece of the head in which the network finds something; the crop of its model.yaml
 MODELS = {
     "brain_t1_meshnet": ("model18cls", (slice(90, 160), slice(60, 130), slice(100, 160)), 0.2, 0),
-    "mindgrab": ("mindgrab", (slice(100, 148), slice(70, 118), slice(110, 158)), 0.5, 20),
+    "mindgrab": ("mindgrab", (slice(100, 132), slice(70, 102), slice(110, 142)), 0.5, 20),
 }
 
 

@@ -9,8 +9,8 @@
     skull       brain mask by the network mindgrab
     lattice     values of one lattice at the places of another
     register    rigid or affine registration of two volumes, the same result every time
-    brats       four series of one brain -> one skull-stripped image of 1 mm; regions back
-    template    T1 -> skull-stripped, even, affine on a template's lattice; labels back
+    brats       for bundles ("brain_tumour"): four series -> one skull-stripped image of 1 mm, and back
+    template    for bundles ("brain_template"): a T1 on a template's lattice, and its labels back
 
 What enters: volumes of any orientation, LPS geometry. What leaves: labels or masks on the grid of the
 volume they came from. Nothing is random. ``torch`` is imported by the functions that need it, so that

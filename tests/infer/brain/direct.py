@@ -64,12 +64,13 @@ def direct_labels(
 ) -> NDArray[np.uint8]:
     """Labels of an array (slice, row, column) on its own lattice."""
     to_cube = _to_cube(array.shape, affine_lps)
-    image = _sampled(array.astype(np.float64) - array.min(), np.linalg.inv(to_cube))
     is_eight_bit = array.min() >= 0 and array.max() <= 255 and np.all(array == np.rint(array))
+    low = 0.0 if is_eight_bit else float(array.min())
+    image = _sampled(array.astype(np.float64) - low, np.linalg.inv(to_cube))
     if not is_eight_bit:
         ordered = np.sort(array, axis=None)
         top = ordered[array.size - 1 - int(0.001 * np.count_nonzero(array))]
-        image = image * 255 / (top - array.min())
+        image = image * 255 / (top - low)
     image = np.clip(np.rint(image), 0, 255)
     image = (image - image.min()) / (image.max() - image.min())
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import MRImageStorage
@@ -29,7 +30,7 @@ _AS_ACQUIRED = {
 
 def t1_image(shared_models: Path) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     """The array of the file, index (left, inferior, anterior), and its affine to RAS mm."""
-    nibabel = __import__("nibabel")
+    nibabel = pytest.importorskip("nibabel")
     image = nibabel.load(shared_models / "brainchop" / "t1_crop.nii.gz")
     return np.asarray(image.dataobj), np.asarray(image.affine, np.float64)
 

@@ -146,11 +146,16 @@ def test_prepare_takes_brain_and_movements_from_the_series(
     monkeypatch.setattr(brats, "skull_strip", ellipsoid)
     files = {"skull_strip/model.json": tmp_path / "pulled" / "model.json"}
     report = Stopwatch()
+    in_one_go = dict.fromkeys(("t1", "t2"), VOLUMES["t1c"])
 
-    prepared = prepare(VOLUMES, files, "cpu", report)
+    prepared = prepare({**VOLUMES, **in_one_go}, files, "cpu", report)
 
     assert asked == [("cpu", tmp_path / "pulled")]
-    assert [note.split(":")[0] for note in report.notes] == ["t1", "t2", "flair"]
+    assert [note.split(",")[0] for note in report.notes] == [
+        "t1: not registered",
+        "t2: not registered",
+        "flair: registered",
+    ]
     assert prepared.back(np.zeros(prepared.image.geometry.shape, np.uint8)).shape == BRAIN.shape
 
 
