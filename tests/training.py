@@ -20,8 +20,29 @@ Floats = NDArray[np.float64]
 
 # --- organs of the torso -------------------------------------------------------------------------
 
-ORGANS = {Region.LEFT_LUNG: 1, Region.RIGHT_LUNG: 1, Region.BONE: 2, Region.MARKER: 3}
-"""Region -> label; the marker is on the patient's left alone."""
+WET_LUNG_HU = -500  # far enough from air that a minute of teaching tells them apart
+ORGANS = {Region.LEFT_LUNG: 1, Region.RIGHT_LUNG: 1, Region.SOFT_TISSUE: 2}
+"""Region -> label. The lungs are of different size, so a mirrored mask is far from the truth."""
+
+_SHOWN_HU = np.array(
+    [
+        WET_LUNG_HU if region in (Region.LEFT_LUNG, Region.RIGHT_LUNG) else HOUNSFIELD[region]
+        for region in Region
+    ],
+    np.float32,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WetTorso(Phantom):
+    """The torso with lungs that are easily told from air."""
+
+    @cached_property
+    def hu_volume(self) -> NDArray[np.int16]:
+        """Hounsfield units as stored, shape (slice, row, column)."""
+        noise = np.random.default_rng(7).normal(0, self.noise_hu, self.geometry.shape)
+        return np.rint(_SHOWN_HU[self.regions] + noise).astype(np.int16)
+
 
 # --- a tumour and its parts ----------------------------------------------------------------------
 
@@ -80,6 +101,24 @@ def tumour_study(**lattice: Any) -> Mapping[str, TumourSeries]:
     }
 
 
+# what is worth looking at, from the middle: lungs, their ends, the skin
+_SIGHTS_MM = np.array(
+    [
+        (56, 5, 10),
+        (-58, -3, 5),
+        (60, 30, -50),
+        (-60, 20, 70),
+        (0, 10, 0),
+        (110, 0, 20),
+        (-80, 50, -90),
+    ]
+)
+_TUMOUR_SIGHTS_MM = (
+    _TUMOUR_CENTRE_MM
+    - CENTRE_MM
+    + np.array([(0, 0, 0), (0, 30, 0), (30, 0, 20), (-30, -20, 0), (-95, 10, -60)])
+)
+
 # --- teaching ------------------------------------------------------------------------------------
 
 
@@ -91,16 +130,17 @@ def teach(
     steps: int,
     seed: int = 3,
 ) -> Any:
-    """The network's weights after some steps over pairs of image and truth, one at a time."""
+    """The network's weights after some steps over images and their truth, two at a time."""
     import torch
 
     torch.manual_seed(seed)
     chance = np.random.default_rng(seed)
     network.train()
-    optimiser = torch.optim.AdamW(network.parameters(), 4e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-2, total_steps=steps)
+    optimiser = torch.optim.AdamW(network.parameters())
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 5e-3, total_steps=steps)
     for _ in range(steps):
-        image, truth = (torch.as_tensor(part)[None] for part in example(chance))
+        pair = [example(chance) for _ in range(2)]
+        image, truth = (torch.as_tensor(np.stack(part)) for part in zip(*pair, strict=True))
         optimiser.zero_grad()
         loss(network(image), truth).backward()
         optimiser.step()
@@ -110,14 +150,13 @@ def teach(
 
 def organ_example(spacing_mm: float, side: int) -> Callable[..., tuple[Any, Any]]:
     """Cubes of the torso in RAS order, sampled coarser and resampled, as a bundle sees them."""
-    table = np.array([HOUNSFIELD[region] for region in Region], np.float32)
     labels = np.zeros(len(Region), np.int64)
     for region, value in ORGANS.items():
         labels[region] = value
 
     def example(chance: np.random.Generator) -> tuple[Any, Any]:
-        lattice = _some_cube(chance, spacing_mm, side)
-        hu = table[region_at(lattice)] + chance.normal(0, 4, lattice.shape[:3])
+        lattice = _some_cube(chance, spacing_mm, side, _SIGHTS_MM)
+        hu = _SHOWN_HU[region_at(lattice)] + chance.normal(0, 4, lattice.shape[:3])
         return _seen(hu, chance)[None] / 1000, labels[region_at(lattice)][None]
 
     return example
@@ -127,7 +166,7 @@ def tumour_example(spacing_mm: float, side: int) -> Callable[..., tuple[Any, Any
     """Cubes of the head: four channels and three nested regions."""
 
     def example(chance: np.random.Generator) -> tuple[Any, Any]:
-        lattice = _some_cube(chance, spacing_mm, side)
+        lattice = _some_cube(chance, spacing_mm, side, _TUMOUR_SIGHTS_MM)
         depth = depth_at(lattice)
         shades = [np.array(_SHADES[role], np.float32)[depth] for role in SERIES]
         image = [each + chance.normal(0, 8, depth.shape).astype(np.float32) for each in shades]
@@ -137,9 +176,11 @@ def tumour_example(spacing_mm: float, side: int) -> Callable[..., tuple[Any, Any
     return example
 
 
-def _some_cube(chance: np.random.Generator, spacing_mm: float, side: int) -> Floats:
-    """Points of a cube somewhere in the torso, axes in RAS order, shape (side, side, side, 3)."""
-    middle = CENTRE_MM + chance.uniform(-1, 1, 3) * (90, 60, 70)
+def _some_cube(
+    chance: np.random.Generator, spacing_mm: float, side: int, sights_mm: Floats
+) -> Floats:
+    """Points of a cube around some sight, axes in RAS order, shape (side, side, side, 3)."""
+    middle = CENTRE_MM + chance.choice(sights_mm) + chance.uniform(-25, 25, 3)
     affine = np.diag([-spacing_mm, -spacing_mm, spacing_mm, 1.0])
     affine[:3, 3] = middle - affine[:3, :3] @ np.full(3, (side - 1) / 2)
     return _points((side, side, side), affine)

@@ -52,7 +52,9 @@ def test_a_report_becomes_json_with_its_verdicts() -> None:
 
 
 def test_every_part_has_its_place() -> None:
-    assert set(PARTS) == {"road", "ingest", "memory", "encode", "tissue", "demo"}
+    assert set(PARTS) == {
+        "road", "ingest", "memory", "encode", "tissue", "bundle", "glue", "demo"
+    }  # fmt: skip
 
 
 def test_an_unknown_part_is_refused() -> None:

@@ -160,7 +160,7 @@ def test_all_that_waits_for_a_destination_is_retried(segnode: Segnode, config: P
         (("deliveries", "retry", "--destination", "nowhere"), "no destination 'nowhere'"),
         (("deliveries", "send", "1", "--to", "nowhere"), "no destination 'nowhere'"),
         (("models", "show", "nothing"), "no model 'nothing'"),
-        (("models", "pull", "lungs"), "not in this version"),
+        (("models", "pull", "lungs"), "no model 'lungs'"),
         (("jobs", "show", "first"), "integer"),
         (("nonsense",), "nonsense"),
     ],

@@ -42,7 +42,7 @@ REFUSED = [
         "min 9 is above max 3",
     ),
     (rule(when={"Modality": "MR"}), "rules.0.when", "can never fire: "),
-    (rule(run="ct_tisue"), "rules.0.run", "there is no model 'ct_tisue'; there are: ct_tissue"),
+    (rule(run="ct_tisue"), "rules.0.run", "there is no model 'ct_tisue'; there are: "),
     (rule(run="pair"), "rules.0.when", "pair takes several series: use study (fixed, moving)"),
     (rule(send=["pacs"]), "rules.0.send.0", "no destination pacs; known: sender"),
     (

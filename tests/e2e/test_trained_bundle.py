@@ -33,13 +33,14 @@ from tests.bundles import (
     write_bundle_model,
 )
 from tests.peers import Node, Orthanc, store, wait_for
-from tests.phantoms import Phantom, region_at
+from tests.phantoms import region_at
 from tests.training import (
     CORE,
     ENHANCING,
     ORGANS,
     SERIES,
     WHOLE,
+    WetTorso,
     depth_at,
     organ_example,
     teach,
@@ -52,14 +53,15 @@ monai = pytest.importorskip("monai")
 pytestmark = pytest.mark.long
 
 LEAST_DICE = 0.95
-STEPS = 260
-SIDE = 40
+STEPS = 300
+SIDE = 24
+KEEPS_SHADES = {"norm": "BATCH"}  # the others forget how bright a whole window is
 ORGAN_MM = 2.5
 FINE = {"spacing_mm": (2.6, 2.2, 2.3)}
 ACQUIRED = {
-    "axial": Phantom(plane="axial", shape=(84, 96, 124), study="t-axial", **FINE),
-    "sagittal": Phantom(plane="sagittal", shape=(110, 104, 96), study="t-sagittal", **FINE),
-    "oblique": Phantom(
+    "axial": WetTorso(plane="axial", shape=(84, 96, 124), study="t-axial", **FINE),
+    "sagittal": WetTorso(plane="sagittal", shape=(110, 104, 96), study="t-sagittal", **FINE),
+    "oblique": WetTorso(
         plane="oblique", shape=(96, 112, 128), order="shuffled", study="t-oblique", **FINE
     ),
 }
@@ -67,29 +69,29 @@ STUDY = tumour_study(shape=(60, 88, 96), spacing_mm=(3.0, 2.4, 2.6), study="t-tu
 
 
 def organs() -> Recipe:
-    """One channel, resampled: lungs, bone, and a marker on the left."""
+    """One channel, resampled: lungs, and the soft tissue around them."""
     recipe = inference(
-        seg_resnet(1, 4),
+        seg_resnet(1, 3) | KEEPS_SHADES,
         [*LOAD, ORIENT, spacing([ORGAN_MM] * 3), _scaled(1000.0)],
         windows(64, 0.25, mode="gaussian", padding_mode="replicate"),
         [SOFTMAX, ARGMAX, inverted(nearest=True)],
     )
     network = _network(recipe)
-    loss = monai.losses.DiceCELoss(to_onehot_y=True, softmax=True)
+    loss = monai.losses.DiceCELoss(to_onehot_y=True, softmax=True, batch=True)
     taught = teach(network, organ_example(ORGAN_MM, SIDE), loss, steps=STEPS)
-    return Recipe(config=recipe, weights={"models/model.pt": taught}, labels=3)
+    return Recipe(config=recipe, weights={"models/model.pt": taught}, labels=2)
 
 
 def tumour() -> Recipe:
     """Four channels, three regions one in the other."""
     recipe = inference(
-        seg_resnet(4, 3),
+        seg_resnet(4, 3) | KEEPS_SHADES,
         [transform("LoadImaged"), _scaled(500.0)],
         windows(64, 0.5),
         [on_answer("Activationsd", sigmoid=True), on_answer("AsDiscreted", threshold=0.5)],
     )
     network = _network(recipe)
-    loss = monai.losses.DiceCELoss(sigmoid=True)
+    loss = monai.losses.DiceCELoss(sigmoid=True, batch=True)
     taught = teach(network, tumour_example(2.6, SIDE), loss, steps=STEPS)
     return Recipe(
         config=recipe,
@@ -146,7 +148,8 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
             "models_dirs": [str(each.folder) for each in made],
             "weights_dir": str(made[0].weights_dir),
             "peers": {
-                "ORTHANC": {"ae_title": "ORTHANC", "host": "127.0.0.1", "port": orthanc.dicom_port}
+                "ORTHANC": {"ae_title": "ORTHANC", "host": "127.0.0.1", "port": orthanc.dicom_port},
+                "SCANNER": {"ae_title": "STORESCU", "host": "127.0.0.1"},
             },
             "destinations": {"orthanc": {"kind": "dimse", "peer": "ORTHANC"}},
             "rules": [
@@ -178,10 +181,10 @@ def test_organs_are_found_where_they_are(plane: str, hospital: Hospital) -> None
 
     truth = region_at(_places(volume))
 
-    for region in {1: [3, 4], 2: [6], 3: [7]}.items():
-        number, members = region
-        assert set(members) == {int(r) for r, value in ORGANS.items() if value == number}
-        assert _dice(volume.array[..., number - 1] != 0, np.isin(truth, members)) > LEAST_DICE
+    for label in sorted(set(ORGANS.values())):
+        members = [int(region) for region, value in ORGANS.items() if value == label]
+        found = volume.array[..., label - 1] != 0
+        assert _dice(found, np.isin(truth, members)) > LEAST_DICE
 
 
 def test_a_tumour_and_its_parts_are_found_where_they_are(hospital: Hospital) -> None:
