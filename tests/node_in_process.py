@@ -107,9 +107,7 @@ class NodeInProcess:
         services = WebServices(
             spool=SpoolCatalog(self.engine),
             jobs=JobCatalog(self.engine),
-            models=ModelCatalog(
-                self.plan.models, weights_dir=self.plan.config.weights_dir
-            ),
+            models=ModelCatalog(self.plan.models, weights_dir=self.plan.config.weights_dir),
             actions=Admin(self.plan, self.engine, self.door),
             health=NodeHealth(
                 self.plan,

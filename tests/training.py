@@ -101,16 +101,11 @@ def tumour_study(**lattice: Any) -> Mapping[str, TumourSeries]:
     }
 
 
-# what is worth looking at, from the middle: lungs, their ends, the skin
+# what is worth looking at, from the middle: lungs, their ends, the skin, the air around
 _SIGHTS_MM = np.array(
     [
-        (56, 5, 10),
-        (-58, -3, 5),
-        (60, 30, -50),
-        (-60, 20, 70),
-        (0, 10, 0),
-        (110, 0, 20),
-        (-80, 50, -90),
+        *((56, 5, 10), (-58, -3, 5), (60, 30, -50), (-60, 20, 70), (0, 10, 0), (60, -30, 60)),
+        *((110, 0, 20), (-80, 50, -90), (0, -80, 100), (140, 70, 0), (-130, -80, -100)),
     ]
 )
 _TUMOUR_SIGHTS_MM = (
