@@ -71,6 +71,7 @@ def main(arguments: list[str]) -> int:
         _limit_memory(message["memory_bytes"])
         answer = _answer(message, ChannelReport(line))
         send(line, answer)
+        _give_memory_back()
         if answer.get("retires"):
             return 1
 
@@ -125,6 +126,13 @@ def _resolve(target: str) -> Target:
     module, _, name = target.partition(":")
     function: Target = getattr(importlib.import_module(module), name)
     return function
+
+
+def _give_memory_back() -> None:
+    """What the job freed goes back to the kernel; the parent asked malloc to keep it until now."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc alone
+    if trim is not None:
+        trim(0)
 
 
 def _limit_memory(limit_bytes: int | None) -> None:
