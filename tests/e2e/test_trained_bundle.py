@@ -40,7 +40,7 @@ from tests.training import (
     ORGANS,
     SERIES,
     WHOLE,
-    WetTorso,
+    BrightTorso,
     depth_at,
     organ_example,
     teach,
@@ -54,14 +54,14 @@ pytestmark = pytest.mark.long
 
 LEAST_DICE = 0.95
 STEPS = 300
-SIDE = 28
+SIDE = 24
 KEEPS_SHADES = {"norm": "BATCH"}  # the others forget how bright a whole window is
 ORGAN_MM = 2.5
 FINE = {"spacing_mm": (2.6, 2.2, 2.3)}
 ACQUIRED = {
-    "axial": WetTorso(plane="axial", shape=(84, 96, 124), study="t-axial", **FINE),
-    "sagittal": WetTorso(plane="sagittal", shape=(110, 104, 96), study="t-sagittal", **FINE),
-    "oblique": WetTorso(
+    "axial": BrightTorso(plane="axial", shape=(84, 96, 124), study="t-axial", **FINE),
+    "sagittal": BrightTorso(plane="sagittal", shape=(110, 104, 96), study="t-sagittal", **FINE),
+    "oblique": BrightTorso(
         plane="oblique", shape=(96, 112, 128), order="shuffled", study="t-oblique", **FINE
     ),
 }
@@ -69,7 +69,7 @@ STUDY = tumour_study(shape=(60, 88, 96), spacing_mm=(3.0, 2.4, 2.6), study="t-tu
 
 
 def organs() -> Recipe:
-    """One channel, resampled: lungs, and the soft tissue around them."""
+    """One channel, resampled: lungs, and the tissue around them."""
     recipe = inference(
         seg_resnet(1, 3) | KEEPS_SHADES,
         [*LOAD, ORIENT, spacing([ORGAN_MM] * 3), _scaled(1000.0)],
@@ -78,7 +78,7 @@ def organs() -> Recipe:
     )
     network = _network(recipe)
     loss = monai.losses.DiceCELoss(to_onehot_y=True, softmax=True, batch=True)
-    taught = teach(network, organ_example(ORGAN_MM, SIDE), loss, steps=2 * STEPS)
+    taught = teach(network, organ_example(ORGAN_MM, SIDE), loss, steps=STEPS)
     return Recipe(config=recipe, weights={"models/model.pt": taught}, labels=2)
 
 
