@@ -43,7 +43,7 @@ test: $(VENV)/.dev
 
 test-without-torch: $(BARE)/.dev
 	$(BARE)/bin/python -m pytest -m "not long" -n auto --dist loadfile \
-	  tests/infer tests/models tests/pipeline tests/cli tests/e2e/test_voxel_truth.py
+	  tests/infer tests/models tests/encode/test_seg_voxels.py tests/e2e/test_voxel_truth.py
 
 test-long: $(VENV)/.dev
 	$(BIN)/python -m pytest

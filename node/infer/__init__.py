@@ -1,7 +1,8 @@
 """Infer: the frames of a series become a volume, a model makes labels of it, a child process pays.
 
 What enters: a model folder, a stack of frames judged regular by the gate, and the files that hold
-them. What leaves: exclusive labels on the source grid, and a durable file of them.
+them. What leaves: labels on the source grid, exclusive or as bits of regions that overlap, and a
+durable file of them.
 
 ::
 
@@ -9,13 +10,19 @@ them. What leaves: exclusive labels on the source grid, and a durable file of th
                  (model_file: the form of model.yaml, labels_table: labels.csv)
     volume       stack + files  -> Volume: modality units, (slice, row, column)
                  (codestream: what a compressed frame says about its size)
+    assets       files that a model needs beyond its folder, each held to its hash
+    room         what a runner kind is given, and what it hands on
     runners      RUNNERS: runner kind -> "module:function"; run_model checks what comes back
     python       runner kind: a function of this package
+    bundle/      runner kind "monai_bundle": any MONAI bundle, unchanged
+                 config, fast (windows, decide, resample, vista), strict, runner (steps down)
+    container/   runner kind "container": an image with MHub's contract (mhub/: its cards)
+    brain/       MeshNet and mindgrab, and what brain models need done before: strip, register
     labels_file  labels <-> one durable file
     runner       the parent's side: one warm child per device, deadline, cancel, respawn
     child        the child's side: resolves a target, calls it, answers over its own socket
                  (channel: messages, report: stages and remarks)
-    ct_tissue, threshold    entries of the runner kind "python"
+    ct_tissue, threshold, boxes    entries of the runner kind "python"
 
 Everything that can crash, hang or eat memory (codecs, model libraries) runs in the child, and only
 there; the parent never imports a codec, SimpleITK or torch. A child that dies costs one attempt of
