@@ -20,6 +20,7 @@ import numpy as np
 
 from node.domain.errors import JobFailed
 from node.domain.result import LabelArray
+from node.infer.assets import sync_folder
 
 _LABELS = "labels.npy"
 _FACTS = "facts.json"
@@ -72,7 +73,7 @@ def write_labels(path: Path, labels: LabelArray, facts: Mapping[str, Any]) -> La
             digest.update(block)
         size_bytes = file.tell()
     part.replace(path)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
     return LabelsFile(path=path, size_bytes=size_bytes, sha256=digest.hexdigest(), voxels=voxels)
 
 
@@ -105,11 +106,3 @@ def _member(name: str) -> zipfile.ZipInfo:
     member.compress_type = zipfile.ZIP_DEFLATED
     member._compresslevel = 1  # type: ignore[attr-defined]
     return member
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -268,6 +268,8 @@ def test_a_model_made_for_a_gpu_is_left_to_the_worker_that_has_one(
 
     begun = [line for line in answer.err.splitlines() if " images of series " in line]
     assert answer.code == 0
+    ended = [line for line in answer.err.splitlines() if ": done in " in line]
+    assert len(ended) == 3
     assert begun  # one that ends between two looks is told by its end alone
     assert all(line.endswith("; on cuda:0") for line in begun)
 

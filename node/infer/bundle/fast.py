@@ -39,6 +39,7 @@ PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _PRED = "pred"
 _LABEL_LIMIT = 65535
+_OUT_OF_MEMORY = ("out of memory", "allocate memory", "bad_alloc", "alloc_cpu")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +143,13 @@ def run_fast(
         return _as_labels(data[_PRED], image)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory did not suffice, as Python or torch put it."""
+    return isinstance(error, MemoryError) or any(
+        words in str(error).lower() for words in _OUT_OF_MEMORY
+    )
+
+
 def _after_loading(preprocessing: Compose) -> tuple[tuple[Any, ...], LoadImaged]:
     transforms = preprocessing.transforms
     for index, transform in enumerate(transforms):
@@ -156,6 +164,8 @@ def _load_weights(network: torch.nn.Module, bundle: Bundle) -> None:
     try:
         checkpoint = torch.load(bundle.weights, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+        if is_out_of_memory(error):
+            raise
         raise JobFailed(
             f"{bundle.weights.name} cannot be loaded as plain weights: convert it once to a state"
             " dictionary of tensors",
@@ -165,6 +175,8 @@ def _load_weights(network: torch.nn.Module, bundle: Bundle) -> None:
     try:
         network.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:
+        if is_out_of_memory(error):
+            raise
         raise JobFailed(
             f"the weights in {bundle.weights.name} are not those of the bundle's network",
             permanent=True,

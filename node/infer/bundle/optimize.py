@@ -78,13 +78,15 @@ def optimize(
     with report.stage("export"):
         entry = _exported(spec, variant, room, exporter)
     write_lock(folder, variant, entry)
+    agrees = False
     try:
         agreement, seconds = _compared(spec, variant, inputs, room, report)
         _require_agreement(agreement, spec.segment_of)
-    except BaseException:
-        write_lock(folder, variant, None)
-        (folder / entry.file).unlink(missing_ok=True)
-        raise
+        agrees = True
+    finally:
+        if not agrees:
+            write_lock(folder, variant, None)
+            (folder / entry.file).unlink(missing_ok=True)
     value, dice = agreement.lowest
     accepted = replace(
         entry,

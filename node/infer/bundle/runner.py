@@ -20,7 +20,7 @@ from node.domain.errors import JobFailed
 from node.domain.result import LabelArray, mask_of
 from node.infer.assets import check_assets
 from node.infer.bundle.config import bundle_of, settings_of
-from node.infer.bundle.fast import PRECISIONS, Effort, Loaded, load, run_fast
+from node.infer.bundle.fast import PRECISIONS, Effort, Loaded, is_out_of_memory, load, run_fast
 from node.infer.bundle.image import Image, Prepared
 from node.infer.bundle.optimized import chosen_optimized, with_optimized
 from node.infer.bundle.strict import run_strict
@@ -36,8 +36,6 @@ PREPARE: Mapping[str, str] = {
     "brain_template": "node.infer.brain.template:prepare",
 }
 MODES = ("fast", "strict")
-
-_OUT_OF_MEMORY = ("out of memory", "allocate memory", "bad_alloc", "alloc_cpu")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +134,7 @@ def _step_down(
             channels = settings_of(spec).region_channels
             return run_fast(loaded, image, step.effort, report, channels, wanted), done
         except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
         _free_memory()  # after the error is gone, which holds on to what the run had made
     raise JobFailed(
@@ -165,15 +163,8 @@ def _steps(spec: ModelSpec, variant: str, first: Effort) -> Iterator[Step]:
         yield Step(variant=seen[0], effort=on_cpu, sentence="on the CPU")
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError) or any(
-        words in str(error).lower() for words in _OUT_OF_MEMORY
-    )
-
-
-_kept: dict[
-    tuple[str, str, str, str], Loaded
-] = {}  # the network that is warm; one, since they are large
+# the network that is warm; one, since they are large
+_kept: dict[tuple[str, str, str, str], Loaded] = {}
 
 
 def _loaded(spec: ModelSpec, variant: str, weights_dir: Path, device: str) -> Loaded:
