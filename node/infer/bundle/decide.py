@@ -11,7 +11,22 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from node.domain.errors import JobFailed
+
 Decide = Callable[[Tensor], Tensor]
+
+
+def refuse_no_numbers(values: Tensor) -> None:
+    """A network that overflows, or whose weights are spoilt, must not be believed.
+
+    Raises:
+        JobFailed: One of the values is infinite or no number; permanent.
+    """
+    if not bool(torch.isfinite(values).all()):
+        raise JobFailed(
+            "the network returned values that are not numbers: check its weights, or run it in fp32",
+            permanent=True,
+        )
 
 
 def label_type(largest: int) -> torch.dtype:
@@ -75,7 +90,12 @@ def largest_of_linear_head(
         bias: (classes,).
         above: Given: class n becomes label n + 1, and 0 where no class is above this value.
         chunk: Voxels at once: so many times ``classes`` values exist.
+    Raises:
+        JobFailed: A weight, or on use the largest value of a voxel, is not a number; permanent.
     """
+    refuse_no_numbers(weight)
+    if bias is not None:
+        refuse_no_numbers(bias)
     classes = len(weight)
     first = 0 if above is None else 1
     dtype = label_type(classes - 1 + first)
@@ -91,6 +111,7 @@ def largest_of_linear_head(
                 if offset is not None:
                     scores += offset
                 best, number = scores.max(0)
+                refuse_no_numbers(best)
                 if above is not None:
                     number = torch.where(best > above, number + 1, 0)
                 decided[start : start + chunk] = number.to(dtype)

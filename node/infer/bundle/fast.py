@@ -27,7 +27,8 @@ from torch import Tensor
 from node.domain.errors import JobFailed
 from node.domain.result import LabelArray
 from node.infer.bundle.config import Bundle, parser_of
-from node.infer.bundle.decide import Decide, mark_regions, take_largest
+from node.infer.bundle.decide import Decide, mark_regions, refuse_no_numbers
+from node.infer.bundle.head import largest_by_windows
 from node.infer.bundle.image import Image, affine_ras
 from node.infer.bundle.postprocessing import PostPlan, plan_post
 from node.infer.bundle.resample import make_lean
@@ -239,11 +240,12 @@ def _answer(
         return _maps(loaded, prepared, effort)
     if loaded.post.kind == "classes":
         return _of_classes(loaded, prepared, effort, wanted)
-    windowing = _windowing(windowing_of(loaded.inferer), effort)
-    decide: Decide = take_largest
+    windowing, image = _windowing(windowing_of(loaded.inferer), effort), prepared.to(effort.device)
     if loaded.post.kind == "regions":
         decide = _chosen(region_channels, mark_regions(loaded.post.threshold))
-    labels = label_windows(prepared.to(effort.device), loaded.network, decide, windowing)
+        labels = label_windows(image, loaded.network, decide, windowing)
+    else:
+        labels = largest_by_windows(image, loaded.network, windowing)
     return MetaTensor(labels[None])
 
 
@@ -301,11 +303,7 @@ def _maps(loaded: Loaded, prepared: MetaTensor, effort: Effort) -> MetaTensor:
             " mode",
             permanent=True,
         )
-    if not bool(torch.isfinite(answer).all()):
-        raise JobFailed(
-            "the network returned values that are not numbers: check its weights, or run it in fp32",
-            permanent=True,
-        )
+    refuse_no_numbers(answer)
     return MetaTensor(answer[0].as_subclass(Tensor).float().clone())
 
 

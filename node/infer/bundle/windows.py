@@ -26,11 +26,11 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from node.domain.errors import JobFailed
+from node.infer.bundle.decide import Decide, refuse_no_numbers
 from node.infer.bundle.slab import Slab, open_slab
 from node.infer.bundle.window_plan import Triple, plan_windows
 
 Network = Callable[[Tensor], object]
-Decide = Callable[[Tensor], Tensor]
 Advanced = Callable[[int, int], None]
 
 
@@ -246,12 +246,7 @@ class _Run:
         if blended.numel() == 0:
             return
         extremes = torch.stack([torch.stack(torch.aminmax(channel)) for channel in blended])
-        if not bool(torch.isfinite(extremes).all()):
-            raise JobFailed(
-                "the network returned values that are not numbers: check its weights, or run it "
-                "in fp32",
-                permanent=True,
-            )
+        refuse_no_numbers(extremes)
         decided = self._decide(blended)
         if self.labels.numel() == 0:
             self.labels = decided.new_zeros(self._shape)
