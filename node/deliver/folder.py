@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import errno
-import hashlib
+import filecmp
 import os
+import shutil
 import string
 import uuid
 from collections.abc import Collection, Mapping
@@ -20,7 +21,6 @@ FIELDS = frozenset(
 DEFAULT_LAYOUT = "{StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}.{ext}"
 
 _SAFE = frozenset(string.ascii_letters + string.digits + "._- ")
-_CHUNK_BYTES = 1 << 20
 _SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 # The file system cannot link, or may not: FAT, some network shares
 _NO_LINK = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EXDEV, errno.ENOSYS)
@@ -115,8 +115,8 @@ def _write_once(source: Path, target: Path) -> Outcome:
     """Copy beside the target, sync, and give it its name only if the name is free."""
     part = target.with_name(f".{uuid.uuid4().hex}.part")
     try:
-        digest = _copy(source, part)
-        if not _claim(part, target) and _digest(target) != digest:
+        _copy(source, part)
+        if not _claim(part, target) and not filecmp.cmp(source, target, shallow=False):
             return Outcome(
                 kind=DeliveryClass.BLOCKED,
                 sentence=(
@@ -145,20 +145,10 @@ def _claim(part: Path, target: Path) -> bool:
     return True
 
 
-def _copy(source: Path, part: Path) -> str:
-    digest = hashlib.sha256()
-    with source.open("rb") as reader, part.open("xb") as writer:
-        while chunk := reader.read(_CHUNK_BYTES):
-            digest.update(chunk)
-            writer.write(chunk)
-        writer.flush()
+def _copy(source: Path, part: Path) -> None:
+    shutil.copyfile(source, part)
+    with part.open("rb+") as writer:
         os.fsync(writer.fileno())
-    return digest.hexdigest()
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -20,7 +20,7 @@ from node.pipeline.supervise import Signals
 from node.receive.dimse import DimseServer, DimseSettings
 from node.receive.folder import FolderSettings, FolderWatch
 from node.receive.ingest import Ingest
-from node.receive.syntaxes import decodable_syntaxes, storage_contexts
+from node.receive.syntaxes import Decodable, storage_contexts
 from node.spool.files import Spool, SpoolSettings
 from node.spool.index import Index
 from node.spool.quarantine_desk import QuarantineDesk
@@ -74,9 +74,7 @@ def open_door(plan: Plan) -> Iterator[Door]:
     index = Index(engine)
     spool = Spool(spool_settings(plan.config), index)
     try:
-        yield Door(
-            ingest=Ingest(spool, transfer_syntaxes=decodable_syntaxes()), index=index, spool=spool
-        )
+        yield Door(ingest=Ingest(spool, transfer_syntaxes=Decodable()), index=index, spool=spool)
     finally:
         spool.close()
         index.close()

@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from node.domain.frames import frames_of
 from node.domain.geometry import Stack
 from node.domain.header import HeaderMerger
 from node.domain.job import ResultIdentity
-from node.domain.result import LabelVolume, Provenance, voxels_by_label
+from node.domain.result import LabelVolume, voxels_by_label
 from node.encode import ENCODERS
 from node.infer.labels_file import count_voxels, read_labels, write_labels
 from node.infer.registry import ModelSpec, load_model
@@ -36,77 +36,11 @@ from node.infer.runners import run_model
 from node.infer.runners import warm as warm_runners
 from node.observe.log import configure_logging
 from node.pipeline.crash_points import crash_point
+from node.pipeline.job_order import InputFiles, JobOrder
 from node.verify import VERIFIERS
 
 OUTPUT = "labels"
 LABELS_FILE = "labels.npz"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InputFiles:
-    """The files of one input series: SOP Instance UID -> path of the newest version."""
-
-    role: str
-    series_instance_uid: str
-    files: Mapping[str, Path]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobOrder:
-    """All that a child needs to know to do a job; plain values, so that it travels as JSON."""
-
-    job_key: str
-    model_folder: Path
-    model_digest: str
-    parameters: Mapping[str, Any]
-    inputs: tuple[InputFiles, ...]
-    folder: Path
-    weights_dir: Path
-    form: str
-    provenance: Provenance
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON-ready mapping."""
-        return {
-            "job_key": self.job_key,
-            "model_folder": str(self.model_folder),
-            "model_digest": self.model_digest,
-            "parameters": dict(self.parameters),
-            "inputs": [
-                {
-                    "role": each.role,
-                    "series_instance_uid": each.series_instance_uid,
-                    "files": {uid: str(path) for uid, path in each.files.items()},
-                }
-                for each in self.inputs
-            ],
-            "folder": str(self.folder),
-            "weights_dir": str(self.weights_dir),
-            "form": self.form,
-            "provenance": asdict(self.provenance),
-        }
-
-    @classmethod
-    def from_json(cls, body: Mapping[str, Any]) -> JobOrder:
-        """The order that ``to_json`` was made of."""
-        inputs = tuple(
-            InputFiles(
-                role=each["role"],
-                series_instance_uid=each["series_instance_uid"],
-                files={uid: Path(path) for uid, path in each["files"].items()},
-            )
-            for each in body["inputs"]
-        )
-        return cls(
-            **{
-                **body,
-                "model_folder": Path(body["model_folder"]),
-                "folder": Path(body["folder"]),
-                "weights_dir": Path(body["weights_dir"]),
-                "inputs": inputs,
-                "provenance": Provenance(**body["provenance"]),
-            }
-        )
 
 
 @dataclass(frozen=True, slots=True)

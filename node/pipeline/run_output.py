@@ -5,8 +5,9 @@ from __future__ import annotations
 import gzip
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Lock
 
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
@@ -63,6 +64,7 @@ class OutputFolder:
     path: Path
     layout: str
     modality_of: Callable[[str], str]
+    _one_by_one: Lock = field(default_factory=Lock, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_layout(self.layout, LAYOUT_FIELDS)
@@ -89,7 +91,16 @@ class OutputFolder:
         )
 
     def put(self, product: Product) -> Outcome:
-        """Write a file; where other content has its name, such as an earlier revision, it gets its own."""
+        """Write a file that is not there yet.
+
+        Where other content has its name, such as an earlier revision, it gets its own.
+        """
+        with self._one_by_one:  # two that bring the same file do not both write it
+            if self.find(product) is not None:
+                return Outcome(kind=DeliveryClass.SENT, sentence="written")
+            return self._write(product)
+
+    def _write(self, product: Product) -> Outcome:
         first, second = self._names(product)
         outcome = place(product.path, self.path, first)
         if outcome.kind is not DeliveryClass.BLOCKED:

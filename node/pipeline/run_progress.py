@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Engine
@@ -42,7 +43,7 @@ class Crew:
     def __init__(self, current: Plan, engine: Engine) -> None:
         self._engine = engine
         self._signals, self._delivering = Signals(), Signals()
-        room = work_room(current, engine)
+        room = replace(work_room(current, engine), is_work_coming=lambda: True)
         room.leases.take_back(None)  # the folder is locked: whoever held them is dead
         self._devices = {
             f"{_OWNER} {number}": device

@@ -26,7 +26,7 @@ from node.jobs.leases import JobLeases
 from node.jobs.results import ResultStore
 from node.jobs.values import LABELS, LeasedJob, ResultFile
 from node.pipeline.crash_points import crash_point
-from node.pipeline.run_job import InputFiles, JobOrder
+from node.pipeline.job_order import InputFiles, JobOrder
 from node.pipeline.supervise import Signals
 
 log = logging.getLogger(__name__)

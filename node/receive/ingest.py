@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 
 from node.domain.errors import InstanceRejected
@@ -87,18 +87,18 @@ class Ingest:
     """Opens an arrival per instance; one per process, safe to share between threads.
 
     Args:
-        transfer_syntaxes: What may be kept: ``syntaxes.decodable_syntaxes()``.
+        transfer_syntaxes: What may be kept, such as ``syntaxes.Decodable()``.
     """
 
     def __init__(
         self,
         store: InstanceStore,
         *,
-        transfer_syntaxes: Collection[str],
+        transfer_syntaxes: Container[str],
         limits: IngestLimits | None = None,
     ) -> None:
         self.store = store
-        self.transfer_syntaxes = frozenset(transfer_syntaxes)
+        self.transfer_syntaxes = transfer_syntaxes
         self.limits = limits or IngestLimits()
 
     def begin(self, origin: Origin, announced: Announced) -> Arrival:

@@ -76,6 +76,17 @@ def decodable_syntaxes() -> tuple[str, ...]:
     return (*NATIVE_SYNTAXES, *probed)
 
 
+class Decodable:
+    """The transfer syntaxes that can be decoded, as a container.
+
+    Codecs are probed when it is first asked about a compressed syntax: a folder of native pixels
+    does not wait for them.
+    """
+
+    def __contains__(self, transfer_syntax_uid: object) -> bool:
+        return transfer_syntax_uid in NATIVE_SYNTAXES or transfer_syntax_uid in decodable_syntaxes()
+
+
 def can_be_input(sop_class_uid: str, photometric_interpretation: str) -> bool:
     """Whether an instance that has pixels may be given to a model."""
     return sop_class_uid in IMAGE_SOP_CLASSES and photometric_interpretation in _GRAY

@@ -26,7 +26,8 @@ from node.verify.description import (
     pixel_faults,
     segment_faults,
 )
-from node.verify.reading import UNREADABLE, SegFile, SegFrame, read_seg
+from node.verify.groups import SegFrame
+from node.verify.reading import UNREADABLE, SegFile, read_seg
 
 MOST_FAULTS = 50
 """Enough to see what went wrong; looking for more would only take time."""
