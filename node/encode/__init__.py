@@ -17,9 +17,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from node.encode.header import read_tables
 from node.encode.seg import EncodedObject, encode_seg
 
-__all__ = ["ENCODERS", "EncodedObject", "encode_seg"]
+__all__ = ["ENCODERS", "EncodedObject", "encode_seg", "read_tables"]
 
 Encoder = Callable[..., EncodedObject | None]
 

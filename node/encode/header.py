@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 import numpy as np
+from highdicom.base import SOPClass
 from highdicom.content import PixelMeasuresSequence
 from highdicom.seg import Segmentation
 from pydicom.dataset import Dataset
@@ -52,6 +53,20 @@ _EQUIPMENT_KEYWORDS = [
     "DeviceSerialNumber",
     "SoftwareVersions",
 ]
+
+
+def read_tables() -> None:
+    """Have highdicom read the tables now that it reads at its first object: half a second of JSON."""
+    SOPClass(
+        study_instance_uid="2.25.1",
+        series_instance_uid="2.25.1",
+        series_number=1,
+        sop_instance_uid="2.25.1",
+        sop_class_uid=SegmentationStorage,
+        instance_number=1,
+        modality="SEG",
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+    )
 
 
 def encoded_header(

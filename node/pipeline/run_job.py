@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import mmap
 import os
 import shutil
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -27,7 +29,7 @@ from node.domain.geometry import Stack
 from node.domain.header import HeaderMerger
 from node.domain.job import ResultIdentity
 from node.domain.result import LabelVolume, voxels_by_label
-from node.encode import ENCODERS
+from node.encode import ENCODERS, read_tables
 from node.infer.labels_file import count_voxels, read_labels, write_labels
 from node.infer.registry import ModelSpec, load_model
 from node.infer.report import Report
@@ -95,8 +97,11 @@ def _run(order: JobOrder, report: Report) -> dict[str, Any]:
 
 
 def warm(request: Mapping[str, Any], report: Report) -> dict[str, Any]:
-    """Nothing but imports: of this module, and of what the models in ``request["folders"]`` need."""
-    return dict(warm_runners(request, report))
+    """What a first job would wait for: imports, and what models in ``request["folders"]`` need."""
+    warmed = dict(warm_runners(request, report))
+    # the first thing that needs them is the last of a job: it begins beside them
+    threading.Thread(target=read_tables, daemon=True).start()
+    return warmed
 
 
 def _read_source(given: InputFiles, model: ModelSpec) -> _Source:
@@ -196,7 +201,7 @@ def _encode_and_verify(
     crash_point("result written")
     with report.stage("verify"):
         VERIFIERS[order.form](
-            path.read_bytes(),
+            _mapped(path),
             _unread(next(e for e in order.inputs if e.role == model.grid_role).files),
             volume,
             model.segments,
@@ -211,6 +216,12 @@ def _encode_and_verify(
         "frames": encoded.frames,
         "segments": {str(n): value for n, value in encoded.segment_labels.items()},
     }
+
+
+def _mapped(path: Path) -> memoryview:
+    """The bytes of a file as the disk has them, without a copy; unmapped when nobody holds a part."""
+    with path.open("rb") as file:
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def _facts(order: JobOrder, model: ModelSpec) -> dict[str, str]:
