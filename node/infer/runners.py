@@ -38,28 +38,34 @@ def run_model(
         raise JobFailed(
             f"{spec.name} takes {sorted(spec.inputs)}, not {sorted(inputs)}", permanent=True
         )
-    runner = replace(spec.runner, parameters={**spec.runner.parameters, **(parameters or {})})
     module, _, function = RUNNERS[spec.runner.kind].partition(":")
     kind: RunnerKind = getattr(importlib.import_module(module), function)
-    produced = kind(replace(spec, runner=runner), inputs, room, report)
+    produced = kind(_with(spec, parameters or {}), inputs, room, report)
     with report.stage("check"):
         check_labels(spec, inputs[spec.grid_role].stack.geometry.shape, produced.labels)
     return produced
 
 
 def warm(request: Mapping[str, Any], report: Report) -> Mapping[str, Any]:
-    """A job for an idle child: what the models in ``request["folders"]`` need before a first job.
+    """A job for an idle child: what ``request["models"]`` need before a first job.
 
-    The first real job then does not pay for it. A kind that can do more than be imported has a
-    function ``warm(spec, weights_dir, device)``.
+    Each is given by its folder and the parameters that a job will have. The first real job then
+    does not pay for it. A kind that can do more than be imported has a function
+    ``warm(spec, weights_dir, device)``.
     """
     with report.stage("warm"):
-        for folder in request["folders"]:
-            spec = load_model(Path(folder))
+        for given in request["models"]:
+            spec = _with(load_model(Path(given["folder"])), given["parameters"])
             kind = importlib.import_module(RUNNERS[spec.runner.kind].partition(":")[0])
             if hasattr(kind, "warm"):
                 kind.warm(spec, Path(request["weights_dir"]), request["device"])
     return {}
+
+
+def _with(spec: ModelSpec, parameters: Mapping[str, object]) -> ModelSpec:
+    """A model with the parameters of a job over its own."""
+    runner = replace(spec.runner, parameters={**spec.runner.parameters, **parameters})
+    return replace(spec, runner=runner)
 
 
 def check_labels(spec: ModelSpec, shape: tuple[int, int, int], labels: LabelArray) -> None:

@@ -137,7 +137,7 @@ def work_room(plan: Plan, engine: Engine) -> WorkRoom:
         leases=JobLeases(engine, max_attempts=plan.config.work.attempts),
         results=ResultStore(engine),
         models=plan.models,
-        in_rules=frozenset(rule.model.name for rule in plan.rules),
+        in_rules={rule.model.name: rule.parameters for rule in reversed(plan.rules)},
         files_of=files_of,
         is_work_coming=lambda: arrivals.is_any_arriving(ARRIVING_S),
         results_folder=plan.results_folder,

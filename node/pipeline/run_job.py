@@ -13,6 +13,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -97,7 +98,7 @@ def _run(order: JobOrder, report: Report) -> dict[str, Any]:
 
 
 def warm(request: Mapping[str, Any], report: Report) -> dict[str, Any]:
-    """What a first job would wait for: imports, and what models in ``request["folders"]`` need."""
+    """What a first job would wait for: imports, and what ``request["models"]`` need."""
     warmed = dict(warm_runners(request, report))
     # the first thing that needs them is the last of a job: it begins beside them
     threading.Thread(target=read_tables, daemon=True).start()
@@ -241,10 +242,13 @@ def _file_facts(path: Path, sha256: str) -> dict[str, Any]:
 def _write_durable(path: Path, chunks: Iterator[bytes]) -> str:
     part = path.with_name(path.name + ".part")
     digest = hashlib.sha256()
-    with part.open("wb") as file:
+    with part.open("wb") as file, ThreadPoolExecutor(1) as beside:
+        hashing = beside.submit(digest.update, b"")
         for chunk in chunks:
-            digest.update(chunk)
+            hashing.result()
+            hashing = beside.submit(digest.update, chunk)
             file.write(chunk)
+        hashing.result()
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)

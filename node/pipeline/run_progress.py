@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -28,7 +29,8 @@ INTERRUPTED = "interrupted: the same command goes on from here"
 
 # one name for all runs on one folder: each takes over what a killed one had in hand
 _OWNER = "segnode run"
-_LOOK_EVERY_S = 0.2
+_LOOK_EVERY_S = 0.05
+_REST_OF_LOOKS = 10  # a long list is looked at less often
 _UNFINISHED = (JobState.QUEUED.value, JobState.RUNNING.value)
 _ON_THE_WAY = (DeliveryState.WAITING.value, DeliveryState.SENDING.value)
 
@@ -143,8 +145,11 @@ class _Progress:
         self._total = sum(
             row["state"] in _UNFINISHED or row["id"] not in self._ended_before for row in rows
         )
-        while not self._signals.stop.wait(_LOOK_EVERY_S):
+        pause_s = _LOOK_EVERY_S
+        while not self._signals.stop.wait(pause_s):
+            began = time.monotonic()
             jobs, _ = self._catalog.list_jobs(limit=EVERYTHING)
+            pause_s = max(_LOOK_EVERY_S, _REST_OF_LOOKS * (time.monotonic() - began))
             for row in reversed(jobs):  # the oldest first
                 self._tell(row)
             if not any(row["state"] in _UNFINISHED for row in jobs) and not self._is_sending():

@@ -50,7 +50,7 @@ class WorkRoom:
 
     Args:
         files_of: (Series Instance UID, SOP Instance UID -> version) -> paths of those versions.
-        in_rules: Models that a rule names: those that a child is warmed up for.
+        in_rules: Model -> parameters of its first rule: what a child is warmed up for.
         is_work_coming: Whether a series is arriving that may become a job.
         devices: Of all workers.
     """
@@ -58,7 +58,7 @@ class WorkRoom:
     leases: JobLeases
     results: ResultStore
     models: Mapping[str, ModelSpec]
-    in_rules: frozenset[str]
+    in_rules: Mapping[str, Mapping[str, Any]]
     files_of: FilesOf
     is_work_coming: Callable[[], bool]
     results_folder: Path
@@ -110,7 +110,10 @@ class Worker:
         if self._runner.process_id is None and self._may_warm and self._room.is_work_coming():
             self._may_warm = False
             request = {
-                "folders": [str(self._room.models[name].folder) for name in self._room.in_rules],
+                "models": [
+                    {"folder": str(self._room.models[name].folder), "parameters": dict(parameters)}
+                    for name, parameters in self._room.in_rules.items()
+                ],
                 "weights_dir": str(self._room.weights_dir),
                 "device": self._device,
             }

@@ -288,9 +288,9 @@ def test_the_heavy_road_of_a_job_runs_in_the_child(runner: Runner, tmp_path: Pat
 
 
 def test_an_idle_child_can_be_warmed_for_a_model(runner: Runner) -> None:
-    folders = [str(default_models_folder() / "ct_tissue")]
+    model = {"folder": str(default_models_folder() / "ct_tissue"), "parameters": {}}
 
-    request = {"folders": folders, "weights_dir": "", "device": "cpu"}
+    request = {"models": [model], "weights_dir": "", "device": "cpu"}
     runner.start("node.infer.runners:warm", request, deadline_s=LONG_S)
 
     assert isinstance(listen(runner)[-1], Finished)

@@ -49,9 +49,13 @@ class Step:
 
 
 def warm(spec: ModelSpec, weights_dir: Path, device: str) -> None:
-    """Load the default variant, so that the first job finds it loaded."""
+    """Load the variant that goes without saying, so that the first job finds it loaded.
+
+    Of several models the first: one network is warm at a time.
+    """
     variant = spec.runner.parameters.get("variant", next(iter(settings_of(spec).variants)))
-    _loaded(spec, str(variant), weights_dir, device)
+    if not _kept:
+        _loaded(spec, str(variant), weights_dir, device)
 
 
 def run(spec: ModelSpec, inputs: Mapping[str, Given], room: Room, report: Report) -> Produced:

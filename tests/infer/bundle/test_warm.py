@@ -1,0 +1,60 @@
+"""A child that was warmed up has loaded what its first job runs, and no more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("monai")
+
+from node.infer.bundle import runner  # noqa: E402
+from node.infer.bundle.config import Bundle  # noqa: E402
+from node.infer.bundle.fast import Loaded  # noqa: E402
+from node.infer.report import Stopwatch  # noqa: E402
+from node.infer.runners import run_model, warm  # noqa: E402
+from tests.bundles import MADE_BUNDLES, BundleModel, write_bundle_model  # noqa: E402
+from tests.phantoms import Phantom  # noqa: E402
+from tests.rooms import given_files, room  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore:::monai", "ignore:::torch")
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The weights that are loaded, in order."""
+    load, seen = runner.load, []
+
+    def listen(bundle: Bundle, device: str, *, regions: bool) -> Loaded:
+        seen.append(bundle.weights.name)
+        return load(bundle, device, regions=regions)
+
+    runner._kept.clear()
+    monkeypatch.setattr(runner, "load", listen)
+    yield seen
+    runner._kept.clear()
+
+
+def warmed(made: BundleModel, *parameters: dict[str, str]) -> dict[str, object]:
+    models = [{"folder": str(made.folder), "parameters": each} for each in parameters]
+    return {"models": models, "weights_dir": str(made.weights_dir), "device": "cpu"}
+
+
+def test_the_variant_of_the_rule_is_loaded(tmp_path: Path, loads: list[str]) -> None:
+    made = write_bundle_model(tmp_path, "resampled", MADE_BUNDLES["resampled"]())
+    inputs = {"image": given_files(Phantom(shape=(12, 20, 24)), tmp_path / "series")}
+    place = room(tmp_path, weights_dir=made.weights_dir)
+
+    warm(warmed(made, {"variant": "6mm"}), Stopwatch())
+    run_model(made.spec, inputs, place, Stopwatch(), {"variant": "6mm"})
+
+    assert loads == ["model_low.pt"]
+
+
+def test_of_several_networks_one_is_loaded(tmp_path: Path, loads: list[str]) -> None:
+    made = write_bundle_model(tmp_path, "resampled", MADE_BUNDLES["resampled"]())
+
+    warm(warmed(made, {}, {"variant": "6mm"}), Stopwatch())
+
+    assert loads == ["model.pt"]
