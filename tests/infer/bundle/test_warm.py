@@ -9,14 +9,14 @@ import pytest
 
 pytest.importorskip("monai")
 
-from node.infer.bundle import runner  # noqa: E402
-from node.infer.bundle.config import Bundle  # noqa: E402
-from node.infer.bundle.fast import Loaded  # noqa: E402
-from node.infer.report import Stopwatch  # noqa: E402
-from node.infer.runners import run_model, warm  # noqa: E402
-from tests.bundles import MADE_BUNDLES, BundleModel, write_bundle_model  # noqa: E402
-from tests.phantoms import Phantom  # noqa: E402
-from tests.rooms import given_files, room  # noqa: E402
+from node.infer.bundle import runner
+from node.infer.bundle.config import Bundle
+from node.infer.bundle.fast import Loaded
+from node.infer.report import Stopwatch
+from node.infer.runners import run_model, warm
+from tests.bundles import MADE_BUNDLES, BundleModel, write_bundle_model
+from tests.phantoms import Phantom
+from tests.rooms import given_files, room
 
 pytestmark = pytest.mark.filterwarnings("ignore:::monai", "ignore:::torch")
 
