@@ -12,6 +12,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 BARE   := .venv-without-torch
 ENGINE := docker
+# one more than there are cores: tests of the whole road wait for peers most of the time
+WORKERS := $(shell expr $$(nproc) + 1)
 PEERS  := dcmtk dicom3tools orthanc orthanc-dicomweb orthanc-python postgresql
 
 .PHONY: setup demo test test-without-torch test-long coverage check bench image peers clean
@@ -39,10 +41,10 @@ demo: $(VENV)/.run
 	$(BIN)/segnode demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not long" -n auto --dist loadfile
+	$(BIN)/python -m pytest -m "not long" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-without-torch: $(BARE)/.dev
-	$(BARE)/bin/python -m pytest -m "not long" -n auto --dist loadfile \
+	$(BARE)/bin/python -m pytest -m "not long" -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
 	  tests/infer tests/models tests/encode/test_seg_voxels.py tests/e2e/test_voxel_truth.py
 
 test-long: $(VENV)/.dev
