@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Literal
+from uuid import uuid4
 
 from node.domain.errors import InstanceRejected
 from node.domain.instance import InstanceState, Origin
@@ -82,6 +83,7 @@ class Spool:
         self._space = SpaceGuard(settings.folder, settings.watermark)
         self._digests = DigestProcess()
         self._tombstones = Tombstones(index.engine)
+        self._name, self._numbers = uuid4().hex, count(1)  # no two spools name a part alike
 
     @property
     def shortage(self) -> str:
@@ -100,7 +102,7 @@ class Spool:
         """
         if self.shortage:
             raise no_room(self.shortage)
-        return SpoolPart(self, self.incoming)
+        return SpoolPart(self, self.incoming / f"{self._name}-{next(self._numbers):x}.part")
 
     def path_of(self, file_name: str) -> Path:
         """Where a file of the index lies."""

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol
-from uuid import uuid4
 
 from node.domain.errors import InstanceRejected
 from node.domain.instance import InstanceState, Origin
@@ -44,25 +43,25 @@ class PartKeeper(Protocol):
 class SpoolPart:
     """One incoming instance; not for use by two threads at once."""
 
-    def __init__(self, keeper: PartKeeper, folder: Path) -> None:
+    def __init__(self, keeper: PartKeeper, path: Path) -> None:
         self._keeper = keeper
-        self.path = folder / f"{uuid4().hex}.part"
+        self.path = path
         try:
             self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC)
         except OSError as error:
             raise no_room(f"no file can be made: {error.strerror}") from error
         # shared: a rebuild that looks at this moment takes the exclusive lock and must not stop us
         fcntl.flock(self.descriptor, fcntl.LOCK_SH)
-        os.lseek(self.descriptor, HEAD_BYTES, os.SEEK_SET)
+        self._end = HEAD_BYTES
         self._is_open = True
 
     def write(self, data: bytes | memoryview) -> None:
         """Append data-set bytes."""
         try:
-            written = os.write(self.descriptor, data)
-            while written < len(data):
-                data = memoryview(data)[written:]
-                written = os.write(self.descriptor, data)
+            while data:
+                written = os.pwrite(self.descriptor, data, self._end)
+                self._end += written
+                data = data[written:] if written < len(data) else b""
         except OSError as error:
             self._keeper.forget_space()
             raise no_room(f"the instance cannot be written: {error.strerror}") from error
@@ -70,12 +69,11 @@ class SpoolPart:
     @contextmanager
     def content(self) -> Iterator[bytes | memoryview]:
         """The data-set bytes written so far."""
-        size_bytes = os.fstat(self.descriptor).st_size
-        if size_bytes <= HEAD_BYTES:
+        if self._end <= HEAD_BYTES:
             yield b""
             return
         with (
-            mmap.mmap(self.descriptor, size_bytes, prot=mmap.PROT_READ) as mapped,
+            mmap.mmap(self.descriptor, self._end, prot=mmap.PROT_READ) as mapped,
             memoryview(mapped) as whole,
             whole[HEAD_BYTES:] as data,
         ):

@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 
 import numpy as np
 from pydicom.dataset import Dataset
@@ -207,20 +207,20 @@ def _cpu_s(process_id: int) -> float:
 
 
 def run_once(name: str, batches: Sequence[Sequence[Encoded]], root: Path) -> Run:
-    """One server, from nothing to its end."""
-    with TemporaryDirectory(prefix=f"bench-{name.replace(' ', '-')}-", dir=root) as folder:
-        if name == DISK:
-            return _write_alone(batches, Path(folder))
-        port = free_port()
-        server = start_server(name, Path(folder), port)
-        try:
-            cpu_before_s = _cpu_s(server.pid)
-            elapsed_s = blast(port, b"SEGNODE", batches)
-            time.sleep(0.2)  # lets a forked child end, so that its time is counted
-            cpu_s = _cpu_s(server.pid) - cpu_before_s
-        finally:
-            os.killpg(server.pid, signal.SIGTERM)
-            server.wait(30)
+    """One server, from nothing to its end, in a folder that stays."""
+    folder = Path(mkdtemp(prefix=f"bench-{name.replace(' ', '-')}-", dir=root))
+    if name == DISK:
+        return _write_alone(batches, folder)
+    port = free_port()
+    server = start_server(name, folder, port)
+    try:
+        cpu_before_s = _cpu_s(server.pid)
+        elapsed_s = blast(port, b"SEGNODE", batches)
+        time.sleep(0.2)  # lets a forked child end, so that its time is counted
+        cpu_s = _cpu_s(server.pid) - cpu_before_s
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
     number = sum(len(batch) for batch in batches)
     return Run(number / elapsed_s, cpu_s / number * 1000)
 
