@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -133,11 +134,14 @@ def work_room(plan: Plan, engine: Engine) -> WorkRoom:
         found = arrivals.files_of(series_instance_uid, versions)
         return {uid: instances / name for uid, name in found.items()}
 
+    in_rules: dict[str, Mapping[str, Any]] = {}
+    for rule in plan.rules:
+        in_rules.setdefault(rule.model.name, rule.parameters)
     return WorkRoom(
         leases=JobLeases(engine, max_attempts=plan.config.work.attempts),
         results=ResultStore(engine),
         models=plan.models,
-        in_rules={rule.model.name: rule.parameters for rule in reversed(plan.rules)},
+        in_rules=in_rules,
         files_of=files_of,
         is_work_coming=lambda: arrivals.is_any_arriving(ARRIVING_S),
         results_folder=plan.results_folder,

@@ -109,12 +109,12 @@ class _Headless:
         hooks = [
             module.register_forward_hook(heard)
             for module in self._network.modules()
-            if isinstance(module, nn.Conv3d) and _is_wide_matrix(module)
+            if type(module) is nn.Conv3d and _is_wide_matrix(module)
         ]
         try:
-            # tensors made in inference mode do not count their changes
+            # tensors made in inference mode neither count their changes nor may be changed out of it
             with torch.inference_mode(False), torch.no_grad():
-                answer = self._network(windows)
+                answer = self._network(windows.clone())
         finally:
             for hook in hooks:
                 hook.remove()
@@ -132,8 +132,9 @@ class _Headless:
 
 
 def _is_wide_matrix(module: nn.Conv3d) -> bool:
-    """Whether a convolution looks at one voxel, and makes more of it than there was."""
-    return (
+    """Whether a convolution looks at one voxel, makes more of it than there was, and is no more."""
+    changes = (module._forward_hooks, module._forward_pre_hooks, vars(module).get("forward"))
+    return not any(changes) and (
         set(module.kernel_size) == {1}
         and set(module.stride) == {1}
         and module.padding in ((0, 0, 0), "valid", "same")

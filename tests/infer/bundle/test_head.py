@@ -71,6 +71,38 @@ class Wavering(After):
         return answer if self.asked == 1 else answer + 0
 
 
+class Scaled(nn.Conv3d):
+    """Looks like a matrix, and is one with something after it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * 2
+
+
+class OfOwnKind(After):
+    """Its last step is a class of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Identity())
+        self.head = Scaled(FEATURES, CLASSES, 1)
+
+
+class Hooked(After):
+    """What its last step gives is changed by a hook."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Identity())
+        self.head.register_forward_hook(lambda module, given, output: output * 2)
+
+
+class Greedy(After):
+    """It writes over what it is asked about, or does the same without."""
+
+    writes_over = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.mul_(2) if self.writes_over else x * 2)
+
+
 def picture(shape: tuple[int, ...] = (20, 24, 40)) -> Tensor:
     return torch.rand((1, *shape), generator=torch.Generator().manual_seed(1))
 
@@ -124,6 +156,8 @@ def test_labels_are_those_of_the_whole_maps_but_for_ties(
         After(nn.Identity(), classes=FEATURES),
         Twice(nn.Identity()),
         Spoilt(nn.Identity()),
+        OfOwnKind(),
+        Hooked(),
     ],
 )
 def test_a_network_that_does_not_end_with_its_matrix_is_blended_as_it_answers(
@@ -135,6 +169,18 @@ def test_a_network_that_does_not_end_with_its_matrix_is_blended_as_it_answers(
         maps = INFERER(picture()[None], network)[0]
     assert held == {len(maps)}
     assert torch.equal(labels.long(), maps.argmax(0))
+
+
+def test_a_network_may_write_over_what_it_is_asked_about() -> None:
+    greedy, polite = (Greedy(nn.Identity()).eval() for _ in range(2))
+    polite.writes_over = False
+
+    labels = [
+        largest_by_windows(picture(), each, windowing_of(INFERER)) for each in (greedy, polite)
+    ]
+
+    assert len(labels[0].unique()) > 3
+    assert torch.equal(*labels)
 
 
 def test_the_network_is_left_as_it_was() -> None:
