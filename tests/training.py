@@ -124,9 +124,15 @@ def teach(
     loss: Any,
     *,
     steps: int,
+    fixed_after: int | None = None,
     seed: int = 3,
 ) -> Any:
-    """The network's weights after some steps over images and their truth, two at a time."""
+    """The network's weights after some steps over images and their truth, two at a time.
+
+    Args:
+        fixed_after: Until this step batch norms go by the pair at hand. Then they go by what they
+            have seen, as they do once the network is taught, and the rest of it adapts to that.
+    """
     import torch
 
     torch.manual_seed(seed)
@@ -134,7 +140,10 @@ def teach(
     network.train()
     optimiser = torch.optim.AdamW(network.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 5e-3, total_steps=steps)
-    for _ in range(steps):
+    for step in range(steps):
+        if step == fixed_after:
+            for module in network.modules():
+                module.train(not isinstance(module, torch.nn.BatchNorm3d))
         pair = [example(chance) for _ in range(2)]
         image, truth = (torch.as_tensor(np.stack(part)) for part in zip(*pair, strict=True))
         optimiser.zero_grad()

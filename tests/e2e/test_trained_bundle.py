@@ -53,8 +53,6 @@ monai = pytest.importorskip("monai")
 pytestmark = pytest.mark.long
 
 LEAST_DICE = 0.95
-STEPS = 300
-SIDE = 24
 KEEPS_SHADES = {"norm": "BATCH"}  # the others forget how bright a whole window is
 ORGAN_MM = 2.5
 FINE = {"spacing_mm": (2.6, 2.2, 2.3)}
@@ -78,7 +76,8 @@ def organs() -> Recipe:
     )
     network = _network(recipe)
     loss = monai.losses.DiceCELoss(to_onehot_y=True, softmax=True, batch=True)
-    taught = teach(network, organ_example(ORGAN_MM, SIDE), loss, steps=STEPS)
+    example = organ_example(ORGAN_MM, side=32)
+    taught = teach(network, example, loss, steps=450, fixed_after=150)
     return Recipe(config=recipe, weights={"models/model.pt": taught}, labels=2)
 
 
@@ -92,7 +91,7 @@ def tumour() -> Recipe:
     )
     network = _network(recipe)
     loss = monai.losses.DiceCELoss(sigmoid=True, batch=True)
-    taught = teach(network, tumour_example(2.6, SIDE), loss, steps=STEPS)
+    taught = teach(network, tumour_example(2.6, side=24), loss, steps=300)
     return Recipe(
         config=recipe,
         weights={"models/model.pt": taught},
