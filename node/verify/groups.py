@@ -14,6 +14,7 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from math import isfinite
 from typing import Any, TypeVar
 
 from pydicom.tag import Tag
@@ -77,9 +78,9 @@ def _frame(number: int, macros: _Macros, own: Elements) -> SegFrame:
     indices = macros.read(own, _CONTENT, _only(_INDICES))
     return SegFrame(
         number=number,
-        segment_number=int(segments[0]) if segments else None,
+        segment_number=_whole(segments[0]) if segments else None,
         position_mm=macros.read(own, _POSITION, _only(_IMAGE_POSITION)),
-        dimension_indices=tuple(int(index) for index in indices or ()),
+        dimension_indices=tuple(_whole(index) for index in indices or ()),
         references=macros.read(own, _DERIVATION, _references) or (),
         orientation=macros.read(own, _ORIENTATION, _only(_IMAGE_ORIENTATION)),
         pixel_spacing_mm=macros.read(own, _MEASURES, _only(_PIXEL_SPACING)),
@@ -121,7 +122,7 @@ def _frame_number(source: Elements) -> int | None:
     numbers = _numbers(source, _REFERENCED_FRAME)
     if numbers is not None and len(numbers) != 1:
         raise ValueError("a reference to several frames at once")
-    return int(numbers[0]) if numbers else None
+    return _whole(numbers[0]) if numbers else None
 
 
 def _code(holder: Elements, tag: int) -> str:
@@ -150,7 +151,16 @@ def _numbers(holder: Elements, tag: int) -> tuple[float, ...] | None:
         kind = _INTEGERS[vr]
         return struct.unpack(f"<{len(value) // struct.calcsize(kind)}{kind}", value)
     text = value.decode("ascii").strip(" \0")
-    return tuple(float(part) for part in text.split("\\")) if text else None
+    numbers = tuple(float(part) for part in text.split("\\")) if text else None
+    if numbers is not None and not all(map(isfinite, numbers)):
+        raise ValueError("a number that is none")
+    return numbers
+
+
+def _whole(number: float) -> int:
+    if number != int(number):
+        raise ValueError("a part of a number where a whole one must be")
+    return int(number)
 
 
 def _text(holder: Elements, tag: int) -> str:

@@ -87,3 +87,14 @@ def _several() -> object:
     item = Dataset()
     item.ReferencedSegmentNumber = [1, 2]
     return item["ReferencedSegmentNumber"]
+
+
+@pytest.mark.parametrize("wrong", [b"inf", b"-inf", b"nan"])
+def test_a_position_that_is_no_number_is_refused(wrong: bytes) -> None:
+    segmentation = of_phantom(Phantom(plane="oblique"))
+    data = segmentation.encode().to_bytes()
+    groups = dcmread(BytesIO(data)).PerFrameFunctionalGroupsSequence
+    x = str(groups[0].PlanePositionSequence[0].ImagePositionPatient[0]).encode()
+
+    with pytest.raises(ResultRefused):
+        segmentation.verify(data.replace(x + b"\\", wrong.ljust(len(x)) + b"\\"))
