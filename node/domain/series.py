@@ -26,6 +26,7 @@ class SeriesRow:
         snapshot: SOP Instance UID -> version, of the revision in force; empty before the first.
         gate: Findings and notes of the geometry gate.
         evidence: What completion rests on.
+        reasons: Codes of ``node.domain.reasons``: why it is held.
         forced: What a person asked for and the tick has not done yet: proceed, rerun, discard.
         newest_row: Newest row of the index that this row takes into account.
         guard: Counts writes; a row is written only if nobody else wrote it meanwhile.
@@ -48,6 +49,7 @@ class SeriesRow:
     evidence: str = ""
     gate: Mapping[str, Any] = field(default_factory=dict)
     sentence: str = ""
+    reasons: tuple[str, ...] = ()
     forced: str = ""
     updated_at: float
     newest_row: int = 0

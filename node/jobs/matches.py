@@ -83,6 +83,7 @@ def write_match(connection: Connection, report: MatchReport, now: float) -> int:
         "roles": dict(report.roles),
         "state": report.state.value,
         "sentence": report.sentence,
+        "reasons": list(report.reasons),
         "explanation": report.explanation,
         "updated_at": now,
     }
@@ -101,6 +102,7 @@ def bind_match(connection: Connection, request: JobRequest, job_id: int, now: fl
         "study_instance_uid": request.study_instance_uid,
         "roles": dict(request.roles),
         "state": MatchState.QUEUED.value,
+        "reasons": [],
         "explanation": request.explanation,
         "job_id": job_id,
         "updated_at": now,

@@ -31,6 +31,8 @@ match = Table(
     Column("revision", Integer, nullable=False),
     Column("state", String(16), nullable=False),
     Column("sentence", Text, nullable=False, default=""),
+    # codes of domain/reasons.py
+    Column("reasons", JSON, nullable=False, default=list, server_default="[]"),
     Column("explanation", JSON),
     Column("job_id", Integer),
     Column("created_at", Float, nullable=False),
@@ -67,6 +69,8 @@ job = Table(
     Column("not_before", Float, nullable=False, default=0.0),
     Column("stages", JSON, nullable=False, default=dict),  # stage -> seconds
     Column("sentence", Text, nullable=False, default=""),
+    # codes of domain/reasons.py
+    Column("reasons", JSON, nullable=False, default=list, server_default="[]"),
     Column("created_at", Float, nullable=False),
     Column("started_at", Float),
     Column("finished_at", Float),

@@ -18,6 +18,7 @@ class MatchReport:
     Args:
         series_key: Series Instance UID, of a set of several series their Study Instance UID.
         roles: Role name -> Series Instance UID.
+        reasons: Codes of ``node.domain.reasons``.
         explanation: Clause tree as JSON; of a set role -> "UID@revision" of each series.
     """
 
@@ -28,6 +29,7 @@ class MatchReport:
     revision: int
     state: MatchState
     sentence: str = ""
+    reasons: tuple[str, ...] = ()
     explanation: Any = None
 
 

@@ -84,14 +84,22 @@ class Structure:
 
 
 def walk(
-    data: Buffer, encoding: Encoding, *, start: int = 0, max_elements: int = MAX_ELEMENTS
+    data: Buffer,
+    encoding: Encoding,
+    *,
+    start: int = 0,
+    max_elements: int = MAX_ELEMENTS,
+    found: dict[int, Element] | None = None,
 ) -> Structure:
     """Walk a data set from ``start`` to the end of the buffer.
 
+    Args:
+        found: Gets the elements of the top level as they are found: after a refusal it holds what
+            stood before the fault, so that a cut file can still say which series it belongs to.
     Raises:
         InstanceRejected: 0xC000; the bytes are not one whole data set in this encoding.
     """
-    walker = _Walker(data, encoding, max_elements)
+    walker = _Walker(data, encoding, max_elements, {} if found is None else found)
     end = len(data)
     if start >= end:
         _refuse("the data set is empty")

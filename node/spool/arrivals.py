@@ -164,6 +164,7 @@ class Arrivals:
         """Write a row if it is still as it was; False when another process was faster."""
         guard = (was.guard if was is not None else 0) + 1
         values = asdict(row) | {"state": row.state.value, "guard": guard}
+        values["reasons"] = list(row.reasons)
         with writing(self._engine) as connection:
             if was is None:
                 try:
@@ -307,4 +308,5 @@ def _series_row(row: Row[Any]) -> SeriesRow:
     known["state"] = SeriesState(row.state)
     known["snapshot"] = row.snapshot or {}
     known["gate"] = row.gate or {}
+    known["reasons"] = tuple(row.reasons)
     return SeriesRow(**known)

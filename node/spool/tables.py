@@ -91,6 +91,8 @@ series = Table(
     Column("expected_instances", Integer),
     Column("gate", JSON),  # findings and notes of the geometry gate
     Column("sentence", Text, nullable=False, default=""),
+    # codes of domain/reasons.py
+    Column("reasons", JSON, nullable=False, default=list, server_default="[]"),
     Column("forced", String(16), nullable=False, default=""),  # proceed | rerun | discard
     # newest row of instance that this row was made of: a newer one means that it is out of date
     Column("newest_row", Integer, nullable=False, default=0),
@@ -116,6 +118,37 @@ quarantine = Table(
     Column("calling_ae_title", String(16), nullable=False, default=""),
     Column("address", String(64), nullable=False, default=""),
     Column("state", String(16), nullable=False, default="kept"),  # kept | accepted | discarded
+    # of the folder road: the file, as the sender named it
+    Column("source", String(512), nullable=False, default="", server_default=""),
+)
+
+# What a sender meant to be kept and the node did not keep: evidence against completeness. One row
+# per series and image; a later refusal of the same image takes its place.
+loss = Table(
+    "loss",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    # empty where the header could not say: then it counts against all series of its association
+    Column("series_instance_uid", String(64), nullable=False, default=""),
+    # the SOP Instance UID, or else what tells it from others: a file, a part of a request
+    Column("image", String(512), nullable=False),
+    Column("sop_instance_uid", String(64), nullable=False, default=""),
+    Column("association_id", String(32), nullable=False),
+    Column("dimse_status", Integer, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("lost_at", Float, nullable=False),
+    # an image without a UID: since when it is known to have come after all
+    Column("settled_at", Float),
+    UniqueConstraint("series_instance_uid", "image"),
+    Index("loss_by_association", "association_id"),
+)
+
+# Since when somebody listens on a road: while nobody does, silence is no evidence.
+listener = Table(
+    "listener",
+    metadata,
+    Column("road", String(8), primary_key=True),
+    Column("since", Float, nullable=False),
 )
 
 event = Table(
