@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPResponse
@@ -42,13 +42,19 @@ class MemoryIngest:
     origins: list[Origin] = field(default_factory=list)
     room_bytes: int = 1 << 40
     abandoned: int = 0
+    losses: list[str] = field(default_factory=list)
 
     def clear(self) -> None:
         self.__init__()  # type: ignore[misc]
 
-    def begin_file(self, origin: Origin, *, study_instance_uid: str | None = None) -> MemoryArrival:
+    def begin_file(
+        self, origin: Origin, *, study_instance_uid: str | None = None, source: str = ""
+    ) -> MemoryArrival:
         self.origins.append(origin)
         return MemoryArrival(self, study_instance_uid)
+
+    def record_loss(self, rejection: InstanceRejected, origin: Origin, *, source: str = "") -> None:
+        self.losses.append(source)
 
 
 class MemoryArrival:
@@ -122,7 +128,14 @@ class MemoryAssociations:
     def heartbeat(self, association_id: str) -> None:
         self.heartbeats += 1
 
-    def closed(self, association_id: str, end: str) -> None:
+    def closed(
+        self,
+        association_id: str,
+        end: str,
+        *,
+        brought: Mapping[str, Collection[str]] | None = None,
+        losses: int = 0,
+    ) -> None:
         number = int(association_id.removeprefix("row-"))
         self.rows[number] = (self.rows[number][0], end)
         self.closed_one.set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -36,6 +36,7 @@ class MemoryIngest:
     open_arrivals: int = 0
     rejection: InstanceRejected | None = None
     refusal: InstanceRejected | None = None
+    losses: list[InstanceRejected] = field(default_factory=list)
     before_finish: Callable[[], None] = lambda: None
 
     def begin(self, origin: Origin, announced: Announced) -> MemoryArrival:
@@ -43,6 +44,9 @@ class MemoryIngest:
             raise self.refusal
         self.open_arrivals += 1
         return MemoryArrival(self, origin, announced)
+
+    def record_loss(self, rejection: InstanceRejected, origin: Origin) -> None:
+        self.losses.append(rejection)
 
 
 @dataclass
@@ -82,6 +86,7 @@ class MemoryLog:
     events: list[tuple[str, str, int]] = field(default_factory=list)
     origins: dict[str, Origin] = field(default_factory=dict)
     beats: list[str] = field(default_factory=list)
+    losses: dict[str, int] = field(default_factory=dict)
     is_down: bool = False
     ids: count[int] = field(default_factory=lambda: count(1))
 
@@ -96,7 +101,15 @@ class MemoryLog:
     def heartbeat(self, association_id: str) -> None:
         self.beats.append(association_id)
 
-    def closed(self, association_id: str, end: str) -> None:
+    def closed(
+        self,
+        association_id: str,
+        end: str,
+        *,
+        brought: Mapping[str, Collection[str]] | None = None,
+        losses: int = 0,
+    ) -> None:
+        self.losses[association_id] = losses
         self.events.append((association_id, end, len(self.ingest.kept)))
 
 

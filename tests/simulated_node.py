@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from pydicom.dataset import Dataset
 from sqlalchemy import select
 
 from node.database.engine import reading
+from node.domain.errors import InstanceRejected
 from node.domain.instance import Origin, Road
 from node.domain.series import SeriesRow
 from node.jobs.outbox import Outbox
@@ -27,6 +28,7 @@ from node.pipeline.build import plan
 from node.pipeline.deliver import Deliverer
 from node.pipeline.roles import delivery_room, settle_room
 from node.pipeline.settle import Settler
+from node.receive.carried import Carried
 from node.spool.arrivals import Arrivals
 from tests.node_in_process import MODELS_PROBE, NodeInProcess, SharedWorker, node_in_process
 from tests.phantoms import Phantom
@@ -56,6 +58,7 @@ class SimulatedNode:
 
     node: NodeInProcess
     shelf: Path
+    carried: dict[str, Carried] = field(default_factory=dict)
 
     # --- time and loops --------------------------------------------------------------------------
 
@@ -132,8 +135,18 @@ class SimulatedNode:
         association_id = index.opened(origin)
         self.bring(association_id, instances, caller=caller, peer=peer)
         if end is not None:
-            index.closed(association_id, end)  # type: ignore[arg-type]
+            self.close(association_id, end)
         return association_id
+
+    def close(self, association_id: str, end: str = "released") -> None:
+        """End an association, as the road that served it does."""
+        carried = self.carried.pop(association_id, Carried())
+        self.node.door.index.closed(
+            association_id,
+            end,  # type: ignore[arg-type]
+            brought=carried.series,
+            losses=carried.losses,
+        )
 
     def bring(
         self,
@@ -143,8 +156,9 @@ class SimulatedNode:
         caller: str = "PACS",
         peer: str = "",
     ) -> None:
-        """More instances over an open association."""
-        for instance in instances:
+        """More instances over an open association; what the ingest refuses is lost."""
+        carried = self.carried.setdefault(association_id, Carried())
+        for number, instance in enumerate(instances, 1):
             arrival = self.node.door.ingest.begin_file(
                 Origin(
                     road=Road.DIMSE,
@@ -153,10 +167,14 @@ class SimulatedNode:
                     calling_ae_title=caller,
                     called_ae_title="SEGNODE",
                     address="127.0.0.1",
-                )
+                ),
+                source=f"part {number} of request {association_id}",
             )
             arrival.write(instance if isinstance(instance, bytes) else part10(instance))
-            arrival.finish()
+            try:
+                carried.note(arrival.finish())
+            except InstanceRejected:
+                carried.losses += 1
 
     # --- what came of it -------------------------------------------------------------------------
 

@@ -43,7 +43,7 @@ from node.assemble.evidence import (
 )
 from node.assemble.gate import GateVerdict, MinimumSize, is_regular, judge_geometry
 from node.assemble.phases import PhaseHints, phase_hints_of
-from node.assemble.policy import CompletionPolicy, Late, OnGiveUp
+from node.assemble.policy import CompletionPolicy, Late, OnGiveUp, OnRefused
 from node.assemble.revisions import Lateness, OldWork, Progress, is_amended, is_late, judge_late
 from node.assemble.sequence import sequence_of
 
@@ -64,6 +64,7 @@ __all__ = [
     "MinimumSize",
     "OldWork",
     "OnGiveUp",
+    "OnRefused",
     "PhaseHints",
     "Progress",
     "SeriesActivity",

@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from node.domain.header import Header, Missing
 from node.domain.instance import Origin
+from node.domain.loss import Loss
 
 
 class Ending(StrEnum):
@@ -85,6 +86,9 @@ class SeriesActivity:
         associations: All that carried the series, and those of the same peers that are open or were
             opened after the first of these.
         splits_series: The peer was once seen to send one series over several associations.
+        losses: Images that were lost and have not come since.
+        accepted_losses: As many were missing when a person, or the policy, went on without them.
+        listening_since: Since when somebody listens on the road that it came by.
     """
 
     series_instance_uid: str
@@ -95,6 +99,20 @@ class SeriesActivity:
     expected: ExpectedCount | None = None
     splits_series: bool = False
     forced: Forced | None = None
+    losses: Sequence[Loss] = ()
+    accepted_losses: int = 0
+    listening_since: float = float("-inf")
+
+    @property
+    def misses_images(self) -> bool:
+        """Whether more images are lost than anybody agreed to do without."""
+        return len(self.losses) > self.accepted_losses
+
+    @property
+    def missing(self) -> int:
+        """How many images are known to be missing: lost, or short of a known count."""
+        short = self.expected.instances - self.instances if self.expected is not None else 0
+        return max(len(self.losses), short)
 
     def carriers(self) -> list[Association]:
         """Associations that brought instances of the series, in the order they were opened."""

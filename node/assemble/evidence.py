@@ -10,6 +10,11 @@ count that is not reached blocks everything weaker until ``give_up_s``. For, str
 3. ``quiet``: no image for ``quiet_s``, and the stack is regular.
 4. ``quiet_max``: no image for ``quiet_max_s``, whatever the stack looks like.
 
+Losses are evidence against, and the strongest: what the node itself refused, quarantined or saw cut
+off is missing, however regular the rest looks; every second slice refused leaves a regular stack.
+Such a series is *held* at the moment at which it would have been complete, until the images come
+after all, a person goes on without them, or the policy says so beforehand.
+
 An abort is no evidence. It is even a doubt: after an abort that was the last word the sender means
 to come back, and half a stack is as regular as a whole one. So (3) does not count then; the series
 waits for a later association that is released, or for (4). Twenty of 36 slices cut off by an abort
@@ -19,6 +24,11 @@ A peer that sends the parts of one series with pauses longer than half of ``quie
 complete in each pause; so where several associations carry one series, (3) waits for twice the
 longest pause seen between them, at most ``quiet_max_s``.
 
+Silence tells something only while somebody listens. It is counted from the last image, or from the
+time since which the road is listened on, whichever is later, and while an association that carried
+the series is open, up to its last heartbeat: that of a process that was killed does not beat, and
+its sender needs time to come back.
+
 All roads are alike: a STOW request or a folder scan is one association that ends by being released.
 
 Source: PS3.8 7 (association release and abort), PS3.4 B (storage has no notion of a series' end).
@@ -27,7 +37,7 @@ Source: PS3.8 7 (association release and abort), PS3.4 B (storage has no notion 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import pairwise
 
@@ -39,9 +49,12 @@ from node.assemble.activity import (
     Forced,
     SeriesActivity,
 )
-from node.assemble.policy import CompletionPolicy, OnGiveUp
+from node.assemble.policy import CompletionPolicy, OnGiveUp, OnRefused
+from node.domain.loss import reasons_told
+from node.domain.reasons import ReasonCode
 
 _PAUSES = 2.0
+_NEXT_HEARTBEAT_S = 1.0
 
 
 class CompletionState(StrEnum):
@@ -72,11 +85,13 @@ class Completion:
     Args:
         look_again_at: The next time at which the answer can change by itself; None when only a new
             image, an association or a person can change it.
+        reasons: Why it is held.
     """
 
     state: CompletionState
     level: Evidence = Evidence.NONE
     sentence: str
+    reasons: tuple[ReasonCode, ...] = ()
     look_again_at: float | None = None
 
 
@@ -90,8 +105,39 @@ class _Wait:
 
 def judge_completion(activity: SeriesActivity, policy: CompletionPolicy, now: float) -> Completion:
     """Whether the series is complete at ``now``, on what evidence, or what it waits for."""
-    if activity.forced is not None:
-        return _forced(activity.forced, activity.instances)
+    forced = activity.forced
+    if forced is Forced.RERUN and activity.misses_images:
+        forced = None  # to judge again is not to do without what is missing
+    if forced is not None:
+        return _forced(forced, activity)
+    if activity.misses_images and policy.on_refused is OnRefused.HOLD:
+        return _missing(activity, policy, now)
+    return _arrived(activity, policy, now)
+
+
+def go_on_without(series_instance_uid: str) -> str:
+    """How a sentence ends that says what a series in a node is held for."""
+    return f"go on without them with: segnode series proceed {series_instance_uid}"
+
+
+def _missing(activity: SeriesActivity, policy: CompletionPolicy, now: float) -> Completion:
+    """Images are lost: held once it would be complete, for they explain what it lacks."""
+    as_if = replace(activity, losses=(), expected=None, is_regular=True)
+    arrived = _arrived(as_if, policy, now)
+    lost, images = len(activity.losses), activity.instances + len(activity.losses)
+    were = "was" if lost == 1 else "were"
+    refused = f"{lost} of {images} images {were} refused ({reasons_told(activity.losses)})"
+    if arrived.state is not CompletionState.COMPLETE:
+        return replace(arrived, sentence=f"{refused}; {arrived.sentence}")
+    return Completion(
+        state=CompletionState.HELD,
+        sentence=f"{refused}; {go_on_without(activity.series_instance_uid)}",
+        reasons=(ReasonCode.IMAGES_REFUSED,),
+    )
+
+
+def _arrived(activity: SeriesActivity, policy: CompletionPolicy, now: float) -> Completion:
+    """The judgement of what has arrived, whatever is known to be lost."""
     expected = activity.expected
     if expected is not None and activity.instances < expected.instances:
         return _short(activity, expected, policy, now)
@@ -137,14 +183,16 @@ def _is_continued(
     return ending is Ending.RELEASED and later.opened_at - ended_at <= policy.quiet_max_s
 
 
-def _forced(forced: Forced, instances: int) -> Completion:
+def _forced(forced: Forced, activity: SeriesActivity) -> Completion:
     if forced is Forced.DISCARD:
         return Completion(
             state=CompletionState.DISCARDED,
             level=Evidence.PERSON,
             sentence="discarded by a person",
         )
-    return _complete(Evidence.PERSON, f"a person said to go on with {instances} images")
+    of = f" of {activity.instances + activity.missing}" if activity.missing else ""
+    told = f"a person said to go on with {activity.instances}{of} images"
+    return _complete(Evidence.PERSON, told)
 
 
 def _short(
@@ -166,7 +214,10 @@ def _short(
         )
     free = f"free it with: segnode series proceed {activity.series_instance_uid}"
     return Completion(
-        state=CompletionState.HELD, level=Evidence.GIVE_UP, sentence=f"{gave_up}; {free}"
+        state=CompletionState.HELD,
+        level=Evidence.GIVE_UP,
+        sentence=f"{gave_up}; {free}",
+        reasons=(ReasonCode.COUNT_NOT_REACHED,),
     )
 
 
@@ -232,12 +283,12 @@ def _peer_is_busy(
 
 def _quiet(activity: SeriesActivity, policy: CompletionPolicy, now: float) -> Completion | _Wait:
     """Evidence (3) and (4)."""
-    quiet_s = now - activity.last_received_at
-    if now >= activity.last_received_at + policy.quiet_max_s:
+    last = max(activity.last_received_at, activity.listening_since)
+    quiet_s = now - last
+    if now >= last + policy.quiet_max_s:
         return _complete(
             Evidence.QUIET_MAX, f"no image for {quiet_s:.0f} s, {activity.instances} images"
         )
-    last = activity.last_received_at
     if not activity.is_regular:
         why = f"{activity.instances} images are not yet a regular stack"
         return _Wait(why, last + policy.quiet_max_s)
@@ -245,12 +296,25 @@ def _quiet(activity: SeriesActivity, policy: CompletionPolicy, now: float) -> Co
         why = "the association was aborted: waiting for the sender to come back"
         return _Wait(why, last + policy.quiet_max_s)
     needed_s = _quiet_needed_s(activity, policy)
+    heard_until = min((now, *_heartbeats(activity, policy, now)))
+    if now >= last + needed_s > heard_until:
+        why = "the association has no heartbeat: its process may be gone"
+        return _Wait(why, now + _NEXT_HEARTBEAT_S)
     if now >= last + needed_s:
         return _complete(
             Evidence.QUIET,
             f"no image for {quiet_s:.1f} s, {activity.instances} images in a regular stack",
         )
     return _Wait(f"waiting for {needed_s:.0f} s without an image", last + needed_s)
+
+
+def _heartbeats(activity: SeriesActivity, policy: CompletionPolicy, now: float) -> list[float]:
+    """Last signs of life of the associations that carried it and are open."""
+    return [
+        carrier.heartbeat_at
+        for carrier in activity.carriers()
+        if carrier.end(now, policy.stale_s) is None
+    ]
 
 
 def _last_end(

@@ -14,6 +14,13 @@ class OnGiveUp(StrEnum):
     DISCARD = "discard"
 
 
+class OnRefused(StrEnum):
+    """What happens to a series of which images were refused and have not come since."""
+
+    HOLD = "hold"
+    PROCEED = "proceed"
+
+
 class Late(StrEnum):
     """What happens when an instance comes after the result was delivered."""
 
@@ -38,6 +45,7 @@ class CompletionPolicy:
     quiet_max_s: float = 60.0
     give_up_s: float = 5400.0
     on_give_up: OnGiveUp = OnGiveUp.HOLD
+    on_refused: OnRefused = OnRefused.HOLD
     late: Late = Late.RERUN
     stale_s: float = 10.0
 

@@ -72,6 +72,13 @@ def run(
         list[str] | None,
         typer.Option(help="A licence without commercial use that you have read and accept."),
     ] = None,
+    proceed: Annotated[
+        bool,
+        typer.Option(
+            "--proceed",
+            help="Run on series of which images were refused, too; their results say so.",
+        ),
+    ] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -88,6 +95,7 @@ def run(
             layout=layout,
             forms=frozenset(form or [Form.SEG]),
             devices=device or [],
+            proceed=proceed,
         ),
         say,
     )

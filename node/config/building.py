@@ -301,6 +301,7 @@ def _completion(keys: schema.CompletionKeys) -> CompletionConfig:
         study_wait_s=float(keys.study_wait_s),
         give_up_s=float(keys.give_up_s),
         on_give_up=keys.on_give_up,
+        on_refused=keys.on_refused,
         late=keys.late,
     )
 

@@ -127,6 +127,7 @@ class CompletionKeys(Keys):
     study_wait_s: Seconds = 3600
     give_up_s: Seconds = 5400
     on_give_up: Literal["hold", "proceed", "discard"] = "hold"
+    on_refused: Literal["hold", "proceed"] = "hold"
     late: Literal["rerun", "hold"] = "rerun"
 
 

@@ -141,6 +141,7 @@ class CompletionConfig:
     study_wait_s: float
     give_up_s: float
     on_give_up: Literal["hold", "proceed", "discard"]
+    on_refused: Literal["hold", "proceed"]
     late: Literal["rerun", "hold"]
 
 

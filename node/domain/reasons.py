@@ -15,6 +15,13 @@ class ReasonCode(StrEnum):
 
     # a series is held
     IMAGES_REFUSED = "images_refused"
+    COUNT_NOT_REACHED = "count_not_reached"
+    LATE_IMAGES = "late_images"
+    FILES_DELETED = "files_deleted"
+    NOT_JUDGED = "not_judged"
+
+    # a result was made, and is marked
+    IMAGES_MISSING = "images_missing"
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,6 +68,8 @@ class Provenance:
         content_date: DA, fixed in the job's row.
         content_time: TM, fixed in the job's row.
         replaces: SOP Instance UID of the result of the revision before, or empty.
+        incomplete: Of how many of how many images it was made, where some are known to be missing:
+            ``15 of 24 images``; else empty.
     """
 
     model_name: str
@@ -83,3 +85,4 @@ class Provenance:
     content_time: str
     revision: int = 1
     replaces: str = ""
+    incomplete: str = ""

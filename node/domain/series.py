@@ -27,6 +27,8 @@ class SeriesRow:
         gate: Findings and notes of the geometry gate.
         evidence: What completion rests on.
         reasons: Codes of ``node.domain.reasons``: why it is held.
+        missing: Images known to be missing from the revision in force: refused and not come since,
+            or short of a known count.
         forced: What a person asked for and the tick has not done yet: proceed, rerun, discard.
         newest_row: Newest row of the index that this row takes into account.
         guard: Counts writes; a row is written only if nobody else wrote it meanwhile.
@@ -50,6 +52,7 @@ class SeriesRow:
     gate: Mapping[str, Any] = field(default_factory=dict)
     sentence: str = ""
     reasons: tuple[str, ...] = ()
+    missing: int = 0
     forced: str = ""
     updated_at: float
     newest_row: int = 0

@@ -184,6 +184,9 @@ def _describe_series(skeleton: Dataset, provenance: Provenance) -> None:
     notice = RESEARCH_NOTICE if provenance.research_use else "AI segmentation"
     if replaced:
         notice = f"RESEARCH{replaced}" if provenance.research_use else f"AI{replaced}"
+    if provenance.incomplete:  # what it replaces stands in the algorithm's parameters too
+        mark = "RESEARCH" if provenance.research_use else "AI"
+        notice = f"{mark}, INCOMPLETE INPUT: {provenance.incomplete}"
     if provenance.research_use:
         skeleton.ContentQualification = "RESEARCH"
     skeleton.ContentDescription = notice if len(notice) <= 64 else plain_text(notice)

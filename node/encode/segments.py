@@ -89,6 +89,7 @@ def _algorithm(provenance: Provenance, inputs: dict[str, str]) -> AlgorithmIdent
         "node_version": provenance.node_version,
         "revision": str(provenance.revision),
         **({"replaces": provenance.replaces} if provenance.replaces else {}),
+        **({"incomplete_input": provenance.incomplete} if provenance.incomplete else {}),
         **inputs,
         **{name: provenance.parameters[name] for name in sorted(provenance.parameters)},
     }

@@ -102,7 +102,7 @@ def bind_match(connection: Connection, request: JobRequest, job_id: int, now: fl
         "study_instance_uid": request.study_instance_uid,
         "roles": dict(request.roles),
         "state": MatchState.QUEUED.value,
-        "reasons": [],
+        "reasons": list(request.reasons),
         "explanation": request.explanation,
         "job_id": job_id,
         "updated_at": now,

@@ -147,6 +147,7 @@ def _insert(connection: Connection, request: JobRequest, before: int | None, now
         content_date=local.strftime("%Y%m%d"),
         content_time=local.strftime("%H%M%S"),
         deadline_s=request.deadline_s,
+        reasons=list(request.reasons),
         created_at=now,
     )
     return int(connection.execute(statement).inserted_primary_key[0])  # type: ignore[index]

@@ -53,7 +53,7 @@ job = Table(
     Column("model_digest", String(64), nullable=False),
     Column("parameters", JSON, nullable=False),
     Column("study_instance_uid", String(64), nullable=False),
-    # role -> {"series_instance_uid", "revision", "instances": {sop_instance_uid: version}}
+    # role -> {"series_instance_uid", "revision", "instances": {sop_instance_uid: version}, "missing"}
     Column("inputs", JSON, nullable=False),
     Column("destinations", JSON, nullable=False),  # names, "sender" already resolved
     Column("revision", Integer, nullable=False),

@@ -38,10 +38,12 @@ class JobRequest:
     """A rule asks for a run.
 
     Args:
-        inputs: Role -> {"series_instance_uid", "revision", "instances": {SOP UID: version}}.
+        inputs: Role -> {"series_instance_uid", "revision", "instances": {SOP UID: version},
+            "missing"}; missing images are those that somebody went on without.
         destinations: Names, "sender" already resolved; an empty name says that it is unknown.
         taken_series_numbers: Series Numbers of the study that the node knows of.
         deadline_s: Longest run; a longer one is stopped and counts as a failed attempt.
+        reasons: Codes of ``node.domain.reasons``: what its result will be marked with.
     """
 
     rule: str
@@ -60,6 +62,7 @@ class JobRequest:
     config_digest: str
     taken_series_numbers: frozenset[int] = frozenset()
     deadline_s: float = 1800.0
+    reasons: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from threading import Event, Thread
 
 from node.config import NodeConfig
 from node.domain.errors import ConfigInvalid, TryLater
-from node.domain.instance import Origin
+from node.domain.instance import Origin, Road
 from node.pipeline.build import Plan
 from node.pipeline.supervise import Signals
 from node.receive.dimse import DimseServer, DimseSettings
@@ -91,6 +91,8 @@ def receive(plan: Plan, replan: Replan, signals: Signals) -> None:
             dimse_settings(plan.config), door.ingest, door.index, storage_contexts()
         )
         server.start()
+        for road in (Road.DIMSE, Road.FOLDER):
+            door.index.listening(road)
         folders = _watch_folders(plan.config, door, signals.stop)
         log.info("listening", extra={"road": "dimse", "port": server.port})
         wait_while_doors_stay(plan, replan, signals)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from node.assemble.policy import CompletionPolicy, Late, OnGiveUp
+from node.assemble.policy import CompletionPolicy, Late, OnGiveUp, OnRefused
 from node.config import (
     DicomwebDestinationConfig,
     DimseDestinationConfig,
@@ -57,6 +57,7 @@ class Plan:
             quiet_max_s=given.quiet_max_s,
             give_up_s=given.give_up_s,
             on_give_up=OnGiveUp(given.on_give_up),
+            on_refused=OnRefused(given.on_refused),
             late=Late(given.late),
         )
 

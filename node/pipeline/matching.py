@@ -17,6 +17,7 @@ from node.domain.header import Header
 from node.domain.instance import Instance, Origin
 from node.domain.job import MatchState, Priority, job_key
 from node.domain.peers import Peer
+from node.domain.reasons import ReasonCode
 from node.infer.registry import ModelSpec
 from node.jobs.matches import MatchStore
 from node.jobs.store import JobStore
@@ -60,6 +61,7 @@ class CompleteSeries:
         instances: In the order they came.
         frames: Of all instances.
         phase_hints: What may tell phases apart, frame by frame.
+        missing: Images known to be missing, which somebody went on without.
     """
 
     series_instance_uid: str
@@ -72,6 +74,7 @@ class CompleteSeries:
     origin: Origin
     first_received_at: float
     phase_hints: Sequence[PhaseHints] = ()
+    missing: int = 0
 
     @property
     def snapshot(self) -> dict[str, int]:
@@ -168,6 +171,7 @@ def park_or_ask(
                     "series_instance_uid": series.series_instance_uid,
                     "revision": series.revision,
                     "instances": series.snapshot,
+                    "missing": series.missing,
                 }
                 for role, series in inputs.items()
             },
@@ -175,6 +179,9 @@ def park_or_ask(
             priority=active.priority,
             config_digest=room.config_digest,
             taken_series_numbers=taken_series_numbers,
+            reasons=(ReasonCode.IMAGES_MISSING.value,)
+            if any(series.missing for series in inputs.values())
+            else (),
         ),
         now,
     )
@@ -191,6 +198,8 @@ def _identities(inputs: Mapping[str, CompleteSeries]) -> Iterable[str]:
         prefix = f"{role}:" if len(inputs) > 1 else ""
         for one in series.instances:
             yield prefix + one.pixel_identity
+        if series.missing:  # what is made of a part says so: it is no result of the same as a whole
+            yield f"{prefix}missing {series.missing}"
 
 
 def _unmatched(series: CompleteSeries, silent: Sequence[Explanation]) -> MatchReport:

@@ -32,6 +32,7 @@ from node.pipeline.settle_room import SettleRoom
 from node.pipeline.supervise import Signals
 from node.pipeline.work import Worker, WorkRoom
 from node.spool.arrivals import Arrivals
+from node.spool.losses import Losses
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +112,7 @@ def settle_room(plan: Plan, engine: Engine) -> SettleRoom:
 
     return SettleRoom(
         index=Arrivals(engine),
+        losses=Losses(engine, around_s=plan.policy.quiet_max_s),
         work=WorkProgress(engine),
         match=MatchRoom(
             matches=MatchStore(engine),

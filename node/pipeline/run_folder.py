@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from sqlalchemy import Engine
 
-from node.assemble.policy import CompletionPolicy, OnGiveUp
+from node.assemble.policy import CompletionPolicy, OnGiveUp, OnRefused
 from node.database.migrate import migrate
 from node.domain.errors import ConfigInvalid, NodeError
 from node.domain.job import JobState
@@ -32,6 +32,7 @@ from node.pipeline.settle import Settler
 from node.pipeline.supervise import lock_data_folder
 from node.spool.arrivals import Arrivals
 from node.spool.catalog import SpoolCatalog
+from node.spool.losses import Losses
 from node.spool.rebuild import rebuild_index
 
 STATE_FOLDER = ".segnode"
@@ -75,9 +76,10 @@ def _run(current: Plan, engine: Engine, request: RunRequest, say: Say) -> RunRep
     output = _output_folder(request, engine)
     current = replace(current, destinations={OUTPUT: output})
     with Crew(current, engine) as crew:
+        Losses(engine).forget_all()  # of an earlier run; what is still refused is lost again
         with open_door(current) as door:
             taken = take_in(door, request.source, say)
-        _settle(current, engine, say)
+        _settle(current, engine, request, say)
         shelf = Shelf(current, engine, output, request.forms)
         crew.finish(say, when_done=shelf.fill)
     return report_run(current, engine, shelf, taken, seconds=time.monotonic() - began)
@@ -98,10 +100,12 @@ def _output_folder(request: RunRequest, engine: Engine) -> OutputFolder:
         raise ConfigInvalid([("--layout", str(error))]) from None
 
 
-def _settle(current: Plan, engine: Engine, say: Say) -> None:
+def _settle(current: Plan, engine: Engine, request: RunRequest, say: Say) -> None:
     """Let the rules judge every series, again where other rules are in force than last time."""
     arrivals = Arrivals(engine)
-    room = replace(settle_room(current, engine), policy=_NO_WAITING)
+    on_refused = OnRefused.PROCEED if request.proceed else current.policy.on_refused
+    policy = replace(_NO_WAITING, on_refused=on_refused)
+    room = replace(settle_room(current, engine), policy=policy)
     marker = current.config.data_dir / "judged-by"
     decided_by = judged_by(current)
     if marker.exists() and marker.read_text(encoding="utf-8") != decided_by:

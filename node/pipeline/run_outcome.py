@@ -10,8 +10,10 @@ from typing import Any
 from pydicom.uid import UID
 from sqlalchemy import Engine
 
+from node.assemble.evidence import go_on_without
 from node.domain.header import Header
 from node.domain.job import JobState, MatchState
+from node.domain.series import SeriesState
 from node.infer.registry import ModelSpec
 from node.jobs.catalog import JobCatalog
 from node.pipeline.build import Plan
@@ -148,6 +150,7 @@ def _never_judged(series: Sequence[Row], outcomes: Sequence[RunOutcome]) -> list
             series_instance_uid=row["series_instance_uid"],
             state=row["state"],
             sentence=row["sentence"] or "only rules on sets of series could take it",
+            is_failure=row["state"] == SeriesState.HELD.value,
         )
         for row in series
         if row["series_instance_uid"] not in judged
@@ -165,6 +168,8 @@ def _in_words(current: Plan, spool: SpoolCatalog, outcome: RunOutcome) -> RunOut
     row = spool.get_series(uid)
     header = Header.from_json(row["header"] or {}) if row else Header()
     sentence = outcome.sentence.removesuffix(judge_again(uid))
+    if sentence.endswith(go_on_without(uid)):
+        sentence = f"{sentence.removesuffix(go_on_without(uid))}go on without them with: --proceed"
     if all(active.rule.name == active.model.name for active in current.rules):
         sentence = sentence.replace("no rule fired: ", "no model takes it: ")
         for active in current.rules:

@@ -45,6 +45,7 @@ class RunRequest:
         accept_licences: As ``accept_licenses`` of a configuration; not with ``config``.
         parameters: Of all models, or, named ``MODEL.NAME``, of one; over those of rules.
         devices: One worker each; empty: as configured.
+        proceed: Take series of which images were refused for what is there, and mark their results.
     """
 
     source: Path
@@ -57,6 +58,7 @@ class RunRequest:
     layout: str = DEFAULT_LAYOUT
     forms: frozenset[Form] = frozenset({Form.SEG})
     devices: Sequence[str] = ()
+    proceed: bool = False
 
 
 def check_request(request: RunRequest) -> None:

@@ -49,8 +49,9 @@ class _Listening:
     ingest: Ingest
     receipts: list[Receipt] = field(default_factory=list)
 
-    def begin_file(self, origin: Origin) -> _Heard:
-        return _Heard(self.ingest.begin_file(origin), self.receipts)
+    def begin_file(self, origin: Origin, *, source: str, is_meant: bool) -> _Heard:
+        arrival = self.ingest.begin_file(origin, source=source, is_meant=is_meant)
+        return _Heard(arrival, self.receipts)
 
 
 @dataclass(slots=True)
@@ -61,7 +62,7 @@ class _Heard:
     def write(self, data: bytes | memoryview) -> None:
         self.arrival.write(data)
 
-    def finish(self) -> object:
+    def finish(self) -> Receipt:
         self.receipts.append(self.arrival.finish())
         return self.receipts[-1]
 

@@ -46,6 +46,8 @@ def described(watch: SeriesWatch, was: SeriesRow | None, now: float) -> SeriesRo
         state=was.state,
         evidence=was.evidence,
         sentence=was.sentence,
+        reasons=was.reasons,
+        missing=was.missing,
         guard=was.guard,
     )
 
@@ -63,6 +65,7 @@ def complete_series(watch: SeriesWatch, row: SeriesRow) -> CompleteSeries:
         origin=watch.newest.origin,
         first_received_at=row.first_received_at,
         phase_hints=watch.phase_hints,
+        missing=row.missing,
     )
 
 

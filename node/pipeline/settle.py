@@ -23,6 +23,7 @@ from node.assemble.revisions import OldWork, Progress, is_late, judge_late
 from node.domain.header import Header
 from node.domain.instance import Instance
 from node.domain.job import MatchState
+from node.domain.reasons import ReasonCode
 from node.domain.series import SeriesRow, SeriesState
 from node.jobs.values import MatchReport
 from node.pipeline.crash_points import crash_point
@@ -56,6 +57,7 @@ class Settler:
         self._studies: dict[str, float] = {}
         self._broken: dict[str, float] = {}
         self._row = -1
+        self._loss_row = 0
 
     def use(self, room: SettleRoom) -> None:
         """Go on with another configuration."""
@@ -81,6 +83,7 @@ class Settler:
         index = self._room.index
         whole: dict[str, None] = {}  # a set that keeps the order of arrival
         if self._row < 0:
+            self._loss_row = self._room.losses.newest_row()
             unsettled, self._row = index.unsettled()
             whole |= dict.fromkeys(unsettled)
             self._studies = dict.fromkeys(self._room.match.matches.waiting_studies(), -inf)
@@ -97,8 +100,18 @@ class Settler:
             elif uid not in self._broken:
                 whole[uid] = None
         whole |= dict.fromkeys(uid for uid, due in self._broken.items() if due <= now)
+        whole |= dict.fromkeys(self._missing_images())
         for uid in whole:
             self._watch_whole(uid, now)
+
+    def _missing_images(self) -> Iterable[str]:
+        """Series that images were lost of just now; those that are watched are looked at again."""
+        self._loss_row, concerned = self._room.losses.after(self._loss_row)
+        for uid in sorted(concerned):
+            if uid in self._watched:
+                self._watched[uid].look_again_at = -inf
+            elif uid not in self._broken and self._room.index.series(uid) is not None:
+                yield uid
 
     def _watch_whole(self, series_instance_uid: str, now: float) -> None:
         self._broken.pop(series_instance_uid, None)
@@ -156,10 +169,13 @@ class Settler:
                 self._hold_for_deleted(row, was)
                 return
             if was.state in _SETTLED and not was.forced:
-                if not _late(watch, was):
+                lost = len(self._room.losses.of_series(watch.series_instance_uid))
+                if lost > was.missing:
+                    self._withhold(was, now)
+                elif not _late(watch, was) and not _was_held_for_losses(was):
                     self._stay_settled(watch, row, was)
                     return
-                if self._is_held_for_late(watch, row, was, now):
+                elif _late(watch, was) and self._is_held_for_late(watch, row, was, now):
                     return
         self._judge(watch, row, was, now)
 
@@ -168,14 +184,21 @@ class Settler:
         if self._room.index.newest_row(watch.series_instance_uid) > watch.newest_row:
             return  # more arrived since the tick began: judged in the next one, with it
         completion = judge_completion(activity, self._room.policy, now)
-        row = replace(row, sentence=completion.sentence, evidence=completion.level.value)
+        row = replace(
+            row,
+            sentence=completion.sentence,
+            evidence=completion.level.value,
+            reasons=tuple(reason.value for reason in completion.reasons),
+        )
         match completion.state:
             case CompletionState.COMPLETE:
-                self._settle(watch, row, was, now)
+                missing = activity.missing
+                reasons = (ReasonCode.IMAGES_MISSING.value,) if missing else ()
+                self._settle(watch, replace(row, missing=missing, reasons=reasons), was, now)
             case CompletionState.DISCARDED:
                 self._discard(row, was, now)
             case CompletionState.HELD:
-                self._write(replace(row, state=SeriesState.HELD), was)
+                self._write(replace(row, state=SeriesState.HELD, forced=""), was)
             case CompletionState.RECEIVING:
                 self._learn(watch, activity, now)
                 watch.look_again_at = completion.look_again_at or inf
@@ -197,6 +220,11 @@ class Settler:
             expected=watch.expected(),
             splits_series=index.splits_series(peer_key(watch.newest.origin)),
             forced=Forced(was.forced) if was is not None and was.forced else None,
+            losses=self._room.losses.of_series(watch.series_instance_uid),
+            accepted_losses=was.missing if was is not None and was.snapshot else 0,
+            listening_since=self._room.losses.listening_since().get(
+                watch.newest.origin.road.value, -inf
+            ),
         )
 
     def _minimum_slices(self, header: Header) -> int:
@@ -247,6 +275,12 @@ class Settler:
                 },
             )
 
+    def _withhold(self, was: SeriesRow, now: float) -> None:
+        """Images of a settled series turn out to be lost: what has not left does not leave."""
+        self._room.work.supersede(
+            was.study_instance_uid, was.series_instance_uid, was.revision + 1, now
+        )
+
     def _is_held_for_late(
         self, watch: SeriesWatch, row: SeriesRow, was: SeriesRow, now: float
     ) -> bool:
@@ -260,7 +294,9 @@ class Settler:
             series_instance_uid=uid,
         )
         if lateness.is_held:
-            self._write(replace(row, state=SeriesState.HELD, sentence=lateness.sentence), was)
+            reasons = (ReasonCode.LATE_IMAGES.value,)
+            row = replace(row, state=SeriesState.HELD, sentence=lateness.sentence, reasons=reasons)
+            self._write(row, was)
             return True
         log.info(lateness.sentence, extra={"series_instance_uid": uid})
         if lateness.old_work is not OldWork.NOTHING:
@@ -272,7 +308,7 @@ class Settler:
         versions = {one.sop_instance_uid: one.version for one in watch.inputs}
         row = replace(row, snapshot={**was.snapshot, **versions}, state=SeriesState.COMPLETE)
         if was.state is SeriesState.HELD:
-            row = replace(row, sentence="complete as it was settled")
+            row = replace(row, sentence="complete as it was settled", reasons=())
         self._write(row, was)
 
     def _hold_for_deleted(self, row: SeriesRow, was: SeriesRow) -> None:
@@ -285,7 +321,9 @@ class Settler:
             f"images came after earlier ones of revision {was.revision} were deleted by retention; "
             f"{free}"
         )
-        self._write(replace(row, state=SeriesState.HELD, sentence=sentence), was)
+        reasons = (ReasonCode.FILES_DELETED.value,)
+        row = replace(row, state=SeriesState.HELD, sentence=sentence, reasons=reasons)
+        self._write(row, was)
 
     def _have_it_sent_again(self, series_instance_uid: str, now: float) -> None:
         """A person asked for a series of which no file is left."""
@@ -297,7 +335,15 @@ class Settler:
         """Forget what was deleted, so that it is not taken for a duplicate when it is sent again."""
         self._room.index.forget_deleted(row.series_instance_uid)
         sentence = "its images were deleted by retention: send the series again"
-        row = replace(row, state=SeriesState.HELD, snapshot={}, forced="", sentence=sentence)
+        row = replace(
+            row,
+            state=SeriesState.HELD,
+            snapshot={},
+            forced="",
+            sentence=sentence,
+            reasons=(ReasonCode.FILES_DELETED.value,),
+            missing=0,
+        )
         self._write(row, was)
 
     def _keep_aside(
@@ -431,11 +477,22 @@ class Settler:
                 last_received_at=max(one.received_at for one in instances),
                 state=SeriesState.HELD,
                 sentence=sentence,
+                reasons=(ReasonCode.NOT_JUDGED.value,),
                 updated_at=now,
             )
         else:
-            row = replace(was, state=SeriesState.HELD, sentence=sentence, updated_at=now)
+            row = replace(
+                was,
+                state=SeriesState.HELD,
+                sentence=sentence,
+                reasons=(ReasonCode.NOT_JUDGED.value,),
+                updated_at=now,
+            )
         index.put_series(row, was=was)
+
+
+def _was_held_for_losses(was: SeriesRow) -> bool:
+    return was.state is SeriesState.HELD and ReasonCode.IMAGES_REFUSED.value in was.reasons
 
 
 def _late(watch: SeriesWatch, was: SeriesRow) -> int:

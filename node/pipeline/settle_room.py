@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from node.assemble.policy import CompletionPolicy
 from node.domain.instance import Instance
+from node.domain.loss import Loss
 from node.domain.series import SeriesRow
 from node.pipeline.matching import MatchRoom
 from node.pipeline.watch import ReadHeader
@@ -69,6 +70,26 @@ class ArrivalIndex(Protocol):
         ...
 
 
+class LossBook(Protocol):
+    """What was refused or cut off, and whether it came since."""
+
+    def newest_row(self) -> int:
+        """The newest row; 0 where there is none."""
+        ...
+
+    def after(self, row: int) -> tuple[int, frozenset[str]]:
+        """The newest row, and the series that rows after ``row`` may count against."""
+        ...
+
+    def of_series(self, series_instance_uid: str) -> Sequence[Loss]:
+        """Images that were lost and have not come since."""
+        ...
+
+    def listening_since(self) -> Mapping[str, float]:
+        """Road -> since when somebody listens on it."""
+        ...
+
+
 class SeriesWork(Protocol):
     """The work that was made of a series, alone or in a set."""
 
@@ -88,6 +109,7 @@ class SettleRoom:
     """What the tick works with; made anew when the configuration is reloaded."""
 
     index: ArrivalIndex
+    losses: LossBook
     work: SeriesWork
     match: MatchRoom
     policy: CompletionPolicy

@@ -171,7 +171,8 @@ class Worker:
             deadline_s=job.deadline_s,
             memory_bytes=self._memory_bytes(model),
         )
-        notes: list[str] = []
+        incomplete = incomplete_of(job.inputs)
+        notes = [f"made of {incomplete}"] if incomplete else []
         beat_at = time.monotonic() + HEARTBEAT_S
         while True:
             if signals.stop.is_set():
@@ -245,7 +246,8 @@ class Worker:
         crash_point("between encode and outbox")
         made = result["object"]
         if made is None:
-            self._room.leases.finish(job.id, self._owner, "nothing found")
+            sentence = "; ".join(dict.fromkeys(["nothing found", *notes]))
+            self._room.leases.finish(job.id, self._owner, sentence)
         else:
             seg = ResultFile(
                 form=FORM,
@@ -303,4 +305,16 @@ def _provenance(job: LeasedJob, model: ModelSpec) -> Provenance:
         content_time=job.content_time,
         revision=job.revision,
         replaces=job.replaces,
+        incomplete=incomplete_of(job.inputs),
     )
+
+
+def incomplete_of(inputs: Mapping[str, Mapping[str, Any]]) -> str:
+    """Of how many of how many images a job is made; empty where none is known to be missing."""
+    parts = [
+        f"{role + ' ' if len(inputs) > 1 else ''}{count} of {count + missing} images"
+        for role, given in inputs.items()
+        if (missing := int(given.get("missing", 0)))
+        for count in [len(given["instances"])]
+    ]
+    return ", ".join(parts)

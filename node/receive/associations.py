@@ -7,6 +7,7 @@ belongs to a process that died and counts as aborted.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Final, Literal, Protocol, TypeAlias
 
 from node.domain.instance import Origin
@@ -31,6 +32,19 @@ class AssociationLog(Protocol):
         """The sender is still there; called every ``HEARTBEAT_S`` by whoever serves it."""
         ...
 
-    def closed(self, association_id: str, end: End) -> None:
-        """The sender left; its instances are in the index before the row says so."""
+    def closed(
+        self,
+        association_id: str,
+        end: End,
+        *,
+        brought: Mapping[str, Collection[str]] | None = None,
+        losses: int = 0,
+    ) -> None:
+        """The sender left; its instances are in the index before the row says so.
+
+        Args:
+            brought: Series Instance UID -> SOP Instance UIDs that it brought and that are kept.
+            losses: How many images of it were not kept: those that name no series count against
+                the series that were brought beside them.
+        """
         ...

@@ -30,6 +30,7 @@ from node.domain.instance import Origin, Road
 from node.domain.peers import Peer, is_ae_title, is_loopback, match_peer
 from node.domain.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.receive.associations import HEARTBEAT_S, AssociationLog, End
+from node.receive.carried import Carried
 from node.receive.dimse_transfer import (
     VERIFICATION_SOP_CLASS_UID,
     Context,
@@ -247,8 +248,11 @@ class _Session:
         self.admission.leave(self)
         if not self.origin.association_id:
             return
+        carried = self.transfer.carried if self.transfer is not None else Carried()
         try:
-            self.admission.associations.closed(self.origin.association_id, end)
+            self.admission.associations.closed(
+                self.origin.association_id, end, brought=carried.series, losses=carried.losses
+            )
         except TryLater as late:
             # without heartbeats the row counts as aborted before long
             _log.warning("an association could not be closed in the index: %s", late)

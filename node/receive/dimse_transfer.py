@@ -18,6 +18,7 @@ from typing import Protocol
 from node.domain.errors import InstanceRejected
 from node.domain.instance import Origin
 from node.receive import dimse_command as dimse
+from node.receive.carried import Carried
 from node.receive.dimse_command import Command, ProtocolFault
 from node.receive.ingest import Announced, Receipt
 
@@ -49,6 +50,8 @@ class InstanceSink(Protocol):
     """Where instances go: the strict ingest."""
 
     def begin(self, origin: Origin, announced: Announced) -> Arrival: ...
+
+    def record_loss(self, rejection: InstanceRejected, origin: Origin) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,7 @@ class Transfer:
         self._command_context_id = 0
         self._request: _Request | None = None
         self._stray_allowed = False
+        self.carried = Carried()
 
     @property
     def is_idle(self) -> bool:
@@ -112,6 +116,7 @@ class Transfer:
         request, self._request = self._request, None
         self._command.clear()
         if request is not None and request.arrival is not None:
+            self.carried.losses += 1
             request.arrival.abandon()
 
     def receive(self, body: memoryview) -> bytes | ToProvider | None:
@@ -214,10 +219,15 @@ class Transfer:
         )
         request.refusal = self._judge(command, announced, context)
         if request.refusal is not None:
+            request.refusal.sop_class_uid = announced.sop_class_uid
+            request.refusal.sop_instance_uid = announced.sop_instance_uid
+            self.carried.losses += 1
+            self._sink.record_loss(request.refusal, self._origin)
             return
         try:
             request.arrival = self._sink.begin(self._origin, announced)
         except InstanceRejected as rejected:
+            self.carried.losses += 1
             request.refusal = rejected
 
     def _judge(
@@ -239,8 +249,9 @@ class Transfer:
     def _complete(self, request: _Request) -> bytes:
         if request.arrival is not None:
             try:
-                request.arrival.finish()
+                self.carried.note(request.arrival.finish())
             except InstanceRejected as rejected:
+                self.carried.losses += 1
                 request.refusal = rejected
         self._request = None
         return self._respond(request)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -19,10 +19,13 @@ from typing import Protocol
 from node.domain.errors import InstanceRejected
 from node.domain.instance import Origin, Road
 from node.receive.associations import AssociationLog
+from node.receive.carried import Carried
 
 _PIECE_BYTES = 1 << 20
 _HEARTBEAT_EVERY = 20
 _MEDIA_DIRECTORY = "DICOMDIR"
+_DICOM_SUFFIXES = frozenset(("dcm", "dicom", "dic", "ima"))
+_TEXT_BYTES = 4096
 # PS3.4 Table B.2-1: out of resources; the file is tried again
 _TRY_LATER = range(0xA700, 0xA800)
 
@@ -35,18 +38,41 @@ class Afterwards(StrEnum):
     LEAVE = "leave"
 
 
+class Receipt(Protocol):
+    """What the ingest says of an instance that it keeps."""
+
+    @property
+    def sop_instance_uid(self) -> str: ...
+    @property
+    def series_instance_uid(self) -> str: ...
+
+
 class Arrival(Protocol):
     """One file on its way in."""
 
     def write(self, data: bytes | memoryview) -> None: ...
-    def finish(self) -> object: ...
+    def finish(self) -> Receipt: ...
     def abandon(self) -> None: ...
 
 
 class FileIngest(Protocol):
     """Takes DICOM files; raises InstanceRejected for what is not kept."""
 
-    def begin_file(self, origin: Origin) -> Arrival: ...
+    def begin_file(self, origin: Origin, *, source: str, is_meant: bool) -> Arrival: ...
+
+
+class FolderLog(AssociationLog, Protocol):
+    """Where scans are told of; every call returns when its row is written."""
+
+    def settle_loss(self, image: str) -> None:
+        """The file of this name was refused before, and is taken in now."""
+        ...
+
+    def count_losses(
+        self, association_id: str, images: Collection[str], series: Collection[str]
+    ) -> None:
+        """Count images of a scan that name no series against these, and no others of the scan."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,9 +133,10 @@ class FolderWatch:
 
     settings: FolderSettings
     ingest: FileIngest
-    associations: AssociationLog
+    associations: FolderLog
     _seen: dict[Path, _Trace] = field(default_factory=dict)
     _done: dict[Path, _Trace] = field(default_factory=dict)
+    _refused: set[Path] = field(default_factory=set)
 
     def scan(self, *, is_settled_at_once: bool = False) -> ScanReport:
         """Take every settled file; one association for all of them.
@@ -145,41 +172,63 @@ class FolderWatch:
         origin = replace(origin, association_id=association_id)
         taken: list[Path] = []
         refused: list[FileRefused] = []
+        carried = Carried()
+        beside = _Beside()
         is_whole = False
         try:
             for number, path in enumerate(settled):
                 if number % _HEARTBEAT_EVERY == 0:
                     self.associations.heartbeat(association_id)
                 try:
-                    if self._take(path, origin):
+                    receipt = self._take(path, origin)
+                    if receipt is not None:
+                        carried.note(receipt)
+                        beside.note(path, receipt)
                         taken.append(path)
                 except InstanceRejected as rejection:
+                    carried.losses += 1
                     if rejection.dimse_status in _TRY_LATER:
                         break
+                    beside.lost(path, rejection)
+                    self._refused.add(path)
                     refused.append(_refused(path, rejection))
                     self._dispose(path, traces[path], "refused")
                     continue
                 self._dispose(path, traces[path], "taken")
             is_whole = True
         finally:
-            self.associations.closed(association_id, "released" if is_whole else "aborted")
+            for images, series in beside.losses():
+                self.associations.count_losses(association_id, images, series)
+            self.associations.closed(
+                association_id,
+                "released" if is_whole else "aborted",
+                brought=carried.series,
+                losses=carried.losses,
+            )
         return ScanReport(taken=tuple(taken), refused=tuple(refused))
 
-    def _take(self, path: Path, origin: Origin) -> bool:
-        """Send one file through the ingest; False where there is nothing to send."""
+    def _take(self, path: Path, origin: Origin) -> Receipt | None:
+        """Send one file through the ingest; None where there is nothing to send."""
         try:
             file = path.open("rb")
         except FileNotFoundError:
-            return False
+            return None
         with file:
-            arrival = self.ingest.begin_file(origin)
+            piece = file.read(_PIECE_BYTES)
+            source = _printable(path)
+            is_meant = _is_meant_as_dicom(path.name, piece)
+            arrival = self.ingest.begin_file(origin, source=source, is_meant=is_meant)
             try:
-                while piece := file.read(_PIECE_BYTES):
+                while piece:
                     arrival.write(piece)
-                arrival.finish()
+                    piece = file.read(_PIECE_BYTES)
+                receipt = arrival.finish()
             finally:
                 arrival.abandon()
-        return True
+        if path in self._refused:
+            self._refused.discard(path)
+            self.associations.settle_loss(source)
+        return receipt
 
     def _dispose(self, path: Path, trace: _Trace, outcome: str) -> None:
         if self.settings.afterwards is Afterwards.DELETE and outcome == "taken":
@@ -192,8 +241,49 @@ class FolderWatch:
             self._done[path] = trace
 
 
+@dataclass(slots=True)
+class _Beside:
+    """Which series and which refused files lie in the same folder.
+
+    A scan may hold a whole archive: what names no series counts against those beside it.
+    """
+
+    _series: dict[Path, set[str]] = field(default_factory=dict)
+    _images: dict[Path, set[str]] = field(default_factory=dict)
+
+    def note(self, path: Path, receipt: Receipt) -> None:
+        self._series.setdefault(path.parent, set()).add(receipt.series_instance_uid)
+
+    def lost(self, path: Path, rejection: InstanceRejected) -> None:
+        named = {rejection.sop_instance_uid, _printable(path)} - {""}
+        self._images.setdefault(path.parent, set()).update(named)
+
+    def losses(self) -> Iterator[tuple[set[str], set[str]]]:
+        """Refused images of each folder, with the series that it holds as well."""
+        for folder, images in self._images.items():
+            if folder in self._series:
+                yield images, self._series[folder]
+
+
 def _refused(path: Path, rejection: InstanceRejected) -> FileRefused:
     return FileRefused(path=path, reason=rejection.reason, dimse_status=rejection.dimse_status)
+
+
+def _printable(path: Path) -> str:
+    """A path as text that a database takes, whatever bytes the file is named with."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(each if each.isprintable() else "?" for each in text)
+
+
+def _is_meant_as_dicom(name: str, start: bytes) -> bool:
+    """Whether a file was surely put there as DICOM: then it is an image that is missing if refused.
+
+    By its suffix; without one, or with a part of a UID in its place, by not being text.
+    """
+    stem, dot, suffix = name.rpartition(".")
+    if dot and stem and not suffix.isdigit():
+        return suffix.lower() in _DICOM_SUFFIXES
+    return not start or b"\0" in start[:_TEXT_BYTES]
 
 
 def _files_below(folder: Path) -> Iterator[tuple[Path, _Trace]]:

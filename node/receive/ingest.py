@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Container, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from node.domain.errors import InstanceRejected
 from node.domain.instance import InstanceState, Origin
+from node.domain.loss import Loss
 from node.domain.received import Received
+from node.domain.uids import is_uid
 from node.receive.header_check import (
     SERIES_INSTANCE_UID,
     SOP_CLASS_UID,
@@ -21,6 +24,7 @@ from node.receive.header_check import (
 from node.receive.inflate import inflated
 from node.receive.part10 import Part10Splitter, guess_transfer_syntax
 from node.receive.statuses import (
+    CANNOT_UNDERSTAND,
     DOES_NOT_MATCH_COMMAND,
     DOES_NOT_MATCH_STUDY,
     OUT_OF_RESOURCES,
@@ -31,6 +35,7 @@ from node.receive.store import InstanceStore, Part
 from node.receive.syntaxes import (
     DEFLATED,
     EXPLICIT_BIG_UID,
+    IMAGE_SOP_CLASSES,
     IMPLICIT_LITTLE_UID,
     STORAGE_SOP_CLASSES,
 )
@@ -39,6 +44,8 @@ from node.receive.walk import (
     EXPLICIT_LITTLE,
     IMPLICIT_LITTLE,
     Buffer,
+    Element,
+    Structure,
     walk,
 )
 
@@ -107,17 +114,71 @@ class Ingest:
         Raises:
             InstanceRejected: 0xA700, there is no room now.
         """
-        return Arrival(self, self.store.new_part(), origin, announced=announced)
+        try:
+            part = self.store.new_part()
+        except InstanceRejected as rejection:
+            rejection.sop_instance_uid = announced.sop_instance_uid
+            rejection.sop_class_uid = announced.sop_class_uid
+            self.record_loss(rejection, origin)
+            raise
+        return Arrival(self, part, origin, announced=announced)
 
-    def begin_file(self, origin: Origin, *, study_instance_uid: str | None = None) -> Arrival:
+    def begin_file(
+        self,
+        origin: Origin,
+        *,
+        study_instance_uid: str | None = None,
+        source: str = "",
+        is_meant: bool = True,
+    ) -> Arrival:
         """An arrival of a Part 10 file, with or without preamble and group 0002.
 
         Args:
             study_instance_uid: The study named in a STOW path; another one in the file is refused.
+            source: What its sender calls it: a path, the number of a part.
+            is_meant: Whether its sender surely meant a DICOM file; else it must look like one for
+                its refusal to count as the loss of an image.
         Raises:
             InstanceRejected: 0xA700, there is no room now.
         """
-        return Arrival(self, self.store.new_part(), origin, study_instance_uid=study_instance_uid)
+        try:
+            part = self.store.new_part()
+        except InstanceRejected as rejection:
+            self.record_loss(rejection, origin, source=source)
+            raise
+        return Arrival(
+            self,
+            part,
+            origin,
+            study_instance_uid=study_instance_uid,
+            source=source,
+            is_meant=is_meant,
+        )
+
+    def record_loss(
+        self, rejection: InstanceRejected, origin: Origin, *, series: str = "", source: str = ""
+    ) -> None:
+        """Write down that an image is not kept, unless it is known to be none.
+
+        Also for what is refused before there is an arrival.
+
+        Args:
+            series: The Series Instance UID that its header names, as far as that was read.
+        """
+        named = rejection.sop_instance_uid
+        image = named if is_uid(named) else source or ascii(named)
+        if rejection.sop_class_uid in STORAGE_SOP_CLASSES - IMAGE_SOP_CLASSES:
+            return
+        self.store.record_loss(
+            Loss(
+                series_instance_uid=series if is_uid(series) else "",
+                image=image,
+                sop_instance_uid=named if is_uid(named) else "",
+                association_id=origin.association_id,
+                dimse_status=rejection.dimse_status,
+                reason=rejection.reason,
+            )
+        )
 
 
 class Arrival:
@@ -131,6 +192,8 @@ class Arrival:
         *,
         announced: Announced | None = None,
         study_instance_uid: str | None = None,
+        source: str = "",
+        is_meant: bool = True,
     ) -> None:
         self._ingest = ingest
         self._part = part
@@ -142,11 +205,9 @@ class Arrival:
         self._size_bytes = 0
         self._known = Received()
         self._rejection: InstanceRejected | None = None
-
-    @property
-    def is_refused(self) -> bool:
-        """Whether the answer is known to be a failure: what is still written is dropped."""
-        return self._rejection is not None
+        self._source = source
+        self._is_meant = is_meant
+        self._is_over = False
 
     def write(self, data: bytes | memoryview) -> None:
         """Take the next bytes. Never raises: a failure is told by ``finish``."""
@@ -164,6 +225,7 @@ class Arrival:
             InstanceRejected: With the status for the sender; nothing was kept but, where the bytes
                 are worth it, a copy in quarantine.
         """
+        self._is_over = True
         if self._rejection is not None:
             self._part.discard()
             raise self._rejection
@@ -173,9 +235,7 @@ class Arrival:
             received = self._known = self._check()
             state = self._part.keep(received, self._origin)
         except InstanceRejected as rejection:
-            self._identify(rejection)
-            if rejection.quarantine:
-                self._part.quarantine(self._known, self._origin, rejection)
+            self._put_aside(rejection)
             raise
         finally:
             self._part.discard()
@@ -189,6 +249,12 @@ class Arrival:
 
     def abandon(self) -> None:
         """The line was lost: remove what came so far. Harmless after ``finish``."""
+        if not self._is_over and self._rejection is None and (self._announced or self._size_bytes):
+            self._is_over = True
+            cut_off = InstanceRejected(
+                "its transfer was cut off", dimse_status=CANNOT_UNDERSTAND, quarantine=False
+            )
+            self._put_aside(cut_off)
         self._part.discard()
 
     def _take(self, data: bytes | memoryview) -> None:
@@ -206,11 +272,23 @@ class Arrival:
 
     def _refuse_early(self, rejection: InstanceRejected) -> None:
         """Give the room back at once; a peer may go on sending for long."""
-        self._identify(rejection)
         self._rejection = rejection
-        if rejection.quarantine:
-            self._part.quarantine(self._known, self._origin, rejection)
+        self._put_aside(rejection)
         self._part.discard()
+
+    def _put_aside(self, rejection: InstanceRejected) -> None:
+        """Keep what is worth it for a person, and remember that an image is missing."""
+        self._identify(rejection)
+        if rejection.quarantine:
+            self._part.quarantine(self._known, self._origin, rejection, source=self._source)
+        if self._is_meant or self._looks_like_dicom:
+            series = self._known.series_instance_uid
+            self._ingest.record_loss(rejection, self._origin, series=series, source=self._source)
+
+    @property
+    def _looks_like_dicom(self) -> bool:
+        has_prefix = self._splitter is not None and self._splitter.has_prefix
+        return has_prefix or is_uid(self._known.sop_instance_uid)
 
     def _identify(self, rejection: InstanceRejected) -> None:
         """Name the instance in the rejection, as far as the command or the data set told."""
@@ -229,6 +307,7 @@ class Arrival:
             syntax = self._transfer_syntax(content)
             self._known = replace(self._known, transfer_syntax_uid=syntax)
             if syntax not in self._ingest.transfer_syntaxes:
+                self._peek(content)
                 raise InstanceRejected(
                     "the transfer syntax is none that this node decodes",
                     dimse_status=TRANSFER_SYNTAX_NOT_SUPPORTED,
@@ -250,15 +329,17 @@ class Arrival:
     def _check_data_set(self, data: Buffer, syntax: str) -> Received:
         limits = self._ingest.limits
         encoding = _ENCODINGS.get(syntax, EXPLICIT_LITTLE)
-        top = TopLevel(data, walk(data, encoding, max_elements=limits.max_elements))
-        uids = read_uids(top)
-        self._known = replace(
-            self._known,
-            sop_class_uid=uids[SOP_CLASS_UID],
-            sop_instance_uid=uids[SOP_INSTANCE_UID],
-            study_instance_uid=uids[STUDY_INSTANCE_UID],
-            series_instance_uid=uids[SERIES_INSTANCE_UID],
-        )
+        found: dict[int, Element] = {}
+        try:
+            structure = walk(data, encoding, max_elements=limits.max_elements, found=found)
+        except InstanceRejected:
+            # what stood before the fault may name the series that misses it
+            self._learn(
+                TopLevel(data, Structure(encoding=encoding, elements=found, fragments=None))
+            )
+            raise
+        top = TopLevel(data, structure)
+        uids = self._learn(top)
         self._check_announced(uids)
         received = check_header(
             top,
@@ -274,6 +355,27 @@ class Arrival:
                 offending_tags=[SOP_CLASS_UID],
             )
         return received
+
+    def _learn(self, top: TopLevel) -> Mapping[int, str]:
+        """Remember the UIDs that a data set names."""
+        uids = read_uids(top)
+        self._known = replace(
+            self._known,
+            sop_class_uid=uids[SOP_CLASS_UID],
+            sop_instance_uid=uids[SOP_INSTANCE_UID],
+            study_instance_uid=uids[STUDY_INSTANCE_UID],
+            series_instance_uid=uids[SERIES_INSTANCE_UID],
+        )
+        return uids
+
+    def _peek(self, content: Buffer) -> None:
+        """Learn what a data set of a foreign transfer syntax names, if it reads as explicit VR."""
+        found: dict[int, Element] = {}
+        with suppress(InstanceRejected):
+            walk(content, EXPLICIT_LITTLE, found=found)
+        self._learn(
+            TopLevel(content, Structure(encoding=EXPLICIT_LITTLE, elements=found, fragments=None))
+        )
 
     def _check_announced(self, uids: Mapping[int, str]) -> None:
         """The data set is the one that was announced. Source: PS3.4 Table B.2-1."""

@@ -29,6 +29,7 @@ class Part10Splitter:
 
     def __init__(self) -> None:
         self.transfer_syntax_uid = ""
+        self.has_prefix = False  # PS3.10 7.1
         self._held = bytearray()
         self._is_past_meta = False
 
@@ -51,7 +52,8 @@ class Part10Splitter:
         held = self._held
         if len(held) < 132 and not is_end:
             return b""
-        start = self._data_set_start(132 if held[128:132] == b"DICM" else 0, is_end)
+        self.has_prefix = held[128:132] == b"DICM"
+        start = self._data_set_start(132 if self.has_prefix else 0, is_end)
         if start is None:
             return b""
         self._is_past_meta, self._held = True, bytearray()

@@ -7,6 +7,7 @@ from typing import BinaryIO, Protocol
 
 from node.domain.errors import InstanceRejected
 from node.domain.instance import InstanceState, Origin
+from node.domain.loss import Loss
 from node.domain.received import Received
 from node.receive.walk import Buffer
 
@@ -30,8 +31,10 @@ class Part(Protocol):
         """Make the instance durable; raises InstanceRejected for conflicts and lack of room."""
         ...
 
-    def quarantine(self, received: Received, origin: Origin, rejection: InstanceRejected) -> None:
-        """Keep the bytes aside, with the reason."""
+    def quarantine(
+        self, received: Received, origin: Origin, rejection: InstanceRejected, *, source: str = ""
+    ) -> None:
+        """Keep the bytes aside, with the reason and the file that they came from."""
         ...
 
     def discard(self) -> None:
@@ -44,4 +47,8 @@ class InstanceStore(Protocol):
 
     def new_part(self) -> Part:
         """Room for one instance; raises InstanceRejected 0xA700 when there is none."""
+        ...
+
+    def record_loss(self, loss: Loss) -> None:
+        """Write down that an image was not kept."""
         ...

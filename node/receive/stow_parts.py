@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from time import monotonic
 from typing import Protocol
@@ -16,6 +16,7 @@ from typing import Protocol
 from node.domain.errors import InstanceRejected, NodeError, TryLater
 from node.domain.instance import Origin
 from node.receive.associations import HEARTBEAT_S, AssociationLog, End
+from node.receive.carried import Carried
 from node.receive.media import MediaTypeMalformed, parse_media_type
 from node.receive.multipart import (
     Event,
@@ -54,6 +55,8 @@ class Receipt(Protocol):
     def sop_class_uid(self) -> str: ...
     @property
     def sop_instance_uid(self) -> str: ...
+    @property
+    def series_instance_uid(self) -> str: ...
 
 
 class Arrival(Protocol):
@@ -67,7 +70,13 @@ class Arrival(Protocol):
 class FileIngest(Protocol):
     """Takes DICOM files; raises InstanceRejected for what is not kept."""
 
-    def begin_file(self, origin: Origin, *, study_instance_uid: str | None = None) -> Arrival: ...
+    def begin_file(
+        self, origin: Origin, *, study_instance_uid: str | None = None, source: str = ""
+    ) -> Arrival: ...
+
+    def record_loss(
+        self, rejection: InstanceRejected, origin: Origin, *, source: str = ""
+    ) -> None: ...
 
 
 class Body(Protocol):
@@ -129,6 +138,7 @@ class PartTaker:
         self, ingest: FileIngest, origin: Origin, study_instance_uid: str | None, max_parts: int
     ) -> None:
         self.outcome = Outcome()
+        self.carried = Carried()
         self._ingest = ingest
         self._origin = origin
         self._study_instance_uid = study_instance_uid
@@ -160,6 +170,7 @@ class PartTaker:
             return
         receipt = self._arrival.finish()
         self._arrival = None
+        self.carried.note(receipt)
         self.outcome.stored.append(
             Stored(sop_class_uid=receipt.sop_class_uid, sop_instance_uid=receipt.sop_instance_uid)
         )
@@ -167,6 +178,7 @@ class PartTaker:
     def abandon(self) -> None:
         """Throw away the part that is not complete, if there is one."""
         if self._arrival is not None:
+            self.carried.losses += 1
             self._arrival.abandon()
             self._arrival = None
 
@@ -176,14 +188,22 @@ class PartTaker:
             raise RequestRefused(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"more than {self._max_parts} parts"
             )
-        _require_dicom(part)
+        source = f"part {self._parts} of request {self._origin.association_id}"
+        try:
+            _require_dicom(part)
+        except InstanceRejected as rejected:
+            self._ingest.record_loss(rejected, self._origin, source=source)
+            raise
         self._arrival = self._ingest.begin_file(
-            self._origin, study_instance_uid=self._study_instance_uid
+            self._origin, study_instance_uid=self._study_instance_uid, source=source
         )
 
     def _fail(self, rejected: InstanceRejected) -> None:
         self.outcome.failed.append(rejected)
-        self.abandon()
+        arrival, self._arrival = self._arrival, None
+        self.carried.losses += 1
+        if arrival is not None:
+            arrival.abandon()
 
 
 def _require_dicom(part: PartStarted) -> None:
@@ -211,6 +231,7 @@ class Reply:
     Args:
         association_id: The row that is still open; empty where there is none.
         end: How that row ends: released where the request was well formed to its end.
+        carried: What the row then counts.
     """
 
     status: HTTPStatus
@@ -218,6 +239,7 @@ class Reply:
     reason: str = ""
     association_id: str = ""
     end: End = "aborted"
+    carried: Carried = field(default_factory=Carried)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,6 +280,7 @@ class PartReceiver:
             reason=reason,
             association_id=association_id,
             end=end,
+            carried=taker.carried,
         )
 
     def close(self, reply: Reply) -> None:
@@ -268,7 +291,13 @@ class PartReceiver:
         """
         if reply.association_id:
             with suppress(TryLater):  # an unclosed row turns stale, which counts as aborted
-                self.associations.closed(reply.association_id, reply.end)
+                carried = reply.carried
+                self.associations.closed(
+                    reply.association_id,
+                    reply.end,
+                    brought=carried.series,
+                    losses=carried.losses,
+                )
 
     def _read(self, body: Body, reader: PartReader, taker: PartTaker, association_id: str) -> None:
         size_bytes = 0

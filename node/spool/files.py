@@ -20,6 +20,7 @@ from uuid import uuid4
 
 from node.domain.errors import InstanceRejected
 from node.domain.instance import InstanceState, Origin
+from node.domain.loss import Loss
 from node.domain.received import Received
 from node.domain.uids import file_stem, is_uid
 from node.spool.digest_process import DigestProcess
@@ -116,11 +117,25 @@ class Spool:
         self._shards.clear()
 
     def put_aside(
-        self, part: SpoolPart, received: Received, origin: Origin, rejection: InstanceRejected
+        self,
+        part: SpoolPart,
+        received: Received,
+        origin: Origin,
+        rejection: InstanceRejected,
+        *,
+        source: str = "",
     ) -> None:
-        """Move a part to quarantine."""
+        """Move a part to quarantine.
+
+        Args:
+            source: The file that it came from, where it came by one.
+        """
         head = _head(received, origin, self._index.now(), version=0, rejection=rejection)
-        self.quarantine.take(part, head)
+        self.quarantine.take(part, replace(head, source=source))
+
+    def record_loss(self, loss: Loss) -> None:
+        """Write down that an image was not kept."""
+        self._index.record_loss(loss)
 
     def keep(
         self, part: SpoolPart, received: Received, origin: Origin, *, is_overruled: bool = False

@@ -27,6 +27,7 @@ Json: TypeAlias = Mapping[str, object]
 _RECORD_CREATOR_UID = uid_from("segnode", "spool record", "1")
 _PREAMBLE = bytes(128) + b"DICM"
 _RECORD_TAG = 0x0102
+_SOURCE_CHARACTERS = 80  # the end of a path, which may be of four bytes each
 _LIMITS = {
     "peer": 64,
     "calling_ae_title": 16,
@@ -42,7 +43,8 @@ class Head:
 
     Args:
         version: 0 in quarantine.
-        dimse_status: And ``reason``: of a file in quarantine.
+        dimse_status: With ``reason`` and ``source``, the file that it came from: of a file in
+            quarantine.
     """
 
     sop_class_uid: str
@@ -60,6 +62,7 @@ class Head:
     patient_key: str = ""
     dimse_status: int = 0
     reason: str = ""
+    source: str = ""
 
     def instance(self, file_name: str) -> Instance:
         """The index row of a kept file."""
@@ -161,6 +164,7 @@ def _record(head: Head) -> Json:
         "input": head.is_input,
         "patient": head.patient_key,
         **({"status": head.dimse_status, "reason": head.reason[:120]} if head.dimse_status else {}),
+        **({"source": head.source[-_SOURCE_CHARACTERS:]} if head.source else {}),
     }
 
 
@@ -186,4 +190,5 @@ def _head(record: Mapping[str, str], texts: Mapping[int, str]) -> Head:
         patient_key=str(record["patient"]),
         dimse_status=int(record.get("status", 0)),
         reason=str(record.get("reason", "")),
+        source=str(record.get("source", "")),
     )

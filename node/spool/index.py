@@ -8,7 +8,7 @@ as files, from which their rows can be rebuilt.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Condition, Thread
 from typing import Literal, cast
@@ -22,8 +22,17 @@ from sqlalchemy.exc import DBAPIError
 
 from node.database.engine import epoch_s, writing
 from node.domain.errors import TryLater
-from node.domain.instance import Instance, Origin
+from node.domain.instance import Instance, Origin, Road
+from node.domain.loss import Loss
 from node.spool import tables
+from node.spool.losses import (
+    attribute_losses,
+    loss_values,
+    note_listener,
+    settle_image,
+    settle_nameless,
+    write_losses,
+)
 
 BATCH_S = 0.05
 _MAX_BATCH = 500
@@ -82,6 +91,42 @@ class Index:
         """A row for a file in quarantine."""
         self._put(_Row(tables.quarantine, values))
 
+    def record_loss(self, loss: Loss) -> None:
+        """A row for an image that was not kept."""
+        self._put(_Row(tables.loss, loss_values(loss, self.now())))
+
+    def settle_loss(self, image: str) -> None:
+        """What was lost under this name was taken in after all.
+
+        Raises:
+            TryLater: It cannot be written down now.
+        """
+        self.flush()
+        self._now_or_later(lambda connection: settle_image(connection, image, self.now()))
+
+    def count_losses(
+        self, association_id: str, images: Collection[str], series: Collection[str]
+    ) -> None:
+        """Count images of an association that name no series against these, and no others of it.
+
+        Raises:
+            TryLater: It cannot be written down now.
+        """
+        self.flush()
+        self._now_or_later(
+            lambda connection: attribute_losses(
+                connection, association_id, series, self.now(), images=images
+            )
+        )
+
+    def listening(self, road: Road) -> None:
+        """Somebody listens on a road from now on: before, silence told nothing.
+
+        Raises:
+            TryLater: It cannot be written down now.
+        """
+        self._now_or_later(lambda connection: note_listener(connection, road.value, self.now()))
+
     def record_event(
         self, kind: str, sentence: str, *, series_instance_uid: str = "", sop_instance_uid: str = ""
     ) -> None:
@@ -102,21 +147,44 @@ class Index:
         row = {**_origin_values(origin), "opened_at": now, "heartbeat_at": now}
         row["id"] = association_id
         del row["association_id"]
-        self._now_or_later(insert(tables.association).values(**row))
+        opened = insert(tables.association).values(**row)
+        self._now_or_later(lambda connection: connection.execute(opened))
         return association_id
 
     def heartbeat(self, association_id: str) -> None:
         """The sender is still there."""
         row = tables.association
         open_row = (row.c.id == association_id) & row.c.closed_at.is_(None)
-        self._now_or_later(update(row).where(open_row).values(heartbeat_at=self.now()))
+        alive = update(row).where(open_row).values(heartbeat_at=self.now())
+        self._now_or_later(lambda connection: connection.execute(alive))
 
-    def closed(self, association_id: str, end: Literal["released", "aborted"]) -> None:
-        """The sender left; its instances are in the index before the row says so."""
+    def closed(
+        self,
+        association_id: str,
+        end: Literal["released", "aborted"],
+        *,
+        brought: Mapping[str, Collection[str]] | None = None,
+        losses: int = 0,
+    ) -> None:
+        """The sender left; its instances are in the index before the row says so.
+
+        Args:
+            brought: Series Instance UID -> SOP Instance UIDs that it brought and that are kept.
+            losses: How many images of it were not kept.
+        """
         self.flush()
         row = tables.association
         open_row = (row.c.id == association_id) & row.c.closed_at.is_(None)
-        self._now_or_later(update(row).where(open_row).values(closed_at=self.now(), end=end))
+
+        def close(connection: Connection) -> None:
+            now = self.now()
+            if losses:
+                attribute_losses(connection, association_id, list(brought or ()), now)
+            elif brought and end == "released":
+                settle_nameless(connection, association_id, brought, now)
+            connection.execute(update(row).where(open_row).values(closed_at=now, end=end))
+
+        self._now_or_later(close)
 
     def flush(self, timeout_s: float = 10.0) -> None:
         """Return when every row given so far is written.
@@ -137,10 +205,10 @@ class Index:
             self._changed.notify_all()
         self._writer.join(timeout=15.0)
 
-    def _now_or_later(self, statement: object) -> None:
+    def _now_or_later(self, write: Callable[[Connection], object]) -> None:
         try:
             with writing(self.engine) as connection:
-                connection.execute(statement)  # type: ignore[call-overload]
+                write(connection)
         except DBAPIError as error:
             raise TryLater("the index cannot be written") from error
 
@@ -182,6 +250,7 @@ class Index:
                 write_instances(
                     connection, [row.values for row in batch if row.table is tables.instance]
                 )
+                write_losses(connection, [row.values for row in batch if row.table is tables.loss])
                 for table in (tables.quarantine, tables.event):
                     values = [dict(row.values) for row in batch if row.table is table]
                     if values:

@@ -34,7 +34,13 @@ class PartKeeper(Protocol):
     def keep(self, part: SpoolPart, received: Received, origin: Origin) -> InstanceState: ...
 
     def put_aside(
-        self, part: SpoolPart, received: Received, origin: Origin, rejection: InstanceRejected
+        self,
+        part: SpoolPart,
+        received: Received,
+        origin: Origin,
+        rejection: InstanceRejected,
+        *,
+        source: str = "",
     ) -> None: ...
 
     def forget_space(self) -> None: ...
@@ -93,9 +99,11 @@ class SpoolPart:
         """Make the instance durable."""
         return self._keeper.keep(self, received, origin)
 
-    def quarantine(self, received: Received, origin: Origin, rejection: InstanceRejected) -> None:
-        """Keep the bytes aside, with the reason."""
-        self._keeper.put_aside(self, received, origin, rejection)
+    def quarantine(
+        self, received: Received, origin: Origin, rejection: InstanceRejected, *, source: str = ""
+    ) -> None:
+        """Keep the bytes aside, with the reason and the file that they came from."""
+        self._keeper.put_aside(self, received, origin, rejection, source=source)
 
     def discard(self) -> None:
         """Close and remove the part; harmless when that was done."""

@@ -83,6 +83,7 @@ def quarantine_values(head: Head, file_name: str) -> dict[str, object]:
         "series_instance_uid": head.series_instance_uid,
         "dimse_status": head.dimse_status,
         "reason": head.reason,
+        "source": head.source[-512:],
         "received_at": head.received_at,
         "road": head.origin.road.value,
         "peer": head.origin.peer[:64],

@@ -93,6 +93,8 @@ series = Table(
     Column("sentence", Text, nullable=False, default=""),
     # codes of domain/reasons.py
     Column("reasons", JSON, nullable=False, default=list, server_default="[]"),
+    # images known to be missing from the revision in force
+    Column("missing", Integer, nullable=False, default=0, server_default="0"),
     Column("forced", String(16), nullable=False, default=""),  # proceed | rerun | discard
     # newest row of instance that this row was made of: a newer one means that it is out of date
     Column("newest_row", Integer, nullable=False, default=0),

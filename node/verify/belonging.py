@@ -62,6 +62,8 @@ def identity_faults(
         yield "SeriesDescription lacks the research-use mark"
     if provenance.research_use and header.get("ContentQualification") != "RESEARCH":
         yield "ContentQualification is not RESEARCH"
+    if provenance.incomplete and "INCOMPLETE" not in plain_text_of(header, "ContentDescription"):
+        yield "ContentDescription does not say that images are missing"
     if _has_private(header):
         yield "a private attribute is in the object"
 

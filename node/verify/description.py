@@ -94,6 +94,8 @@ def _origin_faults(item: Dataset, provenance: Provenance, tracking_uid: str) -> 
     digests = (provenance.model_digest, provenance.weights_digest, provenance.config_digest)
     if not all(digest in parameters for digest in digests):
         yield "AlgorithmParameters lack a digest of model, weights or configuration"
+    if provenance.incomplete and f"incomplete_input={provenance.incomplete}" not in parameters:
+        yield "AlgorithmParameters do not say of how many images it was made"
 
 
 def _item_faults(item: Dataset, segment: Segment) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 from node.config import AuthConfig, NodeConfig
+from node.domain.instance import Road
 from node.domain.peers import match_http_user
 from node.jobs.catalog import JobCatalog
 from node.pipeline.accept import Replan, open_door, spool_settings, wait_while_doors_stay
@@ -55,6 +56,7 @@ def web(plan: Plan, replan: Replan, signals: Signals) -> None:
             wait_while_doors_stay(plan, replan, signals)
             server.should_exit = True
 
+        door.index.listening(Road.STOW)
         threading.Thread(target=stop, daemon=True).start()
         server.run()
         stow.close()

@@ -19,10 +19,13 @@ from node.assemble import (
     ExpectedCount,
     Forced,
     OnGiveUp,
+    OnRefused,
     SeriesActivity,
     judge_completion,
     learns_splitting,
 )
+from node.domain.loss import Loss
+from node.domain.reasons import ReasonCode
 
 POLICY = CompletionPolicy()
 START = 1_800_000_000.0
@@ -150,8 +153,83 @@ def test_without_a_heartbeat_an_association_is_an_abort() -> None:
     silent = association(opened=0.0, heartbeat=10.0)
     subject = activity(silent)
 
-    assert judge(subject, 19.9).level is Evidence.QUIET
-    assert judge(subject, 20.0).state is CompletionState.RECEIVING
+    assert judge(subject, 20.0).sentence.startswith("the association was aborted")
+
+
+def test_silence_of_an_association_without_heartbeat_is_no_quiet() -> None:
+    silent = association(opened=0.0, heartbeat=10.0)
+    alive = replace(silent, heartbeat_at=START + 15.0)
+
+    assert judge(activity(silent), 19.9).state is CompletionState.RECEIVING
+    assert judge(activity(alive), 19.9).level is Evidence.QUIET
+
+
+def test_silence_counts_from_when_somebody_listens() -> None:
+    cut = activity(association(closed=10.5, ended=Ending.ABORTED))
+    listening = replace(cut, listening_since=START + 100.0)
+
+    assert judge(listening, 159.9).state is CompletionState.RECEIVING
+    assert judge(listening, 160.0).level is Evidence.QUIET_MAX
+
+
+# --- losses
+
+
+def lost(*uids: str) -> tuple[Loss, ...]:
+    return tuple(
+        Loss(
+            image=uid,
+            sop_instance_uid=uid,
+            association_id="a001",
+            dimse_status=0xC000,
+            reason="cut",
+        )
+        for uid in uids
+    )
+
+
+@pytest.mark.parametrize("regular", [True, False])
+def test_lost_images_hold_a_series_when_it_would_be_complete(regular: bool) -> None:
+    subject = replace(activity(association(closed=10.5), regular=regular), losses=lost("1", "2"))
+
+    before, after = judge(subject, 11.4), judge(subject, 11.5)
+
+    assert before.state is CompletionState.RECEIVING
+    assert (after.state, after.reasons) == (CompletionState.HELD, (ReasonCode.IMAGES_REFUSED,))
+    assert after.sentence == (
+        "2 of 12 images were refused (2 x cut); "
+        "go on without them with: segnode series proceed 1.2.3"
+    )
+
+
+def test_lost_images_count_beside_a_known_count_that_is_reached() -> None:
+    expected = ExpectedCount(instances=10, source=CountSource.PEER)
+    subject = replace(activity(association(closed=10.5)), losses=lost("1"), expected=expected)
+
+    assert judge(subject, 100.0).state is CompletionState.HELD
+
+
+def test_a_person_may_go_on_without_lost_images() -> None:
+    subject = replace(activity(), losses=lost("1"), forced=Forced.PROCEED)
+
+    judged = judge(subject, 11.0)
+
+    assert (judged.state, judged.level) == (CompletionState.COMPLETE, Evidence.PERSON)
+    assert judged.sentence == "a person said to go on with 10 of 11 images"
+
+
+def test_to_judge_again_is_not_to_go_on_without_lost_images() -> None:
+    subject = replace(activity(), losses=lost("1"), forced=Forced.RERUN)
+
+    assert judge(subject, 100.0).state is CompletionState.HELD
+    assert judge(replace(subject, accepted_losses=1), 100.0).level is Evidence.PERSON
+
+
+def test_the_policy_may_go_on_without_lost_images() -> None:
+    policy = replace(POLICY, on_refused=OnRefused.PROCEED)
+    subject = replace(activity(association(closed=10.5)), losses=lost("1"))
+
+    assert judge(subject, 11.5, policy).level is Evidence.RELEASE
 
 
 def test_a_silent_association_of_the_peer_stops_blocking_when_it_is_stale() -> None:

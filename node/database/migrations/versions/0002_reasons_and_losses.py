@@ -31,6 +31,7 @@ def upgrade() -> None:
     )
     for table in ("series", "match", "job"):
         op.add_column(table, sa.Column("reasons", sa.JSON(), nullable=False, server_default="[]"))
+    op.add_column("series", sa.Column("missing", sa.Integer(), nullable=False, server_default="0"))
     op.add_column(
         "quarantine", sa.Column("source", sa.String(length=512), nullable=False, server_default="")
     )

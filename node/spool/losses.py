@@ -1,0 +1,244 @@
+"""Losses as rows: what was refused, and whether it came after all.
+
+A row is settled by facts alone: an image with a SOP Instance UID when an instance of that UID is in
+the index, an image without one when its file was taken in, or when its whole series came again in
+one association that lost nothing and brought as many more. Rows are kept for as long as files of
+the series are: a job that is made later must know what is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Row,
+    and_,
+    delete,
+    exists,
+    func,
+    select,
+    update,
+)
+
+from node.database.engine import reading, writing
+from node.domain.loss import Loss
+from node.spool.tables import association, instance, listener, loss
+
+_BATCH = 500
+_CALLER = ("road", "calling_ae_title", "address", "http_user")
+
+
+def write_losses(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert rows; a later refusal of an image takes the place of the one before, as a newer row."""
+    for row in rows:
+        connection.execute(
+            delete(loss).where(
+                loss.c.series_instance_uid == row["series_instance_uid"],
+                loss.c.image == row["image"],
+            )
+        )
+        connection.execute(loss.insert().values(**row))
+
+
+def loss_values(one: Loss, lost_at: float) -> dict[str, Any]:
+    """The columns of a loss row."""
+    return {
+        "series_instance_uid": one.series_instance_uid,
+        "image": one.image[-512:],
+        "sop_instance_uid": one.sop_instance_uid,
+        "association_id": one.association_id,
+        "dimse_status": one.dimse_status,
+        "reason": one.reason,
+        "lost_at": lost_at,
+        "settled_at": None,
+    }
+
+
+def attribute_losses(
+    connection: Connection,
+    association_id: str,
+    series: Collection[str],
+    now: float,
+    *,
+    images: Collection[str] | None = None,
+) -> None:
+    """Count the losses of an association that name no series against every series beside them.
+
+    Args:
+        images: Only these; None: all of them.
+    """
+    mine = and_(
+        loss.c.association_id == association_id,
+        loss.c.series_instance_uid == "",
+        loss.c.settled_at.is_(None),
+    )
+    rows = connection.execute(select(loss).where(mine)).all()
+    rows = [row for row in rows if images is None or row.image in images]
+    for row in rows:
+        values = {name: value for name, value in row._mapping.items() if name != "id"}
+        write_losses(connection, [{**values, "series_instance_uid": uid} for uid in sorted(series)])
+    if rows and series:
+        counted = and_(mine, loss.c.image.in_([row.image for row in rows]))
+        connection.execute(update(loss).where(counted).values(settled_at=now))
+
+
+def settle_nameless(
+    connection: Connection, association_id: str, brought: Mapping[str, Collection[str]], now: float
+) -> None:
+    """An association lost nothing: settle what is nameless in series that it brought as a whole.
+
+    Args:
+        brought: Series Instance UID -> SOP Instance UIDs that are kept.
+    """
+    names = sorted(brought)
+    for start in range(0, len(names), _BATCH):
+        nameless = (
+            select(loss.c.series_instance_uid, func.count().label("images"))
+            .where(
+                loss.c.series_instance_uid.in_(names[start : start + _BATCH]),
+                loss.c.sop_instance_uid == "",
+                loss.c.settled_at.is_(None),
+            )
+            .group_by(loss.c.series_instance_uid)
+        )
+        for uid, images in connection.execute(nameless).all():
+            before = set(
+                connection.execute(
+                    select(instance.c.sop_instance_uid).where(
+                        instance.c.series_instance_uid == uid,
+                        instance.c.association_id != association_id,
+                    )
+                ).scalars()
+            )
+            theirs = set(brought[uid])
+            if before <= theirs and len(theirs - before) >= images:
+                settled = and_(loss.c.series_instance_uid == uid, loss.c.sop_instance_uid == "")
+                connection.execute(update(loss).where(settled).values(settled_at=now))
+
+
+def settle_image(connection: Connection, image: str, now: float) -> None:
+    """What was lost under this name was taken in after all."""
+    same = and_(loss.c.image == image[-512:], loss.c.settled_at.is_(None))
+    connection.execute(update(loss).where(same).values(settled_at=now))
+
+
+class Losses:
+    """Queries and writes over losses.
+
+    Args:
+        around_s: How far apart in time a loss that came alone, without naming its series, and a
+            series of the same caller may lie for the one to count against the other.
+    """
+
+    def __init__(self, engine: Engine, *, around_s: float = 60.0) -> None:
+        self._engine = engine
+        self._around_s = around_s
+
+    def newest_row(self) -> int:
+        """The newest row; 0 where there is none."""
+        with reading(self._engine) as connection:
+            return int(connection.execute(select(func.max(loss.c.id))).scalar_one() or 0)
+
+    def after(self, row: int) -> tuple[int, frozenset[str]]:
+        """The newest row, and the series that rows after ``row`` may count against."""
+        with reading(self._engine) as connection:
+            found = connection.execute(select(loss).where(loss.c.id > row)).all()
+            if not found:
+                return row, frozenset()
+            named = {one.series_instance_uid for one in found if one.series_instance_uid}
+            concerned: set[str] = set()
+            for one in found:
+                if not one.series_instance_uid and one.settled_at is None:
+                    concerned |= self._concerned(connection, one)
+            beside = select(instance.c.series_instance_uid).where(
+                instance.c.association_id.in_(concerned)
+            )
+            near = set(connection.execute(beside.distinct()).scalars()) if concerned else set()
+        return max(one.id for one in found), frozenset(named | near)
+
+    def of_series(self, series_instance_uid: str) -> Sequence[Loss]:
+        """Images that were lost and have not come since.
+
+        Those that name no series count where they came beside it: in an association that carried
+        it, or, where theirs carried nothing at all, near one of the same caller.
+        """
+        missing = select(loss).where(loss.c.settled_at.is_(None), ~_has_come())
+        with reading(self._engine) as connection:
+            mine = missing.where(loss.c.series_instance_uid == series_instance_uid)
+            rows = list(connection.execute(mine))
+            nameless = connection.execute(missing.where(loss.c.series_instance_uid == "")).all()
+            if nameless:
+                carriers = select(instance.c.association_id).where(
+                    instance.c.series_instance_uid == series_instance_uid
+                )
+                theirs = set(connection.execute(carriers.distinct()).scalars())
+                rows += [row for row in nameless if theirs & self._concerned(connection, row)]
+        found = {row.image: row for row in rows}
+        return [_loss_of(row) for row in sorted(found.values(), key=lambda row: int(row.id))]
+
+    def _concerned(self, connection: Connection, one: Row[Any]) -> set[str]:
+        """Associations whose series a loss without a series may belong to."""
+        own = select(instance.c.id).where(instance.c.association_id == one.association_id)
+        if connection.execute(own.limit(1)).first() is not None:
+            return {str(one.association_id)}
+        caller = connection.execute(
+            select(association).where(association.c.id == one.association_id)
+        ).one_or_none()
+        if caller is None:
+            return set()
+        near = select(association.c.id).where(
+            *(association.c[name] == caller._mapping[name] for name in _CALLER),
+            association.c.opened_at <= one.lost_at + self._around_s,
+            association.c.heartbeat_at >= one.lost_at - self._around_s,
+        )
+        return set(connection.execute(near).scalars())
+
+    def forget_all(self) -> None:
+        """Forget every loss: the whole source is about to be read anew."""
+        with writing(self._engine) as connection:
+            connection.execute(delete(loss))
+
+    def sweep(self, *, now: float, keep_s: float) -> None:
+        """Delete old rows of series of which no file is left."""
+        alive = exists().where(
+            instance.c.series_instance_uid == loss.c.series_instance_uid,
+            instance.c.file_deleted_at.is_(None),
+        )
+        with writing(self._engine) as connection:
+            connection.execute(delete(loss).where(loss.c.lost_at <= now - keep_s, ~alive))
+
+    def listening_since(self) -> Mapping[str, float]:
+        """Road -> since when somebody listens on it."""
+        with reading(self._engine) as connection:
+            rows = connection.execute(select(listener.c.road, listener.c.since))
+            return {row.road: row.since for row in rows}
+
+
+def note_listener(connection: Connection, road: str, since: float) -> None:
+    """Somebody listens on a road from now on."""
+    changed = update(listener).where(listener.c.road == road).values(since=since)
+    if connection.execute(changed).rowcount == 0:
+        connection.execute(listener.insert().values(road=road, since=since))
+
+
+def _loss_of(row: Row[Any]) -> Loss:
+    return Loss(
+        series_instance_uid=row.series_instance_uid,
+        image=row.image,
+        sop_instance_uid=row.sop_instance_uid,
+        association_id=row.association_id,
+        dimse_status=row.dimse_status,
+        reason=row.reason,
+    )
+
+
+def _has_come() -> ColumnElement[bool]:
+    """Whether an instance with the UID of the loss is in the index, as a file or a tombstone."""
+    return and_(
+        loss.c.sop_instance_uid != "",
+        exists().where(instance.c.sop_instance_uid == loss.c.sop_instance_uid),
+    )
