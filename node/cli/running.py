@@ -171,6 +171,7 @@ def _as_json(report: RunReport) -> dict[str, Any]:
                 "parameters": dict(one.parameters),
                 "state": one.state,
                 "sentence": one.sentence,
+                "reasons": list(one.reasons),
                 "file": str(one.file) if one.file else None,
                 "nifti": [str(path) for path in one.nifti],
                 "volumes_ml": dict(one.volumes_ml),

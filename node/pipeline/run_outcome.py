@@ -32,6 +32,7 @@ class RunOutcome:
 
     Args:
         state: A match state: done, unmatched, parked, failed and the like.
+        reasons: Codes of ``node.domain.reasons``.
         file: The DICOM result, where there is one.
         nifti: The same as images.
         volumes_ml: Segment name -> volume.
@@ -42,6 +43,7 @@ class RunOutcome:
     series_instance_uid: str
     state: str
     sentence: str = ""
+    reasons: Sequence[str] = ()
     model: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     file: Path | None = None
@@ -111,6 +113,7 @@ def _outcome(current: Plan, catalog: JobCatalog, shelf: Shelf, row: Row) -> RunO
             series_instance_uid=next(iter(row["roles"].values())),
             state=row["state"],
             sentence=row["sentence"],
+            reasons=row["reasons"],
         )
     model = current.models[job["model"]]
     is_done = job["state"] == JobState.DONE
@@ -121,6 +124,7 @@ def _outcome(current: Plan, catalog: JobCatalog, shelf: Shelf, row: Row) -> RunO
         series_instance_uid=source_of(job, model),
         state=row["state"],
         sentence="; ".join(filter(None, [job["sentence"], shelved.sentence])),
+        reasons=row["reasons"],
         model=model.name,
         parameters=job["parameters"],
         file=shelved.seg,
@@ -150,6 +154,7 @@ def _never_judged(series: Sequence[Row], outcomes: Sequence[RunOutcome]) -> list
             series_instance_uid=row["series_instance_uid"],
             state=row["state"],
             sentence=row["sentence"] or "only rules on sets of series could take it",
+            reasons=row["reasons"],
             is_failure=row["state"] == SeriesState.HELD.value,
         )
         for row in series

@@ -8,6 +8,8 @@ from io import BytesIO
 
 from pydicom.dataset import Dataset
 
+ROADS = frozenset({"dimse", "stow", "run"})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class File:
@@ -36,6 +38,7 @@ class Case:
         sentence: Words that the sentence must hold.
         exit_code: Of ``segnode run`` over these files.
         old: What the code before made of it, such as ``done``: why the case is here.
+        roads: That it can come by.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Case:
     sentence: str = ""
     exit_code: int
     old: str
+    roads: frozenset[str] = ROADS
 
 
 def file_of(instance: Dataset) -> bytes:
