@@ -45,6 +45,11 @@ def megabytes(value: object) -> str:
     return f"{value / 1e6:.1f} MB" if isinstance(value, int | float) else ""
 
 
+def status_code(value: object) -> str:
+    """A DIMSE status as the Standard writes it."""
+    return f"0x{value:04X}" if isinstance(value, int) else ""
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """One column: its title, where its value stands in a row, and how it is shown."""

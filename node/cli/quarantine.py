@@ -9,7 +9,16 @@ import typer
 
 from node.cli.opening import OpenNode, open_node
 from node.cli.options import ConfigOption
-from node.cli.printing import Column, JsonOption, print_facts, print_json, print_page, say, when
+from node.cli.printing import (
+    Column,
+    JsonOption,
+    print_facts,
+    print_json,
+    print_page,
+    say,
+    status_code,
+    when,
+)
 from node.cli.series import LimitOption
 from node.domain.errors import NodeError
 from node.pipeline.accept import open_door
@@ -27,19 +36,16 @@ class Kept(StrEnum):
     DISCARDED = "discarded"
 
 
-def _status(value: object) -> str:
-    return f"0x{value:04X}" if isinstance(value, int) else ""
-
-
 _COLUMNS = (
     Column("ID", "id"),
     Column("RECEIVED", "received_at", when),
     Column("ROAD", "road"),
     Column("FROM", "calling_ae_title"),
-    Column("STATUS", "dimse_status", _status),
+    Column("STATUS", "dimse_status", status_code),
     Column("STATE", "state"),
     Column("SERIES", "series_instance_uid"),
     Column("WHY", "reason"),
+    Column("FILE", "source"),
 )
 
 commands = typer.Typer(no_args_is_help=True, help="Instances that were refused and kept aside.")
@@ -53,13 +59,16 @@ def add_to(app: typer.Typer) -> None:
 @commands.command("list")
 def list_quarantine(
     state: Annotated[Kept, typer.Option(help="Only instances in this state.")] = Kept.KEPT,
+    series: Annotated[str | None, typer.Option(help="Only instances of this series.")] = None,
     limit: LimitOption = 100,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Refused instances, the newest first."""
     with open_node(config) as node:
-        page = SpoolCatalog(node.engine).list_quarantine(state=state.value, limit=limit)
+        page = SpoolCatalog(node.engine).list_quarantine(
+            state=state.value, series_instance_uid=series, limit=limit
+        )
     print_page(_COLUMNS, page, as_json=as_json)
 
 
@@ -80,13 +89,14 @@ def show_quarantine(
         {
             "id": row["id"],
             "why": row["reason"],
-            "status": _status(row["dimse_status"]),
+            "status": status_code(row["dimse_status"]),
             "state": row["state"],
             "received": when(row["received_at"]),
             "road": row["road"],
             "from": f"{row['calling_ae_title']} {row['address']}".strip(),
             "instance": row["sop_instance_uid"],
             "series": row["series_instance_uid"],
+            "came as": row["source"],
             "file": file if file.exists() else "gone",
         }
     )

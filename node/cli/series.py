@@ -18,6 +18,7 @@ from node.cli.printing import (
     print_page,
     print_table,
     say,
+    status_code,
     when,
 )
 from node.domain.errors import NodeError
@@ -43,6 +44,11 @@ _EVENTS = (
     Column("EVENT", "kind"),
     Column("INSTANCE", "sop_instance_uid"),
     Column("WHAT", "sentence"),
+)
+_LOSSES = (
+    Column("IMAGE LOST", "image"),
+    Column("STATUS", "dimse_status", status_code),
+    Column("REASON", "reason"),
 )
 _MATCHES = (
     Column("RULE", "rule", lambda rule: plain(rule) or "(none)"),
@@ -90,6 +96,9 @@ def show_series(uid: Uid, config: ConfigOption = None, as_json: JsonOption = Fal
     _print_series(row)
     typer.echo("")
     print_table(_MATCHES, matches)
+    if row["losses"]:
+        typer.echo("")
+        print_table(_LOSSES, row["losses"])
     if row["events"]:
         typer.echo("")
         print_table(_EVENTS, row["events"])
@@ -131,6 +140,7 @@ def _print_series(row: dict[str, Any]) -> None:
             "modality": row["modality"],
             "description": row["series_description"],
             "instances": f"{row['instances']}, files kept: {there}",
+            "missing": row["missing"] or "",
             "frames": row["frames"],
             "received": f"{when(row['first_received_at'])} to {when(row['last_received_at'])}",
             "state": row["state"],

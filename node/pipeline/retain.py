@@ -26,6 +26,7 @@ from node.pipeline.build import Plan
 from node.spool.arrivals import Arrivals
 from node.spool.files import Spool
 from node.spool.index import Index
+from node.spool.losses import Losses
 from node.spool.retention import sweep_instances, sweep_quarantine
 
 log = logging.getLogger(__name__)
@@ -119,6 +120,7 @@ class Retention:
             now=now,
             keep_days=keep.quarantine,
         )
+        Losses(self._engine).sweep(now=now, keep_s=keep.quarantine * DAY_S)
         results = self._sweep_results(now - keep.results * DAY_S)
         if freed.files or refused.files or results:
             log.info(

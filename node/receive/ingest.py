@@ -45,6 +45,7 @@ from node.receive.walk import (
     IMPLICIT_LITTLE,
     Buffer,
     Element,
+    Encoding,
     Structure,
     walk,
 )
@@ -334,9 +335,7 @@ class Arrival:
             structure = walk(data, encoding, max_elements=limits.max_elements, found=found)
         except InstanceRejected:
             # what stood before the fault may name the series that misses it
-            self._learn(
-                TopLevel(data, Structure(encoding=encoding, elements=found, fragments=None))
-            )
+            self._guess(data, encoding, found)
             raise
         top = TopLevel(data, structure)
         uids = self._learn(top)
@@ -359,6 +358,10 @@ class Arrival:
     def _learn(self, top: TopLevel) -> Mapping[int, str]:
         """Remember the UIDs that a data set names."""
         uids = read_uids(top)
+        self._remember(uids)
+        return uids
+
+    def _remember(self, uids: Mapping[int, str]) -> None:
         self._known = replace(
             self._known,
             sop_class_uid=uids[SOP_CLASS_UID],
@@ -366,16 +369,18 @@ class Arrival:
             study_instance_uid=uids[STUDY_INSTANCE_UID],
             series_instance_uid=uids[SERIES_INSTANCE_UID],
         )
-        return uids
 
     def _peek(self, content: Buffer) -> None:
         """Learn what a data set of a foreign transfer syntax names, if it reads as explicit VR."""
         found: dict[int, Element] = {}
         with suppress(InstanceRejected):
             walk(content, EXPLICIT_LITTLE, found=found)
-        self._learn(
-            TopLevel(content, Structure(encoding=EXPLICIT_LITTLE, elements=found, fragments=None))
-        )
+        self._guess(content, EXPLICIT_LITTLE, found)
+
+    def _guess(self, data: Buffer, encoding: Encoding, found: dict[int, Element]) -> None:
+        """Remember the UIDs of a data set that cannot be read to its end, where they are any."""
+        top = TopLevel(data, Structure(encoding=encoding, elements=found, fragments=None))
+        self._remember({tag: uid if is_uid(uid) else "" for tag, uid in read_uids(top).items()})
 
     def _check_announced(self, uids: Mapping[int, str]) -> None:
         """The data set is the one that was announced. Source: PS3.4 Table B.2-1."""

@@ -8,11 +8,13 @@ key is whole. Nothing is changed here.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, TypeAlias
 
 from sqlalchemy import ColumnElement, Engine, Table, func, select
 
 from node.database.engine import reading
+from node.spool.losses import Losses
 from node.spool.tables import association, event, instance, quarantine, series
 
 Row: TypeAlias = dict[str, Any]
@@ -45,7 +47,7 @@ class SpoolCatalog:
         return self._page(series, where, series.c.last_received_at, limit, offset)
 
     def get_series(self, series_instance_uid: str) -> Row | None:
-        """One series with its header, geometry findings, instances and events."""
+        """One series with its header, geometry findings, instances, losses and events."""
         whole = self._one(series, series.c.series_instance_uid == series_instance_uid)
         if whole is None:
             return None
@@ -58,16 +60,26 @@ class SpoolCatalog:
         )
         with reading(self._engine) as connection:
             whole["instance_list"] = [dict(row._mapping) for row in connection.execute(query)]
+        whole["losses"] = [
+            asdict(loss) for loss in Losses(self._engine).of_series(series_instance_uid)
+        ]
         whole["events"], _ = self._page(
             event, [event.c.series_instance_uid == series_instance_uid], event.c.id, _EVENTS, 0
         )
         return whole
 
     def list_quarantine(
-        self, *, state: str | None = None, limit: int = 100, offset: int = 0
+        self,
+        *,
+        state: str | None = None,
+        series_instance_uid: str | None = None,
+        limit: int = 100,
+        offset: int = 0,
     ) -> tuple[list[Row], int]:
         """What was refused and kept aside, the newest first, and how many there are."""
         where = [quarantine.c.state == state] if state else []
+        if series_instance_uid:
+            where.append(quarantine.c.series_instance_uid == series_instance_uid)
         return self._page(quarantine, where, quarantine.c.id, limit, offset)
 
     def get_quarantine(self, quarantine_id: int) -> Row | None:

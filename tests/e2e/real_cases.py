@@ -70,6 +70,7 @@ class Case:
         stored: Instances kept; files answered 0000 beyond them are duplicates.
         answers: File -> answer, or road -> answer where it differs ("" is every other road).
         member: The only file, or folder, of the case that is sent.
+        held: What its series are held for, until a person lets them go on.
         copied_fault: Attribute that is wrong in the source, and so in the SEG.
     """
 
@@ -78,6 +79,7 @@ class Case:
     series: tuple[Series, ...]
     answers: Mapping[str, str | Mapping[str, str]] = field(default_factory=dict)
     member: str = ""
+    held: str = ""
     copied_fault: str = ""
 
     def __str__(self) -> str:
@@ -212,7 +214,7 @@ WHOLE = (
         series=(_aside("OT"), _aside("SEG", times=2)),
         # Deflated Image Frame Compression is in no context that is accepted
         answers={
-            "liver_deflate.dcm": {"dimse": "context refused", "stow": "C122 other", "": "C122"}
+            "liver_deflate.dcm": {"dimse": "context refused", "": "C122"}
         },
     ),
     Case(folder="seg_breast_ucsf_06", stored=1, series=(_aside("SEG"),)),
@@ -280,14 +282,14 @@ ENCODINGS = (
         folder="mr_enhanced_small_transfer_syntaxes",
         stored=1,
         series=(_mr(1, PARKED, *NO_POSITIONS),),
-        answers={TOO_SHORT: UNNAMED},
+        answers={TOO_SHORT: "C000"},
     ),
     Case(
         folder="mr_enhanced_small_transfer_syntaxes",
         member=TOO_SHORT,
         stored=0,
         series=(),
-        answers={TOO_SHORT: UNNAMED},
+        answers={TOO_SHORT: "C000"},
     ),
     # alone, and not beside the files whose UID they have
     Case(folder="charsets", member="chrJapMultiExplicitIR6.dcm", stored=1, series=(_aside("CR"),)),
@@ -328,6 +330,7 @@ MEMBERS = {
 BROKEN = Case(
     folder="broken_files",
     stored=3,
+    held="images were refused",  # what names no series may belong to any beside it
     series=(
         _ct(1, PARKED, ONE_SLICE),
         _aside("RTPLAN"),
@@ -335,7 +338,7 @@ BROKEN = Case(
         Series(modality="", instances=1, state=UNMATCHED, says=("unknown: Modality",)),
     ),
     answers={
-        "MR_truncated.dcm": UNNAMED,  # pixel data end early
+        "MR_truncated.dcm": "C000",  # pixel data end early
         "UN_sequence.dcm": UNNAMED,  # no UIDs
         "badVR.dcm": "C010",  # Number of Frames is no number
         "bad_sequence.dcm": "C000",  # an item runs past its sequence
@@ -345,13 +348,14 @@ BROKEN = Case(
         "no_meta.dcm": UNNAMED,  # a value is longer than the file
         "no_meta_group_length.dcm": UNNAMED,  # no UIDs
         "priv_SQ.dcm": UNNAMED,  # no UIDs
-        "rtplan_truncated.dcm": UNNAMED,  # an item ends early
+        "rtplan_truncated.dcm": "C000",  # an item ends early
     },
 )
 # dcmsend takes the bytes of a UID of unknown VR for its text, and announces no class that exists
 BROKEN_BY_DIMSE = Case(
     folder="broken_files",
     stored=2,
+    held=BROKEN.held,
     series=BROKEN.series[:2],
     answers={**BROKEN.answers, "explicit_VR-UN.dcm": "0122"},
 )
@@ -385,10 +389,11 @@ DERIVED = (
     _sts(
         "corrupt",
         _ct(6),
+        held="images were refused",
         answers={
             "absurd_rows.dcm": "C010",
             "short_pixels.dcm": "C010",
-            "trunc60.dcm": UNNAMED,
+            "trunc60.dcm": "C000",
             "text.dcm": UNNAMED,
             "empty.dcm": UNNAMED,
             "trunc_header.dcm": UNNAMED,
