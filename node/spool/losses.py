@@ -176,9 +176,26 @@ class Losses:
                     instance.c.series_instance_uid == series_instance_uid
                 )
                 theirs = set(connection.execute(carriers.distinct()).scalars())
-                rows += [row for row in nameless if theirs & self._concerned(connection, row)]
+                rows += [row for row in nameless if self._counts(connection, row, theirs)]
         found = {row.image: row for row in rows}
         return [_loss_of(row) for row in sorted(found.values(), key=lambda row: int(row.id))]
+
+    def _counts(self, connection: Connection, one: Row[Any], carriers: set[str]) -> bool:
+        """Whether a loss without a series counts against the one that these associations carried.
+
+        Callers without a name may be many behind one address: there only a series that comes in
+        pieces, as the lost one did, is meant.
+        """
+        near = carriers & self._concerned(connection, one)
+        if one.association_id in near:
+            return True
+        caller = connection.execute(
+            select(association.c.calling_ae_title, association.c.http_user).where(
+                association.c.id.in_(near)
+            )
+        ).first()
+        has_name = caller is not None and any(caller)
+        return len(near) > (0 if has_name else 1)
 
     def _concerned(self, connection: Connection, one: Row[Any]) -> set[str]:
         """Associations whose series a loss without a series may belong to."""

@@ -213,9 +213,7 @@ WHOLE = (
         stored=3,
         series=(_aside("OT"), _aside("SEG", times=2)),
         # Deflated Image Frame Compression is in no context that is accepted
-        answers={
-            "liver_deflate.dcm": {"dimse": "context refused", "": "C122"}
-        },
+        answers={"liver_deflate.dcm": {"dimse": "context refused", "": "C122"}},
     ),
     Case(folder="seg_breast_ucsf_06", stored=1, series=(_aside("SEG"),)),
     Case(

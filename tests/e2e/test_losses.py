@@ -26,7 +26,14 @@ from tests.raw_dimse import (
 )
 from tests.simulated_node import CT_RULE, SimulatedNode, ct, simulated_node
 from tests.wrong_inputs import losses
-from tests.wrong_inputs.losses import BREAKINGS, Breaking, cut_in_header, empty, pixels_short
+from tests.wrong_inputs.losses import (
+    BREAKINGS,
+    Breaking,
+    cut_in_header,
+    empty,
+    foreign_syntax,
+    pixels_short,
+)
 
 SLICES = 8
 CT = [(CT_IMAGE_STORAGE, (EXPLICIT_VR_LITTLE_ENDIAN,))]
@@ -327,6 +334,8 @@ def test_no_unmarked_result_ever_and_one_right_result_when_sent_again(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     files = ct().files()
+    if road == "dimse":  # the context of a foreign syntax is refused: such an image is never sent
+        breakings = [empty if one is foreign_syntax else one for one in breakings]
     sent = [breakings[i](files[i]) if i in which else files[i] for i in order]
     folder = tmp_path_factory.mktemp("any")
     with simulated_node(folder, worker, rules=[CT_RULE]) as node:
