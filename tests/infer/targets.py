@@ -16,8 +16,8 @@ from typing import Any
 from pydicom import dcmread
 
 from node.domain.errors import JobFailed, SeriesUnusable, TryLater
-from node.domain.reasons import Reason, ReasonCode
 from node.domain.header import Header
+from node.domain.reasons import Reason, ReasonCode
 from node.infer.labels_file import write_labels
 from node.infer.registry import load_model
 from node.infer.report import Report

@@ -241,11 +241,11 @@ def must_park(drawn: Drawn) -> bool:
 
 
 def quantity(drawn: Drawn, plane: Plane) -> str:
-    kind = plane.lut.type if plane.lut is not None else plane.type
+    kind, by = (plane.lut.type, "table") if plane.lut is not None else (plane.type, "rescale")
     if drawn.sop_class == MRImageStorage:
-        return f"no MR: {kind}" if kind in ("HU", "MGML", "Z_EFF", "OD") else "MR_SIGNAL"
+        return f"{kind} of a {by}" if kind in ("HU", "MGML", "Z_EFF", "OD") else "MR_SIGNAL"
     if kind == "US":
-        return "unspecified by " + ("table" if plane.lut is not None else "rescale")
+        return f"unspecified by {by}"
     return kind or "HU"
 
 
