@@ -152,17 +152,14 @@ def _quantities(groups: Sequence[tuple[StoredValues, int]]) -> list[Reason]:
 
 
 def _sound(groups: Sequence[tuple[StoredValues, int]]) -> list[tuple[StoredValues, int]]:
-    """Those whose stored values are transformed as their class requires."""
-    return [
-        (values, number)
-        for values, number in groups
-        if not values.lut_fault
-        and (
-            values.lut is not None
-            or not values.is_rescale_due
-            or (values.has_slope and values.has_intercept)
-        )
-    ]
+    """Those whose stored values are transformed as their class requires, and in one way."""
+    return [(values, number) for values, number in groups if _is_sound(values)]
+
+
+def _is_sound(values: StoredValues) -> bool:
+    if values.lut is not None or values.lut_fault:
+        return not (values.lut_fault or values.has_slope or values.has_intercept)
+    return not values.is_rescale_due or (values.has_slope and values.has_intercept)
 
 
 def _named(quantity: Quantity, groups: Iterable[tuple[StoredValues, int]]) -> str:

@@ -155,7 +155,7 @@ def _transformations(
                 st.sampled_from(((slope, None), (None, intercept), (slope, "")))
             )
         case "bad":
-            slope = draw(st.sampled_from(("0", "0.0", "1,5", "nan", "1e400", "3e38")))
+            slope = draw(st.sampled_from(("0", "0.0", "1,5", "nan", "1e400", "3.5e38")))
     return slope, intercept, draw(st.sampled_from(TYPES)), lut
 
 
@@ -231,7 +231,7 @@ def must_park(drawn: Drawn) -> bool:
         is_short = plane.lut is None and not (plane.slope and plane.intercept)
         if is_short and (is_ct or any_transformed):
             return True
-        if plane.slope in ("0", "0.0", "1,5", "nan", "1e400", "3e38"):
+        if plane.slope in ("0", "0.0", "1,5", "nan", "1e400", "3.5e38"):
             return True
     if any(
         p.lut and quantity(drawn, p) == "HU" and p.lut.entries.max() > 32767 for p in drawn.planes
