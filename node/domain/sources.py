@@ -9,9 +9,11 @@ Source: PS3.3 C.7.6.16 (functional groups).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import struct
+from collections.abc import Iterable
 
 from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
 
 from node.domain.header import UNREADABLE
 
@@ -20,15 +22,16 @@ def is_filled(source: Dataset, keyword: str) -> bool:
     """Whether an element is there and has a value, readable or not."""
     if keyword not in source:
         return False
-    return source.get_item(keyword).value not in (None, "", b"")
+    value = source.get_item(keyword).value
+    return value is not None and not (hasattr(value, "__len__") and len(value) == 0)
 
 
-def is_given(sources: Sequence[Dataset], keyword: str) -> bool:
+def is_given(sources: Iterable[Dataset], keyword: str) -> bool:
     """Whether any source has a value, readable or not."""
     return any(is_filled(source, keyword) for source in sources)
 
 
-def numbers(sources: Sequence[Dataset], keyword: str, count: int) -> tuple[float, ...] | None:
+def numbers(sources: Iterable[Dataset], keyword: str, count: int) -> tuple[float, ...] | None:
     """Finite numbers from the nearest source that gives them; None where that one is malformed."""
     for source in sources:
         if not is_filled(source, keyword):
@@ -43,13 +46,13 @@ def numbers(sources: Sequence[Dataset], keyword: str, count: int) -> tuple[float
     return None
 
 
-def number(sources: Sequence[Dataset], keyword: str) -> float | None:
+def number(sources: Iterable[Dataset], keyword: str) -> float | None:
     """One finite number; None where it is absent, empty or malformed."""
     found = numbers(sources, keyword, 1)
     return found[0] if found else None
 
 
-def texts(sources: Sequence[Dataset], keyword: str) -> tuple[str, ...]:
+def texts(sources: Iterable[Dataset], keyword: str) -> tuple[str, ...]:
     """Values of text, trimmed, from the nearest source that gives them; empty where none can."""
     for source in sources:
         if not is_filled(source, keyword):
@@ -63,7 +66,7 @@ def texts(sources: Sequence[Dataset], keyword: str) -> tuple[str, ...]:
     return ()
 
 
-def text(sources: Sequence[Dataset], keyword: str) -> str:
+def text(sources: Iterable[Dataset], keyword: str) -> str:
     """The first value of text, or nothing."""
     found = texts(sources, keyword)
     return found[0] if found else ""
@@ -77,11 +80,13 @@ def integer(source: Dataset, keyword: str) -> int | None:
         return None
 
 
-def items(sources: Sequence[Dataset], keyword: str) -> list[Dataset]:
-    """The items of a sequence in the nearest source that has any."""
+def items(sources: Iterable[Dataset], keyword: str) -> list[Dataset]:
+    """The items of a sequence in the nearest source that has any; none where it is malformed."""
     for source in sources:
         if is_filled(source, keyword):
-            value = source[keyword].value
-            if not isinstance(value, str | bytes) and value:
-                return list(value)
+            try:
+                value = source[keyword].value
+            except (*UNREADABLE, EOFError, struct.error):
+                return []
+            return list(value) if isinstance(value, Sequence) else []
     return []

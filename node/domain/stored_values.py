@@ -184,7 +184,8 @@ def _lut(image: _Image, sources: Sequence[Dataset]) -> tuple[ModalityLut | None,
     # in functional groups the item itself is among the sources
     found = items(sources, _LUT) or [each for each in sources if "LUTDescriptor" in each]
     if not found:
-        return None, "", None
+        is_there = is_given(sources, _LUT)
+        return None, "Modality LUT Sequence malformed" if is_there else "", "" if is_there else None
     lut_type = text(found[:1], "ModalityLUTType")
     try:
         lut = modality_lut_of(

@@ -91,6 +91,8 @@ def suv_factor(uptakes: Collection[Uptake]) -> float:
     Raises:
         SeriesUnusable: It cannot be computed; the sentence names everything that is in the way.
     """
+    if not uptakes:
+        raise _not_computable("no image is of a PET class")
     faults = list(dict.fromkeys(chain.from_iterable(_faults(each) for each in uptakes)))
     doses = {(each.weight_kg, each.dose_bq, each.half_life_s) for each in uptakes}
     times = {(each.injected_at, each.injected_time_s) for each in uptakes}

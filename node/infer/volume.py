@@ -289,6 +289,9 @@ def _decode(
         _check_code_streams(instance, syntax, pixels)
     elif not pixels.holds(len(instance.PixelData)):
         raise pixels.refused(f"{len(instance.PixelData)} bytes of native pixel data")
+    else:
+        due = pixels.frame_bytes * pixels.frames
+        instance["PixelData"].value = instance.PixelData[: due + due % 2]
     in_order = sorted(wanted, key=lambda item: item.frame_index)
     planes = iter_pixels(instance, indices=[item.frame_index for item in in_order], raw=True)
     for item, plane in zip(in_order, planes, strict=True):

@@ -85,6 +85,11 @@ CASES: dict[str, tuple[Change, ReasonCode, str]] = {
         ReasonCode.MODALITY_LUT_MALFORMED,
         "4 LUT entries where 9 are declared",
     ),
+    "a table that is text": (
+        lambda _, h: h.add_new("ModalityLUTSequence", "LO", "no table"),
+        ReasonCode.MODALITY_LUT_MALFORMED,
+        "Modality LUT Sequence malformed in 24",
+    ),
     "negative numbers in a table": (
         lambda n, h: with_lut(n, h, LUTData=[64512, 0, 1, 2]),
         ReasonCode.MODALITY_LUT_MALFORMED,

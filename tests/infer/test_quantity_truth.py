@@ -220,6 +220,7 @@ ENCODINGS: Mapping[str, Encoding] = {
     "JPEG-LS": Encoding(as_it_is, syntax=JPEGLSLossless),
     "enhanced": Encoding(as_it_is, phantom=ENHANCED),
     "excess bytes": Encoding(excess),
+    "excess bytes, big endian": Encoding(excess, syntax=ExplicitVRBigEndian),
     "no Rescale Type": Encoding(without_rescale(24, "RescaleType")),
     "rescale absent": Encoding(without_rescale(24, *BOTH), parks=ABSENT),
     "rescale empty": Encoding(without_rescale(24, *BOTH, empty=True), parks=ABSENT),

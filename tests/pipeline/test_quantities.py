@@ -15,7 +15,7 @@ from node.infer.labels_file import read_labels
 from tests.node_in_process import SharedWorker
 from tests.simulated_node import SimulatedNode, ct, simulated_node
 from tests.wrong_inputs.case import Case
-from tests.wrong_inputs.quantities import CASES, _padded
+from tests.wrong_inputs.quantities import CASES, padded
 
 RULES = [
     {"name": "tissue", "when": {"Modality": "CT"}, "run": "ct_tissue"},
@@ -98,7 +98,7 @@ def test_what_is_found_on_padding_is_taken_out_counted_and_told(
     phantom = replace(ct(slices=24), attributes=(("RescaleType", "HU"),))
     instances = phantom.datasets()
     for number, instance in enumerate(instances):
-        _padded(number, instance)
+        padded(number, instance)
     beside = int(sum((_stored(instance) == 63536).sum() for instance in instances))
     rules[0]["when"] = {"Modality": "CT"}
     with simulated_node(tmp_path, worker, rules=rules) as node:

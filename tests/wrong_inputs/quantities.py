@@ -71,7 +71,7 @@ def _table(kind: str, *, is_beside: bool = False, signed: bool = False) -> Chang
     return change
 
 
-def _padded(number: int, instance: Dataset) -> None:
+def padded(number: int, instance: Dataset) -> None:
     """63536 beside a circle, as scanners write -2000; in Hounsfield units it would be 62512."""
     del number
     shape = (instance.Rows, instance.Columns)
@@ -162,7 +162,7 @@ CASES: tuple[Case, ...] = (
         "Rescale Type US in 6 of 24", _with(6, RescaleType="US"), ReasonCode.QUANTITY_DIFFERS,
         "images of different quantities: HU in 18, unspecified (Rescale Type US) in 6",
     ),
-    _done("padding 63536", _padded, old="done, with padding as bone", sentence=""),
+    _done("padding 63536", padded, old="done, with padding as bone", sentence=""),
     _done("more bytes of pixel data than declared", _excess, old=_RAISED),
     _parked(
         "slope 0", _with(RescaleSlope=0), ReasonCode.RESCALE_SLOPE_ZERO,
