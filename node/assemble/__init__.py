@@ -10,7 +10,8 @@ Leaves:
 - ``judge_late`` -> ``Lateness``: what an image means that comes after the snapshot.
 - ``judge_geometry`` -> ``GateVerdict``: all findings with their numbers, or the stack in the order
   of its slices with its lattice in the patient. ``is_regular`` is the part of it that completion
-  asks for. ``phase_hints_of`` reads what may tell phases apart.
+  asks for. ``phase_hints_of`` reads what may tell phases apart. ``judge_values`` and
+  ``judge_quantity`` are the part that asks what stored values mean.
 - ``derive`` -> the derived attributes that rules ask for.
 
 What can fail: nothing is raised for bad images. What cannot be read is a finding of the gate or a
@@ -20,7 +21,8 @@ contradict themselves (times out of order, a negative count) raise ``ValueError`
 Why a count in a header is doubted, an abort is a doubt and a pause is waited out is told in
 ``activity`` and ``evidence``; the numbers of the gate stand in ``planes`` and ``gate``.
 
-Source: PS3.3 C.7.6.2 (image plane), C.7.4.1 (Frame of Reference), C.7.6.16 (functional groups).
+Source: PS3.3 C.7.6.2 (image plane), C.7.4.1 (Frame of Reference), C.7.6.16 (functional groups),
+C.11.1 (Modality LUT).
 """
 
 from node.assemble.activity import (
@@ -46,6 +48,7 @@ from node.assemble.phases import PhaseHints, phase_hints_of
 from node.assemble.policy import CompletionPolicy, Late, OnGiveUp, OnRefused
 from node.assemble.revisions import Lateness, OldWork, Progress, is_amended, is_late, judge_late
 from node.assemble.sequence import sequence_of
+from node.assemble.values import judge_quantity, judge_values
 
 __all__ = [
     "DERIVED_ATTRIBUTES",
@@ -76,6 +79,8 @@ __all__ = [
     "judge_completion",
     "judge_geometry",
     "judge_late",
+    "judge_quantity",
+    "judge_values",
     "learns_splitting",
     "peer_key",
     "phase_hints_of",

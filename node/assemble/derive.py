@@ -14,6 +14,8 @@ is_localizer       Image Type says LOCALIZER, or few images lie in several orien
 is_derived         Image Type value 1 is DERIVED
 is_volume          the geometry gate has no finding
 has_gaps           slices are missing inside the stack
+quantity           what the numbers measure (``node.domain.quantity``); unknown where the
+                   header does not establish it, or images differ
 sequence           MR: T1, T2, T2*, PD, FLAIR, STIR, DWI, ADC, SWI, TOF, PERFUSION
 contrast           whether a contrast agent was given
 road, peer         how and from which configured peer the newest instance came
@@ -34,9 +36,11 @@ import numpy as np
 
 from node.assemble.gate import GateVerdict
 from node.assemble.sequence import sequence_of
+from node.assemble.values import quantity_of
 from node.domain.frames import Frame, Triple
 from node.domain.header import Header, Missing, Value
 from node.domain.instance import Origin
+from node.domain.quantity import Quantity
 
 DERIVED_ATTRIBUTES: Final = (
     "slices",
@@ -48,6 +52,7 @@ DERIVED_ATTRIBUTES: Final = (
     "is_derived",
     "is_volume",
     "has_gaps",
+    "quantity",
     "sequence",
     "contrast",
     "road",
@@ -91,6 +96,7 @@ def derive(
         "is_derived": _is_derived(header),
         "is_volume": (verdict.stack is not None,),
         "has_gaps": _has_gaps(verdict),
+        "quantity": _quantity(frames),
         "sequence": sequence_of(header),
         "contrast": contrast_of(header),
         **_from_origin(origin),
@@ -174,6 +180,18 @@ def _has_gaps(verdict: GateVerdict) -> Value:
     if verdict.has_gaps is None:
         return Missing("no stack of slices to look for gaps in")
     return (verdict.has_gaps,)
+
+
+def _quantity(frames: Sequence[Frame]) -> Value:
+    if not frames:
+        return Missing("no images")
+    found = quantity_of(frames)
+    if found is None:
+        return Missing("different between images")
+    quantity, why = found
+    if quantity is Quantity.UNSPECIFIED:
+        return Missing(f"not established: {why or 'nothing in the header tells'}")
+    return (quantity.value,)
 
 
 def _from_origin(origin: Origin | None) -> dict[str, Value]:

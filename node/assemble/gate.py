@@ -1,4 +1,4 @@
-"""The geometry gate: is a series one regular volume?
+"""The gate: is a series one regular volume, and does each of its numbers mean something?
 
 Every finding is collected, each with its numbers: a person who mends one fault should not meet the
 next one an hour later. Any finding means that there is no stack, and so no GPU is used.
@@ -6,13 +6,15 @@ next one an hour later. Any finding means that there is no stack, and so no GPU 
 What is not a finding: which way the slices run, whether the stack is left- or right-handed, in
 which order the images came. The stack is always ordered along the normal.
 
+What stored values mean is judged beside it (see ``node.assemble.values``).
+
 Source: PS3.3 C.7.6.2 (image plane), C.7.4.1 (Frame of Reference).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,8 +31,11 @@ from node.assemble.planes import (
     spans_a_plane,
     triple,
 )
+from node.assemble.values import judge_quantity, judge_values
 from node.domain.frames import Frame, Triple
 from node.domain.geometry import Geometry, Stack
+from node.domain.quantity import Quantity
+from node.domain.reasons import Reason, ReasonCode, in_one_sentence
 
 DRIFT_PIXELS = 0.5
 _SHORT_LIST = 12
@@ -62,7 +67,7 @@ class GateVerdict:
         has_gaps: Whether slices are missing inside the stack; None where that cannot be told.
     """
 
-    findings: tuple[str, ...]
+    findings: tuple[Reason, ...]
     notes: tuple[str, ...] = ()
     stack: Stack | None = None
     images: int
@@ -79,7 +84,7 @@ class GateVerdict:
     def sentence(self) -> str:
         """All findings in one line, or what the volume is."""
         if self.stack is None:
-            return "; ".join(self.findings)
+            return in_one_sentence(self.findings)
         slices, rows, columns = self.stack.geometry.shape
         return "; ".join((f"one volume of {slices} slices of {rows} x {columns}", *self.notes))
 
@@ -88,16 +93,18 @@ def judge_geometry(
     frames: Sequence[Frame],
     minimum: MinimumSize | None = None,
     *,
+    quantities: Collection[Quantity] = (),
     phase_hints: Sequence[PhaseHints] = (),
 ) -> GateVerdict:
     """Judge whether frames form one regular volume of at least the minimum size.
 
     Args:
+        quantities: What the model takes; empty: any, even an unspecified one.
         phase_hints: For each frame, in the same order, what ``phase_hints_of`` read from its
             header; without them a mix of phases is found but its split is not named.
     """
     if not frames:
-        return GateVerdict(findings=("no images",), images=0)
+        return GateVerdict(findings=(Reason(ReasonCode.NO_IMAGES, "no images"),), images=0)
     findings = [*_frame_of_reference(frames)]
     placed, unplaced = _placed(frames)
     findings += unplaced
@@ -114,7 +121,8 @@ def judge_geometry(
         findings += _drift(planes, frames[0].pixel_spacing_mm)
         notes += _jitter(planes)
     findings += _size(frames, planes, minimum or MinimumSize(), is_explained=len(groups) > 1)
-    findings += _rescale(frames)
+    findings += judge_values(frames)
+    findings += judge_quantity(frames, quantities)
     return GateVerdict(
         findings=tuple(findings),
         notes=() if findings else tuple(notes),
@@ -143,7 +151,7 @@ def is_regular(frames: Sequence[Frame], minimum_slices: int = 2) -> bool:
     return not planes.has_duplicates and planes.is_even
 
 
-def _placed(frames: Sequence[Frame]) -> tuple[list[Frame], list[str]]:
+def _placed(frames: Sequence[Frame]) -> tuple[list[Frame], list[Reason]]:
     placed = [f for f in frames if f.position_mm is not None and f.orientation is not None]
     if len(placed) == len(frames):
         return placed, []
@@ -157,28 +165,32 @@ def _placed(frames: Sequence[Frame]) -> tuple[list[Frame], list[str]]:
     ]
     what = " and ".join(absent)
     if not placed:
-        return placed, [f"no positions at all: {what} absent or malformed"]
+        sentence = f"no positions at all: {what} absent or malformed"
+        return placed, [Reason(ReasonCode.NO_POSITION, sentence)]
     count = len(frames) - len(placed)
-    return placed, [f"{count} of {len(frames)} images without a place: {what} absent or malformed"]
+    sentence = f"{count} of {len(frames)} images without a place: {what} absent or malformed"
+    return placed, [Reason(ReasonCode.NO_POSITION, sentence)]
 
 
 def _is_one_plane(placed: Sequence[Frame], groups: Sequence[Sequence[int]]) -> bool:
     return len(groups) == 1 and spans_a_plane(common_orientation(placed))
 
 
-def _frame_of_reference(frames: Sequence[Frame]) -> Iterable[str]:
+def _frame_of_reference(frames: Sequence[Frame]) -> Iterable[Reason]:
     uids = {frame.frame_of_reference_uid for frame in frames}
     named = uids - {None}
     if not named:
-        yield "no Frame of Reference"
+        yield Reason(ReasonCode.NO_FRAME_OF_REFERENCE, "no Frame of Reference")
     elif None in uids:
         count = sum(frame.frame_of_reference_uid is None for frame in frames)
-        yield f"no Frame of Reference in {count} of {len(frames)} images"
+        sentence = f"no Frame of Reference in {count} of {len(frames)} images"
+        yield Reason(ReasonCode.NO_FRAME_OF_REFERENCE, sentence)
     if len(named) > 1:
-        yield f"{len(named)} Frames of Reference: positions cannot be compared"
+        sentence = f"{len(named)} Frames of Reference: positions cannot be compared"
+        yield Reason(ReasonCode.FRAMES_OF_REFERENCE_DIFFER, sentence)
 
 
-def _orientations(placed: Sequence[Frame], groups: Sequence[Sequence[int]]) -> Iterable[str]:
+def _orientations(placed: Sequence[Frame], groups: Sequence[Sequence[int]]) -> Iterable[Reason]:
     if len(groups) > 1:
         sizes = "/".join(str(len(group)) for group in groups[:_SHORT_LIST])
         name = "two" if len(groups) == 2 else str(len(groups))
@@ -186,29 +198,32 @@ def _orientations(placed: Sequence[Frame], groups: Sequence[Sequence[int]]) -> I
         parts = ([placed[i] for i in group] for group in groups)
         if all(len(part) > 2 and is_regular(part) for part in parts):
             text += ": could be split by Image Orientation (Patient)"
-        yield text
+        yield Reason(ReasonCode.ORIENTATIONS_DIFFER, text)
     elif groups and not spans_a_plane(common_orientation(placed)):
-        yield "Image Orientation (Patient) is not two unit vectors at right angles"
+        sentence = "Image Orientation (Patient) is not two unit vectors at right angles"
+        yield Reason(ReasonCode.ORIENTATION_MALFORMED, sentence)
 
 
 def _matrix(
     frames: Sequence[Frame], placed: Sequence[Frame], groups: Sequence[Sequence[int]]
-) -> Iterable[str]:
+) -> Iterable[Reason]:
     """Unequal matrices and pixel spacings; those that a split by orientation mends are left out."""
     is_whole = len(placed) == len(frames) and groups
     parts = [[placed[i] for i in group] for group in groups] if is_whole else [list(frames)]
     if any(len({(f.rows, f.columns) for f in part}) > 1 for part in parts):
         sizes = Counter((f.rows, f.columns) for f in frames).most_common(3)
         named = ", ".join(f"{rows} x {columns}" for (rows, columns), _ in sizes)
-        yield f"different numbers of rows and columns: {named}"
+        sentence = f"different numbers of rows and columns: {named}"
+        yield Reason(ReasonCode.MATRIX_DIFFERS, sentence)
     spacings = {f.pixel_spacing_mm for f in frames}
     if any(s is None or min(s) <= 0.0 for s in spacings):
         count = sum(f.pixel_spacing_mm is None or min(f.pixel_spacing_mm) <= 0.0 for f in frames)
-        yield f"no Pixel Spacing in {count} of {len(frames)} images"
+        sentence = f"no Pixel Spacing in {count} of {len(frames)} images"
+        yield Reason(ReasonCode.NO_PIXEL_SPACING, sentence)
     elif any(_spacing_differs({f.pixel_spacing_mm for f in part}) for part in parts):
         known = sorted(s for s in spacings if s is not None)
         named = ", ".join(f"{a:.4g} x {b:.4g} mm" for a, b in known[:3])
-        yield f"different Pixel Spacing: {named}"
+        yield Reason(ReasonCode.PIXEL_SPACING_DIFFERS, f"different Pixel Spacing: {named}")
 
 
 def _spacing_differs(spacings: Iterable[tuple[float, float] | None]) -> bool:
@@ -216,7 +231,7 @@ def _spacing_differs(spacings: Iterable[tuple[float, float] | None]) -> bool:
     return bool((np.ptp(values, axis=0) > _EQUAL_SPACING * values.min(axis=0)).any())
 
 
-def _positions(planes: Planes, hints: Sequence[PhaseHints]) -> Iterable[str]:
+def _positions(planes: Planes, hints: Sequence[PhaseHints]) -> Iterable[Reason]:
     if not planes.has_duplicates:
         return
     images, count = len(planes.order), planes.count
@@ -226,36 +241,44 @@ def _positions(planes: Planes, hints: Sequence[PhaseHints]) -> Iterable[str]:
         where = ", ".join(str(number) for number in crowded[:_SHORT_LIST])
         more = ", ..." if len(crowded) > _SHORT_LIST else ""
         number = "two" if max(each) == 2 else f"up to {max(each)}"
-        yield f"{number} images at one position: at slice {where}{more} of {count}"
+        sentence = f"{number} images at one position: at slice {where}{more} of {count}"
+        yield Reason(ReasonCode.SAME_POSITION, sentence)
         return
     per_plane = each.pop()
     if count == 1:
-        yield f"{'two' if per_plane == 2 else per_plane} images at one position"
+        sentence = f"{'two' if per_plane == 2 else per_plane} images at one position"
+        yield Reason(ReasonCode.SAME_POSITION, sentence)
         return
     text = f"{images} images, {per_plane} images at each of {count} positions"
     splitter = what_splits(planes.members, hints) if len(hints) == images else None
-    yield f"{text}: could be split into {per_plane} phases by {splitter}" if splitter else text
+    if splitter:
+        text += f": could be split into {per_plane} phases by {splitter}"
+    yield Reason(ReasonCode.SAME_POSITION, text)
 
 
-def _steps(planes: Planes) -> Iterable[str]:
+def _steps(planes: Planes) -> Iterable[Reason]:
     if planes.count < 2:
         return
     gaps, uneven = planes.gaps(), planes.uneven_steps()
     for before, missing in gaps[:_SHORT_LIST]:
         slices = "slice" if missing == 1 else "slices"
-        yield f"gap: {missing} {slices} missing after slice {before} ({_listed(planes, before)})"
+        where = _listed(planes, before)
+        sentence = f"gap: {missing} {slices} missing after slice {before} ({where})"
+        yield Reason(ReasonCode.GAP, sentence)
     if len(gaps) > _SHORT_LIST:
-        yield f"{len(gaps) - _SHORT_LIST} more gaps"
+        yield Reason(ReasonCode.GAP, f"{len(gaps) - _SHORT_LIST} more gaps")
     if uneven:
         where = "/".join(str(number) for number in uneven[:_SHORT_LIST])
-        yield (
+        yield Reason(
+            ReasonCode.UNEVEN_SPACING,
             f"uneven spacing after slice {where}: up to {planes.worst_step:.1%} off "
-            f"({_listed(planes, uneven[0])})"
+            f"({_listed(planes, uneven[0])})",
         )
     elif not gaps and not planes.is_even:
-        yield (
+        yield Reason(
+            ReasonCode.UNEVEN_SPACING,
             "uneven spacing: small steps add up, a slice lies "
-            f"{planes.worst_place:.2g} spacings from its place"
+            f"{planes.worst_place:.2g} spacings from its place",
         )
 
 
@@ -267,19 +290,20 @@ def _listed(planes: Planes, before: int) -> str:
     return f"step {steps[before - 1]:.4g} mm, elsewhere {planes.spacing_mm:.4g} mm"
 
 
-def _drift(planes: Planes, pixel_spacing_mm: tuple[float, float] | None) -> Iterable[str]:
+def _drift(planes: Planes, pixel_spacing_mm: tuple[float, float] | None) -> Iterable[Reason]:
     if planes.count < 2 or pixel_spacing_mm is None or min(pixel_spacing_mm) <= 0.0:
         return
     pixels, drift = planes.drift_pixels(pixel_spacing_mm)
     if drift <= DRIFT_PIXELS + ROUNDING:
         return
     if _is_along_a_line(pixels):
-        yield (
+        yield Reason(
+            ReasonCode.SHEAR,
             f"shear {planes.shear_degrees():.3g} degrees: slices drift sideways by {drift:.3g} "
-            "pixels over the stack (gantry tilt)"
+            "pixels over the stack (gantry tilt)",
         )
     else:
-        yield f"slices lie up to {drift:.3g} pixels beside each other"
+        yield Reason(ReasonCode.SHEAR, f"slices lie up to {drift:.3g} pixels beside each other")
 
 
 def _is_along_a_line(pixels: Floats) -> bool:
@@ -299,22 +323,18 @@ def _jitter(planes: Planes) -> Iterable[str]:
 
 def _size(
     frames: Sequence[Frame], planes: Planes | None, minimum: MinimumSize, *, is_explained: bool
-) -> Iterable[str]:
+) -> Iterable[Reason]:
     """Too few slices, rows or columns; a mix of images is named as such and not counted."""
     is_mix = is_explained or (planes is not None and planes.has_duplicates)
     if len(frames) == 1:
-        yield "one slice: not a volume"
+        yield Reason(ReasonCode.ONE_SLICE, "one slice: not a volume")
     elif not is_mix and len(frames) < minimum.slices:
-        yield f"{len(frames)} slices, the model needs {minimum.slices}"
+        sentence = f"{len(frames)} slices, the model needs {minimum.slices}"
+        yield Reason(ReasonCode.TOO_SMALL, sentence)
     rows, columns = min(f.rows for f in frames), min(f.columns for f in frames)
     if rows < minimum.rows or columns < minimum.columns:
-        yield f"{rows} x {columns} pixels, the model needs {minimum.rows} x {minimum.columns}"
-
-
-def _rescale(frames: Sequence[Frame]) -> Iterable[str]:
-    count = sum(not np.isfinite(frame.slope + frame.intercept) for frame in frames)
-    if count:
-        yield f"Rescale Slope or Intercept malformed in {count} of {len(frames)} images"
+        needs = f"the model needs {minimum.rows} x {minimum.columns}"
+        yield Reason(ReasonCode.TOO_SMALL, f"{rows} x {columns} pixels, {needs}")
 
 
 def _spacing(frames: Sequence[Frame], planes: Planes | None) -> Triple | None:

@@ -14,6 +14,8 @@ from node.deliver.classes import AssociationEnd, classify_association, classify_
 from node.deliver.dicomweb import DicomwebDestination
 from node.deliver.dimse import DimseDestination
 from node.domain.delivery import Outcome
+from node.domain.pixels import BITS_READ
+from node.domain.quantity import RESCALE_IS_DUE, Quantity
 from node.domain.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.encode import ENCODERS
 from node.pipeline.accept import dimse_settings
@@ -72,6 +74,23 @@ def conformance(plan: Plan, stow_prefix: str) -> dict[str, Any]:
             "statuses": _failures(),
             "rejections": _rejections(),
         },
+        "values": {
+            "rescale_is_due": [
+                {"uid": uid, "name": UID(uid).name}
+                for uid in sorted(RESCALE_IS_DUE, key=lambda uid: UID(uid).name)
+            ],
+            "quantities": [
+                quantity.value for quantity in Quantity if quantity is not Quantity.UNSPECIFIED
+            ],
+            "bits_allocated": list(BITS_READ),
+            "models": {
+                model.name: {
+                    role: [quantity.value for quantity in given.quantities]
+                    for role, given in model.inputs.items()
+                }
+                for model in plan.models.values()
+            },
+        },
         "stow": {
             "path": f"{stow_prefix}/studies[/{{StudyInstanceUID}}]",
             "max_request_bytes": BodyLimits().max_request_bytes,
@@ -100,7 +119,9 @@ def conformance(plan: Plan, stow_prefix: str) -> dict[str, Any]:
 
 def as_markdown(statement: Mapping[str, Any]) -> str:
     """The statement as a document."""
-    return "\n".join([*_header(statement), *_scp(statement["scp"]), *_rest(statement), ""])
+    return "\n".join(
+        [*_header(statement), *_scp(statement["scp"], statement["values"]), *_rest(statement), ""]
+    )
 
 
 def _failures() -> list[dict[str, str]]:
@@ -146,7 +167,7 @@ def _header(statement: Mapping[str, Any]) -> Iterator[str]:
     yield f"| Implementation Version Name | {statement['implementation_version_name']} |"
 
 
-def _scp(scp: Mapping[str, Any]) -> Iterator[str]:
+def _scp(scp: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[str]:
     inputs = [each for each in scp["storage"] if each["is_input"]]
     others = [each for each in scp["storage"] if not each["is_input"]]
     yield from _section("Storage SCP and Verification SCP")
@@ -163,6 +184,7 @@ def _scp(scp: Mapping[str, Any]) -> Iterator[str]:
     yield from _uids(inputs)
     yield from _section(f"SOP classes that are stored and are no inputs ({len(others)})")
     yield from _uids(others)
+    yield from _values(values)
     yield from _section("C-STORE failure statuses (and Failure Reasons of STOW-RS)")
     yield "| status | meaning |"
     yield "| --- | --- |"
@@ -173,6 +195,25 @@ def _scp(scp: Mapping[str, Any]) -> Iterator[str]:
     yield "| --- | --- | --- | --- |"
     for each in scp["rejections"]:
         yield f"| {each['result']} | {each['source']} | {each['reason']} | {each['meaning']} |"
+
+
+def _values(values: Mapping[str, Any]) -> Iterator[str]:
+    yield from _section("Pixel values of inputs")
+    bits = ", ".join(str(each) for each in values["bits_allocated"])
+    yield f"Grayscale with Bits Allocated {bits}. Rescale Slope and Intercept, in enhanced objects of each"
+    yield "frame, or a Modality LUT are applied; a Real World Value Mapping tells the unit only. Rescale Slope"
+    yield "and Intercept, or a Modality LUT, must be there in each image of:"
+    yield ""
+    yield from _uids(values["rescale_is_due"])
+    yield ""
+    yield f"Quantities that are told apart: {', '.join(values['quantities'])}."
+    yield "A series whose quantity is not one that its model takes is parked:"
+    yield ""
+    yield "| model | input | takes |"
+    yield "| --- | --- | --- |"
+    for model, inputs in values["models"].items():
+        for role, quantities in inputs.items():
+            yield f"| {model} | {role} | {', '.join(quantities) or 'any'} |"
 
 
 def _rest(statement: Mapping[str, Any]) -> Iterator[str]:

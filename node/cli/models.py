@@ -266,7 +266,8 @@ def _unknown(name: str, here: ModelsHere) -> typer.BadParameter:
 def _input(given: Mapping[str, Any]) -> str:
     accepts = ", ".join(f"{key}: {value}" for key, value in given["accepts"].items()) or "any"
     least = f"{given['min_slices']} slices of {given['min_rows']} x {given['min_columns']}"
-    return f"{accepts}; at least {least}"
+    measures = " or ".join(given["quantities"]) or "any quantity"
+    return f"{accepts}; {measures}; at least {least}"
 
 
 def _require_entry(model: ModelSpec) -> None:

@@ -16,7 +16,9 @@ Messages carry UIDs and numbers, never a patient's name, ID or birth date.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+from node.domain.reasons import Reason, in_one_sentence
 
 
 class NodeError(Exception):
@@ -63,11 +65,11 @@ class InstanceRejected(NodeError):
 
 
 class SeriesUnusable(NodeError):
-    """The series is no input for a model; each finding is one plain sentence."""
+    """The series is no input for a model; each finding is one plain sentence with its code."""
 
-    def __init__(self, findings: Sequence[str]) -> None:
+    def __init__(self, findings: Iterable[Reason]) -> None:
         self.findings = tuple(findings)
-        super().__init__("; ".join(findings))
+        super().__init__(in_one_sentence(self.findings))
 
 
 class JobFailed(NodeError):

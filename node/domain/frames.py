@@ -13,7 +13,9 @@ from typing import TypeAlias
 from pydicom.dataset import Dataset
 
 from node.domain.errors import SeriesUnusable
-from node.domain.header import UNREADABLE
+from node.domain.reasons import Reason, ReasonCode
+from node.domain.sources import integer, is_given, numbers
+from node.domain.stored_values import PLAIN, StoredValues, StoredValuesReader
 
 Triple: TypeAlias = tuple[float, float, float]
 Sextuple: TypeAlias = tuple[float, float, float, float, float, float]
@@ -32,6 +34,7 @@ class Frame:
         pixel_spacing_mm: Distance between rows, then between columns.
         slope: Rescale Slope; stored values times slope plus intercept is the modality's unit. NaN
             where it is present and cannot be read, so that it is never silently 1.
+        values: What else decides which number a stored value means, and of what quantity.
     """
 
     sop_instance_uid: str
@@ -44,6 +47,7 @@ class Frame:
     frame_of_reference_uid: str | None = None
     slope: float = 1.0
     intercept: float = 0.0
+    values: StoredValues = PLAIN
 
 
 def frames_of(instance: Dataset) -> tuple[Frame, ...]:
@@ -55,8 +59,9 @@ def frames_of(instance: Dataset) -> tuple[Frame, ...]:
         SeriesUnusable: The instance claims more than ``MAX_FRAMES`` frames.
     """
     is_single = "PerFrameFunctionalGroupsSequence" not in instance and _frame_count(instance) == 1
+    reader = StoredValuesReader(instance)
     return tuple(
-        _frame(instance, sources, None if is_single else index + 1)
+        _frame(instance, sources, None if is_single else index + 1, reader)
         for index, sources in enumerate(frame_sources(instance))
     )
 
@@ -72,7 +77,8 @@ def frame_sources(instance: Dataset) -> Iterator[tuple[Dataset, ...]]:
     """
     count = _frame_count(instance)
     if count > MAX_FRAMES:
-        raise SeriesUnusable([f"Number of Frames is {count}, at most {MAX_FRAMES} are read"])
+        sentence = f"Number of Frames is {count}, at most {MAX_FRAMES} are read"
+        raise SeriesUnusable([Reason(ReasonCode.TOO_MANY_FRAMES, sentence)])
     shared = tuple(_macros(_first_item(instance, "SharedFunctionalGroupsSequence")))
     per_frame = list(instance.get("PerFrameFunctionalGroupsSequence") or [])
     for index in range(count):
@@ -81,26 +87,34 @@ def frame_sources(instance: Dataset) -> Iterator[tuple[Dataset, ...]]:
 
 
 def _frame_count(instance: Dataset) -> int:
-    return max(_integer(instance, "NumberOfFrames") or 1, 1)
+    return max(integer(instance, "NumberOfFrames") or 1, 1)
 
 
-def _frame(instance: Dataset, sources: tuple[Dataset, ...], frame_number: int | None) -> Frame:
-    position = _numbers(sources, "ImagePositionPatient", 3)
-    orientation = _numbers(sources, "ImageOrientationPatient", 6)
-    spacing = _numbers(sources, "PixelSpacing", 2)
+def _frame(
+    instance: Dataset,
+    sources: tuple[Dataset, ...],
+    frame_number: int | None,
+    reader: StoredValuesReader,
+) -> Frame:
+    slope = _rescale(sources, "RescaleSlope", absent=1.0)
+    intercept = _rescale(sources, "RescaleIntercept", absent=0.0)
+    position = numbers(sources, "ImagePositionPatient", 3)
+    orientation = numbers(sources, "ImageOrientationPatient", 6)
+    spacing = numbers(sources, "PixelSpacing", 2)
     return Frame(
         sop_instance_uid=str(instance.get("SOPInstanceUID", "")),
         frame_number=frame_number,
-        rows=_integer(instance, "Rows") or 0,
-        columns=_integer(instance, "Columns") or 0,
+        rows=integer(instance, "Rows") or 0,
+        columns=integer(instance, "Columns") or 0,
         position_mm=(position[0], position[1], position[2]) if position else None,
         orientation=(
             (*orientation[:3], *orientation[3:]) if orientation else None  # type: ignore[arg-type]
         ),
         pixel_spacing_mm=(spacing[0], spacing[1]) if spacing else None,
         frame_of_reference_uid=str(instance.get("FrameOfReferenceUID", "") or "").strip() or None,
-        slope=_rescale(sources, "RescaleSlope", absent=1.0),
-        intercept=_rescale(sources, "RescaleIntercept", absent=0.0),
+        slope=slope,
+        intercept=intercept,
+        values=reader.read(sources, slope, intercept),
     )
 
 
@@ -123,36 +137,7 @@ def _first_item(instance: Dataset, keyword: str) -> Dataset | None:
 
 def _rescale(sources: tuple[Dataset, ...], keyword: str, *, absent: float) -> float:
     """A rescale value; an empty element says as little as an absent one."""
-    if not any(_is_filled(source, keyword) for source in sources):
+    if not is_given(sources, keyword):
         return absent
-    numbers = _numbers(sources, keyword, 1)
-    return numbers[0] if numbers else math.nan
-
-
-def _is_filled(source: Dataset, keyword: str) -> bool:
-    if keyword not in source:
-        return False
-    raw = source.get_item(keyword)
-    return raw.value not in (None, "", b"")
-
-
-def _numbers(sources: tuple[Dataset, ...], keyword: str, count: int) -> tuple[float, ...] | None:
-    """Finite numbers from the nearest source that gives them; None where that one is malformed."""
-    for source in sources:
-        if not _is_filled(source, keyword):
-            continue
-        try:
-            value = source[keyword].value
-            values = [float(v) for v in (value if count > 1 else [value])]
-        except UNREADABLE:
-            return None
-        usable = len(values) == count and all(math.isfinite(v) for v in values)
-        return tuple(values) if usable else None
-    return None
-
-
-def _integer(instance: Dataset, keyword: str) -> int | None:
-    try:
-        return int(instance.get(keyword))
-    except UNREADABLE:
-        return None
+    found = numbers(sources, keyword, 1)
+    return found[0] if found else math.nan

@@ -23,6 +23,40 @@ class ReasonCode(StrEnum):
     # a result was made, and is marked
     IMAGES_MISSING = "images_missing"
 
+    # the gate: no one regular volume
+    NO_IMAGES = "no_images"
+    TOO_MANY_FRAMES = "too_many_frames"
+    NO_FRAME_OF_REFERENCE = "no_frame_of_reference"
+    FRAMES_OF_REFERENCE_DIFFER = "frames_of_reference_differ"
+    NO_POSITION = "no_position"
+    ORIENTATIONS_DIFFER = "orientations_differ"
+    ORIENTATION_MALFORMED = "orientation_malformed"
+    MATRIX_DIFFERS = "matrix_differs"
+    NO_PIXEL_SPACING = "no_pixel_spacing"
+    PIXEL_SPACING_DIFFERS = "pixel_spacing_differs"
+    SAME_POSITION = "same_position"
+    GAP = "gap"
+    UNEVEN_SPACING = "uneven_spacing"
+    SHEAR = "shear"
+    ONE_SLICE = "one_slice"
+    TOO_SMALL = "too_small"
+
+    # the gate: what the stored values mean
+    PIXEL_BITS_ABSENT = "pixel_bits_absent"
+    PIXEL_BITS_CONTRADICT = "pixel_bits_contradict"
+    PADDING_MALFORMED = "padding_malformed"
+    RESCALE_ABSENT = "rescale_absent"
+    RESCALE_MALFORMED = "rescale_malformed"
+    RESCALE_SLOPE_ZERO = "rescale_slope_zero"
+    MODALITY_LUT_MALFORMED = "modality_lut_malformed"
+    MODALITY_LUT_AND_RESCALE = "modality_lut_and_rescale"
+    QUANTITY_DIFFERS = "quantity_differs"
+    QUANTITY_NOT_TAKEN = "quantity_not_taken"
+    SUV_NOT_COMPUTABLE = "suv_not_computable"
+
+    # the model does not accept the header
+    NOT_ACCEPTED = "not_accepted"
+
 
 @dataclass(frozen=True, slots=True)
 class Reason:

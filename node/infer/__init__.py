@@ -8,8 +8,9 @@ durable file of them.
 
     registry     models/<name>/ -> ModelSpec, every mistake with its path
                  (model_file: the form of model.yaml, labels_table: labels.csv)
-    volume       stack + files  -> Volume: modality units, (slice, row, column)
-                 (codestream: what a compressed frame says about its size)
+    volume       stack + files  -> Volume: numbers of one quantity, (slice, row, column)
+                 (codestream: what a compressed frame says about its size, slab: rescale and tables)
+    padding      voxels that only fill the rectangle: as a model wants them, and out of its labels
     assets       files that a model needs beyond its folder, each held to its hash
     room         what a runner kind is given, and what it hands on
     runners      RUNNERS: runner kind -> "module:function"; run_model checks what comes back
@@ -30,8 +31,9 @@ one job. The whole road of a job may run inside one child: ``Runner.start`` take
 "module:function" and a request of plain values.
 
 What can fail: ``ConfigInvalid`` (a model folder), ``JobFailed`` (permanent when another attempt
-would end the same way: a frame that cannot be decoded, a label that the model does not describe).
+would end the same way: a frame that cannot be decoded, a label that the model does not describe),
+``SeriesUnusable`` (SUV cannot be computed).
 
-Source: PS3.3 C.7.6.3 (Image Pixel), C.11.1 (Modality LUT: rescale), PS3.5 8 (pixel encoding),
-A.4 (encapsulation).
+Source: PS3.3 C.7.6.3 (Image Pixel), C.7.5.1.1.2 (padding), C.11.1 (Modality LUT), PS3.5 8 (pixel
+encoding), A.4 (encapsulation).
 """

@@ -7,10 +7,24 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from yaml.nodes import MappingNode
 
+from node.domain.quantity import Quantity
+
 Mistake = tuple[str, str]
+
+
+def _known_quantity(name: str) -> str:
+    names = [each.value for each in Quantity if each is not Quantity.UNSPECIFIED]
+    if name not in names:
+        near = difflib.get_close_matches(name.upper(), names, n=1)
+        hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(names)}"
+        raise ValueError(f"no quantity {name!r}{hint}")
+    return name
+
+
+QuantityName = Annotated[str, AfterValidator(_known_quantity)]
 
 
 class _Part(BaseModel):
@@ -18,12 +32,26 @@ class _Part(BaseModel):
 
 
 class InputPart(_Part):
-    """One input series."""
+    """One input series.
+
+    ``quantity`` is what its numbers must measure, one or a list; none: anything. ``padding`` is the
+    number that voxels outside of the image become; none: air in HU, else the least number of the
+    volume. ``labels_on_padding``: labels may lie there.
+    """
 
     accepts: dict[str, Any] = {}
     min_slices: int = Field(default=3, ge=1)
     min_rows: int = Field(default=20, ge=1)
     min_columns: int = Field(default=20, ge=1)
+    quantity: QuantityName | list[QuantityName] = []
+    padding: float | None = Field(default=None, allow_inf_nan=False)
+    labels_on_padding: bool = False
+
+    @property
+    def quantities(self) -> tuple[Quantity, ...]:
+        """As values, in the order written."""
+        names = [self.quantity] if isinstance(self.quantity, str) else self.quantity
+        return tuple(map(Quantity, names))
 
 
 class PythonRunnerPart(_Part):

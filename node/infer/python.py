@@ -33,7 +33,7 @@ def run(spec: ModelSpec, inputs: Mapping[str, Given], room: Room, report: Report
     check_assets(spec, room.weights_dir)
     module, _, function = spec.runner.entry.partition(":")
     entry = getattr(importlib.import_module(module), function)
-    volumes = read_volumes(inputs, report)
+    read = read_volumes(spec, inputs, report)
     with report.stage("infer"):
-        labels: LabelArray = entry(spec, volumes, room, report)
-    return Produced(labels=labels)
+        labels: LabelArray = entry(spec, read.volumes, room, report)
+    return Produced(labels=labels, padding=read.padding.get(spec.grid_role))

@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
 from node.domain.errors import ConfigInvalid
+from node.domain.quantity import Quantity
 from node.domain.segment import Segment
 from node.infer.assets import Asset
 from node.infer.container.templates import layout_mistakes
@@ -53,12 +54,18 @@ class InputSpec:
 
     Args:
         accepts: Conditions in the rule language, as written; compiled by whoever routes.
+        quantities: What its numbers may measure; empty: anything.
+        padding: What padding becomes; None: see ``node.infer.padding``.
+        labels_on_padding: Whether labels may lie on padding.
     """
 
     accepts: Mapping[str, object]
     min_slices: int
     min_rows: int
     min_columns: int
+    quantities: tuple[Quantity, ...] = ()
+    padding: float | None = None
+    labels_on_padding: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,6 +230,9 @@ def load_model(folder: Path) -> ModelSpec:
                 min_slices=item.min_slices,
                 min_rows=item.min_rows,
                 min_columns=item.min_columns,
+                quantities=item.quantities,
+                padding=item.padding,
+                labels_on_padding=item.labels_on_padding,
             )
             for role, item in file.inputs.items()
         },
@@ -275,10 +285,24 @@ def _runner_mistakes(file: ModelFile, place: str) -> Iterable[tuple[str, str]]:
             return _bundle_mistakes(file, file.runner, f"{place}/model.yaml")
         case ContainerRunnerPart(layout=layout):
             return [
-                (f"{where}.layout.{role}", sentence)
-                for role, sentence in layout_mistakes(layout, file.inputs)
+                *(
+                    (f"{where}.layout.{role}", sentence)
+                    for role, sentence in layout_mistakes(layout, file.inputs)
+                ),
+                *_container_quantity_mistakes(file, place),
             ]
     return []
+
+
+def _container_quantity_mistakes(file: ModelFile, place: str) -> Iterator[tuple[str, str]]:
+    """A container reads the files itself: nothing is computed or filled for it."""
+    for role, item in file.inputs.items():
+        if Quantity.SUVBW in item.quantities:
+            at = f"{place}/model.yaml: inputs.{role}.quantity"
+            yield at, "a container is given files as they are: no SUV is computed for it"
+        if item.padding is not None:
+            at = f"{place}/model.yaml: inputs.{role}.padding"
+            yield at, "a container is given files as they are: no padding is filled for it"
 
 
 def _asset_mistakes(file: ModelFile, place: str) -> Iterator[tuple[str, str]]:

@@ -9,6 +9,8 @@ from pathlib import Path
 from node.domain.geometry import Stack
 from node.domain.header import Header
 from node.domain.result import LabelArray
+from node.infer.padding import Padding, fill
+from node.infer.registry import ModelSpec
 from node.infer.report import LOG_FILE, Report
 from node.infer.volume import Volume, read_volume
 
@@ -61,17 +63,44 @@ class Produced:
             is regions, bit n-1 is label value n.
         ran: What decided the result beyond the job's parameters, such as the variant and the
             precision; written into the object.
+        padding: Of the first input.
     """
 
     labels: LabelArray
     ran: Mapping[str, str] = field(default_factory=dict)
+    padding: Padding | None = None
 
 
-def read_volumes(inputs: Mapping[str, Given], report: Report) -> dict[str, Volume]:
-    """The voxels of every input, by role.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Voxels:
+    """What a model is given, by role; padding is filled as it wants, and known where there is any."""
+
+    volumes: Mapping[str, Volume]
+    padding: Mapping[str, Padding]
+
+
+def read_volumes(spec: ModelSpec, inputs: Mapping[str, Given], report: Report) -> Voxels:
+    """The voxels of every input in a quantity that the model takes.
 
     Raises:
         JobFailed: A file is missing, contradicts its stack or cannot be decoded.
+        SeriesUnusable: The model takes SUV, which cannot be computed.
     """
+    volumes: dict[str, Volume] = {}
+    padding: dict[str, Padding] = {}
     with report.stage("read"):
-        return {role: read_volume(given.stack, given.files) for role, given in inputs.items()}
+        for role, given in inputs.items():
+            wanted = spec.inputs[role]
+            volume = read_volume(given.stack, given.files, wanted.quantities)
+            volumes[role], found = fill(volume, wanted.padding)
+            if found is not None:
+                padding[role] = found
+    return Voxels(volumes=volumes, padding=padding)
+
+
+def padding_of(given: Given) -> Padding | None:
+    """Where a series is padding, for kinds that hand the files on as they are."""
+    if all(frame.values.format.padding is None for frame in given.stack.frames):
+        return None
+    where = read_volume(given.stack, given.files).padding
+    return None if where is None else Padding(where=where)

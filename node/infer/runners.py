@@ -12,6 +12,7 @@ import numpy as np
 
 from node.domain.errors import JobFailed
 from node.domain.result import LabelArray, label_values_of
+from node.infer.padding import cleared
 from node.infer.registry import RUNNERS, ModelSpec, load_model
 from node.infer.report import Report
 from node.infer.room import Given, Produced, Room
@@ -43,7 +44,22 @@ def run_model(
     produced = kind(_with(spec, parameters or {}), inputs, room, report)
     with report.stage("check"):
         check_labels(spec, inputs[spec.grid_role].stack.geometry.shape, produced.labels)
-    return produced
+        return _without_padding(spec, produced, report)
+
+
+def _without_padding(spec: ModelSpec, produced: Produced, report: Report) -> Produced:
+    """What was found where there is no image is taken out, counted and told."""
+    padding = produced.padding
+    if padding is None:
+        return produced
+    ran = {**produced.ran, "padding": padding.words}
+    if spec.inputs[spec.grid_role].labels_on_padding:
+        return replace(produced, ran=ran)
+    labels, number = cleared(produced.labels, padding)
+    if number:
+        ran["padding_cleared"] = f"{number} voxels"
+        report.note(f"labels on {number} voxels of padding were taken out")
+    return replace(produced, labels=labels, ran=ran)
 
 
 def warm(request: Mapping[str, Any], report: Report) -> Mapping[str, Any]:

@@ -1,23 +1,23 @@
-"""A stack of frames and their files become one array in the modality's unit.
+"""A stack of frames and their files become one array of one quantity.
 
 Native little endian goes from the file straight into the volume; everything else goes through
 pydicom's decoders, frame by frame. What a file says about itself must agree with what the gate saw
-before anything is decoded.
+before anything is decoded. Padding is found among stored values, before any table or slope.
 
-Source: PS3.3 C.7.6.3 (Image Pixel), C.11.1 (Modality LUT), PS3.5 8.1.1 (unused bits), A.4.
+Source: PS3.3 C.7.6.3 (Image Pixel), C.7.5.1.1.2 (Pixel Padding), C.11.1 (Modality LUT), PS3.5 8.1.1
+(unused bits), A.4.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import FileDataset
 from pydicom.encaps import generate_frames
@@ -28,10 +28,11 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLE
 from node.domain.errors import JobFailed
 from node.domain.frames import Frame
 from node.domain.geometry import Geometry, Stack
+from node.domain.pixels import PixelFormat, native_length_fits, pixel_format_of
+from node.domain.quantity import Quantity, given_as
+from node.domain.uptake import suv_factor
 from node.infer.codestream import coded_size
-
-VoxelArray: TypeAlias = NDArray[np.int16] | NDArray[np.float32]
-Plane: TypeAlias = NDArray[np.integer]
+from node.infer.slab import Mask, Plane, Slab, VoxelArray
 
 # what pydicom, gdcm, pylibjpeg, pillow and pyjpegls raise over a frame that they cannot decode
 _DECODE_ERRORS = (
@@ -56,22 +57,27 @@ _IMAGE_PIXEL = (
     "BitsStored",
     "HighBit",
     "PixelRepresentation",
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
 )
 _PIXEL_DATA = b"\xe0\x7f\x10\x00"  # (7FE0,0010), little endian
 _RLE_GAIN = 64  # two bytes stand for at most 128 (PS3.5 G.3)
-_INT16 = np.iinfo(np.int16)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Volume:
-    """Voxels in the modality's unit, such as Hounsfield units, on a regular lattice.
+    """Numbers of one quantity, such as Hounsfield units, on a regular lattice.
 
     Args:
         array: Shape (slice, row, column); int16 where that holds every value exactly, else float32.
+        padding: Where the image has none: voxels that only fill the rectangle, of the same shape;
+            None where there are none. Their numbers mean nothing.
     """
 
     array: VoxelArray
     geometry: Geometry
+    quantity: Quantity = Quantity.UNSPECIFIED
+    padding: Mask | None = None
 
     def __post_init__(self) -> None:
         if self.array.shape != self.geometry.shape:
@@ -91,91 +97,48 @@ class _Wanted:
         return (self.frame.frame_number or 1) - 1
 
 
-def read_volume(stack: Stack, files: Mapping[str, Path]) -> Volume:
-    """The voxels of a stack, each frame with its own rescale.
+def read_volume(
+    stack: Stack, files: Mapping[str, Path], quantities: Collection[Quantity] = ()
+) -> Volume:
+    """The voxels of a stack, each frame with its own rescale or table.
 
     Args:
         files: SOP Instance UID -> Part 10 file.
+        quantities: What is wanted: activity is given as SUV where that is among them and activity
+            is not; empty: as it is.
     Raises:
         JobFailed: A file is missing (another attempt may find it), or contradicts the stack or
             cannot be decoded (permanent); the instance is named.
+        SeriesUnusable: SUV is wanted and cannot be computed.
     """
+    quantity, factor = _as_wanted(stack, quantities)
     by_instance: dict[str, list[_Wanted]] = {}
     for index, frame in enumerate(stack.frames):
         by_instance.setdefault(frame.sop_instance_uid, []).append(_Wanted(index, frame))
-    slab = _Slab(stack)
+    slab = Slab(stack, factor)
     for sop_instance_uid, wanted in by_instance.items():
         if sop_instance_uid not in files:
             raise JobFailed(f"no file of instance {sop_instance_uid}")
         _read_instance(files[sop_instance_uid], wanted, slab)
-    return Volume(array=slab.finish(), geometry=stack.geometry)
+    return Volume(
+        array=slab.finish(), geometry=stack.geometry, quantity=quantity, padding=slab.padding
+    )
 
 
-class _Slab:
-    """The volume while it fills: stored values while one integer rescale may do, else float32."""
-
-    def __init__(self, stack: Stack) -> None:
-        rescales = {(frame.slope, frame.intercept) for frame in stack.frames}
-        for slope, intercept in rescales:
-            if not (np.isfinite(slope) and np.isfinite(intercept)) or slope == 0:
-                raise JobFailed(f"rescale slope {slope} and intercept {intercept}", permanent=True)
-        self._frames = stack.frames
-        self._shape = stack.geometry.shape
-        self._slope, self._intercept = next(iter(rescales))
-        self._is_whole = (
-            len(rescales) == 1 and self._slope.is_integer() and self._intercept.is_integer()
-        )
-        self._stored: Plane | None = None
-        self._floats = np.empty(() if self._is_whole else self._shape, np.float32)
-
-    def room_for(self, index: int, dtype: np.dtype[np.integer]) -> Plane | None:
-        """The slice itself, where stored values of this type can be read into it as they are."""
-        if not self._is_whole:
-            return None
-        if self._stored is None:
-            self._stored = np.empty(self._shape, dtype)
-        return self._stored[index] if self._stored.dtype == dtype else None
-
-    def put(self, index: int, plane: Plane) -> None:
-        """Take the stored values of one slice."""
-        plane = plane.astype(plane.dtype.newbyteorder("="), copy=False)
-        if not self._is_whole:
-            frame = self._frames[index]
-            self._floats[index] = plane * frame.slope + frame.intercept
-            return
-        room = self.room_for(index, plane.dtype)
-        if room is None and self._stored is not None:
-            # signed and unsigned slices in one series: a type that holds both
-            self._stored = self._stored.astype(np.promote_types(self._stored.dtype, plane.dtype))
-            room = self._stored[index]
-        if room is not None:
-            room[...] = plane
-
-    def finish(self) -> VoxelArray:
-        """Apply the rescale that all slices share."""
-        stored, slope, intercept = self._stored, int(self._slope), int(self._intercept)
-        if stored is None:
-            return self._floats
-        ends = [int(end) * slope + intercept for end in (stored.min(), stored.max())]
-        if min(ends) < _INT16.min or max(ends) > _INT16.max:
-            floats = np.empty(self._shape, np.float32)
-            for index, plane in enumerate(stored):
-                floats[index] = plane * float(slope) + float(intercept)
-            return floats
-        # the result fits, so arithmetic modulo 2**16 is exact and can happen in place
-        whole = stored.view(np.int16) if stored.itemsize == 2 else stored.astype(np.int16)
-        if slope != 1:
-            whole *= _modular(slope)
-        if intercept:
-            whole += _modular(intercept)
-        return whole
+def _as_wanted(stack: Stack, quantities: Collection[Quantity]) -> tuple[Quantity, float]:
+    """The quantity to give, and what every number is multiplied with for it."""
+    found = {frame.values.quantity for frame in stack.frames}
+    quantity = found.pop()
+    given = given_as(quantity, quantities)
+    if found or given is None:  # the gate passed it before the job was made
+        names = ", ".join(sorted({quantity, *found}))
+        raise JobFailed(f"its quantity is {names}, not what the model takes", permanent=True)
+    if given is quantity:
+        return quantity, 1.0
+    return given, suv_factor({f.values.uptake for f in stack.frames if f.values.uptake})
 
 
-def _modular(number: int) -> np.int16:
-    return np.uint16(number % (1 << 16)).view(np.int16)
-
-
-def _read_instance(path: Path, wanted: Sequence[_Wanted], slab: _Slab) -> None:
+def _read_instance(path: Path, wanted: Sequence[_Wanted], slab: Slab) -> None:
     sop_instance_uid = wanted[0].frame.sop_instance_uid
     try:
         file = path.open("rb")
@@ -204,17 +167,27 @@ class _Pixels:
     frames: int
     rows: int
     columns: int
-    bits_allocated: int
-    bits_stored: int
-    is_signed: bool
+    format: PixelFormat
+
+    @property
+    def bits_allocated(self) -> int:
+        return self.format.bits_allocated or 0
+
+    @property
+    def unused_bits(self) -> int:
+        return self.bits_allocated - (self.format.bits_stored or 0)
 
     @property
     def dtype(self) -> np.dtype[np.integer]:
-        return np.dtype(f"<{'i' if self.is_signed else 'u'}{self.bits_allocated // 8}")
+        return np.dtype(f"<{'i' if self.format.is_signed else 'u'}{self.bits_allocated // 8}")
 
     @property
     def frame_bytes(self) -> int:
         return self.rows * self.columns * self.bits_allocated // 8
+
+    def holds(self, length_bytes: int) -> bool:
+        """Whether native pixel data of this length hold what the header declares."""
+        return native_length_fits(length_bytes, self.frame_bytes * self.frames * 8, self.frames)
 
     def refused(self, reason: str) -> JobFailed:
         return JobFailed(f"instance {self.sop_instance_uid}: {reason}", permanent=True)
@@ -227,9 +200,7 @@ def _agreed(header: FileDataset, wanted: Sequence[_Wanted]) -> _Pixels:
         frames=int(header.get("NumberOfFrames") or 1),
         rows=int(header.Rows),
         columns=int(header.Columns),
-        bits_allocated=int(header.BitsAllocated),
-        bits_stored=int(header.BitsStored),
-        is_signed=bool(header.PixelRepresentation),
+        format=pixel_format_of(header),
     )
     for item in wanted:
         if item.frame.sop_instance_uid != pixels.sop_instance_uid:
@@ -240,29 +211,24 @@ def _agreed(header: FileDataset, wanted: Sequence[_Wanted]) -> _Pixels:
             )
         if item.frame_index >= pixels.frames:
             raise pixels.refused(f"has no frame {item.frame_index + 1}")
-    if int(header.get("SamplesPerPixel") or 1) != 1:
-        raise pixels.refused("has more than one sample per pixel")
-    if (
-        pixels.bits_allocated not in (8, 16, 32)
-        or not 1 <= pixels.bits_stored <= pixels.bits_allocated
-    ):
-        raise pixels.refused(f"{pixels.bits_stored} bits stored in {pixels.bits_allocated}")
-    if int(header.get("HighBit", pixels.bits_stored - 1)) != pixels.bits_stored - 1:
-        raise pixels.refused("its high bit is not the highest of the bits stored (PS3.5 8.1.1)")
+    for fault in pixels.format.faults():
+        raise pixels.refused(fault.sentence)
+    if any(item.frame.values.format != pixels.format for item in wanted):
+        raise pixels.refused("its bits or its padding are not those that were judged")
     return pixels
 
 
 def _read_native(
-    file: BinaryIO, pixels: _Pixels, wanted: Sequence[_Wanted], slab: _Slab, *, is_implicit: bool
+    file: BinaryIO, pixels: _Pixels, wanted: Sequence[_Wanted], slab: Slab, *, is_implicit: bool
 ) -> None:
     """Read frames as they lie in the file, which stands at the Pixel Data element."""
     element = file.read(8 if is_implicit else 12)
     if element[:4] != _PIXEL_DATA or len(element) < 8:
         raise pixels.refused("has no pixel data where they belong")
     length = int.from_bytes(element[-4:], "little")
-    expected = pixels.frame_bytes * pixels.frames
-    if length not in (expected, expected + expected % 2):
-        raise pixels.refused(f"{length} bytes of pixel data where {expected} are due")
+    if not pixels.holds(length):
+        due = pixels.frame_bytes * pixels.frames
+        raise pixels.refused(f"{length} bytes of pixel data where {due} are due")
     start = file.tell()
     for item in wanted:
         file.seek(start + item.frame_index * pixels.frame_bytes)
@@ -270,38 +236,71 @@ def _read_native(
         plane = np.empty((pixels.rows, pixels.columns), pixels.dtype) if room is None else room
         if file.readinto(plane.reshape(-1).view(np.uint8)) != pixels.frame_bytes:  # type: ignore[attr-defined]
             raise pixels.refused("its pixel data end early")
+        whole_cells = _padding_of_whole_cells(plane, pixels)
         _clear_unused_bits(plane, pixels)
+        _take_padding_out(item.slice_index, plane, pixels.format, whole_cells, slab)
         if room is None:
             slab.put(item.slice_index, plane)
 
 
+def _padding_of_whole_cells(plane: Plane, pixels: _Pixels) -> Mask | None:
+    """Padding by a value that the bits stored do not hold: its writer filled the whole cell."""
+    padding = pixels.format.padding
+    if padding is None or not pixels.unused_bits or padding[0] != padding[1]:
+        return None
+    lowest, highest = pixels.format.limits
+    if lowest <= padding[0] <= highest or plane.itemsize != 2:
+        return None
+    found: Mask = plane.view(np.uint16) == np.uint16(padding[0] & 0xFFFF)
+    return found
+
+
+def _take_padding_out(
+    index: int, plane: Plane, pixel_format: PixelFormat, found: Mask | None, slab: Slab
+) -> None:
+    """Have padding noted, and in its place a value that does not widen the range of the others."""
+    if pixel_format.padding is None:
+        return
+    first, last = pixel_format.padding
+    where: Mask
+    if found is not None:
+        where = found
+    elif first == last:
+        where = plane == first
+    else:
+        where = (plane >= first) & (plane <= last)
+    if where.any():
+        slab.pad(index, where)
+        np.copyto(plane, 0, where=where)
+
+
 def _clear_unused_bits(plane: Plane, pixels: _Pixels) -> None:
     """Bits above the highest stored one may hold anything, old overlays for instance."""
-    unused = pixels.bits_allocated - pixels.bits_stored
-    if unused:
-        plane <<= unused
-        plane >>= unused
+    if pixels.unused_bits:
+        plane <<= pixels.unused_bits
+        plane >>= pixels.unused_bits
 
 
 def _decode(
-    instance: FileDataset, syntax: UID, pixels: _Pixels, wanted: Sequence[_Wanted], slab: _Slab
+    instance: FileDataset, syntax: UID, pixels: _Pixels, wanted: Sequence[_Wanted], slab: Slab
 ) -> None:
     """Let pydicom's decoders make the frames of one instance."""
     if syntax.is_encapsulated:
         _check_code_streams(instance, syntax, pixels)
-    elif len(instance.PixelData) not in _native_lengths(pixels):
+    elif not pixels.holds(len(instance.PixelData)):
         raise pixels.refused(f"{len(instance.PixelData)} bytes of native pixel data")
+    else:
+        due = pixels.frame_bytes * pixels.frames
+        instance["PixelData"].value = instance.PixelData[: due + due % 2]
     in_order = sorted(wanted, key=lambda item: item.frame_index)
     planes = iter_pixels(instance, indices=[item.frame_index for item in in_order], raw=True)
     for item, plane in zip(in_order, planes, strict=True):
         if plane.shape != (pixels.rows, pixels.columns):
             raise pixels.refused(f"a decoded frame has the shape {plane.shape}")
+        if pixels.format.padding is not None and not plane.flags.writeable:
+            plane = plane.copy()
+        _take_padding_out(item.slice_index, plane, pixels.format, None, slab)
         slab.put(item.slice_index, plane)
-
-
-def _native_lengths(pixels: _Pixels) -> tuple[int, int]:
-    expected = pixels.frame_bytes * pixels.frames
-    return expected, expected + expected % 2
 
 
 def _check_code_streams(instance: FileDataset, syntax: UID, pixels: _Pixels) -> None:

@@ -90,6 +90,7 @@ def _inputs(model: ModelSpec) -> dict[str, dict[str, Any]]:
     return {
         role: {
             "accepts": dict(given.accepts),
+            "quantities": [quantity.value for quantity in given.quantities],
             "min_slices": given.min_slices,
             "min_rows": given.min_rows,
             "min_columns": given.min_columns,

@@ -21,6 +21,7 @@ from node.domain.errors import NodeError, SeriesUnusable
 from node.domain.header import Missing, value_of
 from node.domain.instance import Instance, Origin, Road
 from node.domain.peers import Peer
+from node.domain.reasons import in_one_sentence
 from node.pipeline.build import Plan
 from node.pipeline.matching import ActiveRule, CompleteSeries, not_taken
 from node.pipeline.watch import SeriesWatch
@@ -258,7 +259,7 @@ def _judge_series(
             name: value.reason if isinstance(value, Missing) else _one_or_all(value)
             for name, value in header.derived.items()
         },
-        findings=gate.findings if gate else (),
+        findings=tuple(finding.sentence for finding in gate.findings) if gate else (),
         notes=gate.notes if gate else (),
         # as in the node: what is no input is never judged
         rules=tuple(_judge_rule(plan, a, complete, origin) for a in single) if complete else (),
@@ -282,7 +283,7 @@ def _judge_rule(
     return RuleFinding(
         explanation=explanation,
         model=active.model.name,
-        refusals=tuple(not_taken(active, {role: series})),
+        refusals=tuple(reason.sentence for reason in not_taken(active, {role: series})),
         destinations=resolve_destinations(active.send, plan.config.peers, origin),
     )
 
@@ -322,7 +323,7 @@ def _judge_set(
     if isinstance(choice, Chosen):
         roles = choice.roles
         found = {one.series_instance_uid: one for one in members}
-        sentence = "; ".join(not_taken(active, {r: found[uid] for r, uid in roles.items()}))
+        sentence = in_one_sentence(not_taken(active, {r: found[uid] for r, uid in roles.items()}))
     else:
         sentence = choice.sentence
     return SetFinding(

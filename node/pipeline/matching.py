@@ -17,7 +17,7 @@ from node.domain.header import Header
 from node.domain.instance import Instance, Origin
 from node.domain.job import MatchState, Priority, job_key
 from node.domain.peers import Peer
-from node.domain.reasons import ReasonCode
+from node.domain.reasons import Reason, ReasonCode, codes_of, in_one_sentence
 from node.infer.registry import ModelSpec
 from node.jobs.matches import MatchStore
 from node.jobs.store import JobStore
@@ -122,16 +122,22 @@ def match_series(
         room.matches.put(_unmatched(series, silent), now)
 
 
-def not_taken(active: ActiveRule, inputs: Mapping[str, CompleteSeries]) -> Iterable[str]:
+def not_taken(active: ActiveRule, inputs: Mapping[str, CompleteSeries]) -> Iterable[Reason]:
     """Why the model cannot run on these series, one sentence each."""
     for role, series in inputs.items():
         verdict = active.accepts[role].judge(series.header)
         prefix = f"role {role}: " if len(inputs) > 1 else ""
         if verdict.truth is not Truth.TRUE:
-            yield f"{prefix}{active.model.name} does not take it: {why_not(verdict)}"
-        gate = judge_geometry(series.frames, active.minimum(role), phase_hints=series.phase_hints)
+            sentence = f"{prefix}{active.model.name} does not take it: {why_not(verdict)}"
+            yield Reason(ReasonCode.NOT_ACCEPTED, sentence)
+        gate = judge_geometry(
+            series.frames,
+            active.minimum(role),
+            quantities=active.model.inputs[role].quantities,
+            phase_hints=series.phase_hints,
+        )
         for finding in gate.findings:
-            yield f"{prefix}{finding}"
+            yield Reason(finding.code, f"{prefix}{finding.sentence}")
 
 
 def park_or_ask(
@@ -139,15 +145,16 @@ def park_or_ask(
     active: ActiveRule,
     report: MatchReport,
     inputs: Mapping[str, CompleteSeries],
-    reasons: Sequence[str],
+    reasons: Sequence[Reason],
     taken_series_numbers: frozenset[int],
     now: float,
 ) -> None:
     """Park a match for these reasons, or, where there are none, ask for its job."""
     if reasons:
         uid = next(iter(inputs.values())).series_instance_uid
-        sentence = "; ".join(reasons) + judge_again(uid)
-        room.matches.put(with_state(report, MatchState.PARKED, sentence), now)
+        sentence = in_one_sentence(reasons) + judge_again(uid)
+        parked = with_state(report, MatchState.PARKED, sentence)
+        room.matches.put(replace(parked, reasons=tuple(codes_of(reasons))), now)
         room.jobs.supersede(
             report.study_instance_uid, report.rule, report.series_key, report.revision, now
         )

@@ -87,7 +87,7 @@ def _read_series(model: ModelSpec, role: str, folder: Path) -> Given:
     wanted = model.inputs[role]
     least = MinimumSize(slices=wanted.min_slices, rows=wanted.min_rows, columns=wanted.min_columns)
     frames = [frame for header in headers.values() for frame in frames_of(header)]
-    verdict = judge_geometry(frames, least)
+    verdict = judge_geometry(frames, least, quantities=wanted.quantities)
     if verdict.stack is None:
         raise SeriesUnusable(verdict.findings)
     merger = HeaderMerger()

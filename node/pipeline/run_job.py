@@ -112,6 +112,7 @@ def _read_source(given: InputFiles, model: ModelSpec) -> _Source:
     verdict = judge_geometry(
         frames,
         MinimumSize(slices=wanted.min_slices, rows=wanted.min_rows, columns=wanted.min_columns),
+        quantities=wanted.quantities,
     )
     if verdict.stack is None:  # the gate passed it before the job was made
         raise SeriesUnusable(verdict.findings)

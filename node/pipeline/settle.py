@@ -23,7 +23,7 @@ from node.assemble.revisions import OldWork, Progress, is_late, judge_late
 from node.domain.header import Header
 from node.domain.instance import Instance
 from node.domain.job import MatchState
-from node.domain.reasons import ReasonCode
+from node.domain.reasons import ReasonCode, codes_of
 from node.domain.series import SeriesRow, SeriesState
 from node.jobs.values import MatchReport
 from node.pipeline.crash_points import crash_point
@@ -253,7 +253,11 @@ class Settler:
             state=SeriesState.COMPLETE,
             revision=(was.revision if was is not None else 0) + 1,
             snapshot={one.sop_instance_uid: one.version for one in watch.inputs},
-            gate={"findings": list(gate.findings), "notes": list(gate.notes)},
+            gate={
+                "findings": [finding.sentence for finding in gate.findings],
+                "reasons": codes_of(gate.findings),
+                "notes": list(gate.notes),
+            },
             forced="",
         )
         complete = complete_series(watch, row)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from node.domain.errors import InstanceRejected
+from node.domain.pixels import BITS_ALLOCATED, native_length_fits
 from node.domain.received import Received, patient_key
 from node.domain.uids import is_uid
 from node.receive.statuses import CANNOT_UNDERSTAND, PIXELS_CONTRADICT_HEADER
@@ -22,9 +23,6 @@ _PATIENT_ID = 0x00100020
 _SAMPLES, _PHOTOMETRIC, _FRAMES = 0x00280002, 0x00280004, 0x00280008
 _ROWS, _COLUMNS, _BITS_ALLOCATED = 0x00280010, 0x00280011, 0x00280100
 _FLOAT_PIXEL_DATA = {0x7FE00008: 32, 0x7FE00009: 64}
-
-# PS3.3 C.7.6.3.1.1 asks for 1 or a multiple of 8; wider than 64 no array can be
-_BITS = frozenset((1, 8, 16, 24, 32, 40, 48, 56, 64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +133,10 @@ def _check_pixels(top: TopLevel, transfer_syntax_uid: str, max_pixel_bytes: int)
     if transfer_syntax_uid in NATIVE_SYNTAXES or tag != PIXEL_DATA:
         if fragments is not None:
             raise _contradiction("encapsulated under a native transfer syntax", tag)
-        _check_native_length(elements[tag].length, bits, top.integer_string(_FRAMES) or 1, tag)
+        length = elements[tag].length
+        if not native_length_fits(length, bits, top.integer_string(_FRAMES) or 1):
+            due = (bits + 7) // 8
+            raise _contradiction(f"{length} bytes where {due} are declared", tag)
     elif fragments is None:
         raise _contradiction("native under a transfer syntax that encapsulates", tag)
     elif sum(1 for f in fragments if f.length) < (top.integer_string(_FRAMES) or 1):
@@ -153,16 +154,8 @@ def _declared_bits(top: TopLevel, float_bits: int | None) -> int:
         raise _contradiction("Rows or Columns absent or zero", _ROWS, _COLUMNS)
     if (frames is not None and frames < 1) or samples == 0:
         raise _contradiction("no frames or no samples", _FRAMES, _SAMPLES)
-    if bits not in _BITS:
+    if bits not in BITS_ALLOCATED:
         raise _contradiction(f"Bits Allocated {bits}", _BITS_ALLOCATED)
     # PS3.3 C.7.6.3.1.2: two chrominance samples are shared by two pixels
     shared = top.text(_PHOTOMETRIC) in ("YBR_FULL_422", "YBR_PARTIAL_422")
     return rows * columns * (frames or 1) * (2 if shared else samples or 1) * bits
-
-
-def _check_native_length(length: int, bits: int, frames: int, tag: int) -> None:
-    """Some writers pad; what could be one frame more than declared is refused."""
-    expected = (bits + 7) // 8
-    padding = length - expected
-    if padding < 0 or padding >= max(2, expected // frames):
-        raise _contradiction(f"{length} bytes where {expected} are declared", tag)

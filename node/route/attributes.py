@@ -19,6 +19,8 @@ from pydicom.datadict import (
     tag_for_keyword,
 )
 
+from node.domain.quantity import Quantity
+
 
 class Kind(StrEnum):
     """How values of an attribute are compared."""
@@ -57,6 +59,8 @@ SEQUENCES = (
     *("DWI", "ADC", "SWI", "TOF", "PERFUSION"),
 )
 
+QUANTITIES = tuple(quantity.value for quantity in Quantity if quantity is not Quantity.UNSPECIFIED)
+
 DERIVED: Mapping[str, Attribute] = dict(
     (
         _derived(
@@ -81,6 +85,7 @@ DERIVED: Mapping[str, Attribute] = dict(
         _derived("is_derived", Kind.FLAG, "Image Type says DERIVED"),
         _derived("is_volume", Kind.FLAG, "the geometry gate accepts it as one regular volume"),
         _derived("has_gaps", Kind.FLAG, "slices are missing inside the stack"),
+        _derived("quantity", Kind.TEXT, "what the numbers measure", QUANTITIES),
         _derived("sequence", Kind.TEXT, "the kind of MR weighting", SEQUENCES),
         _derived("contrast", Kind.FLAG, "a contrast agent was given"),
         _derived("road", Kind.TEXT, "how it came in", ("dimse", "stow", "folder")),

@@ -16,6 +16,8 @@ from node.assemble import (
 from node.domain.frames import Frame
 from node.domain.header import DIFFERS, Header, Missing, Value
 from node.domain.instance import Origin, Road
+from node.domain.quantity import Quantity
+from node.domain.stored_values import StoredValues
 from tests.assemble.stacks import regular, stack_at
 
 ORIGIN = Origin(
@@ -250,3 +252,29 @@ def test_contrast_is_told_by_the_agent_and_by_names(
     values: dict[str, object], contrast: bool | None
 ) -> None:
     assert told(contrast_of(mr(**values))) is contrast
+
+
+# --- quantity
+
+
+def measuring(quantity: Quantity, why: str = "") -> StoredValues:
+    return StoredValues(quantity=quantity, why=why)
+
+
+def test_a_quantity_that_all_images_share_is_told() -> None:
+    assert derived(regular(5, values=measuring(Quantity.HU)))["quantity"] == ("HU",)
+
+
+def test_a_quantity_that_is_not_established_is_unknown_with_its_reason() -> None:
+    series = regular(5, values=measuring(Quantity.UNSPECIFIED, "Rescale Type US"))
+
+    assert derived(series)["quantity"] == Missing("not established: Rescale Type US")
+
+
+def test_quantities_that_differ_are_unknown() -> None:
+    series = [
+        *regular(3, values=measuring(Quantity.HU)),
+        *stack_at([7.5, 10.0], values=measuring(Quantity.MGML)),
+    ]
+
+    assert derived(series)["quantity"] == Missing("different between images")

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from node.assemble import MinimumSize, is_regular, judge_geometry
+from node.assemble import GateVerdict, MinimumSize, is_regular, judge_geometry
 from node.domain.frames import Frame
 from tests.assemble.stacks import AXIAL, ORIGIN_MM, frame, regular, stack_at
 
@@ -32,8 +32,12 @@ def rotations(draw: st.DrawFn) -> NDArray[np.float64]:
     )
 
 
+def sentences(verdict: GateVerdict) -> tuple[str, ...]:
+    return tuple(finding.sentence for finding in verdict.findings)
+
+
 def findings(frames: list[Frame], **minimum: int) -> tuple[str, ...]:
-    return judge_geometry(frames, MinimumSize(**minimum)).findings
+    return sentences(judge_geometry(frames, MinimumSize(**minimum)))
 
 
 # --- one volume, whatever the order and direction
@@ -202,7 +206,7 @@ def test_phases_are_counted_and_the_attribute_that_splits_them_is_named() -> Non
 
     verdict = judge_geometry(frames, phase_hints=hints)
 
-    assert verdict.findings == (
+    assert sentences(verdict) == (
         "18 images, 3 images at each of 6 positions: "
         "could be split into 3 phases by TemporalPositionIdentifier",
     )
@@ -212,7 +216,7 @@ def test_an_attribute_that_does_not_separate_every_position_is_not_named() -> No
     frames = [f for _ in range(2) for f in regular(6)]
     hints = [{"AcquisitionNumber": (1 if index < 7 else 2,)} for index in range(12)]
 
-    (finding,) = judge_geometry(frames, phase_hints=hints).findings
+    (finding,) = sentences(judge_geometry(frames, phase_hints=hints))
 
     assert finding == "12 images, 2 images at each of 6 positions"
 
@@ -221,7 +225,7 @@ def test_a_clock_time_that_differs_at_each_position_is_no_phase() -> None:
     frames = [f for _ in range(2) for f in regular(6)]
     hints = [{"AcquisitionTime": (f"1000{index:02}",)} for index in range(12)]
 
-    assert "split" not in judge_geometry(frames, phase_hints=hints).findings[0]
+    assert "split" not in sentences(judge_geometry(frames, phase_hints=hints))[0]
 
 
 def test_duplicates_do_not_hide_a_gap() -> None:

@@ -12,7 +12,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
-from node.assemble import MinimumSize, derive, judge_geometry, phase_hints_of
+from node.assemble import GateVerdict, MinimumSize, derive, judge_geometry, phase_hints_of
 from node.domain.frames import Frame, frames_of
 from node.domain.header import HeaderMerger, Missing
 
@@ -113,6 +113,10 @@ def series_of(folder: Path) -> dict[str, list[Dataset]]:
     return {name: list(instances.values()) for name, instances in found.items()}
 
 
+def sentences(verdict: GateVerdict) -> list[str]:
+    return [finding.sentence for finding in verdict.findings]
+
+
 def frames_and_hints(instances: list[Dataset]):
     return (
         [frame for instance in instances for frame in frames_of(instance)],
@@ -128,7 +132,7 @@ def test_each_case_has_the_findings_that_are_expected(shared_data: Path, case: s
     found = {}
     for name, instances in series.items():
         frames, hints = frames_and_hints(instances)
-        found[name] = list(judge_geometry(frames, MINIMUM, phase_hints=hints).findings)
+        found[name] = sentences(judge_geometry(frames, MINIMUM, phase_hints=hints))
 
     assert found == {name: [*first, *own] for name, own in OWN_FINDINGS[case].items()}
 
@@ -144,7 +148,7 @@ def test_copies_with_a_frame_of_reference_park_for_their_own_finding_alone(
 
         verdict = judge_geometry(frames, MINIMUM, phase_hints=hints)
 
-        assert list(verdict.findings) == OWN_FINDINGS[case][name]
+        assert sentences(verdict) == OWN_FINDINGS[case][name]
 
 
 def test_mixed_transfer_syntaxes_lack_only_a_frame_of_reference(shared_data: Path) -> None:
@@ -153,7 +157,7 @@ def test_mixed_transfer_syntaxes_lack_only_a_frame_of_reference(shared_data: Pat
             continue
         frames, _ = frames_and_hints(series_of(folder)["MR"])
 
-        assert judge_geometry(frames, MINIMUM).findings == ("no Frame of Reference",)
+        assert sentences(judge_geometry(frames, MINIMUM)) == ["no Frame of Reference"]
 
 
 def test_tiny_series_are_below_the_minimum_and_one_has_a_gap(shared_data: Path) -> None:
@@ -161,18 +165,18 @@ def test_tiny_series_are_below_the_minimum_and_one_has_a_gap(shared_data: Path) 
     for instance in series_of(shared_data / "ct_tiny_series")["CT"]:
         by_series[str(instance.SeriesInstanceUID)] += frames_of(instance)
 
-    found = sorted(judge_geometry(frames, MINIMUM).findings for frames in by_series.values())
+    found = sorted(sentences(judge_geometry(frames, MINIMUM)) for frames in by_series.values())
 
     small = "16 x 16 pixels, the model needs 20 x 20"
     gap = "gap: 161 slices missing after slice 1 (steps 202.5/1.25/1.25 mm)"
-    assert found == [(small,), (gap, small)]
+    assert found == [[small], [gap, small]]
 
 
 def test_instances_without_positions_are_said_to_have_none(shared_data: Path) -> None:
     (instance,) = series_of(shared_data / "mr_enhanced_small_transfer_syntaxes")["Enhanced MR"]
     frames, _ = frames_and_hints([instance])
 
-    assert judge_geometry(frames, MINIMUM).findings[0].startswith("no positions at all: ")
+    assert sentences(judge_geometry(frames, MINIMUM))[0].startswith("no positions at all: ")
 
 
 def test_the_jitter_of_a_real_pet_is_noted(shared_data: Path) -> None:

@@ -111,6 +111,7 @@ class Case:
 
 # STOW-RS names an instance that failed only where its UIDs could be read
 UNNAMED = {"stow": "C000 other", "": "C000"}
+UNSPECIFIED = "the model takes HU, the series is unspecified (Rescale Type US)"
 NO_FRAME_OF_REFERENCE = "no Frame of Reference"
 GAP = "gap: 1 slice missing after slice"
 STS = "derived_ct_sts_001"
@@ -181,7 +182,8 @@ WHOLE = (
     Case(
         folder="ct_legacy_converted_enhanced",
         stored=5,
-        series=(_ct(3), _ct(1), _aside("SEG")),
+        # masks of 0 and 1 in CT's clothes: Rescale Type US
+        series=(_ct(3, PARKED, UNSPECIFIED), _ct(1, PARKED, UNSPECIFIED), _aside("SEG")),
     ),
     _one("mr_enhanced_hyperfine", 1, _mr(1, PARKED, NO_FRAME_OF_REFERENCE)),
     _one("mr_hitachi_implicit", 4, _mr(4, PARKED, NO_FRAME_OF_REFERENCE)),

@@ -443,14 +443,18 @@ def test_an_encoding_gives_the_label_volume_of_the_plain_one(seg_of: SegOf, name
 
 
 def test_classic_and_converted_images_give_equal_voxels(
-    shared_data: Path, node: NodeInProcess, tmp_path: Path
+    shared_data: Path, worker: SharedWorker, tmp_path: Path
 ) -> None:
+    """By a model that takes any quantity: that of these images is unspecified."""
     case = next(c for c in CASES if c.folder == "ct_legacy_converted_enhanced")
-    _send(node, case, "stow", shared_data, tmp_path)
-    node.settle()
-    node.work()
+    config = _config(tmp_path)
+    config["rules"] = [{"name": "ct", "when": {"Modality": "CT"}, "run": "probe"}]
+    with node_in_process(tmp_path, config, worker) as node:
+        _send(node, case, "stow", shared_data, tmp_path)
+        node.settle()
+        node.work()
 
-    one, other = (_labels(path) for path in node.segmentations())
+        one, other = (_labels(path) for path in node.segmentations())
 
     assert np.allclose(one.affine, other.affine)
     assert one.array.any()

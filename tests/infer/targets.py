@@ -17,6 +17,7 @@ from pydicom import dcmread
 
 from node.domain.errors import JobFailed, SeriesUnusable, TryLater
 from node.domain.header import Header
+from node.domain.reasons import Reason, ReasonCode
 from node.infer.labels_file import write_labels
 from node.infer.registry import load_model
 from node.infer.report import Report
@@ -77,7 +78,7 @@ def finds_no_room(request: Request, report: Report) -> Request:
 
 
 def unusable(request: Request, report: Report) -> Request:
-    raise SeriesUnusable(["two images at one position"])
+    raise SeriesUnusable([Reason(ReasonCode.SAME_POSITION, "two images at one position")])
 
 
 def bug(request: Request, report: Report) -> Request:

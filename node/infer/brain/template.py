@@ -30,7 +30,8 @@ from node.infer.brain.register import affine, inverted, itk_image, one_thread, r
 from node.infer.brain.skull import network_folder, skull_strip
 from node.infer.bundle.image import Image, Prepared
 from node.infer.report import Report
-from node.infer.volume import Volume, VoxelArray
+from node.infer.slab import VoxelArray
+from node.infer.volume import Volume
 
 _ITK: Any = SimpleITK  # its functions carry no types
 

@@ -73,8 +73,8 @@ def run(spec: ModelSpec, inputs: Mapping[str, Given], room: Room, report: Report
             there_are = ", ".join(known)
             raise JobFailed(f"no {name} {value!r}; there are: {there_are}", permanent=True)
     bundle = bundle_of(spec, variant, room.weights_dir)  # what is missing is told before all else
-    volumes = read_volumes(inputs, report)
-    prepared = _prepare(spec, variant, volumes, room, report)
+    read = read_volumes(spec, inputs, report)
+    prepared = _prepare(spec, variant, read.volumes, room, report)
     by_class = is_asked_by_class(bundle)
     if mode == "strict":
         asking = asking_for(bundle, wanted) if by_class and wanted else bundle
@@ -90,7 +90,7 @@ def run(spec: ModelSpec, inputs: Mapping[str, Given], room: Room, report: Report
         labels = prepared.back(labels)
     # a class may stand for others ("kidney" for left and right), which only the bundle knows
     narrowed = labels if by_class else _narrowed(spec, labels, wanted)
-    return Produced(labels=narrowed, ran=ran)
+    return Produced(labels=narrowed, ran=ran, padding=read.padding.get(spec.grid_role))
 
 
 def _prepare(

@@ -15,7 +15,7 @@ from node.infer.container.outputs import OutputFile, choose, read_outputs
 from node.infer.container.settings import ContainerSettings, settings_of
 from node.infer.registry import ModelSpec
 from node.infer.report import Report
-from node.infer.room import Given, Produced, Room
+from node.infer.room import Given, Produced, Room, padding_of
 
 _KILLED = 128 + 9  # some engines do not tell whose kill it was
 
@@ -40,7 +40,9 @@ def run(spec: ModelSpec, inputs: Mapping[str, Given], room: Room, report: Report
             spec.segments,
             overlapping="regions" in spec.outputs,
         )
-    return Produced(labels=labels, ran={"image": image.reference, "image_id": image.image_id})
+        padding = padding_of(inputs[spec.grid_role])
+    ran = {"image": image.reference, "image_id": image.image_id}
+    return Produced(labels=labels, ran=ran, padding=padding)
 
 
 def _run(engine: Engine, order: ContainerOrder, room: Room, report: Report) -> list[OutputFile]:

@@ -17,6 +17,7 @@ REGISTRY = "mhubai"
 
 _SEQUENCES = {"t1": "T1", "t2": "T2", "flair": "FLAIR", "adc": "ADC", "dwi": "DWI"}
 _WORDS = {"MR": tuple(_SEQUENCES)}
+_QUANTITIES = {"CT": "HU", "MR": "MR_SIGNAL"}
 _NOT_SAID = "The card does not say."
 _RESOURCES = {"deadline_s": 1800, "memory_gb": 16, "device": "auto"}
 
@@ -88,7 +89,7 @@ def _model_yaml(card: Card, inputs: Mapping[str, CardInput]) -> str:
         "series_description": card.title[:64].strip(),
         "research_use": True,
         "inputs": {
-            role: {"accepts": {"Modality": _one_or_many(given.modalities)}}
+            role: {"accepts": {"Modality": _one_or_many(given.modalities)}, **_quantity(given)}
             for role, given in inputs.items()
         },
         "runner": runner,
@@ -96,6 +97,13 @@ def _model_yaml(card: Card, inputs: Mapping[str, CardInput]) -> str:
         "outputs": ["labels"],
     }
     return f"# A draft from MHub's card; see docs/containers.md for every key.\n{_yaml(body)}"
+
+
+def _quantity(given: CardInput) -> dict[str, Any]:
+    """What its numbers measure, where the modality leaves no choice; PET has many units."""
+    if not set(given.modalities) <= _QUANTITIES.keys():
+        return {}
+    return {"quantity": _one_or_many(tuple(_QUANTITIES[each] for each in given.modalities))}
 
 
 def _rule(card: Card, inputs: Mapping[str, CardInput]) -> str:

@@ -1,0 +1,181 @@
+"""The gate's other half: does every stored value of a series mean one number of one quantity?
+
+Each finding names its attribute and how many images it concerns. What is not a finding: slopes that
+differ from slice to slice, signed beside unsigned slices, a Modality LUT beside slope and intercept
+of other slices, as long as the quantity is the same.
+
+Source: PS3.3 C.7.6.3.1 (Image Pixel), C.8.2.1 (CT Image), C.8.9.4 (PET Image), C.11.1 (Modality LUT).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from math import isfinite
+
+from node.domain.errors import SeriesUnusable
+from node.domain.frames import Frame
+from node.domain.quantity import Quantity, given_as
+from node.domain.reasons import Reason, ReasonCode
+from node.domain.stored_values import StoredValues
+from node.domain.uptake import suv_factor
+
+_LARGEST = 3e38  # what a float32 holds
+
+
+def judge_values(frames: Sequence[Frame]) -> list[Reason]:
+    """Everything that leaves the number, or the quantity, of a stored value open."""
+    groups = values_of(frames)
+    count = len(frames)
+    faults = _bits(groups, count) + _rescale(frames, count) + _lut(groups, count)
+    return faults + _absent(groups, count) + _quantities(groups)
+
+
+def judge_quantity(frames: Sequence[Frame], wanted: Collection[Quantity]) -> list[Reason]:
+    """Why a model that takes these quantities does not take the series; empty: it takes any."""
+    groups = _sound(values_of(frames))
+    found = {values.quantity for values, _ in groups}
+    if not wanted or len(found) != 1:
+        return []  # what differs, or lacks its transformation, is a finding of its own
+    quantity = found.pop()
+    given = given_as(quantity, wanted)
+    if given is None:
+        takes = " or ".join(wanted)
+        return [
+            Reason(
+                ReasonCode.QUANTITY_NOT_TAKEN,
+                f"the model takes {takes}, the series is {_named(quantity, groups)}",
+            )
+        ]
+    if given is not quantity:
+        try:
+            suv_factor({values.uptake for values, _ in groups if values.uptake is not None})
+        except SeriesUnusable as unusable:
+            takes = f"the model takes {given}, the series is {quantity}"
+            return [Reason(r.code, f"{takes}, and {r.sentence}") for r in unusable.findings]
+    return []
+
+
+def values_of(frames: Iterable[Frame]) -> list[tuple[StoredValues, int]]:
+    """The different ways in which stored values are meant, each with its number of frames."""
+    counts: dict[int, int] = {}
+    shared: dict[int, StoredValues] = {}
+    for frame in frames:  # by identity: equal ones are one object, and hashing them takes long
+        key = id(frame.values)
+        counts[key] = counts.get(key, 0) + 1
+        shared[key] = frame.values
+    return [(shared[key], number) for key, number in counts.items()]
+
+
+def _bits(groups: Sequence[tuple[StoredValues, int]], count: int) -> list[Reason]:
+    found: Counter[Reason] = Counter()
+    for values, number in groups:
+        for fault in values.format.faults():
+            found[fault] += number
+    return [Reason(fault.code, f"{fault.sentence} {_in(n, count)}") for fault, n in found.items()]
+
+
+def _rescale(frames: Sequence[Frame], count: int) -> list[Reason]:
+    malformed = sum(not isfinite(frame.slope + frame.intercept) for frame in frames)
+    zero = sum(frame.slope == 0 for frame in frames)
+    beyond = sum(
+        isfinite(frame.slope + frame.intercept)
+        and abs(frame.slope) * max(map(abs, frame.values.format.limits)) + abs(frame.intercept)
+        > _LARGEST
+        for frame in frames
+    )
+    found = []
+    if malformed:
+        sentence = f"Rescale Slope or Intercept malformed {_in(malformed, count)}"
+        found.append(Reason(ReasonCode.RESCALE_MALFORMED, sentence))
+    if beyond:
+        sentence = f"Rescale Slope or Intercept too large for any number {_in(beyond, count)}"
+        found.append(Reason(ReasonCode.RESCALE_MALFORMED, sentence))
+    if zero:
+        sentence = f"Rescale Slope 0 {_in(zero, count)}"
+        found.append(Reason(ReasonCode.RESCALE_SLOPE_ZERO, sentence))
+    return found
+
+
+def _lut(groups: Sequence[tuple[StoredValues, int]], count: int) -> list[Reason]:
+    malformed: Counter[str] = Counter()
+    both = 0
+    for values, number in groups:
+        if values.lut_fault:
+            malformed[values.lut_fault] += number
+        elif values.lut is not None and (values.has_slope or values.has_intercept):
+            both += number
+    found = [
+        Reason(ReasonCode.MODALITY_LUT_MALFORMED, f"{fault} {_in(number, count)}")
+        for fault, number in malformed.items()
+    ]
+    if both:
+        sentence = f"Modality LUT Sequence beside Rescale Slope or Intercept {_in(both, count)}"
+        found.append(Reason(ReasonCode.MODALITY_LUT_AND_RESCALE, sentence))
+    return found
+
+
+def _absent(groups: Sequence[tuple[StoredValues, int]], count: int) -> list[Reason]:
+    """Slope or intercept that the class requires, or that other images of the series have."""
+    plain = [(values, n) for values, n in groups if values.lut is None and not values.lut_fault]
+    is_used = any(values.has_slope or values.has_intercept for values, _ in plain)
+    is_used = is_used or len(plain) < len(groups)
+    missing: Counter[str] = Counter()
+    for values, number in plain:
+        if not values.is_rescale_due and not is_used:
+            continue
+        names = [
+            name
+            for name, is_there in (
+                ("Rescale Slope", values.has_slope),
+                ("Rescale Intercept", values.has_intercept),
+            )
+            if not is_there
+        ]
+        if names:
+            missing[" and ".join(names)] += number
+    return [
+        Reason(ReasonCode.RESCALE_ABSENT, f"{names} absent or empty {_in(number, count)}")
+        for names, number in missing.items()
+    ]
+
+
+def _quantities(groups: Sequence[tuple[StoredValues, int]]) -> list[Reason]:
+    """Different quantities among images whose values are transformed as they must be."""
+    counts: Counter[str] = Counter()
+    for values, number in _sound(groups):
+        counts[_named(values.quantity, [(values, number)])] += number
+    if len(counts) < 2:
+        return []
+    named = ", ".join(f"{what} in {number}" for what, number in counts.most_common(4))
+    return [Reason(ReasonCode.QUANTITY_DIFFERS, f"images of different quantities: {named}")]
+
+
+def _sound(groups: Sequence[tuple[StoredValues, int]]) -> list[tuple[StoredValues, int]]:
+    """Those whose stored values are transformed as their class requires, and in one way."""
+    return [(values, number) for values, number in groups if _is_sound(values)]
+
+
+def _is_sound(values: StoredValues) -> bool:
+    if values.lut is not None or values.lut_fault:
+        return not (values.lut_fault or values.has_slope or values.has_intercept)
+    return not values.is_rescale_due or (values.has_slope and values.has_intercept)
+
+
+def _named(quantity: Quantity, groups: Iterable[tuple[StoredValues, int]]) -> str:
+    if quantity is not Quantity.UNSPECIFIED:
+        return quantity.value
+    whys = dict.fromkeys(values.why for values, _ in groups if values.why)
+    why = ", ".join(list(whys)[:3])
+    return f"unspecified ({why})" if why else "unspecified"
+
+
+def _in(number: int, count: int) -> str:
+    return f"in {number} of {count} images"
+
+
+def quantity_of(frames: Iterable[Frame]) -> tuple[Quantity, str] | None:
+    """The quantity that all frames share, with why it is unspecified; None where they differ."""
+    found = {(values.quantity, values.why) for values, _ in values_of(frames)}
+    quantities = {quantity for quantity, _ in found}
+    return sorted(found)[0] if len(quantities) == 1 else None

@@ -1,0 +1,261 @@
+"""Stored values: everything in a header that decides which number a pixel of a frame means.
+
+Equal ones are one object: thousands of frames share a few.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from math import isclose
+from typing import TypeAlias
+
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.tag import BaseTag, Tag
+
+from node.domain.modality_lut import (
+    LutMalformed,
+    ModalityLut,
+    has_negative_numbers,
+    modality_lut_of,
+)
+from node.domain.pixels import PixelFormat, pixel_format_of
+from node.domain.quantity import (
+    PET_CLASSES,
+    RESCALE_IS_DUE,
+    Quantity,
+    Said,
+    establish,
+)
+from node.domain.sources import is_given, items, number, text, texts
+from node.domain.uptake import Uptake, uptake_of
+
+_LUT, _MAPPING = "ModalityLUTSequence", "RealWorldValueMappingSequence"
+_SAME_NUMBERS = 1e-6
+
+
+def _tags(keywords: str) -> tuple[BaseTag, ...]:
+    return tuple(Tag(keyword) for keyword in keywords.split())
+
+
+_RESCALE = frozenset(_tags("RescaleSlope RescaleIntercept"))
+_PLAIN = _tags(
+    "SOPClassUID Modality ImageType FrameType ComplexImageComponent MultienergyCTAcquisition "
+    "SamplesPerPixel BitsAllocated BitsStored HighBit PixelRepresentation PixelPaddingValue "
+    "PixelPaddingRangeLimit RescaleSlope RescaleIntercept RescaleType"
+)
+# an image with one of these is not plain: functional groups, tables, PET
+_SEQUENCES = frozenset(
+    _tags(
+        "PerFrameFunctionalGroupsSequence SharedFunctionalGroupsSequence ModalityLUTSequence "
+        "RealWorldValueMappingSequence Units"
+    )
+)
+_DECIDING = frozenset(
+    (
+        *_PLAIN,
+        *_tags(
+            "ModalityLUTSequence RealWorldValueMappingSequence Units LUTDescriptor "
+            "MeasurementUnitsCodeSequence"
+        ),
+    )
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredValues:
+    """How stored values become numbers of a quantity, apart from slope and intercept themselves.
+
+    Args:
+        lut: A Modality LUT, in place of slope and intercept.
+        lut_fault: Why there is none although the header has its sequence.
+        has_slope: Whether Rescale Slope has a value, readable or not; ``has_intercept`` alike.
+        is_rescale_due: Whether the class requires both (type 1).
+        quantity: Of the numbers; ``why`` it is unspecified.
+        uptake: What makes SUV of activity in PET.
+    """
+
+    format: PixelFormat = field(default_factory=PixelFormat)
+    lut: ModalityLut | None = None
+    lut_fault: str = ""
+    has_slope: bool = True
+    has_intercept: bool = True
+    is_rescale_due: bool = False
+    quantity: Quantity = Quantity.UNSPECIFIED
+    why: str = ""
+    uptake: Uptake | None = None
+
+
+PLAIN = StoredValues()
+
+
+class StoredValuesReader:
+    """Reads the frames of one instance; what they share is read once."""
+
+    def __init__(self, instance: Dataset) -> None:
+        # before anything is looked at: looking replaces undecoded elements
+        self._plain = _plain_elements(instance)
+        self._image = _image_of(instance) if self._plain is None else None
+        self._known: dict[tuple[int, ...], StoredValues] = {}
+
+    def read(self, sources: Sequence[Dataset], slope: float, intercept: float) -> StoredValues:
+        """The facts of one frame.
+
+        Args:
+            sources: As of ``frame_sources``.
+            slope: And intercept: as read, with 1 and 0 in place of absent ones.
+        """
+        if self._image is None:
+            return _of_plain(self._plain or ())
+        # a frame may have a dozen groups, of which one or two tell anything here
+        telling = [source for source in sources if not _DECIDING.isdisjoint(source.keys())]
+        key = tuple(map(id, telling))  # shared groups are the same objects in every frame
+        if key not in self._known:
+            self._known[key] = _shared(_read(self._image, telling, slope, intercept))
+        return self._known[key]
+
+
+@dataclass(frozen=True, slots=True)
+class _Image:
+    """What all frames of an instance share."""
+
+    format: PixelFormat
+    sop_class_uid: str
+    modality: str
+    uptake: Uptake | None
+    is_little_endian: bool
+
+
+def _image_of(instance: Dataset) -> _Image:
+    sop_class_uid = text((instance,), "SOPClassUID")
+    return _Image(
+        format=pixel_format_of(instance),
+        sop_class_uid=sop_class_uid,
+        modality=text((instance,), "Modality").upper(),
+        uptake=uptake_of(instance) if sop_class_uid in PET_CLASSES else None,
+        is_little_endian=instance.original_encoding[1] is not False,
+    )
+
+
+def _read(
+    image: _Image, sources: Sequence[Dataset], slope: float, intercept: float
+) -> StoredValues:
+    lut, fault, lut_type = _lut(image, sources)
+    has_slope = is_given(sources, "RescaleSlope")
+    has_intercept = is_given(sources, "RescaleIntercept")
+    is_transformed = (has_slope and has_intercept) or lut is not None
+    mapped, otherwise = _mappings(sources, slope, intercept)
+    established = establish(
+        Said(
+            sop_class_uid=image.sop_class_uid,
+            modality=image.modality,
+            image_type=texts(sources, "FrameType") or texts(sources, "ImageType"),
+            type_name="Rescale Type" if lut_type is None else "Modality LUT Type",
+            # the type of a Modality LUT is type 1: without it nothing is known
+            type=text(sources, "RescaleType") if lut_type is None else lut_type or "US",
+            is_transformed=is_transformed,
+            is_multi_energy=text(sources, "MultienergyCTAcquisition").upper() == "YES",
+            units=text(sources, "Units"),
+            suv_type=text(sources, "SUVType"),
+            mapped=mapped if lut_type is None else frozenset(),
+            mapped_otherwise=otherwise if lut_type is None else mapped | otherwise,
+            complex_component=text(sources, "ComplexImageComponent"),
+        )
+    )
+    if not fault and established.quantity is Quantity.HU and lut and has_negative_numbers(lut):
+        fault = "Modality LUT of HU with entries above 32767: it cannot hold negative numbers"
+    return StoredValues(
+        format=image.format,
+        lut=lut,
+        lut_fault=fault,
+        has_slope=has_slope,
+        has_intercept=has_intercept,
+        is_rescale_due=image.sop_class_uid in RESCALE_IS_DUE,
+        quantity=established.quantity,
+        why=established.why,
+        uptake=image.uptake,
+    )
+
+
+def _lut(image: _Image, sources: Sequence[Dataset]) -> tuple[ModalityLut | None, str, str | None]:
+    """The table, what is wrong with it, and its type; no type where there is no sequence."""
+    # in functional groups the item itself is among the sources
+    found = items(sources, _LUT) or [each for each in sources if "LUTDescriptor" in each]
+    if not found:
+        is_there = is_given(sources, _LUT)
+        return None, "Modality LUT Sequence malformed" if is_there else "", "" if is_there else None
+    lut_type = text(found[:1], "ModalityLUTType")
+    try:
+        lut = modality_lut_of(
+            found[0], is_signed=image.format.is_signed, is_little_endian=image.is_little_endian
+        )
+    except LutMalformed as malformed:
+        return None, f"Modality LUT Sequence malformed ({malformed})", lut_type
+    return lut, "", lut_type
+
+
+_Plain: TypeAlias = tuple[tuple[BaseTag, str | None, bytes, bool, bool], ...]
+
+
+def _plain_elements(instance: Dataset) -> _Plain | None:
+    """What decides in a classic image without sequences, undecoded; None for any other.
+
+    Most images of a series agree in it byte for byte, so that it is decoded once.
+    """
+    there = instance.keys()
+    if not _SEQUENCES.isdisjoint(there):
+        return None
+    undecoded = there.mapping  # type: ignore[attr-defined]  # a view of a dict
+    elements = []
+    for tag in _PLAIN:
+        element = undecoded.get(tag)
+        if element is None:
+            continue
+        if not isinstance(element, RawDataElement) or element.value is None:
+            return None
+        # the numbers of a rescale differ between slices; here it counts that they are there
+        value = element.value if tag not in _RESCALE else element.value and b"1"
+        elements.append((tag, element.VR, value, element.is_implicit_VR, element.is_little_endian))
+    return tuple(elements)
+
+
+@lru_cache(maxsize=1024)
+def _of_plain(elements: _Plain) -> StoredValues:
+    instance = Dataset(
+        {
+            tag: RawDataElement(tag, vr, len(value), value, 0, is_implicit, is_little)
+            for tag, vr, value, is_implicit, is_little in elements
+        }
+    )
+    return _read(_image_of(instance), (instance,), 1.0, 0.0)
+
+
+@lru_cache(maxsize=1024)
+def _shared(values: StoredValues) -> StoredValues:
+    """The one object that stands for all equal ones."""
+    return values
+
+
+def _mappings(
+    sources: Sequence[Dataset], slope: float, intercept: float
+) -> tuple[frozenset[str], frozenset[str]]:
+    """Units of Real World Value Mappings that give the same numbers, and of those that do not."""
+    same: set[str] = set()
+    other: set[str] = set()
+    # in functional groups the item itself is among the sources
+    in_groups = (each for each in sources if "MeasurementUnitsCodeSequence" in each)
+    for mapping in (*items(sources, _MAPPING), *in_groups):
+        code = items((mapping,), "MeasurementUnitsCodeSequence")
+        unit = text(code[:1], "CodeValue")
+        factor = number((mapping,), "RealWorldValueSlope")
+        offset = number((mapping,), "RealWorldValueIntercept")
+        is_same = (
+            factor is not None
+            and offset is not None
+            and isclose(factor, slope, rel_tol=_SAME_NUMBERS)
+            and isclose(offset, intercept, rel_tol=_SAME_NUMBERS, abs_tol=_SAME_NUMBERS)
+        )
+        (same if is_same else other).add(unit)
+    return frozenset(same), frozenset(other)
