@@ -253,13 +253,13 @@ TAKEN = (
     ),
     Malformed(
         name="tags out of order",
-        change=at(0x00200032, explicit(0x00101010, b"AS", b"056Y")),
+        change=at(0x00200032, explicit(0x00102160, b"SH", b"056Y")),
         notes=(Note.OUT_OF_ORDER,),
     ),
     Malformed(
         name="tags out of order, implicit",
         syntax=I,
-        change=at(0x00200032, implicit(0x00101010, b"056Y"), I),
+        change=at(0x00200032, implicit(0x00102160, b"056Y"), I),
         notes=(Note.OUT_OF_ORDER,),
     ),
     Malformed(
@@ -267,7 +267,7 @@ TAKEN = (
         change=at(
             _REFERENCES,
             explicit(
-                _REFERENCES, b"SQ", item(explicit(0x00101010, b"AS", b"056Y") + _EXPLICIT_NAME)
+                _REFERENCES, b"SQ", item(explicit(0x00102160, b"SH", b"056Y") + _EXPLICIT_NAME)
             ),
         ),
         notes=(Note.OUT_OF_ORDER,),
@@ -278,7 +278,7 @@ TAKEN = (
     Malformed(name="pixel data twice", change=repeated(PIXEL_DATA), notes=(Note.REPEATED,)),
     Malformed(
         name="no value representation",
-        change=at(0x00100030, implicit(0x00101010, b"056Y")),
+        change=at(0x00102160, implicit(0x00102160, b"056Y")),
         notes=(Note.NO_VR,),
         readers="pydicom gdcm",
     ),
@@ -445,6 +445,23 @@ REFUSED = (
         why="zeros where elements should be are a lost block of a disk",
     ),
     Malformed(
+        name="group 0000, big endian",
+        syntax=B,
+        change=before(explicit(0x00000002, b"UI", b"1.2\0", ">")),
+        refused="a command set in big endian",
+        why="pydicom, which reads what is kept, takes it for little endian",
+    ),
+    Malformed(
+        name="no value representation at the first element",
+        change=before(implicit(0x00080005, b"ISO_IR 100")),
+        refused="unknown value representation",
+    ),
+    Malformed(
+        name="no value representation behind a command set",
+        change=before(explicit(0x00000002, b"UI", b"1.2\0") + implicit(0x00080005, b"ISO_IR 100")),
+        refused="unknown value representation",
+    ),
+    Malformed(
         name="many line ends behind",
         change=behind(b"\r\n" * 6),
         refused="unknown value representation",
@@ -462,12 +479,12 @@ REFUSED = (
     ),
     Malformed(
         name="an unknown value representation",
-        change=at(0x00100030, explicit(0x00101010, b"??", b"056Y")),
+        change=at(0x00100030, explicit(0x00102160, b"??", b"056Y")),
         refused="unknown value representation",
     ),
     Malformed(
         name="a value representation of NUL",
-        change=at(0x00100030, explicit(0x00101010, b"\0\0", b"056Y")),
+        change=at(0x00100030, explicit(0x00102160, b"\0\0", b"056Y")),
         refused="unknown value representation",
         why="pydicom, which reads what is kept, loses all elements behind it",
     ),

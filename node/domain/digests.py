@@ -23,6 +23,7 @@ from pydicom.pixels.utils import iter_pixels
 from pydicom.tag import BaseTag
 
 from node.domain.frames import frames_of
+from node.domain.header import UNREADABLE
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -107,7 +108,10 @@ def _items(
         is_sequence = element.length == 0xFFFFFFFF
     if not is_sequence:
         return None
-    value = dataset[tag].value
+    try:
+        value = dataset[tag].value
+    except (*UNREADABLE, OSError):  # text where the dictionary has a sequence
+        return None
     return list(value) if not isinstance(value, str | bytes) else None
 
 

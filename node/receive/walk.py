@@ -201,7 +201,7 @@ class _Walker:
                         return self._end_behind(value, limit, top or value == limit, tag)
                     if top and self._is_zero(position, limit):
                         return self._end_behind(position, limit, top, last)
-                    vr, length = self._without_vr(tag, vr, length, is_first=position == start)
+                    vr, length = self._without_vr(tag, vr, length, is_first=last < _FIRST_TAG)
             self.count += 1
             if self.count > self.max_elements:
                 _refuse("too many elements", tag)
@@ -211,7 +211,7 @@ class _Walker:
             else:
                 if tag == 0 and not length and top and self._is_zero(position, limit):
                     return self._end_behind(position, limit, top, last)
-                self._check_possible(tag, length)
+                self._check_possible(tag, length, is_first=top and last < _FIRST_TAG)
                 if seen is None:  # once more from the start, remembering
                     seen, position, last = {}, start, _FIRST_TAG - 1
                     continue
@@ -274,11 +274,14 @@ class _Walker:
         self.notes.add(Note.NO_VR)
         return b"", int.from_bytes(vr, "little" if self.encoding.is_little_endian else "big")
 
-    def _check_possible(self, tag: int, length: int) -> None:
+    def _check_possible(self, tag: int, length: int, *, is_first: bool) -> None:
         if tag >> 16 == 0xFFFE:
             _refuse("a tag that cannot stand in a data set", tag)
         if not tag and not length:
             _refuse("zeros between elements", tag)
+        if tag >> 16 == 0 and is_first and not self.encoding.is_little_endian:
+            # pydicom takes it for a command set, which is little endian wherever it stands
+            _refuse("a command set in big endian", tag)
 
     def _weigh(
         self, tag: int, element: Element, seen: dict[int, Element], is_implicit: bool, top: bool

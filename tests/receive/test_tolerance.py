@@ -18,6 +18,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from node.domain.errors import InstanceRejected
+from node.domain.instance import InstanceState
 from node.domain.notes import Note
 from tests.instances import ORIGIN, Node, announced, ct_slice, opened_node
 from tests.malformed import (
@@ -124,6 +125,17 @@ def test_what_readers_take_alike_is_taken_and_noted(
     assert by_pydicom(kept)
     assert row["is_input"] == 1
     assert events == [note.value for note in kind.notes]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", TAKEN, ids=lambda kind: kind.name)
+def test_a_malformed_copy_of_a_kept_image_is_no_conflict(node: Node, kind: Malformed) -> None:
+    image = fresh_image()
+    node.store_file(Malformed(name="sound", change=bytes).file(image))
+
+    states = {node.store_file(kind.file(image)).state for _ in range(2)}
+
+    assert states <= {InstanceState.AMENDED, InstanceState.DUPLICATE}
 
 
 @pytest.mark.filterwarnings("ignore")
