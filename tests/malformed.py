@@ -335,6 +335,24 @@ TAKEN = (
         readers="pydicom gdcm",
     ),
     Malformed(
+        name="text and group 0004 in an item of the study",
+        syntax=I,
+        change=at(
+            0x00081110,
+            implicit(
+                0x00081110,
+                item(
+                    implicit(0x00041500, b"A\\B ")
+                    + implicit(0x00081155, b"1.2.3\0")
+                    + implicit(0x0040A170, b"FOLLOW UP ")
+                ),
+            ),
+            I,
+        ),
+        notes=(Note.LOW_GROUP, Note.TEXT_FOR_SEQUENCE),
+        readers="pydicom gdcm",
+    ),
+    Malformed(
         name="explicit items in an implicit sequence",
         syntax=I,
         change=at(_REFERENCES, implicit(_REFERENCES, item(_EXPLICIT_NAME)), I),

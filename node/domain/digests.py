@@ -23,7 +23,7 @@ from pydicom.pixels.utils import iter_pixels
 from pydicom.tag import BaseTag
 
 from node.domain.frames import frames_of
-from node.domain.header import UNREADABLE
+from node.domain.items import is_text_for_sequence
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -108,10 +108,9 @@ def _items(
         is_sequence = element.length == 0xFFFFFFFF
     if not is_sequence:
         return None
-    try:
-        value = dataset[tag].value
-    except (*UNREADABLE, OSError):  # text where the dictionary has a sequence
+    if is_text_for_sequence(dataset, tag, "SQ"):
         return None
+    value = dataset[tag].value
     return list(value) if not isinstance(value, str | bytes) else None
 
 
