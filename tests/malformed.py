@@ -100,6 +100,16 @@ def file_meta(image: Dataset, syntax: str) -> bytes:
     return explicit(0x00020000, b"UL", pack("<I", len(body))) + body
 
 
+def nested_file(image: Dataset, depth: int, *, has_meta: bool = True) -> bytes:
+    """An image whose first element is a sequence in a sequence, and so on."""
+    opening = pack("<HH2sHI", 0x0008, 0x0006, b"SQ", 0, _UNDEFINED) + pack(
+        "<HHI", 0xFFFE, 0xE000, _UNDEFINED
+    )
+    nested = opening * depth + (delimiter(0xE00D) + delimiter(0xE0DD)) * depth
+    head = bytes(128) + b"DICM" + file_meta(image, ExplicitVRLittleEndian) if has_meta else b""
+    return head + nested + data_set_bytes(image)
+
+
 def before(added: bytes) -> Change:
     """In front of the data set."""
     return lambda data: added + data

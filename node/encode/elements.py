@@ -107,8 +107,8 @@ def _copied_items(items: Iterable[Dataset] | None) -> bytes:
 
 def _is_text(source: Dataset, tag: BaseTag) -> bool:
     """Whether text stands where the dictionary has a sequence: no reader could read the copy."""
-    found = source.get_item(tag)
-    vr = _explicit_vr(found) if isinstance(found, RawDataElement) else found.VR
+    found: DataElement | RawDataElement = source.get_item(tag)
+    vr = _explicit_vr(found) if isinstance(found, RawDataElement) else str(found.VR)
     return is_text_for_sequence(source, tag, vr)
 
 

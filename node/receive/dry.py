@@ -24,6 +24,7 @@ from node.receive.walk import Buffer
 
 _PIECE_BYTES = 1 << 20
 _UID_BYTES = 64
+_PREFIX_END = 132
 _ORIGIN = Origin(road=Road.FOLDER, association_id="")
 # preamble, group length and Transfer Syntax UID (PS3.10 7.1), before it is known which one
 _HEAD_BYTES = 128 + 4 + 12 + 8 + _UID_BYTES
@@ -32,6 +33,9 @@ _HEAD_BYTES = 128 + 4 + 12 + 8 + _UID_BYTES
 class DryRun:
     """Sends files through the ingest and keeps nothing.
 
+    Attributes:
+        is_part10: Whether the file checked last has a preamble and prefix.
+
     Args:
         transfer_syntaxes: What the node decodes, such as ``syntaxes.Decodable()``.
     """
@@ -39,6 +43,7 @@ class DryRun:
     def __init__(self, transfer_syntaxes: Container[str]) -> None:
         self._ingest = Ingest(self, transfer_syntaxes=transfer_syntaxes)
         self._part = _DryPart()
+        self.is_part10 = False
 
     def new_part(self) -> _DryPart:
         """Room in memory; the file before is forgotten."""
@@ -53,6 +58,8 @@ class DryRun:
             OSError: The file cannot be read.
         """
         with path.open("rb") as file:
+            self.is_part10 = file.read(_PREFIX_END).endswith(b"DICM")
+            file.seek(0)
             arrival = self._ingest.begin_file(_ORIGIN)
             while piece := file.read(_PIECE_BYTES):
                 arrival.write(piece)
