@@ -248,7 +248,9 @@ TAKEN = (
         notes=(Note.LOW_GROUP,),
     ),
     Malformed(
-        name="group 0006", change=before(explicit(0x00060010, b"CS", b"AB")), notes=(Note.LOW_GROUP,)
+        name="group 0006",
+        change=before(explicit(0x00060010, b"CS", b"AB")),
+        notes=(Note.LOW_GROUP,),
     ),
     Malformed(
         name="group 0002 in the middle",
@@ -535,7 +537,8 @@ REFUSED = (
     Malformed(
         name="no sequence delimiter",
         change=lambda data: at(
-            _REFERENCES, pack("<HH2sHI", 0x0008, 0x1115, b"SQ", 0, _UNDEFINED) + item(_EXPLICIT_NAME)
+            _REFERENCES,
+            pack("<HH2sHI", 0x0008, 0x1115, b"SQ", 0, _UNDEFINED) + item(_EXPLICIT_NAME),
         )(data),
         refused="a sequence holds something else than items",
     ),

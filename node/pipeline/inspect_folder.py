@@ -333,7 +333,9 @@ def _judge_sets(
                     for uid in finding.roles.values()
                     if held[uid]
                 ]
-                yield replace(finding, sentence="; ".join(filter(None, [*waiting, finding.sentence])))
+                yield replace(
+                    finding, sentence="; ".join(filter(None, [*waiting, finding.sentence]))
+                )
 
 
 def _judge_set(

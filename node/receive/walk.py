@@ -261,9 +261,7 @@ class _Walker:
             for at in range(position, limit, _PIECE_BYTES)
         )
 
-    def _without_vr(
-        self, tag: int, vr: bytes, length: int, *, is_first: bool
-    ) -> tuple[bytes, int]:
+    def _without_vr(self, tag: int, vr: bytes, length: int, *, is_first: bool) -> tuple[bytes, int]:
         """An element header as implicit VR has it; only a short value, whose length cannot be a VR.
 
         By the first element readers tell how all others are encoded.

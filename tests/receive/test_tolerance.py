@@ -95,7 +95,9 @@ def by_dcmtk(path: Path, folder: Path) -> bool:
     """dcmconv writes it anew; pydicom reads what it made of it."""
     made = folder / "by_dcmtk.dcm"
     made.unlink(missing_ok=True)
-    done = subprocess.run([need("/usr/bin/dcmconv"), "+te", path, made], capture_output=True, check=False)
+    done = subprocess.run(
+        [need("/usr/bin/dcmconv"), "+te", path, made], capture_output=True, check=False
+    )
     return done.returncode == 0 and by_pydicom(made)
 
 
@@ -206,9 +208,7 @@ def test_one_event_tells_of_a_whole_series(node: Node) -> None:
 
 
 @pytest.mark.parametrize("uid", ["1.2.826.0.1.1.01", "1.2.00.3", "01.2.3", "1.2.0000000009"])
-def test_uids_with_leading_zeros_are_taken_exactly_as_they_are(
-    node: Node, uid: str
-) -> None:
+def test_uids_with_leading_zeros_are_taken_exactly_as_they_are(node: Node, uid: str) -> None:
     image = fresh_image()
     with pytest.warns(UserWarning, match="Invalid value for VR UI"):
         image.SOPInstanceUID = image.SeriesInstanceUID = uid
@@ -221,7 +221,10 @@ def test_uids_with_leading_zeros_are_taken_exactly_as_they_are(
     assert events == [Note.UID_LEADING_ZERO]
 
 
-@pytest.mark.parametrize(("text", "is_taken"), [("1.0", True), ("1.", True), ("1.5", False), ("one", False), ("1e0", False)])
+@pytest.mark.parametrize(
+    ("text", "is_taken"),
+    [("1.0", True), ("1.", True), ("1.5", False), ("one", False), ("1e0", False)],
+)
 def test_a_number_of_frames_is_read_as_readers_read_it_or_named(
     node: Node, text: str, is_taken: bool
 ) -> None:
