@@ -113,7 +113,7 @@ class QuarantineDesk:
                 where the reason is a new one.
         """
         row = self.show(row_id)
-        obstacle = obstacle_to(row._mapping, self._spool.quarantine.folder, self._check_file)
+        obstacle = obstacle_to(row._asdict(), self._spool.quarantine.folder, self._check_file)
         if obstacle:
             raise CannotBeFreed(row_id, obstacle)
         path = self._path(row)
