@@ -1,7 +1,7 @@
 """Notes: what the Standard does not allow, the node takes all the same, and an operator may know.
 
 Each is something that dcmtk, GDCM and pydicom read alike, so that taking it cannot mean another
-image than the sender's (docs/completeness.md holds the table, a test runs those readers over it).
+image than the sender's (docs/receiving.md holds the table, a test runs those readers over it).
 """
 
 from __future__ import annotations
