@@ -17,7 +17,7 @@ from node.domain.notes import Note
 from node.receive.walk import EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE, PIXEL_DATA, walk
 from tests.instances import data_set_bytes
 
-_ENCODINGS = {
+ENCODINGS = {
     ExplicitVRLittleEndian: EXPLICIT_LITTLE,
     ImplicitVRLittleEndian: IMPLICIT_LITTLE,
     ExplicitVRBigEndian: EXPLICIT_BIG,
@@ -124,7 +124,7 @@ def at(tag: int, added: bytes, syntax: UID = ExplicitVRLittleEndian) -> Change:
     """Where an element of that tag belongs, behind one that is there."""
 
     def change(data: bytes) -> bytes:
-        for found, element in walk(data, _ENCODINGS[syntax]).elements.items():
+        for found, element in walk(data, ENCODINGS[syntax]).elements.items():
             if found > tag:
                 start = element.offset - (12 if element.vr in _LONG else 8)
                 return data[:start] + added + data[start:]
@@ -148,7 +148,7 @@ def repeated(tag: int, syntax: UID = ExplicitVRLittleEndian) -> Change:
     """An element once more behind itself."""
 
     def change(data: bytes) -> bytes:
-        element = walk(data, _ENCODINGS[syntax]).elements[tag]
+        element = walk(data, ENCODINGS[syntax]).elements[tag]
         start = element.offset - (12 if element.vr in _LONG else 8)
         end = element.offset + element.length
         return data[:end] + data[start:end] + data[end:]

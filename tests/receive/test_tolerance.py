@@ -7,6 +7,7 @@ it was meant is taken, but for what is refused on purpose, each with its reason.
 from __future__ import annotations
 
 import subprocess
+import zlib
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from node.domain.errors import InstanceRejected
 from node.domain.instance import InstanceState
@@ -247,3 +249,23 @@ def test_a_number_of_frames_is_read_as_readers_read_it_or_named(
 
 def _data_set(image: Dataset) -> bytes:
     return Malformed(name="sound", change=bytes).data_set(image)
+
+
+@pytest.mark.parametrize(
+    ("tail", "is_taken"), [(bytes(4), True), (bytes(5000), True), (b"x" * 20, False)]
+)
+def test_zeros_behind_a_deflate_stream_are_passed_over(
+    node: Node, tail: bytes, is_taken: bool
+) -> None:
+    image = fresh_image()
+    stream = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    deflated = stream.compress(_data_set(image)) + stream.flush() + tail
+    head = bytes(128) + b"DICM" + file_meta(image, DeflatedExplicitVRLittleEndian)
+
+    if not is_taken:
+        with pytest.raises(InstanceRejected, match="20 bytes follow the deflate stream"):
+            node.store_file(head + deflated)
+        return
+    node.store_file(head + deflated)
+    _, path, _ = kept_of(node, image)
+    assert by_pydicom(path)
