@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -80,8 +79,9 @@ def data_set_bytes(
     buffer.is_little_endian = is_little_endian
     if not is_little_endian and "PixelData" in dataset:
         # pydicom writes the bytes of OW as they are
-        dataset = copy.copy(dataset)
         words = np.frombuffer(bytes(dataset.PixelData), "<u2")
+        given, dataset = dataset, Dataset()  # a shallow copy would share its elements
+        dataset.update(given)
         dataset.add_new("PixelData", "OW", words.astype(">u2").tobytes())
     write_dataset(buffer, dataset)
     return buffer.getvalue()

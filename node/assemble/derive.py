@@ -10,7 +10,8 @@ spacing_mm         the largest of slice, row and column spacing, so ``{max: 1.5}
                    "no voxel edge above 1.5 mm"; measured from positions, not thickness
 orientation        axial, sagittal, coronal; oblique where the normal is more than 37
                    degrees (cosine 0.8) off every axis
-is_localizer       Image Type says LOCALIZER, or few images lie in several orientations
+is_localizer       Image Type says LOCALIZER, or few images lie in a few orientations;
+                   projections that turn about the patient are none
 is_derived         Image Type value 1 is DERIVED
 is_volume          the geometry gate has no finding
 has_gaps           slices are missing inside the stack
@@ -35,7 +36,7 @@ from typing import Final
 import numpy as np
 
 from node.assemble.gate import GateVerdict
-from node.assemble.sequence import sequence_of
+from node.assemble.sequence import is_projection, sequence_of
 from node.assemble.values import quantity_of
 from node.domain.frames import Frame, Triple
 from node.domain.header import Header, Missing, Value
@@ -62,6 +63,7 @@ DERIVED_ATTRIBUTES: Final = (
 )
 
 LOCALIZER_IMAGES = 30
+LOCALIZER_ORIENTATIONS = 3  # axial, coronal, sagittal; projections turn in more steps
 _ALONG_AN_AXIS = 0.8
 _AXES = ("sagittal", "coronal", "axial")  # normal along x, y, z of LPS
 
@@ -164,7 +166,11 @@ def _is_localizer(header: Header, verdict: GateVerdict) -> Value:
     is_known = not isinstance(image_type, Missing) and bool(image_type)
     if is_known and any(str(value).upper() == "LOCALIZER" for value in _all(image_type)):
         return (True,)
-    if verdict.orientations > 1 and verdict.images <= LOCALIZER_IMAGES:
+    if (
+        1 < verdict.orientations <= LOCALIZER_ORIENTATIONS
+        and verdict.images <= LOCALIZER_IMAGES
+        and not is_projection(header)
+    ):
         return (True,)
     return (False,) if is_known else _why(image_type, "ImageType")
 

@@ -50,7 +50,7 @@ from node.assemble.activity import (
     SeriesActivity,
 )
 from node.assemble.policy import CompletionPolicy, OnGiveUp, OnRefused
-from node.domain.loss import reasons_told
+from node.domain.loss import refused_told
 from node.domain.reasons import ReasonCode
 
 _PAUSES = 2.0
@@ -124,9 +124,7 @@ def _missing(activity: SeriesActivity, policy: CompletionPolicy, now: float) -> 
     """Images are lost: held once it would be complete, for they explain what it lacks."""
     as_if = replace(activity, losses=(), expected=None, is_regular=True)
     arrived = _arrived(as_if, policy, now)
-    lost, images = len(activity.losses), activity.instances + len(activity.losses)
-    were = "was" if lost == 1 else "were"
-    refused = f"{lost} of {images} images {were} refused ({reasons_told(activity.losses)})"
+    refused = refused_told(activity.losses, activity.instances)
     if arrived.state is not CompletionState.COMPLETE:
         return replace(arrived, sentence=f"{refused}; {arrived.sentence}")
     return Completion(

@@ -16,10 +16,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import numpy as np
 
-from node.assemble.phases import PhaseHints, what_splits
+from node.assemble.phases import PhaseHints, how_split
 from node.assemble.planes import (
     REGULAR,
     ROUNDING,
@@ -216,14 +217,24 @@ def _matrix(
         sentence = f"different numbers of rows and columns: {named}"
         yield Reason(ReasonCode.MATRIX_DIFFERS, sentence)
     spacings = {f.pixel_spacing_mm for f in frames}
-    if any(s is None or min(s) <= 0.0 for s in spacings):
-        count = sum(f.pixel_spacing_mm is None or min(f.pixel_spacing_mm) <= 0.0 for f in frames)
-        sentence = f"no Pixel Spacing in {count} of {len(frames)} images"
+    absent = sum(f.pixel_spacing_mm is None for f in frames)
+    malformed = sum(not _is_usable(f.pixel_spacing_mm) for f in frames) - absent
+    if absent:
+        sentence = f"no Pixel Spacing in {absent} of {len(frames)} images"
         yield Reason(ReasonCode.NO_PIXEL_SPACING, sentence)
-    elif any(_spacing_differs({f.pixel_spacing_mm for f in part}) for part in parts):
+    if malformed:
+        sentence = f"Pixel Spacing malformed in {malformed} of {len(frames)} images"
+        yield Reason(ReasonCode.PIXEL_SPACING_MALFORMED, sentence)
+    if not absent + malformed and any(
+        _spacing_differs({f.pixel_spacing_mm for f in part}) for part in parts
+    ):
         known = sorted(s for s in spacings if s is not None)
         named = ", ".join(f"{a:.4g} x {b:.4g} mm" for a, b in known[:3])
         yield Reason(ReasonCode.PIXEL_SPACING_DIFFERS, f"different Pixel Spacing: {named}")
+
+
+def _is_usable(spacing: tuple[float, float] | None) -> TypeGuard[tuple[float, float]]:
+    return spacing is not None and min(spacing) > 0.0 and max(spacing) < np.inf
 
 
 def _spacing_differs(spacings: Iterable[tuple[float, float] | None]) -> bool:
@@ -250,10 +261,8 @@ def _positions(planes: Planes, hints: Sequence[PhaseHints]) -> Iterable[Reason]:
         yield Reason(ReasonCode.SAME_POSITION, sentence)
         return
     text = f"{images} images, {per_plane} images at each of {count} positions"
-    splitter = what_splits(planes.members, hints) if len(hints) == images else None
-    if splitter:
-        text += f": could be split into {per_plane} phases by {splitter}"
-    yield Reason(ReasonCode.SAME_POSITION, text)
+    split = how_split(planes.members, hints) if len(hints) == images else ""
+    yield Reason(ReasonCode.SAME_POSITION, f"{text}: {split}" if split else text)
 
 
 def _steps(planes: Planes) -> Iterable[Reason]:
@@ -271,7 +280,7 @@ def _steps(planes: Planes) -> Iterable[Reason]:
         where = "/".join(str(number) for number in uneven[:_SHORT_LIST])
         yield Reason(
             ReasonCode.UNEVEN_SPACING,
-            f"uneven spacing after slice {where}: up to {planes.worst_step:.1%} off "
+            f"uneven spacing after slice {where}: up to {planes.worst_uneven_step:.1%} off "
             f"({_listed(planes, uneven[0])})",
         )
     elif not gaps and not planes.is_even:
@@ -291,7 +300,7 @@ def _listed(planes: Planes, before: int) -> str:
 
 
 def _drift(planes: Planes, pixel_spacing_mm: tuple[float, float] | None) -> Iterable[Reason]:
-    if planes.count < 2 or pixel_spacing_mm is None or min(pixel_spacing_mm) <= 0.0:
+    if planes.count < 2 or not _is_usable(pixel_spacing_mm):
         return
     pixels, drift = planes.drift_pixels(pixel_spacing_mm)
     if drift <= DRIFT_PIXELS + ROUNDING:
@@ -340,7 +349,9 @@ def _size(
 def _spacing(frames: Sequence[Frame], planes: Planes | None) -> Triple | None:
     spacings = {f.pixel_spacing_mm for f in frames}
     first = frames[0].pixel_spacing_mm
-    if planes is None or planes.count < 2 or first is None or None in spacings:
+    if planes is None or planes.count < 2 or first is None:
+        return None
+    if not all(map(_is_usable, spacings)):
         return None
     if _spacing_differs(spacings):
         return None

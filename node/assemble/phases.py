@@ -19,6 +19,8 @@ from node.domain.header import Missing, Value, value_of
 
 PhaseHints: TypeAlias = Mapping[str, Value]
 
+# images that show different things, such as magnitude and phase: no phases of one thing
+KINDS = ("ComplexImageComponent", "ImageType", "FrameType")
 SPLITTERS = (
     "TemporalPositionIdentifier",
     "TemporalPositionIndex",
@@ -32,8 +34,6 @@ SPLITTERS = (
     "NominalCardiacTriggerDelayTime",
     "TriggerTime",
     "AcquisitionNumber",
-    "ImageType",
-    "FrameType",
     "StackID",
     "ConvolutionKernel",
     "SequenceName",
@@ -48,7 +48,7 @@ def phase_hints_of(instance: Dataset) -> tuple[PhaseHints, ...]:
     hints = []
     for sources in frame_sources(instance):
         own: dict[str, Value] = {}
-        for keyword in SPLITTERS:
+        for keyword in (*KINDS, *SPLITTERS):
             for source in sources:
                 if keyword in source:
                     own[keyword] = value_of(source, keyword)
@@ -57,20 +57,37 @@ def phase_hints_of(instance: Dataset) -> tuple[PhaseHints, ...]:
     return tuple(hints)
 
 
-def what_splits(planes: Sequence[Sequence[int]], hints: Sequence[PhaseHints]) -> str | None:
-    """The first attribute that takes the same set of distinct values in every plane.
+def how_split(planes: Sequence[Sequence[int]], hints: Sequence[PhaseHints]) -> str:
+    """How the images of every plane could be told apart, or empty where the headers do not tell.
+
+    Images of different kinds (Image Type, Frame Type) are named first: what else differs between a
+    magnitude image and a field map makes them no phases of one thing.
 
     Args:
         planes: For each plane the indices of its frames, equally many in each.
         hints: For each frame what its header says.
     """
+    images = len(planes[0])
+    for keyword in KINDS:
+        kinds = _alike_in_all(keyword, planes, hints)
+        if kinds == images:
+            return f"could be split into {kinds} kinds of image by {keyword}"
+        if kinds > 1:
+            return f"{kinds} kinds of image by {keyword}"
     for keyword in SPLITTERS:
-        values = [list(_known(keyword, plane, hints)) for plane in planes]
-        sets = [set(plane) for plane in values]
-        complete = all(len(own) == len(plane) for own, plane in zip(sets, planes, strict=True))
-        if complete and all(own == sets[0] for own in sets):
-            return keyword
-    return None
+        if _alike_in_all(keyword, planes, hints) == images:
+            return f"could be split into {images} phases by {keyword}"
+    return ""
+
+
+def _alike_in_all(
+    keyword: str, planes: Sequence[Sequence[int]], hints: Sequence[PhaseHints]
+) -> int:
+    """How many values the attribute takes in every plane, where they are the same in all; else 0."""
+    values = [list(_known(keyword, plane, hints)) for plane in planes]
+    is_complete = all(len(own) == len(plane) for own, plane in zip(values, planes, strict=True))
+    sets = [set(own) for own in values]
+    return len(sets[0]) if is_complete and all(own == sets[0] for own in sets) else 0
 
 
 def _known(

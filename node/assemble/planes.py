@@ -151,6 +151,12 @@ class Planes:
         off = np.abs(self.steps_mm / self.spacing_mm - 1.0) > ACCEPTED + ROUNDING
         return [int(i) + 1 for i in np.flatnonzero(off) if int(i) + 1 not in gaps]
 
+    @property
+    def worst_uneven_step(self) -> float:
+        """Largest deviation of an uneven step from the spacing, gaps apart, as a fraction."""
+        uneven = np.array(self.uneven_steps(), np.intp) - 1
+        return float(np.abs(self.steps_mm[uneven] / self.spacing_mm - 1.0).max(initial=0.0))
+
     def drift_pixels(self, pixel_spacing_mm: tuple[float, float]) -> tuple[Floats, float]:
         """Sideways movement of every plane against the first, and the largest, in pixels."""
         row, column = np.array(self.orientation[:3]), np.array(self.orientation[3:])

@@ -3,14 +3,17 @@
 In this order: what the Standard made for it (Acquisition Contrast, Image Type, diffusion
 attributes), then names given by people, then physics (echo, repetition and inversion times). Names
 and physics that contradict each other give *unknown*: a wrong contrast in a model is worse than a
-series that waits for a better rule.
+series that waits for a better rule. So does an angiogram or a projection, whatever its times say: its
+vessels are bright and its background is saturated, which is no T1 to a model of tissue.
 
-Source: PS3.3 C.8.13.3 (Acquisition Contrast), C.8.3.1 (MR image: times in milliseconds).
+Source: PS3.3 C.8.13.3 (Acquisition Contrast, Time of Flight Contrast), C.8.3.1 (MR image: times in
+milliseconds, Angio Flag, Image Type value 3 of angiograms and projections).
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 
 from node.domain.header import Header, Missing, Value
 
@@ -37,12 +40,25 @@ _IMAGE_TYPE = {
     "TOF": "TOF",
 }
 
+_PROJECTIONS = frozenset(("PROJECTION IMAGE", "PROJECTION", "MIP", "MAXIMUM", "MINIP", "MINIMUM"))
+_ANGIO_TYPES = frozenset(("ANGIO", "ANGIO_TIME", "VELOCITY", "FLOW_ENCODED", "PCA", "MRA"))
+_FLOW_ATTRIBUTES = ("TimeOfFlightContrast", "PhaseContrast")
+# English, German, French, Italian, Spanish, Portuguese; sequences of GE, Philips, Siemens, Canon
+_ANGIO_NAMES = re.compile(
+    r"\b(mr[av]s?|ce ?mr[av]|[23]d ?mr[av]|angio(?![ml])\w*|\w+angio(gra\w*|gram)?|arteriogra\w*|venogra\w*"
+    r"|phlebo\w*|flebo\w*|willis|time ?of ?flight|[23]?d?tof[23]?d?|phase contrast|contraste de phase"
+    r"|[23]d ?pca?|pca|inflow|in flow|inhance|tricks|twist|qiss|trance|time ?slip|gef(ae|a)?ss\w*)\b"
+)
+_TOF_NAME = re.compile(r"\b([23]?d? ?tof[23]?d?|time ?of ?flight|inflow|in flow)\b")
+# which an angiogram is not
+_TISSUE_CONTRASTS = frozenset(("T1", "T2", "T2*", "PD", "STIR", "FLAIR"))
+
 _COMPUTED = re.compile(r"\b(map|maps|mapping|sub|subtraction|ratio|mip|minip|fused|phase|quant)\b")
 _NAMES = (
     ("ADC", re.compile(r"\b(e?adc|apparent diffusion)\b")),
     ("DWI", re.compile(r"\b(dwi|diff|diffusion|trace|tracew|dti|b[01]000|b500)\b")),
     ("SWI", re.compile(r"\b(swi|swan|venobold|susceptibility)\b")),
-    ("TOF", re.compile(r"\btof\b")),
+    ("TOF", _TOF_NAME),
     ("STIR", re.compile(r"\b(stir|tirm)\b")),
     ("FLAIR", re.compile(r"\b(flair|dark ?fluid)\b")),
     ("T2*", re.compile(r"\b(t2 ?\*|t2 ?star|t2s)(?!\w)")),
@@ -58,6 +74,9 @@ def sequence_of(header: Header) -> Value:
     """The sequence of an MR series, or why it cannot be told."""
     if header.text("Modality").upper() != "MR":
         return NOT_MR
+    sign = _angiogram(header)
+    if sign:
+        return _of_angiogram(header, sign)
     declared = _declared(header)
     if declared is not None:
         return (declared,)
@@ -73,8 +92,53 @@ def sequence_of(header: Header) -> Value:
     return Missing(f"names say {named}, echo and repetition time say {timed}")
 
 
+def is_projection(header: Header) -> bool:
+    """Whether Image Type says that the images are projections of a volume."""
+    return not _PROJECTIONS.isdisjoint(_image_type(header))
+
+
+def _angiogram(header: Header) -> str:
+    """What says that the series shows vessels; empty where nothing does."""
+    if "Y" in {str(value).strip().upper() for value in _values(header, "AngioFlag")}:
+        return "Angio Flag"
+    for keyword in _FLOW_ATTRIBUTES:
+        if "YES" in {str(value).strip().upper() for value in _values(header, keyword)}:
+            return keyword
+    if is_projection(header) or not _ANGIO_TYPES.isdisjoint(_image_type(header)):
+        return "Image Type"
+    return "its name" if _ANGIO_NAMES.search(_words(header)) else ""
+
+
+def _of_angiogram(header: Header, sign: str) -> Value:
+    """TOF where a name or attribute says so of images that are no projections, else unknown."""
+    if is_projection(header):
+        return Missing(f"a projection image, by {sign}")
+    declared = _declared(header)
+    if declared is not None and declared not in _TISSUE_CONTRASTS:
+        return (declared,)
+    is_flow = "YES" in {str(v).strip().upper() for v in _values(header, "TimeOfFlightContrast")}
+    named = _named(header)
+    if is_flow or named == "TOF":
+        return ("TOF",)
+    if named is not None and not isinstance(named, Missing) and named not in _TISSUE_CONTRASTS:
+        return (named,)
+    return Missing(f"an angiogram, by {sign}")
+
+
+def _image_type(header: Header) -> list[str]:
+    return [str(value).strip().upper() for value in _values(header, "ImageType")]
+
+
+def _words(header: Header) -> str:
+    """Series description and protocol name in lower case, marks as spaces, ä as a."""
+    text = " ".join(header.text(name) for name in ("SeriesDescription", "ProtocolName"))
+    plain = unicodedata.normalize("NFKD", text.lower().replace("ß", "ss"))
+    plain = "".join(character for character in plain if not unicodedata.combining(character))
+    return re.sub(r"[^a-z0-9*]+", " ", plain)
+
+
 def _declared(header: Header) -> str | None:
-    image_type = [str(value).upper() for value in _values(header, "ImageType")]
+    image_type = _image_type(header)
     for word, sequence in _IMAGE_TYPE.items():
         if word in image_type:
             return sequence
@@ -88,8 +152,7 @@ def _declared(header: Header) -> str | None:
 
 def _named(header: Header) -> str | Missing | None:
     """What series description and protocol name agree on; None where they name nothing."""
-    text = " ".join(header.text(name) for name in ("SeriesDescription", "ProtocolName"))
-    words = re.sub(r"[^a-z0-9*]+", " ", text.lower())
+    words = _words(header)
     if _COMPUTED.search(words):
         return Missing("the name tells of a computed image, not of a sequence")
     found = [sequence for sequence, pattern in _NAMES if pattern.search(words)]

@@ -12,6 +12,7 @@ from importlib import import_module
 
 import typer
 
+from node.cli.printing import speak_in_any_locale
 from node.domain.errors import ConfigInvalid, NodeError
 
 # command -> the modules that add it, in the order of --help
@@ -58,6 +59,7 @@ def app_of(commands: Iterable[str]) -> typer.Typer:
 
 def main() -> None:
     """Run a command; a failure is one sentence, not a traceback."""
+    speak_in_any_locale()
     called = sys.argv[1] if len(sys.argv) > 1 else ""
     if called not in _READ_NO_HEADER:
         import_module("node.observe.log").keep_values_out()

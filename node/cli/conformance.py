@@ -14,6 +14,7 @@ from node.deliver.classes import AssociationEnd, classify_association, classify_
 from node.deliver.dicomweb import DicomwebDestination
 from node.deliver.dimse import DimseDestination
 from node.domain.delivery import Outcome
+from node.domain.notes import Note
 from node.domain.pixels import BITS_READ
 from node.domain.quantity import RESCALE_IS_DUE, Quantity
 from node.domain.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -72,6 +73,7 @@ def conformance(plan: Plan, stow_prefix: str) -> dict[str, Any]:
                 for uid in dict.fromkeys(uid for each in contexts.values() for uid in each)
             ],
             "statuses": _failures(),
+            "notes": [{"event": note.value, "meaning": note.sentence} for note in Note],
             "rejections": _rejections(),
         },
         "values": {
@@ -190,6 +192,11 @@ def _scp(scp: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[str]:
     yield "| --- | --- |"
     for each in scp["statuses"]:
         yield f"| {each['status']} | {each['meaning']} |"
+    yield from _section("Taken although the Standard does not allow it, and noted as an event")
+    yield "| event | meaning |"
+    yield "| --- | --- |"
+    for each in scp["notes"]:
+        yield f"| `{each['event']}` | {each['meaning']} |"
     yield from _section("Association rejections")
     yield "| result | source | reason | meaning |"
     yield "| --- | --- | --- | --- |"

@@ -12,6 +12,7 @@ import typer
 from node.cli.options import ConfigOption
 from node.cli.printing import JsonOption, plain, print_json
 from node.domain.peers import Peer
+from node.domain.reasons import codes_of, in_one_sentence
 from node.pipeline.build import Plan, plan
 from node.pipeline.inspect_folder import (
     FolderFinding,
@@ -66,8 +67,10 @@ def _lines(finding: FolderFinding) -> Iterator[str]:
         yield from _set_lines(each)
     for path, reason in finding.not_read.items():
         yield f"not read: {path}: {reason}"
-    if not finding.series:
+    if not finding.series and not finding.not_read:
         yield "no DICOM instance was found"
+    elif not finding.series:
+        yield f"no instance would be taken: all {len(finding.not_read)} files are refused"
 
 
 def _series_lines(series: SeriesFinding) -> Iterator[str]:
@@ -84,6 +87,8 @@ def _series_lines(series: SeriesFinding) -> Iterator[str]:
         yield f"  geometry: {finding}"
     for note in series.notes:
         yield f"  noted: {note}"
+    for reason in series.held:
+        yield f"  held: {reason.sentence}"
     for rule in series.rules:
         yield from (f"  {line}" for line in rule.explanation.lines())
         yield f"    {_verdict(rule)}"
@@ -94,6 +99,8 @@ def _series_lines(series: SeriesFinding) -> Iterator[str]:
 def _verdict(rule: RuleFinding) -> str:
     if rule.would_run:
         return f"=> runs {rule.model}, result to {_names(rule.destinations)}"
+    if rule.explanation.truth is Truth.TRUE and rule.held:
+        return "=> held: waits for a person; segnode series proceed takes what is there"
     if rule.explanation.truth is Truth.TRUE:
         return f"=> parked: {'; '.join(rule.refusals)}"
     return "=> does not fire"
@@ -142,6 +149,10 @@ def _series_json(series: SeriesFinding) -> dict[str, Any]:
         "inputs": series.inputs,
         "others": series.others,
         "derived": dict(series.derived),
+        "held": {
+            "reasons": codes_of(series.held),
+            "sentence": in_one_sentence(series.held),
+        },
         "gate": {"findings": list(series.findings), "notes": list(series.notes)},
         "rules": [
             {

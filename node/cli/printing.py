@@ -5,6 +5,7 @@ Values from headers and peers may hold anything: what is not printable never rea
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -64,8 +65,20 @@ class Column:
 
 
 def print_json(value: object) -> None:
-    """The answer for programs."""
-    typer.echo(json.dumps(value, indent=2, default=str, ensure_ascii=False))
+    """The answer for programs: UTF-8 whatever the locale, and file names of other bytes escaped.
+
+    A name that is no text of the file system's encoding holds surrogates (PEP 383): JSON can escape
+    them, UTF-8 has no bytes for them.
+    """
+    text = json.dumps(value, indent=2, default=str, ensure_ascii=False)
+    typer.echo(text.encode("utf-8", "backslashreplace"))
+
+
+def speak_in_any_locale() -> None:
+    """Have what the terminal's encoding does not know escaped, in place of an exception."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def print_table(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> None:

@@ -21,7 +21,7 @@ from node.cli.printing import (
 )
 from node.cli.series import LimitOption
 from node.domain.errors import NodeError
-from node.pipeline.accept import open_door
+from node.pipeline.accept import open_door, quarantine_obstacle
 from node.pipeline.admin import Admin
 from node.spool.catalog import SpoolCatalog
 
@@ -43,6 +43,7 @@ _COLUMNS = (
     Column("FROM", "calling_ae_title"),
     Column("STATUS", "dimse_status", status_code),
     Column("STATE", "state"),
+    Column("ACCEPT", "obstacle", lambda obstacle: "no" if obstacle else "yes"),
     Column("SERIES", "series_instance_uid"),
     Column("WHY", "reason"),
     Column("FILE", "source"),
@@ -64,11 +65,13 @@ def list_quarantine(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Refused instances, the newest first."""
+    """Refused instances, the newest first, and whether accept can free them."""
     with open_node(config) as node:
-        page = SpoolCatalog(node.engine).list_quarantine(
+        rows, total = SpoolCatalog(node.engine).list_quarantine(
             state=state.value, series_instance_uid=series, limit=limit
         )
+        obstacle = quarantine_obstacle(node.plan.config)
+        page = [{**row, "obstacle": obstacle(row)} for row in rows], total
     print_page(_COLUMNS, page, as_json=as_json)
 
 
@@ -76,14 +79,15 @@ def list_quarantine(
 def show_quarantine(
     number: Number, config: ConfigOption = None, as_json: JsonOption = False
 ) -> None:
-    """One refused instance, and where its file lies."""
+    """One refused instance, where its file lies, and whether accept can free it."""
     with open_node(config) as node:
         row = SpoolCatalog(node.engine).get_quarantine(number)
     if row is None:
         raise NodeError(f"{number} is not in quarantine")
+    obstacle = quarantine_obstacle(node.plan.config)(row)
     file = node.plan.config.data_dir / "spool" / "quarantine" / row["file_name"]
     if as_json:
-        print_json({**row, "path": str(file)})
+        print_json({**row, "obstacle": obstacle, "path": str(file)})
         return
     print_facts(
         {
@@ -98,6 +102,7 @@ def show_quarantine(
             "series": row["series_instance_uid"],
             "came as": row["source"],
             "file": file if file.exists() else "gone",
+            "accept": f"cannot take it: {obstacle}" if obstacle else "takes it in",
         }
     )
 

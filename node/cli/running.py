@@ -16,7 +16,7 @@ from node.pipeline.run_folder import run_folder
 from node.pipeline.run_outcome import RunOutcome, RunReport
 from node.pipeline.run_output import DEFAULT_LAYOUT, LAYOUT_FIELDS
 from node.pipeline.run_request import DEFAULT_MODEL, Form, Parameter, RunRequest
-from node.pipeline.run_take_in import LeftOut
+from node.pipeline.run_take_in import NO_DICOM, LeftOut
 
 _COLUMNS = (
     Column("SERIES", "series_instance_uid"),
@@ -104,9 +104,16 @@ def run(
     else:
         _print(report)
     if not report.series:
-        say(f"no DICOM instance was found in {source}")
+        say(_nothing_taken(report, source))
     if not report.is_good:
         raise typer.Exit(1)
+
+
+def _nothing_taken(report: RunReport, source: Path) -> str:
+    refused = [one for one in report.files.refused if not one.reason.startswith(NO_DICOM)]
+    if refused:
+        return f"no series in {source}: all {len(refused)} DICOM files were refused"
+    return f"no DICOM instance was found in {source}"
 
 
 def _parameters(given: Sequence[str]) -> Mapping[str, Parameter]:

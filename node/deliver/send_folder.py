@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import count
 from pathlib import Path
-from struct import error as StructError  # noqa: N812
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -26,12 +25,12 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 
 from node.deliver.scu import rejection_of, send_c_store
+from node.domain.reading import UNREADABLE, why_unreadable
 from node.domain.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 _CONTEXTS_PER_ASSOCIATION = 128
 _WARNINGS = range(0xB000, 0xC000)  # PS3.4 Table B.2-1
 _STATUS_WITHOUT_ANSWER = -1
-_NO_INSTANCE = (InvalidDicomError, AttributeError, LookupError, ValueError, EOFError, StructError)
 # (implicit VR, little endian) as pydicom guesses it where no file meta tells
 _SYNTAXES: Mapping[tuple[bool | None, bool | None], UID] = {
     (True, True): ImplicitVRLittleEndian,
@@ -95,8 +94,10 @@ class FolderSender:
         for path in _paths(folder):
             try:
                 files.append(_read_identity(path))
-            except _NO_INSTANCE:
-                yield SendReport(path=path, state=SendState.NOT_DICOM)
+            except UNREADABLE as error:
+                yield SendReport(
+                    path=path, state=SendState.NOT_DICOM, comment=why_unreadable(error)
+                )
         for batch in _batches(files):
             yield from self._send_batch(batch)
 

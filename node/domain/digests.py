@@ -23,6 +23,7 @@ from pydicom.pixels.utils import iter_pixels
 from pydicom.tag import BaseTag
 
 from node.domain.frames import frames_of
+from node.domain.items import is_text_for_sequence
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -106,6 +107,8 @@ def _items(
         # private sequences of implicit VR have no dictionary; undefined length tells them
         is_sequence = element.length == 0xFFFFFFFF
     if not is_sequence:
+        return None
+    if is_text_for_sequence(dataset, tag, "SQ"):
         return None
     value = dataset[tag].value
     return list(value) if not isinstance(value, str | bytes) else None

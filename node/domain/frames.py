@@ -31,7 +31,8 @@ class Frame:
         frame_number: 1-based inside a multi-frame instance, None in a single-frame instance.
         position_mm: Image Position (Patient), LPS; None where absent or malformed.
         orientation: Image Orientation (Patient), row then column cosines.
-        pixel_spacing_mm: Distance between rows, then between columns.
+        pixel_spacing_mm: Distance between rows, then between columns; None where absent, NaN where
+            it is present and cannot be read.
         slope: Rescale Slope; stored values times slope plus intercept is the modality's unit. NaN
             where it is present and cannot be read, so that it is never silently 1.
         values: What else decides which number a stored value means, and of what quantity.
@@ -110,12 +111,16 @@ def _frame(
         orientation=(
             (*orientation[:3], *orientation[3:]) if orientation else None  # type: ignore[arg-type]
         ),
-        pixel_spacing_mm=(spacing[0], spacing[1]) if spacing else None,
+        pixel_spacing_mm=(spacing[0], spacing[1]) if spacing else _no_spacing(sources),
         frame_of_reference_uid=str(instance.get("FrameOfReferenceUID", "") or "").strip() or None,
         slope=slope,
         intercept=intercept,
         values=reader.read(sources, slope, intercept),
     )
+
+
+def _no_spacing(sources: tuple[Dataset, ...]) -> tuple[float, float] | None:
+    return (math.nan, math.nan) if is_given(sources, "PixelSpacing") else None
 
 
 def _macros(group: Dataset | None) -> Iterator[Dataset]:

@@ -37,6 +37,16 @@ class Loss:
             raise ValueError("a loss that nothing tells from another")
 
 
+def refused_told(losses: Sequence[Loss], images: int) -> str:
+    """How many of how many images were refused, and why.
+
+    Args:
+        images: As many are kept.
+    """
+    were = "was" if len(losses) == 1 else "were"
+    return f"{len(losses)} of {len(losses) + images} images {were} refused ({reasons_told(losses)})"
+
+
 def reasons_told(losses: Sequence[Loss]) -> str:
     """Why, the most frequent reason first: ``8 x the pixel data are ...; 1 x ...``."""
     counted = Counter(loss.reason for loss in losses).most_common()

@@ -33,6 +33,7 @@ class ReasonCode(StrEnum):
     ORIENTATION_MALFORMED = "orientation_malformed"
     MATRIX_DIFFERS = "matrix_differs"
     NO_PIXEL_SPACING = "no_pixel_spacing"
+    PIXEL_SPACING_MALFORMED = "pixel_spacing_malformed"
     PIXEL_SPACING_DIFFERS = "pixel_spacing_differs"
     SAME_POSITION = "same_position"
     GAP = "gap"

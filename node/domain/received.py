@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
+from node.domain.notes import Note
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Received:
@@ -18,6 +20,7 @@ class Received:
         size_bytes: Of the data set as received, without preamble and group 0002.
         patient_key: Digest of PatientID and StudyInstanceUID: equal in all instances of a series.
         is_input: An image with pixels, which a model could take.
+        notes: What the Standard does not allow and was taken all the same.
     """
 
     sop_class_uid: str = ""
@@ -29,6 +32,7 @@ class Received:
     size_bytes: int = 0
     patient_key: str = ""
     is_input: bool = False
+    notes: tuple[Note, ...] = ()
 
 
 def patient_key(patient_id: bytes, study_instance_uid: str) -> str:

@@ -1,4 +1,4 @@
-"""Identifiers: which UIDs are legal, and UIDs that follow from what they name.
+"""Identifiers: which UIDs are taken, and UIDs that follow from what they name.
 
 Source: PS3.5 9.1 (form), B.2 (UUID-derived UIDs below 2.25).
 """
@@ -12,12 +12,22 @@ import uuid
 IMPLEMENTATION_CLASS_UID = "2.25.263137198361299573688753691957543652544"
 IMPLEMENTATION_VERSION_NAME = "SEGNODE_0_1"
 
-_UID = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))*")
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+_LEADING_ZERO = re.compile(r"(?:^|\.)0[0-9]")
 
 
 def is_uid(text: str) -> bool:
-    """Whether the text is a UID by PS3.5 9.1: digits and dots, no leading zeros, 64 at most."""
+    """Whether the text names something as a UID does: digits and dots, 64 at most.
+
+    PS3.5 9.1 forbids leading zeros in components, but the field has them and compares UIDs as text:
+    such a UID is used exactly as it is. Ours never have them.
+    """
     return len(text) <= 64 and _UID.fullmatch(text) is not None
+
+
+def has_leading_zero(uid: str) -> bool:
+    """Whether a component of the UID begins with a zero and goes on, against PS3.5 9.1."""
+    return _LEADING_ZERO.search(uid) is not None
 
 
 def uid_from(*parts: str) -> str:

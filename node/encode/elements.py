@@ -20,6 +20,8 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_data_element
 from pydicom.tag import BaseTag, Tag
 
+from node.domain.items import is_carried, is_text_for_sequence
+
 _LONG_FORM = frozenset(
     {"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"}
 )
@@ -64,7 +66,7 @@ def encoded_dataset(dataset: Dataset) -> bytes:
 def copied_element(source: Dataset, keyword: str) -> bytes | None:
     """An element of a source header, its value exactly as received; None where it is absent."""
     tag = Tag(keyword)
-    return _copied(source, tag) if tag in source else None
+    return _copied(source, tag) if tag in source and not _is_text(source, tag) else None
 
 
 def copied_elements(source: Dataset, keywords: Iterable[str]) -> dict[int, bytes]:
@@ -96,11 +98,18 @@ def _copied_items(items: Iterable[Dataset] | None) -> bytes:
             b"".join(
                 _copied(nested, tag)
                 for tag in sorted(nested.keys())
-                if not tag.is_private and tag.element != 0
+                if is_carried(tag) and not _is_text(nested, tag)
             )
         )
         for nested in items or ()
     )
+
+
+def _is_text(source: Dataset, tag: BaseTag) -> bool:
+    """Whether text stands where the dictionary has a sequence: no reader could read the copy."""
+    found: DataElement | RawDataElement = source.get_item(tag)
+    vr = _explicit_vr(found) if isinstance(found, RawDataElement) else str(found.VR)
+    return is_text_for_sequence(source, tag, vr)
 
 
 def _explicit_vr(raw: RawDataElement) -> str:

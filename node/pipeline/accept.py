@@ -6,11 +6,12 @@ The web process opens the same ingest for STOW-RS.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 from node.config import NodeConfig
 from node.domain.errors import ConfigInvalid, TryLater
@@ -18,12 +19,13 @@ from node.domain.instance import Origin, Road
 from node.pipeline.build import Plan
 from node.pipeline.supervise import Signals
 from node.receive.dimse import DimseServer, DimseSettings
+from node.receive.dry import DryRun
 from node.receive.folder import FolderSettings, FolderWatch
 from node.receive.ingest import Ingest
 from node.receive.syntaxes import Decodable, storage_contexts
 from node.spool.files import Spool, SpoolSettings
 from node.spool.index import Index
-from node.spool.quarantine_desk import QuarantineDesk
+from node.spool.quarantine_desk import QuarantineDesk, obstacle_to
 from node.spool.space import Watermark
 
 log = logging.getLogger(__name__)
@@ -45,7 +47,8 @@ class Door:
     @property
     def quarantine(self) -> QuarantineDesk:
         """Decisions about what was refused."""
-        return QuarantineDesk(self.spool, self.index, self._ingest_file)
+        check = DryRun(self.ingest.transfer_syntaxes).check
+        return QuarantineDesk(self.spool, self.index, self._ingest_file, check)
 
     def _ingest_file(self, path: Path, origin: Origin) -> object:
         arrival = self.ingest.begin_file(origin)
@@ -53,6 +56,13 @@ class Door:
             while piece := file.read(_PIECE_BYTES):
                 arrival.write(piece)
         return arrival.finish()
+
+
+def quarantine_obstacle(config: NodeConfig) -> Callable[[Mapping[str, Any]], str]:
+    """Of a row of the quarantine: why it cannot be accepted; empty where it can."""
+    folder = config.data_dir / "spool" / "quarantine"
+    dry = DryRun(Decodable())
+    return lambda row: obstacle_to(row, folder, dry.check)
 
 
 def spool_settings(config: NodeConfig) -> SpoolSettings:

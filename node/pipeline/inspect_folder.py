@@ -1,42 +1,37 @@
-"""What the node would make of a folder: the same merging, gate, rules and acceptance, no database.
+"""What the node would make of a folder: the same ingest, merging, gate, rules and acceptance.
 
-Headers are read, pixels are not, so what only the ingest finds (pixel data that contradict their
-header) is not seen here.
+Nothing is kept and there is no database. What the ingest refuses counts against its series, as it
+does in the node.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from struct import error as StructError  # noqa: N812
 from typing import Any
 
-from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
 
 from node.deliver.sender import resolve_destinations
-from node.domain.errors import NodeError, SeriesUnusable
-from node.domain.header import Missing, value_of
+from node.domain.errors import InstanceRejected, NodeError, SeriesUnusable
+from node.domain.header import Missing
 from node.domain.instance import Instance, Origin, Road
+from node.domain.loss import Loss, refused_told
 from node.domain.peers import Peer
-from node.domain.reasons import in_one_sentence
+from node.domain.reading import UNREADABLE, why_unreadable
+from node.domain.reasons import Reason, ReasonCode, in_one_sentence
+from node.domain.received import Received
 from node.pipeline.build import Plan
 from node.pipeline.matching import ActiveRule, CompleteSeries, not_taken
 from node.pipeline.watch import SeriesWatch
-from node.receive.syntaxes import can_be_input
+from node.receive.dry import DryRun
+from node.receive.syntaxes import Decodable
 from node.route.explain import Explanation, explain
 from node.route.rules import StudyRule
 from node.route.sets import Candidate, Chosen
 from node.route.verdict import Truth
-
-_LARGE_BYTES = 1024
-_PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
-_UNREADABLE = (
-    InvalidDicomError, OSError, ValueError, LookupError, AttributeError, EOFError, StructError,
-    NotImplementedError, TypeError,
-)  # fmt: skip
+from node.spool.files import PATIENT_MIX_UP
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,23 +40,29 @@ class RuleFinding:
 
     Args:
         refusals: Why the model does not take the series although the rule fires.
+        held: Why the series waits for a person before any model is asked.
         destinations: Where results would go, ``sender`` resolved; an empty name is nobody.
     """
 
     explanation: Explanation
     model: str
     refusals: tuple[str, ...] = ()
+    held: tuple[Reason, ...] = ()
     destinations: tuple[str, ...] = ()
 
     @property
     def would_run(self) -> bool:
         """Whether a job would be made."""
-        return self.explanation.truth is Truth.TRUE and not self.refusals
+        return self.explanation.truth is Truth.TRUE and not self.refusals and not self.held
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeriesFinding:
-    """One series: what it is, and what each rule says of it."""
+    """One series: what it is, and what each rule says of it.
+
+    Args:
+        held: Why it would wait for a person, whatever the rules say.
+    """
 
     series_instance_uid: str
     study_instance_uid: str
@@ -72,6 +73,7 @@ class SeriesFinding:
     findings: tuple[str, ...]
     notes: tuple[str, ...]
     rules: tuple[RuleFinding, ...]
+    held: tuple[Reason, ...] = ()
     roles: Mapping[str, Explanation] = field(default_factory=dict)
 
 
@@ -111,13 +113,18 @@ def inspect_folder(plan: Plan, path: Path, sender: Peer | None = None) -> Folder
         NodeError: There is nothing at that path.
     """
     origin = _origin(plan, sender)
-    watches, not_read = _watches(path, origin)
+    folder = _look_into(path, origin)
+    watches = folder.watches
     complete = {uid: _complete(watch, origin) for uid, watch in watches.items() if watch.inputs}
+    held = {uid: folder.held(uid) for uid in complete}
     series = tuple(
-        _judge_series(plan, watch, complete.get(uid), origin) for uid, watch in watches.items()
+        _judge_series(plan, watch, complete.get(uid), held.get(uid, ()), origin)
+        for uid, watch in watches.items()
     )
     return FolderFinding(
-        series=series, sets=tuple(_judge_sets(plan, complete, origin)), not_read=not_read
+        series=series,
+        sets=tuple(_judge_sets(plan, complete, held, origin)),
+        not_read=folder.not_read,
     )
 
 
@@ -135,43 +142,98 @@ def _origin(plan: Plan, sender: Peer | None) -> Origin:
     )
 
 
-def _watches(path: Path, origin: Origin) -> tuple[dict[str, SeriesWatch], dict[str, str]]:
-    """A watch per series, and the files that hold none, each with its reason."""
-    headers: dict[str, Dataset] = {}
-    watches: dict[str, SeriesWatch] = {}
-    not_read: dict[str, str] = {}
+@dataclass(slots=True)
+class _Folder:
+    """What the files of a folder are, as the ingest has it.
 
-    def read_header(instance: Instance) -> Dataset:
-        return headers[instance.sop_instance_uid]
+    Args:
+        losses: Images that would be refused, each with the folder that it lies in.
+        folders: Series -> folders that its images lie in.
+    """
 
-    for file in _files(path):
+    watches: dict[str, SeriesWatch] = field(default_factory=dict)
+    not_read: dict[str, str] = field(default_factory=dict)
+    losses: list[tuple[Loss, Path]] = field(default_factory=list)
+    folders: dict[str, set[Path]] = field(default_factory=dict)
+    headers: dict[str, Dataset] = field(default_factory=dict)
+    patients: dict[str, str] = field(default_factory=dict)
+
+    def take(self, file: Path, dry: DryRun, origin: Origin) -> None:
+        """Add a file to its series, or say why not."""
         try:
-            header, has_pixels = _read(file)
-            instance = _instance(file, header, has_pixels, origin)
-        except _UNREADABLE as error:
-            not_read[str(file)] = _why_not_read(error)
-            continue
-        uid = instance.series_instance_uid
-        watch = watches.get(uid) or SeriesWatch(uid, instance.study_instance_uid, read_header)
-        if instance.sop_instance_uid in headers:
-            not_read[str(file)] = "has the SOP Instance UID of another file"
-        elif watch.study_instance_uid != instance.study_instance_uid:
-            not_read[str(file)] = "its series belongs to another study in other files"
-        else:
-            headers[instance.sop_instance_uid] = header
-            try:
-                watch.take_all([instance])
-            except SeriesUnusable as unusable:
-                not_read[str(file)] = str(unusable)
-            else:
-                watches[uid] = watch
-    return watches, not_read
+            received = dry.check(file)
+            header = dry.header()
+            if received.sop_instance_uid in self.headers:
+                self.not_read[str(file)] = "has the SOP Instance UID of another file"
+                return
+            self._join(received, header, _instance(file, received, origin))
+            self.folders.setdefault(received.series_instance_uid, set()).add(file.parent)
+        except InstanceRejected as rejection:
+            self.not_read[str(file)] = (
+                rejection.reason if dry.is_part10 else f"not a DICOM file ({rejection.reason})"
+            )
+            if dry.loss is not None:
+                self.losses.append((dry.loss, file.parent))
+            elif rejection.dimse_status == PATIENT_MIX_UP:
+                self.losses.append((_mixed_up(dry.known, rejection), file.parent))
+        except SeriesUnusable as unusable:
+            self.not_read[str(file)] = str(unusable)
+        except UNREADABLE as error:
+            self.not_read[str(file)] = why_unreadable(error)
+
+    def _join(self, received: Received, header: Dataset, instance: Instance) -> None:
+        uid = received.series_instance_uid
+        if self.patients.get(uid, received.patient_key) != received.patient_key:
+            raise InstanceRejected(
+                "its series belongs to another patient or study in other files",
+                dimse_status=PATIENT_MIX_UP,
+            )
+        watch = self.watches.get(uid) or SeriesWatch(
+            uid, instance.study_instance_uid, lambda each: self.headers[each.sop_instance_uid]
+        )
+        self.headers[instance.sop_instance_uid] = header
+        watch.take_all([instance])
+        self.watches[uid] = watch
+        self.patients[uid] = received.patient_key
+
+    def held(self, uid: str) -> tuple[Reason, ...]:
+        """Why the series would wait for a person: images of it were refused."""
+        lost = [
+            loss
+            for loss, folder in self.losses
+            if loss.sop_instance_uid not in self.headers
+            and (loss.series_instance_uid == uid or self._is_beside(loss, folder, uid))
+        ]
+        if not lost:
+            return ()
+        sentence = refused_told(lost, len(self.watches[uid].inputs))
+        return (Reason(ReasonCode.IMAGES_REFUSED, sentence),)
+
+    def _is_beside(self, loss: Loss, folder: Path, uid: str) -> bool:
+        """Whether an image that names no series counts against this one, as a scan counts it."""
+        if loss.series_instance_uid:
+            return False
+        beside = {series for series, folders in self.folders.items() if folder in folders}
+        return uid in beside if beside else True
 
 
-def _why_not_read(error: Exception) -> str:
-    if isinstance(error, InvalidDicomError):
-        return str(error)
-    return f"cannot be read as DICOM ({type(error).__name__})"
+def _mixed_up(received: Received, rejection: InstanceRejected) -> Loss:
+    return Loss(
+        series_instance_uid=received.series_instance_uid,
+        image=received.sop_instance_uid,
+        sop_instance_uid=received.sop_instance_uid,
+        association_id="",
+        dimse_status=rejection.dimse_status,
+        reason=rejection.reason,
+    )
+
+
+def _look_into(path: Path, origin: Origin) -> _Folder:
+    folder = _Folder()
+    dry = DryRun(Decodable())
+    for file in _files(path):
+        folder.take(file, dry, origin)
+    return folder
 
 
 def _files(path: Path) -> list[Path]:
@@ -186,44 +248,22 @@ def _files(path: Path) -> list[Path]:
     )
 
 
-def _read(file: Path) -> tuple[Dataset, bool]:
-    """The header of a file, and whether it has pixel data."""
-    header = dcmread(file, force=True, defer_size=_LARGE_BYTES)
-    if value_of(header, "SOPInstanceUID") in ((), "") or "SOPInstanceUID" not in header:
-        raise InvalidDicomError("holds no DICOM instance")
-    has_pixels = any(keyword in header for keyword in _PIXELS)
-    return dcmread(file, force=True, stop_before_pixels=True), has_pixels
-
-
-def _instance(file: Path, header: Dataset, has_pixels: bool, origin: Origin) -> Instance:
-    sop_class_uid, sop_instance_uid, study_instance_uid, series_instance_uid = (
-        _text(header, keyword)
-        for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+def _instance(file: Path, received: Received, origin: Origin) -> Instance:
+    return Instance(
+        sop_instance_uid=received.sop_instance_uid,
+        sop_class_uid=received.sop_class_uid,
+        transfer_syntax_uid=received.transfer_syntax_uid,
+        study_instance_uid=received.study_instance_uid,
+        series_instance_uid=received.series_instance_uid,
+        file_name=file.name,
+        data_offset=0,
+        size_bytes=received.size_bytes,
+        received_sha256=received.received_sha256,
+        pixel_identity=received.received_sha256,
+        is_input=received.is_input,
+        received_at=0.0,
+        origin=origin,
     )
-    try:
-        return Instance(
-            sop_instance_uid=sop_instance_uid,
-            sop_class_uid=sop_class_uid,
-            transfer_syntax_uid=_text(header.file_meta, "TransferSyntaxUID"),
-            study_instance_uid=study_instance_uid,
-            series_instance_uid=series_instance_uid,
-            file_name=file.name,
-            data_offset=0,
-            size_bytes=file.stat().st_size,
-            received_sha256="",
-            pixel_identity="",
-            is_input=has_pixels
-            and can_be_input(sop_class_uid, _text(header, "PhotometricInterpretation")),
-            received_at=0.0,
-            origin=origin,
-        )
-    except ValueError as error:
-        raise InvalidDicomError(str(error)) from None
-
-
-def _text(header: Dataset, keyword: str) -> str:
-    value = value_of(header, keyword)
-    return "" if isinstance(value, Missing) or not value else str(value[0])
 
 
 def _complete(watch: SeriesWatch, origin: Origin) -> CompleteSeries:
@@ -243,7 +283,11 @@ def _complete(watch: SeriesWatch, origin: Origin) -> CompleteSeries:
 
 
 def _judge_series(
-    plan: Plan, watch: SeriesWatch, complete: CompleteSeries | None, origin: Origin
+    plan: Plan,
+    watch: SeriesWatch,
+    complete: CompleteSeries | None,
+    held: tuple[Reason, ...],
+    origin: Origin,
 ) -> SeriesFinding:
     header = watch.header()
     gate = watch.gate() if watch.inputs else None
@@ -262,7 +306,10 @@ def _judge_series(
         findings=tuple(finding.sentence for finding in gate.findings) if gate else (),
         notes=gate.notes if gate else (),
         # as in the node: what is no input is never judged
-        rules=tuple(_judge_rule(plan, a, complete, origin) for a in single) if complete else (),
+        rules=tuple(_judge_rule(plan, each, complete, held, origin) for each in single)
+        if complete
+        else (),
+        held=held,
         roles={active.rule.name: explain(active.rule, header) for active in study}
         if complete
         else {},
@@ -274,7 +321,11 @@ def _one_or_all(value: Sequence[Any]) -> object:
 
 
 def _judge_rule(
-    plan: Plan, active: ActiveRule, series: CompleteSeries, origin: Origin
+    plan: Plan,
+    active: ActiveRule,
+    series: CompleteSeries,
+    held: tuple[Reason, ...],
+    origin: Origin,
 ) -> RuleFinding:
     explanation = explain(active.rule, series.header)
     if explanation.truth is not Truth.TRUE:
@@ -284,12 +335,16 @@ def _judge_rule(
         explanation=explanation,
         model=active.model.name,
         refusals=tuple(reason.sentence for reason in not_taken(active, {role: series})),
+        held=held,
         destinations=resolve_destinations(active.send, plan.config.peers, origin),
     )
 
 
 def _judge_sets(
-    plan: Plan, complete: Mapping[str, CompleteSeries], origin: Origin
+    plan: Plan,
+    complete: Mapping[str, CompleteSeries],
+    held: Mapping[str, Sequence[Reason]],
+    origin: Origin,
 ) -> Iterator[SetFinding]:
     studies: dict[str, list[CompleteSeries]] = {}
     for series in complete.values():
@@ -297,7 +352,15 @@ def _judge_sets(
     for active in plan.rules:
         if isinstance(active.rule, StudyRule):
             for study, members in studies.items():
-                yield _judge_set(plan, active, active.rule, study, members, origin)
+                finding = _judge_set(plan, active, active.rule, study, members, origin)
+                waiting = [
+                    f"series {uid} is held: {in_one_sentence(held[uid])}"
+                    for uid in finding.roles.values()
+                    if held[uid]
+                ]
+                yield replace(
+                    finding, sentence="; ".join(filter(None, [*waiting, finding.sentence]))
+                )
 
 
 def _judge_set(

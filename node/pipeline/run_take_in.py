@@ -14,6 +14,7 @@ from node.pipeline.run_progress import Say
 from node.receive.folder import FolderSettings, FolderWatch, ScanReport
 from node.receive.ingest import Arrival, Ingest, Receipt
 
+NO_DICOM = "not a DICOM file"
 _PREAMBLE_BYTES = 128
 _PREFIX = b"DICM"  # PS3.10 7.1
 
@@ -121,7 +122,7 @@ def _why(path: Path, reason: str) -> str:
             is_dicom = file.read(_PREAMBLE_BYTES + len(_PREFIX)).endswith(_PREFIX)
     except OSError:
         is_dicom = True
-    return reason if is_dicom else f"not a DICOM file ({reason})"
+    return reason if is_dicom else f"{NO_DICOM} ({reason})"
 
 
 def _ignored(source: Path) -> Iterator[LeftOut]:

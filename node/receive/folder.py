@@ -215,8 +215,8 @@ class FolderWatch:
             return None
         with file:
             piece = file.read(_PIECE_BYTES)
-            source = _printable(path)
-            is_meant = _is_meant_as_dicom(path.name, piece)
+            source = printable(path)
+            is_meant = is_meant_as_dicom(path.name, piece)
             arrival = self.ingest.begin_file(origin, source=source, is_meant=is_meant)
             try:
                 while piece:
@@ -255,7 +255,7 @@ class _Beside:
         self._series.setdefault(path.parent, set()).add(receipt.series_instance_uid)
 
     def lost(self, path: Path, rejection: InstanceRejected) -> None:
-        named = {rejection.sop_instance_uid, _printable(path)} - {""}
+        named = {rejection.sop_instance_uid, printable(path)} - {""}
         self._images.setdefault(path.parent, set()).update(named)
 
     def losses(self) -> Iterator[tuple[set[str], set[str]]]:
@@ -269,13 +269,13 @@ def _refused(path: Path, rejection: InstanceRejected) -> FileRefused:
     return FileRefused(path=path, reason=rejection.reason, dimse_status=rejection.dimse_status)
 
 
-def _printable(path: Path) -> str:
+def printable(path: Path) -> str:
     """A path as text that a database takes, whatever bytes the file is named with."""
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
     return "".join(each if each.isprintable() else "?" for each in text)
 
 
-def _is_meant_as_dicom(name: str, start: bytes) -> bool:
+def is_meant_as_dicom(name: str, start: bytes) -> bool:
     """Whether a file was surely put there as DICOM: then it is an image that is missing if refused.
 
     By its suffix; without one, or with a part of a UID in its place, by not being text.

@@ -5,24 +5,33 @@ Values are read from where the walk found them: nothing is decoded twice and no 
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pydicom.datadict import dictionary_description
+
 from node.domain.errors import InstanceRejected
+from node.domain.notes import Note
 from node.domain.pixels import BITS_ALLOCATED, native_length_fits
 from node.domain.received import Received, patient_key
-from node.domain.uids import is_uid
+from node.domain.uids import has_leading_zero, is_uid
 from node.receive.statuses import CANNOT_UNDERSTAND, PIXELS_CONTRADICT_HEADER
-from node.receive.syntaxes import NATIVE_SYNTAXES, can_be_input
+from node.receive.syntaxes import IMAGE_SOP_CLASSES, NATIVE_SYNTAXES, can_be_input
 from node.receive.walk import PIXEL_DATA, Buffer, Structure
 
 SOP_CLASS_UID, SOP_INSTANCE_UID = 0x00080016, 0x00080018
 STUDY_INSTANCE_UID, SERIES_INSTANCE_UID = 0x0020000D, 0x0020000E
 _PATIENT_ID = 0x00100020
+_META_TRANSFER_SYNTAX_UID = 0x00020010
 _SAMPLES, _PHOTOMETRIC, _FRAMES = 0x00280002, 0x00280004, 0x00280008
 _ROWS, _COLUMNS, _BITS_ALLOCATED = 0x00280010, 0x00280011, 0x00280100
 _FLOAT_PIXEL_DATA = {0x7FE00008: 32, 0x7FE00009: 64}
+
+
+# PS3.5 6.2 has no decimal point in IS; pydicom, dcmtk and GDCM read one with zeros behind it
+_INTEGER = re.compile(r"[+-]?[0-9]{1,12}(\.0*)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +61,16 @@ class TopLevel:
         try:
             return int(struct.unpack_from(f"{order}H", value)[0])
         except struct.error:
-            raise _contradiction("a malformed number", tag) from None
+            raise _no_number(tag) from None
 
     def integer_string(self, tag: int) -> int | None:
-        """An IS value; None where absent or empty."""
+        """An IS value, "1.0" too as readers have it; None where absent or empty."""
         text = self.text(tag)
-        try:
-            return int(text) if text else None
-        except ValueError:
-            raise _contradiction("a malformed number", tag) from None
+        if not text:
+            return None
+        if not _INTEGER.fullmatch(text):
+            raise _no_number(tag)
+        return int(text.partition(".")[0])
 
 
 def check_header(
@@ -90,7 +100,18 @@ def check_header(
             dimse_status=CANNOT_UNDERSTAND,
             offending_tags=wrong,
         )
+    if top.text(_META_TRANSFER_SYNTAX_UID) not in ("", transfer_syntax_uid):
+        # readers take group 0002 at the start of a data set for the end of the one before it
+        raise InstanceRejected(
+            "the data set names another transfer syntax than it came with",
+            dimse_status=CANNOT_UNDERSTAND,
+            offending_tags=[_META_TRANSFER_SYNTAX_UID],
+        )
     has_pixels = _check_pixels(top, transfer_syntax_uid, max_pixel_bytes)
+    notes = _notes(top, uids)
+    sop_class_uid = uids[SOP_CLASS_UID]
+    if not has_pixels and Note.BYTES_BEHIND in notes and sop_class_uid in IMAGE_SOP_CLASSES:
+        raise _contradiction("zeros stand where the pixel data belong", PIXEL_DATA)
     return Received(
         sop_class_uid=uids[SOP_CLASS_UID],
         sop_instance_uid=uids[SOP_INSTANCE_UID],
@@ -100,14 +121,29 @@ def check_header(
         received_sha256=received_sha256,
         size_bytes=size_bytes,
         patient_key=patient_key(top.bytes(_PATIENT_ID), uids[STUDY_INSTANCE_UID]),
-        is_input=has_pixels and can_be_input(uids[SOP_CLASS_UID], top.text(_PHOTOMETRIC)),
+        is_input=has_pixels and can_be_input(sop_class_uid, top.text(_PHOTOMETRIC)),
+        notes=notes,
     )
+
+
+def _notes(top: TopLevel, uids: Mapping[int, str]) -> tuple[Note, ...]:
+    """What of structure and values the Standard does not allow."""
+    notes = set(top.structure.notes)
+    if any(has_leading_zero(uid) for uid in uids.values()):
+        notes.add(Note.UID_LEADING_ZERO)
+    if "." in top.text(_FRAMES):
+        notes.add(Note.DECIMAL_INTEGER)
+    return tuple(sorted(notes))
 
 
 def read_uids(top: TopLevel) -> Mapping[int, str]:
     """The four UIDs that name an instance and its place, as they stand."""
     tags = (SOP_CLASS_UID, SOP_INSTANCE_UID, STUDY_INSTANCE_UID, SERIES_INSTANCE_UID)
     return {tag: top.text(tag) for tag in tags}
+
+
+def _no_number(tag: int) -> InstanceRejected:
+    return _contradiction(f"{dictionary_description(tag)} is no number", tag)
 
 
 def _contradiction(reason: str, *tags: int) -> InstanceRejected:

@@ -20,7 +20,8 @@ from node.receive.statuses import (
 from node.receive.walk import Buffer
 
 _CHUNK_BYTES = 256 * 1024
-# some writers leave the checksum and length of the gzip format behind the stream
+# some writers leave the checksum and length of the gzip format behind the stream; others fill up
+# with zeros, which every reader passes over as well: the stream itself says where it ends
 _MAX_TRAILER_BYTES = 8
 # below this size any ratio is harmless: an empty mask deflates a thousand times
 _FREE_BYTES = 64 * 1024 * 1024
@@ -68,8 +69,9 @@ def _inflate(data: Buffer, into: BinaryIO, limit: int) -> int:
                 )
             into.write(piece)
         if stream.eof:
-            left = len(stream.unused_data) + max(0, len(data) - start - _CHUNK_BYTES)
-            if left > _MAX_TRAILER_BYTES:
+            end = min(start + _CHUNK_BYTES, len(data)) - len(stream.unused_data)
+            left = len(data) - end
+            if left > _MAX_TRAILER_BYTES and not _is_zero(data, end):
                 raise _broken(f"{left} bytes follow the deflate stream")
             return written
     # what the last call held back for want of room
@@ -78,6 +80,13 @@ def _inflate(data: Buffer, into: BinaryIO, limit: int) -> int:
         raise _broken("the deflate stream is cut off")
     into.write(tail)
     return written + len(tail)
+
+
+def _is_zero(data: Buffer, position: int) -> bool:
+    return not any(
+        bytes(data[at : at + _CHUNK_BYTES]).strip(b"\0")
+        for at in range(position, len(data), _CHUNK_BYTES)
+    )
 
 
 def _broken(reason: str) -> InstanceRejected:

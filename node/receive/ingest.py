@@ -50,6 +50,7 @@ from node.receive.walk import (
     walk,
 )
 
+_META_GROUP = b"\x02\0"  # (0002,eeee), little endian
 _ENCODINGS = {IMPLICIT_LITTLE_UID: IMPLICIT_LITTLE, EXPLICIT_BIG_UID: EXPLICIT_BIG}
 
 
@@ -214,6 +215,9 @@ class Arrival:
         """Take the next bytes. Never raises: a failure is told by ``finish``."""
         if self._rejection is not None:
             return
+        if self._splitter is None and not self._size_bytes and bytes(data[:2]) == _META_GROUP:
+            # the peer sends File Meta Information with its data set; ours stands before it already
+            self._splitter = Part10Splitter(is_bare=True)
         try:
             self._take(data if self._splitter is None else self._splitter.feed(data))
         except InstanceRejected as rejection:
@@ -347,6 +351,10 @@ class Arrival:
             received_sha256=self._known.received_sha256,
             max_pixel_bytes=limits.max_pixel_bytes,
         )
+        for offset, written in top.structure.rewrites:
+            self._part.rewrite(offset, written)
+        if self._splitter is not None and self._splitter.notes:
+            received = replace(received, notes=(*received.notes, *self._splitter.notes))
         if received.sop_class_uid not in STORAGE_SOP_CLASSES:
             raise InstanceRejected(
                 "the SOP class is none that this node stores",

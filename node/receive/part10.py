@@ -1,7 +1,9 @@
 """Splits a Part 10 stream into what stood before the data set and the data set itself.
 
 Preamble and group 0002 are not kept (the node writes its own), so an executable in a preamble never
-reaches the disk. Files without preamble, or without both, are taken as they come.
+reaches the disk. Files without preamble, or without both, are taken as they come. Where group 0002
+comes twice the first one counts; what its group length excludes and is not in its encoding is part
+of the data set.
 
 Source: PS3.10 7.1, 7.5
 """
@@ -11,6 +13,7 @@ from __future__ import annotations
 from struct import Struct
 
 from node.domain.errors import InstanceRejected
+from node.domain.notes import Note
 from node.receive.statuses import CANNOT_UNDERSTAND
 from node.receive.syntaxes import EXPLICIT_BIG_UID, EXPLICIT_LITTLE_UID, IMPLICIT_LITTLE_UID
 from node.receive.walk import Buffer
@@ -21,15 +24,24 @@ _HEADER = Struct("<HH2sH")
 _LONG_LENGTH = Struct("<I")
 _LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 _META_GROUP = 0x0002
-_TRANSFER_SYNTAX_UID = 0x0010
+_GROUP_LENGTH, _TRANSFER_SYNTAX_UID = 0x0000, 0x0010
 
 
 class Part10Splitter:
-    """Takes a stream in pieces of any size and gives back data-set bytes."""
+    """Takes a stream in pieces of any size and gives back data-set bytes.
 
-    def __init__(self) -> None:
+    Args:
+        is_bare: The stream should be a data set and begins with group 0002 all the same.
+
+    Attributes:
+        notes: What was unusual.
+    """
+
+    def __init__(self, *, is_bare: bool = False) -> None:
         self.transfer_syntax_uid = ""
         self.has_prefix = False  # PS3.10 7.1
+        self.notes: set[Note] = set()
+        self._is_bare = is_bare
         self._held = bytearray()
         self._is_past_meta = False
 
@@ -61,7 +73,8 @@ class Part10Splitter:
 
     def _data_set_start(self, position: int, is_end: bool) -> int | None:
         """Where group 0002 ends; None when more bytes are needed to tell."""
-        held = self._held
+        held, seen = self._held, set[int]()
+        meta_end: int | None = 0 if self._is_bare else None
         while True:
             if len(held) < position + 12 and not is_end:
                 return None
@@ -73,6 +86,8 @@ class Part10Splitter:
                 value += 4
                 length = _LONG_LENGTH.unpack_from(held, position + 8)[0]
             elif not vr.isalpha():
+                if meta_end is not None and position >= meta_end:
+                    return position
                 raise _unreadable("not in explicit VR little endian")
             if value + length > MAX_META_BYTES:
                 raise _unreadable("longer than 64 KiB")
@@ -80,9 +95,14 @@ class Part10Splitter:
                 if is_end:
                     raise _unreadable("cut off")
                 return None
-            if element == _TRANSFER_SYNTAX_UID:
-                text = bytes(held[value : value + length])
+            text = bytes(held[value : value + length])
+            if element in seen or self._is_bare:
+                self.notes.add(Note.FILE_META_REPEATED)
+            elif element == _TRANSFER_SYNTAX_UID:
                 self.transfer_syntax_uid = text.rstrip(b" \0").decode("latin-1")
+            elif element == _GROUP_LENGTH and length == 4:
+                meta_end = value + length + int.from_bytes(text, "little")
+            seen.add(element)
             position = value + length
 
 

@@ -19,6 +19,10 @@ class Part(Protocol):
         """Append data-set bytes; raises InstanceRejected 0xA700 when there is no room."""
         ...
 
+    def rewrite(self, offset: int, data: bytes) -> None:
+        """Put bytes in the place of some that were written; raises InstanceRejected 0xA700."""
+        ...
+
     def content(self) -> AbstractContextManager[Buffer]:
         """The bytes written so far, without a copy."""
         ...

@@ -1,29 +1,42 @@
 """The structural walk: does this byte string hold one whole data set, to its last byte?
 
-Only element headers are touched; values, pixel data above all, are stepped over. What the walk
-tolerates and what it refuses (PS3.5 chapter 7, Annex A):
+Only element headers are touched; values, pixel data above all, are stepped over. What all readers
+take alike is taken, and noted where the Standard forbids it; what they read differently, or cannot
+read, is refused (PS3.5 chapter 7, Annex A). ``tests/receive/test_tolerance.py`` asks dcmtk, GDCM
+and pydicom.
 
-====================================================  =========
-odd value length                                      tolerated
+====================================================  =======================================
+odd value length                                      taken
+zeros, a line end or an item delimiter at the end     taken, noted
+groups 0000 to 0007 in a data set                     taken, noted
+tags out of order, the same element again             taken, noted
+a delimiter with a length, or where none is needed    taken, noted
+no value representation, as in implicit VR            taken, noted
+items in explicit VR where implicit is due            taken, noted
+UN of undefined length in big endian                  taken, noted, its length written (CP-246)
+text in a sequence, implicit VR                       taken, noted, as bytes
+a second element of one tag with another value        refused: readers differ in which one counts
+an attribute behind the pixel data                    refused: readers of headers do not see it
 a length beyond its container, reserved lengths       refused
 an unknown value representation                       refused
-duplicate tags, tags out of order                     refused
 a missing item or sequence delimiter                  refused
-group 0000, 0002, 0004, 0006 in a data set            refused
+anything else behind the last element                 refused: it may be a cut element
 nesting deeper than 128, too many elements            refused
-====================================================  =========
+====================================================  =======================================
 """
 
 from __future__ import annotations
 
 import mmap
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from struct import Struct
+from struct import Struct, pack
 from typing import NoReturn, TypeAlias
 
 from pydicom._dicom_dict import DicomDictionary
 
 from node.domain.errors import InstanceRejected
+from node.domain.notes import Note
 from node.receive.statuses import CANNOT_UNDERSTAND
 
 Buffer: TypeAlias = bytes | bytearray | memoryview | mmap.mmap
@@ -36,6 +49,10 @@ PIXEL_DATA = 0x7FE00010
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _FIRST_TAG = 0x00080000
+_DELIMITERS = 0xFFFE0000
+_SHORTEST_HEADER = 8
+_PADDING = b"\0\r\n\x1a"  # and the end-of-file mark of CP/M and DOS
+_PIECE_BYTES = 1 << 16
 
 _SHORT = frozenset(
     b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split()  # PS3.5 7.1.2
@@ -45,6 +62,11 @@ _MAY_BE_UNDEFINED = frozenset((b"SQ", b"UN"))
 _ENCAPSULATED = frozenset((b"OB", b"OW"))
 
 _SEQUENCE_TAGS = frozenset(tag for tag, entry in DicomDictionary.items() if entry[0] == "SQ")
+_PIXELS = frozenset((0x7FE00008, 0x7FE00009, PIXEL_DATA))
+# what the pixels mean and where they lie stands in these: they are whole, or the image is refused
+_DECISIVE_SEQUENCES = frozenset(
+    (0x00283000, 0x00409096, 0x00540016, 0x52009229, 0x52009230)
+)  # Modality LUT, Real World Value Mapping, Radiopharmaceutical, Functional Groups
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,12 +97,17 @@ class Structure:
 
     Args:
         fragments: Of encapsulated pixel data, without the offset table; None where it is native.
-        elements: By tag.
+        elements: By tag; of an element that comes twice the first.
+        notes: What the Standard does not allow and was taken.
+        rewrites: Bytes to be put at these offsets of the kept data set, so that readers who do not
+            know CP-246 find the end of an element; the data set says the same with them.
     """
 
     encoding: Encoding
     elements: dict[int, Element]
     fragments: tuple[Element, ...] | None
+    notes: frozenset[Note] = frozenset()
+    rewrites: tuple[tuple[int, bytes], ...] = ()
 
 
 def walk(
@@ -105,7 +132,17 @@ def walk(
         _refuse("the data set is empty")
     walker.data_set(start, end, open_ended=False, is_implicit=encoding.is_implicit, depth=0)
     fragments = None if walker.fragments is None else tuple(walker.fragments)
-    return Structure(encoding=encoding, elements=walker.elements, fragments=fragments)
+    return Structure(
+        encoding=encoding,
+        elements=walker.elements,
+        fragments=fragments,
+        notes=frozenset(walker.notes),
+        rewrites=tuple(walker.rewrites),
+    )
+
+
+def _has_pixels(seen: Mapping[int, Element], besides: int) -> bool:
+    return any(tag in seen and tag != besides for tag in _PIXELS)
 
 
 def _refuse(reason: str, tag: int | None = None) -> NoReturn:
@@ -125,6 +162,8 @@ class _Walker:
     elements: dict[int, Element] = field(default_factory=dict)
     fragments: list[Element] | None = None
     count: int = 0
+    notes: set[Note] = field(default_factory=set)
+    rewrites: list[tuple[int, bytes]] = field(default_factory=list)
 
     def data_set(
         self, position: int, limit: int, *, open_ended: bool, is_implicit: bool, depth: int
@@ -134,29 +173,48 @@ class _Walker:
         header = Struct(f"{order}HH2sH").unpack_from
         long_header = Struct(f"{order}HHI").unpack_from
         long_length = Struct(f"{order}I").unpack_from
-        data, top, last = self.data, depth == 0, -1
+        data, top, last, start = self.data, depth == 0, _FIRST_TAG - 1, position
+        # below the top level elements are remembered from the first irregularity on
+        seen = self.elements if top else None
         while position < limit:
-            if position + 8 > limit:
-                _refuse("an element header is cut off", max(last, 0))
+            if position + _SHORTEST_HEADER > limit:
+                return self._end_behind(position, limit, top and not open_ended, last)
             if is_implicit:
                 group, element, length = long_header(data, position)
                 tag, vr, value = group << 16 | element, b"", position + 8
-                if tag == _ITEM_END and open_ended:
-                    return self._delimiter_end(tag, length, value)
+                if tag == _ITEM_END:
+                    if open_ended:
+                        return self._delimiter_end(length, value)
+                    return self._end_behind(value, limit, top or value == limit, tag)
             else:
                 group, element, vr, length = header(data, position)
                 tag, value = group << 16 | element, position + 8
-                if tag == _ITEM_END and open_ended:
-                    return self._delimiter_end(tag, long_length(data, position + 4)[0], value)
                 if vr in _LONG:
                     value += 4
                     if value > limit:
                         _refuse("an element header is cut off", tag)
                     (length,) = long_length(data, position + 8)
                 elif vr not in _SHORT:
-                    _refuse("unknown value representation", tag)
-            self._check_order(tag, last)
-            last = tag
+                    if tag == _ITEM_END:
+                        if open_ended:
+                            return self._delimiter_end(long_length(data, position + 4)[0], value)
+                        return self._end_behind(value, limit, top or value == limit, tag)
+                    if top and self._is_zero(position, limit):
+                        return self._end_behind(position, limit, top, last)
+                    vr, length = self._without_vr(tag, vr, length, is_first=last < _FIRST_TAG)
+            self.count += 1
+            if self.count > self.max_elements:
+                _refuse("too many elements", tag)
+            is_regular = last < tag < _DELIMITERS
+            if is_regular:
+                last = tag
+            else:
+                if tag == 0 and not length and top and self._is_zero(position, limit):
+                    return self._end_behind(position, limit, top, last)
+                self._check_possible(tag, length, is_first=top and last < _FIRST_TAG)
+                if seen is None:  # once more from the start, remembering
+                    seen, position, last = {}, start, _FIRST_TAG - 1
+                    continue
             if length == _UNDEFINED:
                 position = self._undefined(tag, vr, value, limit, is_implicit, depth)
                 length = position - value
@@ -165,21 +223,124 @@ class _Walker:
                 if position > limit:
                     _refuse("a value is longer than what is left", tag)
                 if length and (vr == b"SQ" or (is_implicit and tag in _SEQUENCE_TAGS)):
-                    self._sequence(value, position, False, is_implicit, depth + 1, tag)
-            if top:
-                self.elements[tag] = Element(vr, value, length)
+                    try:
+                        self._sequence(value, position, False, is_implicit, depth + 1, tag)
+                    except InstanceRejected as fault:
+                        self._other_content(fault, value, position, is_implicit, depth, tag)
+            if seen is not None:
+                if is_regular:
+                    seen[tag] = Element(vr, value, length)
+                else:
+                    self._weigh(tag, Element(vr, value, length), seen, is_implicit, top)
         if open_ended:
             _refuse("an item delimiter is missing", max(last, 0))
         return position
 
-    def _check_order(self, tag: int, last: int) -> None:
-        self.count += 1
-        if self.count > self.max_elements:
-            _refuse("too many elements", tag)
-        if tag <= last:
-            _refuse("duplicate tag" if tag == last else "tags out of order", tag)
-        if tag < _FIRST_TAG or tag >> 16 == 0xFFFE:
+    # --- what the Standard does not foresee -------------------------------------------------------
+
+    def _end_behind(self, position: int, limit: int, may_be: bool, tag: int) -> int:
+        """The end, where nothing but padding stands from ``position`` on."""
+        rest = limit - position
+        is_short = rest < _SHORTEST_HEADER
+        if not may_be or not (
+            not bytes(self.data[position:limit]).strip(_PADDING)
+            if is_short
+            else self._is_zero(position, limit)
+        ):
+            if tag == _ITEM_END:
+                _refuse("a tag that cannot stand in a data set", tag)
+            _refuse("an element header is cut off", tag if tag >= _FIRST_TAG else 0)
+        self.notes.add(Note.STRAY_DELIMITER if tag == _ITEM_END else Note.BYTES_BEHIND)
+        if rest:
+            self.notes.add(Note.BYTES_BEHIND)
+        return limit
+
+    def _is_zero(self, position: int, limit: int) -> bool:
+        return not any(
+            bytes(self.data[at : min(at + _PIECE_BYTES, limit)]).strip(b"\0")
+            for at in range(position, limit, _PIECE_BYTES)
+        )
+
+    def _without_vr(self, tag: int, vr: bytes, length: int, *, is_first: bool) -> tuple[bytes, int]:
+        """An element header as implicit VR has it; only a short value, whose length cannot be a VR.
+
+        By the first element readers tell how all others are encoded.
+        """
+        is_possible = (tag in DicomDictionary or (tag >> 16) & 1) and tag not in _PIXELS
+        if length or is_first or b"AA" <= vr <= b"ZZ" or not is_possible:
+            _refuse("unknown value representation", tag)
+        self.notes.add(Note.NO_VR)
+        return b"", int.from_bytes(vr, "little" if self.encoding.is_little_endian else "big")
+
+    def _check_possible(self, tag: int, length: int, *, is_first: bool) -> None:
+        if tag >> 16 == 0xFFFE:
             _refuse("a tag that cannot stand in a data set", tag)
+        if not tag and not length:
+            _refuse("zeros between elements", tag)
+        if tag >> 16 == 0 and is_first and not self.encoding.is_little_endian:
+            # pydicom takes it for a command set, which is little endian wherever it stands
+            _refuse("a command set in big endian", tag)
+
+    def _weigh(
+        self, tag: int, element: Element, seen: dict[int, Element], is_implicit: bool, top: bool
+    ) -> None:
+        """Take an element that stands where none should, or refuse it."""
+        before = seen.setdefault(tag, element)
+        if before is not element:
+            if not self._is_equal(before, element):
+                _refuse("an element comes twice with different values", tag)
+            self.notes.add(Note.REPEATED)
+        elif tag < _FIRST_TAG:
+            self.notes.add(Note.LOW_GROUP)
+        elif tag < _DELIMITERS:
+            is_private = (tag >> 16) & 1
+            if top and not is_private and _has_pixels(seen, tag):
+                _refuse("an attribute behind the pixel data", tag)
+            if is_implicit and not is_private and tag not in DicomDictionary:
+                _refuse("tags out of order", tag)
+            self.notes.add(Note.OUT_OF_ORDER)
+
+    def _is_equal(self, one: Element, other: Element) -> bool:
+        return (one.vr, one.length) == (other.vr, other.length) and all(
+            self.data[one.offset + at : one.offset + min(at + _PIECE_BYTES, one.length)]
+            == self.data[other.offset + at : other.offset + min(at + _PIECE_BYTES, one.length)]
+            for at in range(0, one.length, _PIECE_BYTES)
+        )
+
+    def _other_content(
+        self,
+        fault: InstanceRejected,
+        value: int,
+        end: int,
+        is_implicit: bool,
+        depth: int,
+        tag: int,
+    ) -> None:
+        """A sequence of known length that does not parse: text, or items in explicit VR."""
+        if not is_implicit:
+            raise fault
+        first = 0
+        if end - value >= _SHORTEST_HEADER:
+            first = self._item_header(value, end, tag)[0]
+        if first not in (_ITEM, _SEQUENCE_END):
+            if tag in _DECISIVE_SEQUENCES:
+                raise fault
+            self.notes.add(Note.TEXT_FOR_SEQUENCE)
+            return
+        if depth:
+            raise fault
+        self._again(fault, lambda: self._sequence(value, end, False, False, 1, tag))
+
+    def _again(self, fault: InstanceRejected, attempt: Callable[[], int]) -> int:
+        """What another encoding makes of items that could not be read in the one that is due."""
+        try:
+            end = attempt()
+        except InstanceRejected:
+            raise fault from None
+        self.notes.add(Note.OTHER_ENCODING)
+        return end
+
+    # --- sequences and pixel data -------------------------------------------------------------------
 
     def _undefined(
         self, tag: int, vr: bytes, value: int, limit: int, is_implicit: bool, depth: int
@@ -188,8 +349,30 @@ class _Walker:
             return self._encapsulated(value, limit, depth)
         if not is_implicit and vr not in _MAY_BE_UNDEFINED:
             _refuse("undefined length where none may be", tag)
-        # PS3.5 6.2.2: UN of undefined length holds a sequence in implicit VR little endian
-        return self._sequence(value, limit, True, is_implicit or vr == b"UN", depth + 1, tag)
+        if vr == b"UN":
+            return self._unknown(value, limit, depth + 1, tag)
+        return self._sequence(value, limit, True, is_implicit, depth + 1, tag)
+
+    def _unknown(self, value: int, limit: int, depth: int, tag: int) -> int:
+        """UN of undefined length holds items in implicit VR little endian. Source: PS3.5 6.2.2."""
+        try:
+            if self.encoding.is_little_endian:
+                return self._sequence(value, limit, True, True, depth, tag)
+            return self._little_inside(value, limit, depth, tag)
+        except InstanceRejected as fault:
+            if depth > 1:
+                raise
+            return self._again(fault, lambda: self._sequence(value, limit, True, False, depth, tag))
+
+    def _little_inside(self, value: int, limit: int, depth: int, tag: int) -> int:
+        inner = _Walker(self.data, IMPLICIT_LITTLE, self.max_elements, count=self.count)
+        end = inner._sequence(value, limit, True, True, depth, tag)
+        self.count = inner.count
+        if tag in _SEQUENCE_TAGS:
+            _refuse("a sequence of unknown value representation in big endian", tag)
+        self.notes |= {*inner.notes, Note.UN_IN_BIG_ENDIAN}
+        self.rewrites.append((value - 4, pack(">I", end - value)))
+        return end
 
     def _sequence(
         self, position: int, limit: int, open_ended: bool, is_implicit: bool, depth: int, tag: int
@@ -198,8 +381,10 @@ class _Walker:
             _refuse(f"sequences nested deeper than {MAX_DEPTH}", tag)
         while position < limit:
             item, length, value = self._item_header(position, limit, tag)
-            if item == _SEQUENCE_END and open_ended:
-                return self._delimiter_end(item, length, value)
+            if item == _SEQUENCE_END and (open_ended or value == limit):
+                if not open_ended:
+                    self.notes.add(Note.STRAY_DELIMITER)
+                return self._delimiter_end(length, value)
             if item != _ITEM:
                 _refuse("a sequence holds something else than items", tag)
             self.count += 1
@@ -224,7 +409,7 @@ class _Walker:
             if item == _SEQUENCE_END:
                 if depth == 0:
                     self.fragments = fragments[1:]
-                return self._delimiter_end(item, length, value)
+                return self._delimiter_end(length, value)
             position = value + length
             if item != _ITEM or position > limit:
                 _refuse("a fragment of pixel data is cut off", PIXEL_DATA)
@@ -241,7 +426,8 @@ class _Walker:
         group, element, length = Struct(layout).unpack_from(self.data, position)
         return group << 16 | element, length, position + 8
 
-    def _delimiter_end(self, tag: int, length: int, value: int) -> int:
+    def _delimiter_end(self, length: int, value: int) -> int:
+        """A delimiter has no value, whatever length it claims: no reader steps over one."""
         if length:
-            _refuse("a delimiter with a length", tag)
+            self.notes.add(Note.STRAY_DELIMITER)
         return value

@@ -80,7 +80,7 @@ DERIVED: Mapping[str, Attribute] = dict(
         _derived(
             "is_localizer",
             Kind.FLAG,
-            "Image Type says LOCALIZER, or few images lie in several planes",
+            "Image Type says LOCALIZER, or few images lie in two or three planes",
         ),
         _derived("is_derived", Kind.FLAG, "Image Type says DERIVED"),
         _derived("is_volume", Kind.FLAG, "the geometry gate accepts it as one regular volume"),

@@ -21,6 +21,7 @@ from uuid import uuid4
 from node.domain.errors import InstanceRejected
 from node.domain.instance import InstanceState, Origin
 from node.domain.loss import Loss
+from node.domain.notes import Note
 from node.domain.received import Received
 from node.domain.uids import file_stem, is_uid
 from node.spool.digest_process import DigestProcess
@@ -38,6 +39,8 @@ PATIENT_MIX_UP = 0xC021
 
 # answers that a person may overrule, for the bytes themselves are sound
 OVERRULABLE = frozenset((SAME_UID_OTHER_PIXELS, PATIENT_MIX_UP))
+
+_MAX_NOTED = 10_000  # series times notes remembered by one process
 
 _EVENTS = {
     Sameness.AMENDED: (
@@ -84,6 +87,7 @@ class Spool:
         self._space = SpaceGuard(settings.folder, settings.watermark)
         self._digests = DigestProcess()
         self._tombstones = Tombstones(index.engine)
+        self._noted: set[tuple[str, Note]] = set()
         self._name, self._numbers = uuid4().hex, count(1)  # no two spools name a part alike
 
     @property
@@ -153,10 +157,28 @@ class Spool:
             deleted = self._tombstones.of(received)
             if received.received_sha256 in deleted.values():
                 return InstanceState.DUPLICATE
-            return self._link(part, received, origin, deleted, is_overruled)
+            state = self._link(part, received, origin, deleted, is_overruled)
         except OSError as error:
             self.forget_space()
             raise no_room(f"the instance cannot be kept: {error.strerror}") from error
+        if received.notes and state is not InstanceState.DUPLICATE:
+            self._record_notes(received)
+        return state
+
+    def _record_notes(self, received: Received) -> None:
+        """One event per series and kind: a thousand images of one exporter are one fact."""
+        if len(self._noted) > _MAX_NOTED:
+            self._noted.clear()
+        series = received.series_instance_uid
+        for note in received.notes:
+            if (series, note) not in self._noted:
+                self._noted.add((series, note))
+                self._index.record_event(
+                    note.value,
+                    note.sentence,
+                    series_instance_uid=series,
+                    sop_instance_uid=received.sop_instance_uid,
+                )
 
     def _claim_series(self, received: Received, is_overruled: bool) -> None:
         series = received.series_instance_uid

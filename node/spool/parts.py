@@ -72,6 +72,13 @@ class SpoolPart:
             self._keeper.forget_space()
             raise no_room(f"the instance cannot be written: {error.strerror}") from error
 
+    def rewrite(self, offset: int, data: bytes) -> None:
+        """Put bytes in the place of some that were written."""
+        try:
+            os.pwrite(self.descriptor, data, HEAD_BYTES + offset)
+        except OSError as error:
+            raise no_room(f"the instance cannot be written: {error.strerror}") from error
+
     @contextmanager
     def content(self) -> Iterator[bytes | memoryview]:
         """The data-set bytes written so far."""

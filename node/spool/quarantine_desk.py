@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +26,59 @@ class NotInQuarantine(NodeError):
         self.row_id = row_id
 
 
+class CannotBeFreed(NodeError):
+    """Accepting would come to nothing: the ingest refuses the instance still."""
+
+    def __init__(self, row_id: int, obstacle: str) -> None:
+        super().__init__(f"{row_id} cannot be accepted: {obstacle}")
+        self.row_id = row_id
+        self.obstacle = obstacle
+
+
+CheckFile = Callable[[Path], object]
+
+
+def obstacle_to(row: Mapping[str, Any], folder: Path, check_file: CheckFile) -> str:
+    """Why ``accept`` cannot take a refused instance in; empty where it can.
+
+    Args:
+        row: Of the table of what was refused.
+        folder: Where the refused files lie.
+        check_file: What the strict ingest says of a file today; raises InstanceRejected.
+    """
+    path = folder / str(row["file_name"])
+    if row["state"] != "kept":
+        return f"it was {row['state']}"
+    if not path.is_file():
+        return "its file is gone"
+    if row["dimse_status"] in OVERRULABLE:
+        return ""
+    try:
+        check_file(path)
+    except InstanceRejected as rejection:
+        return f"{rejection.reason}; have the sender mend it and send it again"
+    return ""
+
+
 class QuarantineDesk:
     """Decisions of a person over refused instances.
 
     Args:
         ingest_file: Sends a file through the strict ingest; raises InstanceRejected.
+        check_file: The same, and keeps nothing.
     """
 
     def __init__(
-        self, spool: Spool, index: Index, ingest_file: Callable[[Path, Origin], object]
+        self,
+        spool: Spool,
+        index: Index,
+        ingest_file: Callable[[Path, Origin], object],
+        check_file: CheckFile,
     ) -> None:
         self._spool = spool
         self._index = index
         self._ingest_file = ingest_file
+        self._check_file = check_file
 
     def rows(self, *, limit: int = 1000) -> tuple[Row[Any], ...]:
         """What is kept, the newest first."""
@@ -67,10 +107,15 @@ class QuarantineDesk:
 
         Raises:
             NotInQuarantine: There is none of that number.
-            InstanceRejected: The ingest refuses it still; it stays in quarantine, under a new
-                number and with the reason of today.
+            CannotBeFreed: The ingest refuses it still; it stays as it is.
+            InstanceRejected: Only the spool could tell that it cannot be kept, for want of room or
+                because another instance has its UID; it stays in quarantine, under a new number
+                where the reason is a new one.
         """
         row = self.show(row_id)
+        obstacle = obstacle_to(row._asdict(), self._spool.quarantine.folder, self._check_file)
+        if obstacle:
+            raise CannotBeFreed(row_id, obstacle)
         path = self._path(row)
         head = read_head(path)
         if row.dimse_status in OVERRULABLE:

@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import ExplicitVRLittleEndian, SegmentationStorage
 
+from node.domain.items import is_carried, is_text_for_sequence
 from node.domain.job import ResultIdentity
 from node.domain.patient_study import COPIED_KEYWORDS, NEVER_ABSENT_KEYWORDS
 from node.domain.result import Provenance
@@ -119,7 +120,7 @@ def lossy_faults(header: Dataset, source: Sequence[Dataset]) -> Iterator[str]:
 
 def _equal_in(header: Dataset, instance: Dataset, keyword: str) -> bool:
     tag = Tag(keyword)
-    if tag not in instance:
+    if tag not in instance or is_text_for_sequence(instance, tag, _known_vr(tag)):
         if keyword in NEVER_ABSENT_KEYWORDS:
             return tag in header and not header[tag].value
         return tag not in header
@@ -144,7 +145,11 @@ def _same_items(ours: list[Dataset], theirs: list[Dataset]) -> bool:
     if len(ours) != len(theirs):
         return False
     for a, b in zip(ours, theirs, strict=True):
-        tags = {tag for tag in b.keys() if not tag.is_private and tag.element != 0}  # noqa: SIM118
+        tags = {
+            tag
+            for tag in b.keys()  # noqa: SIM118
+            if is_carried(tag) and not is_text_for_sequence(b, tag, _known_vr(tag))
+        }
         if set(a.keys()) != tags or not all(_same(a, b, tag) for tag in tags):
             return False
     return True

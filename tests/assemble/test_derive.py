@@ -18,7 +18,7 @@ from node.domain.header import DIFFERS, Header, Missing, Value
 from node.domain.instance import Origin, Road
 from node.domain.quantity import Quantity
 from node.domain.stored_values import StoredValues
-from tests.assemble.stacks import regular, stack_at
+from tests.assemble.stacks import frame, regular, stack_at
 
 ORIGIN = Origin(
     road=Road.DIMSE,
@@ -128,6 +128,28 @@ def test_few_images_in_several_orientations_are_a_localizer() -> None:
     assert isinstance(derived(many)["is_localizer"], Missing)
 
 
+def turning(count: int) -> list[Frame]:
+    """Projections about the long axis of the patient, one in each orientation."""
+    return [
+        frame(
+            k,
+            (0.0, 0.0, 0.0),
+            orientation=(float(np.cos(a)), float(np.sin(a)), 0.0, 0.0, 0.0, -1.0),
+        )
+        for k, a in enumerate(np.linspace(0.0, np.pi, count, endpoint=False))
+    ]
+
+
+@pytest.mark.parametrize("count", [2, 3, 12, 24])
+def test_projections_that_turn_about_the_patient_are_no_localizer(count: int) -> None:
+    named = mr(ImageType=("DERIVED", "SECONDARY", "PROJECTION IMAGE"))
+
+    assert derived(turning(count), named)["is_localizer"] == (False,)
+    if count > 3:
+        unnamed = mr(ImageType=("DERIVED", "SECONDARY"))
+        assert derived(turning(count), unnamed)["is_localizer"] == (False,)
+
+
 def test_who_sent_it_is_told_where_the_road_tells() -> None:
     by_dimse = derived(regular(5))
     by_stow = derived(regular(5), origin=Origin(road=Road.STOW, association_id="1"))
@@ -159,6 +181,11 @@ INVERSION = {"ScanningSequence": ("SE", "IR")}
         ({"SeriesDescription": "ep2d_diff_b1000"}, "DWI"),
         ({"SeriesDescription": "ep2d_diff_ADC"}, "ADC"),
         ({"ProtocolName": "SWI 3D"}, "SWI"),
+        ({"SeriesDescription": "3D_TOF_neck"}, "TOF"),
+        ({"SeriesDescription": "Ax 3DTOF COW"}, "TOF"),
+        ({"SeriesDescription": "tof_fl3d_tra_p2"}, "TOF"),
+        ({"SeriesDescription": "Time of Flight T1"}, None),
+        ({"AcquisitionContrast": "TIME_OF_FLIGHT", "TimeOfFlightContrast": "YES"}, "TOF"),
         ({"SeriesDescription": "T1 map"}, None),
         ({"SeriesDescription": "T1 subtraction"}, None),
         ({"SeriesDescription": "PD/T2 TSE"}, None),
@@ -201,6 +228,56 @@ def test_the_sequence_is_told_by_names_and_times(
     values: dict[str, object], sequence: str | None
 ) -> None:
     assert told(sequence_of(mr(**values))) == sequence
+
+
+SPOILED = {
+    "ScanningSequence": "GR",
+    "SequenceVariant": "SP",
+    "EchoTime": 3.0,
+    "RepetitionTime": 25.0,
+    "FlipAngle": 20.0,
+}
+
+
+@pytest.mark.parametrize(
+    "sign",
+    [
+        {"AngioFlag": "Y"},
+        {"AngioFlag": "Y", "SeriesDescription": "T1 FL3D"},
+        {"AngioFlag": "Y", "AcquisitionContrast": "T1"},
+        {"ImageType": ("DERIVED", "SECONDARY", "PROJECTION IMAGE")},
+        {"ImageType": ("DERIVED", "SECONDARY", "PROJECTION IMAGE"), "SeriesDescription": "TOF MIP"},
+        {"ImageType": ("DERIVED", "PRIMARY", "ANGIO", "MAXIMUM")},
+        {"ImageType": ("DERIVED", "PRIMARY", "MIP")},
+        {"PhaseContrast": "YES"},
+        {"SeriesDescription": "CE-MRA T1 fl3d"},
+        {"SeriesDescription": "MRV t1"},
+        {"SeriesDescription": "fl3d_ce_angio_cor"},
+        {"SeriesDescription": "Angio-RM TSA"},
+        {"SeriesDescription": "ANGIORESONANCIA T1"},
+        {"SeriesDescription": "Angiorressonância arterial"},
+        {"SeriesDescription": "MR-Angiographie Hals"},
+        {"SeriesDescription": "Gefäßdarstellung T1"},
+        {"SeriesDescription": "MR Venogram 3D PC"},
+        {"SeriesDescription": "TRICKS T1"},
+        {"ProtocolName": "TWIST T1 dyn"},
+        {"ProtocolName": "3D PCA"},
+    ],
+    ids=str,
+)
+def test_an_angiogram_is_never_said_to_be_t1(sign: dict[str, object]) -> None:
+    value = sequence_of(mr(**{**SPOILED, **sign}))
+
+    assert isinstance(value, Missing)
+    assert sequence_of(mr(**SPOILED)) == ("T1",)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["T1 brain venous sinus thrombosis", "AX T1 post", "T1 arm", "T1 cowden", "T1 panoramic"],
+)
+def test_a_t1_of_tissue_stays_one(name: str) -> None:
+    assert sequence_of(mr(SeriesDescription=name, **SPOILED)) == ("T1",)
 
 
 def test_names_and_times_that_contradict_each_other_are_unknown() -> None:

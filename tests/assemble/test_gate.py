@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from dataclasses import replace
+from math import inf, nan
 
 import numpy as np
 import pytest
@@ -155,7 +156,7 @@ def test_every_gap_and_uneven_step_is_named() -> None:
     assert [f.split(" (")[0] for f in found] == [
         "gap: 1 slice missing after slice 2",
         "gap: 2 slices missing after slice 5",
-        "uneven spacing after slice 7: up to 200.0% off",
+        "uneven spacing after slice 7: up to 40.0% off",
     ]
 
 
@@ -219,6 +220,43 @@ def test_an_attribute_that_does_not_separate_every_position_is_not_named() -> No
     (finding,) = sentences(judge_geometry(frames, phase_hints=hints))
 
     assert finding == "12 images, 2 images at each of 6 positions"
+
+
+def test_the_number_of_an_uneven_step_is_its_own_and_not_that_of_a_gap() -> None:
+    finding = findings(stack_at([0, 1, 2, 17, 18, 19.286, 20.286]))[1]
+
+    assert finding.startswith("uneven spacing after slice 5: up to 28.6% off")
+
+
+MAGNITUDE = ("ORIGINAL", "PRIMARY", "M", "NONE")
+FIELD_MAP = ("DERIVED", "PRIMARY", "FIELD_MAP", "NONE")
+
+
+@pytest.mark.parametrize("keyword", ["ImageType", "FrameType"])
+def test_images_of_different_kinds_are_no_phases(keyword: str) -> None:
+    frames = [f for _ in range(2) for f in regular(6)]
+    hints = [
+        {keyword: kind, "EffectiveEchoTime": (echo,)}
+        for kind, echo in ((MAGNITUDE, 4.6), (FIELD_MAP, 6.9))
+        for _ in range(6)
+    ]
+
+    (finding,) = judge_geometry(frames, phase_hints=hints).findings
+
+    assert finding.sentence.endswith(f"could be split into 2 kinds of image by {keyword}")
+
+
+def test_two_echoes_beside_a_field_map_are_two_kinds_and_not_three_phases() -> None:
+    frames = [f for _ in range(3) for f in regular(6)]
+    hints = [
+        {"ImageType": kind, "EchoTime": (echo,)}
+        for kind, echo in ((MAGNITUDE, 4.6), (MAGNITUDE, 6.9), (FIELD_MAP, 0.0))
+        for _ in range(6)
+    ]
+
+    (finding,) = judge_geometry(frames, phase_hints=hints).findings
+
+    assert finding.sentence.endswith("positions: 2 kinds of image by ImageType")
 
 
 def test_a_clock_time_that_differs_at_each_position_is_no_phase() -> None:
@@ -310,12 +348,20 @@ def test_different_matrices_and_pixel_spacings_are_named_with_their_numbers() ->
     )
 
 
-@pytest.mark.parametrize("spacing", [None, (0.0, 0.7), (-0.8, 0.7)])
-def test_an_unusable_pixel_spacing_is_named(spacing: tuple[float, float] | None) -> None:
+def test_an_absent_pixel_spacing_is_named() -> None:
+    frames = regular(5)
+    frames[2] = replace(frames[2], pixel_spacing_mm=None)
+
+    assert findings(frames) == ("no Pixel Spacing in 1 of 5 images",)
+
+
+@pytest.mark.parametrize("spacing", [(0.0, 0.7), (-0.8, 0.7), (nan, nan), (inf, 0.7)])
+def test_an_unusable_pixel_spacing_is_not_said_to_be_absent(spacing: tuple[float, float]) -> None:
     frames = regular(5)
     frames[2] = replace(frames[2], pixel_spacing_mm=spacing)
 
-    assert findings(frames) == ("no Pixel Spacing in 1 of 5 images",)
+    assert findings(frames) == ("Pixel Spacing malformed in 1 of 5 images",)
+    assert judge_geometry(frames).spacing_mm is None
 
 
 def test_a_missing_frame_of_reference_is_named() -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydicom import dcmread
 
 from tests.cli.conftest import CHEST, Segnode
+from tests.malformed import TAKEN, nested_file
 from tests.phantoms import Phantom
 
 STUDY = """
@@ -169,3 +171,50 @@ def test_a_study_rule_that_cannot_choose_says_so(segnode: Segnode, tmp_path: Pat
 
     assert not study["would_run"]
     assert "two series fit role ct" in study["sentence"]
+
+
+def test_what_the_ingest_refuses_is_never_said_to_run(segnode: Segnode, tmp_path: Path) -> None:
+    paths = CHEST.write(tmp_path / "in")
+    for path in paths[::3]:
+        instance = dcmread(path)
+        instance.Rows += 1
+        instance.save_as(path)
+
+    series = segnode("explain", "in", "--json").json["series"][0]
+    text = segnode("explain", "in").out
+
+    refused = len(paths[::3])
+    assert series["held"]["reasons"] == ["images_refused"]
+    assert f"{refused} of {len(paths)} images refused" in series["held"]["sentence"]
+    assert series["rules"][0]["truth"] == "true"
+    assert not series["rules"][0]["would_run"]
+    assert "=> held" in text
+    assert "=> runs" not in text
+
+
+@pytest.mark.parametrize("name", ["group 0004", "UN of undefined length in big endian"])
+def test_what_the_ingest_tolerates_is_said_to_run(
+    segnode: Segnode, tmp_path: Path, name: str
+) -> None:
+    kind = next(kind for kind in TAKEN if kind.name == name)
+    for number, image in enumerate(CHEST.datasets()):
+        path = tmp_path / "in" / f"{number}.dcm"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(kind.file(image))
+
+    body = segnode("explain", "in", "--json").json
+
+    assert body["series"][0]["rules"][0]["would_run"]
+    assert body["not_read"] == {}
+
+
+def test_nesting_without_end_is_named_and_ends_nothing(segnode: Segnode, tmp_path: Path) -> None:
+    CHEST.write(tmp_path / "in")
+    (tmp_path / "in" / "deep.dcm").write_bytes(nested_file(CHEST.datasets()[0], 10_000))
+
+    body = segnode("explain", "in", "--json").json
+
+    ((path, reason),) = body["not_read"].items()
+    assert Path(path).name == "deep.dcm"
+    assert "nested deeper than 128" in reason
+    assert len(body["series"]) == 1

@@ -97,11 +97,18 @@ def test_what_is_refused_can_be_discarded_once(segnode: Segnode, config: Path) -
 
 
 def test_what_is_still_malformed_is_not_accepted(segnode: Segnode, config: Path) -> None:
+    (row,) = segnode("quarantine", "list", "--config", config, "--json").json["items"]
+    shown = segnode("quarantine", "show", "1", "--config", config)
+
     answer = segnode("quarantine", "accept", "1", "--config", config)
 
     kept = segnode("quarantine", "list", "--config", config, "--json").json
     assert answer.code == 1
-    assert kept["total"] == 1
+    assert kept["items"] == [row]
+    assert row["obstacle"]
+    # said beforehand, and said again
+    assert f"cannot take it: {row['obstacle']}" in shown.out
+    assert row["obstacle"] in answer.err
 
 
 def test_a_job_shows_stages_result_and_delivery(segnode: Segnode, config: Path) -> None:

@@ -224,3 +224,17 @@ def test_an_interrupted_run_says_how_to_go_on_and_keeps_the_attempt(
     assert err.splitlines()[-1] == "interrupted: the same command goes on from here"
     assert answer.code == 0
     assert [one["state"] for one in answer.json["outcomes"]] == ["done"]
+
+
+def test_where_all_images_are_refused_it_is_not_said_that_there_were_none(
+    segnode: Segnode, tmp_path: Path
+) -> None:
+    paths = CHEST.write(tmp_path / "in")
+    for path in paths:
+        path.write_bytes(path.read_bytes()[:-100])
+
+    answer = segnode("run", "in", "out")
+
+    assert answer.code == 1
+    assert f"all {len(paths)} DICOM files were refused" in answer.err
+    assert "no DICOM instance was found" not in answer.err

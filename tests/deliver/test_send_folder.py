@@ -12,6 +12,8 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate
 from node.deliver.send_folder import FolderSender, SendState
 from node.domain.errors import InstanceRejected
 from tests import raw_dimse as raw
+from tests.instances import ct_slice
+from tests.malformed import nested_file
 from tests.memory_node import Node, serving
 from tests.peers import free_port
 
@@ -146,3 +148,20 @@ def test_a_rejected_association_says_why(node: Node, tmp_path: Path) -> None:
 
     assert report.state is SendState.NOT_SENT
     assert "called ae title not recogni" in report.comment
+
+
+@pytest.mark.parametrize("has_meta", [True, False])
+def test_nesting_without_end_costs_one_file_and_not_the_rest(
+    node: Node, tmp_path: Path, has_meta: bool
+) -> None:
+    instance(tmp_path / "good")
+    (tmp_path / "deep").write_bytes(nested_file(ct_slice(), 10_000, has_meta=has_meta))
+
+    deep, good = sorted(sender(node).send(tmp_path), key=lambda report: report.path)
+
+    assert good.state is SendState.STORED
+    if has_meta:  # goes as it lies: what the peer makes of it is the peer's answer
+        assert deep.state in (SendState.STORED, SendState.REFUSED)
+    else:
+        assert deep.state is SendState.NOT_DICOM
+        assert deep.comment == "sequences are nested too deeply to be read"

@@ -169,3 +169,20 @@ def test_frames_without_functional_groups_share_one_place() -> None:
 
     assert [f.frame_number for f in frames] == [1, 2]
     assert len({f.position_mm for f in frames}) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "is_absent"), [("4,0\\4,5 ", False), ("0.7", False), ("", True), (None, True)]
+)
+def test_a_malformed_pixel_spacing_is_no_absent_one(text: str | None, is_absent: bool) -> None:
+    instance = classic(PixelSpacing=None)
+    if text is not None:
+        raw(instance, "PixelSpacing", "DS", text.encode())
+
+    (frame,) = frames_of(instance)
+
+    if is_absent:
+        assert frame.pixel_spacing_mm is None
+    else:
+        assert frame.pixel_spacing_mm is not None
+        assert all(map(math.isnan, frame.pixel_spacing_mm))

@@ -341,7 +341,7 @@ BROKEN = Case(
         "MR_truncated.dcm": "C000",  # pixel data end early
         "UN_sequence.dcm": UNNAMED,  # no UIDs
         "badVR.dcm": "C010",  # Number of Frames is no number
-        "bad_sequence.dcm": "C000",  # an item runs past its sequence
+        "bad_sequence.dcm": "C000",  # no UIDs but that of the class
         "empty_charset_LEI.dcm": UNNAMED,  # no UIDs
         "meta_missing_tsyntax.dcm": UNNAMED,  # no data set
         "nested_priv_SQ.dcm": UNNAMED,  # no UIDs

@@ -133,7 +133,7 @@ def test_a_data_set_of_another_instance_than_announced_is_refused(node: Node) ->
         "1." + "2" * 63,
         "1..2",
         "1.2.",
-        "1.02",
+        "1..02",
         "1.2é",
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import permutations
 from struct import pack
 from typing import Any
 
@@ -118,6 +119,8 @@ def element(group: int, number: int, vr: bytes, value: bytes) -> bytes:
 
 
 UID = element(0x0008, 0x0018, b"UI", b"1.2\0")
+OTHER_UID = element(0x0008, 0x0018, b"UI", b"1.3\0")
+PIXELS = pack("<HH2sHI", 0x7FE0, 0x10, b"OW", 0, 2) + b"AB"
 AFTER = element(0x0010, 0x0020, b"LO", b"P1")
 
 
@@ -132,8 +135,9 @@ def test_an_odd_length_is_tolerated() -> None:
     [
         (pack("<HH2sHI", 0x7FE0, 0x10, b"OW", 0, 0xFFFFFFF0), "longer than what is left"),
         (UID + element(0x0010, 0x0010, b"??", b"AB"), "unknown value representation"),
-        (UID + UID, "duplicate tag"),
-        (AFTER + UID, "tags out of order"),
+        (UID + OTHER_UID, "an element comes twice with different values"),
+        (AFTER + UID + OTHER_UID, "an element comes twice with different values"),
+        (PIXELS + AFTER, "an attribute behind the pixel data"),
         (
             pack("<HH2sHI", 0x0008, 0x1115, b"SQ", 0, 0xFFFFFFFF)
             + pack("<HHI", 0xFFFE, 0xE000, len(UID))
@@ -146,7 +150,7 @@ def test_an_odd_length_is_tolerated() -> None:
             + UID,
             "item delimiter is missing",
         ),
-        (element(0x0002, 0x0010, b"UI", b"1.2\0") + UID, "cannot stand in a data set"),
+        (UID + bytes(8) + AFTER, "zeros between elements"),
         (UID + AFTER[:5], "header is cut off"),
         (b"", "empty"),
     ],
@@ -156,6 +160,29 @@ def test_each_structural_fault_is_refused_with_its_reason(data: bytes, reason: s
         walk(data, EXPLICIT_LITTLE)
 
     assert caught.value.dimse_status == 0xC000
+
+
+def test_order_does_not_decide_what_is_found() -> None:
+    elements = [UID, AFTER, element(0x0010, 0x0030, b"DA", b""), element(4, 0x1500, b"CS", b"A ")]
+
+    for order in permutations(elements):
+        assert walk(b"".join(order), EXPLICIT_LITTLE).elements.keys() == {
+            0x00041500, 0x00080018, 0x00100020, 0x00100030
+        }  # fmt: skip
+
+
+def test_an_irregular_item_in_every_level_costs_no_more_than_the_limit_of_elements() -> None:
+    level = AFTER + UID
+    for _ in range(100):
+        level = (
+            pack("<HH2sHI", 0x0008, 0x1115, b"SQ", 0, len(level) + 8)
+            + pack("<HHI", 0xFFFE, 0xE000, len(level))
+            + level
+            + UID
+        )
+
+    with pytest.raises(InstanceRejected, match="too many elements"):
+        walk(level, EXPLICIT_LITTLE, max_elements=100_000)
 
 
 def test_too_many_elements_are_refused() -> None:

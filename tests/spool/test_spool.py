@@ -15,9 +15,11 @@ import pytest
 from node.domain.errors import InstanceRejected, TryLater
 from node.domain.instance import InstanceState, Origin
 from node.domain.series import SeriesRow, SeriesState
+from node.receive.dry import DryRun
+from node.receive.syntaxes import NATIVE_SYNTAXES
 from node.spool.arrivals import Arrivals
 from node.spool.head import Head, decode_head, encode_head
-from node.spool.quarantine_desk import NotInQuarantine, QuarantineDesk
+from node.spool.quarantine_desk import CannotBeFreed, NotInQuarantine, QuarantineDesk
 from node.spool.rebuild import rebuild_index
 from node.spool.retention import sweep_instances, sweep_quarantine
 from node.spool.space import SpaceGuard, Watermark
@@ -257,7 +259,10 @@ def test_quarantine_is_bounded_and_says_when_it_is_full(tmp_path: Path) -> None:
 
 def desk_of(node: Node) -> QuarantineDesk:
     return QuarantineDesk(
-        node.spool, node.index, lambda path, _: node.store_file(path.read_bytes())
+        node.spool,
+        node.index,
+        lambda path, _: node.store_file(path.read_bytes()),
+        DryRun(NATIVE_SYNTAXES).check,
     )
 
 
@@ -283,11 +288,26 @@ def test_accepting_a_broken_instance_is_refused_and_it_stays(node: Node) -> None
     refuse(node, 1)
     (row,) = node.rows("quarantine")
 
-    with pytest.raises(InstanceRejected):
+    with pytest.raises(CannotBeFreed) as caught:
         desk_of(node).accept(int(str(row["id"])))
 
-    assert [row["state"] for row in node.rows("quarantine")] == ["discarded", "kept"]
+    assert caught.value.obstacle.startswith(str(row["reason"]))
+    assert [row["state"] for row in node.rows("quarantine")] == ["kept"]
     assert len(node.files()) == 1
+
+
+def test_what_was_refused_for_its_announcement_alone_is_freed(node: Node) -> None:
+    image = ct_slice()
+    arrival = node.ingest.begin(ORIGIN, announced(ct_slice(2)))
+    arrival.write(data_set_bytes(image))
+    with pytest.raises(InstanceRejected):
+        arrival.finish()
+    (row,) = node.rows("quarantine")
+
+    desk_of(node).accept(int(str(row["id"])))
+
+    (kept,) = node.rows("instance")
+    assert kept["sop_instance_uid"] == image.SOPInstanceUID
 
 
 def test_a_discarded_instance_is_gone(node: Node) -> None:

@@ -1,0 +1,35 @@
+"""What a reader of files must be ready for: pydicom over bytes of any origin.
+
+A file that the ingest has walked is no deeper than its limit; any other may be, and pydicom reads
+nested sequences by recursion.
+"""
+
+from __future__ import annotations
+
+from struct import error as StructError  # noqa: N812
+
+from pydicom.errors import BytesLengthException, InvalidDicomError
+
+UNREADABLE: tuple[type[Exception], ...] = (
+    InvalidDicomError,
+    BytesLengthException,
+    OSError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    EOFError,
+    StructError,
+    NotImplementedError,
+    TypeError,
+    OverflowError,
+    RecursionError,
+)
+
+
+def why_unreadable(error: Exception) -> str:
+    """One of these in words, without a value of the file."""
+    if isinstance(error, RecursionError):
+        return "sequences are nested too deeply to be read"
+    if isinstance(error, InvalidDicomError):
+        return "holds no DICOM instance"
+    return f"cannot be read as DICOM ({type(error).__name__})"
