@@ -16,6 +16,7 @@ is_volume          the geometry gate has no finding
 has_gaps           slices are missing inside the stack
 sequence           MR: T1, T2, T2*, PD, FLAIR, STIR, DWI, ADC, SWI, TOF, PERFUSION
 contrast           whether a contrast agent was given
+body_region        HEAD, NECK, CHEST, ABDOMEN ...: every one that the headers name
 road, peer         how and from which configured peer the newest instance came
 calling_ae_title,
 called_ae_title    of the association, where it came by one
@@ -32,6 +33,7 @@ from typing import Final
 
 import numpy as np
 
+from node.assemble.body_region import body_region_of
 from node.assemble.gate import GateVerdict
 from node.assemble.sequence import sequence_of
 from node.domain.frames import Frame, Triple
@@ -50,6 +52,7 @@ DERIVED_ATTRIBUTES: Final = (
     "has_gaps",
     "sequence",
     "contrast",
+    "body_region",
     "road",
     "peer",
     "calling_ae_title",
@@ -93,6 +96,7 @@ def derive(
         "has_gaps": _has_gaps(verdict),
         "sequence": sequence_of(header),
         "contrast": contrast_of(header),
+        "body_region": body_region_of(header),
         **_from_origin(origin),
     }
 

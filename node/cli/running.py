@@ -72,6 +72,13 @@ def run(
         list[str] | None,
         typer.Option(help="A licence without commercial use that you have read and accept."),
     ] = None,
+    accept_implausible: Annotated[
+        bool,
+        typer.Option(
+            "--accept-implausible",
+            help="Write results too that no patient can have; they are marked.",
+        ),
+    ] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -88,6 +95,7 @@ def run(
             layout=layout,
             forms=frozenset(form or [Form.SEG]),
             devices=device or [],
+            accepts_implausible=accept_implausible,
         ),
         say,
     )
@@ -163,6 +171,7 @@ def _as_json(report: RunReport) -> dict[str, Any]:
                 "parameters": dict(one.parameters),
                 "state": one.state,
                 "sentence": one.sentence,
+                "reasons": list(one.reasons),
                 "file": str(one.file) if one.file else None,
                 "nifti": [str(path) for path in one.nifti],
                 "volumes_ml": dict(one.volumes_ml),

@@ -68,6 +68,7 @@ class Provenance:
         content_date: DA, fixed in the job's row.
         content_time: TM, fixed in the job's row.
         replaces: SOP Instance UID of the result of the revision before, or empty.
+        implausible: Why no patient can have what the result shows, or empty; the object is marked.
     """
 
     model_name: str
@@ -83,3 +84,4 @@ class Provenance:
     content_time: str
     revision: int = 1
     replaces: str = ""
+    implausible: str = ""

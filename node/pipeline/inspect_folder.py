@@ -21,6 +21,7 @@ from node.domain.errors import NodeError, SeriesUnusable
 from node.domain.header import Missing, value_of
 from node.domain.instance import Instance, Origin, Road
 from node.domain.peers import Peer
+from node.domain.reasons import in_one_sentence
 from node.pipeline.build import Plan
 from node.pipeline.matching import ActiveRule, CompleteSeries, not_taken
 from node.pipeline.watch import SeriesWatch
@@ -282,7 +283,7 @@ def _judge_rule(
     return RuleFinding(
         explanation=explanation,
         model=active.model.name,
-        refusals=tuple(not_taken(active, {role: series})),
+        refusals=tuple(reason.sentence for reason in not_taken(active, {role: series})),
         destinations=resolve_destinations(active.send, plan.config.peers, origin),
     )
 
@@ -322,7 +323,9 @@ def _judge_set(
     if isinstance(choice, Chosen):
         roles = choice.roles
         found = {one.series_instance_uid: one for one in members}
-        sentence = "; ".join(not_taken(active, {r: found[uid] for r, uid in roles.items()}))
+        sentence = in_one_sentence(
+            not_taken(active, {role: found[uid] for role, uid in roles.items()})
+        )
     else:
         sentence = choice.sentence
     return SetFinding(

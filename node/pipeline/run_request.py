@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from node.config.values import WorkConfig
 from node.domain.errors import ConfigInvalid
 from node.infer.assets import locked_licences, missing_assets
 from node.infer.registry import ModelSpec, default_models_folder, load_models
@@ -45,6 +46,7 @@ class RunRequest:
         accept_licences: As ``accept_licenses`` of a configuration; not with ``config``.
         parameters: Of all models, or, named ``MODEL.NAME``, of one; over those of rules.
         devices: One worker each; empty: as configured.
+        accepts_implausible: Results that no patient can have are written too, with their mark.
     """
 
     source: Path
@@ -57,6 +59,7 @@ class RunRequest:
     layout: str = DEFAULT_LAYOUT
     forms: frozenset[Form] = frozenset({Form.SEG})
     devices: Sequence[str] = ()
+    accepts_implausible: bool = False
 
 
 def check_request(request: RunRequest) -> None:
@@ -120,11 +123,17 @@ def plan_run(request: RunRequest, state: Path) -> Plan:
             data_dir=data_dir,
             database_url=f"sqlite:///{data_dir / 'segnode.sqlite'}",
             completion=replace(base.config.completion, study_wait_s=0.0),
-            work=replace(
-                base.config.work, devices=tuple(request.devices) or base.config.work.devices
-            ),
+            work=_work(base.config.work, request),
         ),
         rules=tuple(rules),
+    )
+
+
+def _work(given: WorkConfig, request: RunRequest) -> WorkConfig:
+    return replace(
+        given,
+        devices=tuple(request.devices) or given.devices,
+        on_implausible="deliver" if request.accepts_implausible else given.on_implausible,
     )
 
 
@@ -133,8 +142,10 @@ def judged_by(current: Plan) -> str:
     rules = [
         [active.rule.name, active.model.digest, dict(active.parameters)] for active in current.rules
     ]
-    # what the configuration says of this run's own folders and devices decides nothing
-    config = replace(current.config, work=replace(current.config.work, devices=()))
+    # what the configuration says of this run's own folders and devices decides nothing, and what
+    # becomes of a result is no matter of its job
+    work = replace(current.config.work, devices=(), on_implausible="hold")
+    config = replace(current.config, work=work)
     body = json.dumps([config.digest, rules], sort_keys=True)
     return hashlib.sha256(body.encode()).hexdigest()
 

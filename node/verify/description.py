@@ -94,6 +94,8 @@ def _origin_faults(item: Dataset, provenance: Provenance, tracking_uid: str) -> 
     digests = (provenance.model_digest, provenance.weights_digest, provenance.config_digest)
     if not all(digest in parameters for digest in digests):
         yield "AlgorithmParameters lack a digest of model, weights or configuration"
+    if ("\nimplausible=" in parameters) is not bool(provenance.implausible):
+        yield "AlgorithmParameters do not tell as the result is whether it is implausible"
 
 
 def _item_faults(item: Dataset, segment: Segment) -> Iterator[str]:
