@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,7 +64,7 @@ def measure_labels(volume: LabelVolume) -> Measured:
         overlapping=volume.overlapping,
     )
     step = tuple(max(1, -(-n // _LATTICE)) for n in volume.labels.shape[1:])
-    lattice = np.ascontiguousarray(volume.labels[:, :: step[0], :: step[1]])
+    lattice = cast(LabelArray, np.ascontiguousarray(volume.labels[:, :: step[0], :: step[1]]))
     in_rows, in_columns = _line_counts(lattice, stored)
     faces = _face_counts(volume.labels, stored)
     geometry = volume.stack.geometry
@@ -88,7 +88,7 @@ def _slice_counts(labels: LabelArray, stored: int) -> Counts:
     return np.stack([np.bincount(plane.ravel(), minlength=stored) for plane in labels])
 
 
-def _line_counts(lattice: NDArray[np.unsignedinteger[Any]], stored: int) -> tuple[Counts, Counts]:
+def _line_counts(lattice: LabelArray, stored: int) -> tuple[Counts, Counts]:
     """(rows, stored values) and (columns, stored values), over all slices of the lattice."""
     rows, columns = lattice.shape[1:]
     in_rows = np.zeros((rows, stored), np.int64)
