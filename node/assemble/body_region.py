@@ -130,7 +130,7 @@ def _plain(texts: Iterable[str]) -> str:
     """Lower case without accents, words apart by single spaces."""
     folded = unicodedata.normalize("NFKD", " . ".join(texts).casefold())
     kept = "".join(mark for mark in folded if not unicodedata.combining(mark))
-    return re.sub(r"[^a-z0-9.]+|_", " ", kept)
+    return re.sub(r"[^a-z0-9.]+", " ", re.sub(r"[,;]", " . ", kept))
 
 
 def _named(words: str) -> frozenset[str]:
