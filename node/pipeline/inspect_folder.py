@@ -21,7 +21,7 @@ from node.domain.errors import NodeError, SeriesUnusable
 from node.domain.header import Missing, value_of
 from node.domain.instance import Instance, Origin, Road
 from node.domain.peers import Peer
-from node.domain.reasons import in_one_sentence
+from node.domain.reasons import codes_of, in_one_sentence
 from node.pipeline.build import Plan
 from node.pipeline.matching import ActiveRule, CompleteSeries, not_taken
 from node.pipeline.watch import SeriesWatch
@@ -45,12 +45,14 @@ class RuleFinding:
 
     Args:
         refusals: Why the model does not take the series although the rule fires.
+        reasons: The same as codes of ``node.domain.reasons``.
         destinations: Where results would go, ``sender`` resolved; an empty name is nobody.
     """
 
     explanation: Explanation
     model: str
     refusals: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
     destinations: tuple[str, ...] = ()
 
     @property
@@ -280,10 +282,12 @@ def _judge_rule(
     if explanation.truth is not Truth.TRUE:
         return RuleFinding(explanation=explanation, model=active.model.name)
     (role,) = active.model.inputs
+    reasons = tuple(not_taken(active, {role: series}))
     return RuleFinding(
         explanation=explanation,
         model=active.model.name,
-        refusals=tuple(reason.sentence for reason in not_taken(active, {role: series})),
+        refusals=tuple(reason.sentence for reason in reasons),
+        reasons=tuple(codes_of(reasons)),
         destinations=resolve_destinations(active.send, plan.config.peers, origin),
     )
 
