@@ -30,7 +30,7 @@ from node.infer.report import Stopwatch
 from node.infer.room import Given
 from node.infer.runners import run_model
 from node.pipeline.acceptance import accepted_inputs, refused_inputs
-from node.pipeline.build import plan
+from node.pipeline.build import Plan, plan
 from node.pipeline.inspect_folder import SeriesFinding, inspect_folder
 from node.pipeline.matching import ActiveRule
 from node.route import compile_rule
@@ -129,9 +129,14 @@ def alone(name: str, model: ModelSpec) -> Iterator[ActiveRule]:
 
 
 @cache
-def judged(folder: Path) -> tuple[SeriesFinding, ...]:
+def the_plan() -> Plan:
     rules = tuple(rule for name, model in MODELS.items() for rule in alone(name, model))
-    return inspect_folder(replace(plan(None, environ={}), rules=rules), folder).series
+    return replace(plan(None, environ={}), rules=rules)
+
+
+@cache
+def judged(folder: Path) -> tuple[SeriesFinding, ...]:
+    return inspect_folder(the_plan(), folder).series
 
 
 def verdicts(folder: Path) -> dict[str, str]:
