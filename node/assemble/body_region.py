@@ -71,7 +71,7 @@ _WORDS = {
     r"|kub|mrcp|gall ?bladder|gallenblase|biliary|stomach|magen|foie|reins?|higado|rinon(es)?|bazo"
     r"|vientre|ventre|retroperiton\w*|(ober|unter)?bauch\w*|cap",
     "PELVIS": r"pelvi\w*|pelv|pel|becken\w*|prostat\w*|(urinary )?bladder|harnblase|rectum|rectal"
-    r"|rektum|uter(us|ine)|ovar\w*|cervix|zervix|sacr\w*|hips?|hufte?n?|huefte?n?|hanches?|caderas?"
+    r"|rektum|uterus|uterine|ovar\w*|cervix|zervix|sacr\w*|hips?|hufte?n?|huefte?n?|hanches?|caderas?"
     r"|bassin|groin|scrot\w*|testi\w*|cap",
     "SPINE": r"\w*spine|spinal|lumbar|lumbo\w*|vertebra\w*|\w*wirbels\w*|[bhl]ws|myelogra\w*|rachis"
     r"|columna|colonne|thoracic spine|cervical|sacr\w*",
