@@ -17,6 +17,7 @@ from node.domain.geometry import Geometry
 from node.domain.result import LabelArray, LabelVolume, label_values_of, voxels_by_label
 
 _LATTICE = 128
+_MANY = 1024  # stored values; more are numbered anew
 
 Counts = NDArray[np.int64]
 
@@ -55,18 +56,17 @@ class Measured:
 
 def measure_labels(volume: LabelVolume) -> Measured:
     """Measure every label of a volume; regions that overlap count in full."""
-    stored = int(volume.labels.max()) + 1
-    in_slices = _slice_counts(volume.labels, stored)
+    labels, values = _numbered(volume.labels)
+    stored = len(values)
+    in_slices = _slice_counts(labels, stored)
     totals = in_slices.sum(axis=0)
-    members = _members(totals, overlapping=volume.overlapping)
-    voxels = voxels_by_label(
-        {value: int(n) for value, n in enumerate(totals) if value and n},
-        overlapping=volume.overlapping,
-    )
-    step = tuple(max(1, -(-n // _LATTICE)) for n in volume.labels.shape[1:])
-    lattice = cast(LabelArray, np.ascontiguousarray(volume.labels[:, :: step[0], :: step[1]]))
+    found = {value: int(n) for value, n in zip(values, totals, strict=True) if value and n}
+    members = _members(values, totals, overlapping=volume.overlapping)
+    voxels = voxels_by_label(found, overlapping=volume.overlapping)
+    step = tuple(max(1, -(-n // _LATTICE)) for n in labels.shape[1:])
+    lattice = cast(LabelArray, np.ascontiguousarray(labels[:, :: step[0], :: step[1]]))
     in_rows, in_columns = _line_counts(lattice, stored)
-    faces = _face_counts(volume.labels, stored)
+    faces = _face_counts(labels, stored)
     geometry = volume.stack.geometry
     return Measured(
         labels={
@@ -81,6 +81,24 @@ def measure_labels(volume: LabelVolume) -> Measured:
         },
         filled=1.0 - float(totals[0]) / volume.labels.size,
     )
+
+
+def _numbered(labels: LabelArray) -> tuple[LabelArray, list[int]]:
+    """Labels whose values are places in the list that comes with them, 0 first.
+
+    They are as they were where values are small; bit fields of many regions may be large and few.
+    """
+    largest = int(labels.max())
+    if largest < _MANY:
+        return labels, list(range(largest + 1))
+    there = np.zeros(largest + 1, bool)
+    there[0] = True
+    for plane in labels:
+        there[plane] = True
+    values = np.flatnonzero(there)
+    places = np.zeros(largest + 1, np.uint16)
+    places[values] = np.arange(len(values), dtype=np.uint16)
+    return places[labels], values.tolist()
 
 
 def _slice_counts(labels: LabelArray, stored: int) -> Counts:
@@ -117,12 +135,12 @@ def _face_counts(labels: LabelArray, stored: int) -> list[Counts]:
     ]
 
 
-def _members(totals: Counts, *, overlapping: bool) -> Mapping[int, list[int]]:
-    """Label value -> the stored values that hold it."""
+def _members(values: list[int], totals: Counts, *, overlapping: bool) -> Mapping[int, list[int]]:
+    """Label value -> the places of the stored values that hold it."""
     members: dict[int, list[int]] = {}
-    for value in np.flatnonzero(totals).tolist():
-        for label in label_values_of(value, overlapping=overlapping):
-            members.setdefault(label, []).append(value)
+    for place in np.flatnonzero(totals).tolist():
+        for label in label_values_of(values[place], overlapping=overlapping):
+            members.setdefault(label, []).append(place)
     return members
 
 

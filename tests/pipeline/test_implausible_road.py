@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from node.domain.errors import ConfigInvalid
+from node.infer.registry import load_model
 from node.pipeline.accept import spool_settings
+from node.pipeline.acceptance import refused_inputs
 from node.pipeline.admin import NodeHealth
 from node.pipeline.inspect_folder import inspect_folder
 from node.spool.space import SpaceGuard
@@ -86,6 +90,19 @@ def test_too_little_of_the_body_is_parked_and_enough_is_not(
     assert (parked["state"], parked["reasons"]) == ("parked", ["too_little_body"])
     assert "30 mm of the body along the stack, bounded needs 100 mm" in parked["sentence"]
     assert rows[enough.uid("series")]["state"] == "queued"
+
+
+def test_a_mistake_in_what_a_model_refuses_is_told_with_its_path(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(MODELS_PROBE / "bounded", tmp_path / "models/bounded"))
+    text = (folder / "model.yaml").read_text()
+    (folder / "model.yaml").write_text(text.replace("body_region: LEG", "body_region: LEGS"))
+
+    with pytest.raises(ConfigInvalid) as refusal:
+        refused_inputs(load_model(folder))
+
+    ((where, sentence),) = refusal.value.mistakes
+    assert where == "models/bounded/model.yaml: inputs.image.refuses.any.0.body_region"
+    assert sentence.startswith("'LEGS' is none of HEAD, NECK")
 
 
 # --- what cannot be ------------------------------------------------------------------------------
