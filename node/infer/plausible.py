@@ -12,10 +12,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from node.domain.reasons import Reason, ReasonCode
-from node.infer.measure import Measure, Measured
+
+if TYPE_CHECKING:  # who only lists models does not wait for numpy
+    from node.infer.measure import Measure, Measured
 
 # a label is on a side only where there is enough of it, and clearly
 _SIDED_ML = 1.0
