@@ -19,6 +19,7 @@ quantity           what the numbers measure (``node.domain.quantity``); unknown 
                    header does not establish it, or images differ
 sequence           MR: T1, T2, T2*, PD, FLAIR, STIR, DWI, ADC, SWI, TOF, PERFUSION
 contrast           whether a contrast agent was given
+body_region        HEAD, NECK, CHEST, ABDOMEN ...: every one that the headers name
 road, peer         how and from which configured peer the newest instance came
 calling_ae_title,
 called_ae_title    of the association, where it came by one
@@ -35,6 +36,7 @@ from typing import Final
 
 import numpy as np
 
+from node.assemble.body_region import body_region_of
 from node.assemble.gate import GateVerdict
 from node.assemble.sequence import is_projection, sequence_of
 from node.assemble.values import quantity_of
@@ -56,6 +58,7 @@ DERIVED_ATTRIBUTES: Final = (
     "quantity",
     "sequence",
     "contrast",
+    "body_region",
     "road",
     "peer",
     "calling_ae_title",
@@ -101,6 +104,7 @@ def derive(
         "quantity": _quantity(frames),
         "sequence": sequence_of(header),
         "contrast": contrast_of(header),
+        "body_region": body_region_of(header),
         **_from_origin(origin),
     }
 

@@ -160,6 +160,7 @@ def _series_json(series: SeriesFinding) -> dict[str, Any]:
                 "model": rule.model,
                 "would_run": rule.would_run,
                 "refusals": list(rule.refusals),
+                "reasons": list(rule.reasons),
                 "destinations": list(rule.destinations),
             }
             for rule in series.rules

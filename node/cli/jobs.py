@@ -127,6 +127,14 @@ def retry(number: Number, config: ConfigOption = None) -> None:
 
 
 @commands.command()
+def accept(number: Number, config: ConfigOption = None) -> None:
+    """Take a result that is implausible all the same: it is delivered, with its mark."""
+    with open_node(config) as node:
+        JobStore(node.engine).accept(number)
+    say(f"job {number} is done, its result is delivered")
+
+
+@commands.command()
 def cancel(number: Number, config: ConfigOption = None) -> None:
     """End a job that is not done."""
     with open_node(config) as node:
@@ -144,6 +152,7 @@ def _print_job(row: dict[str, Any]) -> None:
             "job": row["id"],
             "state": row["state"],
             "why": row["sentence"],
+            "reasons": ", ".join(row["reasons"]),
             "model": row["model"],
             "inputs": inputs,
             "study": row["study_instance_uid"],

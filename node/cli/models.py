@@ -184,7 +184,9 @@ def check_model(
     folder = Path(name)
     is_folder = (folder / "model.yaml").is_file()
     model = load_model(folder) if is_folder else _known(name, models_here(config))
-    import_module("node.pipeline.acceptance").accepted_inputs(model)
+    acceptance = import_module("node.pipeline.acceptance")
+    acceptance.accepted_inputs(model)
+    acceptance.refused_inputs(model)
     _require_entry(model)
     private = [segment.name for segment in model.segments if segment.is_private]
     facts = {
@@ -265,9 +267,12 @@ def _unknown(name: str, here: ModelsHere) -> typer.BadParameter:
 
 def _input(given: Mapping[str, Any]) -> str:
     accepts = ", ".join(f"{key}: {value}" for key, value in given["accepts"].items()) or "any"
+    refuses = ", ".join(f"{key}: {value}" for key, value in given["refuses"].items())
     least = f"{given['min_slices']} slices of {given['min_rows']} x {given['min_columns']}"
     measures = " or ".join(given["quantities"]) or "any quantity"
-    return f"{accepts}; {measures}; at least {least}"
+    extent = f" over {given['min_extent_mm']:g} mm" if given["min_extent_mm"] else ""
+    told = f"{accepts}; {measures}; at least {least}{extent}"
+    return f"{told}; not {refuses}" if refuses else told
 
 
 def _require_entry(model: ModelSpec) -> None:

@@ -79,6 +79,13 @@ def run(
             help="Run on series of which images were refused, too; their results say so.",
         ),
     ] = False,
+    accept_implausible: Annotated[
+        bool,
+        typer.Option(
+            "--accept-implausible",
+            help="Write results too that no patient can have; they are marked.",
+        ),
+    ] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -96,6 +103,7 @@ def run(
             forms=frozenset(form or [Form.SEG]),
             devices=device or [],
             proceed=proceed,
+            accepts_implausible=accept_implausible,
         ),
         say,
     )

@@ -312,6 +312,7 @@ def _work(keys: schema.WorkKeys) -> WorkConfig:
         deadline_s=float(keys.deadline_s),
         idle_unload_s=float(keys.idle_unload_s),
         attempts=keys.attempts,
+        on_implausible=keys.on_implausible,
     )
 
 

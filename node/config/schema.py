@@ -147,6 +147,7 @@ class WorkKeys(Keys):
     deadline_s: Timeout = 1800
     idle_unload_s: Seconds = 600
     attempts: Annotated[int, Field(ge=1)] = 3
+    on_implausible: Literal["hold", "deliver"] = "hold"
 
 
 class NodeKeys(Keys):

@@ -168,12 +168,17 @@ class RuleConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkConfig:
-    """Where and for how long models run; one worker process per device."""
+    """Where and for how long models run; one worker process per device.
+
+    Args:
+        on_implausible: What becomes of a result that no patient can have.
+    """
 
     devices: tuple[str, ...]
     deadline_s: float
     idle_unload_s: float
     attempts: int
+    on_implausible: Literal["hold", "deliver"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -55,6 +55,11 @@ class Geometry:
         return (a, b, c)
 
     @property
+    def extent_mm(self) -> float:
+        """How much of the patient the slices cover along the stack: slices x their distance."""
+        return self.shape[0] * self.spacing_mm[0]
+
+    @property
     def voxel_ml(self) -> float:
         """Volume of one voxel in millilitres."""
         return abs(float(np.linalg.det(self.affine_lps[:3, :3]))) / 1000.0

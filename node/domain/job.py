@@ -31,11 +31,12 @@ class MatchState(StrEnum):
     RUNNING = "running"
     DONE = "done"
     FAILED = "failed"
+    IMPLAUSIBLE = "implausible"
     SUPERSEDED = "superseded"
 
 
 class JobState(StrEnum):
-    """State of a job row."""
+    """State of a job row; the result of one that is ``implausible`` is kept and waits for a person."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -43,6 +44,7 @@ class JobState(StrEnum):
     FAILED = "failed"
     PARKED = "parked"
     CANCELLED = "cancelled"
+    IMPLAUSIBLE = "implausible"
 
 
 class DeliveryState(StrEnum):

@@ -55,8 +55,18 @@ class ReasonCode(StrEnum):
     QUANTITY_NOT_TAKEN = "quantity_not_taken"
     SUV_NOT_COMPUTABLE = "suv_not_computable"
 
-    # the model does not accept the header
+    # the model of the rule does not take it, or must not be given it
     NOT_ACCEPTED = "not_accepted"
+    MODEL_REFUSES = "model_refuses"
+    TOO_LITTLE_BODY = "too_little_body"
+
+    # a result is implausible: no patient has it
+    IMPLAUSIBLE_VOLUME = "implausible_volume"
+    IMPLAUSIBLE_EXTENT = "implausible_extent"
+    IMPLAUSIBLE_RATIO = "implausible_ratio"
+    IMPLAUSIBLE_SIDES = "implausible_sides"
+    IMPLAUSIBLE_BORDER = "implausible_border"
+    IMPLAUSIBLE_SHARE = "implausible_share"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +79,14 @@ class Reason:
     def __post_init__(self) -> None:
         if not self.sentence:
             raise ValueError("a reason needs a sentence")
+
+
+IMPLAUSIBLE_CODES = frozenset(code for code in ReasonCode if code.value.startswith("implausible_"))
+
+
+def tells_implausible(codes: Iterable[str]) -> bool:
+    """Whether codes of a row say that no patient has what the result shows."""
+    return not IMPLAUSIBLE_CODES.isdisjoint(codes)
 
 
 def in_one_sentence(reasons: Iterable[Reason]) -> str:

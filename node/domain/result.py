@@ -70,6 +70,7 @@ class Provenance:
         replaces: SOP Instance UID of the result of the revision before, or empty.
         incomplete: Of how many of how many images it was made, where some are known to be missing:
             ``15 of 24 images``; else empty.
+        implausible: Why no patient can have what the result shows, or empty; the object is marked.
     """
 
     model_name: str
@@ -86,3 +87,4 @@ class Provenance:
     revision: int = 1
     replaces: str = ""
     incomplete: str = ""
+    implausible: str = ""

@@ -32,7 +32,7 @@ from node.encode.elements import (
     sequence,
 )
 from node.encode.frames import coded, reference_to, shared_groups
-from node.encode.segments import RESEARCH_NOTICE, describe_segments, plain_text
+from node.encode.segments import IMPLAUSIBLE, RESEARCH_NOTICE, describe_segments, plain_text
 from node.encode.source import Source
 
 MANUFACTURER = "segnode"
@@ -171,7 +171,10 @@ def _anonymous_plane(source: Source) -> Dataset:
 
 def _describe_series(skeleton: Dataset, provenance: Provenance) -> None:
     """Names and times of series and content; nothing of the clock of this machine."""
-    mark = "(AI, RESEARCH)" if provenance.research_use else "(AI)"
+    marks = ["AI", *(["RESEARCH"] if provenance.research_use else [])]
+    if provenance.implausible:
+        marks.append(IMPLAUSIBLE)
+    mark = f"({', '.join(marks)})"
     revision = f", revision {provenance.revision}" if provenance.revision > 1 else ""
     replaced = f", replaces {provenance.replaces}" if provenance.replaces else ""
     name = plain_text(
@@ -187,6 +190,8 @@ def _describe_series(skeleton: Dataset, provenance: Provenance) -> None:
     if provenance.incomplete:  # what it replaces stands in the algorithm's parameters too
         mark = "RESEARCH" if provenance.research_use else "AI"
         notice = f"{mark}, INCOMPLETE INPUT: {provenance.incomplete}"
+    if provenance.implausible:
+        notice = f"{IMPLAUSIBLE}, {notice}"
     if provenance.research_use:
         skeleton.ContentQualification = "RESEARCH"
     skeleton.ContentDescription = notice if len(notice) <= 64 else plain_text(notice)

@@ -19,6 +19,8 @@ from node.domain.segment import Code, Segment
 
 LONG_STRING = 64
 LONG_TEXT = 10240
+IMPLAUSIBLE = "IMPLAUSIBLE"
+"""In Series and Content Description of a result that no patient can have."""
 RESEARCH_NOTICE = "For research use only, not for diagnostic use"
 
 
@@ -90,6 +92,7 @@ def _algorithm(provenance: Provenance, inputs: dict[str, str]) -> AlgorithmIdent
         "revision": str(provenance.revision),
         **({"replaces": provenance.replaces} if provenance.replaces else {}),
         **({"incomplete_input": provenance.incomplete} if provenance.incomplete else {}),
+        **({"implausible": provenance.implausible} if provenance.implausible else {}),
         **inputs,
         **{name: provenance.parameters[name] for name in sorted(provenance.parameters)},
     }

@@ -34,15 +34,19 @@ class _Part(BaseModel):
 class InputPart(_Part):
     """One input series.
 
-    ``quantity`` is what its numbers must measure, one or a list; none: anything. ``padding`` is the
-    number that voxels outside of the image become; none: air in HU, else the least number of the
-    volume. ``labels_on_padding``: labels may lie there.
+    ``accepts`` must be true of it, ``refuses`` must not; what is unknown is not refused.
+    ``min_extent_mm`` is of the body, along the stack: slices x their distance. ``quantity`` is what
+    its numbers must measure, one or a list; none: anything. ``padding`` is the number that voxels
+    outside of the image become; none: air in HU, else the least number of the volume.
+    ``labels_on_padding``: labels may lie there.
     """
 
     accepts: dict[str, Any] = {}
+    refuses: dict[str, Any] = {}
     min_slices: int = Field(default=3, ge=1)
     min_rows: int = Field(default=20, ge=1)
     min_columns: int = Field(default=20, ge=1)
+    min_extent_mm: float = Field(default=0.0, ge=0)
     quantity: QuantityName | list[QuantityName] = []
     padding: float | None = Field(default=None, allow_inf_nan=False)
     labels_on_padding: bool = False
@@ -156,6 +160,64 @@ class ResourcesPart(_Part):
     device: Literal["cpu", "cuda", "auto"] = "cpu"
 
 
+class BoundsPart(_Part):
+    """What one label may be; ``min_ml`` counts where it lies wholly inside of the volume.
+
+    ``min_cut_ml`` counts where the border cuts it. ``max_mm`` is its longest edge. ``max_cut`` is the
+    share of its largest section that lies in a side of the volume.
+    """
+
+    min_ml: float | None = Field(default=None, gt=0)
+    min_cut_ml: float | None = Field(default=None, gt=0)
+    max_ml: float | None = Field(default=None, gt=0)
+    max_mm: float | None = Field(default=None, gt=0)
+    max_cut: float | None = Field(default=None, ge=0, le=1)
+    border: Literal["never", "always"] | None = None
+
+
+class TogetherPart(BoundsPart):
+    """What several labels may be as one thing, such as all parts of a brain."""
+
+    name: str = Field(min_length=1)
+    of: Literal["all"] | Annotated[list[str], Field(min_length=2)]
+
+
+class RatioPart(_Part):
+    """The volume of some labels over that of others; of labels that are not there it is 0.
+
+    It counts where there are ``from_ml`` of the others, and no border cuts any of them; with
+    ``even_cut`` also where one does.
+    """
+
+    name: str = ""
+    of: list[str] = Field(min_length=1)
+    to: list[str] = Field(min_length=1)
+    min: float | None = Field(default=None, gt=0)
+    max: float | None = Field(default=None, gt=0)
+    from_ml: float = Field(default=1.0, gt=0)
+    even_cut: bool = False
+
+
+class SharePart(_Part):
+    """How much of the volume all labels together may fill, of 1."""
+
+    min: float = Field(default=0.0, ge=0, le=1)
+    max: float = Field(default=1.0, ge=0, le=1)
+
+
+class PlausiblePart(_Part):
+    """What a result may be; outside of it nobody's anatomy is.
+
+    ``sides`` are names without a side: the label of the left must not lie right of the right one.
+    """
+
+    labels: dict[str, BoundsPart] = {}
+    together: list[TogetherPart] = []
+    ratios: list[RatioPart] = []
+    sides: list[str] = []
+    share: SharePart = SharePart()
+
+
 class ModelFile(_Part):
     """The whole file."""
 
@@ -172,6 +234,7 @@ class ModelFile(_Part):
     outputs: list[Literal["labels", "regions"]] = Field(
         default=["labels"], min_length=1, max_length=1
     )
+    plausible: PlausiblePart = PlausiblePart()
 
 
 _RUNNERS: dict[str, type[_Part]] = {
@@ -184,10 +247,21 @@ _FIELDS_OF: dict[str, type[_Part]] = {
     "files": FilePart,
     "weights": WeightsPart,
     "resources": ResourcesPart,
+    "plausible": PlausiblePart,
+}
+_PLAUSIBLE: dict[str, type[_Part]] = {
+    "labels": BoundsPart,
+    "together": TogetherPart,
+    "ratios": RatioPart,
+    "share": SharePart,
 }
 
 
-class _Loader(yaml.SafeLoader):
+# libyaml's parser, where PyYAML was built with it, is ten times as fast
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_SafeLoader):  # type: ignore[misc]
     """Refuses a key that is written twice, which YAML loaders otherwise take the last of."""
 
     def construct_mapping(self, node: MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -197,7 +271,8 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError(
                     problem=f"the key {key!r} stands twice", problem_mark=node.start_mark
                 )
-        return super().construct_mapping(node, deep)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
 
 
 def read_model_file(path: Path, place: str) -> tuple[ModelFile | None, list[Mistake]]:
@@ -221,6 +296,8 @@ def _mistake(place: str, error: dict[str, Any]) -> Mistake:
         holder = _RUNNERS[parts.pop(1)] if len(parts) == 3 else BundleVariantPart
         if len(parts) > 2 and parts[1] in _RUNNERS:
             parts.pop(1)
+    if parts[:1] == ["plausible"] and len(parts) > 2:
+        holder = _PLAUSIBLE.get(parts[1], PlausiblePart)
     if error["type"].startswith("union_tag"):
         parts.append("kind")
     path = ".".join(parts)

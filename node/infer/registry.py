@@ -34,6 +34,8 @@ from node.infer.model_file import (
     RunnerPart,
     read_model_file,
 )
+from node.infer.plausible import Plausible
+from node.infer.plausible_file import read_plausible
 
 RUNNERS: Mapping[str, str] = {
     "python": "node.infer.python:run",
@@ -57,15 +59,19 @@ class InputSpec:
         quantities: What its numbers may measure; empty: anything.
         padding: What padding becomes; None: see ``node.infer.padding``.
         labels_on_padding: Whether labels may lie on padding.
+        refuses: The same, of series that the model must not be given.
+        min_extent_mm: Of the body along the stack.
     """
 
     accepts: Mapping[str, object]
+    refuses: Mapping[str, object] = field(default_factory=dict)
     min_slices: int
     min_rows: int
     min_columns: int
     quantities: tuple[Quantity, ...] = ()
     padding: float | None = None
     labels_on_padding: bool = False
+    min_extent_mm: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +106,7 @@ class ModelSpec:
         inputs: Role -> series; the labels lie on the grid of the first.
         files: Configuration and code of a bundle, outside the folder.
         weights: Learned parameters, outside the folder.
+        plausible: What a result may be.
         digest: Changes when the model may give other results: model.yaml, labels.csv, files, weights,
             and the code of this package that runs it.
     """
@@ -117,6 +124,7 @@ class ModelSpec:
     resources: Resources
     outputs: tuple[str, ...]
     segments: tuple[Segment, ...]
+    plausible: Plausible = field(default_factory=Plausible)
     digest: str
 
     @property
@@ -215,6 +223,8 @@ def load_model(folder: Path) -> ModelSpec:
             )
         if file.name != folder.name:
             mistakes.append((f"{place}/model.yaml: name", f"is {file.name!r}, the folder is not"))
+        plausible, implausible = read_plausible(file.plausible, segments, f"{place}/model.yaml")
+        mistakes += implausible
     if mistakes or file is None:
         raise ConfigInvalid(mistakes)
     return ModelSpec(
@@ -227,12 +237,14 @@ def load_model(folder: Path) -> ModelSpec:
         inputs={
             role: InputSpec(
                 accepts=item.accepts,
+                refuses=item.refuses,
                 min_slices=item.min_slices,
                 min_rows=item.min_rows,
                 min_columns=item.min_columns,
                 quantities=item.quantities,
                 padding=item.padding,
                 labels_on_padding=item.labels_on_padding,
+                min_extent_mm=item.min_extent_mm,
             )
             for role, item in file.inputs.items()
         },
@@ -247,6 +259,7 @@ def load_model(folder: Path) -> ModelSpec:
         resources=Resources(**file.resources.model_dump()),
         outputs=tuple(file.outputs),
         segments=tuple(segments),
+        plausible=plausible,
         digest=_digest(folder, file),
     )
 

@@ -250,15 +250,33 @@ def change_held(connection: Connection, job_id: int, owner: str, values: dict[st
         raise LeaseLost(f"job {job_id}", owner)
 
 
-def finish_held(connection: Connection, job_id: int, owner: str, sentence: str, now: float) -> None:
+def finish_held(
+    connection: Connection,
+    job_id: int,
+    owner: str,
+    sentence: str,
+    now: float,
+    *,
+    state: JobState = JobState.DONE,
+    reasons: Collection[str] = (),
+) -> None:
     """End a job that this owner holds.
 
+    Args:
+        reasons: Codes that the job's row holds from now on besides those it had.
     Raises:
         LeaseLost: It does not hold it.
     """
-    values = {"state": JobState.DONE.value, "sentence": sentence, "finished_at": now, **_FREE}
+    had = held(connection, job_id, owner).reasons
+    values = {
+        "state": state.value,
+        "sentence": sentence,
+        "reasons": list(dict.fromkeys([*had, *reasons])),
+        "finished_at": now,
+        **_FREE,
+    }
     change_held(connection, job_id, owner, values)
-    follow_job(connection, job_id, JobState.DONE, sentence, now)
+    follow_job(connection, job_id, state, sentence, now)
 
 
 def _is_ready(now: float) -> ColumnElement[bool]:

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, func, select, update
 from node.database.engine import reading, writing
 from node.domain.job import JobState, MatchState
 from node.jobs.rows import clock, hold_study
-from node.jobs.tables import match
+from node.jobs.tables import job, match
 from node.jobs.values import JobRequest, MatchReport
 
 # A match with a job shows what its job does; a cancelled job leaves it for a person to free
@@ -22,6 +22,7 @@ STATE_OF_JOB = {
     JobState.FAILED: MatchState.FAILED,
     JobState.PARKED: MatchState.PARKED,
     JobState.CANCELLED: MatchState.PARKED,
+    JobState.IMPLAUSIBLE: MatchState.IMPLAUSIBLE,
 }
 
 
@@ -133,11 +134,12 @@ def newest_bound(connection: Connection, request: JobRequest) -> int:
 def follow_job(
     connection: Connection, job_id: int, state: JobState, sentence: str, now: float
 ) -> None:
-    """Give the matches of a job its state; superseded ones stay superseded."""
+    """Give the matches of a job its state and reasons; superseded ones stay superseded."""
+    reasons = select(job.c.reasons).where(job.c.id == job_id).scalar_subquery()
     connection.execute(
         update(match)
         .where(match.c.job_id == job_id, match.c.state != MatchState.SUPERSEDED.value)
-        .values(state=STATE_OF_JOB[state].value, sentence=sentence, updated_at=now)
+        .values(state=STATE_OF_JOB[state].value, sentence=sentence, reasons=reasons, updated_at=now)
     )
 
 

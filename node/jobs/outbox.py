@@ -26,8 +26,9 @@ from node.domain.errors import LeaseLost, NodeError
 from node.domain.job import DeliveryState
 from node.jobs import breakers
 from node.jobs.matches import is_wanted
-from node.jobs.outbox_rows import add_rows
+from node.jobs.outbox_rows import add_rows, kept_back
 from node.jobs.retry import MAX_REFUSALS, delivery_delay_s
+from node.jobs.revisions import is_kept_back
 from node.jobs.rows import clock, hold_study, result_of
 from node.jobs.tables import breaker, job, outbox, result
 from node.jobs.values import LeasedDelivery
@@ -187,9 +188,11 @@ class Outbox:
         """Send one row again, now, whatever it waits for; also one that was sent or withheld.
 
         Raises:
-            NodeError: There is no such row, it is being sent, or it has no destination.
+            NodeError: There is no such row, it is being sent, it has no destination, or its result is
+                implausible and nobody took it.
         """
         with writing(self._engine) as connection:
+            _refuse_kept_back(connection, outbox.c.id == delivery_id)
             if _rearm(connection, outbox.c.id == delivery_id, clock(connection, now)) == 0:
                 raise NodeError(
                     f"delivery {delivery_id} does not exist, is being sent, or has no destination"
@@ -207,13 +210,15 @@ class Outbox:
         """Send a result to one more destination, or to one that has it once more.
 
         Raises:
-            NodeError: There is no such result object, or its file was deleted.
+            NodeError: There is no such result object, its file was deleted, or it is implausible and
+                nobody took it.
         """
         with writing(self._engine) as connection:
             now = clock(connection, now)
             row = connection.execute(select(result).where(result.c.id == result_id)).one_or_none()
             if row is None or row.state == "deleted" or not row.sop_instance_uid:
                 raise NodeError(f"result {result_id} is no object that this node still has")
+            _refuse_kept_back(connection, result.c.id == result_id)
             if add_rows(connection, result_id, [destination], now) == 0:
                 where = and_(outbox.c.result_id == result_id, outbox.c.destination == destination)
                 _rearm(connection, where, now)
@@ -228,6 +233,19 @@ class Outbox:
         """Destinations that are left alone, and until when."""
         with reading(self._engine) as connection:
             return breakers.open_at(connection, clock(connection, now))
+
+
+def _refuse_kept_back(connection: Connection, where: ColumnElement[bool]) -> None:
+    """An implausible result leaves when its job is accepted, and by no other command."""
+    jobs = (
+        select(job.c.id, job.c.state, job.c.reasons)
+        .join(result, result.c.job_id == job.c.id)
+        .join(outbox, outbox.c.result_id == result.c.id, isouter=True)
+        .where(where)
+    )
+    for row in connection.execute(jobs):
+        if is_kept_back(row.state, row.reasons):
+            raise NodeError(kept_back(row.id))
 
 
 def _is_due(now: float) -> ColumnElement[bool]:

@@ -13,6 +13,11 @@ from node.jobs.tables import outbox
 NO_DESTINATION_SENTENCE = "no destination is known: deliveries send RESULT --to NAME sends it"
 
 
+def kept_back(job_id: int) -> str:
+    """Why the deliveries of an implausible result wait, and what frees them."""
+    return f"the result is implausible: jobs accept {job_id} delivers it"
+
+
 def add_rows(
     connection: Connection,
     result_id: int,

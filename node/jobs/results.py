@@ -6,6 +6,8 @@ computed or encoded again.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from sqlalchemy import Connection, Engine, and_, exists, select, update
 
 from node.database.engine import reading, writing
@@ -13,15 +15,15 @@ from node.domain.errors import LeaseLost, ResultRefused
 from node.domain.job import DeliveryState, JobState
 from node.jobs.leases import finish_held, held
 from node.jobs.matches import is_wanted
-from node.jobs.outbox_rows import add_rows
-from node.jobs.revisions import mark_superseded
+from node.jobs.outbox_rows import add_rows, kept_back
+from node.jobs.revisions import mark_superseded, restore
 from node.jobs.rows import clock, hold_study, result_of
 from node.jobs.tables import job, outbox, result
 from node.jobs.values import ResultFile, StoredResult
 
 # What still has to leave keeps its file
 _UNFINISHED = (DeliveryState.WAITING, DeliveryState.SENDING, DeliveryState.BLOCKED)
-_UNFINISHED_JOBS = (JobState.QUEUED.value, JobState.RUNNING.value)
+_UNFINISHED_JOBS = (JobState.QUEUED.value, JobState.RUNNING.value, JobState.IMPLAUSIBLE.value)
 
 
 class ResultStore:
@@ -49,13 +51,19 @@ class ResultStore:
         file: ResultFile,
         *,
         sentence: str = "",
+        reasons: Collection[str] = (),
+        is_kept_back: bool = False,
         finishes_job: bool = True,
         now: float | None = None,
     ) -> int:
         """Record an encoded object, its deliveries and the end of the job: all or nothing.
 
-        Deliveries of a job that no match wants any more are made ``withheld``.
+        Deliveries of a job that no match wants any more are made ``withheld``, as are those of one
+        that is kept back.
 
+        Args:
+            reasons: Codes of what is the matter with the result.
+            is_kept_back: The job ends ``implausible``: a person decides whether it is delivered.
         Raises:
             LeaseLost: The job is in other hands, and the object is not recorded.
             ResultRefused: This job has another object of this form already.
@@ -71,11 +79,18 @@ class ResultStore:
             row = connection.execute(select(job).where(job.c.id == job_id)).one()
             wanted = is_wanted(connection, job_id)
             reason = "" if wanted else "a newer revision of the series took its place"
+            if wanted and is_kept_back:
+                reason = kept_back(job_id)
             add_rows(connection, result_id, row.destinations, now, withheld=reason)
-            if wanted:
-                mark_superseded(connection, job_id, row.replaces)
             if finishes_job and row.owner == owner:
-                finish_held(connection, job_id, owner, sentence, now)
+                state = JobState.DONE
+                if is_kept_back:
+                    state = JobState.IMPLAUSIBLE if wanted else JobState.CANCELLED
+                finish_held(connection, job_id, owner, sentence, now, state=state, reasons=reasons)
+            if wanted and not is_kept_back:
+                mark_superseded(connection, job_id, row.replaces)
+                if reasons:  # an earlier attempt may have kept it back, under other settings
+                    restore(connection, job_id, now)
         return result_id
 
     def get(self, result_id: int) -> StoredResult | None:

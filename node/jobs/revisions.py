@@ -4,6 +4,7 @@
 job of revision n      when revision n+1 is asked for
 =====================  =====================================================================
 queued, parked, failed cancelled
+implausible            cancelled; it was not delivered
 running                finishes; its deliveries are made ``withheld``
 done, not delivered    its waiting and blocked deliveries become ``withheld``
 done, delivered        stays; its result is marked superseded once the new result is durable
@@ -19,11 +20,15 @@ from collections.abc import Iterable
 from sqlalchemy import Connection, and_, or_, select, update
 
 from node.domain.job import DeliveryState, JobState, MatchState
+from node.domain.reasons import tells_implausible
 from node.jobs.matches import is_wanted
 from node.jobs.tables import job, match, outbox, result
 from node.jobs.values import LABELS
 
-_CANCELLABLE = (JobState.QUEUED.value, JobState.PARKED.value, JobState.FAILED.value)
+_CANCELLABLE = tuple(
+    state.value
+    for state in (JobState.QUEUED, JobState.PARKED, JobState.FAILED, JobState.IMPLAUSIBLE)
+)
 _UNSENT = (DeliveryState.WAITING.value, DeliveryState.BLOCKED.value)
 
 
@@ -143,12 +148,18 @@ def mark_superseded(connection: Connection, job_id: int, replaces: str) -> None:
 
 
 def restore(connection: Connection, job_id: int, now: float) -> None:
-    """A match wants this job again: its result is in force, and what was withheld may leave."""
+    """A match wants this job again: its result is in force, and what was withheld may leave.
+
+    An implausible result may not, unless a person took it.
+    """
     connection.execute(
         update(result)
         .where(result.c.job_id == job_id, result.c.state == "superseded")
         .values(state="current")
     )
+    row = connection.execute(select(job.c.state, job.c.reasons).where(job.c.id == job_id)).one()
+    if is_kept_back(row.state, row.reasons):
+        return
     connection.execute(
         update(outbox)
         .where(
@@ -157,6 +168,23 @@ def restore(connection: Connection, job_id: int, now: float) -> None:
         )
         .values(state=DeliveryState.WAITING.value, sentence="", next_at=now, refusals=0)
     )
+
+
+def withhold(connection: Connection, job_id: int, sentence: str) -> None:
+    """Say anew why the deliveries of a job that are withheld do not leave."""
+    connection.execute(
+        update(outbox)
+        .where(
+            outbox.c.result_id.in_(_objects_of(job_id)),
+            outbox.c.state == DeliveryState.WITHHELD.value,
+        )
+        .values(sentence=sentence)
+    )
+
+
+def is_kept_back(state: str, reasons: Iterable[str]) -> bool:
+    """Whether a job in this state holds an implausible result that nobody took."""
+    return state != JobState.DONE.value and tells_implausible(reasons)
 
 
 def _objects_of(job_id: int):  # type: ignore[no-untyped-def]

@@ -10,16 +10,27 @@ from sqlalchemy import Connection, Engine, Row, select, update
 from node.database.engine import reading, writing
 from node.domain.errors import NodeError
 from node.domain.job import JobState
-from node.jobs.matches import bind_match, bound_job, follow_job, newest_bound
-from node.jobs.outbox_rows import add_rows
-from node.jobs.revisions import drop_unwanted, replaced_object, restore, supersede_older
+from node.jobs.matches import bind_match, bound_job, follow_job, is_wanted, newest_bound
+from node.jobs.outbox_rows import add_rows, kept_back
+from node.jobs.revisions import (
+    drop_unwanted,
+    is_kept_back,
+    mark_superseded,
+    replaced_object,
+    restore,
+    supersede_older,
+    withhold,
+)
 from node.jobs.rows import clock, hold_study, results_of
 from node.jobs.tables import job
 from node.jobs.values import LABELS, JobRequest
 
 FIRST_SERIES_NUMBER = 1001
 
-_CANCELLABLE = (JobState.QUEUED, JobState.RUNNING, JobState.PARKED, JobState.FAILED)
+_CANCELLABLE = (
+    *(JobState.QUEUED, JobState.RUNNING, JobState.PARKED, JobState.FAILED),
+    JobState.IMPLAUSIBLE,
+)
 _RETRIABLE = (JobState.PARKED, JobState.FAILED, JobState.CANCELLED)
 _RESET = {
     "state": JobState.QUEUED.value,
@@ -106,6 +117,31 @@ class JobStore:
                 },
             )
             follow_job(connection, job_id, JobState.CANCELLED, sentence, now)
+            withhold(connection, job_id, "its job was cancelled by an operator")
+
+    def accept(self, job_id: int, now: float | None = None) -> None:
+        """Take an implausible result all the same: the job is done, its deliveries may leave.
+
+        The object keeps the mark that it was made with.
+
+        Raises:
+            NodeError: There is no such job, it holds no implausible result, or none that is wanted.
+        """
+        with writing(self._engine) as connection:
+            row = connection.execute(select(job).where(job.c.id == job_id)).one_or_none()
+            if row is not None:
+                hold_study(connection, row.study_instance_uid)
+                row = connection.execute(select(job).where(job.c.id == job_id)).one()
+                if row.state == JobState.IMPLAUSIBLE and not is_wanted(connection, job_id):
+                    raise NodeError(f"job {job_id}: a newer revision of the series took its place")
+            now = clock(connection, now)
+            said = row.sentence.removesuffix(accept_hint(job_id)) if row is not None else ""
+            sentence = f"{said}; taken by an operator all the same"
+            values = {"state": JobState.DONE.value, "sentence": sentence}
+            _change(connection, job_id, (JobState.IMPLAUSIBLE,), "accepted", values)
+            follow_job(connection, job_id, JobState.DONE, sentence, now)
+            mark_superseded(connection, job_id, row.replaces if row is not None else "")
+            restore(connection, job_id, now)
 
     def retry(self, job_id: int, now: float | None = None) -> None:
         """Queue a parked, failed or cancelled job again with all its attempts.
@@ -125,6 +161,11 @@ class JobStore:
         return frozenset(
             str(role["series_instance_uid"]) for roles in inputs for role in roles.values()
         )
+
+
+def accept_hint(job_id: int) -> str:
+    """How the sentence of an implausible job ends: what frees it."""
+    return f": not delivered until: segnode jobs accept {job_id}"
 
 
 def _insert(connection: Connection, request: JobRequest, before: int | None, now: float) -> int:
@@ -188,8 +229,9 @@ def _join(
         values["replaces"] = _replaces(connection, request, before)
         values["config_digest"] = request.config_digest
     connection.execute(update(job).where(job.c.id == existing.id).values(**values))
+    withheld = kept_back(existing.id) if is_kept_back(existing.state, existing.reasons) else ""
     for made in objects:
-        add_rows(connection, made.id, request.destinations, now)
+        add_rows(connection, made.id, request.destinations, now, withheld=withheld)
 
 
 def _renew(connection: Connection, existing: Row[Any], now: float) -> None:

@@ -1,4 +1,4 @@
-"""What models take: the conditions of their model.yaml, compiled."""
+"""What models take and must not be given: the conditions of their model.yaml, compiled."""
 
 from __future__ import annotations
 
@@ -22,6 +22,20 @@ def accepted_inputs(model: ModelSpec) -> Mapping[str, Condition]:
         if given.accepts
         else AllOf(conditions=())
         for role, given in model.inputs.items()
+    }
+
+
+def refused_inputs(model: ModelSpec) -> Mapping[str, Condition]:
+    """What a model must not be given for a role, compiled; only roles that say so.
+
+    Raises:
+        ConfigInvalid: See ``accepted_inputs``.
+    """
+    where = f"models/{model.name}/model.yaml: inputs"
+    return {
+        role: compile_clause(given.refuses, f"{where}.{role}.refuses")
+        for role, given in model.inputs.items()
+        if given.refuses
     }
 
 

@@ -45,6 +45,10 @@ class Admin:
         """Queue a parked, failed or cancelled job again."""
         self._jobs.retry(job_id)
 
+    def accept_job(self, job_id: int, /) -> None:
+        """Take an implausible result all the same; its deliveries leave."""
+        self._jobs.accept(job_id)
+
     def cancel_job(self, job_id: int, /) -> None:
         """End a job that is not done."""
         self._jobs.cancel(job_id)
@@ -80,6 +84,12 @@ class NodeHealth:
         parked = matches.get(MatchState.PARKED, 0) + matches.get(MatchState.FAILED, 0)
         if parked:
             degraded["parked"] = f"{parked} series cannot run: segnode jobs list --matches"
+        implausible = matches.get(MatchState.IMPLAUSIBLE, 0)
+        if implausible:
+            degraded["implausible"] = (
+                f"{implausible} results are implausible and not delivered:"
+                " segnode jobs list --state implausible"
+            )
         blocked = Outbox(self._engine).counts().get(DeliveryState.BLOCKED, 0)
         if blocked:
             degraded["blocked"] = (

@@ -28,7 +28,7 @@ from node.deliver.dicomweb import Basic, Token
 from node.deliver.sender import implicit_destinations
 from node.domain.errors import ConfigInvalid
 from node.infer.registry import ModelSpec, default_models_folder, load_models
-from node.pipeline.acceptance import accepted_inputs
+from node.pipeline.acceptance import accepted_inputs, refused_inputs
 from node.pipeline.deliver import Destination
 from node.pipeline.matching import ActiveRule
 from node.route.conditions import Condition
@@ -106,7 +106,7 @@ def _active_rule(
         mistakes.append((f"{path}.run", f"there is no model {given.run!r}; there are: {known}"))
         return None
     try:
-        accepts = accepted_inputs(model)
+        accepts, refuses = accepted_inputs(model), refused_inputs(model)
     except ConfigInvalid as invalid:
         mistakes.extend(invalid.mistakes)
         return None
@@ -130,6 +130,7 @@ def _active_rule(
         rule=rule,
         model=model,
         accepts=accepts,
+        refuses=refuses,
         send=given.send,
         priority=given.priority,
         parameters=dict(given.parameters),

@@ -91,9 +91,11 @@ def _inputs(model: ModelSpec) -> dict[str, dict[str, Any]]:
         role: {
             "accepts": dict(given.accepts),
             "quantities": [quantity.value for quantity in given.quantities],
+            "refuses": dict(given.refuses),
             "min_slices": given.min_slices,
             "min_rows": given.min_rows,
             "min_columns": given.min_columns,
+            "min_extent_mm": given.min_extent_mm,
         }
         for role, given in model.inputs.items()
     }

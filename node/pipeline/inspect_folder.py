@@ -20,7 +20,7 @@ from node.domain.instance import Instance, Origin, Road
 from node.domain.loss import Loss, refused_told
 from node.domain.peers import Peer
 from node.domain.reading import UNREADABLE, why_unreadable
-from node.domain.reasons import Reason, ReasonCode, in_one_sentence
+from node.domain.reasons import Reason, ReasonCode, codes_of, in_one_sentence
 from node.domain.received import Received
 from node.pipeline.build import Plan
 from node.pipeline.matching import ActiveRule, CompleteSeries, not_taken
@@ -41,6 +41,7 @@ class RuleFinding:
     Args:
         refusals: Why the model does not take the series although the rule fires.
         held: Why the series waits for a person before any model is asked.
+        reasons: The same as codes of ``node.domain.reasons``.
         destinations: Where results would go, ``sender`` resolved; an empty name is nobody.
     """
 
@@ -48,6 +49,7 @@ class RuleFinding:
     model: str
     refusals: tuple[str, ...] = ()
     held: tuple[Reason, ...] = ()
+    reasons: tuple[str, ...] = ()
     destinations: tuple[str, ...] = ()
 
     @property
@@ -331,10 +333,12 @@ def _judge_rule(
     if explanation.truth is not Truth.TRUE:
         return RuleFinding(explanation=explanation, model=active.model.name)
     (role,) = active.model.inputs
+    reasons = tuple(not_taken(active, {role: series}))
     return RuleFinding(
         explanation=explanation,
         model=active.model.name,
-        refusals=tuple(reason.sentence for reason in not_taken(active, {role: series})),
+        refusals=tuple(reason.sentence for reason in reasons),
+        reasons=tuple(codes_of(reasons)),
         held=held,
         destinations=resolve_destinations(active.send, plan.config.peers, origin),
     )

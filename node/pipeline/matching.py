@@ -6,7 +6,7 @@ their key.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from node.assemble.gate import MinimumSize, judge_geometry
@@ -23,11 +23,12 @@ from node.jobs.matches import MatchStore
 from node.jobs.store import JobStore
 from node.jobs.values import JobRequest, MatchReport
 from node.route.conditions import Condition
-from node.route.explain import Explanation, explain, why_not
+from node.route.explain import Explanation, explain, why_not, why_true
 from node.route.rules import Rule, StudyRule
 from node.route.verdict import Truth
 
 NO_RULE = ""
+_WHOLE = 1 - 1e-6  # an extent is a product of decimals
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,12 +37,14 @@ class ActiveRule:
 
     Args:
         accepts: Role of the model -> what it takes, compiled from its model.yaml.
+        refuses: Role of the model -> what it must not be given, where it says so.
         deadline_s: Longest run.
     """
 
     rule: Rule | StudyRule
     model: ModelSpec
     accepts: Mapping[str, Condition]
+    refuses: Mapping[str, Condition] = field(default_factory=dict)
     send: tuple[str, ...]
     priority: Priority
     deadline_s: float
@@ -122,22 +125,34 @@ def match_series(
         room.matches.put(_unmatched(series, silent), now)
 
 
-def not_taken(active: ActiveRule, inputs: Mapping[str, CompleteSeries]) -> Iterable[Reason]:
-    """Why the model cannot run on these series, one sentence each."""
+def not_taken(active: ActiveRule, inputs: Mapping[str, CompleteSeries]) -> Iterator[Reason]:
+    """Why the model cannot, or must not, run on these series."""
     for role, series in inputs.items():
-        verdict = active.accepts[role].judge(series.header)
         prefix = f"role {role}: " if len(inputs) > 1 else ""
-        if verdict.truth is not Truth.TRUE:
-            sentence = f"{prefix}{active.model.name} does not take it: {why_not(verdict)}"
-            yield Reason(ReasonCode.NOT_ACCEPTED, sentence)
-        gate = judge_geometry(
-            series.frames,
-            active.minimum(role),
-            quantities=active.model.inputs[role].quantities,
-            phase_hints=series.phase_hints,
-        )
-        for finding in gate.findings:
-            yield Reason(finding.code, f"{prefix}{finding.sentence}")
+        for reason in _role_not_taken(active, role, series):
+            yield replace(reason, sentence=prefix + reason.sentence)
+
+
+def _role_not_taken(active: ActiveRule, role: str, series: CompleteSeries) -> Iterator[Reason]:
+    name, given = active.model.name, active.model.inputs[role]
+    verdict = active.accepts[role].judge(series.header)
+    if verdict.truth is not Truth.TRUE:
+        yield Reason(ReasonCode.NOT_ACCEPTED, f"{name} does not take it: {why_not(verdict)}")
+    # what is unknown passes: many scanners leave Body Part Examined empty
+    refused = active.refuses[role].judge(series.header) if role in active.refuses else None
+    if refused is not None and refused.truth is Truth.TRUE:
+        yield Reason(ReasonCode.MODEL_REFUSES, f"{name} must not be given it: {why_true(refused)}")
+    gate = judge_geometry(
+        series.frames,
+        active.minimum(role),
+        quantities=given.quantities,
+        phase_hints=series.phase_hints,
+    )
+    yield from gate.findings
+    if gate.stack is not None and gate.stack.geometry.extent_mm < given.min_extent_mm * _WHOLE:
+        extent_mm = gate.stack.geometry.extent_mm
+        why = f"{extent_mm:.4g} mm of the body along the stack, {name} needs {given.min_extent_mm:.4g} mm"
+        yield Reason(ReasonCode.TOO_LITTLE_BODY, why)
 
 
 def park_or_ask(
@@ -153,8 +168,8 @@ def park_or_ask(
     if reasons:
         uid = next(iter(inputs.values())).series_instance_uid
         sentence = in_one_sentence(reasons) + judge_again(uid)
-        parked = with_state(report, MatchState.PARKED, sentence)
-        room.matches.put(replace(parked, reasons=tuple(codes_of(reasons))), now)
+        parked = replace(report, reasons=tuple(codes_of(reasons)))
+        room.matches.put(with_state(parked, MatchState.PARKED, sentence), now)
         room.jobs.supersede(
             report.study_instance_uid, report.rule, report.series_key, report.revision, now
         )

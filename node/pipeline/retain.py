@@ -35,7 +35,7 @@ DAY_S = 86_400.0
 SWEEP_S = 60.0
 
 _NEEDED = frozenset({MatchState.RECEIVING, MatchState.QUEUED, MatchState.RUNNING})
-_PARKED = frozenset({MatchState.HELD, MatchState.PARKED, MatchState.FAILED})
+_PARKED = frozenset({MatchState.HELD, MatchState.PARKED, MatchState.FAILED, MatchState.IMPLAUSIBLE})
 
 
 @dataclass(frozen=True, slots=True)

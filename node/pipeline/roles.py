@@ -150,6 +150,7 @@ def work_room(plan: Plan, engine: Engine) -> WorkRoom:
         weights_dir=plan.config.weights_dir,
         accept_licenses=frozenset(plan.config.accept_licenses),
         devices=plan.config.work.devices,
+        holds_implausible=plan.config.work.on_implausible == "hold",
     )
 
 

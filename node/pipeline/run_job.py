@@ -29,9 +29,12 @@ from node.domain.frames import frames_of
 from node.domain.geometry import Stack
 from node.domain.header import HeaderMerger
 from node.domain.job import ResultIdentity
-from node.domain.result import LabelVolume, voxels_by_label
+from node.domain.reasons import in_one_sentence
+from node.domain.result import LabelVolume
 from node.encode import ENCODERS, read_tables
-from node.infer.labels_file import count_voxels, read_labels, write_labels
+from node.infer.labels_file import read_labels, write_labels
+from node.infer.measure import measure_labels
+from node.infer.plausible import why_implausible
 from node.infer.registry import ModelSpec, load_model
 from node.infer.report import Report
 from node.infer.room import Given, Room
@@ -88,11 +91,22 @@ def _run(order: JobOrder, report: Report) -> dict[str, Any]:
         sources = {each.role: _read_source(each, model) for each in order.inputs}
     grid = sources[model.grid_role]
     made = _labels(order, model, sources, report)
-    voxels = voxels_by_label(count_voxels(made.volume.labels), overlapping=model.has_regions)
-    volumes_ml = {str(value): n * grid.stack.geometry.voxel_ml for value, n in voxels.items()}
-    answer: dict[str, Any] = {"labels": made.file, "volumes_ml": volumes_ml, "object": None}
+    with report.stage("judge"):
+        measured = measure_labels(made.volume)
+        # labels that nobody asked for are not missing
+        chosen = bool({**model.runner.parameters, **order.parameters}.get("labels"))
+        reasons = why_implausible(model.plausible, measured, are_chosen=chosen)
+    answer: dict[str, Any] = {
+        "labels": made.file,
+        "volumes_ml": {str(value): label.ml for value, label in measured.labels.items()},
+        "implausible": [[reason.code.value, reason.sentence] for reason in reasons],
+        "object": None,
+    }
     parameters = {**order.provenance.parameters, **made.ran}
-    order = replace(order, provenance=replace(order.provenance, parameters=parameters))
+    provenance = replace(
+        order.provenance, parameters=parameters, implausible=in_one_sentence(reasons)
+    )
+    order = replace(order, provenance=provenance)
     answer["object"] = _encode_and_verify(order, model, made.volume, grid, report)
     return answer
 

@@ -16,6 +16,7 @@ from node.domain.job import JobState, MatchState
 from node.domain.series import SeriesState
 from node.infer.registry import ModelSpec
 from node.jobs.catalog import JobCatalog
+from node.jobs.store import accept_hint
 from node.pipeline.build import Plan
 from node.pipeline.matching import judge_again
 from node.pipeline.run_progress import EVERYTHING, seconds_of
@@ -31,7 +32,7 @@ class RunOutcome:
     """What one rule made of one series, or set of series.
 
     Args:
-        state: A match state: done, unmatched, parked, failed and the like.
+        state: A match state: done, unmatched, parked, failed, implausible and the like.
         reasons: Codes of ``node.domain.reasons``.
         file: The DICOM result, where there is one.
         nifti: The same as images.
@@ -43,7 +44,7 @@ class RunOutcome:
     series_instance_uid: str
     state: str
     sentence: str = ""
-    reasons: Sequence[str] = ()
+    reasons: tuple[str, ...] = ()
     model: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     file: Path | None = None
@@ -113,7 +114,7 @@ def _outcome(current: Plan, catalog: JobCatalog, shelf: Shelf, row: Row) -> RunO
             series_instance_uid=next(iter(row["roles"].values())),
             state=row["state"],
             sentence=row["sentence"],
-            reasons=row["reasons"],
+            reasons=tuple(row["reasons"]),
         )
     model = current.models[job["model"]]
     is_done = job["state"] == JobState.DONE
@@ -123,8 +124,8 @@ def _outcome(current: Plan, catalog: JobCatalog, shelf: Shelf, row: Row) -> RunO
         rule=row["rule"],
         series_instance_uid=source_of(job, model),
         state=row["state"],
-        sentence="; ".join(filter(None, [job["sentence"], shelved.sentence])),
-        reasons=row["reasons"],
+        sentence="; ".join(filter(None, [_sentence_of(job), shelved.sentence])),
+        reasons=tuple(row["reasons"]),
         model=model.name,
         parameters=job["parameters"],
         file=shelved.seg,
@@ -134,6 +135,14 @@ def _outcome(current: Plan, catalog: JobCatalog, shelf: Shelf, row: Row) -> RunO
         seconds=seconds_of(job) if is_done else None,
         is_failure=not is_done or bool(shelved.sentence),
     )
+
+
+def _sentence_of(job: Row) -> str:
+    """What a job says of itself; of one that is kept back, with what this command can do."""
+    sentence, hint = str(job["sentence"]), accept_hint(job["id"])
+    if not sentence.endswith(hint):
+        return sentence
+    return f"{sentence.removesuffix(hint)}: not written without --accept-implausible"
 
 
 def volumes_by_name(model: ModelSpec, summary: Mapping[str, Any]) -> Mapping[str, float]:
@@ -154,7 +163,7 @@ def _never_judged(series: Sequence[Row], outcomes: Sequence[RunOutcome]) -> list
             series_instance_uid=row["series_instance_uid"],
             state=row["state"],
             sentence=row["sentence"] or "only rules on sets of series could take it",
-            reasons=row["reasons"],
+            reasons=tuple(row["reasons"]),
             is_failure=row["state"] == SeriesState.HELD.value,
         )
         for row in series

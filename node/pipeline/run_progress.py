@@ -15,6 +15,7 @@ from sqlalchemy import Engine
 from node.domain.errors import NodeError
 from node.domain.job import DeliveryState, JobState
 from node.jobs.catalog import JobCatalog
+from node.jobs.store import accept_hint
 from node.pipeline.build import Plan
 from node.pipeline.deliver import Deliverer
 from node.pipeline.roles import delivery_room, work_room
@@ -174,7 +175,11 @@ class _Progress:
             yield f"{stage} {seconds}", f"{stage} {seconds:.2f} s"
         if row["state"] not in _UNFINISHED:
             took = f" in {seconds_of(row):.1f} s" if row["state"] == JobState.DONE.value else ""
-            yield row["state"], f"{row['state']}{took}: {row['sentence']}".removesuffix(": ")
+            sentence = row["sentence"]
+            if row["state"] == JobState.IMPLAUSIBLE.value:
+                sentence = sentence.removeprefix(f"{row['state']}: ")
+                sentence = sentence.removesuffix(accept_hint(row["id"]))
+            yield row["state"], f"{row['state']}{took}: {sentence}".removesuffix(": ")
 
     def _beginning(self, row: Row) -> str:
         job = self._catalog.get_job(row["id"]) or {"inputs": {}}

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from node.config.values import WorkConfig
 from node.domain.errors import ConfigInvalid
 from node.infer.assets import locked_licences, missing_assets
 from node.infer.registry import ModelSpec, default_models_folder, load_models
@@ -46,6 +47,7 @@ class RunRequest:
         parameters: Of all models, or, named ``MODEL.NAME``, of one; over those of rules.
         devices: One worker each; empty: as configured.
         proceed: Take series of which images were refused for what is there, and mark their results.
+        accepts_implausible: Results that no patient can have are written too, with their mark.
     """
 
     source: Path
@@ -59,6 +61,7 @@ class RunRequest:
     forms: frozenset[Form] = frozenset({Form.SEG})
     devices: Sequence[str] = ()
     proceed: bool = False
+    accepts_implausible: bool = False
 
 
 def check_request(request: RunRequest) -> None:
@@ -122,11 +125,17 @@ def plan_run(request: RunRequest, state: Path) -> Plan:
             data_dir=data_dir,
             database_url=f"sqlite:///{data_dir / 'segnode.sqlite'}",
             completion=replace(base.config.completion, study_wait_s=0.0),
-            work=replace(
-                base.config.work, devices=tuple(request.devices) or base.config.work.devices
-            ),
+            work=_work(base.config.work, request),
         ),
         rules=tuple(rules),
+    )
+
+
+def _work(given: WorkConfig, request: RunRequest) -> WorkConfig:
+    return replace(
+        given,
+        devices=tuple(request.devices) or given.devices,
+        on_implausible="deliver" if request.accepts_implausible else given.on_implausible,
     )
 
 
@@ -135,8 +144,10 @@ def judged_by(current: Plan) -> str:
     rules = [
         [active.rule.name, active.model.digest, dict(active.parameters)] for active in current.rules
     ]
-    # what the configuration says of this run's own folders and devices decides nothing
-    config = replace(current.config, work=replace(current.config.work, devices=()))
+    # what the configuration says of this run's own folders and devices decides nothing, and what
+    # becomes of a result is no matter of its job
+    work = replace(current.config.work, devices=(), on_implausible="hold")
+    config = replace(current.config, work=work)
     body = json.dumps([config.digest, rules], sort_keys=True)
     return hashlib.sha256(body.encode()).hexdigest()
 

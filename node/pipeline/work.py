@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,14 @@ from sqlalchemy.exc import OperationalError
 
 from node import __version__
 from node.domain.errors import LeaseLost, NodeError
+from node.domain.reasons import Reason, ReasonCode, codes_of, in_one_sentence
 from node.domain.result import Provenance
 from node.infer.assets import locked_licences
 from node.infer.registry import ModelSpec
 from node.infer.runner import Failed, Finished, Noted, Runner, StageFinished, StageStarted
 from node.jobs.leases import JobLeases
 from node.jobs.results import ResultStore
+from node.jobs.store import accept_hint
 from node.jobs.values import LABELS, LeasedJob, ResultFile
 from node.pipeline.crash_points import crash_point
 from node.pipeline.job_order import InputFiles, JobOrder
@@ -53,6 +55,7 @@ class WorkRoom:
         in_rules: Model -> parameters of its first rule: what a child is warmed up for.
         is_work_coming: Whether a series is arriving that may become a job.
         devices: Of all workers.
+        holds_implausible: A result that no patient can have is not delivered before a person took it.
     """
 
     leases: JobLeases
@@ -65,6 +68,7 @@ class WorkRoom:
     weights_dir: Path
     accept_licenses: frozenset[str]
     devices: tuple[str, ...] = ("cpu",)
+    holds_implausible: bool = True
 
 
 class Worker:
@@ -262,9 +266,20 @@ class Worker:
                 },
                 **_file(job, made),
             )
+            reasons = [Reason(ReasonCode(code), told) for code, told in result["implausible"]]
+            is_kept_back = bool(reasons) and self._room.holds_implausible
             self._room.results.put_object(
-                job.id, self._owner, seg, sentence="; ".join(dict.fromkeys(notes))
+                job.id,
+                self._owner,
+                seg,
+                sentence=_how_it_ended(job.id, reasons, notes, is_kept_back=is_kept_back),
+                reasons=codes_of(reasons),
+                is_kept_back=is_kept_back,
             )
+            if reasons:
+                log.warning(
+                    "implausible result", extra={"job": job.id, "reasons": codes_of(reasons)}
+                )
         log.info("job done", extra={"job": job.id, "object": made is not None})
 
     def _end(self, job: LeasedJob, sentence: str, *, permanent: bool) -> None:
@@ -288,6 +303,15 @@ def _file(job: LeasedJob, facts: Mapping[str, Any]) -> dict[str, Any]:
         "size_bytes": facts["size_bytes"],
         "sha256": facts["sha256"],
     }
+
+
+def _how_it_ended(
+    job_id: int, reasons: Sequence[Reason], notes: Sequence[str], *, is_kept_back: bool
+) -> str:
+    """The sentence of a job with a result; where it is kept back, with the command that frees it."""
+    implausible = [f"implausible: {in_one_sentence(reasons)}"] if reasons else []
+    said = "; ".join(dict.fromkeys([*implausible, *notes]))
+    return said + accept_hint(job_id) if is_kept_back else said
 
 
 def _provenance(job: LeasedJob, model: ModelSpec) -> Provenance:

@@ -49,14 +49,25 @@ class Attribute:
 
 
 def _derived(
-    name: str, kind: Kind, meaning: str, values: tuple[str, ...] = ()
+    name: str,
+    kind: Kind,
+    meaning: str,
+    values: tuple[str, ...] = (),
+    *,
+    is_single: bool = True,
 ) -> tuple[str, Attribute]:
-    return name, Attribute(name=name, kind=kind, values=values, meaning=meaning)
+    return name, Attribute(
+        name=name, kind=kind, is_single=is_single, values=values, meaning=meaning
+    )
 
 
 SEQUENCES = (
     *("T1", "T2", "T2*", "PD", "FLAIR", "STIR"),
     *("DWI", "ADC", "SWI", "TOF", "PERFUSION"),
+)
+BODY_REGIONS = (
+    *("HEAD", "NECK", "CHEST", "BREAST", "ABDOMEN", "PELVIS", "SPINE", "ARM", "LEG"),
+    "PHANTOM",
 )
 
 QUANTITIES = tuple(quantity.value for quantity in Quantity if quantity is not Quantity.UNSPECIFIED)
@@ -88,6 +99,13 @@ DERIVED: Mapping[str, Attribute] = dict(
         _derived("quantity", Kind.TEXT, "what the numbers measure", QUANTITIES),
         _derived("sequence", Kind.TEXT, "the kind of MR weighting", SEQUENCES),
         _derived("contrast", Kind.FLAG, "a contrast agent was given"),
+        _derived(
+            "body_region",
+            Kind.TEXT,
+            "every part of the body that Body Part Examined or a name tells of",
+            BODY_REGIONS,
+            is_single=False,
+        ),
         _derived("road", Kind.TEXT, "how it came in", ("dimse", "stow", "folder")),
         _derived("peer", Kind.TEXT, "name of the configured peer that sent it"),
         _derived("calling_ae_title", Kind.EXACT, "how the sender called itself"),

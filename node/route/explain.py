@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from node.domain.header import Header
+from node.route.attributes import DERIVED
 from node.route.rules import Rule, StudyRule
 from node.route.verdict import Truth, Verdict, any_of
 
@@ -88,6 +89,36 @@ def why_not(verdict: Verdict) -> str:
             false.append(leaf.name)
     parts = [("does not fit: ", false), ("unknown: ", unknown)]
     return "; ".join(word + ", ".join(dict.fromkeys(names)) for word, names in parts if names)
+
+
+def why_true(verdict: Verdict) -> str:
+    """The clauses that made a verdict true, without values of the header.
+
+    A clause of clauses is told by its parts; ``any`` by those of its clauses that are true.
+    """
+    return "; ".join(dict.fromkeys(_true_clauses(verdict, Truth.TRUE)))
+
+
+def _true_clauses(verdict: Verdict, wanted: Truth) -> Iterator[str]:
+    if verdict.truth is not wanted:
+        return
+    if not verdict.children:
+        yield _as_told(verdict, wanted)
+    for child in verdict.children:
+        yield from _true_clauses(child, wanted.negated() if verdict.name == "not" else wanted)
+
+
+def _as_told(leaf: Verdict, wanted: Truth) -> str:
+    """A leaf in words; the header's own value only where it is one of few that the node made."""
+    value = leaf.clause.partition(": ")[2]
+    listed = value if len(value) <= _VALUE_LENGTH else f"{value[:_VALUE_LENGTH]} ..."
+    if value.startswith("{"):
+        return f"{leaf.name} {'fits' if wanted is Truth.TRUE else 'does not fit'} {listed}"
+    if wanted is Truth.TRUE:
+        return f"{leaf.name} is {'one of ' if value.startswith('[') else ''}{listed.strip('[]')}"
+    is_ours = leaf.name in DERIVED and bool(DERIVED[leaf.name].values)
+    found = f"{', '.join(map(str, leaf.found))}, " if is_ours and leaf.found else ""
+    return f"{leaf.name} is {found}not {listed.strip('[]').replace(', ', ' or ')}"
 
 
 def _deciding(verdict: Verdict, wanted: Truth) -> Iterator[tuple[Verdict, Truth]]:

@@ -61,6 +61,10 @@ def identity_faults(
         yield f"SeriesDescription has {len(description)} characters, not 1 to 64"
     if provenance.research_use and "RESEARCH" not in description:
         yield "SeriesDescription lacks the research-use mark"
+    content = plain_text_of(header, "ContentDescription")
+    for keyword, text in (("SeriesDescription", description), ("ContentDescription", content)):
+        if ("IMPLAUSIBLE" in text) is not bool(provenance.implausible):
+            yield f"{keyword} is marked as implausible where the result is not, or the reverse"
     if provenance.research_use and header.get("ContentQualification") != "RESEARCH":
         yield "ContentQualification is not RESEARCH"
     if provenance.incomplete and "INCOMPLETE" not in plain_text_of(header, "ContentDescription"):

@@ -96,6 +96,8 @@ def _origin_faults(item: Dataset, provenance: Provenance, tracking_uid: str) -> 
         yield "AlgorithmParameters lack a digest of model, weights or configuration"
     if provenance.incomplete and f"incomplete_input={provenance.incomplete}" not in parameters:
         yield "AlgorithmParameters do not say of how many images it was made"
+    if ("\nimplausible=" in parameters) is not bool(provenance.implausible):
+        yield "AlgorithmParameters do not tell as the result is whether it is implausible"
 
 
 def _item_faults(item: Dataset, segment: Segment) -> Iterator[str]:

@@ -16,7 +16,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 # serve answers with log lines, check-config with a sentence or mistakes, the others act
 NOT_READING = {
     "serve", "series proceed", "series rerun", "series discard",
-    "quarantine accept", "quarantine discard", "jobs retry", "jobs cancel",
+    "quarantine accept", "quarantine discard", "jobs retry", "jobs cancel", "jobs accept",
     "deliveries retry", "deliveries send", "models pull", "models optimize",
 }  # fmt: skip
 

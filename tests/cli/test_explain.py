@@ -185,7 +185,7 @@ def test_what_the_ingest_refuses_is_never_said_to_run(segnode: Segnode, tmp_path
 
     refused = len(paths[::3])
     assert series["held"]["reasons"] == ["images_refused"]
-    assert f"{refused} of {len(paths)} images refused" in series["held"]["sentence"]
+    assert f"{refused} of {len(paths)} images were refused" in series["held"]["sentence"]
     assert series["rules"][0]["truth"] == "true"
     assert not series["rules"][0]["would_run"]
     assert "=> held" in text

@@ -188,6 +188,53 @@ def test_lung_bases_at_the_top_are_lung_and_bowel_gas_at_the_bottom_is_not() -> 
     assert set(np.unique(labels[0])) == {0, Tissue.SOFT_TISSUE, Tissue.OTHER_BODY}
 
 
+def pelvis(gas_hu: int, middles_mm: tuple[float, ...]) -> tuple[NDArray[np.int16], Geometry]:
+    """167 mm of a trunk with a ring of bone, and gas that reaches its lower end."""
+    geometry = box((56, 100, 130), (2.98, 3.0, 3.0))
+    x, y, z = np.moveaxis(points_mm(geometry), -1, 0)
+    radius = np.hypot(x / 1.4, y)
+    array = np.select([radius < 100, radius < 120], [40, -100], -1000).astype(np.int16)
+    array[(np.abs(np.hypot(x / 1.5, y) - 75) < 6) & (np.abs(z) < 50)] = 600
+    for middle in middles_mm:
+        tube = np.hypot((x - middle) / 1.3, y - 45) < 14
+        array[tube & (z < -83.4 + 45)] = gas_hu
+    return array, geometry
+
+
+@pytest.mark.parametrize("gas_hu", [-700, -850, -940, -1000])
+@pytest.mark.parametrize("middles_mm", [(8.0,), (-8.0,), (50.0,), (-20.0, 20.0)])
+def test_gas_of_the_rectum_at_the_end_of_a_pelvis_is_no_lung(
+    gas_hu: int, middles_mm: tuple[float, ...]
+) -> None:
+    array, geometry = pelvis(gas_hu, middles_mm)
+
+    labels = labels_of(array, geometry)
+
+    gas_ml = np.count_nonzero(array[:20] == gas_hu) * geometry.voxel_ml / len(middles_mm)
+    assert gas_ml > 25
+    assert not np.isin(labels, (Tissue.LEFT_LUNG, Tissue.RIGHT_LUNG)).any()
+
+
+@pytest.mark.parametrize("end", [0, -1])
+def test_small_bases_or_apices_of_both_lungs_are_lung(end: int) -> None:
+    geometry = box((30, 100, 130), (3.0, 3.0, 3.0))
+    x, y, z = np.moveaxis(points_mm(geometry), -1, 0)
+    array = np.where((x / 180) ** 2 + (y / 120) ** 2 < 1, 40, -1000).astype(np.int16)
+    at = 43.5 if end else -43.5
+    domes = {
+        side: ((x - side) / 50) ** 2 + (y / 45) ** 2 + ((z - at) / 25) ** 2 < 1
+        for side in (-80.0, 80.0)
+    }
+    for dome in domes.values():
+        array[dome] = -820
+
+    labels = labels_of(array, geometry)
+
+    assert np.count_nonzero(domes[80.0]) * geometry.voxel_ml < 200
+    assert np.mean(labels[domes[80.0]] == Tissue.LEFT_LUNG) > 0.97
+    assert np.mean(labels[domes[-80.0]] == Tissue.RIGHT_LUNG) > 0.97
+
+
 def test_table_and_blanket_are_background() -> None:
     phantom = Phantom()
     x_mm, y_mm, _ = np.moveaxis(points_mm(phantom.geometry) - [7.5, -181.25, 312.5], -1, 0)

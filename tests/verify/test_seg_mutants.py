@@ -312,6 +312,10 @@ def no_research_mark(seg: Dataset) -> None:
     seg.SeriesDescription = "ct_tissue 1.2.0"
 
 
+def a_mark_of_an_implausible_result(seg: Dataset) -> None:
+    seg.SeriesDescription = "ct_tissue 1.2.0 (AI, RESEARCH, IMPLAUSIBLE)"
+
+
 def no_serial_number(seg: Dataset) -> None:
     del seg.DeviceSerialNumber
 
@@ -417,6 +421,7 @@ MUTANTS: dict[Callable[[Dataset], None], str] = {
     no_property_category: "segment 1: SegmentedPropertyCategoryCodeSequence is not",
     another_property_type: "segment 1: SegmentedPropertyTypeCodeSequence is not",
     right_instead_of_left: "segment 1: SegmentedPropertyTypeModifierCodeSequence is not",
+    a_mark_of_an_implausible_result: "SeriesDescription is marked as implausible where",
     no_algorithm_name: "segment 2: .*SegmentAlgorithmName is absent",
     segments_in_another_order: "segment 1: SegmentLabel is not the name",
     a_segment_too_few: r"Segment Numbers are \[1, 2\], not 1 to 3",
@@ -589,3 +594,43 @@ def test_a_lossy_source_must_be_admitted(classic: Segmentation, good: bytes) -> 
 
 def test_a_view_of_memory_is_verified_like_bytes(classic: Segmentation, good: bytes) -> None:
     classic.verify(memoryview(bytearray(good)))
+
+
+def _no_mark_in_series_description(seg: Dataset) -> None:
+    seg.SeriesDescription = seg.SeriesDescription.replace(", IMPLAUSIBLE", "")
+
+
+def _no_mark_in_content_description(seg: Dataset) -> None:
+    seg.ContentDescription = "For research use only"
+
+
+def _no_reason_in_algorithm_parameters(seg: Dataset) -> None:
+    algorithm = seg.SegmentSequence[1].SegmentationAlgorithmIdentificationSequence[0]
+    lines = str(algorithm.AlgorithmParameters).split("\r\n")
+    algorithm.AlgorithmParameters = "\r\n".join(
+        line for line in lines if not line.startswith("implausible=")
+    )
+
+
+@pytest.mark.parametrize(
+    ("spoil", "fault"),
+    [
+        (_no_mark_in_series_description, "SeriesDescription is marked"),
+        (_no_mark_in_content_description, "ContentDescription is marked"),
+        (_no_reason_in_algorithm_parameters, "AlgorithmParameters do not tell"),
+    ],
+)
+def test_an_implausible_result_that_lacks_a_mark_is_refused(
+    classic: Segmentation, spoil: Callable[[Dataset], None], fault: str
+) -> None:
+    provenance = replace(classic.provenance, implausible="Spleen 30000.0 ml")
+    case = replace(classic, provenance=provenance)
+    good = case.encode().to_bytes()
+    seg = dcmread(BytesIO(good))
+    spoil(seg)
+    spoilt = BytesIO()
+    seg.save_as(spoilt, enforce_file_format=True)
+
+    case.verify(good)
+    with pytest.raises(ResultRefused, match=fault):
+        case.verify(spoilt.getvalue())

@@ -339,6 +339,7 @@ def test_a_file_that_is_gone_or_elsewhere_is_410(site: Site, engine: Engine, nam
         ("/series/1.2.1/discard", ("discard_series", "1.2.1")),
         ("/jobs/1/retry", ("retry_job", 1)),
         ("/jobs/1/cancel", ("cancel_job", 1)),
+        ("/jobs/1/accept", ("accept_job", 1)),
         ("/deliveries/1/retry", ("retry_delivery", 1)),
         ("/quarantine/1/accept", ("accept_quarantine", 1)),
         ("/quarantine/1/discard", ("discard_quarantine", 1)),

@@ -19,6 +19,8 @@ AIR_HU = -400.0
 _GAS_HU = -960.0  # the middle of a lung is above, of gas in the bowel below
 _WHOLE_LUNG_ML = 200.0
 _CUT_LUNG_ML = 20.0  # of a lung that the first or last slice cuts
+_BESIDE_MIDLINE_MM = 25.0  # of the middle of such a lung; the rectum lies nearer
+_PAIR_RATIO = 8.0  # of the larger of two such lungs to the smaller
 _VESSEL_MM = 6.0  # vessels up to twice this belong to the lung around them
 _PART_SHARE = 0.1
 
@@ -67,31 +69,84 @@ class Airways:
 
 
 def find_lungs(hu: Floats32, body: Mask, grid: CoarseGrid) -> Lungs:
-    """Air of a lung's density: a large part, or one that the end of the volume cuts.
+    """Air of a lung's density: a large part, or smaller ones that the end of the volume cuts.
 
-    Gas in the bowel may look like a cut lung where the volume ends in the abdomen; it lies wholly
-    below the largest part.
+    Gas in the bowel may look like a cut lung where the volume ends in the abdomen or the pelvis. It
+    lies wholly below the largest part; where there is no large part, lungs are a pair, one on each
+    side of the midline, cut by the same end of the volume.
     """
     labels, sizes = grid.components(body & (hu < AIR_HU))
-    planes = np.moveaxis(labels, grid.axial_axis, 0)
-    cut = np.zeros(len(sizes) + 1, bool)
-    cut[np.unique(planes[[0, -1]])] = True
-    keep = np.zeros(len(sizes) + 1, bool)
-    lowest_mm = -np.inf
-    for number, size in enumerate(sizes, 1):
-        least_ml = _CUT_LUNG_ML if cut[number] else _WHOLE_LUNG_ML
-        if size * grid.voxel_ml < _CUT_LUNG_ML:
-            break
-        if size * grid.voxel_ml >= least_ml:
-            part = labels == number
-            core = grid.eroded(part, max(grid.spacing_mm))
-            z_mm = grid.lps_mm(part)[:, 2]
-            keep[number] = (
-                np.median(hu[core if core.any() else part]) > _GAS_HU and z_mm.max() >= lowest_mm
-            )
-            if keep[number] and number == np.argmax(keep):
-                lowest_mm = float(z_mm.min())
-    return Lungs(keep[labels])
+    parts = [
+        _Part.of(labels == number, number, grid)
+        for number, size in enumerate(sizes, 1)
+        if size * grid.voxel_ml >= _CUT_LUNG_ML
+    ]
+    aerated = [part for part in parts if _is_aerated(hu, part.mask, grid)]
+    large = [part for part in aerated if part.ml >= _WHOLE_LUNG_ML]
+    if large:
+        lowest_mm = large[0].lowest_mm
+        lungs = [
+            part
+            for part in aerated
+            if (part.ml >= _WHOLE_LUNG_ML or part.ends) and part.highest_mm >= lowest_mm
+        ]
+    else:
+        lungs = _pairs([part for part in aerated if part.ends], body, grid)
+    return Lungs(np.isin(labels, [part.number for part in lungs]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Part:
+    """A connected piece of air in the body.
+
+    Args:
+        ends: Ends of the volume along the patient's long axis that cut it: 0, the first plane, or -1.
+    """
+
+    number: int
+    mask: Mask
+    ml: float
+    ends: frozenset[int]
+    middle_x_mm: float
+    lowest_mm: float
+    highest_mm: float
+
+    @classmethod
+    def of(cls, mask: Mask, number: int, grid: CoarseGrid) -> _Part:
+        planes = np.moveaxis(mask, grid.axial_axis, 0)
+        lps_mm = grid.lps_mm(mask)
+        return cls(
+            number=number,
+            mask=mask,
+            ml=grid.ml(mask),
+            ends=frozenset(end for end in (0, -1) if planes[end].any()),
+            middle_x_mm=float(lps_mm[:, 0].mean()),
+            lowest_mm=float(lps_mm[:, 2].min()),
+            highest_mm=float(lps_mm[:, 2].max()),
+        )
+
+
+def _is_aerated(hu: Floats32, part: Mask, grid: CoarseGrid) -> bool:
+    """Whether the middle of a piece of air is denser than gas alone."""
+    core = grid.eroded(part, max(grid.spacing_mm))
+    return bool(np.median(hu[core if core.any() else part]) > _GAS_HU)
+
+
+def _pairs(cut: list[_Part], body: Mask, grid: CoarseGrid) -> list[_Part]:
+    """Those of the small parts that have a partner across the midline, cut by the same end."""
+    if len(cut) < 2:
+        return []
+    midline_mm = _midline_mm(np.any([part.mask for part in cut], axis=0), body, grid)
+    lefts = [part for part in cut if part.middle_x_mm > midline_mm + _BESIDE_MIDLINE_MM]
+    rights = [part for part in cut if part.middle_x_mm < midline_mm - _BESIDE_MIDLINE_MM]
+    paired = {
+        number
+        for left in lefts
+        for right in rights
+        if left.ends & right.ends and max(left.ml, right.ml) < _PAIR_RATIO * min(left.ml, right.ml)
+        for number in (left.number, right.number)
+    }
+    return [part for part in cut if part.number in paired]
 
 
 # --- sides -------------------------------------------------------------------------------------
