@@ -31,6 +31,9 @@ from node.route.rules import StudyRule
 from node.route.sets import Candidate, Chosen
 from node.route.verdict import Truth
 
+_OTHER_PATIENT = "its series belongs to another patient or study in other files"
+_PATIENT_MIX_UP = 0xC021
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuleFinding:
@@ -145,12 +148,13 @@ class _Folder:
     """What the files of a folder are, as the ingest has it.
 
     Args:
-        refused: Reasons by series; those of images that do not tell their series under "".
+        refused: What is known of refused images, and why they are; those that do not tell their
+            series count against each.
     """
 
     watches: dict[str, SeriesWatch] = field(default_factory=dict)
     not_read: dict[str, str] = field(default_factory=dict)
-    refused: dict[str, list[str]] = field(default_factory=dict)
+    refused: list[tuple[Received, str]] = field(default_factory=list)
     headers: dict[str, Dataset] = field(default_factory=dict)
     patients: dict[str, str] = field(default_factory=dict)
 
@@ -167,9 +171,9 @@ class _Folder:
             self.not_read[str(file)] = (
                 rejection.reason if dry.is_part10 else f"not a DICOM file ({rejection.reason})"
             )
-            series = dry.known.series_instance_uid
-            if dry.is_part10 or series:
-                self.refused.setdefault(series, []).append(rejection.reason)
+            known = dry.known()
+            if dry.is_part10 or known.series_instance_uid:
+                self.refused.append((known, rejection.reason))
         except SeriesUnusable as unusable:
             self.not_read[str(file)] = str(unusable)
         except UNREADABLE as error:
@@ -178,9 +182,7 @@ class _Folder:
     def _join(self, received: Received, header: Dataset, instance: Instance) -> None:
         uid = received.series_instance_uid
         if self.patients.get(uid, received.patient_key) != received.patient_key:
-            raise InstanceRejected(
-                "its series belongs to another patient or study in other files", dimse_status=0xC021
-            )
+            raise InstanceRejected(_OTHER_PATIENT, dimse_status=_PATIENT_MIX_UP)
         watch = self.watches.get(uid) or SeriesWatch(
             uid, instance.study_instance_uid, lambda each: self.headers[each.sop_instance_uid]
         )
@@ -191,7 +193,13 @@ class _Folder:
 
     def held(self, uid: str) -> tuple[Reason, ...]:
         """Why the series would wait for a person: images of it were refused."""
-        reasons = [*self.refused.get(uid, ()), *self.refused.get("", ())]
+        reasons = [
+            reason
+            for known, reason in self.refused
+            # an instance that is there in another file, and good, is no loss
+            if known.series_instance_uid in ("", uid)
+            and (known.sop_instance_uid not in self.headers or reason == _OTHER_PATIENT)
+        ]
         if not reasons:
             return ()
         count, images = len(reasons), len(reasons) + len(self.watches[uid].inputs)

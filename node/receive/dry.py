@@ -8,7 +8,8 @@ from __future__ import annotations
 import io
 import tempfile
 from collections.abc import Container, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from struct import pack
 from typing import BinaryIO
@@ -19,8 +20,15 @@ from pydicom.dataset import Dataset
 from node.domain.errors import InstanceRejected
 from node.domain.instance import InstanceState, Origin, Road
 from node.domain.received import Received
-from node.receive.ingest import Ingest
-from node.receive.walk import Buffer
+from node.domain.uids import is_uid
+from node.receive.header_check import (
+    SERIES_INSTANCE_UID,
+    SOP_INSTANCE_UID,
+    TopLevel,
+    read_uids,
+)
+from node.receive.ingest import Ingest, encoding_of
+from node.receive.walk import Buffer, Element, Structure, walk
 
 _PIECE_BYTES = 1 << 20
 _UID_BYTES = 64
@@ -54,7 +62,7 @@ class DryRun:
         """What the ingest learns of a file that it takes.
 
         Raises:
-            InstanceRejected: The ingest refuses it; ``known`` tells what was learnt before.
+            InstanceRejected: The ingest refuses it; ``known()`` tells what was learnt before.
             OSError: The file cannot be read.
         """
         with path.open("rb") as file:
@@ -66,10 +74,24 @@ class DryRun:
             arrival.finish()
         return self._part.received
 
-    @property
     def known(self) -> Received:
-        """What is known of the file checked last, taken or refused."""
-        return self._part.received
+        """What is known of the file checked last, taken or refused: a cut one by what is left."""
+        received = self._part.received
+        if received.series_instance_uid:
+            return received
+        found: dict[int, Element] = {}
+        with self._part.content() as data:
+            encoding = encoding_of(received.transfer_syntax_uid)
+            with suppress(InstanceRejected):
+                walk(data, encoding, found=found)
+            uids = read_uids(
+                TopLevel(data, Structure(encoding=encoding, elements=found, fragments=None))
+            )
+        instance, series = (
+            uid if is_uid(uid) else ""
+            for uid in (uids[SOP_INSTANCE_UID], uids[SERIES_INSTANCE_UID])
+        )
+        return replace(received, sop_instance_uid=instance, series_instance_uid=series)
 
     def header(self) -> Dataset:
         """The header of the file checked last and taken, as the node reads it from its spool."""
