@@ -54,6 +54,11 @@ _META_GROUP = b"\x02\0"  # (0002,eeee), little endian
 _ENCODINGS = {IMPLICIT_LITTLE_UID: IMPLICIT_LITTLE, EXPLICIT_BIG_UID: EXPLICIT_BIG}
 
 
+def encoding_of(transfer_syntax_uid: str) -> Encoding:
+    """How element headers are written under a transfer syntax."""
+    return _ENCODINGS.get(transfer_syntax_uid, EXPLICIT_LITTLE)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Announced:
     """What the C-STORE command and its presentation context said."""
@@ -333,7 +338,7 @@ class Arrival:
 
     def _check_data_set(self, data: Buffer, syntax: str) -> Received:
         limits = self._ingest.limits
-        encoding = _ENCODINGS.get(syntax, EXPLICIT_LITTLE)
+        encoding = encoding_of(syntax)
         found: dict[int, Element] = {}
         try:
             structure = walk(data, encoding, max_elements=limits.max_elements, found=found)

@@ -173,12 +173,18 @@ def test_a_study_rule_that_cannot_choose_says_so(segnode: Segnode, tmp_path: Pat
     assert "two series fit role ct" in study["sentence"]
 
 
-def test_what_the_ingest_refuses_is_never_said_to_run(segnode: Segnode, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fault", ["rows", "cut", "head only"])
+def test_what_the_ingest_refuses_is_never_said_to_run(
+    segnode: Segnode, tmp_path: Path, fault: str
+) -> None:
     paths = CHEST.write(tmp_path / "in")
     for path in paths[::3]:
         instance = dcmread(path)
         instance.Rows += 1
-        instance.save_as(path)
+        if fault == "rows":
+            instance.save_as(path)
+        else:
+            path.write_bytes(path.read_bytes()[: 4000 if fault == "cut" else 400])
 
     series = segnode("explain", "in", "--json").json["series"][0]
     text = segnode("explain", "in").out

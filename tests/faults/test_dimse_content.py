@@ -176,7 +176,7 @@ def test_a_broken_data_set_is_refused_and_the_association_goes_on(
         b"1" * 65,
         b"1..2",
         b"1.2.",
-        b"1.02",
+        b"1..02",
         "1.2.é".encode(),
     ],
 )
