@@ -13,19 +13,24 @@ from pydicom.dataset import Dataset
 from tests.phantoms import Phantom
 from tests.wrong_inputs.case import Case, File, file_of
 
-_TORSO = Phantom(shape=(12, 56, 72), spacing_mm=(16.0, 4.0, 4.5))
 
-
-def _changed(**attributes: object) -> Sequence[File]:
-    phantom = Phantom(
-        shape=_TORSO.shape, spacing_mm=_TORSO.spacing_mm, attributes=tuple(attributes.items())
+def _torso(name: str, **attributes: object) -> Phantom:
+    return Phantom(
+        study=name,
+        series=name,
+        shape=(12, 56, 72),
+        spacing_mm=(16.0, 4.0, 4.5),
+        attributes=tuple(attributes.items()),
     )
-    return [File(content=content) for content in phantom.files()]
+
+
+def _changed(name: str, **attributes: object) -> Sequence[File]:
+    return [File(content=content) for content in _torso(name, **attributes).files()]
 
 
 def _scaled(factor: float) -> Sequence[File]:
     """Lengths in another unit, as an exporter writes inches, or a person types a spacing."""
-    instances = _TORSO.datasets()
+    instances = _torso("scaled").datasets()
     for instance in instances:
         _scale(instance, factor)
     return [File(content=file_of(instance)) for instance in instances]
@@ -50,7 +55,7 @@ CASES = (
     ),
     Case(
         name="a maximum intensity projection by Image Type",
-        files=lambda: _changed(ImageType=["DERIVED", "SECONDARY", "MIP"]),
+        files=lambda: _changed("mip type", ImageType=["DERIVED", "SECONDARY", "MIP"]),
         state="parked",
         reasons=["model_refuses"],
         sentence="ct_tissue must not be given it: ImageType is one of",
@@ -59,7 +64,7 @@ CASES = (
     ),
     Case(
         name="a maximum intensity projection by name",
-        files=lambda: _changed(SeriesDescription="Thorax MIP 10/5"),
+        files=lambda: _changed("mip name", SeriesDescription="Thorax MIP 10/5"),
         state="parked",
         reasons=["model_refuses"],
         sentence="ct_tissue must not be given it: SeriesDescription fits",
@@ -68,7 +73,7 @@ CASES = (
     ),
     Case(
         name="a rotating projection",
-        files=lambda: _changed(ImageType=["DERIVED", "PRIMARY", "PROJECTION IMAGE"]),
+        files=lambda: _changed("rotating", ImageType=["DERIVED", "PRIMARY", "PROJECTION IMAGE"]),
         state="parked",
         reasons=["model_refuses"],
         sentence="ct_tissue must not be given it: ImageType is one of",
@@ -77,7 +82,7 @@ CASES = (
     ),
     Case(
         name="a localizer that is a volume",
-        files=lambda: _changed(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]),
+        files=lambda: _changed("localizer", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]),
         state="parked",
         reasons=["model_refuses"],
         sentence="ct_tissue must not be given it: is_localizer is true",
