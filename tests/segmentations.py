@@ -71,7 +71,7 @@ PROVENANCE = Provenance(
     content_date="20260203",
     content_time="040506",
 )
-IDENTITY = ResultIdentity(job_key="d4" * 32, output="labels", form="seg_binary", revision=1)
+IDENTITY = ResultIdentity(key="d4" * 32, output="labels", form="seg_binary", revision=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -78,20 +78,41 @@ def job_key(
     return hashlib.sha256(body.encode()).hexdigest()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResultIdentity:
-    """The UIDs of one result object; they follow from the job, so a retry makes the same object.
+def result_key(
+    content: Mapping[str, str], model_digest: str, parameters: Mapping[str, object], incomplete: str
+) -> str:
+    """What a result is: content of the inputs, model and parameters, whatever road brought them.
+
+    The key of a job is over bytes as they were received, and known before anything is decoded; this
+    one is over what they show.
 
     Args:
+        content: Role -> ``content_digest``.
+        incomplete: Of how many of how many images, where some are missing.
+    """
+    body = json.dumps(
+        [dict(content), model_digest, dict(parameters), incomplete],
+        sort_keys=True,
+        separators=(",", ":"),
+    )
+    return hashlib.sha256(body.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultIdentity:
+    """The UIDs of one result object: the same inputs, model and parameters make the same object.
+
+    Args:
+        key: ``result_key``.
         output: Output kind of the model, such as ``labels``.
         form: DICOM form of it, such as ``seg_binary``.
     """
 
-    job_key: str
+    key: str
     output: str
     form: str
     revision: int
 
     def uid(self, what: str) -> str:
         """A UID for ``sop``, ``series``, ``dimension``, or ``tracking.N``."""
-        return uid_from(self.job_key, self.output, self.form, str(self.revision), what)
+        return uid_from(self.key, self.output, self.form, str(self.revision), what)

@@ -127,7 +127,7 @@ def _skeleton(
 ) -> Dataset:
     """A SEG of one plane of 2 x 2 pixels, made by highdicom from a header without any patient."""
     series = sorted({str(instance.SeriesInstanceUID) for instance in source.instances})
-    inputs = {"job_key": identity.job_key, "input_series": " ".join(series)}
+    inputs = {"result_key": identity.key, "input_series": " ".join(series)}
     return Segmentation(
         source_images=[_anonymous_plane(source)],
         pixel_array=np.ones((1, 2, 2), np.uint8),

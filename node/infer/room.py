@@ -9,6 +9,7 @@ from pathlib import Path
 from node.domain.geometry import Stack
 from node.domain.header import Header
 from node.domain.result import LabelArray
+from node.infer.content import content_digest
 from node.infer.padding import Padding, fill
 from node.infer.registry import ModelSpec
 from node.infer.report import LOG_FILE, Report
@@ -27,6 +28,22 @@ class Given:
     stack: Stack
     files: Mapping[str, Path]
     header: Header
+    _content: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def note_content(self, volume: Volume) -> None:
+        """Its voxels were read: remember what they show."""
+        self._content[:] = [content_digest(self.stack, volume.array)]
+
+    @property
+    def content(self) -> str:
+        """What it shows, whatever road and encoding it came by; read for it where nobody did.
+
+        Raises:
+            JobFailed: A file is missing or cannot be decoded.
+        """
+        if not self._content:
+            self.note_content(read_volume(self.stack, self.files))
+        return self._content[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +109,7 @@ def read_volumes(spec: ModelSpec, inputs: Mapping[str, Given], report: Report) -
         for role, given in inputs.items():
             wanted = spec.inputs[role]
             volume = read_volume(given.stack, given.files, wanted.quantities)
+            given.note_content(volume)
             volumes[role], found = fill(volume, wanted.padding)
             if found is not None:
                 padding[role] = found

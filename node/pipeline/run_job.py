@@ -28,7 +28,7 @@ from node.domain.errors import JobFailed, SeriesUnusable, TryLater
 from node.domain.frames import frames_of
 from node.domain.geometry import Stack
 from node.domain.header import HeaderMerger
-from node.domain.job import ResultIdentity
+from node.domain.job import ResultIdentity, result_key
 from node.domain.reasons import in_one_sentence
 from node.domain.result import LabelVolume
 from node.encode import ENCODERS, read_tables
@@ -107,7 +107,13 @@ def _run(order: JobOrder, report: Report) -> dict[str, Any]:
         order.provenance, parameters=parameters, implausible=in_one_sentence(reasons)
     )
     order = replace(order, provenance=provenance)
-    answer["object"] = _encode_and_verify(order, model, made.volume, grid, report)
+    identity = ResultIdentity(
+        key=result_key(made.content, model.digest, order.parameters, order.provenance.incomplete),
+        output=OUTPUT,
+        form=order.form,
+        revision=order.provenance.revision,
+    )
+    answer["object"] = _encode_and_verify(order, model, made.volume, grid, identity, report)
     return answer
 
 
@@ -149,6 +155,7 @@ class _Made:
     """Labels that are on the disk for good, and how they came about."""
 
     volume: LabelVolume
+    content: Mapping[str, str]
     ran: Mapping[str, str]
     file: Mapping[str, Any]
 
@@ -161,21 +168,22 @@ def _labels(
     if path.is_file():
         with report.stage("read labels"):
             labels, facts = read_labels(path)
-        ran = facts.pop("ran", {})
-        if facts == _facts(order, model):
+        ran, content = facts.pop("ran", {}), facts.pop("content", {})
+        if facts == _facts(order, model) and content.keys() == sources.keys():
             report.note("labels of an earlier attempt")
             volume = LabelVolume(labels=labels, stack=stack, overlapping=model.has_regions)
-            return _Made(volume, ran, _file_facts(path, _sha256(path)))
+            return _Made(volume, content, ran, _file_facts(path, _sha256(path)))
     crash_point("mid-inference")
     with _room(order, model) as room:
         inputs = {role: source.given for role, source in sources.items()}
         produced = run_model(model, inputs, room, report, order.parameters)
     with report.stage("keep labels"):
-        facts = {**_facts(order, model), "ran": dict(produced.ran)}
+        content = {role: source.given.content for role, source in sources.items()}
+        facts = {**_facts(order, model), "ran": dict(produced.ran), "content": content}
         written = write_labels(path, produced.labels, facts)
     crash_point("labels written")
     volume = LabelVolume(labels=produced.labels, stack=stack, overlapping=model.has_regions)
-    return _Made(volume, produced.ran, _file_facts(path, written.sha256))
+    return _Made(volume, content, produced.ran, _file_facts(path, written.sha256))
 
 
 @contextmanager
@@ -200,11 +208,9 @@ def _encode_and_verify(
     model: ModelSpec,
     volume: LabelVolume,
     grid: _Source,
+    identity: ResultIdentity,
     report: Report,
 ) -> dict[str, Any] | None:
-    identity = ResultIdentity(
-        job_key=order.job_key, output=OUTPUT, form=order.form, revision=order.provenance.revision
-    )
     with report.stage("encode"):
         encoded = ENCODERS[order.form](
             volume, grid.headers, model.segments, order.provenance, identity
