@@ -15,7 +15,7 @@ _MOST_REASONS = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
-    """One image that was refused, could not be read, or was cut off.
+    """One image that was refused, could not be read, was cut off, or came without pixels.
 
     Args:
         series_instance_uid: The series it names; empty where its header could not say.

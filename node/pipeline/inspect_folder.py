@@ -13,6 +13,7 @@ from typing import Any
 
 from pydicom.dataset import Dataset
 
+from node.assemble.policy import OnRefused
 from node.deliver.sender import resolve_destinations
 from node.domain.errors import InstanceRejected, NodeError, SeriesUnusable
 from node.domain.header import Missing
@@ -118,7 +119,8 @@ def inspect_folder(plan: Plan, path: Path, sender: Peer | None = None) -> Folder
     folder = _look_into(path, origin)
     watches = folder.watches
     complete = {uid: _complete(watch, origin) for uid, watch in watches.items() if watch.inputs}
-    held = {uid: folder.held(uid) for uid in complete}
+    is_held = plan.policy.on_refused is OnRefused.HOLD
+    held = {uid: folder.held(uid) if is_held else () for uid in complete}
     series = tuple(
         _judge_series(plan, watch, complete.get(uid), held.get(uid, ()), origin)
         for uid, watch in watches.items()
@@ -206,6 +208,7 @@ class _Folder:
             if loss.sop_instance_uid not in self.headers
             and (loss.series_instance_uid == uid or self._is_beside(loss, folder, uid))
         ]
+        lost += self.watches[uid].without_pixels
         if not lost:
             return ()
         sentence = refused_told(lost, len(self.watches[uid].inputs))

@@ -9,7 +9,7 @@ again, to the same rows.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from math import inf
@@ -23,6 +23,7 @@ from node.assemble.revisions import OldWork, Progress, is_late, judge_late
 from node.domain.header import Header
 from node.domain.instance import Instance
 from node.domain.job import MatchState
+from node.domain.loss import Loss
 from node.domain.reasons import ReasonCode, codes_of
 from node.domain.series import SeriesRow, SeriesState
 from node.jobs.values import MatchReport
@@ -169,7 +170,7 @@ class Settler:
                 self._hold_for_deleted(row, was)
                 return
             if was.state in _SETTLED and not was.forced:
-                lost = len(self._room.losses.of_series(watch.series_instance_uid))
+                lost = len(self._losses(watch))
                 if lost > was.missing:
                     self._withhold(was, now)
                 elif not _late(watch, was) and not _was_held_for_losses(was):
@@ -220,12 +221,16 @@ class Settler:
             expected=watch.expected(),
             splits_series=index.splits_series(peer_key(watch.newest.origin)),
             forced=Forced(was.forced) if was is not None and was.forced else None,
-            losses=self._room.losses.of_series(watch.series_instance_uid),
+            losses=self._losses(watch),
             accepted_losses=was.missing if was is not None and was.snapshot else 0,
             listening_since=self._room.losses.listening_since().get(
                 watch.newest.origin.road.value, -inf
             ),
         )
+
+    def _losses(self, watch: SeriesWatch) -> Sequence[Loss]:
+        """Images of it that were refused, cut off or came without pixels, and have not come since."""
+        return [*self._room.losses.of_series(watch.series_instance_uid), *watch.without_pixels]
 
     def _minimum_slices(self, header: Header) -> int:
         """The most slices that a model of a rule firing on this header needs."""

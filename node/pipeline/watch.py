@@ -18,6 +18,8 @@ from node.assemble.phases import PhaseHints, phase_hints_of
 from node.domain.frames import Frame, frames_of
 from node.domain.header import Header, HeaderMerger, Missing, value_of
 from node.domain.instance import Instance
+from node.domain.loss import Loss
+from node.receive.syntaxes import IMAGE_SOP_CLASSES, can_be_input
 
 ReadHeader = Callable[[Instance], Dataset]
 
@@ -56,6 +58,7 @@ class SeriesWatch:
         self._read_header = read_header
         self._images: dict[str, _Image] = {}
         self._others: dict[str, Instance] = {}
+        self._without_pixels: set[str] = set()
         self._other_header: Header | None = None
         self._merger: HeaderMerger | None = HeaderMerger()
         self._header: Header | None = None
@@ -97,10 +100,13 @@ class SeriesWatch:
 
     def _take_other(self, instance: Instance) -> None:
         self._others[instance.sop_instance_uid] = instance
-        if self._other_header is None:
+        if self._other_header is None or instance.sop_class_uid in IMAGE_SOP_CLASSES:
             merger = HeaderMerger()
             merger.add(self._read_header(instance))
-            self._other_header = merger.header()
+            header = merger.header()
+            self._other_header = self._other_header or header
+            if can_be_input(instance.sop_class_uid, header.text("PhotometricInterpretation")):
+                self._without_pixels.add(instance.sop_instance_uid)
 
     @property
     def inputs(self) -> Sequence[Instance]:
@@ -111,6 +117,21 @@ class SeriesWatch:
     def others(self) -> Sequence[Instance]:
         """Instances that can be no input: SEG, SR, raw data, images without pixels."""
         return list(self._others.values())
+
+    @property
+    def without_pixels(self) -> Sequence[Loss]:
+        """Grayscale images that came without pixels: beside images that have some they are lost."""
+        return [
+            Loss(
+                series_instance_uid=self.series_instance_uid,
+                image=uid,
+                sop_instance_uid=uid,
+                association_id=self._others[uid].origin.association_id,
+                dimse_status=0,
+                reason="it came without pixel data",
+            )
+            for uid in sorted(self._without_pixels - self._images.keys())
+        ]
 
     @property
     def newest(self) -> Instance:

@@ -104,6 +104,17 @@ def _case(
     )
 
 
+def _without_pixels() -> list[File]:
+    """Every third image lost its pixel data, and is kept all the same."""
+    files = []
+    for index, file in enumerate(chest("without pixels").files()):
+        instance = _read(file)
+        if index % 3 == 0:
+            del instance.PixelData
+        files.append(File(content=file_of(instance)))
+    return files
+
+
 _EVERY_SECOND = range(1, SLICES, 2)
 _LAST_THIRD = range(16, SLICES)
 _FIRST_8 = range(8)
@@ -121,5 +132,14 @@ CASES = (
         _EVERY_SECOND,
         "done",
         ROADS - {"dimse"},  # there such a context is refused, and nothing is sent
+    ),
+    Case(
+        name="every third image without pixel data",
+        files=_without_pixels,
+        state="held",
+        reasons=("images_refused",),
+        sentence="8 of 24 images were refused (8 x it came without pixel data)",
+        exit_code=1,
+        old="done",
     ),
 )
