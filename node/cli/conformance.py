@@ -73,6 +73,7 @@ def conformance(plan: Plan, stow_prefix: str) -> dict[str, Any]:
                 for uid in dict.fromkeys(uid for each in contexts.values() for uid in each)
             ],
             "statuses": _failures(),
+            "on_refused": plan.policy.on_refused.value,
             "notes": [{"event": note.value, "meaning": note.sentence} for note in Note],
             "rejections": _rejections(),
         },
@@ -192,6 +193,11 @@ def _scp(scp: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[str]:
     yield "| --- | --- |"
     for each in scp["statuses"]:
         yield f"| {each['status']} | {each['meaning']} |"
+    yield ""
+    yield "An image that is answered with one of these, is cut off or comes without its pixel data counts as"
+    yield "missing from its series until it arrives well. Such a series, once it would have been complete:"
+    yield f"`{scp['on_refused']}`. A result that is made of a part says so in Content Description and in"
+    yield "Algorithm Parameters (`incomplete_input=15 of 24 images`)."
     yield from _section("Taken although the Standard does not allow it, and noted as an event")
     yield "| event | meaning |"
     yield "| --- | --- |"
