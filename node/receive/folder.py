@@ -64,8 +64,8 @@ class FileIngest(Protocol):
 class FolderLog(AssociationLog, Protocol):
     """Where scans are told of; every call returns when its row is written."""
 
-    def settle_loss(self, image: str) -> None:
-        """The file of this name was refused before, and is taken in now."""
+    def settle_losses(self, images: Collection[str]) -> None:
+        """Files of these names are taken in: what was lost under one of them has come."""
         ...
 
     def count_losses(
@@ -136,7 +136,6 @@ class FolderWatch:
     associations: FolderLog
     _seen: dict[Path, _Trace] = field(default_factory=dict)
     _done: dict[Path, _Trace] = field(default_factory=dict)
-    _refused: set[Path] = field(default_factory=set)
 
     def scan(self, *, is_settled_at_once: bool = False) -> ScanReport:
         """Take every settled file; one association for all of them.
@@ -190,13 +189,13 @@ class FolderWatch:
                     if rejection.dimse_status in _TRY_LATER:
                         break
                     beside.lost(path, rejection)
-                    self._refused.add(path)
                     refused.append(_refused(path, rejection))
                     self._dispose(path, traces[path], "refused")
                     continue
                 self._dispose(path, traces[path], "taken")
             is_whole = True
         finally:
+            self.associations.settle_losses({printable(path) for path in taken})
             for images, series in beside.losses():
                 self.associations.count_losses(association_id, images, series)
             self.associations.closed(
@@ -225,9 +224,6 @@ class FolderWatch:
                 receipt = arrival.finish()
             finally:
                 arrival.abandon()
-        if path in self._refused:
-            self._refused.discard(path)
-            self.associations.settle_loss(source)
         return receipt
 
     def _dispose(self, path: Path, trace: _Trace, outcome: str) -> None:

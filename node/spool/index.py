@@ -29,7 +29,7 @@ from node.spool.losses import (
     attribute_losses,
     loss_values,
     note_listener,
-    settle_image,
+    settle_images,
     settle_nameless,
     write_losses,
 )
@@ -95,14 +95,14 @@ class Index:
         """A row for an image that was not kept."""
         self._put(_Row(tables.loss, loss_values(loss, self.now())))
 
-    def settle_loss(self, image: str) -> None:
-        """What was lost under this name was taken in after all.
+    def settle_losses(self, images: Collection[str]) -> None:
+        """What was lost under these names was taken in after all.
 
         Raises:
             TryLater: It cannot be written down now.
         """
         self.flush()
-        self._now_or_later(lambda connection: settle_image(connection, image, self.now()))
+        self._now_or_later(lambda connection: settle_images(connection, images, self.now()))
 
     def count_losses(
         self, association_id: str, images: Collection[str], series: Collection[str]

@@ -120,10 +120,13 @@ def settle_nameless(
                 connection.execute(update(loss).where(settled).values(settled_at=now))
 
 
-def settle_image(connection: Connection, image: str, now: float) -> None:
-    """What was lost under this name was taken in after all."""
-    same = and_(loss.c.image == image[-512:], loss.c.settled_at.is_(None))
-    connection.execute(update(loss).where(same).values(settled_at=now))
+def settle_images(connection: Connection, images: Collection[str], now: float) -> None:
+    """What was lost under these names, and has no UID to be known by, was taken in after all."""
+    nameless = and_(loss.c.sop_instance_uid == "", loss.c.settled_at.is_(None))
+    names = {image[-512:] for image in images}
+    for row in connection.execute(select(loss.c.id, loss.c.image).where(nameless)).all():
+        if row.image in names:
+            connection.execute(update(loss).where(loss.c.id == row.id).values(settled_at=now))
 
 
 class Losses:

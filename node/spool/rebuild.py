@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +11,10 @@ from sqlalchemy import Engine, Table, insert, select
 
 from node.database.engine import reading, writing
 from node.domain.instance import Instance
+from node.domain.loss import Loss
 from node.spool.head import Head, read_head
 from node.spool.index import instance_values, write_instances
+from node.spool.losses import loss_values, write_losses
 from node.spool.markers import SeriesMarkers
 from node.spool.parts import remove_stale_parts
 from node.spool.quarantine import quarantine_values
@@ -83,11 +85,26 @@ def _index_instances(
 def _index_quarantine(engine: Engine, folder: Path) -> int:
     names = {path.name for path in folder.glob("*.dcm")}
     missing = sorted(names - _indexed(engine, quarantine, names))
-    rows = [quarantine_values(head, name) for name, head in _heads(folder, missing)]
-    if rows:
+    heads = list(_heads(folder, missing))
+    if heads:
         with writing(engine) as connection:
+            rows = [quarantine_values(head, name) for name, head in heads]
             connection.execute(insert(quarantine), rows)
-    return len(rows)
+            # the row of what it lost was on its way as well
+            write_losses(connection, [_loss_values(head, name) for name, head in heads])
+    return len(heads)
+
+
+def _loss_values(head: Head, file_name: str) -> Mapping[str, object]:
+    loss = Loss(
+        series_instance_uid=head.series_instance_uid,
+        image=head.sop_instance_uid or head.source or file_name,
+        sop_instance_uid=head.sop_instance_uid,
+        association_id=head.origin.association_id,
+        dimse_status=head.dimse_status,
+        reason=head.reason,
+    )
+    return loss_values(loss, head.received_at)
 
 
 def _heads(folder: Path, names: list[str]) -> Iterator[tuple[str, Head]]:

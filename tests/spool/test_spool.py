@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from node.database.engine import writing
 from node.domain.errors import InstanceRejected, TryLater
 from node.domain.instance import InstanceState, Origin
 from node.domain.series import SeriesRow, SeriesState
 from node.receive.dry import DryRun
 from node.receive.syntaxes import NATIVE_SYNTAXES
+from node.spool import tables
 from node.spool.arrivals import Arrivals
 from node.spool.head import Head, decode_head, encode_head
 from node.spool.quarantine_desk import CannotBeFreed, NotInQuarantine, QuarantineDesk
@@ -408,3 +410,22 @@ def test_the_rows_of_a_decision_come_before_what_the_tick_knows(node: Node) -> N
     assert known is not None
     assert arrivals.put_series(known, was=known) is False
     assert arrivals.forced_series() == [SERIES_UID]
+
+
+def test_a_refused_image_whose_rows_were_lost_is_missing_again(
+    tmp_path: Path,
+) -> None:
+    """The process was killed before the rows of what it refused were written."""
+    with opened_node(tmp_path) as node:
+        with pytest.raises(InstanceRejected):
+            node.store(ct_slice(), data_set_bytes(ct_slice())[:-10])
+        node.index.flush()
+        with writing(node.engine) as connection:
+            for table in (tables.quarantine, tables.loss):
+                connection.execute(table.delete())
+
+        rebuild_index(node.engine, tmp_path / "spool")
+
+        (lost,) = node.rows("loss")
+        assert lost["sop_instance_uid"] == ct_slice().SOPInstanceUID
+        assert lost["series_instance_uid"] == ct_slice().SeriesInstanceUID
