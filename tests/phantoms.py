@@ -344,7 +344,8 @@ class Phantom:
         instance.ImageOrientationPatient = self._orientation()
         instance.PixelSpacing = list(self.spacing_mm[1:])
         instance.RescaleIntercept, instance.RescaleSlope = _INTERCEPT, 1
-        instance.RescaleType = "HU"
+        if instance.Modality == "CT":
+            instance.RescaleType = "HU"
         instance.PixelData = self._pixels([k])
         instance["PixelData"].VR = "OW"
         return instance

@@ -8,7 +8,7 @@ for all of them together and one for each ``member`` alone.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -408,5 +408,7 @@ EVERY_ROAD = ("dimse", "stow", "folder")
 def rows() -> list[tuple[Case, str]]:
     """Every case with every road."""
     found = [(case, road) for case in CASES for road in EVERY_ROAD]
-    found += [(BROKEN_BY_DIMSE, "dimse"), (BROKEN, "stow"), (BROKEN, "folder")]
+    # a request for each file, of a sender without a name: nothing tells which series they are of
+    by_stow = replace(BROKEN, held="")
+    found += [(BROKEN_BY_DIMSE, "dimse"), (by_stow, "stow"), (BROKEN, "folder")]
     return found

@@ -218,8 +218,7 @@ UNREADABLE = {
         b"OW\0\0" + struct.pack("<L", 1152), b"OW\0\0\xf0\xff\xff\xff"
     ),
     "F35 VR ??": inserted(struct.pack("<HH", 0x0008, 0x1030) + b"??\x02\0ab"),
-    "F35 a tag twice": inserted(struct.pack("<HH", 0x0008, 0x0060) + b"CS\x02\0CT"),
-    "F35 tags out of order": inserted(struct.pack("<HH", 0x0008, 0x0008) + b"CS\x02\0XX"),
+    "F35 a tag twice with two values": inserted(struct.pack("<HH", 0x0008, 0x0060) + b"CS\x02\0MR"),
     "F35 no sequence delimiter": inserted(HEAD + b"SQ\0\0\xff\xff\xff\xff"),
 }
 
