@@ -99,7 +99,7 @@ class HeadSeries(Phantom):
 
     def _slice(self, k: int, number: int) -> Dataset:
         instance = super()._slice(k, number)
-        for keyword in ("KVP", "RescaleIntercept", "RescaleSlope", "RescaleType"):
+        for keyword in ("KVP", "RescaleIntercept", "RescaleSlope"):
             delattr(instance, keyword)
         instance.SliceThickness = self.volume.geometry.spacing_mm[0]
         instance.PixelSpacing = list(self.volume.geometry.spacing_mm[1:])
