@@ -199,6 +199,8 @@ class Settler:
             case CompletionState.DISCARDED:
                 self._discard(row, was, now)
             case CompletionState.HELD:
+                if was is not None and was.snapshot and activity.misses_images:
+                    self._withhold(was, now)
                 self._write(replace(row, state=SeriesState.HELD, forced=""), was)
             case CompletionState.RECEIVING:
                 self._learn(watch, activity, now)

@@ -185,6 +185,19 @@ def test_an_image_lost_after_the_series_was_settled_stops_what_has_not_left(
     assert notes(node) == ["For research use only, not for diagnostic use"]
 
 
+def test_to_judge_a_settled_series_again_notices_what_was_lost_of_it(node: SimulatedNode) -> None:
+    nine = ct(slices=9)
+    node.receive(nine.files()[:8])
+    node.run()
+    node.receive([pixels_short(nine.files()[8])])
+    node.decide(nine, "rerun")
+
+    node.run()
+
+    assert node.series(nine).state == "held"
+    assert node.match_states() == [(1, "superseded")]
+
+
 def test_a_refused_object_that_is_no_image_is_no_loss(node: SimulatedNode) -> None:
     report = dcmread(BytesIO(ct().files()[0]))
     report.SOPClassUID = report.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.88.11"
