@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from node.assemble.activity import Association, Ending, peer_key
+from node.assemble.revisions import is_late
 from node.domain.header import Header
-from node.domain.instance import Origin, Road
+from node.domain.instance import Instance, Origin, Road
+from node.domain.reasons import ReasonCode
 from node.domain.series import SeriesRow, SeriesState
 from node.pipeline.matching import CompleteSeries
 from node.pipeline.watch import SeriesWatch
@@ -50,6 +52,39 @@ def described(watch: SeriesWatch, was: SeriesRow | None, now: float) -> SeriesRo
         missing=was.missing,
         guard=was.guard,
     )
+
+
+def not_judged(
+    was: SeriesRow | None, instances: Sequence[Instance], sentence: str, now: float
+) -> SeriesRow:
+    """The row of a series whose judgement failed: held, with the reason."""
+    known = was or SeriesRow(
+        series_instance_uid=instances[0].series_instance_uid,
+        study_instance_uid=instances[0].study_instance_uid,
+        instances=len(instances),
+        frames=0,
+        first_received_at=min(one.received_at for one in instances),
+        last_received_at=max(one.received_at for one in instances),
+        state=SeriesState.HELD,
+        updated_at=now,
+    )
+    return replace(
+        known,
+        state=SeriesState.HELD,
+        sentence=sentence,
+        reasons=(ReasonCode.NOT_JUDGED.value,),
+        updated_at=now,
+    )
+
+
+def late_images(watch: SeriesWatch, was: SeriesRow) -> int:
+    """How many images came after the snapshot."""
+    return sum(is_late(was.snapshot, one.sop_instance_uid) for one in watch.inputs)
+
+
+def was_held_for_losses(was: SeriesRow) -> bool:
+    """Whether a person was to decide about images that were refused."""
+    return was.state is SeriesState.HELD and ReasonCode.IMAGES_REFUSED.value in was.reasons
 
 
 def complete_series(watch: SeriesWatch, row: SeriesRow) -> CompleteSeries:

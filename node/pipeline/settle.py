@@ -19,7 +19,7 @@ from sqlalchemy.exc import OperationalError
 from node.assemble.activity import Forced, SeriesActivity, peer_key
 from node.assemble.evidence import CompletionState, Evidence, judge_completion, learns_splitting
 from node.assemble.gate import is_regular
-from node.assemble.revisions import OldWork, Progress, is_late, judge_late
+from node.assemble.revisions import OldWork, Progress, judge_late
 from node.domain.header import Header
 from node.domain.instance import Instance
 from node.domain.job import MatchState
@@ -34,7 +34,10 @@ from node.pipeline.series_rows import (
     association_of,
     complete_series,
     described,
+    late_images,
+    not_judged,
     series_numbers,
+    was_held_for_losses,
 )
 from node.pipeline.settle_room import SettleRoom
 from node.pipeline.watch import SeriesWatch
@@ -173,10 +176,10 @@ class Settler:
                 lost = len(self._losses(watch))
                 if lost > was.missing:
                     self._withhold(was, now)
-                elif not _late(watch, was) and not _was_held_for_losses(was):
+                elif not late_images(watch, was) and not was_held_for_losses(was):
                     self._stay_settled(watch, row, was)
                     return
-                elif _late(watch, was) and self._is_held_for_late(watch, row, was, now):
+                elif late_images(watch, was) and self._is_held_for_late(watch, row, was, now):
                     return
         self._judge(watch, row, was, now)
 
@@ -301,7 +304,7 @@ class Settler:
             self._room.policy,
             revision=was.revision,
             progress=Progress[self._room.work.furthest(study, uid)],
-            late_instances=_late(watch, was),
+            late_instances=late_images(watch, was),
             series_instance_uid=uid,
         )
         if lateness.is_held:
@@ -477,38 +480,9 @@ class Settler:
         free = f"to leave it alone: segnode series discard {series_instance_uid}"
         sentence = f"{error} when it was judged, tried again every {BROKEN_S:.0f} s; {free}"
         was = index.series(series_instance_uid)
-        if was is None:
-            instances = [one for _, one in index.arrivals_of(series_instance_uid)]
-            row = SeriesRow(
-                series_instance_uid=series_instance_uid,
-                study_instance_uid=instances[0].study_instance_uid,
-                instances=len(instances),
-                frames=0,
-                first_received_at=min(one.received_at for one in instances),
-                last_received_at=max(one.received_at for one in instances),
-                state=SeriesState.HELD,
-                sentence=sentence,
-                reasons=(ReasonCode.NOT_JUDGED.value,),
-                updated_at=now,
-            )
-        else:
-            row = replace(
-                was,
-                state=SeriesState.HELD,
-                sentence=sentence,
-                reasons=(ReasonCode.NOT_JUDGED.value,),
-                updated_at=now,
-            )
+        instances = [one for _, one in index.arrivals_of(series_instance_uid)]
+        row = not_judged(was, instances, sentence, now)
         index.put_series(row, was=was)
-
-
-def _was_held_for_losses(was: SeriesRow) -> bool:
-    return was.state is SeriesState.HELD and ReasonCode.IMAGES_REFUSED.value in was.reasons
-
-
-def _late(watch: SeriesWatch, was: SeriesRow) -> int:
-    """How many images came after the snapshot."""
-    return sum(is_late(was.snapshot, one.sop_instance_uid) for one in watch.inputs)
 
 
 def _roles_true(active: ActiveRule, header: Header) -> Iterable[str]:
