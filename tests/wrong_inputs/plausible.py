@@ -43,6 +43,18 @@ def _scale(instance: Dataset, factor: float) -> None:
     instance.SliceThickness = float(instance.SliceThickness) * factor
 
 
+def _refused(name: str, series: str, why: str, **attributes: object) -> Case:
+    return Case(
+        name=name,
+        files=lambda: _changed(series, **attributes),
+        state="parked",
+        reasons=["model_refuses"],
+        sentence=f"ct_tissue must not be given it: {why}",
+        exit_code=0,
+        old="done",
+    )
+
+
 CASES = (
     Case(
         name="a torso whose lengths are in another unit",
@@ -53,40 +65,20 @@ CASES = (
         exit_code=1,
         old="done",
     ),
-    Case(
-        name="a maximum intensity projection by Image Type",
-        files=lambda: _changed("mip type", ImageType=["DERIVED", "SECONDARY", "MIP"]),
-        state="parked",
-        reasons=["model_refuses"],
-        sentence="ct_tissue must not be given it: ImageType is one of",
-        exit_code=0,
-        old="done",
+    _refused(
+        "a maximum intensity projection by Image Type", "mip type", "ImageType is one of",
+        ImageType=["DERIVED", "SECONDARY", "MIP"],
     ),
-    Case(
-        name="a maximum intensity projection by name",
-        files=lambda: _changed("mip name", SeriesDescription="Thorax MIP 10/5"),
-        state="parked",
-        reasons=["model_refuses"],
-        sentence="ct_tissue must not be given it: SeriesDescription fits",
-        exit_code=0,
-        old="done",
+    _refused(
+        "a maximum intensity projection by name", "mip name", "SeriesDescription fits",
+        SeriesDescription="Thorax MIP 10/5",
     ),
-    Case(
-        name="a rotating projection",
-        files=lambda: _changed("rotating", ImageType=["DERIVED", "PRIMARY", "PROJECTION IMAGE"]),
-        state="parked",
-        reasons=["model_refuses"],
-        sentence="ct_tissue must not be given it: ImageType is one of",
-        exit_code=0,
-        old="done",
+    _refused(
+        "a rotating projection", "rotating", "ImageType is one of",
+        ImageType=["DERIVED", "PRIMARY", "PROJECTION IMAGE"],
     ),
-    Case(
-        name="a localizer that is a volume",
-        files=lambda: _changed("localizer", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]),
-        state="parked",
-        reasons=["model_refuses"],
-        sentence="ct_tissue must not be given it: is_localizer is true",
-        exit_code=0,
-        old="done",
+    _refused(
+        "a localizer that is a volume", "localizer", "is_localizer is true",
+        ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"],
     ),
-)
+)  # fmt: skip
