@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import text
 
 from node.database.engine import open_engine
-from tests.peers import free_port
+from tests.support.peers import free_port
 
 _databases = count(1)
 

@@ -9,7 +9,7 @@ Leaves:
   sends one series over several associations.
 - ``judge_late`` -> ``Lateness``: what an image means that comes after the snapshot.
 - ``judge_geometry`` -> ``GateVerdict``: all findings with their numbers, or the stack in the order
-  of its slices with its lattice in the patient. ``is_regular`` is the part of it that completion
+  of its slices with its grid in the patient. ``is_regular`` is the part of it that completion
   asks for. ``phase_hints_of`` reads what may tell phases apart. ``judge_values`` and
   ``judge_quantity`` are the part that asks what stored values mean.
 - ``derive`` -> the derived attributes that rules ask for.

@@ -123,7 +123,7 @@ class SeriesActivity:
 def peer_key(origin: Origin) -> str:
     """Whose habit it is: the configured peer, else title, user and address as they came."""
     name = origin.peer or f"{origin.calling_ae_title}{origin.http_user}@{origin.address}"
-    return f"{origin.road}:{name}"[:80]
+    return f"{origin.transport}:{name}"[:80]
 
 
 def trusted_images_in_acquisition(

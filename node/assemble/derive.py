@@ -59,7 +59,7 @@ DERIVED_ATTRIBUTES: Final = (
     "sequence",
     "contrast",
     "body_region",
-    "road",
+    "transport",
     "peer",
     "calling_ae_title",
     "called_ae_title",
@@ -207,10 +207,10 @@ def _quantity(frames: Sequence[Frame]) -> Value:
 def _from_origin(origin: Origin | None) -> dict[str, Value]:
     if origin is None:
         nowhere = Missing("no origin recorded")
-        return dict.fromkeys(("road", "peer", "calling_ae_title", "called_ae_title"), nowhere)
-    no_association = Missing(f"came by {origin.road.value}, without AE titles")
+        return dict.fromkeys(("transport", "peer", "calling_ae_title", "called_ae_title"), nowhere)
+    no_association = Missing(f"came by {origin.transport.value}, without AE titles")
     return {
-        "road": (origin.road.value,),
+        "transport": (origin.transport.value,),
         "peer": (origin.peer,) if origin.peer else Missing("no configured peer sent it"),
         "calling_ae_title": (origin.calling_ae_title,)
         if origin.calling_ae_title

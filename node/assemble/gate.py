@@ -34,7 +34,7 @@ from node.assemble.planes import (
 )
 from node.assemble.values import judge_quantity, judge_values
 from node.domain.frames import Frame, Triple
-from node.domain.geometry import Geometry, Stack
+from node.domain.grid import Grid, Stack
 from node.domain.quantity import Quantity
 from node.domain.reasons import Reason, ReasonCode, in_one_sentence
 
@@ -86,7 +86,7 @@ class GateVerdict:
         """All findings in one line, or what the volume is."""
         if self.stack is None:
             return in_one_sentence(self.findings)
-        slices, rows, columns = self.stack.geometry.shape
+        slices, rows, columns = self.stack.grid.shape
         return "; ".join((f"one volume of {slices} slices of {rows} x {columns}", *self.notes))
 
 
@@ -364,14 +364,14 @@ def _stack(frames: Sequence[Frame], planes: Planes) -> Stack:
     spacing, uid = first.pixel_spacing_mm, first.frame_of_reference_uid
     if spacing is None or uid is None:
         raise ValueError("a stack without Pixel Spacing or Frame of Reference")
-    origin, step = planes.lattice
+    origin, step = planes.resampling
     row, column = np.array(planes.orientation[:3]), np.array(planes.orientation[3:])
     # one row further moves along the column cosines, PS3.3 C.7.6.2.1.1
     steps = (triple(step), triple(column * spacing[0]), triple(row * spacing[1]))
-    geometry = Geometry(
+    grid = Grid(
         shape=(len(ordered), first.rows, first.columns),
         origin_mm=triple(origin),
         steps_mm=steps,
         frame_of_reference_uid=uid,
     )
-    return Stack(frames=ordered, geometry=geometry)
+    return Stack(frames=ordered, grid=grid)

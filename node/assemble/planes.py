@@ -107,8 +107,8 @@ class Planes:
         return _lower_median(self.steps_mm)
 
     @cached_property
-    def lattice(self) -> tuple[Floats, Floats]:
-        """Origin and mean step vector of the regular lattice, least squares over positions."""
+    def resampling(self) -> tuple[Floats, Floats]:
+        """Origin and mean step vector of the regular grid, least squares over positions."""
         index = np.arange(self.count, dtype=np.float64) - (self.count - 1) / 2.0
         centre = self.positions_mm.mean(axis=0)
         step = index @ (self.positions_mm - centre) / (float(index @ index) or 1.0)
@@ -123,10 +123,10 @@ class Planes:
 
     @cached_property
     def worst_place(self) -> float:
-        """Largest distance of a plane from its place in the lattice, in spacings."""
+        """Largest distance of a plane from its place in the grid, in spacings."""
         if self.count < 2:
             return 0.0
-        origin, step = self.lattice
+        origin, step = self.resampling
         index = np.arange(self.count, dtype=np.float64)[:, None]
         off_mm = (self.positions_mm - origin - index * step) @ self.normal
         return float(np.abs(off_mm).max() / self.spacing_mm)
@@ -168,7 +168,7 @@ class Planes:
 
     def shear_degrees(self) -> float:
         """Angle between the direction of stacking and the normal."""
-        _, step = self.lattice
+        _, step = self.resampling
         depth = float(step @ self.normal)
         return float(np.degrees(np.arctan2(np.linalg.norm(step - depth * self.normal), depth)))
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from node.cli.printing import Column, print_json, print_table, say
-from node.demo.report import RoadReport
+from node.demo.report import TransportReport
 from node.demo.run import DEFAULT_FOLDER, DemoReport, run_demo
 
 _NAMES = {"dimse": "C-STORE", "stow": "STOW-RS"}
@@ -41,16 +41,20 @@ def demo(
 
 
 def _print(report: DemoReport) -> None:
-    roads = [road for road in report.roads if road.stages_s]
-    _print_side_by_side("STAGE", "s", [road.stages_s for road in roads], roads)
+    transports = [transport for transport in report.transports if transport.stages_s]
+    _print_side_by_side("STAGE", "s", [transport.stages_s for transport in transports], transports)
     typer.echo("")
-    _print_side_by_side("SEGMENT", "ml", [road.volumes_ml for road in roads], roads)
+    _print_side_by_side(
+        "SEGMENT", "ml", [transport.volumes_ml for transport in transports], transports
+    )
     typer.echo("")
-    for road in report.roads:
-        name = _NAMES.get(road.road, road.road)
-        typer.echo(f"{name}: series {road.series_instance_uid}, {road.instances} instances")
-        typer.echo(f"  {road.state} {road.sentence}".rstrip())
-        for path in road.files:
+    for transport in report.transports:
+        name = _NAMES.get(transport.transport, transport.transport)
+        typer.echo(
+            f"{name}: series {transport.series_instance_uid}, {transport.instances} instances"
+        )
+        typer.echo(f"  {transport.state} {transport.sentence}".rstrip())
+        for path in transport.files:
             typer.echo(f"  {path}")
     typer.echo("")
     typer.echo(f"configuration: {report.config}")
@@ -58,13 +62,15 @@ def _print(report: DemoReport) -> None:
     typer.echo(f"it took {report.wall_s:.1f} s, start and stop of the node included")
 
 
-def _print_side_by_side(title: str, unit: str, values: list[Any], roads: list[RoadReport]) -> None:
+def _print_side_by_side(
+    title: str, unit: str, values: list[Any], transports: list[TransportReport]
+) -> None:
     """One line per name, one column per road."""
     names = list(dict.fromkeys(name for each in values for name in each))
     columns = [Column(title, "name")]
     columns += [
-        Column(f"{_NAMES.get(road.road, road.road)} [{unit}]", str(number))
-        for number, road in enumerate(roads)
+        Column(f"{_NAMES.get(transport.transport, transport.transport)} [{unit}]", str(number))
+        for number, transport in enumerate(transports)
     ]
     rows = [
         {"name": name}
@@ -79,17 +85,17 @@ def _as_json(report: DemoReport) -> dict[str, Any]:
         "folder": str(report.folder),
         "config": str(report.config),
         "wall_s": report.wall_s,
-        "roads": [
+        "transports": [
             {
-                "road": road.road,
-                "series_instance_uid": road.series_instance_uid,
-                "instances": road.instances,
-                "state": road.state,
-                "sentence": road.sentence,
-                "stages_s": dict(road.stages_s),
-                "volumes_ml": dict(road.volumes_ml),
-                "files": [str(path) for path in road.files],
+                "transport": transport.transport,
+                "series_instance_uid": transport.series_instance_uid,
+                "instances": transport.instances,
+                "state": transport.state,
+                "sentence": transport.sentence,
+                "stages_s": dict(transport.stages_s),
+                "volumes_ml": dict(transport.volumes_ml),
+                "files": [str(path) for path in transport.files],
             }
-            for road in report.roads
+            for transport in report.transports
         ],
     }

@@ -44,10 +44,10 @@ from node.domain.peers import match_peer
 from node.domain.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, uid_from
 from node.infer.assets import check_assets
 from node.infer.registry import ModelSpec
+from node.modelstore.readiness import shortcomings
 from node.pipeline.accept import spool_settings
 from node.pipeline.build import Plan
 from node.pipeline.deliver import Destination
-from node.pipeline.readiness import shortcomings
 from node.receive.dimse_transfer import VERIFICATION_SOP_CLASS_UID
 from node.receive.syntaxes import decodable_syntaxes
 from node.spool.space import SpaceGuard
@@ -109,7 +109,7 @@ def examine(plan: Plan, *, sends: bool) -> Iterator[Check]:
 def check_model(model: ModelSpec, config: NodeConfig) -> Check:
     """Whether a model could run: its files, each held to its hash, their licences, its libraries."""
     name = f"model {model.name}"
-    found = list(shortcomings(model, config.weights_dir, config.accept_licenses))
+    found = list(shortcomings(model, config.weights_dir, config.accept_licences))
     if not found:
         try:
             check_assets(model, config.weights_dir)

@@ -13,14 +13,14 @@ from node.cli.options import ConfigOption
 from node.cli.printing import JsonOption, plain, print_json
 from node.domain.peers import Peer
 from node.domain.reasons import codes_of, in_one_sentence
-from node.pipeline.build import Plan, plan
-from node.pipeline.inspect_folder import (
+from node.dryrun.inspect_folder import (
     FolderFinding,
     RuleFinding,
     SeriesFinding,
     SetFinding,
     inspect_folder,
 )
+from node.pipeline.build import Plan, plan
 from node.route.verdict import Truth
 
 

@@ -25,8 +25,8 @@ from node.cli.printing import (
 from node.domain.errors import ConfigInvalid, NodeError
 from node.domain.segment import PRIVATE_SCHEME
 from node.infer.registry import ModelSpec, load_model
-from node.pipeline.catalog import ModelCatalog
-from node.pipeline.models_here import ModelsHere, models_here
+from node.modelstore.catalog import ModelCatalog
+from node.modelstore.models_here import ModelsHere, models_here
 
 # the rest is imported where it is used: a list of models must not wait for the whole node
 
@@ -208,7 +208,7 @@ def check_model(
 
 def _catalog(here: ModelsHere) -> ModelCatalog:
     return ModelCatalog(
-        here.models, weights_dir=here.config.weights_dir, accepted=here.config.accept_licenses
+        here.models, weights_dir=here.config.weights_dir, accepted=here.config.accept_licences
     )
 
 
@@ -243,7 +243,7 @@ def _last_runs(name: str, config: Path | None) -> list[Row]:
 def _commercial(row: Row) -> str:
     if row["commercial_use"]:
         return "yes"
-    return "no; accept_licenses must name it" if row["locked_licences"] else "no; accepted"
+    return "no; accept_licences must name it" if row["locked_licences"] else "no; accepted"
 
 
 def _present(row: Row) -> str:

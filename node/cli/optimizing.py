@@ -12,7 +12,7 @@ from node.cli.models import commands
 from node.cli.options import ConfigOption, ModelsDirOption
 from node.cli.printing import plain, print_facts, say
 from node.domain.errors import ConfigInvalid, NodeError
-from node.pipeline.models_here import models_here
+from node.modelstore.models_here import models_here
 
 # the runner is imported where it is used: a list of models must not wait for it
 
@@ -59,8 +59,8 @@ def optimize_model(
         raise ConfigInvalid([("--sample", f"{sample} is not a folder")])
     from node.infer.assets import locked_licences
 
-    for licence in locked_licences(model, here.config.accept_licenses):
-        raise NodeError(f"its weights forbid commercial use: name {licence} in accept_licenses")
+    for licence in locked_licences(model, here.config.accept_licences):
+        raise NodeError(f"its weights forbid commercial use: name {licence} in accept_licences")
     request = {
         "model_folder": str(model.folder.absolute()),
         "weights_dir": str(here.config.weights_dir),

@@ -14,10 +14,10 @@ from node.cli.options import ConfigOption, ModelsDirOption
 from node.cli.printing import say
 from node.domain.errors import ConfigInvalid, NodeError
 from node.infer.assets import Asset
-from node.pipeline.models_here import ModelsHere, models_here
+from node.modelstore.models_here import ModelsHere, models_here
 
 if TYPE_CHECKING:
-    from node.pipeline.pull import Origin
+    from node.modelstore.pull import WeightsSource
 
 # what fetches is imported where it is used: a list of models must not wait for it
 
@@ -48,14 +48,14 @@ def pull_models(
     """Fetch configuration, code and weights of models, each file held to its hash."""
     here = models_here(config, models_dir or [])
     chosen = _chosen(names or [], here, everything=everything)
-    from node.pipeline.pull import Origin
+    from node.modelstore.pull import WeightsSource
 
     if source is not None:
-        origin = Origin.parse(source, "--from")
+        origin = WeightsSource.parse(source, "--from")
     elif here.config.weights_mirror:
-        origin = Origin.parse(here.config.weights_mirror, "weights_mirror")
+        origin = WeightsSource.parse(here.config.weights_mirror, "weights_mirror")
     else:
-        origin = Origin()
+        origin = WeightsSource()
     has_failed = False
     for name in chosen:
         try:
@@ -69,17 +69,17 @@ def pull_models(
         raise typer.Exit(1)
 
 
-def _pull(name: str, here: ModelsHere, origin: Origin) -> None:
+def _pull(name: str, here: ModelsHere, origin: WeightsSource) -> None:
     import requests
 
-    from node.pipeline.download import Download
-    from node.pipeline.pull import licence_sentences, pull
+    from node.modelstore.download import Download
+    from node.modelstore.pull import licence_sentences, pull
 
     model = here.models[name]
     if not model.files and not model.weights:
         typer.echo(f"{name}: needs no files from elsewhere")
         return
-    for sentence in licence_sentences(model, here.config.accept_licenses):
+    for sentence in licence_sentences(model, here.config.accept_licences):
         say(f"{name}: {sentence}")
     meter = Meter()
     with requests.Session() as session:

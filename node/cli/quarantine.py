@@ -21,9 +21,10 @@ from node.cli.printing import (
 )
 from node.cli.series import LimitOption
 from node.domain.errors import NodeError
-from node.pipeline.accept import open_door, quarantine_obstacle
-from node.pipeline.admin import Admin
+from node.pipeline.accept import open_ingest, quarantine_obstacle
+from node.process.admin import Admin
 from node.spool.catalog import SpoolCatalog
+from node.spool.folders import SpoolFolders
 
 Number = Annotated[int, typer.Argument(metavar="ID", help="Number in the list.")]
 
@@ -39,7 +40,7 @@ class Kept(StrEnum):
 _COLUMNS = (
     Column("ID", "id"),
     Column("RECEIVED", "received_at", when),
-    Column("ROAD", "road"),
+    Column("ROAD", "transport"),
     Column("FROM", "calling_ae_title"),
     Column("STATUS", "dimse_status", status_code),
     Column("STATE", "state"),
@@ -85,7 +86,7 @@ def show_quarantine(
     if row is None:
         raise NodeError(f"{number} is not in quarantine")
     obstacle = quarantine_obstacle(node.plan.config)(row)
-    file = node.plan.config.data_dir / "spool" / "quarantine" / row["file_name"]
+    file = SpoolFolders.of(node.plan.config.data_dir).quarantine / row["file_name"]
     if as_json:
         print_json({**row, "obstacle": obstacle, "path": str(file)})
         return
@@ -96,7 +97,7 @@ def show_quarantine(
             "status": status_code(row["dimse_status"]),
             "state": row["state"],
             "received": when(row["received_at"]),
-            "road": row["road"],
+            "transport": row["transport"],
             "from": f"{row['calling_ae_title']} {row['address']}".strip(),
             "instance": row["sop_instance_uid"],
             "series": row["series_instance_uid"],
@@ -124,7 +125,7 @@ def discard(number: Number, config: ConfigOption = None) -> None:
 
 
 def _decide(node: OpenNode, number: int, *, is_accepted: bool) -> None:
-    with open_door(node.plan) as door:
+    with open_ingest(node.plan) as door:
         admin = Admin(node.plan, node.engine, door)
         decide = admin.accept_quarantine if is_accepted else admin.discard_quarantine
         decide(number)

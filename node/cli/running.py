@@ -9,14 +9,14 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from node.batch.output_folder import DEFAULT_LAYOUT, LAYOUT_FIELDS
+from node.batch.report import RunOutcome, RunReport
+from node.batch.request import DEFAULT_MODEL, Form, Parameter, RunRequest
+from node.batch.run import run_folder
+from node.batch.take_in import NO_DICOM, LeftOut
 from node.cli.options import ConfigOption, ModelsDirOption
 from node.cli.printing import Column, JsonOption, plain, print_json, print_table, say, seconds
 from node.domain.errors import ConfigInvalid
-from node.pipeline.run_folder import run_folder
-from node.pipeline.run_outcome import RunOutcome, RunReport
-from node.pipeline.run_output import DEFAULT_LAYOUT, LAYOUT_FIELDS
-from node.pipeline.run_request import DEFAULT_MODEL, Form, Parameter, RunRequest
-from node.pipeline.run_take_in import NO_DICOM, LeftOut
 
 _COLUMNS = (
     Column("SERIES", "series_instance_uid"),

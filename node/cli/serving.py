@@ -21,13 +21,16 @@ from node.database.migrate import migrate
 from node.domain.errors import ConfigInvalid
 from node.jobs.leases import JobLeases
 from node.jobs.outbox import Outbox
+from node.modelstore.readiness import shortcomings
 from node.observe.log import configure_logging
-from node.pipeline import roles
-from node.pipeline.accept import receive, spool_settings
+from node.pipeline.accept import receive
 from node.pipeline.build import Plan, plan
-from node.pipeline.readiness import shortcomings
-from node.pipeline.supervise import RoleMain, Signals, Supervisor, lock_data_folder
+from node.pipeline.data_folder import lock_data_folder
+from node.pipeline.signals import Signals
+from node.process import roles
+from node.process.supervise import RoleMain, Supervisor
 from node.receive.syntaxes import decodable_syntaxes
+from node.spool.folders import SpoolFolders
 from node.spool.rebuild import rebuild_index
 from node.web.process import web
 
@@ -106,7 +109,7 @@ def _not_ready(current: Plan) -> Iterator[tuple[str, str]]:
     """What models that rules name lack on this machine."""
     config = current.config
     for model in {rule.model.name: rule.model for rule in current.rules}.values():
-        for sentence in shortcomings(model, config.weights_dir, config.accept_licenses):
+        for sentence in shortcomings(model, config.weights_dir, config.accept_licences):
             yield model.name, sentence
 
 
@@ -126,7 +129,7 @@ def prepare(current: Plan, wanted: set[Role]) -> None:
     current.results_folder.mkdir(parents=True, exist_ok=True)
     engine = current.open_engine()
     migrate(engine)
-    rebuilt = rebuild_index(engine, spool_settings(settings).folder)
+    rebuilt = rebuild_index(engine, SpoolFolders.of(settings.data_dir))
     engine.dispose()
     if rebuilt.instances or rebuilt.quarantined or rebuilt.stale_parts:
         log.info(

@@ -21,7 +21,7 @@ from node.jobs.catalog import JobCatalog
 from node.jobs.counts import count_matches
 from node.jobs.outbox import Outbox
 from node.pipeline.accept import spool_settings
-from node.pipeline.admin import NodeHealth
+from node.process.admin import NodeHealth
 from node.spool.arrivals import Arrivals
 from node.spool.catalog import SpoolCatalog
 from node.spool.space import SpaceGuard
@@ -121,4 +121,4 @@ def _counts(counts: Mapping[str, int]) -> str:
 
 def _sender(association: Mapping[str, Any]) -> str:
     name = association["peer"] or association["calling_ae_title"] or association["http_user"]
-    return f"{name or association['address']} ({association['road']})"
+    return f"{name or association['address']} ({association['transport']})"

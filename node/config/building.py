@@ -83,7 +83,7 @@ class Builder:
             models_dirs=tuple(self._path(each) for each in keys.models_dirs),
             weights_dir=self._weights_dir(keys.weights_dir),
             weights_mirror=self._weights_mirror(keys.weights_mirror),
-            accept_licenses=tuple(keys.accept_licenses),
+            accept_licences=tuple(keys.accept_licences),
         )
 
     def _refuse(self, path: str, sentence: str) -> None:

@@ -169,7 +169,7 @@ class NodeKeys(Keys):
     models_dirs: list[Text] = []
     weights_dir: Text | None = None
     weights_mirror: Text | None = None
-    accept_licenses: list[Text] = []
+    accept_licences: list[Text] = []
 
 
 # Known to readers of the design, but not built yet: a clear answer instead of "unknown key".

@@ -203,7 +203,7 @@ class NodeConfig:
         models_dirs: Folders of models besides those that come with segnode.
         weights_dir: Where ``models pull`` puts files and workers look for them.
         weights_mirror: A folder or URL that is asked instead of a model's own URLs; empty: none.
-        accept_licenses: Licences without commercial use that somebody here has read and accepted.
+        accept_licences: Licences without commercial use that somebody here has read and accepted.
     """
 
     ae_titles: tuple[str, ...]
@@ -221,7 +221,7 @@ class NodeConfig:
     models_dirs: tuple[Path, ...]
     weights_dir: Path
     weights_mirror: str
-    accept_licenses: tuple[str, ...]
+    accept_licences: tuple[str, ...]
 
     @property
     def digest(self) -> str:

@@ -40,7 +40,7 @@ def write_phantom(folder: Path) -> list[Path]:
 
 
 def _hounsfield() -> NDArray[np.int16]:
-    """The chest on its lattice, shape (slice, row, column); x grows to the patient's left."""
+    """The chest on its grid, shape (slice, row, column); x grows to the patient's left."""
     z, y, x = np.meshgrid(
         (np.arange(SLICES) - (SLICES - 1) / 2) * SLICE_SPACING_MM,
         (np.arange(ROWS) - (ROWS - 1) / 2) * PIXEL_SPACING_MM,

@@ -9,9 +9,9 @@ from typing import Any
 
 from sqlalchemy import Engine
 
+from node.batch.report import volumes_by_name
 from node.jobs.catalog import JobCatalog
 from node.pipeline.build import Plan
-from node.pipeline.run_outcome import volumes_by_name
 from node.spool.catalog import SpoolCatalog
 
 _EVERYTHING = 100_000
@@ -20,7 +20,7 @@ _INNER = ("headers", "read", "infer", "keep labels", "encode", "verify")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RoadReport:
+class TransportReport:
     """One series' way through the node.
 
     Args:
@@ -29,7 +29,7 @@ class RoadReport:
         files: Where the result lies: as received by C-STORE, and on the shelf.
     """
 
-    road: str
+    transport: str
     series_instance_uid: str
     instances: int
     state: str
@@ -39,7 +39,9 @@ class RoadReport:
     files: Sequence[Path]
 
 
-def report_roads(current: Plan, engine: Engine, folders: Sequence[Path]) -> list[RoadReport]:
+def report_transports(
+    current: Plan, engine: Engine, folders: Sequence[Path]
+) -> list[TransportReport]:
     """One report per series that came in, the first one first.
 
     Args:
@@ -51,14 +53,14 @@ def report_roads(current: Plan, engine: Engine, folders: Sequence[Path]) -> list
     reports = []
     for row in reversed(series):
         whole = spool.get_series(row["series_instance_uid"]) or {}
-        road = whole["instance_list"][0]["road"]
+        transport = whole["instance_list"][0]["transport"]
         matches = jobs.matches_of_series(row["series_instance_uid"])
         match = matches[0] if matches else {"state": row["state"], "sentence": row["sentence"]}
         job = jobs.get_job(match["job_id"]) if match.get("job_id") else None
-        sender = next((each for each in associations if each["road"] == road), None)
+        sender = next((each for each in associations if each["transport"] == transport), None)
         reports.append(
-            RoadReport(
-                road=road,
+            TransportReport(
+                transport=transport,
                 series_instance_uid=row["series_instance_uid"],
                 instances=row["instances"],
                 state=match["state"],

@@ -25,7 +25,7 @@ from sqlalchemy import Engine
 from node.deliver.send_folder import FolderSender
 from node.demo.peers import post_instances, receiving, write_copies
 from node.demo.phantom import write_phantom
-from node.demo.report import RoadReport, report_roads
+from node.demo.report import TransportReport, report_transports
 from node.domain.errors import ConfigInvalid, NodeError
 from node.domain.job import DeliveryState, JobState
 from node.domain.series import SeriesState
@@ -51,7 +51,7 @@ Say = Callable[[str], None]
 class DemoReport:
     """What the demo showed."""
 
-    roads: Sequence[RoadReport]
+    transports: Sequence[TransportReport]
     folder: Path
     config: Path
     wall_s: float
@@ -59,7 +59,9 @@ class DemoReport:
     @property
     def is_good(self) -> bool:
         """Whether a result came back for a series of each road."""
-        return {road.road for road in self.roads if len(road.files) > 1} == {"dimse", "stow"}
+        return {
+            transport.transport for transport in self.transports if len(transport.files) > 1
+        } == {"dimse", "stow"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,11 +117,14 @@ def run_demo(source: Path | None, folder: Path, *, limit_s: float, say: Say) -> 
         engine = current.open_engine()
         try:
             _wait(engine, sent, limit_s, say)
-            roads = report_roads(current, engine, (stage.received, stage.shelf))
+            transports = report_transports(current, engine, (stage.received, stage.shelf))
         finally:
             engine.dispose()
     return DemoReport(
-        roads=roads, folder=stage.folder, config=stage.config, wall_s=time.monotonic() - begun
+        transports=transports,
+        folder=stage.folder,
+        config=stage.config,
+        wall_s=time.monotonic() - begun,
     )
 
 

@@ -11,7 +11,7 @@ from enum import StrEnum
 from node.domain.uids import is_uid
 
 
-class Road(StrEnum):
+class Transport(StrEnum):
     """How an instance came in."""
 
     DIMSE = "dimse"
@@ -37,7 +37,7 @@ class Origin:
         peer: Name of the configured peer that the sender was matched with, or empty.
     """
 
-    road: Road
+    transport: Transport
     association_id: str
     peer: str = ""
     calling_ae_title: str = ""

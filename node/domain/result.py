@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from node.domain.geometry import Stack
+from node.domain.grid import Stack
 
 LabelArray = NDArray[np.uint8] | NDArray[np.uint16]
 
@@ -28,9 +28,9 @@ class LabelVolume:
     overlapping: bool = False
 
     def __post_init__(self) -> None:
-        if self.labels.shape != self.stack.geometry.shape:
+        if self.labels.shape != self.stack.grid.shape:
             raise ValueError(
-                f"labels {self.labels.shape} are not on the source grid {self.stack.geometry.shape}"
+                f"labels {self.labels.shape} are not on the source grid {self.stack.grid.shape}"
             )
         if self.labels.dtype not in (np.uint8, np.uint16):
             raise ValueError(f"labels of type {self.labels.dtype}")

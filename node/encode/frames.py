@@ -106,7 +106,7 @@ def shared_groups(source: Source) -> bytes:
         "ImageOrientationPatient",
         decimal_strings(frame.orientation or ()),
     )
-    between_slices = source.stack.geometry.spacing_mm[0]
+    between_slices = source.stack.grid.spacing_mm[0]
     measures = b"".join(
         (
             element(Tag("SliceThickness"), "DS", _thickness(source, between_slices)),

@@ -87,7 +87,7 @@ def encoded_header(
     _describe_dimensions(skeleton, identity.uid("dimension"))
     _identify_private_codes(skeleton, segments)
     skeleton.NumberOfFrames = frames
-    skeleton.Rows, skeleton.Columns = source.stack.geometry.shape[1:]
+    skeleton.Rows, skeleton.Columns = source.stack.grid.shape[1:]
     skeleton.BurnedInAnnotation = "NO"
     for keyword in (*_NOT_FROM_SKELETON, *COPIED_KEYWORDS):
         if keyword in skeleton:
@@ -158,7 +158,7 @@ def _anonymous_plane(source: Source) -> Dataset:
     plane.StudyInstanceUID = plane.SeriesInstanceUID = "2.25.1"
     for keyword in NEVER_ABSENT_KEYWORDS:
         setattr(plane, keyword, None)
-    plane.FrameOfReferenceUID = source.stack.geometry.frame_of_reference_uid
+    plane.FrameOfReferenceUID = source.stack.grid.frame_of_reference_uid
     plane.PositionReferenceIndicator = None
     plane.Rows = plane.Columns = 2
     plane.PixelSpacing = [1, 1]

@@ -17,7 +17,7 @@ from pydicom.uid import (
 )
 
 from node.domain.errors import JobFailed
-from node.domain.geometry import Stack
+from node.domain.grid import Stack
 from node.encode.elements import copied_element
 
 # transfer syntax -> Lossy Image Compression Method (PS3.3 C.7.6.1.1.5.1)
@@ -57,7 +57,7 @@ class Source:
         if missing:
             raise JobFailed(f"source header of {missing[0]} is missing", permanent=True)
         unplaced = [f for f in stack.frames if f.position_mm is None or f.orientation is None]
-        if unplaced or not stack.geometry.frame_of_reference_uid:
+        if unplaced or not stack.grid.frame_of_reference_uid:
             raise JobFailed("the source has no place in a Frame of Reference", permanent=True)
         ordered = list(dict.fromkeys(named))
         ordered += sorted(set(by_uid) - set(named))

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from node.domain.geometry import Stack
+from node.domain.grid import Stack
 
 _THREADS = 4
 
@@ -27,8 +27,8 @@ def content_digest(stack: Stack, array: NDArray[np.generic]) -> str:
         array: In the modality's unit, shape (slice, row, column).
     """
     digest = hashlib.sha256()
-    geometry = stack.geometry
-    place = (geometry.shape, geometry.origin_mm, geometry.steps_mm, geometry.frame_of_reference_uid)
+    grid = stack.grid
+    place = (grid.shape, grid.origin_mm, grid.steps_mm, grid.frame_of_reference_uid)
     digest.update(repr((place, array.dtype.str)).encode())
     with ThreadPoolExecutor(_THREADS) as threads:
         slices = threads.map(lambda plane: hashlib.sha256(np.ascontiguousarray(plane).data), array)

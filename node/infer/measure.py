@@ -1,7 +1,7 @@
 """How large each label is, where it lies and whether the volume's border cuts it.
 
 One pass over all voxels counts them slice by slice; edges and middles within slices are taken from a
-lattice of about 128 x 128 of their voxels, which is enough for centimetres. Pure numpy, no IO.
+grid of about 128 x 128 of their voxels, which is enough for centimetres. Pure numpy, no IO.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from node.domain.geometry import Geometry
+from node.domain.grid import Grid
 from node.domain.result import LabelArray, LabelVolume, label_values_of, voxels_by_label
 
 _LATTICE = 128
@@ -31,7 +31,7 @@ class Measure:
         cut: How much of its largest cross-section lies in a face of the volume, of 1; the faces at the
             ends of the stack and those towards head and feet, where a series may well end, left out.
         edges_mm: Of its bounding box, along slices, rows and columns.
-        middle_mm: LPS; None where it is too small to be met by the lattice.
+        middle_mm: LPS; None where it is too small to be met by the grid.
     """
 
     voxels: int
@@ -64,15 +64,15 @@ def measure_labels(volume: LabelVolume) -> Measured:
     members = _members(values, totals, overlapping=volume.overlapping)
     voxels = voxels_by_label(found, overlapping=volume.overlapping)
     step = tuple(max(1, -(-n // _LATTICE)) for n in labels.shape[1:])
-    lattice = cast(LabelArray, np.ascontiguousarray(labels[:, :: step[0], :: step[1]]))
-    in_rows, in_columns = _line_counts(lattice, stored)
+    resampling = cast(LabelArray, np.ascontiguousarray(labels[:, :: step[0], :: step[1]]))
+    in_rows, in_columns = _line_counts(resampling, stored)
     faces = _face_counts(labels, stored)
-    geometry = volume.stack.geometry
+    grid = volume.stack.grid
     return Measured(
         labels={
             label: _measure(
                 count,
-                geometry,
+                grid,
                 [_of(each, members[label]) for each in (in_slices, in_rows, in_columns)],
                 (1, *step),
                 [_of(face, members[label]) for face in faces],
@@ -106,14 +106,14 @@ def _slice_counts(labels: LabelArray, stored: int) -> Counts:
     return np.stack([np.bincount(plane.ravel(), minlength=stored) for plane in labels])
 
 
-def _line_counts(lattice: LabelArray, stored: int) -> tuple[Counts, Counts]:
-    """(rows, stored values) and (columns, stored values), over all slices of the lattice."""
-    rows, columns = lattice.shape[1:]
+def _line_counts(resampling: LabelArray, stored: int) -> tuple[Counts, Counts]:
+    """(rows, stored values) and (columns, stored values), over all slices of the grid."""
+    rows, columns = resampling.shape[1:]
     in_rows = np.zeros((rows, stored), np.int64)
     in_columns = np.zeros((columns, stored), np.int64)
     by_row = (np.arange(rows, dtype=np.int32) * stored)[:, None]
     by_column = (np.arange(columns, dtype=np.int32) * stored)[None, :]
-    for plane in lattice:
+    for plane in resampling:
         if not plane.any():
             continue
         for keys, counts in ((by_row, in_rows), (by_column, in_columns)):
@@ -151,34 +151,32 @@ def _of(counts: Counts, stored: list[int]) -> Counts:
 
 def _measure(
     voxels: int,
-    geometry: Geometry,
+    grid: Grid,
     lines: list[Counts],
     steps: tuple[int, ...],
     faces: list[Counts],
 ) -> Measure:
     """From how many voxels lie at each index along each axis, and in the faces."""
     edges, middle = [], []
-    for line, step, spacing in zip(lines, steps, geometry.spacing_mm, strict=True):
+    for line, step, spacing in zip(lines, steps, grid.spacing_mm, strict=True):
         index = np.flatnonzero(line)
         edges.append(float((index[-1] - index[0] + 1) * step * spacing) if index.size else 0.0)
         if index.size:
             middle.append(float(line @ np.arange(line.size)) / float(line.sum()) * step)
-    at = geometry.affine_lps @ [*middle, 1.0] if len(middle) == 3 else None
+    at = grid.affine_lps @ [*middle, 1.0] if len(middle) == 3 else None
     return Measure(
         voxels=voxels,
-        ml=voxels * geometry.voxel_ml,
+        ml=voxels * grid.voxel_ml,
         touches_border=any(face.any() for face in faces),
-        cut=_cut(geometry, lines, steps, faces),
+        cut=_cut(grid, lines, steps, faces),
         edges_mm=(edges[0], edges[1], edges[2]),
         middle_mm=None if at is None else (float(at[0]), float(at[1]), float(at[2])),
     )
 
 
-def _cut(
-    geometry: Geometry, lines: list[Counts], steps: tuple[int, ...], faces: list[Counts]
-) -> float:
-    """See ``Measure.cut``; the cross-sections of the lattice stand for those of the volume."""
-    directions = np.array(geometry.steps_mm) / np.array(geometry.spacing_mm)[:, None]
+def _cut(grid: Grid, lines: list[Counts], steps: tuple[int, ...], faces: list[Counts]) -> float:
+    """See ``Measure.cut``; the cross-sections of the grid stand for those of the volume."""
+    directions = np.array(grid.steps_mm) / np.array(grid.spacing_mm)[:, None]
     along = int(np.argmax(np.abs(directions[:, 2])))
     across = [axis for axis in (1, 2) if axis != along]
     shares = [0.0]

@@ -19,7 +19,7 @@ from node.domain.result import LabelArray
 from node.infer.assets import check_assets
 from node.infer.registry import ModelSpec
 from node.infer.report import Report
-from node.infer.room import Given, Produced, Room, read_volumes
+from node.infer.run_context import ModelOutput, RunContext, SeriesInput, read_volumes
 
 
 def warm(spec: ModelSpec, weights_dir: Path, device: str) -> None:
@@ -28,12 +28,14 @@ def warm(spec: ModelSpec, weights_dir: Path, device: str) -> None:
     importlib.import_module(spec.runner.entry.partition(":")[0])
 
 
-def run(spec: ModelSpec, inputs: Mapping[str, Given], room: Room, report: Report) -> Produced:
+def run(
+    spec: ModelSpec, inputs: Mapping[str, SeriesInput], context: RunContext, report: Report
+) -> ModelOutput:
     """Call the model's entry with its volumes; its weights, if it has any, are the right ones."""
-    check_assets(spec, room.weights_dir)
+    check_assets(spec, context.weights_dir)
     module, _, function = spec.runner.entry.partition(":")
     entry = getattr(importlib.import_module(module), function)
     read = read_volumes(spec, inputs, report)
     with report.stage("infer"):
-        labels: LabelArray = entry(spec, read.volumes, room, report)
-    return Produced(labels=labels, padding=read.padding.get(spec.grid_role))
+        labels: LabelArray = entry(spec, read.volumes, context, report)
+    return ModelOutput(labels=labels, padding=read.padding.get(spec.grid_role))

@@ -15,18 +15,18 @@ from node.domain.result import LabelArray, label_values_of
 from node.infer.padding import cleared
 from node.infer.registry import RUNNERS, ModelSpec, load_model
 from node.infer.report import Report
-from node.infer.room import Given, Produced, Room
+from node.infer.run_context import ModelOutput, RunContext, SeriesInput
 
-RunnerKind = Callable[[ModelSpec, Mapping[str, Given], Room, Report], Produced]
+RunnerKind = Callable[[ModelSpec, Mapping[str, SeriesInput], RunContext, Report], ModelOutput]
 
 
 def run_model(
     spec: ModelSpec,
-    inputs: Mapping[str, Given],
-    room: Room,
+    inputs: Mapping[str, SeriesInput],
+    context: RunContext,
     report: Report,
     parameters: Mapping[str, object] | None = None,
-) -> Produced:
+) -> ModelOutput:
     """What a model makes of its inputs, on the grid of the first.
 
     Args:
@@ -41,13 +41,13 @@ def run_model(
         )
     module, _, function = RUNNERS[spec.runner.kind].partition(":")
     kind: RunnerKind = getattr(importlib.import_module(module), function)
-    produced = kind(_with(spec, parameters or {}), inputs, room, report)
+    produced = kind(_with(spec, parameters or {}), inputs, context, report)
     with report.stage("check"):
-        check_labels(spec, inputs[spec.grid_role].stack.geometry.shape, produced.labels)
+        check_labels(spec, inputs[spec.grid_role].stack.grid.shape, produced.labels)
         return _without_padding(spec, produced, report)
 
 
-def _without_padding(spec: ModelSpec, produced: Produced, report: Report) -> Produced:
+def _without_padding(spec: ModelSpec, produced: ModelOutput, report: Report) -> ModelOutput:
     """What was found where there is no image is taken out, counted and told."""
     padding = produced.padding
     if padding is None:

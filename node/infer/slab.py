@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from node.domain.errors import JobFailed
 from node.domain.frames import Frame
-from node.domain.geometry import Stack
+from node.domain.grid import Stack
 
 VoxelArray: TypeAlias = NDArray[np.int16] | NDArray[np.float32]
 Plane: TypeAlias = NDArray[np.integer]
@@ -39,7 +39,7 @@ class Slab:
         ]
         rescales = set(self._rescales)
         self._frames = stack.frames
-        self._shape = stack.geometry.shape
+        self._shape = stack.grid.shape
         self._slope, self._intercept = self._rescales[0]
         self._is_whole = (
             len(rescales) == 1 and self._slope.is_integer() and self._intercept.is_integer()
@@ -52,7 +52,7 @@ class Slab:
         """The slice itself, where stored values of this type can be read into it as they are."""
         if not self._is_whole or self._frames[index].values.lut is not None:
             return None
-        return self._room(index, dtype)
+        return self._context(index, dtype)
 
     def put(self, index: int, plane: Plane) -> None:
         """Take the stored values of one slice."""
@@ -64,13 +64,13 @@ class Slab:
             slope, intercept = self._rescales[index]
             self._floats[index] = plane * slope + intercept
             return
-        room = self._room(index, plane.dtype)
-        if room is None and self._stored is not None:
+        context = self._context(index, plane.dtype)
+        if context is None and self._stored is not None:
             # signed and unsigned slices in one series: a type that holds both
             self._stored = self._stored.astype(np.promote_types(self._stored.dtype, plane.dtype))
-            room = self._stored[index]
-        if room is not None:
-            room[...] = plane
+            context = self._stored[index]
+        if context is not None:
+            context[...] = plane
 
     def pad(self, index: int, where: Mask) -> None:
         """Note where a slice is padding."""
@@ -78,7 +78,7 @@ class Slab:
             self.padding = np.zeros(self._shape, bool)
         self.padding[index] = where
 
-    def _room(self, index: int, dtype: np.dtype[np.integer]) -> Plane | None:
+    def _context(self, index: int, dtype: np.dtype[np.integer]) -> Plane | None:
         if self._stored is None:
             self._stored = np.empty(self._shape, dtype)
         return self._stored[index] if self._stored.dtype == dtype else None

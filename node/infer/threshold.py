@@ -14,20 +14,22 @@ from node.domain.errors import JobFailed
 from node.domain.result import LabelArray
 from node.infer.registry import ModelSpec
 from node.infer.report import Report
-from node.infer.room import Room
+from node.infer.run_context import RunContext
 from node.infer.volume import Volume
 
 _BINS = 1024
 
 
-def run(spec: ModelSpec, volumes: Mapping[str, Volume], room: Room, report: Report) -> LabelArray:
+def run(
+    spec: ModelSpec, volumes: Mapping[str, Volume], context: RunContext, report: Report
+) -> LabelArray:
     """Label what is brighter than the threshold.
 
     Args:
         spec: Its parameters are ``method``: mean (default), otsu, or above with its ``threshold``;
             ``label_value`` (default 1); ``role``: whose voxels, where there are several volumes.
     """
-    del room
+    del context
     parameters = spec.runner.parameters
     role = str(parameters.get("role", next(iter(volumes))))
     if role not in volumes:

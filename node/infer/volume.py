@@ -27,7 +27,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLE
 
 from node.domain.errors import JobFailed
 from node.domain.frames import Frame
-from node.domain.geometry import Geometry, Stack
+from node.domain.grid import Grid, Stack
 from node.domain.pixels import PixelFormat, native_length_fits, pixel_format_of
 from node.domain.quantity import Quantity, given_as
 from node.domain.uptake import suv_factor
@@ -66,7 +66,7 @@ _RLE_GAIN = 64  # two bytes stand for at most 128 (PS3.5 G.3)
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Volume:
-    """Numbers of one quantity, such as Hounsfield units, on a regular lattice.
+    """Numbers of one quantity, such as Hounsfield units, on a regular grid.
 
     Args:
         array: Shape (slice, row, column); int16 where that holds every value exactly, else float32.
@@ -75,13 +75,13 @@ class Volume:
     """
 
     array: VoxelArray
-    geometry: Geometry
+    grid: Grid
     quantity: Quantity = Quantity.UNSPECIFIED
     padding: Mask | None = None
 
     def __post_init__(self) -> None:
-        if self.array.shape != self.geometry.shape:
-            raise ValueError(f"an array of {self.array.shape} on a grid of {self.geometry.shape}")
+        if self.array.shape != self.grid.shape:
+            raise ValueError(f"an array of {self.array.shape} on a grid of {self.grid.shape}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +120,7 @@ def read_volume(
         if sop_instance_uid not in files:
             raise JobFailed(f"no file of instance {sop_instance_uid}")
         _read_instance(files[sop_instance_uid], wanted, slab)
-    return Volume(
-        array=slab.finish(), geometry=stack.geometry, quantity=quantity, padding=slab.padding
-    )
+    return Volume(array=slab.finish(), grid=stack.grid, quantity=quantity, padding=slab.padding)
 
 
 def _as_wanted(stack: Stack, quantities: Collection[Quantity]) -> tuple[Quantity, float]:
@@ -232,14 +230,14 @@ def _read_native(
     start = file.tell()
     for item in wanted:
         file.seek(start + item.frame_index * pixels.frame_bytes)
-        room = slab.room_for(item.slice_index, pixels.dtype)
-        plane = np.empty((pixels.rows, pixels.columns), pixels.dtype) if room is None else room
+        place = slab.room_for(item.slice_index, pixels.dtype)
+        plane = np.empty((pixels.rows, pixels.columns), pixels.dtype) if place is None else place
         if file.readinto(plane.reshape(-1).view(np.uint8)) != pixels.frame_bytes:  # type: ignore[attr-defined]
             raise pixels.refused("its pixel data end early")
         whole_cells = _padding_of_whole_cells(plane, pixels)
         _clear_unused_bits(plane, pixels)
         _take_padding_out(item.slice_index, plane, pixels.format, whole_cells, slab)
-        if room is None:
+        if place is None:
             slab.put(item.slice_index, plane)
 
 

@@ -15,17 +15,18 @@ from typing import Any
 
 from node.config import NodeConfig
 from node.domain.errors import ConfigInvalid, TryLater
-from node.domain.instance import Origin, Road
+from node.domain.instance import Origin, Transport
 from node.pipeline.build import Plan
-from node.pipeline.supervise import Signals
+from node.pipeline.signals import Signals
 from node.receive.dimse import DimseServer, DimseSettings
 from node.receive.dry import DryRun
 from node.receive.folder import FolderSettings, FolderWatch
 from node.receive.ingest import Ingest
 from node.receive.syntaxes import Decodable, storage_contexts
 from node.spool.files import Spool, SpoolSettings
+from node.spool.folders import SpoolFolders
 from node.spool.index import Index
-from node.spool.quarantine_desk import QuarantineDesk, obstacle_to
+from node.spool.quarantine_review import QuarantineReview, obstacle_to
 from node.spool.space import Watermark
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ _PIECE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Door:
+class IngestService:
     """What every road into the node shares in one process."""
 
     ingest: Ingest
@@ -45,10 +46,10 @@ class Door:
     spool: Spool
 
     @property
-    def quarantine(self) -> QuarantineDesk:
+    def quarantine(self) -> QuarantineReview:
         """Decisions about what was refused."""
         check = DryRun(self.ingest.transfer_syntaxes).check
-        return QuarantineDesk(self.spool, self.index, self._ingest_file, check)
+        return QuarantineReview(self.spool, self.index, self._ingest_file, check)
 
     def _ingest_file(self, path: Path, origin: Origin) -> object:
         arrival = self.ingest.begin_file(origin)
@@ -60,15 +61,14 @@ class Door:
 
 def quarantine_obstacle(config: NodeConfig) -> Callable[[Mapping[str, Any]], str]:
     """Of a row of the quarantine: why it cannot be accepted; empty where it can."""
-    folder = config.data_dir / "spool" / "quarantine"
     dry = DryRun(Decodable())
-    return lambda row: obstacle_to(row, folder, dry.check)
+    return lambda row: obstacle_to(row, SpoolFolders.of(config.data_dir).quarantine, dry.check)
 
 
 def spool_settings(config: NodeConfig) -> SpoolSettings:
     """Where the spool lies and what it may hold."""
     return SpoolSettings(
-        folder=config.data_dir / "spool",
+        folders=SpoolFolders.of(config.data_dir),
         watermark=Watermark(
             reserve_gb=config.storage.reserve_gb, max_used_percent=config.storage.max_used_percent
         ),
@@ -78,13 +78,15 @@ def spool_settings(config: NodeConfig) -> SpoolSettings:
 
 
 @contextmanager
-def open_door(plan: Plan) -> Iterator[Door]:
+def open_ingest(plan: Plan) -> Iterator[IngestService]:
     """The ingest of one process; rows in hand are written when it closes."""
     engine = plan.open_engine()
     index = Index(engine)
     spool = Spool(spool_settings(plan.config), index)
     try:
-        yield Door(ingest=Ingest(spool, transfer_syntaxes=Decodable()), index=index, spool=spool)
+        yield IngestService(
+            ingest=Ingest(spool, transfer_syntaxes=Decodable()), index=index, spool=spool
+        )
     finally:
         spool.close()
         index.close()
@@ -96,22 +98,22 @@ def receive(plan: Plan, replan: Replan, signals: Signals) -> None:
 
     It also ends, to be started again, when a reloaded configuration changes the doors.
     """
-    with open_door(plan) as door:
+    with open_ingest(plan) as door:
         server = DimseServer(
             dimse_settings(plan.config), door.ingest, door.index, storage_contexts()
         )
         server.start()
-        for road in (Road.DIMSE, Road.FOLDER):
-            door.index.listening(road)
+        for transport in (Transport.DIMSE, Transport.FOLDER):
+            door.index.listening(transport)
         folders = _watch_folders(plan.config, door, signals.stop)
-        log.info("listening", extra={"road": "dimse", "port": server.port})
-        wait_while_doors_stay(plan, replan, signals)
+        log.info("listening", extra={"transport": "dimse", "port": server.port})
+        wait_while_settings_stay(plan, replan, signals)
         server.drain(DRAIN_S)
         for folder in folders:
             folder.join(DRAIN_S)
 
 
-def wait_while_doors_stay(plan: Plan, replan: Replan, signals: Signals) -> None:
+def wait_while_settings_stay(plan: Plan, replan: Replan, signals: Signals) -> None:
     """Return at ``stop``, or when a reload changes who may come in, where, or what there is room for.
 
     Ports and peers belong to open sockets: the process drains, ends, and the supervisor starts it
@@ -125,12 +127,12 @@ def wait_while_doors_stay(plan: Plan, replan: Replan, signals: Signals) -> None:
             except ConfigInvalid as invalid:
                 log.error("reload refused", extra={"why": str(invalid)})
                 continue
-            if _doors(fresh) != _doors(plan.config):
+            if _listening_settings(fresh) != _listening_settings(plan.config):
                 log.info("the doors changed: starting again")
                 signals.stop.set()
 
 
-def _doors(config: NodeConfig) -> tuple[object, ...]:
+def _listening_settings(config: NodeConfig) -> tuple[object, ...]:
     return (
         config.ae_titles,
         config.dimse,
@@ -155,7 +157,7 @@ def dimse_settings(config: NodeConfig) -> DimseSettings:
     )
 
 
-def _watch_folders(config: NodeConfig, door: Door, stop: Event) -> list[Thread]:
+def _watch_folders(config: NodeConfig, door: IngestService, stop: Event) -> list[Thread]:
     threads = []
     for folder in config.folders:
         watch = FolderWatch(

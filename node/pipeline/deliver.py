@@ -23,7 +23,7 @@ from node.domain.errors import LeaseLost
 from node.jobs.outbox import Outbox
 from node.jobs.values import LeasedDelivery
 from node.pipeline.crash_points import crash_point
-from node.pipeline.supervise import Signals
+from node.pipeline.signals import Signals
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Destination(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeliveryRoom:
+class DeliveryDeps:
     """What the loop works with; made anew when the configuration is reloaded."""
 
     outbox: Outbox
@@ -59,27 +59,27 @@ class Deliverer:
         owner: Name of this process's leases, the same in each life of the role.
     """
 
-    def __init__(self, room: DeliveryRoom, *, owner: str) -> None:
-        self._room = room
+    def __init__(self, deps: DeliveryDeps, *, owner: str) -> None:
+        self._deps = deps
         self._owner = owner
         self._pool = ThreadPoolExecutor(SENDERS, thread_name_prefix="deliver")
         self._free = threading.Semaphore(SENDERS)
         self._finished = threading.Event()
 
-    def use(self, room: DeliveryRoom) -> None:
+    def use(self, deps: DeliveryDeps) -> None:
         """Go on with another configuration; what it blocked may be free now."""
-        self._room = room
-        room.outbox.free_blocked()
+        self._deps = deps
+        deps.outbox.free_blocked()
 
     def run(self, signals: Signals, reload: Callable[[], None]) -> None:
         """Deliver until ``signals.stop``; what is being sent then is finished."""
-        self._room.outbox.take_back(self._owner)
-        self._room.outbox.free_blocked()
+        self._deps.outbox.take_back(self._owner)
+        self._deps.outbox.free_blocked()
         while not signals.stop.is_set():
             if signals.reload.is_set():
                 signals.reload.clear()
                 reload()
-            if not self._room.outbox.is_any_due():
+            if not self._deps.outbox.is_any_due():
                 signals.stop.wait(LOOK_EVERY_S)
             elif not self.start_one():
                 self._finished.wait(TRY_AGAIN_S)
@@ -90,21 +90,21 @@ class Deliverer:
         """Start the next delivery that is due; False where there is none or nobody is free."""
         if not self._free.acquire(blocking=False):
             return False
-        leased = self._room.outbox.lease_delivery(self._owner, LEASE_S)
+        leased = self._deps.outbox.lease_delivery(self._owner, LEASE_S)
         if leased is None:
             self._free.release()
             return False
-        self._pool.submit(self._deliver, leased, self._room)
+        self._pool.submit(self._deliver, leased, self._deps)
         return True
 
-    def _deliver(self, leased: LeasedDelivery, room: DeliveryRoom) -> None:
+    def _deliver(self, leased: LeasedDelivery, deps: DeliveryDeps) -> None:
         done = threading.Event()
-        heart = threading.Thread(target=self._beat, args=(leased, room, done), daemon=True)
+        heart = threading.Thread(target=self._beat, args=(leased, deps, done), daemon=True)
         heart.start()
         try:
-            outcome = self._send(leased, room)
+            outcome = self._send(leased, deps)
             crash_point("mid-delivery")
-            state = room.outbox.record(leased.id, self._owner, outcome)
+            state = deps.outbox.record(leased.id, self._owner, outcome)
             log.info(
                 "delivery",
                 extra={
@@ -122,13 +122,13 @@ class Deliverer:
             self._free.release()
             self._finished.set()
 
-    def _send(self, leased: LeasedDelivery, room: DeliveryRoom) -> Outcome:
-        destination = room.destinations.get(leased.destination)
+    def _send(self, leased: LeasedDelivery, deps: DeliveryDeps) -> Outcome:
+        destination = deps.destinations.get(leased.destination)
         if destination is None:
             return unknown_destination(leased.destination)
         file = leased.result.file
         deliverable = DeliverableObject(
-            path=str(room.results / file.file_name),
+            path=str(deps.results / file.file_name),
             size_bytes=file.size_bytes,
             sop_class_uid=file.sop_class_uid,
             sop_instance_uid=file.sop_instance_uid,
@@ -146,9 +146,9 @@ class Deliverer:
                 sentence=f"the node could not send: {type(error).__name__}",
             )
 
-    def _beat(self, leased: LeasedDelivery, room: DeliveryRoom, done: threading.Event) -> None:
+    def _beat(self, leased: LeasedDelivery, deps: DeliveryDeps, done: threading.Event) -> None:
         while not done.wait(HEARTBEAT_S):
             try:
-                room.outbox.heartbeat(leased.id, self._owner, LEASE_S)
+                deps.outbox.heartbeat(leased.id, self._owner, LEASE_S)
             except LeaseLost:
                 return

@@ -86,7 +86,7 @@ class CompleteSeries:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MatchRoom:
+class MatchDeps:
     """What matching works with."""
 
     matches: MatchStore
@@ -98,7 +98,7 @@ class MatchRoom:
 
 
 def match_series(
-    room: MatchRoom,
+    deps: MatchDeps,
     series: CompleteSeries,
     taken_series_numbers: frozenset[int],
     now: float,
@@ -106,7 +106,7 @@ def match_series(
     """Judge every rule on single series, and ask for the jobs of those that fire."""
     silent: list[Explanation] = []
     spoke = False
-    for active in room.rules:
+    for active in deps.rules:
         explanation = explain(active.rule, series.header)
         if explanation.truth is not Truth.TRUE:
             silent.append(explanation)
@@ -120,9 +120,9 @@ def match_series(
             active.rule.name, series.study_instance_uid, series.series_instance_uid,
             {role: series}, series.revision, explanation.as_json(),
         )  # fmt: skip
-        park_or_ask(room, active, report, {role: series}, reasons, taken_series_numbers, now)
+        park_or_ask(deps, active, report, {role: series}, reasons, taken_series_numbers, now)
     if not spoke:
-        room.matches.put(_unmatched(series, silent), now)
+        deps.matches.put(_unmatched(series, silent), now)
 
 
 def not_taken(active: ActiveRule, inputs: Mapping[str, CompleteSeries]) -> Iterator[Reason]:
@@ -149,14 +149,14 @@ def _role_not_taken(active: ActiveRule, role: str, series: CompleteSeries) -> It
         phase_hints=series.phase_hints,
     )
     yield from gate.findings
-    if gate.stack is not None and gate.stack.geometry.extent_mm < given.min_extent_mm * _WHOLE:
-        extent_mm = gate.stack.geometry.extent_mm
+    if gate.stack is not None and gate.stack.grid.extent_mm < given.min_extent_mm * _WHOLE:
+        extent_mm = gate.stack.grid.extent_mm
         why = f"{extent_mm:.4g} mm of the body along the stack, {name} needs {given.min_extent_mm:.4g} mm"
         yield Reason(ReasonCode.TOO_LITTLE_BODY, why)
 
 
 def park_or_ask(
-    room: MatchRoom,
+    deps: MatchDeps,
     active: ActiveRule,
     report: MatchReport,
     inputs: Mapping[str, CompleteSeries],
@@ -169,13 +169,13 @@ def park_or_ask(
         uid = next(iter(inputs.values())).series_instance_uid
         sentence = in_one_sentence(reasons) + judge_again(uid)
         parked = replace(report, reasons=tuple(codes_of(reasons)))
-        room.matches.put(with_state(parked, MatchState.PARKED, sentence), now)
-        room.jobs.supersede(
+        deps.matches.put(with_state(parked, MatchState.PARKED, sentence), now)
+        deps.jobs.supersede(
             report.study_instance_uid, report.rule, report.series_key, report.revision, now
         )
         return
     newest = max(inputs.values(), key=lambda series: series.instances[-1].received_at)
-    room.jobs.enqueue(
+    deps.jobs.enqueue(
         JobRequest(
             rule=report.rule,
             study_instance_uid=report.study_instance_uid,
@@ -197,9 +197,9 @@ def park_or_ask(
                 }
                 for role, series in inputs.items()
             },
-            destinations=resolve_destinations(active.send, room.peers, newest.origin),
+            destinations=resolve_destinations(active.send, deps.peers, newest.origin),
             priority=active.priority,
-            config_digest=room.config_digest,
+            config_digest=deps.config_digest,
             taken_series_numbers=taken_series_numbers,
             reasons=(ReasonCode.IMAGES_MISSING.value,)
             if any(series.missing for series in inputs.values())

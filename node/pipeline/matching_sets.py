@@ -17,7 +17,7 @@ from node.jobs.values import MatchReport
 from node.pipeline.matching import (
     ActiveRule,
     CompleteSeries,
-    MatchRoom,
+    MatchDeps,
     not_taken,
     park_or_ask,
     with_state,
@@ -31,7 +31,7 @@ ReadSeries = Callable[[str], CompleteSeries | None]
 
 
 def match_study(
-    room: MatchRoom,
+    deps: MatchDeps,
     study_instance_uid: str,
     rows: Sequence[SeriesRow],
     read: ReadSeries,
@@ -48,17 +48,17 @@ def match_study(
     """
     again_at = [
         wait_until
-        for active in room.rules
+        for active in deps.rules
         if isinstance(active.rule, StudyRule)
         for wait_until in _match_set(
-            room, active, active.rule, study_instance_uid, rows, read, taken_series_numbers, now
+            deps, active, active.rule, study_instance_uid, rows, read, taken_series_numbers, now
         )
     ]
     return min(again_at, default=None)
 
 
 def _match_set(
-    room: MatchRoom,
+    deps: MatchDeps,
     active: ActiveRule,
     rule: StudyRule,
     study_instance_uid: str,
@@ -70,10 +70,10 @@ def _match_set(
     """Judge one rule; yields when a wait for more series ends."""
     candidates = [_candidate(row) for row in rows]
     fitting = [c for c in candidates if explain(rule, c.header).truth is Truth.TRUE]
-    newest = room.matches.newest(rule.name, study_instance_uid)
+    newest = deps.matches.newest(rule.name, study_instance_uid)
     if not fitting:
         if newest is not None:
-            room.jobs.supersede(
+            deps.jobs.supersede(
                 study_instance_uid, rule.name, study_instance_uid, newest.revision + 1, now
             )
         return
@@ -86,20 +86,20 @@ def _match_set(
     report = _report(rule.name, study_instance_uid, roles, rows, newest)
     if not isinstance(choice, Chosen):
         # what an earlier choice led to and has not left yet was too early
-        room.jobs.supersede(study_instance_uid, rule.name, study_instance_uid, report.revision, now)
+        deps.jobs.supersede(study_instance_uid, rule.name, study_instance_uid, report.revision, now)
     match choice:
         case Chosen():
             if newest is None or newest.job_id is None or newest.revision != report.revision:
-                _ask(room, active, report, read, taken_series_numbers, now)
+                _ask(deps, active, report, read, taken_series_numbers, now)
         case Ambiguous():
             freed = f"{choice.sentence}: leave one out with: segnode series discard UID"
-            room.matches.put(with_state(report, MatchState.PARKED, freed), now)
+            deps.matches.put(with_state(report, MatchState.PARKED, freed), now)
         case Waiting():
             mine = (row for row in rows if row.series_instance_uid in roles.values())
-            wait_until = min(row.first_received_at for row in mine) + room.study_wait_s
+            wait_until = min(row.first_received_at for row in mine) + deps.study_wait_s
             waits = now < wait_until
             state = MatchState.RECEIVING if waits else MatchState.HELD
-            room.matches.put(with_state(report, state, f"{choice.sentence}: send it"), now)
+            deps.matches.put(with_state(report, state, f"{choice.sentence}: send it"), now)
             if waits:
                 yield wait_until
 
@@ -129,7 +129,7 @@ def _report(
 
 
 def _ask(
-    room: MatchRoom,
+    deps: MatchDeps,
     active: ActiveRule,
     report: MatchReport,
     read: ReadSeries,
@@ -141,11 +141,11 @@ def _ask(
         series = read(uid)
         if series is None:
             sentence = f"images of {uid} were deleted by retention: segnode series rerun {uid}"
-            room.matches.put(with_state(report, MatchState.PARKED, sentence), now)
+            deps.matches.put(with_state(report, MatchState.PARKED, sentence), now)
             return
         inputs[role] = series
     reasons = list(not_taken(active, inputs))
-    park_or_ask(room, active, report, inputs, reasons, taken_series_numbers, now)
+    park_or_ask(deps, active, report, inputs, reasons, taken_series_numbers, now)
 
 
 def _candidate(row: SeriesRow) -> Candidate:

@@ -20,7 +20,7 @@ from node.domain.frames import frames_of
 from node.domain.header import HeaderMerger
 from node.infer.registry import ModelSpec, load_model
 from node.infer.report import Report
-from node.infer.room import Given, Room
+from node.infer.run_context import RunContext, SeriesInput
 
 # named as text: what it imports is loaded in the child only
 _TENSORRT = "node.infer.bundle.tensorrt"
@@ -53,18 +53,18 @@ def run(request: Mapping[str, Any], report: Report) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="segnode-optimize-") as folder:
         scratch = Path(folder, "scratch")
         scratch.mkdir()
-        room = Room(
+        context = RunContext(
             device=device,
             weights_dir=Path(request["weights_dir"]),
             scratch=scratch,
             memory_gb=model.resources.memory_gb,
         )
         optimize = importlib.import_module(_OPTIMIZE).optimize
-        made = optimize(model, variant, inputs, room, report, exporter)
+        made = optimize(model, variant, inputs, context, report, exporter)
     return {"variant": variant, **asdict(made)}
 
 
-def read_sample(model: ModelSpec, folder: Path) -> dict[str, Given]:
+def read_sample(model: ModelSpec, folder: Path) -> dict[str, SeriesInput]:
     """One series for each role: the folder itself, or for several roles a folder for each in it.
 
     Raises:
@@ -75,7 +75,7 @@ def read_sample(model: ModelSpec, folder: Path) -> dict[str, Given]:
     return {role: _read_series(model, role, folder / role) for role in model.inputs}
 
 
-def _read_series(model: ModelSpec, role: str, folder: Path) -> Given:
+def _read_series(model: ModelSpec, role: str, folder: Path) -> SeriesInput:
     if not folder.is_dir():
         raise JobFailed(f"the sample has no folder {folder.name} for role {role}", permanent=True)
     headers = {path: header for path in sorted(folder.rglob("*")) if (header := _header(path))}
@@ -94,7 +94,7 @@ def _read_series(model: ModelSpec, role: str, folder: Path) -> Given:
     for header in headers.values():
         merger.add(header)
     files = {str(header.SOPInstanceUID): path for path, header in headers.items()}
-    return Given(stack=verdict.stack, files=files, header=merger.header())
+    return SeriesInput(stack=verdict.stack, files=files, header=merger.header())
 
 
 def _header(path: Path) -> Dataset | None:

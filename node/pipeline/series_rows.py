@@ -9,7 +9,7 @@ from typing import Any
 from node.assemble.activity import Association, Ending, peer_key
 from node.assemble.revisions import is_late
 from node.domain.header import Header
-from node.domain.instance import Instance, Origin, Road
+from node.domain.instance import Instance, Origin, Transport
 from node.domain.reasons import ReasonCode
 from node.domain.series import SeriesRow, SeriesState
 from node.pipeline.matching import CompleteSeries
@@ -107,7 +107,7 @@ def complete_series(watch: SeriesWatch, row: SeriesRow) -> CompleteSeries:
 def association_of(row: Mapping[str, Any]) -> Association:
     """A row of an association, with what it carried of one series, as evidence."""
     origin = Origin(
-        road=Road(row["road"]),
+        transport=Transport(row["transport"]),
         association_id=row["id"],
         peer=row["peer"],
         calling_ae_title=row["calling_ae_title"],

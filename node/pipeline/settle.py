@@ -39,7 +39,7 @@ from node.pipeline.series_rows import (
     series_numbers,
     was_held_for_losses,
 )
-from node.pipeline.settle_room import SettleRoom
+from node.pipeline.settle_deps import SettleDeps
 from node.pipeline.watch import SeriesWatch
 from node.route.explain import explain
 from node.route.rules import StudyRule, names_sop_class
@@ -55,17 +55,17 @@ _SETTLED = (SeriesState.COMPLETE, SeriesState.HELD)
 class Settler:
     """Keeps one watch per series that is arriving; what is settled is forgotten until it changes."""
 
-    def __init__(self, room: SettleRoom) -> None:
-        self._room = room
+    def __init__(self, deps: SettleDeps) -> None:
+        self._deps = deps
         self._watched: dict[str, SeriesWatch] = {}
         self._studies: dict[str, float] = {}
         self._broken: dict[str, float] = {}
         self._row = -1
         self._loss_row = 0
 
-    def use(self, room: SettleRoom) -> None:
+    def use(self, deps: SettleDeps) -> None:
         """Go on with another configuration."""
-        self._room = room
+        self._deps = deps
 
     def tick(self, now: float) -> None:
         """One look at everything that is due; a series that fails does not hold up the others."""
@@ -84,13 +84,13 @@ class Settler:
 
     def _take_in(self, now: float) -> None:
         """Watch the series that something arrived for."""
-        index = self._room.index
+        index = self._deps.index
         whole: dict[str, None] = {}  # a set that keeps the order of arrival
         if self._row < 0:
-            self._loss_row = self._room.losses.newest_row()
+            self._loss_row = self._deps.losses.newest_row()
             unsettled, self._row = index.unsettled()
             whole |= dict.fromkeys(unsettled)
-            self._studies = dict.fromkeys(self._room.match.matches.waiting_studies(), -inf)
+            self._studies = dict.fromkeys(self._deps.match.matches.waiting_studies(), -inf)
         arrived: dict[str, list[tuple[int, Instance]]] = {}
         # all of them: a series of which half is known looks complete when its sender is gone
         while rows := index.arrivals_after(self._row):
@@ -110,34 +110,34 @@ class Settler:
 
     def _missing_images(self) -> Iterable[str]:
         """Series that images were lost of just now; those that are watched are looked at again."""
-        self._loss_row, concerned = self._room.losses.after(self._loss_row)
+        self._loss_row, concerned = self._deps.losses.after(self._loss_row)
         for uid in sorted(concerned):
             if uid in self._watched:
                 self._watched[uid].look_again_at = -inf
-            elif uid not in self._broken and self._room.index.series(uid) is not None:
+            elif uid not in self._broken and self._deps.index.series(uid) is not None:
                 yield uid
 
     def _watch_whole(self, series_instance_uid: str, now: float) -> None:
         self._broken.pop(series_instance_uid, None)
         with self._apart(series_instance_uid, now):
-            index = self._room.index
+            index = self._deps.index
             newest_row = index.newest_row(series_instance_uid)
             rows = index.arrivals_of(series_instance_uid)
             if not rows:
                 self._have_it_sent_again(series_instance_uid, now)
                 return
             study = rows[0][1].study_instance_uid
-            watch = SeriesWatch(series_instance_uid, study, self._room.read_header)
+            watch = SeriesWatch(series_instance_uid, study, self._deps.read_header)
             watch.take_rows(rows)
             watch.newest_row = max(watch.newest_row, newest_row)
             self._watched[series_instance_uid] = watch
 
     def _do_what_was_decided(self, now: float) -> None:
         """Turn to the series that a person decided about."""
-        for uid in self._room.index.forced_series():
+        for uid in self._deps.index.forced_series():
             if uid in self._broken:
                 continue
-            was = self._room.index.series(uid)
+            was = self._deps.index.series(uid)
             if was is not None and was.forced == Forced.DISCARD:
                 with self._apart(uid, now):
                     sentence = "discarded by a person"
@@ -152,7 +152,7 @@ class Settler:
         """Have a series looked at as soon as an association that carried it has ended."""
         waiting = [watch for watch in self._watched.values() if watch.senders]
         if waiting:
-            still_open = self._room.index.open_associations()
+            still_open = self._deps.index.open_associations()
             for watch in waiting:
                 if not watch.senders <= still_open:
                     watch.look_again_at = -inf
@@ -160,7 +160,7 @@ class Settler:
     # --- one series ------------------------------------------------------------------------------
 
     def _look(self, watch: SeriesWatch, now: float) -> None:
-        was = self._room.index.series(watch.series_instance_uid)
+        was = self._deps.index.series(watch.series_instance_uid)
         row = described(watch, was, now)
         if not watch.inputs:
             self._keep_aside(watch, row, was, now)
@@ -185,9 +185,9 @@ class Settler:
 
     def _judge(self, watch: SeriesWatch, row: SeriesRow, was: SeriesRow | None, now: float) -> None:
         activity = self._activity(watch, was)
-        if self._room.index.newest_row(watch.series_instance_uid) > watch.newest_row:
+        if self._deps.index.newest_row(watch.series_instance_uid) > watch.newest_row:
             return  # more arrived since the tick began: judged in the next one, with it
-        completion = judge_completion(activity, self._room.policy, now)
+        completion = judge_completion(activity, self._deps.policy, now)
         row = replace(
             row,
             sentence=completion.sentence,
@@ -211,7 +211,7 @@ class Settler:
                 self._write(replace(row, state=SeriesState.RECEIVING), was)
 
     def _activity(self, watch: SeriesWatch, was: SeriesRow | None) -> SeriesActivity:
-        index = self._room.index
+        index = self._deps.index
         found = index.associations_around(watch.series_instance_uid)
         associations = [association_of(row) for row in found]
         watch.senders = frozenset(
@@ -228,35 +228,35 @@ class Settler:
             forced=Forced(was.forced) if was is not None and was.forced else None,
             losses=self._losses(watch),
             accepted_losses=was.missing if was is not None and was.snapshot else 0,
-            listening_since=self._room.losses.listening_since().get(
-                watch.newest.origin.road.value, -inf
+            listening_since=self._deps.losses.listening_since().get(
+                watch.newest.origin.transport.value, -inf
             ),
         )
 
     def _losses(self, watch: SeriesWatch) -> Sequence[Loss]:
         """Images of it that were refused, cut off or came without pixels, and have not come since."""
-        return [*self._room.losses.of_series(watch.series_instance_uid), *watch.without_pixels]
+        return [*self._deps.losses.of_series(watch.series_instance_uid), *watch.without_pixels]
 
     def _minimum_slices(self, header: Header) -> int:
         """The most slices that a model of a rule firing on this header needs."""
         wanted = [
             active.minimum(role).slices
-            for active in self._room.match.rules
+            for active in self._deps.match.rules
             for role in _roles_true(active, header)
         ]
         return max(wanted, default=2)
 
     def _learn(self, watch: SeriesWatch, activity: SeriesActivity, now: float) -> None:
-        if not activity.splits_series and learns_splitting(activity, self._room.policy, now):
+        if not activity.splits_series and learns_splitting(activity, self._deps.policy, now):
             peer = peer_key(watch.newest.origin)
             log.info("peer sends one series over several associations", extra={"peer": peer})
-            self._room.index.learn_splitting(peer, now)
+            self._deps.index.learn_splitting(peer, now)
 
     def _settle(
         self, watch: SeriesWatch, row: SeriesRow, was: SeriesRow | None, now: float
     ) -> None:
         """Complete: take the snapshot, let the rules speak, then say that it is settled."""
-        room, uid, study = self._room, row.series_instance_uid, row.study_instance_uid
+        deps, uid, study = self._deps, row.series_instance_uid, row.study_instance_uid
         gate = watch.gate()
         row = replace(
             row,
@@ -272,9 +272,9 @@ class Settler:
         )
         complete = complete_series(watch, row)
         crash_point("waiting for completion")
-        others = room.index.series_of_study(study)
-        match_series(room.match, complete, series_numbers([row, *others]), now)
-        room.work.supersede(study, uid, row.revision, now)
+        others = deps.index.series_of_study(study)
+        match_series(deps.match, complete, series_numbers([row, *others]), now)
+        deps.work.supersede(study, uid, row.revision, now)
         self._match_study(study, now, settling={uid: (row, complete)})
         crash_point("job queued")
         if self._write(row, was):
@@ -291,7 +291,7 @@ class Settler:
 
     def _withhold(self, was: SeriesRow, now: float) -> None:
         """Images of a settled series turn out to be lost: what has not left does not leave."""
-        self._room.work.supersede(
+        self._deps.work.supersede(
             was.study_instance_uid, was.series_instance_uid, was.revision + 1, now
         )
 
@@ -301,9 +301,9 @@ class Settler:
         """Something new came to a settled series: a person decides, or the next revision opens."""
         study, uid = was.study_instance_uid, was.series_instance_uid
         lateness = judge_late(
-            self._room.policy,
+            self._deps.policy,
             revision=was.revision,
-            progress=Progress[self._room.work.furthest(study, uid)],
+            progress=Progress[self._deps.work.furthest(study, uid)],
             late_instances=late_images(watch, was),
             series_instance_uid=uid,
         )
@@ -314,7 +314,7 @@ class Settler:
             return True
         log.info(lateness.sentence, extra={"series_instance_uid": uid})
         if lateness.old_work is not OldWork.NOTHING:
-            self._room.work.supersede(study, uid, lateness.revision, now)
+            self._deps.work.supersede(study, uid, lateness.revision, now)
         return False
 
     def _stay_settled(self, watch: SeriesWatch, row: SeriesRow, was: SeriesRow) -> None:
@@ -341,13 +341,13 @@ class Settler:
 
     def _have_it_sent_again(self, series_instance_uid: str, now: float) -> None:
         """A person asked for a series of which no file is left."""
-        was = self._room.index.series(series_instance_uid)
+        was = self._deps.index.series(series_instance_uid)
         if was is not None and was.forced:
             self._send_again(replace(was, updated_at=now), was)
 
     def _send_again(self, row: SeriesRow, was: SeriesRow) -> None:
         """Forget what was deleted, so that it is not taken for a duplicate when it is sent again."""
-        self._room.index.forget_deleted(row.series_instance_uid)
+        self._deps.index.forget_deleted(row.series_instance_uid)
         sentence = "its images were deleted by retention: send the series again"
         row = replace(
             row,
@@ -365,7 +365,7 @@ class Settler:
     ) -> None:
         """Nothing here is an input: it never waits, and only a rule that names its class is asked."""
         sentence = "no grayscale images of a patient: nothing for a model"
-        asking = [active for active in self._room.match.rules if _names(active, watch)]
+        asking = [active for active in self._deps.match.rules if _names(active, watch)]
         reports = [
             (active.rule.name, MatchState.PARKED, f"{active.model.name} takes images; {sentence}")
             for active in asking
@@ -380,14 +380,14 @@ class Settler:
                 state=state,
                 sentence=why,
             )
-            self._room.match.matches.put(report, now)
+            self._deps.match.matches.put(report, now)
         row = replace(row, state=SeriesState.COMPLETE, sentence=sentence, revision=1, forced="")
         self._write(row, was)
 
     def _discard(self, row: SeriesRow, was: SeriesRow | None, now: float) -> None:
         """Leave a series alone, and end what was made of it and has not left."""
         uid, study = row.series_instance_uid, row.study_instance_uid
-        self._room.work.supersede(study, uid, row.revision + 1, now)
+        self._deps.work.supersede(study, uid, row.revision + 1, now)
         row = replace(row, state=SeriesState.DISCARDED, forced="", updated_at=now)
         self._match_study(study, now, settling={uid: (row, None)})
         if self._write(row, was):
@@ -397,7 +397,7 @@ class Settler:
         """Write the row unless nothing changed; only what is arriving is watched further."""
         uid = row.series_instance_uid
         is_same = was is not None and replace(row, updated_at=was.updated_at) == was
-        if not is_same and not self._room.index.put_series(row, was=was):
+        if not is_same and not self._deps.index.put_series(row, was=was):
             if uid in self._watched:
                 self._watched[uid].look_again_at = -inf
             return False
@@ -430,11 +430,11 @@ class Settler:
         Args:
             settling: Series whose row is about to be written.
         """
-        if not any(isinstance(active.rule, StudyRule) for active in self._room.match.rules):
+        if not any(isinstance(active.rule, StudyRule) for active in self._deps.match.rules):
             return None
         rows = {
             row.series_instance_uid: row
-            for row in self._room.index.series_of_study(study_instance_uid)
+            for row in self._deps.index.series_of_study(study_instance_uid)
         }
         rows.update({uid: row for uid, (row, _) in settling.items()})
 
@@ -444,7 +444,7 @@ class Settler:
             return self._read_settled(rows[series_instance_uid])
 
         return match_study(
-            self._room.match,
+            self._deps.match,
             study_instance_uid,
             [row for row in rows.values() if row.state is SeriesState.COMPLETE and row.snapshot],
             read,
@@ -454,8 +454,8 @@ class Settler:
 
     def _read_settled(self, row: SeriesRow) -> CompleteSeries | None:
         """A settled series as its snapshot says; None where files of it are gone."""
-        rows = self._room.index.arrivals_of(row.series_instance_uid)
-        watch = SeriesWatch(row.series_instance_uid, row.study_instance_uid, self._room.read_header)
+        rows = self._deps.index.arrivals_of(row.series_instance_uid)
+        watch = SeriesWatch(row.series_instance_uid, row.study_instance_uid, self._deps.read_header)
         watch.take_rows(one for one in rows if one[1].sop_instance_uid in row.snapshot)
         return complete_series(watch, row) if len(watch.inputs) == len(row.snapshot) else None
 
@@ -476,7 +476,7 @@ class Settler:
 
     def _hold_broken(self, series_instance_uid: str, error: str, now: float) -> None:
         """Show a series that cannot be judged to whoever lists what is held."""
-        index = self._room.index
+        index = self._deps.index
         free = f"to leave it alone: segnode series discard {series_instance_uid}"
         sentence = f"{error} when it was judged, tried again every {BROKEN_S:.0f} s; {free}"
         was = index.series(series_instance_uid)

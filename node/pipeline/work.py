@@ -29,12 +29,12 @@ from node.jobs.store import accept_hint
 from node.jobs.values import LABELS, LeasedJob, ResultFile
 from node.pipeline.crash_points import crash_point
 from node.pipeline.job_order import InputFiles, JobOrder
-from node.pipeline.supervise import Signals
+from node.pipeline.signals import Signals
 
 log = logging.getLogger(__name__)
 
-TARGET = "node.pipeline.run_job:run"
-WARM_TARGET = "node.pipeline.run_job:warm"
+TARGET = "node.pipeline.execute_job:run"
+WARM_TARGET = "node.pipeline.execute_job:warm"
 WARM_DEADLINE_S = 120.0
 FORM = "seg_binary"
 LEASE_S = 30.0
@@ -47,7 +47,7 @@ FilesOf = Callable[[str, Mapping[str, int]], Mapping[str, Path]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WorkRoom:
+class WorkDeps:
     """What the loop works with; made anew when the configuration is reloaded.
 
     Args:
@@ -66,7 +66,7 @@ class WorkRoom:
     is_work_coming: Callable[[], bool]
     results_folder: Path
     weights_dir: Path
-    accept_licenses: frozenset[str]
+    accept_licences: frozenset[str]
     devices: tuple[str, ...] = ("cpu",)
     holds_implausible: bool = True
 
@@ -79,20 +79,20 @@ class Worker:
             started again goes on with what its predecessor held.
     """
 
-    def __init__(self, room: WorkRoom, *, owner: str, device: str, idle_unload_s: float) -> None:
-        self._room = room
+    def __init__(self, deps: WorkDeps, *, owner: str, device: str, idle_unload_s: float) -> None:
+        self._deps = deps
         self._owner = owner
         self._device = device
         self._runner = Runner(device=device, idle_unload_s=idle_unload_s)
         self._may_warm = True
 
-    def use(self, room: WorkRoom) -> None:
+    def use(self, deps: WorkDeps) -> None:
         """Go on with another configuration from the next job."""
-        self._room = room
+        self._deps = deps
 
     def run(self, signals: Signals, reload: Callable[[], None]) -> None:
         """Work until ``signals.stop``; the job in hand goes back then and keeps its attempts."""
-        self._room.leases.take_back(self._owner)
+        self._deps.leases.take_back(self._owner)
         with self._runner:
             while not signals.stop.is_set():
                 if signals.reload.is_set():
@@ -101,7 +101,7 @@ class Worker:
                 if self._runner.is_busy:  # warming up
                     events = self._runner.poll(LOOK_EVERY_S)
                     self._may_warm = any(isinstance(event, Finished) for event in events)
-                elif not (self._room.leases.is_any_ready() and self.do_next(signals)):
+                elif not (self._deps.leases.is_any_ready() and self.do_next(signals)):
                     self._runner.poll()
                     self._warm_in_time()
                     signals.stop.wait(LOOK_EVERY_S)
@@ -111,21 +111,21 @@ class Worker:
 
         Where that failed a job must tell why, before it is tried again.
         """
-        if self._runner.process_id is None and self._may_warm and self._room.is_work_coming():
+        if self._runner.process_id is None and self._may_warm and self._deps.is_work_coming():
             self._may_warm = False
             request = {
                 "models": [
-                    {"folder": str(self._room.models[name].folder), "parameters": dict(parameters)}
-                    for name, parameters in self._room.in_rules.items()
+                    {"folder": str(self._deps.models[name].folder), "parameters": dict(parameters)}
+                    for name, parameters in self._deps.in_rules.items()
                 ],
-                "weights_dir": str(self._room.weights_dir),
+                "weights_dir": str(self._deps.weights_dir),
                 "device": self._device,
             }
             self._runner.start(WARM_TARGET, request, deadline_s=WARM_DEADLINE_S)
 
     def do_next(self, signals: Signals) -> bool:
         """Do the next job that is ready, to its end; False where there is none."""
-        job = self._room.leases.lease(self._owner, LEASE_S, without=self._for_a_gpu())
+        job = self._deps.leases.lease(self._owner, LEASE_S, without=self._for_a_gpu())
         if job is None:
             return False
         self._do(job, signals)
@@ -133,9 +133,9 @@ class Worker:
 
     def _for_a_gpu(self) -> frozenset[str]:
         """Models made for a GPU, where this worker has none and another has one."""
-        if self._device != "cpu" or not any(d.startswith("cuda") for d in self._room.devices):
+        if self._device != "cpu" or not any(d.startswith("cuda") for d in self._deps.devices):
             return frozenset()
-        models = self._room.models.values()
+        models = self._deps.models.values()
         return frozenset(model.name for model in models if model.resources.device == "cuda")
 
     def close(self) -> None:
@@ -160,14 +160,14 @@ class Worker:
                 self._runner.kill()
 
     def _attempt(self, job: LeasedJob, signals: Signals) -> None:
-        model = self._room.models.get(job.model)
+        model = self._deps.models.get(job.model)
         if model is None:
             raise NodeError(f"no model {job.model} in this configuration")
-        locked = locked_licences(model, self._room.accept_licenses)
+        locked = locked_licences(model, self._deps.accept_licences)
         if locked:
             raise NodeError(
                 f"the weights of {model.name} forbid commercial use: read {', '.join(locked)}"
-                " and name it in accept_licenses"
+                " and name it in accept_licences"
             )
         self._runner.start(
             TARGET,
@@ -181,14 +181,14 @@ class Worker:
         while True:
             if signals.stop.is_set():
                 self._runner.kill()
-                self._room.leases.release(job.id, self._owner)
+                self._deps.leases.release(job.id, self._owner)
                 return
             for event in self._runner.poll(LOOK_EVERY_S):
                 match event:
                     case StageStarted():
                         pass
                     case StageFinished(name=name, seconds=seconds):
-                        self._room.leases.stage(job.id, self._owner, name, seconds)
+                        self._deps.leases.stage(job.id, self._owner, name, seconds)
                     case Noted(sentence=sentence):
                         notes.append(sentence)
                     case Finished(result=result):
@@ -198,7 +198,7 @@ class Worker:
                         self._failed(job, event)
                         return
             if time.monotonic() >= beat_at:
-                self._room.leases.heartbeat(job.id, self._owner, LEASE_S)
+                self._deps.leases.heartbeat(job.id, self._owner, LEASE_S)
                 beat_at = time.monotonic() + HEARTBEAT_S
 
     def _failed(self, job: LeasedJob, event: Failed) -> None:
@@ -206,7 +206,7 @@ class Worker:
             log.error("traceback of the job", extra={"job": job.id, "at": event.detail})
         if event.waits:
             log.warning("job waits", extra={"job": job.id, "sentence": event.sentence})
-            self._room.leases.release(
+            self._deps.leases.release(
                 job.id, self._owner, sentence=event.sentence, wait_s=SHORTAGE_WAIT_S
             )
         else:
@@ -217,7 +217,7 @@ class Worker:
             InputFiles(
                 role=role,
                 series_instance_uid=str(given["series_instance_uid"]),
-                files=self._room.files_of(str(given["series_instance_uid"]), given["instances"]),
+                files=self._deps.files_of(str(given["series_instance_uid"]), given["instances"]),
             )
             for role, given in job.inputs.items()
         )
@@ -227,8 +227,8 @@ class Worker:
             model_digest=job.model_digest,
             parameters=job.parameters,
             inputs=inputs,
-            folder=self._room.results_folder / str(job.id),
-            weights_dir=self._room.weights_dir,
+            folder=self._deps.results_folder / str(job.id),
+            weights_dir=self._deps.weights_dir,
             form=FORM,
             provenance=_provenance(job, model),
         )
@@ -246,12 +246,12 @@ class Worker:
             summary={"volumes_ml": result["volumes_ml"]},
             **_file(job, result["labels"]),
         )
-        self._room.results.put_labels(job.id, self._owner, labels)
+        self._deps.results.put_labels(job.id, self._owner, labels)
         crash_point("between encode and outbox")
         made = result["object"]
         if made is None:
             sentence = "; ".join(dict.fromkeys(["nothing found", *notes]))
-            self._room.leases.finish(job.id, self._owner, sentence)
+            self._deps.leases.finish(job.id, self._owner, sentence)
         else:
             seg = ResultFile(
                 form=FORM,
@@ -267,8 +267,8 @@ class Worker:
                 **_file(job, made),
             )
             reasons = [Reason(ReasonCode(code), told) for code, told in result["implausible"]]
-            is_kept_back = bool(reasons) and self._room.holds_implausible
-            self._room.results.put_object(
+            is_kept_back = bool(reasons) and self._deps.holds_implausible
+            self._deps.results.put_object(
                 job.id,
                 self._owner,
                 seg,
@@ -284,7 +284,7 @@ class Worker:
 
     def _end(self, job: LeasedJob, sentence: str, *, permanent: bool) -> None:
         try:
-            state = self._room.leases.fail(job.id, self._owner, sentence, permanent=permanent)
+            state = self._deps.leases.fail(job.id, self._owner, sentence, permanent=permanent)
         except LeaseLost:
             log.warning("job cancelled or in other hands", extra={"job": job.id})
         except OperationalError:

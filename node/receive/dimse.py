@@ -26,7 +26,7 @@ from dataclasses import dataclass, field, replace
 from threading import Event, Lock, Thread
 
 from node.domain.errors import ConfigInvalid, TryLater
-from node.domain.instance import Origin, Road
+from node.domain.instance import Origin, Transport
 from node.domain.peers import Peer, is_ae_title, is_loopback, match_peer
 from node.domain.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.receive.associations import HEARTBEAT_S, AssociationLog, End
@@ -281,7 +281,7 @@ class _Admission:
         if refusal is not None:
             return self._refuse(request, refusal)
         origin = Origin(
-            road=Road.DIMSE,
+            transport=Transport.DIMSE,
             association_id="",
             peer=peer.name if peer else "",
             calling_ae_title=request.calling_ae_title,

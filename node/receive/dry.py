@@ -17,7 +17,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from node.domain.errors import InstanceRejected
-from node.domain.instance import InstanceState, Origin, Road
+from node.domain.instance import InstanceState, Origin, Transport
 from node.domain.loss import Loss
 from node.domain.received import Received
 from node.receive.folder import is_meant_as_dicom, printable
@@ -27,7 +27,7 @@ from node.receive.walk import Buffer
 _PIECE_BYTES = 1 << 20
 _UID_BYTES = 64
 _PREFIX_END = 132
-_ORIGIN = Origin(road=Road.FOLDER, association_id="")
+_ORIGIN = Origin(transport=Transport.FOLDER, association_id="")
 # preamble, group length and Transfer Syntax UID (PS3.10 7.1), before it is known which one
 _HEAD_BYTES = 128 + 4 + 12 + 8 + _UID_BYTES
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from node.domain.errors import InstanceRejected
-from node.domain.instance import Origin, Road
+from node.domain.instance import Origin, Transport
 from node.receive.associations import AssociationLog
 from node.receive.carried import Carried
 
@@ -162,7 +162,7 @@ class FolderWatch:
 
     def _take_all(self, settled: list[Path], traces: Mapping[Path, _Trace]) -> ScanReport:
         origin = Origin(
-            road=Road.FOLDER,
+            transport=Transport.FOLDER,
             association_id="",
             peer=self.settings.peer,
             address=str(self.settings.folder)[-64:],

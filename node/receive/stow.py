@@ -27,7 +27,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from node.domain.instance import Origin, Road
+from node.domain.instance import Origin, Transport
 from node.domain.uids import is_uid
 from node.receive.body_pipe import BodyPipe
 from node.receive.media import MediaType, MediaTypeMalformed, best_of, boundary_of, parse_media_type
@@ -177,7 +177,7 @@ class StowService:
         user = str(request.scope.get("segnode.user", ""))
         address = request.client.host if request.client else ""
         return Origin(
-            road=Road.STOW,
+            transport=Transport.STOW,
             association_id="",
             peer=self._peer_of(user, address),
             address=address,

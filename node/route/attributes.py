@@ -106,7 +106,7 @@ DERIVED: Mapping[str, Attribute] = dict(
             BODY_REGIONS,
             is_single=False,
         ),
-        _derived("road", Kind.TEXT, "how it came in", ("dimse", "stow", "folder")),
+        _derived("transport", Kind.TEXT, "how it came in", ("dimse", "stow", "folder")),
         _derived("peer", Kind.TEXT, "name of the configured peer that sent it"),
         _derived("calling_ae_title", Kind.EXACT, "how the sender called itself"),
         _derived("called_ae_title", Kind.EXACT, "how the sender called this node"),

@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from node.database.engine import epoch_s, reading, writing
 from node.domain.errors import NodeError
-from node.domain.instance import Instance, Origin, Road
+from node.domain.instance import Instance, Origin, Transport
 from node.domain.series import SeriesRow, SeriesState
 from node.spool.tables import association, instance, peer_habit, series
 
@@ -269,7 +269,7 @@ def instance_of(row: Row[Any]) -> Instance:
 def origin_of(row: Row[Any], association_id: str) -> Origin:
     """Who sent what a row of ``instance`` or ``association`` stands for."""
     return Origin(
-        road=Road(row.road),
+        transport=Transport(row.transport),
         association_id=association_id,
         peer=row.peer,
         calling_ae_title=row.calling_ae_title,
@@ -286,13 +286,13 @@ def _others_since(connection: Connection, carriers: Sequence[Row[Any]]) -> Seque
     same_caller = or_(
         *(
             and_(
-                association.c.road == row.road,
+                association.c.transport == row.transport,
                 association.c.calling_ae_title == row.calling_ae_title,
                 association.c.address == row.address,
                 association.c.http_user == row.http_user,
             )
             for row in {
-                (r.road, r.calling_ae_title, r.address, r.http_user): r for r in carriers
+                (r.transport, r.calling_ae_title, r.address, r.http_user): r for r in carriers
             }.values()
         )
     )

@@ -52,7 +52,7 @@ class SpoolCatalog:
         if whole is None:
             return None
         columns = ("sop_instance_uid", "version", "sop_class_uid", "transfer_syntax_uid")
-        facts = (*columns, "size_bytes", "received_at", "road", "peer", "file_deleted_at")
+        facts = (*columns, "size_bytes", "received_at", "transport", "peer", "file_deleted_at")
         query = (
             select(*(instance.c[name] for name in facts))
             .where(instance.c.series_instance_uid == series_instance_uid)

@@ -25,12 +25,13 @@ from node.domain.notes import Note
 from node.domain.received import Received
 from node.domain.uids import file_stem, is_uid
 from node.spool.digest_process import DigestProcess
-from node.spool.head import Head, encode_head, read_head
+from node.spool.duplicates import Duplicate, Known, Verdict, judge_duplicate
+from node.spool.folders import SpoolFolders
 from node.spool.index import Index
 from node.spool.markers import SeriesMarkers
 from node.spool.parts import SpoolPart, no_room
 from node.spool.quarantine import QuarantineFolder
-from node.spool.sameness import Known, Sameness, Verdict, judge_sameness
+from node.spool.record import InstanceRecord, encode_record, read_record
 from node.spool.space import SpaceGuard, Watermark
 from node.spool.tombstones import Tombstones
 
@@ -43,11 +44,11 @@ OVERRULABLE = frozenset((SAME_UID_OTHER_PIXELS, PATIENT_MIX_UP))
 _MAX_NOTED = 10_000  # series times notes remembered by one process
 
 _EVENTS = {
-    Sameness.AMENDED: (
+    Duplicate.AMENDED: (
         "amended",
         "An instance came again with the same pixels and another header; the newest header counts.",
     ),
-    Sameness.CONFLICT: (
+    Duplicate.CONFLICT: (
         "conflict",
         "An instance came again with other pixels or another place under the same UID.",
     ),
@@ -59,11 +60,11 @@ class SpoolSettings:
     """Where the spool lies and what it may hold.
 
     Args:
-        folder: ``<data_dir>/spool``; made when absent.
+        folders: Made when absent.
         duplicates: What wins when a known SOP Instance UID comes with other pixels.
     """
 
-    folder: Path
+    folders: SpoolFolders
     watermark: Watermark = field(default_factory=Watermark)
     quarantine_max_gb: float = 5.0
     duplicates: Literal["keep_first", "replace"] = "keep_first"
@@ -75,16 +76,16 @@ class Spool:
     def __init__(self, settings: SpoolSettings, index: Index) -> None:
         self._settings = settings
         self._index = index
-        self.incoming = settings.folder / "incoming"
-        self.instances = settings.folder / "instances"
-        for folder in (self.incoming, self.instances, settings.folder / "series"):
+        self.incoming = settings.folders.incoming
+        self.instances = settings.folders.instances
+        for folder in (self.incoming, self.instances, settings.folders.series):
             folder.mkdir(parents=True, exist_ok=True)
         self._shards = _open_shards(self.instances)
-        self.markers = SeriesMarkers(settings.folder / "series")
+        self.markers = SeriesMarkers(settings.folders.series)
         self.quarantine = QuarantineFolder(
-            settings.folder / "quarantine", index, max_gb=settings.quarantine_max_gb
+            settings.folders.quarantine, index, max_gb=settings.quarantine_max_gb
         )
-        self._space = SpaceGuard(settings.folder, settings.watermark)
+        self._space = SpaceGuard(settings.folders.root, settings.watermark)
         self._digests = DigestProcess()
         self._tombstones = Tombstones(index.engine)
         self._noted: set[tuple[str, Note]] = set()
@@ -212,9 +213,9 @@ class Spool:
             head = _head(received, origin, self._index.now(), version=version)
             verdict = Verdict.stored(received)
             if known:
-                os.pwrite(part.descriptor, encode_head(head), 0)
-                verdict = judge_sameness(part.path, received, known, self._digests)
-            if verdict.sameness is Sameness.DUPLICATE:
+                os.pwrite(part.descriptor, encode_record(head), 0)
+                verdict = judge_duplicate(part.path, received, known, self._digests)
+            if verdict.duplicate is Duplicate.DUPLICATE:
                 # the first copy may still be on its way to the disk
                 os.fsync(shard)
                 return InstanceState.DUPLICATE
@@ -222,7 +223,7 @@ class Spool:
             head = replace(head, pixel_identity=verdict.pixel_identity)
             if self._place(part, head, name, shard):
                 self._index.record_instance(head.instance(name))
-                is_amended = verdict.sameness is Sameness.AMENDED
+                is_amended = verdict.duplicate is Duplicate.AMENDED
                 return InstanceState.AMENDED if is_amended else InstanceState.STORED
 
     def _versions(self, stem: str, deleted: dict[int, str]) -> tuple[list[Known], int, str]:
@@ -235,12 +236,12 @@ class Spool:
                 continue
             if not path.exists():
                 break
-            known.append(Known(path, read_head(path)))
+            known.append(Known(path, read_record(path)))
         return known, version, name
 
-    def _place(self, part: SpoolPart, head: Head, name: str, shard: int) -> bool:
+    def _place(self, part: SpoolPart, head: InstanceRecord, name: str, shard: int) -> bool:
         """Make the part durable under its name; False when another process took the name."""
-        os.pwrite(part.descriptor, encode_head(head), 0)
+        os.pwrite(part.descriptor, encode_record(head), 0)
         os.fdatasync(part.descriptor)
         try:
             os.link(part.path, self.instances / name)
@@ -251,9 +252,9 @@ class Spool:
 
     def _report(self, verdict: Verdict, received: Received, is_overruled: bool) -> None:
         """Write the event of an amended or conflicting copy; refuse the latter unless told."""
-        if verdict.sameness is Sameness.NEW:
+        if verdict.duplicate is Duplicate.NEW:
             return
-        kind, sentence = _EVENTS[verdict.sameness]
+        kind, sentence = _EVENTS[verdict.duplicate]
         self._index.record_event(
             kind,
             sentence,
@@ -261,7 +262,7 @@ class Spool:
             sop_instance_uid=received.sop_instance_uid,
         )
         is_replaced = is_overruled or self._settings.duplicates == "replace"
-        if verdict.sameness is Sameness.CONFLICT and not is_replaced:
+        if verdict.duplicate is Duplicate.CONFLICT and not is_replaced:
             raise InstanceRejected(
                 "another instance is kept under this SOP Instance UID",
                 dimse_status=SAME_UID_OTHER_PIXELS,
@@ -289,7 +290,7 @@ def _head(
     *,
     version: int,
     rejection: InstanceRejected | None = None,
-) -> Head:
+) -> InstanceRecord:
     """The head of a file; of a refused one only what is well formed goes into it."""
     uids = {
         name: uid if is_uid(uid := getattr(received, name)) else ""
@@ -301,7 +302,7 @@ def _head(
             "series_instance_uid",
         )
     }
-    return Head(
+    return InstanceRecord(
         **uids,
         origin=origin,
         received_at=now,

@@ -22,7 +22,7 @@ from sqlalchemy.exc import DBAPIError
 
 from node.database.engine import epoch_s, writing
 from node.domain.errors import TryLater
-from node.domain.instance import Instance, Origin, Road
+from node.domain.instance import Instance, Origin, Transport
 from node.domain.loss import Loss
 from node.spool import tables
 from node.spool.losses import (
@@ -119,13 +119,15 @@ class Index:
             )
         )
 
-    def listening(self, road: Road) -> None:
+    def listening(self, transport: Transport) -> None:
         """Somebody listens on a road from now on: before, silence told nothing.
 
         Raises:
             TryLater: It cannot be written down now.
         """
-        self._now_or_later(lambda connection: note_listener(connection, road.value, self.now()))
+        self._now_or_later(
+            lambda connection: note_listener(connection, transport.value, self.now())
+        )
 
     def record_event(
         self, kind: str, sentence: str, *, series_instance_uid: str = "", sop_instance_uid: str = ""
@@ -308,7 +310,7 @@ def instance_values(instance: Instance) -> dict[str, object]:
 def _origin_values(origin: Origin) -> dict[str, object]:
     return {
         "association_id": origin.association_id,
-        "road": origin.road.value,
+        "transport": origin.transport.value,
         "peer": origin.peer[:64],
         "calling_ae_title": origin.calling_ae_title[:16],
         "called_ae_title": origin.called_ae_title[:16],

@@ -29,7 +29,7 @@ from node.domain.loss import Loss
 from node.spool.tables import association, instance, listener, loss
 
 _BATCH = 500
-_CALLER = ("road", "calling_ae_title", "address", "http_user")
+_CALLER = ("transport", "calling_ae_title", "address", "http_user")
 
 
 def write_losses(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -234,15 +234,15 @@ class Losses:
     def listening_since(self) -> Mapping[str, float]:
         """Road -> since when somebody listens on it."""
         with reading(self._engine) as connection:
-            rows = connection.execute(select(listener.c.road, listener.c.since))
-            return {row.road: row.since for row in rows}
+            rows = connection.execute(select(listener.c.transport, listener.c.since))
+            return {row.transport: row.since for row in rows}
 
 
-def note_listener(connection: Connection, road: str, since: float) -> None:
+def note_listener(connection: Connection, transport: str, since: float) -> None:
     """Somebody listens on a road from now on."""
-    changed = update(listener).where(listener.c.road == road).values(since=since)
+    changed = update(listener).where(listener.c.transport == transport).values(since=since)
     if connection.execute(changed).rowcount == 0:
-        connection.execute(listener.insert().values(road=road, since=since))
+        connection.execute(listener.insert().values(transport=transport, since=since))
 
 
 def _loss_of(row: Row[Any]) -> Loss:

@@ -18,7 +18,7 @@ from typing import BinaryIO, Protocol
 from node.domain.errors import InstanceRejected
 from node.domain.instance import InstanceState, Origin
 from node.domain.received import Received
-from node.spool.head import HEAD_BYTES
+from node.spool.record import HEAD_BYTES
 
 OUT_OF_RESOURCES = 0xA700
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from threading import Lock
 from uuid import uuid4
 
-from node.spool.head import HEAD_BYTES, Head, encode_head
 from node.spool.index import Index
 from node.spool.parts import SpoolPart
+from node.spool.record import HEAD_BYTES, InstanceRecord, encode_record
 
 _GIGABYTE = 1_000_000_000
 # a file takes whole blocks; many small ones fill a disk too
@@ -31,7 +31,7 @@ class QuarantineFolder:
         self._held_bytes = 0
         self._counted_at = self._said_full_at = float("-inf")
 
-    def take(self, part: SpoolPart, head: Head) -> None:
+    def take(self, part: SpoolPart, head: InstanceRecord) -> None:
         """Move a part here, with its row; when there is no room an event says so instead."""
         name = f"{uuid4().hex}.dcm"
         with self._lock:
@@ -42,7 +42,7 @@ class QuarantineFolder:
                 return
             self._held_bytes += size_bytes
         try:
-            os.pwrite(part.descriptor, encode_head(head), 0)
+            os.pwrite(part.descriptor, encode_record(head), 0)
             part.path.rename(self.folder / name)
         except OSError:
             self._say_full(head)
@@ -58,7 +58,7 @@ class QuarantineFolder:
         with os.scandir(self.folder) as entries:
             self._held_bytes = sum(_blocks(entry.stat().st_size) for entry in entries)
 
-    def _say_full(self, head: Head) -> None:
+    def _say_full(self, head: InstanceRecord) -> None:
         now = time.monotonic()
         if now - self._said_full_at < _SAY_FULL_EVERY_S:
             return
@@ -74,7 +74,7 @@ def _blocks(size_bytes: int) -> int:
     return -(-size_bytes // _BLOCK_BYTES) * _BLOCK_BYTES
 
 
-def quarantine_values(head: Head, file_name: str) -> dict[str, object]:
+def quarantine_values(head: InstanceRecord, file_name: str) -> dict[str, object]:
     """The columns of a quarantine row."""
     return {
         "file_name": file_name,
@@ -85,7 +85,7 @@ def quarantine_values(head: Head, file_name: str) -> dict[str, object]:
         "reason": head.reason,
         "source": head.source[-512:],
         "received_at": head.received_at,
-        "road": head.origin.road.value,
+        "transport": head.origin.transport.value,
         "peer": head.origin.peer[:64],
         "calling_ae_title": head.origin.calling_ae_title[:16],
         "address": head.origin.address[:64],

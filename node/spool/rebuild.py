@@ -12,12 +12,13 @@ from sqlalchemy import Engine, Table, insert, select
 from node.database.engine import reading, writing
 from node.domain.instance import Instance
 from node.domain.loss import Loss
-from node.spool.head import Head, read_head
+from node.spool.folders import SpoolFolders
 from node.spool.index import instance_values, write_instances
 from node.spool.losses import loss_values, write_losses
 from node.spool.markers import SeriesMarkers
 from node.spool.parts import remove_stale_parts
 from node.spool.quarantine import quarantine_values
+from node.spool.record import InstanceRecord, read_record
 from node.spool.tables import instance, quarantine
 
 _BATCH = 200
@@ -32,16 +33,13 @@ class Rebuilt:
     stale_parts: int
 
 
-def rebuild_index(engine: Engine, folder: Path) -> Rebuilt:
+def rebuild_index(engine: Engine, folders: SpoolFolders) -> Rebuilt:
     """Write the rows of files that have none, and remove the parts of dead processes.
 
     Run before instances are taken; harmless while other processes take some.
-
-    Args:
-        folder: ``<data_dir>/spool``.
     """
-    instances = folder / "instances"
-    markers = SeriesMarkers(folder / "series")
+    instances = folders.instances
+    markers = SeriesMarkers(folders.series)
     found = 0
     for shard in sorted(instances.glob("[0-9a-f][0-9a-f]")):
         names = {f"{shard.name}/{path.name}" for path in shard.glob("*.dcm")}
@@ -51,8 +49,8 @@ def rebuild_index(engine: Engine, folder: Path) -> Rebuilt:
             _index_instances(engine, instances, missing[start : start + _BATCH], markers)
     return Rebuilt(
         instances=found,
-        quarantined=_index_quarantine(engine, folder / "quarantine"),
-        stale_parts=remove_stale_parts(folder / "incoming"),
+        quarantined=_index_quarantine(engine, folders.quarantine),
+        stale_parts=remove_stale_parts(folders.incoming),
     )
 
 
@@ -95,7 +93,7 @@ def _index_quarantine(engine: Engine, folder: Path) -> int:
     return len(heads)
 
 
-def _loss_values(head: Head, file_name: str) -> Mapping[str, object]:
+def _loss_values(head: InstanceRecord, file_name: str) -> Mapping[str, object]:
     loss = Loss(
         series_instance_uid=head.series_instance_uid,
         image=head.sop_instance_uid or head.source or file_name,
@@ -107,8 +105,8 @@ def _loss_values(head: Head, file_name: str) -> Mapping[str, object]:
     return loss_values(loss, head.received_at)
 
 
-def _heads(folder: Path, names: list[str]) -> Iterator[tuple[str, Head]]:
+def _heads(folder: Path, names: list[str]) -> Iterator[tuple[str, InstanceRecord]]:
     for name in names:
         # another process may have deleted it; a file without our head was never acknowledged
         with suppress(FileNotFoundError, ValueError):
-            yield name, read_head(folder / name)
+            yield name, read_record(folder / name)

@@ -39,7 +39,7 @@ instance = Table(
     Column("is_input", Boolean, nullable=False),
     Column("received_at", Float, nullable=False),
     Column("association_id", String(32), nullable=False),
-    Column("road", String(8), nullable=False),
+    Column("transport", String(8), nullable=False),
     Column("peer", String(64), nullable=False, default=""),
     Column("calling_ae_title", String(16), nullable=False, default=""),
     Column("called_ae_title", String(16), nullable=False, default=""),
@@ -56,7 +56,7 @@ association = Table(
     "association",
     metadata,
     Column("id", String(32), primary_key=True),
-    Column("road", String(8), nullable=False),
+    Column("transport", String(8), nullable=False),
     Column("peer", String(64), nullable=False, default=""),
     Column("calling_ae_title", String(16), nullable=False, default=""),
     Column("called_ae_title", String(16), nullable=False, default=""),
@@ -115,7 +115,7 @@ quarantine = Table(
     Column("dimse_status", Integer, nullable=False),
     Column("reason", Text, nullable=False),
     Column("received_at", Float, nullable=False),
-    Column("road", String(8), nullable=False),
+    Column("transport", String(8), nullable=False),
     Column("peer", String(64), nullable=False, default=""),
     Column("calling_ae_title", String(16), nullable=False, default=""),
     Column("address", String(64), nullable=False, default=""),
@@ -149,7 +149,7 @@ loss = Table(
 listener = Table(
     "listener",
     metadata,
-    Column("road", String(8), primary_key=True),
+    Column("transport", String(8), primary_key=True),
     Column("since", Float, nullable=False),
 )
 

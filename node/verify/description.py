@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
-from node.domain.geometry import Stack
+from node.domain.grid import Stack
 from node.domain.job import ResultIdentity
 from node.domain.result import Provenance
 from node.domain.segment import Code, Segment
@@ -142,12 +142,12 @@ def geometry_faults(file: SegFile, stack: Stack) -> Iterator[str]:
     frame_of_reference = str(header.get("FrameOfReferenceUID", "") or "")
     if not frame_of_reference:
         yield "FrameOfReferenceUID is absent"
-    elif frame_of_reference != stack.geometry.frame_of_reference_uid:
+    elif frame_of_reference != stack.grid.frame_of_reference_uid:
         yield "FrameOfReferenceUID is not the source's"
     shared = (header.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
     measures = (shared.get("PixelMeasuresSequence") or [Dataset()])[0]
     between = measures.get("SpacingBetweenSlices")
-    spacing_mm = stack.geometry.spacing_mm[0]
+    spacing_mm = stack.grid.spacing_mm[0]
     if between is None or abs(float(between) - spacing_mm) > 1e-3 * spacing_mm:
         yield f"SpacingBetweenSlices is not {spacing_mm:g} mm"
     thickness = measures.get("SliceThickness")

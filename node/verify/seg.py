@@ -114,7 +114,7 @@ class _FrameCheck:
             for frame in frames_of(instance)
         }
         self._classes = {str(i.SOPInstanceUID): str(i.SOPClassUID) for i in source}
-        self._to_index = np.linalg.inv(volume.stack.geometry.affine_lps)
+        self._to_index = np.linalg.inv(volume.stack.grid.affine_lps)
         values = [_label_values(plane, volume.overlapping) for plane in volume.labels]
         found = {value for present in values for value in present}
         self.described = [s for s in segments if s.label_value in found]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import threading
 
 from node.config import AuthConfig, NodeConfig
-from node.domain.instance import Road
+from node.domain.instance import Transport
 from node.domain.peers import match_http_user
 from node.jobs.catalog import JobCatalog
-from node.pipeline.accept import Replan, open_door, spool_settings, wait_while_doors_stay
-from node.pipeline.admin import Admin, NodeHealth
+from node.modelstore.catalog import ModelCatalog
+from node.pipeline.accept import Replan, open_ingest, spool_settings, wait_while_settings_stay
 from node.pipeline.build import Plan
-from node.pipeline.catalog import ModelCatalog
-from node.pipeline.supervise import Signals
+from node.pipeline.signals import Signals
+from node.process.admin import Admin, NodeHealth
 from node.receive.stow import PeerOf, StowService
 from node.receive.stow_parts import PartReceiver
 from node.spool.catalog import SpoolCatalog
@@ -25,7 +25,7 @@ from node.web.services import WebServices
 
 def web(plan: Plan, replan: Replan, signals: Signals) -> None:
     """Serve until told to stop, or until a reload changes the doors; requests in hand are finished."""
-    with open_door(plan) as door:
+    with open_ingest(plan) as door:
         stow = StowService(
             PartReceiver(ingest=door.ingest, associations=door.index), peer_of=_peer_of(plan.config)
         )
@@ -36,7 +36,7 @@ def web(plan: Plan, replan: Replan, signals: Signals) -> None:
             models=ModelCatalog(
                 plan.models,
                 weights_dir=plan.config.weights_dir,
-                accepted=plan.config.accept_licenses,
+                accepted=plan.config.accept_licences,
             ),
             actions=Admin(plan, engine, door),
             health=NodeHealth(
@@ -53,10 +53,10 @@ def web(plan: Plan, replan: Replan, signals: Signals) -> None:
         )
 
         def stop() -> None:
-            wait_while_doors_stay(plan, replan, signals)
+            wait_while_settings_stay(plan, replan, signals)
             server.should_exit = True
 
-        door.index.listening(Road.STOW)
+        door.index.listening(Transport.STOW)
         threading.Thread(target=stop, daemon=True).start()
         server.run()
         stow.close()

@@ -30,7 +30,7 @@ def frame(number: int, place_mm: Sequence[float], **values: object) -> Frame:
 def stack_at(
     depths_mm: Sequence[float], rotation: NDArray[np.float64] | None = None, **values: object
 ) -> list[Frame]:
-    """One frame per depth along the normal; the whole lattice turned by the rotation."""
+    """One frame per depth along the normal; the whole grid turned by the rotation."""
     turn = np.eye(3) if rotation is None else rotation
     row, column, normal = (turn @ axis for axis in np.eye(3))
     orientation = tuple(float(v) for v in (*row, *column))

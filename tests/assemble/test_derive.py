@@ -15,13 +15,13 @@ from node.assemble import (
 )
 from node.domain.frames import Frame
 from node.domain.header import DIFFERS, Header, Missing, Value
-from node.domain.instance import Origin, Road
+from node.domain.instance import Origin, Transport
 from node.domain.quantity import Quantity
 from node.domain.stored_values import StoredValues
 from tests.assemble.stacks import frame, regular, stack_at
 
 ORIGIN = Origin(
-    road=Road.DIMSE,
+    transport=Transport.DIMSE,
     association_id="1",
     peer="PACS",
     calling_ae_title="MAINPACS",
@@ -152,10 +152,10 @@ def test_projections_that_turn_about_the_patient_are_no_localizer(count: int) ->
 
 def test_who_sent_it_is_told_where_the_road_tells() -> None:
     by_dimse = derived(regular(5))
-    by_stow = derived(regular(5), origin=Origin(road=Road.STOW, association_id="1"))
+    by_stow = derived(regular(5), origin=Origin(transport=Transport.STOW, association_id="1"))
     unrecorded = derived(regular(5), origin=None)
 
-    names = ("road", "peer", "calling_ae_title", "called_ae_title")
+    names = ("transport", "peer", "calling_ae_title", "called_ae_title")
     assert [told(by_dimse[n]) for n in names] == ["dimse", "PACS", "MAINPACS", "SEGNODE"]
     assert [told(by_stow[n]) for n in names] == ["stow", None, None, None]
     assert [told(unrecorded[n]) for n in names] == [None] * 4

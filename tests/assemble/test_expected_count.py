@@ -6,7 +6,7 @@ import pytest
 
 from node.assemble import CountSource, peer_key, trusted_images_in_acquisition
 from node.domain.header import DIFFERS, Header, Value
-from node.domain.instance import Origin, Road
+from node.domain.instance import Origin, Transport
 
 
 def header(**values: Value) -> Header:
@@ -68,9 +68,12 @@ def test_a_header_without_the_attribute_gives_no_count() -> None:
 
 
 def test_a_habit_belongs_to_the_configured_peer_else_to_title_and_address() -> None:
-    known = Origin(road=Road.DIMSE, association_id="1", peer="PACS", calling_ae_title="X")
+    known = Origin(transport=Transport.DIMSE, association_id="1", peer="PACS", calling_ae_title="X")
     unknown = Origin(
-        road=Road.DIMSE, association_id="1", calling_ae_title="X" * 16, address="10.0.0.5" * 20
+        transport=Transport.DIMSE,
+        association_id="1",
+        calling_ae_title="X" * 16,
+        address="10.0.0.5" * 20,
     )
 
     assert peer_key(known) == "dimse:PACS"

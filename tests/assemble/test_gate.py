@@ -69,9 +69,9 @@ def test_any_orientation_gives_the_lattice_it_was_made_of(
     voxel = np.array([count - 1, 5, 7, 1.0])
     row, column, normal = rotation.T
     expected = ORIGIN_MM + (count - 1) * spacing_mm * normal + 5 * 0.8 * column + 7 * 0.7 * row
-    np.testing.assert_allclose((stack.geometry.affine_lps @ voxel)[:3], expected, atol=1e-6)
-    assert stack.geometry.shape == (count, 64, 48)
-    assert stack.geometry.spacing_mm == pytest.approx((spacing_mm, 0.8, 0.7))
+    np.testing.assert_allclose((stack.grid.affine_lps @ voxel)[:3], expected, atol=1e-6)
+    assert stack.grid.shape == (count, 64, 48)
+    assert stack.grid.spacing_mm == pytest.approx((spacing_mm, 0.8, 0.7))
 
 
 def test_slices_always_run_along_row_cross_column() -> None:
@@ -82,8 +82,8 @@ def test_slices_always_run_along_row_cross_column() -> None:
 
     assert stack is not None
     assert [f.position_mm[2] for f in stack.frames if f.position_mm] == [12.0, 9.0, 6.0, 3.0, 0.0]
-    assert np.linalg.det(stack.geometry.affine_lps) == pytest.approx(
-        judge_geometry(regular(5, 3.0)).stack.geometry.voxel_ml * -1000.0  # type: ignore[union-attr]
+    assert np.linalg.det(stack.grid.affine_lps) == pytest.approx(
+        judge_geometry(regular(5, 3.0)).stack.grid.voxel_ml * -1000.0  # type: ignore[union-attr]
     )
 
 
@@ -95,8 +95,8 @@ def test_the_affine_keeps_the_cosines_of_the_header_exactly() -> None:
     stack = judge_geometry(frames).stack
 
     assert stack is not None
-    assert stack.geometry.steps_mm[2] == tuple(c * 0.7 for c in cosines[:3])
-    assert stack.geometry.steps_mm[1] == tuple(c * 0.8 for c in cosines[3:])
+    assert stack.grid.steps_mm[2] == tuple(c * 0.7 for c in cosines[:3])
+    assert stack.grid.steps_mm[1] == tuple(c * 0.8 for c in cosines[3:])
 
 
 # --- spacing, at its bounds
@@ -182,7 +182,7 @@ def test_accepted_jitter_keeps_every_slice_near_its_place(
 
     assert stack is not None
     for k, slice_ in enumerate(stack.frames):
-        place = (stack.geometry.affine_lps @ np.array([k, 0, 0, 1.0]))[:3]
+        place = (stack.grid.affine_lps @ np.array([k, 0, 0, 1.0]))[:3]
         assert np.linalg.norm(place - np.array(slice_.position_mm)) <= 0.5 * 2.0
 
 

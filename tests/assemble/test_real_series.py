@@ -197,8 +197,8 @@ def test_classic_and_converted_images_are_the_same_volume(shared_data: Path) -> 
 
     assert classic is not None
     assert converted is not None
-    assert converted.geometry == replace(
-        classic.geometry, frame_of_reference_uid=converted.geometry.frame_of_reference_uid
+    assert converted.grid == replace(
+        classic.grid, frame_of_reference_uid=converted.grid.frame_of_reference_uid
     )
 
 

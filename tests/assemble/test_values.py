@@ -11,7 +11,7 @@ from node.assemble import judge_geometry, judge_quantity, judge_values
 from node.domain.frames import Frame, frames_of
 from node.domain.quantity import Quantity
 from node.domain.reasons import ReasonCode
-from tests.phantoms import Phantom
+from tests.support.phantoms import Phantom
 
 HU = (Quantity.HU,)
 Change = Callable[[int, Dataset], None]

@@ -31,7 +31,7 @@ from node.infer.assets import record_asset, sha256_of
 from node.infer.registry import default_models_folder, load_model
 from tests.bench.bench_memory import tree
 from tests.bench.report import Goal, Report, Row
-from tests.phantoms import HOUNSFIELD, Phantom, Region, region_at
+from tests.support.phantoms import HOUNSFIELD, Phantom, Region, region_at
 
 BUNDLE = "wholeBody_ct_segmentation"
 MODEL = "wholebody_ct"
@@ -112,7 +112,7 @@ def _prepare(folder: Path, bundle: Path, shape: tuple[int, int, int]) -> None:
     phantom = _torso(shape)
     (folder / "series").mkdir()
     phantom.write(folder / "series")
-    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ phantom.geometry.affine_lps[:, [2, 1, 0, 3]]
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ phantom.grid.affine_lps[:, [2, 1, 0, 3]]
     image = nibabel.Nifti1Image(phantom.hu_volume.transpose(), affine)
     (folder / "cases" / "imagesTs").mkdir(parents=True)
     nibabel.save(image, folder / "cases" / "imagesTs" / "ct.nii.gz")
@@ -141,7 +141,7 @@ def _torso(shape: tuple[int, int, int]) -> Phantom:
     """The torso with noise, made slice by slice."""
     phantom = Phantom(shape=shape, spacing_mm=SPACING_MM)
     table = np.array([HOUNSFIELD[region] for region in Region], np.float64)
-    affine, chance = phantom.geometry.affine_lps, np.random.default_rng(7)
+    affine, chance = phantom.grid.affine_lps, np.random.default_rng(7)
     index = np.stack(np.indices((1, *shape[1:])), axis=-1).astype(float)
     hu = np.empty(shape, np.int16)
     for number in range(shape[0]):
@@ -161,8 +161,8 @@ def _write_boxes_model(folder: Path, phantom: Phantom) -> None:
     original = default_models_folder() / MODEL
     for name in ("labels.csv", "README.md"):
         shutil.copy(original / name, folder / name)
-    slices, rows, columns = phantom.geometry.shape
-    affine = phantom.geometry.affine_lps
+    slices, rows, columns = phantom.grid.shape
+    affine = phantom.grid.affine_lps
     boxes = []
     for value in range(104):
         across, down = value % 13, value // 13

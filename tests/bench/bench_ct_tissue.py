@@ -12,12 +12,12 @@ import time
 
 import numpy as np
 
-from node.domain.geometry import Geometry
+from node.domain.grid import Grid
 from node.infer.ct_tissue import label_tissues
 from node.infer.report import Stopwatch
 from node.infer.volume import Volume
 from tests.bench.report import Goal, Report, peak_mb
-from tests.phantoms import CENTRE_MM, HOUNSFIELD, Region, region_at
+from tests.support.phantoms import CENTRE_MM, HOUNSFIELD, Region, region_at
 
 LIMIT_S, LIMIT_GB = 30.0, 3.0
 _TABLE = np.array([HOUNSFIELD[region] for region in Region], np.int16)
@@ -39,13 +39,13 @@ def torso(slices: int, rows: int = 512, columns: int = 512) -> Volume:
         plane[..., 2] = CENTRE_MM[2] + offsets[0][k]
         array[k] = _TABLE[region_at(plane)]
         array[k] += noise.normal(0, 20, (rows, columns)).astype(np.int16)
-    geometry = Geometry(
+    grid = Grid(
         shape=array.shape,
         origin_mm=tuple(origin.tolist()),
         steps_mm=((0, 0, spacing[0]), (0, spacing[1], 0), (spacing[2], 0, 0)),
         frame_of_reference_uid="2.25.1",
     )
-    return Volume(array=array, geometry=geometry)
+    return Volume(array=array, grid=grid)
 
 
 def measure(*, slices: int = 400) -> list[Report]:

@@ -31,8 +31,8 @@ from pydicom.uid import generate_uid
 from node.domain.result import LabelVolume
 from node.domain.segment import Code, Segment
 from tests.bench.report import Goal, Report, Row, median_of, peak_mb
-from tests.phantoms import Phantom
-from tests.segmentations import ANATOMICAL_STRUCTURE, LUNG, PROVENANCE, Segmentation, gated
+from tests.support.phantoms import Phantom
+from tests.support.segmentations import ANATOMICAL_STRUCTURE, LUNG, PROVENANCE, Segmentation, gated
 
 SEGMENTS = 104
 SHAPE = (126, 512, 512)
@@ -71,8 +71,8 @@ def prepare(folder: Path, segments: int, shape: tuple[int, int, int]) -> None:
     labels = painted(segments, shape)
     np.save(folder / "labels.npy", labels)
     image = SimpleITK.GetImageFromArray(labels)
-    affine = phantom.geometry.affine_lps
-    spacing = phantom.geometry.spacing_mm[::-1]
+    affine = phantom.grid.affine_lps
+    spacing = phantom.grid.spacing_mm[::-1]
     image.SetSpacing(spacing)
     image.SetOrigin(affine[:3, 3].tolist())
     image.SetDirection((affine[:3, [2, 1, 0]] / spacing).ravel().tolist())

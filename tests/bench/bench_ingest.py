@@ -31,12 +31,12 @@ from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 
-from tests import raw_dimse as raw
 from tests.bench.bench_memory import tree
 from tests.bench.bench_road import RULES
 from tests.bench.report import Goal, Report, spread
-from tests.peers import ORTHANC, Node, free_port, wait_for
-from tests.raw_dimse import RawAssociation
+from tests.support import raw_dimse as raw
+from tests.support.peers import ORTHANC, Node, free_port, wait_for
+from tests.support.raw_dimse import RawAssociation
 
 STORESCP = "/usr/bin/storescp"
 ROWS = COLUMNS = 512

@@ -26,7 +26,7 @@ from pydicom.uid import generate_uid
 from pynetdicom import AE, evt
 
 from tests.bench.report import Goal, Report, median_of, spread
-from tests.peers import Node, Orthanc
+from tests.support.peers import Node, Orthanc
 
 CALLING = "STORESCU"
 CASE = "ct_abdomen_crlm-ct-1004"

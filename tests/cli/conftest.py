@@ -14,7 +14,7 @@ import pytest
 from pydicom.uid import MRImageStorage
 
 from node import cli
-from tests.phantoms import Phantom
+from tests.support.phantoms import Phantom
 
 CHEST = Phantom(shape=(12, 56, 72), spacing_mm=(16.0, 4.0, 4.5))
 FLAT = Phantom(shape=(12, 56, 72), series="flat", attributes=(("FrameOfReferenceUID", None),))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.cli.conftest import FLAT
-from tests.peers import free_port
+from tests.support.peers import free_port
 
 LOCALES = {
     "C": {"LANG": "C"},

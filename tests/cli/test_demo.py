@@ -18,22 +18,27 @@ def test_both_roads_end_with_a_seg_that_came_back_over_the_wire(
     answer = segnode("demo", "--limit-s", "90", "--json")
 
     assert answer.code == 0, answer.err
-    roads = {road["road"]: road for road in answer.json["roads"]}
-    assert roads.keys() == {"dimse", "stow"}
-    assert roads["dimse"]["series_instance_uid"] != roads["stow"]["series_instance_uid"]
-    for road in roads.values():
-        received, shelf = (Path(path) for path in road["files"])
+    transports = {transport["transport"]: transport for transport in answer.json["roads"]}
+    assert transports.keys() == {"dimse", "stow"}
+    assert transports["dimse"]["series_instance_uid"] != transports["stow"]["series_instance_uid"]
+    for transport in transports.values():
+        received, shelf = (Path(path) for path in transport["files"])
         assert received.is_relative_to(tmp_path / "segnode-demo" / "received")
         assert shelf.is_relative_to(tmp_path / "segnode-demo" / "shelf")
         assert dcmread(received).PixelData == dcmread(shelf).PixelData
         referenced = dcmread(received).ReferencedSeriesSequence[0]
-        assert referenced.SeriesInstanceUID == road["series_instance_uid"]
-        assert road["instances"] == SLICES
-        assert road["volumes_ml"]["Right lung"] > road["volumes_ml"]["Left lung"] > 500
-        assert {"receive", "waiting for completion", "read", "infer", "encode", "verify"} <= road[
-            "stages_s"
-        ].keys()
-    assert roads["dimse"]["volumes_ml"] == roads["stow"]["volumes_ml"]
+        assert referenced.SeriesInstanceUID == transport["series_instance_uid"]
+        assert transport["instances"] == SLICES
+        assert transport["volumes_ml"]["Right lung"] > transport["volumes_ml"]["Left lung"] > 500
+        assert {
+            "receive",
+            "waiting for completion",
+            "read",
+            "infer",
+            "encode",
+            "verify",
+        } <= transport["stages_s"].keys()
+    assert transports["dimse"]["volumes_ml"] == transports["stow"]["volumes_ml"]
 
 
 def test_a_folder_that_no_demo_made_is_left_alone(segnode: Segnode, tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import pytest
 from pydicom import dcmread
 
 from tests.cli.conftest import CHEST, Segnode
-from tests.malformed import TAKEN, nested_file
-from tests.phantoms import Phantom
+from tests.support.malformed import TAKEN, nested_file
+from tests.support.phantoms import Phantom
 
 STUDY = """
 peers: {PACS: {ae_title: MAINPACS, host: 127.0.0.1, port: 104}}

@@ -9,7 +9,7 @@ import pytest
 from pydicom.config import disable_value_validation
 
 from tests.cli.conftest import CHEST, FLAT, MAGNETIC, Segnode
-from tests.phantoms import Phantom
+from tests.support.phantoms import Phantom
 
 READING = [
     ("series", "list"),

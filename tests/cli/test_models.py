@@ -17,7 +17,7 @@ import yaml
 from tests.cli.conftest import CHEST, Segnode
 
 REPOSITORY = Path(__file__).parents[2]
-PROBE = REPOSITORY / "tests" / "models_probe" / "probe"
+PROBE = REPOSITORY / "tests" / "support" / "models_probe" / "probe"
 
 # what a list of models may not wait for
 HEAVY = {
@@ -119,7 +119,7 @@ def test_the_list_says_what_may_be_done_and_what_is_missing(segnode: Segnode, mo
     assert "MIT" in rows["head_mr"]
     assert "1 of 1 missing" in rows["head_mr"]
     assert "CC-BY-NC-4.0" in rows["chest_ct"]
-    assert "no; accept_licenses must name it" in rows["chest_ct"]
+    assert "no; accept_licences must name it" in rows["chest_ct"]
     assert "1 of 2 missing" in rows["chest_ct"]
     assert "none needed" in rows["anything"]
 
@@ -128,7 +128,7 @@ def test_an_accepted_licence_is_shown_as_accepted(
     segnode: Segnode, models: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "node.yaml").write_text(
-        "models_dirs: [models]\naccept_licenses: [CC-BY-NC-4.0]\n"
+        "models_dirs: [models]\naccept_licences: [CC-BY-NC-4.0]\n"
         "rules: [{name: ct, when: {Modality: CT}, run: ct_tissue, send: []}]\n"
     )
 
@@ -183,7 +183,7 @@ def test_a_newcomer_adds_a_model_by_adding_one_folder(segnode: Segnode, tmp_path
     assert (tmp_path / "out" / CHEST.uid("series") / "bright_bones.seg.dcm").is_file()
     (one,) = ran.json["outcomes"]
     voxels = (CHEST.hu_volume > 400).sum()
-    assert one["volumes_ml"]["Bright"] == pytest.approx(voxels * CHEST.geometry.voxel_ml)
+    assert one["volumes_ml"]["Bright"] == pytest.approx(voxels * CHEST.grid.voxel_ml)
 
 
 def test_a_list_of_models_waits_for_nothing_heavy() -> None:

@@ -15,7 +15,7 @@ from pynetdicom import AE, evt
 from node.cli.doctor import Health, check_destination
 from node.deliver import DicomwebDestination, DimseDestination, FolderDestination
 from tests.cli.conftest import CHEST, Segnode
-from tests.peers import Node, free_port
+from tests.support.peers import Node, free_port
 
 VERIFICATION = "1.2.840.10008.1.1"
 

@@ -12,8 +12,8 @@ from node.domain.errors import JobFailed, SeriesUnusable
 from node.infer.registry import default_models_folder, load_model
 from node.pipeline.optimize_job import read_sample
 from tests.cli.conftest import Segnode
-from tests.node_in_process import MODELS_PROBE
-from tests.phantoms import Phantom
+from tests.support.node_in_process import MODELS_PROBE
+from tests.support.phantoms import Phantom
 
 PHANTOM = Phantom(shape=(5, 24, 24))
 
@@ -50,7 +50,7 @@ def test_what_cannot_be_optimized_is_told(
     (tmp_path / "sample").mkdir()
     weights = load_model(default_models_folder() / model).weights
     rule = {"name": "ct", "when": {"Modality": "CT"}, "run": "ct_tissue", "send": []}
-    config = {"rules": [rule], "accept_licenses": [asset.licence for asset in weights]}
+    config = {"rules": [rule], "accept_licences": [asset.licence for asset in weights]}
     (tmp_path / "node.yaml").write_text(json.dumps(config))
 
     answer = segnode("models", "optimize", model, "--sample", "sample", "--config", "node.yaml")
@@ -88,7 +88,7 @@ def test_a_sample_is_one_series_among_other_files(tmp_path: Path) -> None:
 
     given = read_sample(load_model(MODELS_PROBE / "probe"), tmp_path / "sample")["image"]
 
-    assert given.stack.geometry.shape == (5, 24, 24)
+    assert given.stack.grid.shape == (5, 24, 24)
     assert len(given.files) == 5
     assert given.header.text("Modality") == "CT"
 

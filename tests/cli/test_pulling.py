@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Segnode
-from tests.file_server import Files, serving_files
-from tests.node_in_process import MODELS_PROBE
+from tests.support.file_server import Files, serving_files
+from tests.support.node_in_process import MODELS_PROBE
 
 WEIGHTS = bytes(range(256)) * 8000
 
@@ -150,7 +150,7 @@ def test_check_config_tells_what_models_of_rules_lack(segnode: Segnode, config: 
 
     assert answer.code == 0
     assert "learned: 1 of 1 files are missing, models/learned.bin among them" in answer.err
-    assert "read Research-Only and name it in accept_licenses" in answer.err
+    assert "read Research-Only and name it in accept_licences" in answer.err
     assert "second" not in answer.err
     assert len(as_json["warnings"]) == 2
     assert as_json["good"]
@@ -172,9 +172,9 @@ def test_doctor_judges_the_models_of_rules(segnode: Segnode, config: Path, tmp_p
 
     segnode("models", "pull", "learned", "--config", config)
     locked = doctor_of(segnode, config)
-    assert (locked["health"], "accept_licenses" in locked["sentence"]) == ("bad", True)
+    assert (locked["health"], "accept_licences" in locked["sentence"]) == ("bad", True)
 
-    write_config(tmp_path, accept_licenses=["Research-Only"])
+    write_config(tmp_path, accept_licences=["Research-Only"])
     assert doctor_of(segnode, config)["health"] == "good"
 
     (tmp_path / "weights/learned/models/learned.bin").write_bytes(b"damaged")

@@ -20,11 +20,11 @@ import SimpleITK as sitk  # noqa: N813 - its own documentation calls it that
 import yaml
 
 from tests.cli.conftest import CHEST, MAGNETIC, Segnode
-from tests.peers import wait_for
-from tests.phantoms import Phantom, Region, region_at
+from tests.support.peers import wait_for
+from tests.support.phantoms import Phantom, Region, region_at
 
 REPOSITORY = Path(__file__).parents[2]
-PROBES = REPOSITORY / "tests" / "models_probe"
+PROBES = REPOSITORY / "tests" / "support" / "models_probe"
 PROBE = ("--models-dir", PROBES, "--model", "probe")
 ABOVE = ("--set", "method=above", "--set", "threshold=170")  # between soft tissue and the marker
 BRIGHT = (Region.BONE, Region.MARKER)
@@ -87,7 +87,7 @@ def test_a_nifti_image_holds_the_truth_at_the_places_of_its_own_affine(
     points = np.stack(np.indices(labels.shape), axis=-1) @ affine[:3, :3].T + affine[:3, 3]
 
     assert labels.dtype == np.uint8
-    assert labels.shape == PHANTOMS[case].geometry.shape[::-1]
+    assert labels.shape == PHANTOMS[case].grid.shape[::-1]
     assert np.array_equal(labels != 0, np.isin(region_at(points), BRIGHT))
     assert np.array_equal(image.get_qform(coded=True)[0], image.get_qform())
     assert image.get_qform(coded=True)[1] == image.get_sform(coded=True)[1] == 1

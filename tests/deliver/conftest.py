@@ -11,7 +11,7 @@ from pydicom.uid import ExplicitVRLittleEndian, SegmentationStorage
 
 from node.deliver import DimseDestination
 from node.domain.delivery import DeliverableObject
-from tests.evil_peers import segmentation
+from tests.support.evil_peers import segmentation
 
 MakeObject = Callable[..., DeliverableObject]
 

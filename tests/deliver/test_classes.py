@@ -14,7 +14,7 @@ from node.deliver.classes import (
 )
 from node.deliver.stow_answer import judge_answer
 from node.domain.delivery import DeliveryClass
-from tests.evil_peers import failed_answer
+from tests.support.evil_peers import failed_answer
 
 
 @given(st.integers(0, 0xFFFF))

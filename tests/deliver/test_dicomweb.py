@@ -10,8 +10,14 @@ import pytest
 
 from node.deliver.dicomweb import Basic, DicomwebDestination, Token
 from node.domain.delivery import DeliveryClass
-from tests.evil_peers import StowServer, failed_answer, hanging_up, raw_server, stored_answer
-from tests.peers import Orthanc, free_port
+from tests.support.evil_peers import (
+    StowServer,
+    failed_answer,
+    hanging_up,
+    raw_server,
+    stored_answer,
+)
+from tests.support.peers import Orthanc, free_port
 
 SENT, WARNED, RETRY, REFUSED, BLOCKED = (
     DeliveryClass.SENT,

@@ -11,8 +11,8 @@ from pydicom import dcmread
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from node.domain.delivery import DeliveryClass
-from tests.evil_peers import StoreScp, hanging_up, raw_server, rejecting, silent
-from tests.peers import Orthanc, free_port, need, wait_for
+from tests.support.evil_peers import StoreScp, hanging_up, raw_server, rejecting, silent
+from tests.support.peers import Orthanc, free_port, need, wait_for
 
 SENT, WARNED, RETRY, REFUSED, BLOCKED = (
     DeliveryClass.SENT,

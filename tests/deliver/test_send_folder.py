@@ -11,11 +11,11 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate
 
 from node.deliver.send_folder import FolderSender, SendState
 from node.domain.errors import InstanceRejected
-from tests import raw_dimse as raw
-from tests.instances import ct_slice
-from tests.malformed import nested_file
-from tests.memory_node import Node, serving
-from tests.peers import free_port
+from tests.support import raw_dimse as raw
+from tests.support.instances import ct_slice
+from tests.support.malformed import nested_file
+from tests.support.memory_node import Node, serving
+from tests.support.peers import free_port
 
 
 @pytest.fixture

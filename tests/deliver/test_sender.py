@@ -10,7 +10,7 @@ from node.deliver.sender import (
     resolve_destinations,
     sender_destination,
 )
-from node.domain.instance import Origin, Road
+from node.domain.instance import Origin, Transport
 from node.domain.peers import Peer
 
 PEERS = {
@@ -21,7 +21,7 @@ PEERS = {
 
 
 def origin(**facts: str) -> Origin:
-    return Origin(road=Road.DIMSE, association_id="a", **facts)
+    return Origin(transport=Transport.DIMSE, association_id="a", **facts)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from pydicom.uid import (
 )
 
 from node.domain.digests import content_digest, pixel_and_geometry_digest
-from tests.phantoms import Phantom, encoded_as
+from tests.support.phantoms import Phantom, encoded_as
 
 INSTANCE = Phantom(shape=(1, 16, 12)).datasets()[0]
 EXPLICIT = Phantom(shape=(1, 16, 12)).files()[0]

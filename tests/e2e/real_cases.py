@@ -101,12 +101,12 @@ class Case:
             if name == self.member or name.startswith(f"{self.member}/")
         }
 
-    def answer(self, name: str, road: str) -> str:
+    def answer(self, name: str, transport: str) -> str:
         """The expected answer to a file on a road."""
         expected = self.answers.get(name, "0000")
         if isinstance(expected, str):
             return expected
-        return expected.get(road, expected[""])
+        return expected.get(transport, expected[""])
 
 
 # STOW-RS names an instance that failed only where its UIDs could be read
@@ -407,7 +407,7 @@ EVERY_ROAD = ("dimse", "stow", "folder")
 
 def rows() -> list[tuple[Case, str]]:
     """Every case with every road."""
-    found = [(case, road) for case in CASES for road in EVERY_ROAD]
+    found = [(case, transport) for case in CASES for transport in EVERY_ROAD]
     # a request for each file, of a sender without a name: nothing tells which series they are of
     by_stow = replace(BROKEN, held="")
     found += [(BROKEN_BY_DIMSE, "dimse"), (by_stow, "stow"), (BROKEN, "folder")]

@@ -21,10 +21,10 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
-from tests import raw_dimse as raw
-from tests.http_server import MULTIPART, Site, body_of
-from tests.node_in_process import STOW_PATH, NodeInProcess
-from tests.peers import DCMSEND, STORESCU, need
+from tests.support import raw_dimse as raw
+from tests.support.http_server import MULTIPART, Site, body_of
+from tests.support.node_in_process import STOW_PATH, NodeInProcess
+from tests.support.peers import DCMSEND, STORESCU, need
 
 Files: TypeAlias = Mapping[str, Path]
 """What a file is called in a case -> where it lies."""

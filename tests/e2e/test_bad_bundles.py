@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("monai")
 
-from tests.bad_bundles import (
+from tests.support.bad_bundles import (
     eats_memory,
     finds_nothing,
     gives_another_shape,
@@ -21,9 +21,9 @@ from tests.bad_bundles import (
     lies_elsewhere,
     raises,
 )
-from tests.bundles import Recipe, threshold, write_bundle_model
-from tests.node_in_process import SharedWorker, node_in_process
-from tests.phantoms import Phantom
+from tests.support.bundles import Recipe, threshold, write_bundle_model
+from tests.support.node_in_process import SharedWorker, node_in_process
+from tests.support.phantoms import Phantom
 
 CT = Phantom(shape=(20, 24, 28), spacing_mm=(9.0, 8.0, 7.0))
 DEADLINE_S = 5

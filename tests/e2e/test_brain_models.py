@@ -24,8 +24,8 @@ from pydicom import dcmread
 
 from node.infer.volume import Volume
 from tests.infer.brain.heads import HeadSeries, acquired, t1_image
-from tests.peers import Node, Orthanc, store, wait_for
-from tests.phantoms import stack_of
+from tests.support.peers import Node, Orthanc, store, wait_for
+from tests.support.phantoms import stack_of
 
 pytest.importorskip("torch")
 
@@ -65,18 +65,18 @@ class Case:
 
 def wrapped(volume: Volume, name: str) -> Case:
     series = HeadSeries(volume=volume, series=name, study=name)
-    return Case(series.files(), volume.array.astype(np.float64), volume.geometry.affine_lps)
+    return Case(series.files(), volume.array.astype(np.float64), volume.grid.affine_lps)
 
 
 def real(folder: Path) -> Case:
-    """Every slice decoded by pydicom; the lattice as the test's own stack finds it."""
+    """Every slice decoded by pydicom; the grid as the test's own stack finds it."""
     paths = [path for path in sorted(folder.iterdir()) if path.suffix == ".dcm"]
     instances = [dcmread(path) for path in paths]
     stack = stack_of(instances)
     planes = {str(instance.SOPInstanceUID): instance.pixel_array for instance in instances}
     array = np.stack([planes[frame.sop_instance_uid] for frame in stack.frames])
     files = [path.read_bytes() for path in paths]
-    return Case(files, array.astype(np.float64), stack.geometry.affine_lps)
+    return Case(files, array.astype(np.float64), stack.grid.affine_lps)
 
 
 @pytest.fixture(scope="module")

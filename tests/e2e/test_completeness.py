@@ -15,12 +15,12 @@ from pynetdicom import AE
 from typer.testing import CliRunner
 
 from node.cli import app
-from tests.evil_peers import StoreScp
-from tests.memory_node import eventually
-from tests.node_in_process import MODELS_PROBE, SharedWorker
-from tests.peers import Node, store, wait_for
-from tests.phantoms import Phantom
-from tests.simulated_node import SimulatedNode, ct, simulated_node
+from tests.support.evil_peers import StoreScp
+from tests.support.memory_node import eventually
+from tests.support.node_in_process import MODELS_PROBE, SharedWorker
+from tests.support.peers import Node, store, wait_for
+from tests.support.phantoms import Phantom
+from tests.support.simulated_node import SimulatedNode, ct, simulated_node
 
 SLICES = 36
 HOUR_S = 3600.0

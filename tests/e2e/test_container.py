@@ -24,9 +24,9 @@ from node.infer.registry import default_models_folder
 from node.jobs.catalog import JobCatalog
 from tests.e2e.container_images import REFERENCE, SLEEPING, Machine, machine
 from tests.infer.container.made import segmentation, volume_image, written
-from tests.memory_node import eventually
-from tests.node_in_process import NodeInProcess, SharedWorker, node_in_process
-from tests.phantoms import Phantom
+from tests.support.memory_node import eventually
+from tests.support.node_in_process import NodeInProcess, SharedWorker, node_in_process
+from tests.support.phantoms import Phantom
 
 pytestmark = pytest.mark.long
 
@@ -58,7 +58,7 @@ def segments() -> list[Segment]:
 
 def boxes(phantom: Phantom, segments: list[Segment]) -> NDArray[np.uint8]:
     """A box per label, none like another, some cut by the last slice; shape of the phantom."""
-    labels = np.zeros(phantom.geometry.shape, np.uint8)
+    labels = np.zeros(phantom.grid.shape, np.uint8)
     slices, rows, columns = labels.shape
     for n, segment in enumerate(segments):
         row, column = 1 + 5 * (n % 7), 1 + 4 * (n // 7 % 10)
@@ -203,7 +203,7 @@ def labels_in(
     masks = seg.get_pixels_by_source_instance(
         uids, combine_segments=False, assert_missing_frames_are_empty=True
     )
-    found = np.zeros(phantom.geometry.shape, np.uint8)
+    found = np.zeros(phantom.grid.shape, np.uint8)
     for k, uid in enumerate(uids):
         for number, name in enumerate(names):
             found[places[uid]][masks[k, :, :, number] > 0] = values[name]

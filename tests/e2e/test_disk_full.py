@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.evil_peers import StoreScp
-from tests.node_in_process import MODELS_PROBE
-from tests.peers import Node, store, wait_for
-from tests.phantoms import Phantom
-from tests.simulated_node import ct
+from tests.support.evil_peers import StoreScp
+from tests.support.node_in_process import MODELS_PROBE
+from tests.support.peers import Node, store, wait_for
+from tests.support.phantoms import Phantom
+from tests.support.simulated_node import ct
 
 OUT_OF_RESOURCES = 0xA700
 DISK = "48m"

@@ -26,8 +26,8 @@ import pytest
 import yaml
 from pydicom import dcmread
 
-from tests.peers import free_port, storescu, wait_for
-from tests.phantoms import Phantom
+from tests.support.peers import free_port, storescu, wait_for
+from tests.support.phantoms import Phantom
 
 pytestmark = pytest.mark.long
 

@@ -29,12 +29,12 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from tests import raw_dimse as raw
-from tests.http_server import BOUNDARY, MULTIPART, Answer, Site, body_of
-from tests.instances import ct_slice, data_set_bytes, part10_bytes
-from tests.peers import Node, echo, wait_for
-from tests.phantoms import Phantom
-from tests.raw_dimse import RawAssociation
+from tests.support import raw_dimse as raw
+from tests.support.http_server import BOUNDARY, MULTIPART, Answer, Site, body_of
+from tests.support.instances import ct_slice, data_set_bytes, part10_bytes
+from tests.support.peers import Node, echo, wait_for
+from tests.support.phantoms import Phantom
+from tests.support.raw_dimse import RawAssociation
 
 pytestmark = [
     pytest.mark.peers,

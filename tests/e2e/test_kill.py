@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.evil_peers import StoreScp
-from tests.peers import Node, Orthanc, store, wait_for
-from tests.phantoms import Phantom
+from tests.support.evil_peers import StoreScp
+from tests.support.peers import Node, Orthanc, store, wait_for
+from tests.support.phantoms import Phantom
 
 POINTS = (
     "waiting for completion",

@@ -13,18 +13,18 @@ from hypothesis import strategies as st
 from pydicom import dcmread
 
 from node.domain.series import SeriesState
-from node.pipeline.admin import Admin
+from node.process.admin import Admin
 from node.spool.catalog import SpoolCatalog
-from tests.http_server import MULTIPART, body_of
-from tests.memory_node import eventually
-from tests.node_in_process import STOW_PATH, SharedWorker
-from tests.raw_dimse import (
+from tests.support.http_server import MULTIPART, body_of
+from tests.support.memory_node import eventually
+from tests.support.node_in_process import STOW_PATH, SharedWorker
+from tests.support.raw_dimse import (
     CT_IMAGE_STORAGE,
     EXPLICIT_VR_LITTLE_ENDIAN,
     RawAssociation,
     store_command,
 )
-from tests.simulated_node import CT_RULE, SimulatedNode, ct, simulated_node
+from tests.support.simulated_node import CT_RULE, SimulatedNode, ct, simulated_node
 from tests.wrong_inputs import losses
 from tests.wrong_inputs.losses import (
     BREAKINGS,
@@ -336,29 +336,31 @@ def test_an_instance_cut_off_in_the_middle_is_missing_until_it_comes(node: Simul
     which=st.sets(st.integers(0, SLICES - 1), min_size=1, max_size=SLICES),
     breakings=st.lists(st.sampled_from(BREAKINGS), min_size=SLICES, max_size=SLICES),
     order=st.permutations(range(SLICES)),
-    road=st.sampled_from(["dimse", "stow", "folder"]),
+    transport=st.sampled_from(["dimse", "stow", "folder"]),
 )
 def test_no_unmarked_result_ever_and_one_right_result_when_sent_again(
     which: set[int],
     breakings: Sequence[Breaking],
     order: Sequence[int],
-    road: str,
+    transport: str,
     worker: SharedWorker,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     files = ct().files()
-    if road == "dimse":  # the context of a foreign syntax is refused: such an image is never sent
+    if (
+        transport == "dimse"
+    ):  # the context of a foreign syntax is refused: such an image is never sent
         breakings = [empty if one is foreign_syntax else one for one in breakings]
     sent = [breakings[i](files[i]) if i in which else files[i] for i in order]
     folder = tmp_path_factory.mktemp("any")
     with simulated_node(folder, worker, rules=[CT_RULE]) as node:
-        go(node, road, folder / "in", sent, order)
+        go(node, transport, folder / "in", sent, order)
         node.run()
         assert node.segmentations() == []
         if len(which) < SLICES:
             assert node.series(ct()).state == "held"
 
-        go(node, road, folder / "in", [files[i] for i in order], order)
+        go(node, transport, folder / "in", [files[i] for i in order], order)
         node.run()
 
         (seg,) = node.segmentations()
@@ -371,12 +373,12 @@ def test_no_unmarked_result_ever_and_one_right_result_when_sent_again(
 
 
 def go(
-    node: SimulatedNode, road: str, folder: Path, files: Sequence[bytes], order: Sequence[int]
+    node: SimulatedNode, transport: str, folder: Path, files: Sequence[bytes], order: Sequence[int]
 ) -> None:
-    if road == "folder":
+    if transport == "folder":
         write(folder, files)
         node.node.scan(folder)
-    elif road == "stow":
+    elif transport == "stow":
         post(node, files)
     else:
         send(node, files, [sop_instance_uids()[index] for index in order])

@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 
-from tests.node_in_process import MODELS_PROBE, NodeInProcess, SharedWorker, node_in_process
-from tests.phantoms import Phantom
+from tests.support.node_in_process import MODELS_PROBE, NodeInProcess, SharedWorker, node_in_process
+from tests.support.phantoms import Phantom
 
 CT = Phantom(shape=(12, 64, 64), spacing_mm=(16.0, 5.0, 5.0))
 WEIGHTS = b"what was learned"
@@ -76,7 +76,7 @@ def config_of(tmp_path: Path, models: Path, *, accepted: bool) -> dict[str, Any]
         "storage": {"reserve_gb": 0, "max_used_percent": 100},
         "models_dirs": [str(models), str(MODELS_PROBE)],
         "weights_dir": str(tmp_path / "weights"),
-        "accept_licenses": ["Research-Only"] if accepted else [],
+        "accept_licences": ["Research-Only"] if accepted else [],
         "destinations": {"shelf": {"kind": "folder", "path": str(tmp_path / "shelf")}},
         "rules": [
             {**rule, "name": "learned", "run": "learned", "priority": "urgent"},
@@ -112,7 +112,7 @@ def by_model(node: NodeInProcess) -> dict[str, Mapping[str, Any]]:
             WEIGHTS,
             False,
             "the weights of learned forbid commercial use: read Research-Only and name it in"
-            " accept_licenses",
+            " accept_licences",
         ),
     ],
     ids=["missing", "wrong", "licence"],

@@ -15,8 +15,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from tests.node_in_process import SharedWorker
-from tests.simulated_node import ct, simulated_node
+from tests.support.node_in_process import SharedWorker
+from tests.support.simulated_node import ct, simulated_node
 
 ENCODINGS = (
     ExplicitVRLittleEndian,

@@ -13,9 +13,9 @@ from typing import Any
 import yaml
 from pydicom import dcmread
 
-from tests.evil_peers import StoreScp
-from tests.peers import Node, Orthanc, storescu, wait_for
-from tests.phantoms import Phantom
+from tests.support.evil_peers import StoreScp
+from tests.support.peers import Node, Orthanc, storescu, wait_for
+from tests.support.phantoms import Phantom
 
 RECIPES = Path(__file__).parent.parent.parent / "config/orthanc"
 LUA, PYTHON, DICOMWEB = "forward.lua", "forward.py", "forward_dicomweb.lua"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydicom.uid import CTImageStorage
 
-from tests.evil_peers import (
+from tests.support.evil_peers import (
     StoreScp,
     StowServer,
     failed_answer,
@@ -20,8 +20,8 @@ from tests.evil_peers import (
     rejecting,
     stored_answer,
 )
-from tests.peers import Node, Orthanc, free_port, store, wait_for
-from tests.phantoms import Phantom
+from tests.support.peers import Node, Orthanc, free_port, store, wait_for
+from tests.support.phantoms import Phantom
 
 HERE = "127.0.0.1"
 
@@ -32,7 +32,7 @@ def silent(connection: socket.socket) -> None:
         pass
 
 
-MODELS = str(Path(__file__).parent.parent / "models_probe")
+MODELS = str(Path(__file__).parent.parent / "support" / "models_probe")
 SENT, WARNED, WAITING, BLOCKED = "sent", "warned", "waiting", "blocked"
 
 # Storage SCPs by their answer to each C-STORE, and the state of the delivery

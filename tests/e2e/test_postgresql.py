@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.evil_peers import StoreScp
-from tests.peers import Node, storescu, wait_for
-from tests.phantoms import Phantom
+from tests.support.evil_peers import StoreScp
+from tests.support.peers import Node, storescu, wait_for
+from tests.support.phantoms import Phantom
 
 
 def test_the_whole_road_runs_on_postgresql(

@@ -27,13 +27,13 @@ from node.spool.arrivals import Arrivals
 from tests.e2e import real_cases
 from tests.e2e.real_cases import CASES, DONE, MEMBERS, PARKED, STS, Case, Series
 from tests.e2e.real_roads import ROADS
-from tests.node_in_process import (
+from tests.support.node_in_process import (
     MODELS_PROBE,
     NodeInProcess,
     SharedWorker,
     node_in_process,
 )
-from tests.peers import DCMSEND, Node, need, wait_for
+from tests.support.peers import DCMSEND, Node, need, wait_for
 
 pytestmark = [
     pytest.mark.peers,
@@ -93,17 +93,17 @@ def test_every_case_that_there_is_has_a_row(shared_data: Path) -> None:
     there = {path.name for path in shared_data.iterdir() if path.is_dir()} - {STS}
     there |= {f"{STS}/{path.name}" for path in (shared_data / STS).iterdir() if path.is_dir()}
 
-    for road in ROADS:
-        assert {case.folder for case, of_road in real_cases.rows() if of_road == road} == there
+    for transport in ROADS:
+        assert {case.folder for case, of_road in real_cases.rows() if of_road == transport} == there
 
 
 @pytest.mark.parametrize(
-    ("case", "road"), real_cases.rows(), ids=[f"{c}-{r}" for c, r in real_cases.rows()]
+    ("case", "transport"), real_cases.rows(), ids=[f"{c}-{r}" for c, r in real_cases.rows()]
 )
 def test_a_case_ends_as_its_row_says(
-    node: NodeInProcess, shared_data: Path, tmp_path: Path, case: Case, road: str
+    node: NodeInProcess, shared_data: Path, tmp_path: Path, case: Case, transport: str
 ) -> None:
-    _send(node, case, road, shared_data, tmp_path)
+    _send(node, case, transport, shared_data, tmp_path)
 
     node.settle()
     if case.held:
@@ -120,17 +120,17 @@ def test_a_case_ends_as_its_row_says(
     _check_nothing_runs_again(node)
 
 
-@pytest.mark.parametrize("road", ROADS)
+@pytest.mark.parametrize("transport", ROADS)
 @pytest.mark.parametrize("folder", MEMBERS)
 def test_encodings_of_one_instance_are_stored_with_equal_pixels(
-    shared_data: Path, tmp_path: Path, worker: SharedWorker, folder: str, road: str
+    shared_data: Path, tmp_path: Path, worker: SharedWorker, folder: str, transport: str
 ) -> None:
     pixels: dict[str, list[np.ndarray]] = {}
     for number, case in enumerate(MEMBERS[folder]):
         own = tmp_path / str(number)
         own.mkdir()
         with node_in_process(own, _config(own), worker) as node:
-            _send(node, case, road, shared_data, own)
+            _send(node, case, transport, shared_data, own)
             node.settle()
             _check_series(node, case)
             pixels[case.member] = _stored_pixels(node)
@@ -141,11 +141,13 @@ def test_encodings_of_one_instance_are_stored_with_equal_pixels(
         assert all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
 
 
-def _send(node: NodeInProcess, case: Case, road: str, shared_data: Path, tmp_path: Path) -> None:
+def _send(
+    node: NodeInProcess, case: Case, transport: str, shared_data: Path, tmp_path: Path
+) -> None:
     files = case.files(shared_data)
-    answers = ROADS[road](node, files, tmp_path)
+    answers = ROADS[transport](node, files, tmp_path)
 
-    expected = {name: case.answer(name, road) for name in files}
+    expected = {name: case.answer(name, transport) for name in files}
     assert answers == expected
     failed = [answer for answer in expected.values() if answer not in ("0000", *NOT_KEPT)]
     assert len(node.rows("instance")) == case.stored
@@ -268,8 +270,8 @@ def test_a_series_that_comes_by_every_road_is_inferred_once(
     node: NodeInProcess, shared_data: Path, tmp_path: Path
 ) -> None:
     case = _case("plain")
-    for road in ROADS:
-        _send(node, case, road, shared_data, tmp_path)
+    for transport in ROADS:
+        _send(node, case, transport, shared_data, tmp_path)
         node.settle()
         node.work()
 
@@ -462,7 +464,7 @@ def test_classic_and_converted_images_give_equal_voxels(
 
 
 def _labels(path: Path) -> hd.Volume:
-    """The SEG as highdicom reads it: segment numbers on a lattice in patient space."""
+    """The SEG as highdicom reads it: segment numbers on a grid in patient space."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return hd.seg.segread(path).get_volume(combine_segments=True, rtol=0.05)

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from node.cli import main
-from tests.node_in_process import MODELS_PROBE
-from tests.peers import Node, echo, free_port, store, wait_for
-from tests.phantoms import Phantom
-from tests.simulated_node import ct
+from tests.support.node_in_process import MODELS_PROBE
+from tests.support.peers import Node, echo, free_port, store, wait_for
+from tests.support.phantoms import Phantom
+from tests.support.simulated_node import ct
 
 RULE: dict[str, Any] = {"name": "ct", "when": {"Modality": "CT"}, "run": "ct_tissue", "send": []}
 PAIR: dict[str, Any] = {"name": "set", "run": "pair", "send": []}
@@ -96,17 +96,17 @@ def test_a_good_file_is_called_good(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert out.startswith("good: 1 rules, ")
 
 
-@pytest.mark.parametrize("road", ["dimse", "web"])
-def test_a_port_in_use_stops_the_start(tmp_path: Path, road: str) -> None:
+@pytest.mark.parametrize("transport", ["dimse", "web"])
+def test_a_port_in_use_stops_the_start(tmp_path: Path, transport: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        config = write(tmp_path, {road: {"port": port}})
+        config = write(tmp_path, {transport: {"port": port}})
 
         code, said = real_serve(config)
 
     assert code == 2
     assert said == (
-        f"{road}.port: cannot listen on 127.0.0.1:{port} (address already in use): "
+        f"{transport}.port: cannot listen on 127.0.0.1:{port} (address already in use): "
         "stop the other program or choose another port\n"
     )
 

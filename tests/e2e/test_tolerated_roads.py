@@ -17,10 +17,10 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from node.domain.notes import Note
-from tests.malformed import SECOND_META, TAKEN, Malformed, at, explicit
-from tests.node_in_process import SharedWorker
-from tests.phantoms import Phantom
-from tests.simulated_node import SimulatedNode, ct, simulated_node
+from tests.support.malformed import SECOND_META, TAKEN, Malformed, at, explicit
+from tests.support.node_in_process import SharedWorker
+from tests.support.phantoms import Phantom
+from tests.support.simulated_node import SimulatedNode, ct, simulated_node
 
 # what pydicom says of such files; the log of a node leaves it out
 SAID = ("Invalid value for VR", "Expected implicit VR")

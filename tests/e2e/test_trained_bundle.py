@@ -17,7 +17,7 @@ import pytest
 from numpy.typing import NDArray
 from pydicom import dcmread
 
-from tests.bundles import (
+from tests.support.bundles import (
     ARGMAX,
     LOAD,
     ORIENT,
@@ -32,9 +32,9 @@ from tests.bundles import (
     windows,
     write_bundle_model,
 )
-from tests.peers import Node, Orthanc, store, wait_for
-from tests.phantoms import region_at
-from tests.training import (
+from tests.support.peers import Node, Orthanc, store, wait_for
+from tests.support.phantoms import region_at
+from tests.support.training import (
     CORE,
     ENHANCING,
     ORGANS,

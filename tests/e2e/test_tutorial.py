@@ -22,8 +22,8 @@ from pydicom import dcmread
 
 from tests.e2e import tutorial
 from tests.e2e.tutorial import COUNT, GAPPED, MAGNETIC, MODEL, TAKEN, Tutorial
-from tests.http_server import MULTIPART, body_of
-from tests.peers import Node, store, wait_for
+from tests.support.http_server import MULTIPART, body_of
+from tests.support.peers import Node, store, wait_for
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DCMQI = Path(sys.executable).with_name("segimage2itkimage")
@@ -207,7 +207,7 @@ def test_run_again_it_does_nothing_new(ran: Ran) -> None:
 
 # --- the same over the network ----------------------------------------------------------------------
 
-Road = Callable[[Node, Sequence[bytes]], None]
+Transport = Callable[[Node, Sequence[bytes]], None]
 
 
 def by_two_associations(node: Node, files: Sequence[bytes]) -> None:
@@ -259,14 +259,14 @@ def node(ran: Ran, tmp_path: Path) -> Iterator[Node]:
 
 
 @pytest.mark.parametrize(
-    "road",
+    "transport",
     [
         pytest.param(by_two_associations, id="two associations"),
         pytest.param(by_stow, id="STOW", marks=pytest.mark.long),
     ],
 )
 def test_the_network_brings_the_same_results_and_sent_again_nothing_new(
-    road: Road, node: Node, ran: Ran, tmp_path: Path
+    transport: Transport, node: Node, ran: Ran, tmp_path: Path
 ) -> None:
     def states() -> dict[str, str]:
         rows = json.loads(node.cli("jobs", "list", "--matches", "--json").stdout)["items"]
@@ -274,7 +274,7 @@ def test_the_network_brings_the_same_results_and_sent_again_nothing_new(
 
     expected = {one["series_instance_uid"]: one["state"] for one in ran.answer["outcomes"]}
 
-    road(node, ran.tutorial.instances)
+    transport(node, ran.tutorial.instances)
 
     wait_for("what becomes of every series", lambda: states() == expected, 120)
     wait_for("every result", lambda: node.api("/deliveries?state=sent")["total"] == 3, 60)
@@ -284,7 +284,7 @@ def test_the_network_brings_the_same_results_and_sent_again_nothing_new(
         assert came.SOPInstanceUID == ours.SOPInstanceUID
         assert came.PixelData == ours.PixelData
 
-    road(node, ran.tutorial.instances)
+    transport(node, ran.tutorial.instances)
 
     # what comes after it is settled after it
     store(node.dicom_port, LATER.files())

@@ -18,8 +18,8 @@ import pytest
 import SimpleITK as sitk  # noqa: N813 - its own documentation calls it that
 from numpy.typing import NDArray
 
-from tests.peers import Node, store, wait_for
-from tests.phantoms import PLANES, TRANSFER_SYNTAXES, Phantom, Region, region_at
+from tests.support.peers import Node, store, wait_for
+from tests.support.phantoms import PLANES, TRANSFER_SYNTAXES, Phantom, Region, region_at
 
 DCMQI = Path(sys.executable).with_name("segimage2itkimage")
 THRESHOLD_HU = 170  # between soft tissue with its noise and the marker
@@ -84,7 +84,7 @@ def returned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Returned]:
                     "layout": "{StudyInstanceUID}/{model}.{ext}",
                 }
             },
-            "models_dirs": [str(Path(__file__).parent.parent / "models_probe")],
+            "models_dirs": [str(Path(__file__).parent.parent / "support" / "models_probe")],
             "rules": [
                 {
                     "name": "tissue",

@@ -26,9 +26,9 @@ from node.jobs.catalog import JobCatalog
 from node.receive.dry import DryRun
 from node.receive.syntaxes import Decodable
 from node.spool.catalog import SpoolCatalog
-from tests import raw_dimse as raw
-from tests.http_server import MULTIPART, body_of
-from tests.node_in_process import (
+from tests.support import raw_dimse as raw
+from tests.support.http_server import MULTIPART, body_of
+from tests.support.node_in_process import (
     MODELS_PROBE,
     STOW_PATH,
     NodeInProcess,
@@ -59,8 +59,8 @@ class Became:
     sentence: str
 
 
-def parametrized(road: str) -> pytest.MarkDecorator:
-    cases = [case for case in CASES if road in case.roads]
+def parametrized(transport: str) -> pytest.MarkDecorator:
+    cases = [case for case in CASES if transport in case.transports]
     return pytest.mark.parametrize("case", cases, ids=[case.name for case in cases])
 
 
@@ -77,7 +77,7 @@ def by_dimse(
 ) -> Iterator[NodeInProcess]:
     with served(tmp_path_factory.mktemp("dimse"), worker) as node:
         for case in CASES:
-            if "dimse" in case.roads:
+            if "dimse" in case.transports:
                 assert send(node.dicom_port, case.files()) == [f.is_kept for f in case.files()], (
                     case.name
                 )
@@ -91,7 +91,7 @@ def by_stow(
 ) -> Iterator[NodeInProcess]:
     with served(tmp_path_factory.mktemp("stow"), worker) as node:
         for case in CASES:
-            if "stow" in case.roads:
+            if "stow" in case.transports:
                 files = case.files()
                 body = body_of(*(file.content for file in files))
                 answer = node.site.request("POST", STOW_PATH, body, {"Content-Type": MULTIPART})
@@ -108,7 +108,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The report of one ``segnode run`` over a folder for each case."""
     folder = tmp_path_factory.mktemp("run")
     for number, case in enumerate(CASES):
-        if "run" in case.roads:
+        if "run" in case.transports:
             write(folder / "in" / f"case{number:03}", case.files())
     rules = folder / "rules.yaml"
     rules.write_text(json.dumps({"data_dir": str(folder / "data"), **config()}))  # JSON is YAML

@@ -23,7 +23,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, SecondaryCaptureImageStorage
 
 from node.infer.registry import default_models_folder
-from tests.phantoms import CENTRE_MM, PLANES, Phantom, encoded_as
+from tests.support.phantoms import CENTRE_MM, PLANES, Phantom, encoded_as
 
 MODEL = "painted_boxes"
 LABELS = default_models_folder() / "wholebody_ct" / "labels.csv"
@@ -157,9 +157,9 @@ def labels_at(points_mm: NDArray[np.float64]) -> NDArray[np.uint8]:
 
 def count_of(phantom: Phantom) -> NDArray[np.int64]:
     """How many voxels of the source belong to each label value."""
-    geometry = phantom.geometry
-    index = np.stack(np.indices(geometry.shape), axis=-1).astype(float)
-    affine = geometry.affine_lps
+    grid = phantom.grid
+    index = np.stack(np.indices(grid.shape), axis=-1).astype(float)
+    affine = grid.affine_lps
     labels = labels_at(index @ affine[:3, :3].T + affine[:3, 3])
     return np.bincount(labels.ravel(), minlength=COUNT + 1)
 

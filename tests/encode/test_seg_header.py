@@ -30,8 +30,8 @@ from node.domain.patient_study import COPIED_KEYWORDS, NEVER_ABSENT_KEYWORDS
 from node.domain.segment import PRIVATE_SCHEME, Code, Segment
 from node.domain.uids import is_uid
 from node.encode import ENCODERS, encode_seg
-from tests.phantoms import Phantom
-from tests.segmentations import (
+from tests.support.phantoms import Phantom
+from tests.support.segmentations import (
     IDENTITY,
     LUNG,
     PROVENANCE,

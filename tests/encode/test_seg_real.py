@@ -18,8 +18,8 @@ import pytest
 import SimpleITK as sitk  # noqa: N813 - its own documentation calls it that
 from pydicom import dcmread
 
-from tests.phantoms import PLANES, Phantom, stack_of
-from tests.segmentations import IDENTITY, Segmentation, gated, of_phantom, of_series
+from tests.support.phantoms import PLANES, Phantom, stack_of
+from tests.support.segmentations import IDENTITY, Segmentation, gated, of_phantom, of_series
 
 DCMQI = Path(sys.executable).with_name("segimage2itkimage")
 COPIED_FAULT = re.compile(
@@ -178,14 +178,14 @@ def test_dcmqi_finds_every_voxel_of_a_real_seg(real: Real, tmp_path: Path) -> No
         capture_output=True,
     )
 
-    to_lattice = np.linalg.inv(case.volume.stack.geometry.affine_lps)
+    to_lattice = np.linalg.inv(case.volume.stack.grid.affine_lps)
     for number, label_value in case.encode().segment_labels.items():
         image = sitk.ReadImage(tmp_path / f"{number}.nrrd")
         columns = np.argwhere(sitk.GetArrayFromImage(image).T)
         direction = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
         points = columns @ direction.T + image.GetOrigin()
         places = points @ to_lattice[:3, :3].T + to_lattice[:3, 3]
-        # slices of a real series lie up to 5 % off the lattice
+        # slices of a real series lie up to 5 % off the grid
         assert np.abs(places - np.rint(places)).max() < 0.1
         placed = np.zeros(case.volume.labels.shape, np.bool_)
         placed[tuple(np.rint(places).astype(int).T)] = True
@@ -200,4 +200,4 @@ def test_the_gate_stacks_a_phantom_as_its_formula_does(plane: str, *, enhanced: 
     stack = gated(phantom.headers())
 
     assert stack.frames == stack_of(phantom.headers()).frames
-    assert np.allclose(stack.geometry.affine_lps, phantom.geometry.affine_lps, atol=1e-4)
+    assert np.allclose(stack.grid.affine_lps, phantom.grid.affine_lps, atol=1e-4)

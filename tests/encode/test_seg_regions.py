@@ -13,8 +13,8 @@ from pydicom.filebase import DicomBytesIO
 from node.domain.errors import ResultRefused
 from node.domain.result import LabelVolume, label_values_of, voxels_by_label
 from node.domain.segment import Segment
-from tests.phantoms import Phantom
-from tests.segmentations import SEGMENTS, Segmentation
+from tests.support.phantoms import Phantom
+from tests.support.segmentations import SEGMENTS, Segmentation
 
 PHANTOM = Phantom(plane="sagittal", shape=(12, 21, 19))
 REGIONS = tuple(
@@ -24,7 +24,7 @@ REGIONS = tuple(
 
 def nested() -> np.ndarray:
     """Whole, core in it, nothing of the third, and a fourth that cuts both."""
-    bits = np.zeros(PHANTOM.geometry.shape, np.uint8)
+    bits = np.zeros(PHANTOM.grid.shape, np.uint8)
     bits[2:10, 3:17, 4:15] |= 1
     bits[4:8, 6:12, 6:12] |= 2
     bits[6:11, 9:19, 2:9] |= 8
@@ -47,7 +47,7 @@ def test_each_region_is_read_back_whole() -> None:
     assert seg.SegmentsOverlap == "YES"
     found = [item.SegmentLabel for item in seg.SegmentSequence]
     assert found == [REGIONS[0].name, REGIONS[1].name, REGIONS[3].name]
-    to_index = np.linalg.inv(PHANTOM.geometry.affine_lps) @ volume.affine
+    to_index = np.linalg.inv(PHANTOM.grid.affine_lps) @ volume.affine
     for channel, bit in enumerate((1, 2, 8)):
         index = np.argwhere(volume.array[..., channel] != 0)
         placed = np.rint(index @ to_index[:3, :3].T + to_index[:3, 3]).astype(int)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 - its own documentation calls it that
 
-from tests.phantoms import ORDERS, PLANES, POSITIONS, Phantom
-from tests.segmentations import LABELS, SEGMENTS, of_phantom
+from tests.support.phantoms import ORDERS, PLANES, POSITIONS, Phantom
+from tests.support.segmentations import LABELS, SEGMENTS, of_phantom
 
 DCMQI = Path(sys.executable).with_name("segimage2itkimage")
 LATTICE = {"shape": (24, 40, 56), "spacing_mm": (8.25, 5.5, 6.0)}
@@ -38,7 +38,7 @@ PHANTOMS = [
 
 def _name(phantom: Phantom) -> str:
     kind = "enhanced" if phantom.enhanced else "classic"
-    rows, columns = phantom.geometry.shape[1:]
+    rows, columns = phantom.grid.shape[1:]
     return f"{phantom.plane}-{phantom.position}-{phantom.order}-{kind}-{rows}x{columns}"
 
 
@@ -58,10 +58,10 @@ def _on_lattice(phantom: Phantom, values: np.ndarray, index_to_lps: np.ndarray) 
     """Values placed by their own affine, resampled to nothing: voxel centres must coincide."""
     index = np.argwhere(values)
     points = index @ index_to_lps[:3, :3].T + index_to_lps[:3, 3]
-    to_lattice = np.linalg.inv(phantom.geometry.affine_lps)
+    to_lattice = np.linalg.inv(phantom.grid.affine_lps)
     places = points @ to_lattice[:3, :3].T + to_lattice[:3, 3]
     assert np.abs(places - np.rint(places)).max() < 1e-3
-    placed = np.zeros(phantom.geometry.shape, values.dtype)
+    placed = np.zeros(phantom.grid.shape, values.dtype)
     placed[tuple(np.rint(places).astype(int).T)] = values[tuple(index.T)]
     return placed
 

@@ -22,12 +22,13 @@ from node.receive.ingest import Ingest, IngestLimits
 from node.receive.syntaxes import decodable_syntaxes, storage_contexts
 from node.spool import tables
 from node.spool.files import Spool, SpoolSettings
+from node.spool.folders import SpoolFolders
 from node.spool.index import Index
 from node.spool.space import Watermark
-from tests import raw_dimse as raw
-from tests.memory_node import eventually
-from tests.peers import ECHOSCU, STORESCU, need
-from tests.raw_dimse import RawAssociation
+from tests.support import raw_dimse as raw
+from tests.support.memory_node import eventually
+from tests.support.peers import ECHOSCU, STORESCU, need
+from tests.support.raw_dimse import RawAssociation
 
 DEFLATED = "1.2.840.10008.1.2.1.99"
 UID = "1.2.826.0.1.3680043.8.498.77"
@@ -59,7 +60,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     tables.metadata.create_all(engine)
     index = Index(engine)
     watermark = Watermark(reserve_gb=0.01, max_used_percent=99.9)
-    spool = Spool(SpoolSettings(folder=folder, watermark=watermark), index)
+    spool = Spool(SpoolSettings(folders=SpoolFolders(folder), watermark=watermark), index)
     limits = IngestLimits(max_object_bytes=50_000_000, max_inflated_bytes=50_000_000)
     ingest = Ingest(spool, transfer_syntaxes=decodable_syntaxes(), limits=limits)
     server = DimseServer(DimseSettings(port=0), ingest, index, storage_contexts())

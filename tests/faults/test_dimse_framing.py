@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests import raw_dimse as raw
-from tests.memory_node import Node, eventually, serving
-from tests.raw_dimse import RawAssociation
+from tests.support import raw_dimse as raw
+from tests.support.memory_node import Node, eventually, serving
+from tests.support.raw_dimse import RawAssociation
 
 ABORT_BY_PROVIDER = 2
 UNRECOGNIZED_PDU, UNEXPECTED_PDU, UNEXPECTED_PARAMETER, INVALID_PARAMETER = 1, 2, 5, 6

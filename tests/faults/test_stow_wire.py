@@ -14,7 +14,7 @@ import pytest
 
 from node.receive.body_pipe import BUFFERED_BYTES, BodyPipe
 from node.web import protocol
-from tests.http_server import (
+from tests.support.http_server import (
     BOUNDARY,
     MULTIPART,
     MemoryAssociations,
@@ -24,7 +24,7 @@ from tests.http_server import (
     read_answer,
     stow_site,
 )
-from tests.phantoms import Phantom
+from tests.support.phantoms import Phantom
 
 STUDIES = "/dicom-web/studies"
 FILE = Phantom(shape=(1, 16, 12)).files()[0]

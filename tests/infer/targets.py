@@ -21,10 +21,10 @@ from node.domain.reasons import Reason, ReasonCode
 from node.infer.labels_file import write_labels
 from node.infer.registry import load_model
 from node.infer.report import Report
-from node.infer.room import Given
+from node.infer.run_context import SeriesInput
 from node.infer.runners import run_model
-from tests.phantoms import stack_of
-from tests.rooms import room
+from tests.support.phantoms import stack_of
+from tests.support.rooms import room
 
 Request = Mapping[str, Any]
 
@@ -116,7 +116,7 @@ def segments(request: Request, report: Report) -> Request:
     stack = stack_of(list(headers.values()))
     model = load_model(Path(request["model"]))
     files = {str(header.SOPInstanceUID): path for path, header in headers.items()}
-    given = Given(stack=stack, files=files, header=Header({}))
+    given = SeriesInput(stack=stack, files=files, header=Header({}))
     labels = run_model(
         model, {model.grid_role: given}, room(Path(request["folder"])), report
     ).labels

@@ -13,17 +13,17 @@ from node.domain.quantity import Quantity
 from node.infer.padding import cleared, fill
 from node.infer.registry import load_model
 from node.infer.volume import Volume
-from tests.phantoms import Phantom
+from tests.support.phantoms import Phantom
 
-GEOMETRY = Phantom(shape=(3, 2, 2)).geometry
-PROBE = Path(__file__).parents[1] / "models_probe" / "probe"
+GEOMETRY = Phantom(shape=(3, 2, 2)).grid
+PROBE = Path(__file__).parents[1] / "support" / "models_probe" / "probe"
 
 
 def volume(quantity: Quantity, dtype: str = "i2") -> Volume:
     array = np.arange(7, 19).reshape(3, 2, 2).astype(dtype)
     where = np.zeros((3, 2, 2), bool)
     where[0, 0, 0] = where[2] = True
-    return Volume(array=array, geometry=GEOMETRY, quantity=quantity, padding=where)
+    return Volume(array=array, grid=GEOMETRY, quantity=quantity, padding=where)
 
 
 def on_padding(filled: Volume) -> set[float]:
@@ -52,7 +52,7 @@ def test_a_model_gets_padding_as_the_number_that_it_names(wanted: float, dtype: 
 
 
 def test_a_volume_without_padding_stays_as_it_is() -> None:
-    plain = Volume(array=np.zeros((3, 2, 2), np.int16), geometry=GEOMETRY)
+    plain = Volume(array=np.zeros((3, 2, 2), np.int16), grid=GEOMETRY)
 
     assert fill(plain, -1000) == (plain, None)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from node.domain.frames import Frame
-from node.domain.geometry import Geometry, Stack
+from node.domain.grid import Grid, Stack
 from node.domain.result import LabelVolume
 from node.infer.measure import measure_labels
 from node.infer.plausible import why_implausible
@@ -32,14 +32,14 @@ def volume_of(
 ) -> LabelVolume:
     """Axial, feet to head, columns towards the patient's left."""
     between_slices, between_rows, between_columns = spacing_mm
-    geometry = Geometry(
+    grid = Grid(
         shape=labels.shape,
         origin_mm=(-100.0, -100.0, 0.0),
         steps_mm=((0, 0, between_slices), (0, between_rows, 0), (between_columns, 0, 0)),
         frame_of_reference_uid="2.25.1",
     )
     frame = Frame.__new__(Frame)  # where slices were measured plays no part
-    stack = Stack(frames=(frame,) * labels.shape[0], geometry=geometry)
+    stack = Stack(frames=(frame,) * labels.shape[0], grid=grid)
     return LabelVolume(labels=labels, stack=stack, overlapping=overlapping)
 
 
@@ -75,7 +75,7 @@ def test_measures_are_those_of_brute_force(
     for value, found in measured.labels.items():
         where = np.argwhere(masks[value])
         edges = (np.ptp(where, axis=0) + 1) * spacing_mm
-        middle = (volume.stack.geometry.affine_lps @ [*where.mean(axis=0), 1])[:3]
+        middle = (volume.stack.grid.affine_lps @ [*where.mean(axis=0), 1])[:3]
         outer = np.zeros(shape, bool)
         for axis in range(3):
             np.moveaxis(outer, axis, 0)[[0, -1]] = True

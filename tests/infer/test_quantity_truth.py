@@ -33,12 +33,12 @@ from node.domain.header import Header
 from node.domain.reasons import ReasonCode
 from node.infer.registry import default_models_folder, load_model
 from node.infer.report import Stopwatch
-from node.infer.room import Given, Room
+from node.infer.run_context import RunContext, SeriesInput
 from node.infer.runners import run_model
 from node.infer.volume import read_volume
-from tests.phantoms import Phantom, encoded_as, stack_of
+from tests.support.phantoms import Phantom, encoded_as, stack_of
 
-MODELS = Path(__file__).parents[1] / "models_probe"
+MODELS = Path(__file__).parents[1] / "support" / "models_probe"
 THRESHOLD_HU = 170
 PHANTOM = Phantom(shape=(24, 34, 40), spacing_mm=(8.0, 6.5, 8.0))
 ENHANCED = replace(PHANTOM, enhanced=True)
@@ -298,10 +298,10 @@ def labels_of(files: Mapping[str, Path], folder: Path) -> NDArray[np.uint8]:
     """What a model that labels everything above a threshold makes of the files."""
     probe = load_model(_probe_for_hounsfield(folder))
     headers = [dcmread(path, stop_before_pixels=True) for path in files.values()]
-    given = Given(stack=stack_of(headers), files=files, header=Header())
+    given = SeriesInput(stack=stack_of(headers), files=files, header=Header())
     scratch = folder / "scratch"
     scratch.mkdir()
-    room = Room(device="cpu", weights_dir=folder, scratch=scratch, memory_gb=1)
+    room = RunContext(device="cpu", weights_dir=folder, scratch=scratch, memory_gb=1)
     parameters = {"method": "above", "threshold": THRESHOLD_HU}
     return run_model(probe, {"image": given}, room, Stopwatch(), parameters).labels
 

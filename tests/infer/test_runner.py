@@ -30,7 +30,7 @@ from node.infer.runner import (
     StageStarted,
 )
 from node.infer.volume import Volume
-from tests.phantoms import Phantom
+from tests.support.phantoms import Phantom
 
 LONG_S = 30.0
 TARGETS = "tests.infer.targets"
@@ -270,7 +270,7 @@ while True:
 def test_the_heavy_road_of_a_job_runs_in_the_child(runner: Runner, tmp_path: Path) -> None:
     phantom = Phantom()
     phantom.write(tmp_path / "series")
-    volume = Volume(array=phantom.hu_volume, geometry=phantom.geometry)
+    volume = Volume(array=phantom.hu_volume, grid=phantom.grid)
 
     events = run_to_end(
         runner,

@@ -15,16 +15,16 @@ from node.infer.registry import ModelSpec, load_model
 from node.infer.report import Stopwatch
 from node.infer.runners import check_labels, run_model
 from node.infer.volume import Volume
-from tests.phantoms import Phantom
-from tests.rooms import entry_labels, labels_of, nothing_known, room
+from tests.support.phantoms import Phantom
+from tests.support.rooms import entry_labels, labels_of, nothing_known, room
 
 PHANTOM = Phantom(shape=(5, 24, 26))
-VOLUME = Volume(array=PHANTOM.hu_volume, geometry=PHANTOM.geometry)
+VOLUME = Volume(array=PHANTOM.hu_volume, grid=PHANTOM.grid)
 
 
 @pytest.fixture
 def probe() -> ModelSpec:
-    return load_model(Path(__file__).resolve().parent.parent / "models_probe" / "probe")
+    return load_model(Path(__file__).resolve().parent.parent / "support" / "models_probe" / "probe")
 
 
 def failure_of(call: Callable[[], object]) -> str:

@@ -16,7 +16,7 @@ from node.domain.frames import frames_of
 from node.domain.quantity import Quantity
 from node.domain.reasons import ReasonCode
 from node.infer.volume import read_volume
-from tests.phantoms import Phantom, encoded_as, stack_of
+from tests.support.phantoms import Phantom, encoded_as, stack_of
 
 SUV = (Quantity.SUVBW,)
 # 80 kg, 400 MBq, two half lives between injection and scan

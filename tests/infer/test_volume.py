@@ -24,10 +24,10 @@ from pydicom.uid import (
 
 from node.domain.errors import JobFailed
 from node.domain.frames import frames_of
-from node.domain.geometry import Geometry, Stack
+from node.domain.grid import Grid, Stack
 from node.infer.codestream import coded_size
 from node.infer.volume import Volume, read_volume
-from tests.phantoms import ORDERS, TRANSFER_SYNTAXES, Phantom, stack_of
+from tests.support.phantoms import ORDERS, TRANSFER_SYNTAXES, Phantom, stack_of
 
 SHAPE = (4, 40, 50)
 SMALL = Phantom(shape=SHAPE)
@@ -104,8 +104,8 @@ def test_slices_stand_in_the_order_of_the_stack(plane: str, order: str, tmp_path
 
     volume = read_volume(phantom.stack, written(phantom, tmp_path))
 
-    assert volume.geometry == phantom.geometry or np.allclose(
-        volume.geometry.affine_lps, phantom.geometry.affine_lps
+    assert volume.grid == phantom.grid or np.allclose(
+        volume.grid.affine_lps, phantom.grid.affine_lps
     )
     assert np.array_equal(volume.array, phantom.hu_volume)
 
@@ -399,11 +399,11 @@ def test_the_real_frame_that_is_too_short_fails_and_its_siblings_agree(shared_da
 
 
 def unplaced(header: Dataset) -> Stack:
-    """The frames in stored order on a made-up lattice: these files have no positions."""
+    """The frames in stored order on a made-up grid: these files have no positions."""
     frames = frames_of(header)
     return Stack(
         frames=frames,
-        geometry=Geometry(
+        grid=Grid(
             shape=(len(frames), header.Rows, header.Columns),
             origin_mm=(0, 0, 0),
             steps_mm=((0, 0, 1), (0, 1, 0), (1, 0, 0)),

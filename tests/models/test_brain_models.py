@@ -14,7 +14,7 @@ from node.infer.registry import default_models_folder, load_model
 from node.infer.report import Stopwatch
 from node.infer.runners import run_model
 from tests.infer.brain.heads import HeadSeries, acquired, t1_image
-from tests.rooms import given_files, room
+from tests.support.rooms import given_files, room
 
 pytest.importorskip("torch")
 
@@ -53,7 +53,7 @@ def test_a_series_of_files_gives_the_labels_of_the_published_recipe(
 
     expected = direct_labels(
         series.volume.array.astype(np.float64),
-        series.volume.geometry.affine_lps,
+        series.volume.grid.affine_lps,
         shared_models / "brainchop" / network,
         above=above,
         margin=margin,

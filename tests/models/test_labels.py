@@ -21,7 +21,7 @@ from node.domain.segment import PRIVATE_SCHEME, Code, Segment, name_words, segme
 from node.infer.labels_table import read_labels_table
 from node.infer.registry import default_models_folder
 
-PROBES = Path(__file__).resolve().parent.parent / "models_probe"
+PROBES = Path(__file__).resolve().parent.parent / "support" / "models_probe"
 TABLES = sorted(
     path for root in (default_models_folder(), PROBES) for path in root.glob("*/labels.csv")
 )

@@ -9,10 +9,10 @@ import pytest
 
 from node.infer.registry import CARD_SECTIONS, ModelSpec, default_models_folder, load_model
 from node.infer.volume import Volume
-from tests.phantoms import Phantom
-from tests.rooms import entry_labels, labels_of
+from tests.support.phantoms import Phantom
+from tests.support.rooms import entry_labels, labels_of
 
-PROBES = Path(__file__).resolve().parent.parent / "models_probe"
+PROBES = Path(__file__).resolve().parent.parent / "support" / "models_probe"
 FOLDERS = sorted(
     path.parent for root in (default_models_folder(), PROBES) for path in root.glob("*/model.yaml")
 )
@@ -71,12 +71,12 @@ def test_it_runs_on_the_smallest_input_that_it_declares(bare: ModelSpec) -> None
 
     labels = labels_of(bare, phantom)
 
-    assert labels.shape == phantom.geometry.shape
+    assert labels.shape == phantom.grid.shape
 
 
 def test_it_takes_a_volume_without_any_structure(bare: ModelSpec) -> None:
     phantom = Phantom()
-    empty = Volume(array=np.full_like(phantom.hu_volume, -1024), geometry=phantom.geometry)
+    empty = Volume(array=np.full_like(phantom.hu_volume, -1024), grid=phantom.grid)
 
     labels = entry_labels(bare, dict.fromkeys(bare.inputs, empty))
 
@@ -87,6 +87,6 @@ def test_it_leaves_its_input_as_it_was(bare: ModelSpec) -> None:
     phantom = Phantom()
     array = phantom.hu_volume.copy()
 
-    entry_labels(bare, dict.fromkeys(bare.inputs, Volume(array=array, geometry=phantom.geometry)))
+    entry_labels(bare, dict.fromkeys(bare.inputs, Volume(array=array, grid=phantom.grid)))
 
     assert np.array_equal(array, phantom.hu_volume)

@@ -23,19 +23,19 @@ from pydicom.uid import MRImageStorage
 from node.domain.header import HeaderMerger
 from node.domain.job import Priority
 from node.domain.result import LabelVolume
+from node.dryrun.inspect_folder import SeriesFinding, inspect_folder
 from node.infer.measure import measure_labels
 from node.infer.plausible import why_implausible
 from node.infer.registry import ModelSpec, default_models_folder, load_model
 from node.infer.report import Stopwatch
-from node.infer.room import Given
+from node.infer.run_context import SeriesInput
 from node.infer.runners import run_model
 from node.pipeline.acceptance import accepted_inputs, refused_inputs
 from node.pipeline.build import Plan, plan
-from node.pipeline.inspect_folder import SeriesFinding, inspect_folder
 from node.pipeline.matching import ActiveRule
 from node.route import compile_rule
-from tests.phantoms import Phantom, stack_of
-from tests.rooms import room
+from tests.support.phantoms import Phantom, stack_of
+from tests.support.rooms import room
 
 # what a malformed value of a real case is worth is no matter here
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -75,8 +75,8 @@ class Water(Phantom):
 
     @property
     def hu_volume(self) -> NDArray[np.int16]:  # type: ignore[override]
-        index = np.stack(np.indices(self.geometry.shape), axis=-1)
-        centred = (index - (np.array(self.geometry.shape) - 1) / 2) * self.geometry.spacing_mm
+        index = np.stack(np.indices(self.grid.shape), axis=-1)
+        centred = (index - (np.array(self.grid.shape) - 1) / 2) * self.grid.spacing_mm
         inside = np.hypot(centred[..., 1], centred[..., 2]) < 90
         return np.where(inside & (np.abs(centred[..., 0]) < 80), 0, -1000).astype(np.int16)
 
@@ -216,7 +216,7 @@ def test_each_model_takes_the_phantoms_that_could_be_its_patients(tmp_path: Path
 # --- what is made of it --------------------------------------------------------------------------
 
 
-def given_of(folder: Path, *, without: Sequence[str] = ()) -> Given:
+def given_of(folder: Path, *, without: Sequence[str] = ()) -> SeriesInput:
     """The images of a folder with one series as a runner gets them, attributes left out."""
     headers: dict[Path, Dataset] = {}
     merger = HeaderMerger()
@@ -229,10 +229,12 @@ def given_of(folder: Path, *, without: Sequence[str] = ()) -> Given:
         headers[path] = header
         merger.add(header)
     files = {str(header.SOPInstanceUID): path for path, header in headers.items()}
-    return Given(stack=stack_of(list(headers.values())), files=files, header=merger.header())
+    return SeriesInput(stack=stack_of(list(headers.values())), files=files, header=merger.header())
 
 
-def outcome(model: ModelSpec, given: Given, here: Path, weights_dir: Path | None = None) -> str:
+def outcome(
+    model: ModelSpec, given: SeriesInput, here: Path, weights_dir: Path | None = None
+) -> str:
     """Done, nothing found, or the codes of what is implausible, as a job would end."""
     here.mkdir(exist_ok=True)
     inputs = {model.grid_role: given}

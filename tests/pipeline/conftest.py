@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.node_in_process import SharedWorker
+from tests.support.node_in_process import SharedWorker
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from node.deliver import DicomwebDestination, DimseDestination, FolderDestinatio
 from node.domain.errors import ConfigInvalid
 from node.domain.job import Priority
 from node.pipeline.build import Plan, plan
-from tests.node_in_process import MODELS_PROBE
+from tests.support.node_in_process import MODELS_PROBE
 
 PEER = {"P": {"ae_title": "PACS", "host": "10.0.0.5", "port": 104}}
 RULE: dict[str, Any] = {"name": "ct", "when": {"Modality": "CT"}, "run": "probe"}

@@ -13,16 +13,16 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from node.domain.errors import ConfigInvalid
+from node.dryrun.inspect_folder import inspect_folder
 from node.infer.registry import load_model
 from node.pipeline.accept import spool_settings
 from node.pipeline.acceptance import refused_inputs
-from node.pipeline.admin import NodeHealth
-from node.pipeline.inspect_folder import inspect_folder
+from node.process.admin import NodeHealth
 from node.spool.space import SpaceGuard
 from tests.cli.conftest import Segnode
 from tests.cli.conftest import segnode as segnode  # a fixture
-from tests.node_in_process import MODELS_PROBE, SharedWorker
-from tests.simulated_node import SimulatedNode, ct, simulated_node
+from tests.support.node_in_process import MODELS_PROBE, SharedWorker
+from tests.support.simulated_node import SimulatedNode, ct, simulated_node
 
 RULE = {"name": "ct", "when": {"Modality": "CT"}, "run": "bounded", "send": ["shelf"]}
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.node_in_process import SharedWorker
-from tests.phantoms import Phantom
-from tests.simulated_node import CT_RULE, SimulatedNode, ct, simulated_node
+from tests.support.node_in_process import SharedWorker
+from tests.support.phantoms import Phantom
+from tests.support.simulated_node import CT_RULE, SimulatedNode, ct, simulated_node
 
 PAIR: dict[str, Any] = {
     "name": "pair",

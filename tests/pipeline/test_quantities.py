@@ -12,8 +12,8 @@ from pydicom.dataset import Dataset
 
 from node.domain.header import Header
 from node.infer.labels_file import read_labels
-from tests.node_in_process import SharedWorker
-from tests.simulated_node import SimulatedNode, ct, simulated_node
+from tests.support.node_in_process import SharedWorker
+from tests.support.simulated_node import SimulatedNode, ct, simulated_node
 from tests.wrong_inputs.case import Case
 from tests.wrong_inputs.quantities import CASES, padded
 

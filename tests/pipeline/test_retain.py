@@ -11,8 +11,8 @@ import pytest
 from node.domain.errors import InstanceRejected
 from node.pipeline.retain import Retention
 from node.spool import space
-from tests.node_in_process import SharedWorker
-from tests.simulated_node import CT_RULE, SimulatedNode, ct, simulated_node
+from tests.support.node_in_process import SharedWorker
+from tests.support.simulated_node import CT_RULE, SimulatedNode, ct, simulated_node
 
 DAY_S = 86_400.0
 AT_ONCE = {"done": 0, "unmatched": 0, "parked": 0, "quarantine": 0, "results": 0}

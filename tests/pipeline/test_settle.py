@@ -11,9 +11,9 @@ import pytest
 from node.domain.series import SeriesState
 from node.pipeline import settle as settle_module
 from node.spool.catalog import SpoolCatalog
-from tests.node_in_process import SharedWorker
-from tests.segmentations import of_phantom
-from tests.simulated_node import CT_RULE, SimulatedNode, ct, simulated_node
+from tests.support.node_in_process import SharedWorker
+from tests.support.segmentations import of_phantom
+from tests.support.simulated_node import CT_RULE, SimulatedNode, ct, simulated_node
 
 
 @pytest.fixture

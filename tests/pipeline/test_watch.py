@@ -12,11 +12,11 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from node.domain.header import DIFFERS
-from node.domain.instance import Instance, Origin, Road
+from node.domain.instance import Instance, Origin, Transport
 from node.pipeline.watch import SeriesWatch
-from tests.simulated_node import ct
+from tests.support.simulated_node import ct
 
-ORIGIN = Origin(road=Road.DIMSE, association_id="a1", calling_ae_title="PACS")
+ORIGIN = Origin(transport=Transport.DIMSE, association_id="a1", calling_ae_title="PACS")
 HEADERS = [dcmread(BytesIO(file), stop_before_pixels=True) for file in ct(slices=6).files()]
 RENAMED = [
     dcmread(BytesIO(file), stop_before_pixels=True)

@@ -14,13 +14,13 @@ from pynetdicom import AE
 from pynetdicom.sop_class import Verification
 
 from node.domain.errors import ConfigInvalid, InstanceRejected
-from node.domain.instance import Road
+from node.domain.instance import Transport
 from node.domain.peers import Peer
 from node.domain.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.receive.dimse import DimseServer, DimseSettings
 from node.receive.ingest import Announced
-from tests import raw_dimse as raw
-from tests.memory_node import (
+from tests.support import raw_dimse as raw
+from tests.support.memory_node import (
     CONTEXTS,
     JPEG_2000_LOSSLESS,
     JPEG_BASELINE,
@@ -29,7 +29,7 @@ from tests.memory_node import (
     eventually,
     serving,
 )
-from tests.peers import ECHOSCU, need
+from tests.support.peers import ECHOSCU, need
 
 
 @pytest.fixture
@@ -61,8 +61,8 @@ def test_the_data_set_arrives_as_it_was_sent(node: Node) -> None:
         sop_instance_uid="1.2.3",
         transfer_syntax_uid=raw.EXPLICIT_VR_LITTLE_ENDIAN,
     )
-    assert (origin.road, origin.calling_ae_title, origin.called_ae_title, origin.address) == (
-        Road.DIMSE,
+    assert (origin.transport, origin.calling_ae_title, origin.called_ae_title, origin.address) == (
+        Transport.DIMSE,
         "RAW",
         "SEGNODE",
         "127.0.0.1",

@@ -10,7 +10,7 @@ import pytest
 
 from node.receive.folder import Afterwards, FolderSettings, FolderWatch
 from node.spool.space import Watermark
-from tests.instances import Node, ct_slice, opened_node, part10_bytes
+from tests.support.instances import Node, ct_slice, opened_node, part10_bytes
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_one_scan_of_nested_folders_is_one_released_association(node: Node, inbo
     rows = node.rows("instance")
     assert len(report.taken) == 3
     assert report.refused == ()
-    assert (association["road"], association["end"]) == ("folder", "released")
+    assert (association["transport"], association["end"]) == ("folder", "released")
     assert {row["association_id"] for row in rows} == {association["id"]}
 
 

@@ -18,8 +18,8 @@ from node.domain.errors import InstanceRejected
 from node.domain.instance import InstanceState
 from node.receive.ingest import IngestLimits
 from node.receive.syntaxes import decodable_syntaxes
-from node.spool.head import HEAD_BYTES
-from tests.instances import (
+from node.spool.record import HEAD_BYTES
+from tests.support.instances import (
     ORIGIN,
     Node,
     announced,

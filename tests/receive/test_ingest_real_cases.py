@@ -9,7 +9,7 @@ import pytest
 
 from node.domain.errors import InstanceRejected
 from node.receive.syntaxes import decodable_syntaxes
-from tests.instances import Node, opened_node
+from tests.support.instances import Node, opened_node
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

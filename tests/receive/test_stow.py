@@ -16,7 +16,7 @@ from requests import Session
 
 from node.receive.stow import StowSettings
 from node.receive.stow_parts import BodyLimits
-from tests.http_server import (
+from tests.support.http_server import (
     BOUNDARY,
     MULTIPART,
     REFUSED_SYNTAX,
@@ -28,7 +28,7 @@ from tests.http_server import (
     read_answer,
     stow_site,
 )
-from tests.phantoms import Phantom
+from tests.support.phantoms import Phantom
 
 STUDIES = "/dicom-web/studies"
 PHANTOM = Phantom(shape=(3, 16, 12))
@@ -442,7 +442,7 @@ def test_a_request_is_one_association_that_was_released(
 
     origin, end = associations.wait()
     assert len(associations.rows) == 1
-    assert (origin.road, origin.address, end) == ("stow", "127.0.0.1", "released")
+    assert (origin.transport, origin.address, end) == ("stow", "127.0.0.1", "released")
     assert {origin.association_id for origin in ingest.origins} == {"row-0"}
 
 

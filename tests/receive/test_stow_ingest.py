@@ -19,10 +19,11 @@ from node.receive.syntaxes import decodable_syntaxes
 from node.spool import tables
 from node.spool.catalog import SpoolCatalog
 from node.spool.files import Spool, SpoolSettings
+from node.spool.folders import SpoolFolders
 from node.spool.index import Index
-from tests.http_server import MULTIPART, REFUSED_SYNTAX, Answer, Site, body_of, stow_site
-from tests.peers import Orthanc
-from tests.phantoms import Phantom
+from tests.support.http_server import MULTIPART, REFUSED_SYNTAX, Answer, Site, body_of, stow_site
+from tests.support.peers import Orthanc
+from tests.support.phantoms import Phantom
 
 STUDIES = "/dicom-web/studies"
 PHANTOM = Phantom(shape=(3, 16, 12))
@@ -61,7 +62,7 @@ def running(tmp_path: Path, syntaxes: tuple[str, ...]) -> Iterator[Running]:
     with writing(engine) as connection:
         tables.metadata.create_all(connection)
     index = Index(engine)
-    spool = Spool(SpoolSettings(folder=tmp_path / "spool"), index)
+    spool = Spool(SpoolSettings(folders=SpoolFolders.of(tmp_path)), index)
     with stow_site(Ingest(spool, transfer_syntaxes=syntaxes), index) as site:
         yield Running(site, tmp_path, index)
     spool.close()
@@ -96,7 +97,7 @@ def test_instances_are_indexed_under_their_association(running: Running) -> None
     assert [item.ReferencedSOPInstanceUID for item in module.ReferencedSOPSequence] == UIDS
     assert [row["sop_instance_uid"] for row in rows] == UIDS
     [association], total = running.catalog.list_associations()
-    assert (total, association["road"], association["address"]) == (1, "stow", "127.0.0.1")
+    assert (total, association["transport"], association["address"]) == (1, "stow", "127.0.0.1")
     assert {row["association_id"] for row in rows} == {association["id"]}
 
 

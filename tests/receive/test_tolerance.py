@@ -1,6 +1,6 @@
 """What the ingest takes although the Standard does not allow it: never stricter than readers need.
 
-dcmtk, GDCM and pydicom read every malformed image of ``tests.malformed``: what all of them read as
+dcmtk, GDCM and pydicom read every malformed image of ``tests.support.malformed``: what all of them read as
 it was meant is taken, but for what is refused on purpose, each with its reason.
 """
 
@@ -23,8 +23,8 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from node.domain.errors import InstanceRejected
 from node.domain.instance import InstanceState
 from node.domain.notes import Note
-from tests.instances import ORIGIN, Node, announced, ct_slice, opened_node
-from tests.malformed import (
+from tests.support.instances import ORIGIN, Node, announced, ct_slice, opened_node
+from tests.support.malformed import (
     REFUSED,
     SECOND_META,
     SECOND_META_OTHER_SYNTAX,
@@ -34,7 +34,7 @@ from tests.malformed import (
     explicit,
     file_meta,
 )
-from tests.peers import need
+from tests.support.peers import need
 
 SECOND = (SECOND_META, SECOND_META_OTHER_SYNTAX)
 HEADER = ("PatientName", "PatientID", "Rows", "ImagePositionPatient", "RescaleSlope")
@@ -160,13 +160,13 @@ def test_what_is_refused_is_read_differently_by_readers_or_refused_on_purpose(
 
 
 @pytest.mark.parametrize("kind", SECOND, ids=lambda kind: kind.name)
-@pytest.mark.parametrize("road", ["file", "dimse"])
+@pytest.mark.parametrize("transport", ["file", "dimse"])
 def test_a_second_file_meta_group_is_dropped_and_the_first_one_counts(
-    node: Node, kind: Malformed, road: str
+    node: Node, kind: Malformed, transport: str
 ) -> None:
     image = fresh_image()
 
-    if road == "file":
+    if transport == "file":
         node.store_file(kind.file(image))
     else:
         node.store(image, kind.data_set(image))

@@ -21,7 +21,7 @@ from node.receive.walk import (
     Encoding,
     walk,
 )
-from tests.instances import ct_slice, data_set_bytes
+from tests.support.instances import ct_slice, data_set_bytes
 
 ENCODINGS = (EXPLICIT_LITTLE, IMPLICIT_LITTLE, EXPLICIT_BIG)
 

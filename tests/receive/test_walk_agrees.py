@@ -15,9 +15,9 @@ from pydicom.uid import UID
 
 from node.domain.errors import InstanceRejected
 from node.receive.walk import PIXEL_DATA, Structure, walk
-from tests.instances import ct_slice
-from tests.malformed import ENCODINGS, TAKEN, Malformed, file_meta
 from tests.receive.test_walk import nested
+from tests.support.instances import ct_slice
+from tests.support.malformed import ENCODINGS, TAKEN, Malformed, file_meta
 
 
 def _sources() -> list[tuple[UID, bytes]]:

@@ -12,7 +12,14 @@ from pydicom.dataset import Dataset
 from node.domain.errors import InstanceRejected
 from node.domain.instance import InstanceState
 from node.spool.arrivals import Arrivals
-from tests.instances import SERIES_UID, Node, ct_slice, data_set_bytes, opened_node, part10_bytes
+from tests.support.instances import (
+    SERIES_UID,
+    Node,
+    ct_slice,
+    data_set_bytes,
+    opened_node,
+    part10_bytes,
+)
 
 
 @pytest.fixture

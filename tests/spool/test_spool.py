@@ -20,12 +20,13 @@ from node.receive.dry import DryRun
 from node.receive.syntaxes import NATIVE_SYNTAXES
 from node.spool import tables
 from node.spool.arrivals import Arrivals
-from node.spool.head import Head, decode_head, encode_head
-from node.spool.quarantine_desk import CannotBeFreed, NotInQuarantine, QuarantineDesk
+from node.spool.folders import SpoolFolders
+from node.spool.quarantine_review import CannotBeFreed, NotInQuarantine, QuarantineReview
 from node.spool.rebuild import rebuild_index
+from node.spool.record import InstanceRecord, decode_record, encode_record
 from node.spool.retention import sweep_instances, sweep_quarantine
 from node.spool.space import SpaceGuard, Watermark
-from tests.instances import (
+from tests.support.instances import (
     ORIGIN,
     SERIES_UID,
     STUDY_UID,
@@ -46,14 +47,14 @@ def node(tmp_path: Path) -> Iterator[Node]:
 
 
 def test_a_head_comes_back_as_it_was_written() -> None:
-    head = Head(
+    head = InstanceRecord(
         sop_class_uid="1.2",
         sop_instance_uid="1.2.3",
         transfer_syntax_uid="1.2.840.10008.1.2",
         study_instance_uid="1." + "2" * 62,
         series_instance_uid="1." + "3" * 62,
         origin=Origin(
-            road=ORIGIN.road,
+            transport=ORIGIN.transport,
             association_id="a" * 32,
             peer="é" * 64,
             calling_ae_title="A" * 16,
@@ -69,7 +70,7 @@ def test_a_head_comes_back_as_it_was_written() -> None:
         patient_key="c" * 64,
     )
 
-    assert decode_head(encode_head(head)) == head
+    assert decode_record(encode_record(head)) == head
 
 
 def test_no_room_below_the_watermark_and_room_again_by_itself(tmp_path: Path) -> None:
@@ -156,8 +157,8 @@ def test_the_index_is_rebuilt_from_the_files_alone(tmp_path: Path) -> None:
     (tmp_path / "index.sqlite").unlink()
 
     with opened_node(tmp_path) as node:
-        rebuilt = rebuild_index(node.engine, tmp_path / "spool")
-        again = rebuild_index(node.engine, tmp_path / "spool")
+        rebuilt = rebuild_index(node.engine, SpoolFolders.of(tmp_path))
+        again = rebuild_index(node.engine, SpoolFolders.of(tmp_path))
 
         assert (rebuilt.instances, rebuilt.quarantined) == (2, 1)
         assert (again.instances, again.quarantined) == (0, 0)
@@ -170,7 +171,7 @@ def test_the_index_is_rebuilt_from_the_files_alone(tmp_path: Path) -> None:
 KILLED = """
 import os, sys
 from pathlib import Path
-from tests.instances import *
+from tests.support.instances import *
 with opened_node(Path(sys.argv[1])) as node:
     node.index._batch_s = 60.0
     print(node.store(ct_slice(1)).state.value, flush=True)
@@ -187,7 +188,7 @@ def test_a_killed_process_loses_no_acknowledged_instance(tmp_path: Path) -> None
 
     with opened_node(tmp_path) as node:
         in_use = node.ingest.begin(ORIGIN, announced(ct_slice(3)))
-        rebuilt = rebuild_index(node.engine, tmp_path / "spool")
+        rebuilt = rebuild_index(node.engine, SpoolFolders.of(tmp_path))
 
         assert (rebuilt.instances, rebuilt.stale_parts) == (1, 1)
         assert len(node.rows("instance")) == 1
@@ -259,8 +260,8 @@ def test_quarantine_is_bounded_and_says_when_it_is_full(tmp_path: Path) -> None:
         assert [row["kind"] for row in node.rows("event")] == ["quarantine_full"]
 
 
-def desk_of(node: Node) -> QuarantineDesk:
-    return QuarantineDesk(
+def desk_of(node: Node) -> QuarantineReview:
+    return QuarantineReview(
         node.spool,
         node.index,
         lambda path, _: node.store_file(path.read_bytes()),
@@ -338,9 +339,11 @@ def test_old_quarantine_is_swept(node: Node) -> None:
 
 def test_rows_of_an_association_are_there_when_it_is_closed(node: Node) -> None:
     association_id = node.index.opened(
-        Origin(road=ORIGIN.road, association_id="", peer="PACS", calling_ae_title="MAINPACS")
+        Origin(
+            transport=ORIGIN.transport, association_id="", peer="PACS", calling_ae_title="MAINPACS"
+        )
     )
-    origin = Origin(road=ORIGIN.road, association_id=association_id, peer="PACS")
+    origin = Origin(transport=ORIGIN.transport, association_id=association_id, peer="PACS")
     arrival = node.ingest.begin(origin, announced(ct_slice()))
     arrival.write(data_set_bytes(ct_slice()))
     arrival.finish()
@@ -358,7 +361,7 @@ def test_rows_of_an_association_are_there_when_it_is_closed(node: Node) -> None:
 
 
 def test_an_association_of_a_process_that_died_is_closed_as_aborted(node: Node) -> None:
-    association_id = node.index.opened(Origin(road=ORIGIN.road, association_id=""))
+    association_id = node.index.opened(Origin(transport=ORIGIN.transport, association_id=""))
     arrivals = Arrivals(node.engine)
 
     early = arrivals.close_dead_associations(node.index.now() + 50.0)
@@ -424,7 +427,7 @@ def test_a_refused_image_whose_rows_were_lost_is_missing_again(
             for table in (tables.quarantine, tables.loss):
                 connection.execute(table.delete())
 
-        rebuild_index(node.engine, tmp_path / "spool")
+        rebuild_index(node.engine, SpoolFolders.of(tmp_path))
 
         (lost,) = node.rows("loss")
         assert lost["sop_instance_uid"] == ct_slice().SOPInstanceUID

@@ -11,8 +11,8 @@ from pydicom.tag import Tag
 
 from node.domain.errors import ResultRefused
 from node.verify.reading import read_seg
-from tests.phantoms import Phantom
-from tests.segmentations import of_phantom
+from tests.support.phantoms import Phantom
+from tests.support.segmentations import of_phantom
 
 
 @pytest.fixture(scope="module", params=[{"plane": "oblique"}, {"enhanced": True}], ids=str)

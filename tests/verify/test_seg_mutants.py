@@ -22,8 +22,8 @@ from pydicom.sequence import Sequence
 from pydicom.uid import CTImageStorage, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from node.domain.errors import ResultRefused
-from tests.phantoms import Phantom
-from tests.segmentations import Segmentation, of_phantom
+from tests.support.phantoms import Phantom
+from tests.support.segmentations import Segmentation, of_phantom
 
 ODD_BITS = {"shape": (24, 37, 53), "spacing_mm": (8.25, 5.9, 6.3)}
 

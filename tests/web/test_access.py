@@ -21,7 +21,7 @@ from node.spool.catalog import SpoolCatalog
 from node.web.access import Account, Authentication, May
 from node.web.app import create_app
 from node.web.services import Row, WebServices
-from tests.http_server import (
+from tests.support.http_server import (
     MULTIPART,
     MemoryAssociations,
     MemoryIngest,
@@ -29,7 +29,7 @@ from tests.http_server import (
     body_of,
     serving,
 )
-from tests.phantoms import Phantom
+from tests.support.phantoms import Phantom
 
 FILE = Phantom(shape=(1, 8, 8)).files()[0]
 ACCOUNTS = (

@@ -20,7 +20,7 @@ from node.spool import tables as spool_tables
 from node.spool.catalog import SpoolCatalog
 from node.web.app import create_app
 from node.web.services import Row, WebServices
-from tests.http_server import Answer, Site, serving
+from tests.support.http_server import Answer, Site, serving
 
 
 class Models:
@@ -103,7 +103,7 @@ def fill(connection: Any) -> None:
             is_input=True,
             received_at=100.0,
             association_id="a",
-            road="stow",
+            transport="stow",
         )
     )
     connection.execute(
@@ -113,7 +113,7 @@ def fill(connection: Any) -> None:
             dimse_status=0xC000,
             reason="no DICOM",
             received_at=1.0,
-            road="stow",
+            transport="stow",
         )
     )
     connection.execute(

@@ -9,7 +9,7 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from tests.http_server import serving
+from tests.support.http_server import serving
 
 
 def answer(_request: object) -> PlainTextResponse:

@@ -49,7 +49,7 @@ class Case:
     sentence: str = ""
     exit_code: int
     old: str
-    roads: frozenset[str] = ROADS
+    transports: frozenset[str] = ROADS
 
 
 def file_of(instance: Dataset) -> bytes:

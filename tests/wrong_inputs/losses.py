@@ -8,7 +8,7 @@ from io import BytesIO
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from tests.phantoms import Phantom
+from tests.support.phantoms import Phantom
 from tests.wrong_inputs.case import ROADS, Case, File, file_of
 
 Breaking = Callable[[bytes], bytes]
@@ -90,7 +90,7 @@ def _case(
     breaking: Breaking,
     which: Sequence[int],
     old: str,
-    roads: frozenset[str] = ROADS,
+    transports: frozenset[str] = ROADS,
 ) -> Case:
     return Case(
         name=name,
@@ -100,7 +100,7 @@ def _case(
         sentence=f"{len(which)} of {SLICES} images were refused",
         exit_code=1,
         old=old,
-        roads=roads,
+        transports=transports,
     )
 
 

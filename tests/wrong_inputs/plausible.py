@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from pydicom.dataset import Dataset
 
-from tests.phantoms import Phantom
+from tests.support.phantoms import Phantom
 from tests.wrong_inputs.case import Case, File, file_of
 
 

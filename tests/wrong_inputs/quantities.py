@@ -9,7 +9,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from node.domain.reasons import ReasonCode
-from tests.simulated_node import ct
+from tests.support.simulated_node import ct
 from tests.wrong_inputs.case import Case, File, file_of
 
 SLICES = 24

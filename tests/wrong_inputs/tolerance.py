@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 from pydicom.dataset import Dataset
 
-from tests.malformed import SECOND_META, TAKEN, Malformed, at, explicit, nested_file
-from tests.phantoms import Phantom
+from tests.support.malformed import SECOND_META, TAKEN, Malformed, at, explicit, nested_file
+from tests.support.phantoms import Phantom
 from tests.wrong_inputs.case import Case, File, file_of
 
 _REFUSED_BEFORE = "every image refused (C000)"

@@ -7,10 +7,10 @@
     conform     volume <-> the cube that brainchop's networks take: 256 voxels of 1 mm, axes LIA
     whole_head  entry of the runner kind "python": conform, network, way back
     skull       brain mask by the network mindgrab
-    lattice     values of one lattice at the places of another
+    resampling  values of one grid at the places of another
     register    rigid or affine registration of two volumes, the same result every time
     brats       for bundles ("brain_tumour"): four series -> one skull-stripped image of 1 mm, and back
-    template    for bundles ("brain_template"): a T1 on a template's lattice, and its labels back
+    template    for bundles ("brain_template"): a T1 on a template's grid, and its labels back
 
 What enters: volumes of any orientation, LPS geometry. What leaves: labels or masks on the grid of the
 volume they came from. Nothing is random. ``torch`` is imported by the functions that need it, so that

@@ -1,6 +1,6 @@
 """Four series of one brain become the image that networks trained on BraTS know.
 
-There every image is skull-stripped, registered, and on an axial lattice of 240 x 240 x 155 voxels of
+There every image is skull-stripped, registered, and on an axial grid of 240 x 240 x 155 voxels of
 1 mm whose axes run to the left, to the back and upwards. The same is made here around the brain of the
 series with contrast medium, without an atlas: the other three are registered to it rigidly and each
 series is interpolated once. Outside the brain everything is 0; scaling is left to the network's own
@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from node.domain.errors import JobFailed
-from node.domain.geometry import Floats, Geometry
-from node.infer.brain.lattice import IDENTITY, labels_onto, resampled
+from node.domain.grid import Floats, Grid
 from node.infer.brain.register import align
+from node.infer.brain.resampling import IDENTITY, labels_onto, resampled
 from node.infer.brain.skull import network_folder, skull_strip
 from node.infer.bundle.image import Image, Prepared
 from node.infer.report import Report
@@ -63,31 +63,31 @@ def gathered(
     nested.
 
     Args:
-        brain: On the lattice of T1c.
+        brain: On the grid of T1c.
         moves: Role -> matrix from a point of T1c to that point of the series, LPS mm.
     """
-    source = volumes[CHANNELS[0]].geometry
-    geometry = _lattice_around(brain, source)
-    inside = resampled(brain.view(np.uint8), source, geometry, way="nearest")
+    source = volumes[CHANNELS[0]].grid
+    grid = _grid_around(brain, source)
+    inside = resampled(brain.view(np.uint8), source, grid, way="nearest")
 
     def channel(role: str) -> Volume:
         volume = volumes[role]
         values = resampled(
             volume.array.astype(np.float32),
-            volume.geometry,
-            geometry,
+            volume.grid,
+            grid,
             move=moves.get(role, IDENTITY),
             way="linear",
         )
-        return Volume(array=values * inside, geometry=geometry)
+        return Volume(array=values * inside, grid=grid)
 
     return Prepared(
         image=Image(channels=tuple(channel(role) for role in CHANNELS)),
-        back=lambda labels: labels_onto(labels, geometry, source),
+        back=lambda labels: labels_onto(labels, grid, source),
     )
 
 
-def _lattice_around(brain: NDArray[np.bool_], source: Geometry) -> Geometry:
+def _grid_around(brain: NDArray[np.bool_], source: Grid) -> Grid:
     """At least the size of BraTS, larger where the brain is, with the brain in the middle."""
     index = [np.flatnonzero(brain.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
     corners = np.array(
@@ -100,7 +100,7 @@ def _lattice_around(brain: NDArray[np.bool_], source: Geometry) -> Geometry:
         max(least, int(n)) for least, n in zip(LEAST_SHAPE, needed, strict=True)
     )
     x, y, z = (low + high) / 2 - (np.array([columns, rows, slices]) - 1) / 2
-    return Geometry(
+    return Grid(
         shape=(slices, rows, columns),
         origin_mm=(float(x), float(y), float(z)),
         steps_mm=((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0)),

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from node.domain.errors import JobFailed
 from node.domain.frames import Triple
-from node.domain.geometry import Geometry
-from node.infer.brain.lattice import resampled
+from node.domain.grid import Grid
+from node.infer.brain.resampling import resampled
 from node.infer.volume import Volume
 
 SIDE = 256  # voxels of 1 mm
@@ -33,19 +33,19 @@ class Cube:
     Args:
         array: Shape (256, 256, 256), index (left, inferior, anterior), 0 to 255.
         geometry: Of ``array``.
-        source: The lattice that the volume came from.
+        source: The grid that the volume came from.
         cut_mm: How much of the field of view lies outside the cube at each of its ends: along left,
             inferior, anterior.
     """
 
     array: NDArray[np.uint8]
-    geometry: Geometry
-    source: Geometry
+    grid: Grid
+    source: Grid
     cut_mm: Triple
 
     def back(self, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Labels of the cube on the lattice of the source, each voxel by the nearest one."""
-        return resampled(labels, self.geometry, self.source, way="nearest")
+        """Labels of the cube on the grid of the source, each voxel by the nearest one."""
+        return resampled(labels, self.grid, self.source, way="nearest")
 
 
 def conform(volume: Volume) -> Cube:
@@ -54,27 +54,27 @@ def conform(volume: Volume) -> Cube:
     Raises:
         JobFailed: All its voxels are equal (permanent).
     """
-    geometry = _cube_over(volume.geometry)
+    grid = _cube_over(volume.grid)
     low, high = _range(volume.array)
     above = volume.array.astype(np.float32)
     above -= low  # so that what lies outside the volume is as dark as its darkest voxel
-    values = resampled(above, volume.geometry, geometry, way="linear")
+    values = resampled(above, volume.grid, grid, way="linear")
     values *= _BRIGHTEST / (high - low)
     return Cube(
         array=np.rint(np.clip(values, 0, _BRIGHTEST, out=values)).astype(np.uint8),
-        geometry=geometry,
-        source=volume.geometry,
-        cut_mm=_cut_mm(volume.geometry),
+        grid=grid,
+        source=volume.grid,
+        cut_mm=_cut_mm(volume.grid),
     )
 
 
-def _cube_over(source: Geometry) -> Geometry:
+def _cube_over(source: Grid) -> Grid:
     """The cube with the centre of the source, so that flipped axes give the same voxels."""
     affine = source.affine_lps
     centre = affine[:3, :3] @ ((np.array(source.shape) - 1) / 2) + affine[:3, 3]
     origin = centre - (SIDE - 1) / 2 * np.array(_STEPS_MM).sum(axis=0)
     x, y, z = (float(value) for value in origin)
-    return Geometry(
+    return Grid(
         shape=(SIDE, SIDE, SIDE),
         origin_mm=(x, y, z),
         steps_mm=_STEPS_MM,
@@ -82,7 +82,7 @@ def _cube_over(source: Geometry) -> Geometry:
     )
 
 
-def _cut_mm(source: Geometry) -> Triple:
+def _cut_mm(source: Grid) -> Triple:
     steps = np.abs(np.array(source.steps_mm))
     x, y, z = (float(mm) for mm in np.array(source.shape) @ steps)
     left, inferior, anterior = (max(0.0, (mm - SIDE) / 2) for mm in (x, z, y))

@@ -19,8 +19,8 @@ import numpy as np
 import SimpleITK
 
 from node.domain.errors import JobFailed
-from node.domain.geometry import Floats, Geometry
-from node.infer.brain.lattice import same_lattice
+from node.domain.grid import Floats, Grid
+from node.infer.brain.resampling import same_grid
 from node.infer.report import Report
 from node.infer.volume import Volume
 
@@ -39,8 +39,8 @@ _LEAST_STEP_MM = 1e-3
 def itk_image(volume: Volume) -> Any:
     """A volume as an ITK image of floats, whose physical points are LPS mm."""
     image = _ITK.GetImageFromArray(volume.array.astype(np.float32, copy=False))
-    affine_lps, spacing = volume.geometry.affine_lps, np.array(volume.geometry.spacing_mm)
-    image.SetOrigin(volume.geometry.origin_mm)
+    affine_lps, spacing = volume.grid.affine_lps, np.array(volume.grid.spacing_mm)
+    image.SetOrigin(volume.grid.origin_mm)
     image.SetSpacing(spacing[::-1].tolist())
     image.SetDirection((affine_lps[:3, :3] / spacing)[:, ::-1].ravel().tolist())
     return image
@@ -50,7 +50,7 @@ def align(fixed: Volume, moving: Volume, name: str, report: Report) -> Floats:
     """The rigid movement from a point of the fixed volume to that point of the moving one.
 
     Two series on one grid in one Frame of Reference are taken as aligned already: a scanner that
-    copied the lattice measured them in one go, and a registration would only add its own error.
+    copied the grid measured them in one go, and a registration would only add its own error.
 
     Args:
         name: Of the moving series, for the record.
@@ -59,12 +59,12 @@ def align(fixed: Volume, moving: Volume, name: str, report: Report) -> Floats:
     Raises:
         JobFailed: The volumes cannot be brought to overlap (permanent).
     """
-    if same_lattice(fixed.geometry, moving.geometry):
+    if same_grid(fixed.grid, moving.grid):
         report.note(f"{name}: not registered, it has the grid and Frame of Reference of the first")
         return np.eye(4)
-    shared = fixed.geometry.frame_of_reference_uid == moving.geometry.frame_of_reference_uid
+    shared = fixed.grid.frame_of_reference_uid == moving.grid.frame_of_reference_uid
     matrix = rigid(fixed, moving, metric="mutual information", shares_coordinates=shared)
-    degrees, mm = extent_of(matrix, fixed.geometry)
+    degrees, mm = extent_of(matrix, fixed.grid)
     report.note(f"{name}: registered, turned by {degrees:.1f} degrees and moved by {mm:.1f} mm")
     return matrix
 
@@ -96,7 +96,7 @@ def affine(fixed: Volume, moving: Volume, start: Floats, *, metric: Metric) -> F
     Args:
         start: What ``rigid`` found.
     """
-    middle = fixed.geometry.affine_lps @ np.append((np.array(fixed.geometry.shape) - 1) / 2, 1.0)
+    middle = fixed.grid.affine_lps @ np.append((np.array(fixed.grid.shape) - 1) / 2, 1.0)
     transform = _ITK.AffineTransform(3)
     transform.SetCenter(middle[:3].tolist())
     transform.SetMatrix(start[:3, :3].ravel().tolist())
@@ -109,10 +109,10 @@ def inverted(matrix: Floats) -> Floats:
     return np.asarray(np.linalg.inv(matrix), np.float64)
 
 
-def extent_of(matrix: Floats, geometry: Geometry) -> tuple[float, float]:
-    """How far a movement turns, in degrees, and moves the centre of a lattice, in mm."""
+def extent_of(matrix: Floats, grid: Grid) -> tuple[float, float]:
+    """How far a movement turns, in degrees, and moves the centre of a grid, in mm."""
     cosine = (np.trace(matrix[:3, :3]) - 1) / 2
-    middle = geometry.affine_lps @ np.append((np.array(geometry.shape) - 1) / 2, 1.0)
+    middle = grid.affine_lps @ np.append((np.array(grid.shape) - 1) / 2, 1.0)
     mm = float(np.linalg.norm((matrix @ middle - middle)[:3]))
     return float(np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0)))), mm
 

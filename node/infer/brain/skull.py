@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from node.domain.errors import JobFailed
-from node.infer.brain.whole_head import Crop, head_labels
+from node.infer.brain.brainchop import Crop, head_labels
 from node.infer.report import Report
 from node.infer.volume import Volume
 
@@ -43,7 +43,7 @@ def skull_strip(volume: Volume, folder: Path, *, device: str, report: Report) ->
     """
     labels = head_labels(volume, folder, crop=CROP, device=device, report=report)
     brain: NDArray[np.bool_] = labels == 1
-    found_ml = np.count_nonzero(brain) * volume.geometry.voxel_ml
+    found_ml = np.count_nonzero(brain) * volume.grid.voxel_ml
     if found_ml < _SMALLEST_ML:
         raise JobFailed(
             f"skull stripping found {found_ml:.0f} ml of brain: is this a series of a head?",

@@ -1,4 +1,4 @@
-"""A T1 on a template's lattice: what NV-Segment-CTMR's MRI_BRAIN classes were trained on, in-process.
+"""A T1 on a template's grid: what NV-Segment-CTMR's MRI_BRAIN classes were trained on, in-process.
 
 The published steps are SynthStrip, N4, scaling of the white matter's histogram peak, a cut at the
 99.9th percentile, 1 mm, affine registration by mean squares, and for labels all of it backwards. Here:
@@ -24,9 +24,9 @@ import SimpleITK
 from numpy.typing import NDArray
 
 from node.domain.errors import JobFailed
-from node.domain.geometry import Geometry
-from node.infer.brain.lattice import labels_onto, resampled
+from node.domain.grid import Grid
 from node.infer.brain.register import affine, inverted, itk_image, one_thread, rigid
+from node.infer.brain.resampling import labels_onto, resampled
 from node.infer.brain.skull import network_folder, skull_strip
 from node.infer.bundle.image import Image, Prepared
 from node.infer.report import Report
@@ -45,7 +45,7 @@ _FIELD_CONVERGENCE = 1e-7
 def prepare(
     volumes: Mapping[str, Volume], files: Mapping[str, Path], device: str, report: Report
 ) -> Prepared:
-    """The only volume, a T1, skull-stripped and on the template's lattice.
+    """The only volume, a T1, skull-stripped and on the template's grid.
 
     Args:
         files: The template and the files of the network mindgrab, by their declared paths.
@@ -74,26 +74,24 @@ def onto_template(
     target = read_template(template)
     with report.stage("even out"):
         even = in_unit_range(without_bias(volume, brain))
-        moving = Volume(array=even, geometry=volume.geometry)
+        moving = Volume(array=even, grid=volume.grid)
     with report.stage("register"):
-        fixed = Volume(array=in_unit_range(target.array), geometry=target.geometry)
+        fixed = Volume(array=in_unit_range(target.array), grid=target.grid)
         start = rigid(fixed, moving, metric="mean squares", shares_coordinates=False)
         move = affine(fixed, moving, start, metric="mean squares")
         factor = float(np.linalg.det(move[:3, :3]))
         report.note(f"the template's brain has {1 / factor:.2f} times the volume of this one")
-    values = resampled(even, volume.geometry, target.geometry, move=move, way="linear")
+    values = resampled(even, volume.grid, target.grid, move=move, way="linear")
     return Prepared(
-        image=Image(channels=(Volume(array=values, geometry=target.geometry),)),
-        back=lambda labels: labels_onto(
-            labels, target.geometry, volume.geometry, move=inverted(move)
-        ),
+        image=Image(channels=(Volume(array=values, grid=target.grid),)),
+        back=lambda labels: labels_onto(labels, target.grid, volume.grid, move=inverted(move)),
     )
 
 
 def without_bias(volume: Volume, brain: NDArray[np.bool_]) -> NDArray[np.float32]:
     """The brain divided by its slow brightness field (N4); 0 outside it."""
     image = itk_image(volume)
-    mask = itk_image(Volume(array=brain.astype(np.int16), geometry=volume.geometry)) > 0.5
+    mask = itk_image(Volume(array=brain.astype(np.int16), grid=volume.grid)) > 0.5
     factors = [max(1, round(_FIELD_MM / spacing)) for spacing in image.GetSpacing()]
     n4 = _ITK.N4BiasFieldCorrectionImageFilter()
     n4.SetMaximumNumberOfIterations(_FIELD_ITERATIONS)
@@ -135,7 +133,7 @@ def read_template(path: Path) -> Volume:
     a, b, c = (tuple(float(value) for value in step) for step in steps[::-1])
     return Volume(
         array=_ITK.GetArrayFromImage(image),
-        geometry=Geometry(
+        grid=Grid(
             shape=(slices, rows, columns),
             origin_mm=(x, y, z),
             steps_mm=((a[0], a[1], a[2]), (b[0], b[1], b[2]), (c[0], c[1], c[2])),

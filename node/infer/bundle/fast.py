@@ -26,9 +26,9 @@ from torch import Tensor
 
 from node.domain.errors import JobFailed
 from node.domain.result import LabelArray
+from node.infer.bundle.classifier import largest_by_windows
 from node.infer.bundle.config import Bundle, parser_of
 from node.infer.bundle.decide import Decide, mark_regions, refuse_no_numbers
-from node.infer.bundle.head import largest_by_windows
 from node.infer.bundle.image import Image, affine_ras
 from node.infer.bundle.postprocessing import PostPlan, plan_post
 from node.infer.bundle.resample import make_lean
@@ -67,7 +67,7 @@ class Loaded:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Effort:
+class MemoryMode:
     """How much memory a run may use at once.
 
     Args:
@@ -119,7 +119,7 @@ def load(bundle: Bundle, device: str, *, regions: bool) -> Loaded:
 def run_fast(
     loaded: Loaded,
     image: Image,
-    effort: Effort,
+    effort: MemoryMode,
     report: Report,
     region_channels: Sequence[int] = (),
     wanted: Sequence[int] = (),
@@ -205,13 +205,13 @@ def _tensor(loaded: Loaded, image: Image, device: str) -> MetaTensor:
         array = array[None]
     has_channels = not is_one or loaded.channel_first
     meta = {
-        "spatial_shape": np.array(image.geometry.shape[::-1]),
+        "spatial_shape": np.array(image.grid.shape[::-1]),
         "original_channel_dim": 0 if has_channels else float("nan"),
-        "original_affine": affine_ras(image.geometry),
+        "original_affine": affine_ras(image.grid),
         "filename_or_obj": "image",
         "space": "RAS",
     }
-    affine = torch.as_tensor(affine_ras(image.geometry))
+    affine = torch.as_tensor(affine_ras(image.grid))
     return MetaTensor(torch.as_tensor(array).to(device), affine=affine, meta=meta)
 
 
@@ -231,7 +231,7 @@ def _resamples_first(transforms: Sequence[Any]) -> bool:
 def _answer(
     loaded: Loaded,
     prepared: MetaTensor,
-    effort: Effort,
+    effort: MemoryMode,
     region_channels: Sequence[int],
     wanted: Sequence[int],
 ) -> MetaTensor:
@@ -250,7 +250,7 @@ def _answer(
 
 
 def _of_classes(
-    loaded: Loaded, prepared: MetaTensor, effort: Effort, wanted: Sequence[int]
+    loaded: Loaded, prepared: MetaTensor, effort: MemoryMode, wanted: Sequence[int]
 ) -> MetaTensor:
     """Labels (1, X, Y, Z) of a network that is asked for classes by number."""
     if not is_vista(loaded.network):
@@ -280,7 +280,7 @@ def _chosen(channels: Sequence[int], decide: Decide) -> Decide:
     return chosen if channels else decide
 
 
-def _windowing(windowing: Windowing, effort: Effort) -> Windowing:
+def _windowing(windowing: Windowing, effort: MemoryMode) -> Windowing:
     return replace(
         windowing,
         batch=1 if effort.single_windows else windowing.batch,
@@ -290,7 +290,7 @@ def _windowing(windowing: Windowing, effort: Effort) -> Windowing:
     )
 
 
-def _maps(loaded: Loaded, prepared: MetaTensor, effort: Effort) -> MetaTensor:
+def _maps(loaded: Loaded, prepared: MetaTensor, effort: MemoryMode) -> MetaTensor:
     """The answer of the bundle's own inferer."""
     dtype = PRECISIONS[effort.precision]
     kind = torch.device(effort.device).type
@@ -319,7 +319,7 @@ def _rest(post: PostPlan, prepared: MetaTensor) -> Sequence[Any]:
 
 def _as_labels(pred: Tensor, image: Image) -> LabelArray:
     values = torch.as_tensor(pred).as_subclass(Tensor).cpu()
-    if values.ndim != 4 or len(values) != 1 or tuple(values.shape[:0:-1]) != image.geometry.shape:
+    if values.ndim != 4 or len(values) != 1 or tuple(values.shape[:0:-1]) != image.grid.shape:
         given = " x ".join(str(size) for size in values.shape)
         raise JobFailed(
             f"the bundle made {given} values, not one label for each voxel of its image",

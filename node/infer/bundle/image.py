@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from node.domain.geometry import Floats, Geometry
+from node.domain.grid import Floats, Grid
 from node.domain.result import LabelArray
 from node.infer.volume import Volume
 
@@ -17,7 +17,7 @@ _REVERSED = [2, 1, 0, 3]  # (slice, row, column) against (column, row, slice)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
-    """One or several channels on one lattice.
+    """One or several channels on one grid.
 
     Args:
         channels: In the order of the network's input channels; all of one geometry.
@@ -26,16 +26,16 @@ class Image:
     channels: tuple[Volume, ...]
 
     def __post_init__(self) -> None:
-        if not self.channels or any(each.geometry != self.geometry for each in self.channels):
-            raise ValueError("the channels of an image are one or several, on one lattice")
+        if not self.channels or any(each.grid != self.grid for each in self.channels):
+            raise ValueError("the channels of an image are one or several, on one grid")
 
     @property
-    def geometry(self) -> Geometry:
-        """The lattice of every channel."""
-        return self.channels[0].geometry
+    def grid(self) -> Grid:
+        """The grid of every channel."""
+        return self.channels[0].grid
 
 
-def affine_ras(geometry: Geometry) -> Floats:
+def affine_ras(grid: Grid) -> Floats:
     """From the index (column, row, slice, 1) to RAS mm, shape (4, 4).
 
     Rounded to single precision, which is what a NIfTI header keeps: an image from memory then lies
@@ -43,7 +43,7 @@ def affine_ras(geometry: Geometry) -> Floats:
 
     Source: NIfTI-1, srow_x, srow_y and srow_z
     """
-    exact = _LPS_TO_RAS @ geometry.affine_lps[:, _REVERSED]
+    exact = _LPS_TO_RAS @ grid.affine_lps[:, _REVERSED]
     return exact.astype(np.float32).astype(np.float64)
 
 
@@ -52,7 +52,7 @@ class Prepared:
     """What a bundle is given of its series.
 
     Args:
-        back: From labels on the image's lattice to labels on the grid of the first series.
+        back: From labels on the image's grid to labels on the grid of the first series.
     """
 
     image: Image

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from node.domain.errors import JobFailed
-from node.domain.geometry import Floats, Geometry
+from node.domain.grid import Floats, Grid
 from node.domain.result import LabelArray
 from node.infer.bundle.image import Image, affine_ras
 
@@ -32,12 +32,12 @@ def write_image(image: Image, folder: Path) -> list[str]:
     make: Any = nibabel.Nifti1Image  # has no types
     names = [f"image_{number}.nii" for number in range(len(image.channels))]
     for name, channel in zip(names, image.channels, strict=True):
-        written = make(channel.array.transpose(), affine_ras(image.geometry))
+        written = make(channel.array.transpose(), affine_ras(image.grid))
         nibabel.save(written, folder / name)
     return names
 
 
-def read_labels(folder: Path, geometry: Geometry) -> LabelArray:
+def read_labels(folder: Path, grid: Grid) -> LabelArray:
     """The one label file somewhere below a folder, on the grid of the image.
 
     Raises:
@@ -55,20 +55,20 @@ def read_labels(folder: Path, geometry: Geometry) -> LabelArray:
     if values.ndim != 3:
         shape = " x ".join(str(size) for size in values.shape)
         raise JobFailed(f"the bundle wrote {shape} values, not one label map", permanent=True)
-    return _labels(_on_grid(values, np.asarray(image.affine, np.float64), geometry))
+    return _labels(_on_grid(values, np.asarray(image.affine, np.float64), grid))
 
 
-def _on_grid(values: NDArray[Any], affine: Floats, geometry: Geometry) -> NDArray[Any]:
+def _on_grid(values: NDArray[Any], affine: Floats, grid: Grid) -> NDArray[Any]:
     """Values with the shape (slice, row, column), whatever order and direction their axes have.
 
     Args:
         affine: From the index of a value to RAS mm, shape (4, 4).
     """
-    to_image = np.linalg.inv(affine_ras(geometry)) @ affine
+    to_image = np.linalg.inv(affine_ras(grid)) @ affine
     axes = np.abs(to_image[:3, :3]).argmax(axis=1)  # of the result, by axis of the image
-    size = geometry.shape[::-1]
+    size = grid.shape[::-1]
     if sorted(axes) != [0, 1, 2] or tuple(values.shape[axis] for axis in axes) != size:
-        raise _elsewhere(values.shape, geometry)
+        raise _elsewhere(values.shape, grid)
     signs = np.sign(to_image[range(3), axes])
     expected = np.zeros((3, 4))
     expected[range(3), axes] = signs
@@ -76,14 +76,14 @@ def _on_grid(values: NDArray[Any], affine: Floats, geometry: Geometry) -> NDArra
     corners = np.array([*product(*((0, n - 1) for n in values.shape))])
     corners = np.column_stack([corners, np.ones(len(corners))])
     if np.abs(corners @ (to_image[:3] - expected).T).max() > TOLERANCE_VOXELS:
-        raise _elsewhere(values.shape, geometry)
+        raise _elsewhere(values.shape, grid)
     aligned = values.transpose(axes)[tuple(slice(None, None, int(sign)) for sign in signs)]
     return aligned.transpose()
 
 
-def _elsewhere(shape: Sequence[int], geometry: Geometry) -> JobFailed:
+def _elsewhere(shape: Sequence[int], grid: Grid) -> JobFailed:
     given = " x ".join(str(size) for size in shape)
-    wanted = " x ".join(str(size) for size in geometry.shape[::-1])
+    wanted = " x ".join(str(size) for size in grid.shape[::-1])
     return JobFailed(
         f"the bundle wrote {given} voxels that are not the {wanted} of its image", permanent=True
     )

@@ -25,7 +25,7 @@ from node.infer.bundle.config import Bundle, bundle_of
 from node.infer.bundle.optimized import FOLDER, Optimized, made_with, write_lock
 from node.infer.registry import ModelSpec
 from node.infer.report import Report, Stopwatch
-from node.infer.room import Given, Room
+from node.infer.run_context import RunContext, SeriesInput
 from node.infer.runners import run_model
 
 DICE_LEAST = 0.99
@@ -61,8 +61,8 @@ class Exporter(Protocol):
 def optimize(
     spec: ModelSpec,
     variant: str,
-    inputs: Mapping[str, Given],
-    room: Room,
+    inputs: Mapping[str, SeriesInput],
+    context: RunContext,
     report: Report,
     exporter: Exporter,
 ) -> Optimized:
@@ -72,15 +72,15 @@ def optimize(
         JobFailed: It cannot be made here, or its labels are not the original's; permanent. The
             original stays in use.
     """
-    exporter.require(room.device)
-    folder = room.weights_dir / spec.name
+    exporter.require(context.device)
+    folder = context.weights_dir / spec.name
     write_lock(folder, variant, None)
     with report.stage("export"):
-        entry = _exported(spec, variant, room, exporter)
+        entry = _exported(spec, variant, context, exporter)
     write_lock(folder, variant, entry)
     agrees = False
     try:
-        agreement, seconds = _compared(spec, variant, inputs, room, report)
+        agreement, seconds = _compared(spec, variant, inputs, context, report)
         _require_agreement(agreement, spec.segment_of)
         agrees = True
     finally:
@@ -121,12 +121,12 @@ def export_arguments(
     }
 
 
-def _exported(spec: ModelSpec, variant: str, room: Room, exporter: Exporter) -> Optimized:
-    bundle = bundle_of(spec, variant, room.weights_dir)
-    work = room.scratch / "export"
+def _exported(spec: ModelSpec, variant: str, context: RunContext, exporter: Exporter) -> Optimized:
+    bundle = bundle_of(spec, variant, context.weights_dir)
+    work = context.scratch / "export"
     work.mkdir()
     made = work / "network.ts"
-    arguments = export_arguments(bundle, made, exporter, room.device)
+    arguments = export_arguments(bundle, made, exporter, context.device)
     (work / _ARGUMENTS).write_text(json.dumps(arguments), encoding="utf-8")
     folder = bundle.root / FOLDER
     folder.mkdir(exist_ok=True)
@@ -145,21 +145,25 @@ def _exported(spec: ModelSpec, variant: str, room: Room, exporter: Exporter) -> 
         weights_sha256=sha256_of(bundle.weights),
         model_digest=spec.digest,
         engine=exporter.engine,
-        made_with=made_with(room.device),
+        made_with=made_with(context.device),
     )
 
 
 def _compared(
-    spec: ModelSpec, variant: str, inputs: Mapping[str, Given], room: Room, report: Report
+    spec: ModelSpec,
+    variant: str,
+    inputs: Mapping[str, SeriesInput],
+    context: RunContext,
+    report: Report,
 ) -> tuple[Agreement, Mapping[str, float]]:
     labels: dict[str, LabelArray] = {}
     seconds = {}
     for name, wish in (("original", "off"), ("optimized", "candidate")):
-        scratch = room.scratch / name
+        scratch = context.scratch / name
         scratch.mkdir()
         named = _Named(report, name)
         parameters = {"variant": variant, "optimized": wish, "precision": "fp32", "mode": "fast"}
-        produced = run_model(spec, inputs, replace(room, scratch=scratch), named, parameters)
+        produced = run_model(spec, inputs, replace(context, scratch=scratch), named, parameters)
         if produced.ran.get("variant") != variant or ("engine" in produced.ran) != (wish != "off"):
             raise JobFailed(
                 f"the {name} network could not run as asked, such as for want of memory:"

@@ -1,7 +1,7 @@
 """Resampling along the axes of a volume, to the same voxels as MONAI's, in a fraction of its memory.
 
 ``SpatialResample`` writes down where each output voxel comes from: three float64 numbers per voxel,
-2.5 GB for 512 x 512 x 400, beside a float64 copy of the image. Between two lattices with parallel
+2.5 GB for 512 x 512 x 400, beside a float64 copy of the image. Between two grids with parallel
 axes, which is what ``Spacing`` and its inverse ask for, the place along one axis does not depend on
 the others: three short lists say it all. Where axes are not quite parallel (an oblique series whose
 affine is rounded to float32) and it might matter, voxels get places of their own, some planes at a
@@ -31,7 +31,7 @@ from monai.utils.enums import TraceKeys
 from monai.utils.misc import fall_back_tuple
 from torch import Tensor
 
-_UNCHANGED = 1e-3  # MONAI's AFFINE_TOL: lattices that differ by less are one
+_UNCHANGED = 1e-3  # MONAI's AFFINE_TOL: grids that differ by less are one
 _NOTHING = 1e-9  # voxels; a rounding error
 _CHUNK_BYTES = 1 << 26
 
@@ -108,7 +108,7 @@ class Lean(SpatialResample):
         return resampled
 
     def inverse(self, data: Tensor) -> Tensor:
-        """Resample back onto the lattice that ``data`` was made from."""
+        """Resample back onto the grid that ``data`` was made from."""
         transform = self.pop_transform(data)
         given = dict(transform[TraceKeys.EXTRA_INFO])
         align_corners = given.get("align_corners")
@@ -156,7 +156,7 @@ def _job(
 
 
 class _Resampling:
-    """One resampling between lattices with parallel axes.
+    """One resampling between grids with parallel axes.
 
     Args:
         xform: Output index -> input index, (4, 4).
@@ -186,7 +186,7 @@ class _Resampling:
         self._theta = theta[:, turned][:, :, turned][:, :3]
 
     def run(self, img: Tensor) -> Tensor:
-        """Voxels of shape (C, X, Y, Z) on the other lattice."""
+        """Voxels of shape (C, X, Y, Z) on the other grid."""
         places = [self._places(axis).to(img.device) for axis in range(3)]
         drift = self._drift()
         if self.mode == "bilinear":

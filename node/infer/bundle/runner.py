@@ -20,14 +20,19 @@ from node.domain.errors import JobFailed
 from node.domain.result import LabelArray, mask_of
 from node.infer.assets import check_assets
 from node.infer.bundle.config import bundle_of, settings_of
-from node.infer.bundle.fast import PRECISIONS, Effort, Loaded, is_out_of_memory, load, run_fast
+from node.infer.bundle.fast import PRECISIONS, Loaded, MemoryMode, is_out_of_memory, load, run_fast
 from node.infer.bundle.image import Image, Prepared
 from node.infer.bundle.optimized import chosen_optimized, with_optimized
 from node.infer.bundle.strict import run_strict
-from node.infer.bundle.wanted import asking_for, is_asked_by_class, labels_wanted, variant_of
+from node.infer.bundle.variant_selection import (
+    asking_for,
+    is_asked_by_class,
+    labels_wanted,
+    variant_of,
+)
 from node.infer.registry import ModelSpec
 from node.infer.report import Report
-from node.infer.room import Given, Produced, Room, read_volumes
+from node.infer.run_context import ModelOutput, RunContext, SeriesInput, read_volumes
 from node.infer.volume import Volume
 
 # name in model.yaml -> function that makes the image of several series, or in a common space
@@ -43,7 +48,7 @@ class Step:
     """One try: how a bundle is run, and what is told when it comes to that."""
 
     variant: str
-    effort: Effort
+    effort: MemoryMode
     sentence: str = ""
     engine: str = ""
 
@@ -58,7 +63,9 @@ def warm(spec: ModelSpec, weights_dir: Path, device: str) -> None:
         _loaded(spec, str(variant), weights_dir, device)
 
 
-def run(spec: ModelSpec, inputs: Mapping[str, Given], room: Room, report: Report) -> Produced:
+def run(
+    spec: ModelSpec, inputs: Mapping[str, SeriesInput], context: RunContext, report: Report
+) -> ModelOutput:
     """Run the bundle of a model.
 
     Raises:
@@ -72,17 +79,19 @@ def run(spec: ModelSpec, inputs: Mapping[str, Given], room: Room, report: Report
         if value not in known:
             there_are = ", ".join(known)
             raise JobFailed(f"no {name} {value!r}; there are: {there_are}", permanent=True)
-    bundle = bundle_of(spec, variant, room.weights_dir)  # what is missing is told before all else
+    bundle = bundle_of(
+        spec, variant, context.weights_dir
+    )  # what is missing is told before all else
     read = read_volumes(spec, inputs, report)
-    prepared = _prepare(spec, variant, read.volumes, room, report)
+    prepared = _prepare(spec, variant, read.volumes, context, report)
     by_class = is_asked_by_class(bundle)
     if mode == "strict":
         asking = asking_for(bundle, wanted) if by_class and wanted else bundle
-        labels = run_strict(asking, prepared.image, room, report)
+        labels = run_strict(asking, prepared.image, context, report)
         ran = {"variant": variant, "mode": mode}
     else:
-        first = Effort(device=room.device, precision=precision)
-        labels, step = _step_down(spec, variant, first, wanted, prepared.image, room, report)
+        first = MemoryMode(device=context.device, precision=precision)
+        labels, step = _step_down(spec, variant, first, wanted, prepared.image, context, report)
         ran = {"variant": step.variant, "precision": precision}
         if step.engine:
             ran["engine"] = step.engine
@@ -90,25 +99,29 @@ def run(spec: ModelSpec, inputs: Mapping[str, Given], room: Room, report: Report
         labels = prepared.back(labels)
     # a class may stand for others ("kidney" for left and right), which only the bundle knows
     narrowed = labels if by_class else _narrowed(spec, labels, wanted)
-    return Produced(labels=narrowed, ran=ran, padding=read.padding.get(spec.grid_role))
+    return ModelOutput(labels=narrowed, ran=ran, padding=read.padding.get(spec.grid_role))
 
 
 def _prepare(
-    spec: ModelSpec, variant: str, volumes: Mapping[str, Volume], room: Room, report: Report
+    spec: ModelSpec,
+    variant: str,
+    volumes: Mapping[str, Volume],
+    context: RunContext,
+    report: Report,
 ) -> Prepared:
     settings = settings_of(spec)
     chosen = settings.variants[variant]
     step = chosen if chosen.prepare else settings
     if step.prepare:
-        files = check_assets(spec, room.weights_dir, step.prepare_files)
+        files = check_assets(spec, context.weights_dir, step.prepare_files)
         module, _, function = PREPARE[step.prepare].partition(":")
         with report.stage("prepare series"):
             prepared: Prepared = getattr(importlib.import_module(module), function)(
-                volumes, files, room.device, report
+                volumes, files, context.device, report
             )
         return prepared
     channels = settings.channels or list(spec.inputs)
-    if len({volumes[role].geometry for role in channels}) > 1:
+    if len({volumes[role].grid for role in channels}) > 1:
         raise JobFailed(
             f"the series of {spec.name} do not lie on one grid, and it names no step that would"
             " bring them there",
@@ -120,10 +133,10 @@ def _prepare(
 def _step_down(
     spec: ModelSpec,
     variant: str,
-    first: Effort,
+    first: MemoryMode,
     wanted: Sequence[int],
     image: Image,
-    room: Room,
+    context: RunContext,
     report: Report,
 ) -> tuple[LabelArray, Step]:
     for step in _steps(spec, variant, first):
@@ -131,7 +144,7 @@ def _step_down(
             report.note(f"out of memory: {step.sentence}")
         try:
             with report.stage("load model"):
-                loaded = _loaded(spec, step.variant, room.weights_dir, step.effort.device)
+                loaded = _loaded(spec, step.variant, context.weights_dir, step.effort.device)
             if loaded.remark:
                 report.note(loaded.remark)
             done = replace(step, engine=loaded.engine)
@@ -148,7 +161,7 @@ def _step_down(
     )
 
 
-def _steps(spec: ModelSpec, variant: str, first: Effort) -> Iterator[Step]:
+def _steps(spec: ModelSpec, variant: str, first: MemoryMode) -> Iterator[Step]:
     """The first try and what may follow it, from little loss to much."""
     variants = settings_of(spec).variants
     seen: list[str] = []
@@ -163,7 +176,7 @@ def _steps(spec: ModelSpec, variant: str, first: Effort) -> Iterator[Step]:
             yield Step(variant=variant, effort=away, sentence="sums in main memory")
         variant = variants[variant].next
     if first.device != "cpu":
-        on_cpu = Effort(device="cpu", single_windows=True)
+        on_cpu = MemoryMode(device="cpu", single_windows=True)
         yield Step(variant=seen[0], effort=on_cpu, sentence="on the CPU")
 
 

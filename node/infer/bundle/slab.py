@@ -17,7 +17,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from node.infer.bundle.window_plan import Plan, Triple
+from node.infer.bundle.window_plan import Triple, WindowPlan
 
 
 class Slab(Protocol):
@@ -33,7 +33,9 @@ class Slab(Protocol):
         """Forget the finished planes."""
 
 
-def open_slab(plan: Plan, channels: int, dtype: torch.dtype, device: torch.device | str) -> Slab:
+def open_slab(
+    plan: WindowPlan, channels: int, dtype: torch.dtype, device: torch.device | str
+) -> Slab:
     """Sums of zero for a plan's first row: roi planes of ``channels`` maps."""
     shape = [channels, *plan.size]
     shape[plan.axis + 1] = plan.roi[plan.axis]
@@ -41,7 +43,7 @@ def open_slab(plan: Plan, channels: int, dtype: torch.dtype, device: torch.devic
     return _Rolling(plan, sums) if plan.in_order else _Replaying(plan, sums)
 
 
-def _inside(plan: Plan, sums: Tensor, start: Triple) -> Tensor:
+def _inside(plan: WindowPlan, sums: Tensor, start: Triple) -> Tensor:
     """All planes of the slab, and across them the window's own extent."""
     for axis in range(3):
         if axis != plan.axis:
@@ -50,7 +52,7 @@ def _inside(plan: Plan, sums: Tensor, start: Triple) -> Tensor:
 
 
 class _Rolling:
-    def __init__(self, plan: Plan, sums: Tensor) -> None:
+    def __init__(self, plan: WindowPlan, sums: Tensor) -> None:
         self._plan, self._sums, self._row = plan, sums, 0
 
     def add(self, start: Triple, answer: Tensor) -> None:
@@ -72,7 +74,7 @@ class _Rolling:
 
 
 class _Replaying:
-    def __init__(self, plan: Plan, sums: Tensor) -> None:
+    def __init__(self, plan: WindowPlan, sums: Tensor) -> None:
         self._plan, self._sums, self._row = plan, sums, 0
         self._first_after = tuple(starts[0] for starts in plan.starts[plan.axis + 1 :])
         self._kept: dict[tuple[int, ...], list[tuple[Triple, Tensor]]] = {}

@@ -32,7 +32,7 @@ from node.infer.bundle.config import Bundle
 from node.infer.bundle.image import Image
 from node.infer.bundle.nifti import read_labels, write_image
 from node.infer.report import Report
-from node.infer.room import Room
+from node.infer.run_context import RunContext
 
 _PACKAGES = {"monai": "monai", "ignite": "pytorch-ignite", "fire": "fire", "nibabel": "nibabel"}
 _ARGUMENTS = "arguments.json"
@@ -44,7 +44,7 @@ _PATH = re.compile(r"(?:(?<=[\s'\"(=\[:])|^)/[^\s'\",;:)\]]*/([^\s'\",;:)\]/]*)"
 _MEMORY = re.compile(r"out of memory|allocate memory|MemoryError|bad_alloc", re.IGNORECASE)
 
 
-def run_strict(bundle: Bundle, image: Image, room: Room, report: Report) -> LabelArray:
+def run_strict(bundle: Bundle, image: Image, context: RunContext, report: Report) -> LabelArray:
     """The labels that a bundle gives when its publisher's command runs it.
 
     Returns:
@@ -54,15 +54,15 @@ def run_strict(bundle: Bundle, image: Image, room: Room, report: Report) -> Labe
             image.
     """
     _require_packages()
-    folder = Path(tempfile.mkdtemp(dir=room.scratch))
+    folder = Path(tempfile.mkdtemp(dir=context.scratch))
     with report.stage("write"):
         files = write_image(image, folder)
         arguments = strict_arguments(bundle, files)
         (folder / _ARGUMENTS).write_text(json.dumps(arguments), encoding="utf-8")
     with report.stage("infer"):
-        _run(bundle, folder, room)
+        _run(bundle, folder, context)
     with report.stage("collect"):
-        return read_labels(folder / _RESULTS, image.geometry)
+        return read_labels(folder / _RESULTS, image.grid)
 
 
 def strict_arguments(bundle: Bundle, files: list[str]) -> dict[str, object]:
@@ -166,29 +166,29 @@ def _require_packages() -> None:
         )
 
 
-def _run(bundle: Bundle, folder: Path, room: Room) -> None:
+def _run(bundle: Bundle, folder: Path, context: RunContext) -> None:
     setpriv = shutil.which("setpriv")
     command = [
         # dies with this process even where that is killed
         *([setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []),
         *(sys.executable, "-P", "-u", "-m", "monai.bundle", "run", "--args_file", _ARGUMENTS),
     ]
-    with room.log.open("ab") as log:
+    with context.log.open("ab") as log:
         started_at = log.tell()
         ended = subprocess.run(  # noqa: S603 - our own interpreter and MONAI's module
             command,
             check=False,
             cwd=folder,
-            env=_environment(bundle, room),
+            env=_environment(bundle, context),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
         )
     if ended.returncode:
-        raise _failure(ended.returncode, _last_line(room.log, started_at))
+        raise _failure(ended.returncode, _last_line(context.log, started_at))
 
 
-def _environment(bundle: Bundle, room: Room) -> dict[str, str]:
+def _environment(bundle: Bundle, context: RunContext) -> dict[str, str]:
     """That of this process; the bundle's own code is found, and nothing is written beside it."""
     # not sys.path: in a warm worker the code of another bundle may lie there
     inherited = os.environ.get("PYTHONPATH", "")
@@ -197,7 +197,7 @@ def _environment(bundle: Bundle, room: Room) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join([str(bundle.root), *([inherited] if inherited else [])]),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
-    kind, _, number = room.device.partition(":")
+    kind, _, number = context.device.partition(":")
     if kind != "cuda":
         environment["CUDA_VISIBLE_DEVICES"] = ""
     elif number:

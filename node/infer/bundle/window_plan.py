@@ -13,7 +13,7 @@ Triple = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class WindowPlan:
     """Windows in rows: those of one row start on the same plane of ``axis``.
 
     Args:
@@ -82,7 +82,7 @@ class Plan:
         return plane * depth + across * most
 
 
-def plan_windows(size: Triple, roi: Triple, overlap: Sequence[float]) -> Plan:
+def plan_windows(size: Triple, roi: Triple, overlap: Sequence[float]) -> WindowPlan:
     """Lay windows as ``monai.inferers`` does; work them off along the axis that needs least memory.
 
     Args:
@@ -91,5 +91,5 @@ def plan_windows(size: Triple, roi: Triple, overlap: Sequence[float]) -> Plan:
     step = [max(int(part * (1 - share)), 1) for part, share in zip(roi, overlap, strict=True)]
     slices = dense_patch_slices(size, roi, step)
     x, y, z = (tuple(sorted({window[axis].start for window in slices})) for axis in range(3))
-    plans = [Plan(size=size, roi=roi, starts=(x, y, z), axis=axis) for axis in range(3)]
-    return min(plans, key=Plan.voxels_held)
+    plans = [WindowPlan(size=size, roi=roi, starts=(x, y, z), axis=axis) for axis in range(3)]
+    return min(plans, key=WindowPlan.voxels_held)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from node.domain.errors import JobFailed
 from node.domain.frames import Frame, Triple
-from node.domain.geometry import Stack
+from node.domain.grid import Stack
 from node.domain.result import LabelArray
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -65,19 +65,19 @@ class SourceGrid:
     """Places planes and volumes on the grid of a stack."""
 
     def __init__(self, stack: Stack) -> None:
-        geometry = stack.geometry
-        self.shape = geometry.shape
-        self.frame_of_reference_uid = geometry.frame_of_reference_uid
-        self._inverse = np.linalg.inv(geometry.affine_lps)
-        lattice = np.array(geometry.origin_mm) + np.outer(
-            np.arange(geometry.shape[0]), np.array(geometry.steps_mm[0])
+        grid = stack.grid
+        self.shape = grid.shape
+        self.frame_of_reference_uid = grid.frame_of_reference_uid
+        self._inverse = np.linalg.inv(grid.affine_lps)
+        resampling = np.array(grid.origin_mm) + np.outer(
+            np.arange(grid.shape[0]), np.array(grid.steps_mm[0])
         )
         measured = [
             place if frame.position_mm is None else frame.position_mm
-            for frame, place in zip(stack.frames, lattice, strict=True)
+            for frame, place in zip(stack.frames, resampling, strict=True)
         ]
-        # slices are accepted a little off the regular lattice, and an output may give either place
-        self._anchors_mm = (np.array(measured, np.float64), lattice)
+        # slices are accepted a little off the regular grid, and an output may give either place
+        self._anchors_mm = (np.array(measured, np.float64), resampling)
         self._known: dict[tuple[object, ...], Window] = {}
 
     def place_plane(self, frame: Frame) -> Window:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from node.domain.errors import JobFailed
 from node.infer.container.templates import default_template
-from node.infer.room import Given
+from node.infer.run_context import SeriesInput
 
 _READ_BY_ALL = 0o444
 
 
-def lay_out(inputs: Mapping[str, Given], layout: Mapping[str, str], folder: Path) -> None:
+def lay_out(inputs: Mapping[str, SeriesInput], layout: Mapping[str, str], folder: Path) -> None:
     """Fill a new folder with the files of all inputs, readable by whoever the image runs as.
 
     Raises:
@@ -32,7 +32,7 @@ def lay_out(inputs: Mapping[str, Given], layout: Mapping[str, str], folder: Path
                 raise JobFailed(f"the file of instance {sop_instance_uid} is gone") from error
 
 
-def _names(role: str, given: Given) -> dict[str, str]:
+def _names(role: str, given: SeriesInput) -> dict[str, str]:
     names = {"role": role}
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID"):
         value = given.header.text(keyword)

@@ -17,7 +17,7 @@ from node.infer.container.grid import SourceGrid
 from node.infer.container.nifti_output import paint_label_map
 from node.infer.container.paint import Canvas
 from node.infer.container.seg_output import paint_segmentation
-from node.infer.room import Given
+from node.infer.run_context import SeriesInput
 
 USUAL_OUTPUTS = ("**/*.seg.dcm", "**/*.dcm", "**/*.nii.gz", "**/*.nii")
 """Where a model names no pattern: the first of these that any file fits."""
@@ -96,7 +96,7 @@ def choose(files: Sequence[OutputFile], patterns: Sequence[str]) -> list[OutputF
 
 def read_outputs(
     files: Sequence[OutputFile],
-    inputs: Mapping[str, Given],
+    inputs: Mapping[str, SeriesInput],
     segments: Sequence[Segment],
     *,
     overlapping: bool,

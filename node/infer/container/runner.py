@@ -7,20 +7,22 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from node.domain.errors import JobFailed
+from node.infer.container.container_process import held_container
 from node.infer.container.engine import ContainerOrder, Engine, Image, extra_flags, find_image
-from node.infer.container.held import held_container
 from node.infer.container.layout import lay_out
 from node.infer.container.leftovers import owner_labels, remove_leftovers
 from node.infer.container.outputs import OutputFile, choose, read_outputs
 from node.infer.container.settings import ContainerSettings, settings_of
 from node.infer.registry import ModelSpec
 from node.infer.report import Report
-from node.infer.room import Given, Produced, Room, padding_of
+from node.infer.run_context import ModelOutput, RunContext, SeriesInput, padding_of
 
 _KILLED = 128 + 9  # some engines do not tell whose kill it was
 
 
-def run(spec: ModelSpec, inputs: Mapping[str, Given], room: Room, report: Report) -> Produced:
+def run(
+    spec: ModelSpec, inputs: Mapping[str, SeriesInput], context: RunContext, report: Report
+) -> ModelOutput:
     """Run the model's image on its inputs.
 
     Raises:
@@ -31,8 +33,8 @@ def run(spec: ModelSpec, inputs: Mapping[str, Given], room: Room, report: Report
         engine, image = find_image(settings.image, settings.image_id)
         if removed := remove_leftovers(engine):
             report.note(f"containers that a dead runner had left, now removed: {removed}")
-        lay_out(inputs, settings.layout, room.scratch / "in")
-    files = _run(engine, _order(spec, settings, image, room), room, report)
+        lay_out(inputs, settings.layout, context.scratch / "in")
+    files = _run(engine, _order(spec, settings, image, context), context, report)
     with report.stage("read outputs"):
         labels = read_outputs(
             choose(files, settings.outputs),
@@ -42,10 +44,12 @@ def run(spec: ModelSpec, inputs: Mapping[str, Given], room: Room, report: Report
         )
         padding = padding_of(inputs[spec.grid_role])
     ran = {"image": image.reference, "image_id": image.image_id}
-    return Produced(labels=labels, ran=ran, padding=padding)
+    return ModelOutput(labels=labels, ran=ran, padding=padding)
 
 
-def _run(engine: Engine, order: ContainerOrder, room: Room, report: Report) -> list[OutputFile]:
+def _run(
+    engine: Engine, order: ContainerOrder, context: RunContext, report: Report
+) -> list[OutputFile]:
     """What the container wrote; it is gone when this returns.
 
     Raises:
@@ -54,14 +58,14 @@ def _run(engine: Engine, order: ContainerOrder, room: Room, report: Report) -> l
     """
     with held_container(engine, order) as container:
         with report.stage("infer"):
-            container.run(room.log, room.scratch)
-        files = container.output(room.scratch / "out")
+            container.run(context.log, context.scratch)
+        files = container.output(context.scratch / "out")
         code = container.exit_code
         if not files:
             if container.ran_out_of_memory or code == _KILLED:
                 raise JobFailed(
                     "the container was killed, most likely for passing its memory of"
-                    f" {room.memory_gb:g} GB: resources.memory_gb of model.yaml sets it",
+                    f" {context.memory_gb:g} GB: resources.memory_gb of model.yaml sets it",
                     permanent=container.ran_out_of_memory,
                 )
             raise JobFailed(
@@ -77,17 +81,17 @@ def _run(engine: Engine, order: ContainerOrder, room: Room, report: Report) -> l
 
 
 def _order(
-    spec: ModelSpec, settings: ContainerSettings, image: Image, room: Room
+    spec: ModelSpec, settings: ContainerSettings, image: Image, context: RunContext
 ) -> ContainerOrder:
     return ContainerOrder(
         name=f"segnode-{spec.name}-{uuid.uuid4().hex[:12]}",
         labels={**owner_labels(), "segnode.model": spec.name},
         image_id=image.image_id,
         arguments=settings.arguments,
-        input_folder=(Path(room.scratch / "in").absolute(), settings.input_folder),
+        input_folder=(Path(context.scratch / "in").absolute(), settings.input_folder),
         output_folder=settings.output_folder,
-        device=room.device,
-        memory_gb=room.memory_gb,
+        device=context.device,
+        memory_gb=context.memory_gb,
         shm_gb=settings.shm_gb,
         flags=extra_flags(),
     )

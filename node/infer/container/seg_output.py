@@ -28,7 +28,7 @@ from node.domain.segment import Segment
 from node.infer.container.grid import SourceGrid
 from node.infer.container.matching import match_segments
 from node.infer.container.paint import Canvas
-from node.infer.room import Given
+from node.infer.run_context import SeriesInput
 
 Plane = NDArray[np.integer]
 
@@ -54,7 +54,7 @@ _UNREADABLE = (
 
 def paint_segmentation(
     path: Path,
-    inputs: Mapping[str, Given],
+    inputs: Mapping[str, SeriesInput],
     grid: SourceGrid,
     segments: Sequence[Segment],
     canvas: Canvas,
@@ -93,7 +93,7 @@ def _require_segmentation(seg: FileDataset) -> None:
         raise _refused(f"is a segmentation of type {kind or 'unknown'}, not BINARY or LABELMAP")
 
 
-def _require_belonging(seg: Dataset, inputs: Mapping[str, Given], grid: SourceGrid) -> None:
+def _require_belonging(seg: Dataset, inputs: Mapping[str, SeriesInput], grid: SourceGrid) -> None:
     """The file is about what the container was given, and says so."""
     for keyword, noun in (("StudyInstanceUID", "study"), ("PatientID", "patient")):
         ours = {given.header.text(keyword) for given in inputs.values()}

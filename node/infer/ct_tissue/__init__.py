@@ -30,17 +30,19 @@ from node.infer.ct_tissue.grid import CoarseGrid
 from node.infer.ct_tissue.lungs import find_airways, find_lungs
 from node.infer.registry import ModelSpec
 from node.infer.report import Report
-from node.infer.room import Room
+from node.infer.run_context import RunContext
 from node.infer.volume import Volume
 
 
-def run(spec: ModelSpec, volumes: Mapping[str, Volume], room: Room, report: Report) -> LabelArray:
+def run(
+    spec: ModelSpec, volumes: Mapping[str, Volume], context: RunContext, report: Report
+) -> LabelArray:
     """Label the tissues of the only volume.
 
     Raises:
         JobFailed: A parameter is given; this version takes none.
     """
-    del room
+    del context
     if spec.runner.parameters:
         named = sorted(spec.runner.parameters)
         raise JobFailed(f"ct_tissue takes no parameters: {named}", permanent=True)
@@ -50,13 +52,13 @@ def run(spec: ModelSpec, volumes: Mapping[str, Volume], room: Room, report: Repo
 
 def label_tissues(volume: Volume, report: Report) -> LabelArray:
     """The labels of one CT volume in Hounsfield units, on its grid."""
-    grid = CoarseGrid.over(volume.geometry)
+    grid = CoarseGrid.over(volume.grid)
     with report.stage("shapes"):
         hu = grid.shrunk(volume.array)
         body = find_body(hu, grid)
         if not body.any():
             report.note("no body found")
-            return np.zeros(volume.geometry.shape, np.uint8)
+            return np.zeros(volume.grid.shape, np.uint8)
         bone = find_bone(hu, body, grid)
         lungs = find_lungs(hu, body, grid)
         airways = find_airways(hu, body, lungs, grid)

@@ -10,7 +10,7 @@ import numpy as np
 import SimpleITK
 from numpy.typing import NDArray
 
-from node.domain.geometry import Geometry
+from node.domain.grid import Grid
 from node.infer.slab import VoxelArray
 
 Mask = NDArray[np.bool_]
@@ -32,12 +32,12 @@ class CoarseGrid:
         full: The source grid.
     """
 
-    full: Geometry
+    full: Grid
     factors: tuple[int, int, int]
     shape: tuple[int, int, int]
 
     @classmethod
-    def over(cls, full: Geometry) -> CoarseGrid:
+    def over(cls, full: Grid) -> CoarseGrid:
         """The grid whose voxels come closest to 2 mm; coarser axes stay as they are."""
         factors = [max(1, round(COARSE_MM / spacing)) for spacing in full.spacing_mm]
         shape = [-(-n // factor) for n, factor in zip(full.shape, factors, strict=True)]

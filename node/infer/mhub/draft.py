@@ -172,7 +172,7 @@ def _open_points(card: Card, inputs: Mapping[str, CardInput], private: list[str]
     if card.forbids_commercial_use:
         yield (
             f"the weights' licence ({card.weights_licence or 'not said'}) does not allow commercial"
-            " use: accept_licenses must name it before it runs"
+            " use: accept_licences must name it before it runs"
         )
     for role, given in inputs.items():
         if given.file_format != "DICOM":

@@ -62,7 +62,7 @@ def direct_labels(
     above: float,
     margin: int,
 ) -> NDArray[np.uint8]:
-    """Labels of an array (slice, row, column) on its own lattice."""
+    """Labels of an array (slice, row, column) on its own grid."""
     to_cube = _to_cube(array.shape, affine_lps)
     is_eight_bit = array.min() >= 0 and array.max() <= 255 and np.all(array == np.rint(array))
     low = 0.0 if is_eight_bit else float(array.min())

@@ -1,4 +1,4 @@
-"""A real T1 of a head, on the lattices that scanners use, as volumes and as DICOM series."""
+"""A real T1 of a head, on the grids that scanners use, as volumes and as DICOM series."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import MRImageStorage
 
-from node.domain.geometry import Geometry
+from node.domain.grid import Grid
 from node.infer.volume import Volume
-from tests.phantoms import Phantom
+from tests.support.phantoms import Phantom
 
 Plane = Literal["axial", "coronal", "sagittal"]
 
@@ -50,7 +50,7 @@ def acquired(
             turned = np.flip(turned, axis)
     return Volume(
         array=np.ascontiguousarray(turned),
-        geometry=Geometry(
+        grid=Grid(
             shape=turned.shape,
             origin_mm=tuple(origin.tolist()),
             steps_mm=tuple(tuple((step + 0.0).tolist()) for step in steps),
@@ -87,10 +87,10 @@ class HeadSeries(Phantom):
     )
 
     @cached_property
-    def geometry(self) -> Geometry:
-        """The lattice of the volume, in a Frame of Reference of the study's own."""
-        given = self.volume.geometry
-        return Geometry(
+    def grid(self) -> Grid:
+        """The grid of the volume, in a Frame of Reference of the study's own."""
+        given = self.volume.grid
+        return Grid(
             shape=given.shape,
             origin_mm=given.origin_mm,
             steps_mm=given.steps_mm,
@@ -101,8 +101,8 @@ class HeadSeries(Phantom):
         instance = super()._slice(k, number)
         for keyword in ("KVP", "RescaleIntercept", "RescaleSlope"):
             delattr(instance, keyword)
-        instance.SliceThickness = self.volume.geometry.spacing_mm[0]
-        instance.PixelSpacing = list(self.volume.geometry.spacing_mm[1:])
+        instance.SliceThickness = self.volume.grid.spacing_mm[0]
+        instance.PixelSpacing = list(self.volume.grid.spacing_mm[1:])
         instance.EchoTime, instance.RepetitionTime, instance.EchoTrainLength = 2.5, 300, 1
         instance.FlipAngle = 80
         instance.PixelData = self.volume.array[k].astype("<u2").tobytes()

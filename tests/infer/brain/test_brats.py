@@ -1,4 +1,4 @@
-"""Four series of one head meet on one lattice, and regions find their way back."""
+"""Four series of one head meet on one grid, and regions find their way back."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from node.domain.errors import JobFailed
-from node.domain.geometry import Geometry
+from node.domain.grid import Grid
 from node.infer.brain import brats
 from node.infer.brain.brats import CHANNELS, gathered, prepare
 from node.infer.report import Report, Stopwatch
@@ -22,13 +22,13 @@ SIGNAL = {"t1c": 100.0, "t1": 200.0, "t2": 300.0, "flair": 400.0}
 FRAME = "2.25.5"
 
 LATTICES = {
-    "t1c": Geometry(  # sagittal, thick
+    "t1c": Grid(  # sagittal, thick
         shape=(50, 150, 160),
         origin_mm=(-88.0, -130.0, 140.0),
         steps_mm=((4.0, 0.0, 0.0), (0.0, 0.0, -1.5), (0.0, 1.5, 0.0)),
         frame_of_reference_uid=FRAME,
     ),
-    "t1": Geometry(
+    "t1": Grid(
         shape=(40, 110, 90),
         origin_mm=(-80.0, -130.0, -50.0),
         steps_mm=((0.0, 0.0, 4.5), (0.0, 2.0, 0.0), (2.0, 0.0, 0.0)),
@@ -38,9 +38,9 @@ LATTICES = {
 LATTICES["t2"] = LATTICES["flair"] = LATTICES["t1"]
 
 
-def places_of(geometry: Geometry) -> NDArray[np.float64]:
-    index = np.stack(np.indices(geometry.shape), -1).astype(float)
-    return index @ geometry.affine_lps[:3, :3].T + geometry.affine_lps[:3, 3]
+def places_of(grid: Grid) -> NDArray[np.float64]:
+    index = np.stack(np.indices(grid.shape), -1).astype(float)
+    return index @ grid.affine_lps[:3, :3].T + grid.affine_lps[:3, 3]
 
 
 def brain_at(points_mm: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -49,11 +49,11 @@ def brain_at(points_mm: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 def series(role: str, moved_mm: NDArray[np.float64] | None = None) -> Volume:
     """A head of one brightness, brighter towards the left, with a skull around it."""
-    geometry = LATTICES[role]
-    points = places_of(geometry) - (0 if moved_mm is None else moved_mm)
+    grid = LATTICES[role]
+    points = places_of(grid) - (0 if moved_mm is None else moved_mm)
     values = SIGNAL[role] + points[..., 0] / 10
     head = np.sum(((points - BRAIN_MM) / (HALF_MM + 14)) ** 2, axis=-1) < 1
-    return Volume(array=np.where(head, values, 0).astype(np.float32), geometry=geometry)
+    return Volume(array=np.where(head, values, 0).astype(np.float32), grid=grid)
 
 
 VOLUMES = {role: series(role) for role in CHANNELS}
@@ -63,31 +63,31 @@ BRAIN = brain_at(places_of(LATTICES["t1c"]))
 def test_the_lattice_is_that_of_brats_around_the_brain() -> None:
     prepared = gathered(VOLUMES, BRAIN, {})
 
-    geometry = prepared.image.geometry
-    assert geometry.shape == (155, 240, 240)
-    assert geometry.steps_mm == (
+    grid = prepared.image.grid
+    assert grid.shape == (155, 240, 240)
+    assert grid.steps_mm == (
         (0, 0, 1),
         (0, 1, 0),
         (1, 0, 0),
     )  # upwards, to the back, to the left
-    assert geometry.frame_of_reference_uid == FRAME
-    middle = geometry.affine_lps @ np.append((np.array(geometry.shape) - 1) / 2, 1)
+    assert grid.frame_of_reference_uid == FRAME
+    middle = grid.affine_lps @ np.append((np.array(grid.shape) - 1) / 2, 1)
     assert np.allclose(middle[:3], BRAIN_MM, atol=2.5)
 
 
 def test_a_brain_larger_than_brats_is_not_cut() -> None:
     everything = np.ones(LATTICES["t1c"].shape, np.bool_)
 
-    geometry = gathered(VOLUMES, everything, {}).image.geometry
+    grid = gathered(VOLUMES, everything, {}).image.grid
 
     # 50 x 4 mm to the left, 160 x 1.5 mm to the back, 150 x 1.5 mm upwards
-    assert geometry.shape == (229, 244, 240)
+    assert grid.shape == (229, 244, 240)
 
 
 def test_every_channel_shows_its_series_inside_the_brain_and_nothing_outside() -> None:
     prepared = gathered(VOLUMES, BRAIN, {})
 
-    points = places_of(prepared.image.geometry)
+    points = places_of(prepared.image.grid)
     truth = brain_at(points)
     for role, channel in zip(CHANNELS, prepared.image.channels, strict=True):
         inside = channel.array != 0
@@ -107,7 +107,7 @@ def test_a_moved_series_is_taken_from_where_it_is() -> None:
     still, moved = (gathered(v, BRAIN, m) for v, m in ((VOLUMES, {}), (volumes, {"flair": move})))
 
     difference = still.image.channels[3].array - moved.image.channels[3].array
-    points = places_of(still.image.geometry)
+    points = places_of(still.image.grid)
     core = np.sum(((points - BRAIN_MM) / (HALF_MM - 8)) ** 2, axis=-1) < 1
     assert np.abs(difference[core]).max() < 0.05
 
@@ -119,7 +119,7 @@ def test_regions_come_back_nested_and_where_they_were() -> None:
     def ball(points: NDArray[np.float64], radius_mm: float) -> NDArray[np.bool_]:
         return np.sum((points - left_mm) ** 2, axis=-1) < radius_mm**2
 
-    points = places_of(prepared.image.geometry)
+    points = places_of(prepared.image.grid)
     bits = sum(ball(points, radius) << n for n, radius in enumerate((25.0, 18.0, 11.0)))
 
     back = prepared.back(bits.astype(np.uint8))
@@ -140,7 +140,7 @@ def test_prepare_takes_brain_and_movements_from_the_series(
 
     def ellipsoid(volume: Volume, folder: Path, *, device: str, report: Report) -> object:
         asked.append((device, folder))
-        return brain_at(places_of(volume.geometry))
+        return brain_at(places_of(volume.grid))
 
     # learned weights have tests of their own: here the brain is a formula
     monkeypatch.setattr(brats, "skull_strip", ellipsoid)
@@ -156,7 +156,7 @@ def test_prepare_takes_brain_and_movements_from_the_series(
         "t2: not registered",
         "flair: registered",
     ]
-    assert prepared.back(np.zeros(prepared.image.geometry.shape, np.uint8)).shape == BRAIN.shape
+    assert prepared.back(np.zeros(prepared.image.grid.shape, np.uint8)).shape == BRAIN.shape
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from node.domain.errors import JobFailed
-from node.domain.geometry import Geometry
+from node.domain.grid import Grid
 from node.infer.brain.conform import SIDE, conform, unit_range
 from node.infer.volume import Volume
 from tests.infer.brain.heads import Plane, acquired
@@ -23,7 +23,7 @@ def lia_image(shape: tuple[int, int, int], top: int = 200) -> NDArray[np.uint8]:
 def volume_of(array: NDArray[np.generic], steps: object, origin: object = (0, 0, 0)) -> Volume:
     return Volume(
         array=array,  # type: ignore[arg-type]
-        geometry=Geometry(
+        grid=Grid(
             shape=array.shape,  # type: ignore[arg-type]
             origin_mm=tuple(np.array(origin, float).tolist()),
             steps_mm=tuple(tuple(map(float, step)) for step in np.array(steps)),
@@ -48,12 +48,12 @@ def test_an_image_of_1_mm_is_in_the_cube_voxel_for_voxel(plane: Plane) -> None:
 def test_flipped_axes_make_no_difference() -> None:
     image = lia_image((40, 30, 22))
     plain = acquired(image, AFFINE_RAS, "sagittal")
-    geometry = plain.geometry
-    steps, origin = np.array(geometry.steps_mm), np.array(geometry.origin_mm)
+    grid = plain.grid
+    steps, origin = np.array(grid.steps_mm), np.array(grid.origin_mm)
     flipped = volume_of(
         np.ascontiguousarray(plain.array[:, ::-1, ::-1]),
         steps * [[1], [-1], [-1]],
-        origin + (np.array([0, *geometry.shape[1:]]) - [0, 1, 1]) @ steps,
+        origin + (np.array([0, *grid.shape[1:]]) - [0, 1, 1]) @ steps,
     )
 
     assert np.array_equal(conform(plain).array, conform(flipped).array)
@@ -72,7 +72,7 @@ def test_a_point_of_the_patient_stays_where_it_is() -> None:
 
     weights = cube.array / cube.array.sum()
     index = np.array([np.sum(weights * axis) for axis in np.indices(cube.array.shape)])
-    found = cube.geometry.affine_lps @ np.append(index, 1)
+    found = cube.grid.affine_lps @ np.append(index, 1)
     assert np.allclose(found[:3], point_mm, atol=0.1)
 
 
@@ -84,10 +84,8 @@ def test_labels_come_back_to_the_nearest_voxel() -> None:
 
     back = cube.back((octant + 1).astype(np.uint8))
 
-    places = np.stack(np.indices((30, 40, 50)), -1) @ volume.geometry.affine_lps[:3, :3].T
-    index = (places - np.array(cube.geometry.origin_mm)) @ np.linalg.inv(
-        cube.geometry.affine_lps[:3, :3]
-    ).T
+    places = np.stack(np.indices((30, 40, 50)), -1) @ volume.grid.affine_lps[:3, :3].T
+    index = (places - np.array(cube.grid.origin_mm)) @ np.linalg.inv(cube.grid.affine_lps[:3, :3]).T
     expected = 1 + sum((np.rint(index[..., k]) >= SIDE // 2) << k for k in range(3))
     is_clear = np.all(np.abs(index % 1 - 0.5) > 1e-6, axis=-1)  # no tie of two voxels
     assert is_clear.mean() > 0.9

@@ -9,16 +9,16 @@ import pytest
 from numpy.typing import NDArray
 
 from node.domain.errors import JobFailed
-from node.domain.geometry import Geometry
-from node.infer.brain.lattice import resampled
+from node.domain.grid import Grid
 from node.infer.brain.register import align
+from node.infer.brain.resampling import resampled
 from node.infer.report import Stopwatch
 from node.infer.volume import Volume
 from tests.infer.brain.heads import acquired, t1_image
 
 Matrix = NDArray[np.float64]
 
-THICK = Geometry(
+THICK = Grid(
     shape=(70, 120, 110),
     origin_mm=(-105.0, -110.0, -95.0),
     steps_mm=((0.0, 0.0, 3.0), (0.0, 2.0, 0.0), (2.0, 0.0, 0.0)),
@@ -54,14 +54,14 @@ def seen_after(head: Volume, movement: Matrix, *, other_contrast: bool = False) 
     values = head.array.astype(np.float32)
     if other_contrast:
         values = np.where(values > 20, np.maximum(200 - values, 0), values).astype(np.float32)
-    moved = resampled(values, head.geometry, THICK, move=np.linalg.inv(movement), way="linear")
+    moved = resampled(values, head.grid, THICK, move=np.linalg.inv(movement), way="linear")
     noise = np.random.default_rng(1).normal(0, 3, moved.shape)
-    return Volume(array=(moved + noise).astype(np.float32), geometry=THICK)
+    return Volume(array=(moved + noise).astype(np.float32), grid=THICK)
 
 
 def worst_error_mm(found: Matrix, truth: Matrix, head: Volume) -> float:
     index = np.argwhere(head.array > 60)[::200]
-    points = np.c_[index, np.ones(len(index))] @ head.geometry.affine_lps.T
+    points = np.c_[index, np.ones(len(index))] @ head.grid.affine_lps.T
     return float(np.linalg.norm((points @ (found - truth).T)[:, :3], axis=1).max())
 
 
@@ -94,7 +94,7 @@ def test_an_aligned_series_stays_where_it_is(head: Volume) -> None:
 
 
 def test_one_grid_in_one_frame_of_reference_is_taken_as_aligned(head: Volume) -> None:
-    other = Volume(array=np.flip(head.array).copy(), geometry=head.geometry)
+    other = Volume(array=np.flip(head.array).copy(), grid=head.grid)
     report = Stopwatch()
 
     found = align(head, other, "flair", report)
@@ -106,7 +106,7 @@ def test_one_grid_in_one_frame_of_reference_is_taken_as_aligned(head: Volume) ->
 
 
 def test_a_series_without_contrast_cannot_be_registered(head: Volume) -> None:
-    flat = Volume(array=np.zeros(THICK.shape, np.int16), geometry=THICK)
+    flat = Volume(array=np.zeros(THICK.shape, np.int16), grid=THICK)
 
     with pytest.raises(JobFailed, match="cannot be registered") as caught:
         align(head, flat, "t2", Stopwatch())

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from node.domain.errors import JobFailed
-from node.domain.geometry import Geometry
+from node.domain.grid import Grid
 from node.infer.brain.skull import network_folder, skull_strip
 from node.infer.report import Stopwatch
 from node.infer.volume import Volume
@@ -17,7 +17,7 @@ from tests.infer.brain.networks import Written, model_json, write_network
 
 pytest.importorskip("torch")
 
-THICK = Geometry(
+THICK = Grid(
     shape=(60, 50, 90),
     origin_mm=(-90.0, 60.0, -70.0),
     steps_mm=((0.0, 0.0, 3.0), (0.0, -2.5, 0.0), (2.0, 0.0, 0.0)),
@@ -40,7 +40,7 @@ def ellipsoid(middle_mm: tuple[float, float, float], half_mm: float) -> NDArray[
 
 
 def bright(where: NDArray[np.bool_]) -> Volume:
-    return Volume(array=np.where(where, 1000, 100).astype(np.int16), geometry=THICK)
+    return Volume(array=np.where(where, 1000, 100).astype(np.int16), grid=THICK)
 
 
 def test_the_mask_lies_on_the_source_grid_without_what_is_apart(bright_is_brain: Path) -> None:

@@ -1,4 +1,4 @@
-"""A brain finds its place on a template's lattice, and its labels the way back."""
+"""A brain finds its place on a template's grid, and its labels the way back."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import SimpleITK as sitk  # noqa: N813 - its own documentation calls it that
 from numpy.typing import NDArray
 
 from node.domain.errors import JobFailed
-from node.domain.geometry import Geometry
-from node.infer.brain.lattice import resampled
+from node.domain.grid import Grid
+from node.infer.brain.resampling import resampled
 from node.infer.brain.template import in_unit_range, onto_template, prepare, without_bias
 from node.infer.report import Stopwatch
 from node.infer.volume import Volume
@@ -20,7 +20,7 @@ from tests.infer.brain.heads import acquired, t1_image
 
 Matrix = NDArray[np.float64]
 
-TEMPLATE = Geometry(  # RAS, as templates are: columns to the right, rows to the front
+TEMPLATE = Grid(  # RAS, as templates are: columns to the right, rows to the front
     shape=(90, 110, 92),
     origin_mm=(92.0, 118.0, -78.0),
     steps_mm=((0.0, 0.0, 2.0), (0.0, -2.0, 0.0), (-2.0, 0.0, 0.0)),
@@ -37,7 +37,7 @@ def brain(shared_models: Path) -> Volume:
     inside = np.sum(((index - [64, 52, 70]) / [33, 31, 38]) ** 2, -1) < 1
     moved = affine @ np.diag([2.0, 2.0, 2.0, 1.0])
     whole = acquired(np.where(inside, np.rint(coarse), 0).astype(np.uint8), moved, "sagittal")
-    return Volume(array=whole.array.astype(np.float32), geometry=whole.geometry)
+    return Volume(array=whole.array.astype(np.float32), grid=whole.grid)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def to_brain(brain: Volume) -> Matrix:
     matrix = np.eye(4)
     matrix[:3, :3] = turn @ np.diag([0.93, 1.06, 1.08]) @ [[1, 0.04, 0], [0, 1, -0.03], [0, 0, 1]]
     places = np.argwhere(brain.array > 0)
-    middle = brain.geometry.affine_lps @ np.append(places.mean(axis=0), 1)
+    middle = brain.grid.affine_lps @ np.append(places.mean(axis=0), 1)
     template_middle = np.array([3.0, 8.0, 12.0])
     matrix[:3, 3] = middle[:3] - matrix[:3, :3] @ template_middle
     return matrix
@@ -59,7 +59,7 @@ def to_brain(brain: Volume) -> Matrix:
 @pytest.fixture(scope="module")
 def template(brain: Volume, to_brain: Matrix, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A template file: the same brain, deformed by a known matrix."""
-    values = resampled(brain.array, brain.geometry, TEMPLATE, move=to_brain, way="linear")
+    values = resampled(brain.array, brain.grid, TEMPLATE, move=to_brain, way="linear")
     image = sitk.GetImageFromArray(values.astype(np.float32))
     image.SetOrigin(TEMPLATE.origin_mm)
     image.SetSpacing((2.0, 2.0, 2.0))
@@ -72,7 +72,7 @@ def template(brain: Volume, to_brain: Matrix, tmp_path_factory: pytest.TempPathF
 def biased(brain: Volume) -> Volume:
     """The brain under a brightness field that rises by 60 % from one side to the other."""
     field = np.linspace(0.7, 1.3, brain.array.shape[1])[:, None].astype(np.float32)
-    return Volume(array=brain.array * field, geometry=brain.geometry)
+    return Volume(array=brain.array * field, grid=brain.grid)
 
 
 def test_a_known_deformation_is_found_and_labels_come_back(
@@ -82,17 +82,17 @@ def test_a_known_deformation_is_found_and_labels_come_back(
 
     prepared = onto_template(biased(brain), brain.array > 0, template, report=report)
 
-    assert np.allclose(prepared.image.geometry.affine_lps, TEMPLATE.affine_lps, atol=1e-4)
+    assert np.allclose(prepared.image.grid.affine_lps, TEMPLATE.affine_lps, atol=1e-4)
     image = prepared.image.channels[0].array
     expected = in_unit_range(
-        resampled(brain.array, brain.geometry, TEMPLATE, move=to_brain, way="linear")
+        resampled(brain.array, brain.grid, TEMPLATE, move=to_brain, way="linear")
     )
     inside = expected > 0
     assert np.corrcoef(image[inside], expected[inside])[0, 1] > 0.9
     assert (image.min(), image.max()) == pytest.approx((0, 1), abs=0.05)
     # labels that are a function of the place in the brain: boxes of 12 mm, numbered
     numbers = _boxes(brain)
-    there = resampled(numbers, brain.geometry, TEMPLATE, move=to_brain, way="nearest")
+    there = resampled(numbers, brain.grid, TEMPLATE, move=to_brain, way="nearest")
     back = prepared.back(there)
     core = (brain.array > 0) & (numbers > 0)
     agreement = np.mean(back[core] == numbers[core])
@@ -108,9 +108,9 @@ def _boxes(brain: Volume) -> NDArray[np.uint16]:
 
 def test_a_brightness_field_is_taken_out_the_same_way_each_time(brain: Volume) -> None:
     array = np.ascontiguousarray(brain.array[::3, ::3, ::3])  # 6 mm
-    steps_mm = tuple(tuple(3 * mm for mm in step) for step in brain.geometry.steps_mm)
-    geometry = replace(brain.geometry, shape=array.shape, steps_mm=steps_mm)
-    coarse = Volume(array=array, geometry=geometry)
+    steps_mm = tuple(tuple(3 * mm for mm in step) for step in brain.grid.steps_mm)
+    grid = replace(brain.grid, shape=array.shape, steps_mm=steps_mm)
+    coarse = Volume(array=array, grid=grid)
 
     even, again = (without_bias(biased(coarse), coarse.array > 0) for _ in range(2))
 

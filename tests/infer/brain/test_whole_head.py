@@ -15,7 +15,7 @@ from tests.infer.brain.heads import Plane, acquired, as_lia, t1_image
 
 pytest.importorskip("torch")
 
-from node.infer.brain.whole_head import Crop, head_labels
+from node.infer.brain.brainchop import Crop, head_labels
 from tests.infer.brain.direct import direct_labels
 
 NETWORK = "model5_gw_ae"  # grey and white matter
@@ -53,7 +53,7 @@ def expected(
     volume = acquired(*piece, "axial")
     labels = direct_labels(
         volume.array.astype(np.float64),
-        volume.geometry.affine_lps,
+        volume.grid.affine_lps,
         shared_models / "brainchop" / NETWORK,
         above=0.0,
         margin=0,
@@ -89,8 +89,8 @@ def test_a_mark_in_the_left_hemisphere_shows_in_the_left_half(
 
     changed = labels != acquired(expected.astype(np.uint8), affine, "sagittal").array
     places = np.argwhere(changed)
-    x = (places @ volume.geometry.affine_lps[:3, :3].T + volume.geometry.affine_lps[:3, 3])[:, 0]
-    middle = volume.geometry.affine_lps @ np.append((np.array(changed.shape) - 1) / 2, 1)
+    x = (places @ volume.grid.affine_lps[:3, :3].T + volume.grid.affine_lps[:3, 3])[:, 0]
+    middle = volume.grid.affine_lps @ np.append((np.array(changed.shape) - 1) / 2, 1)
     assert np.mean(as_lia(changed, "sagittal")[MARK]) > 0.5
     assert np.mean(x > middle[0]) > 0.9  # x grows to the patient's left
 

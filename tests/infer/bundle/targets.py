@@ -11,8 +11,8 @@ from node.infer.bundle.image import Image
 from node.infer.bundle.strict import run_strict
 from node.infer.report import Report
 from node.infer.volume import Volume
-from tests.phantoms import Phantom
-from tests.rooms import room
+from tests.support.phantoms import Phantom
+from tests.support.rooms import room
 
 
 def strict(request: Mapping[str, Any], report: Report) -> Mapping[str, Any]:
@@ -25,6 +25,6 @@ def strict(request: Mapping[str, Any], report: Report) -> Mapping[str, Any]:
         weights=root / "models" / "model.pt",
     )
     phantom = Phantom(shape=(20, 24, 28), spacing_mm=(9.0, 8.0, 7.0))
-    image = Image(channels=(Volume(array=phantom.hu_volume, geometry=phantom.geometry),))
+    image = Image(channels=(Volume(array=phantom.hu_volume, grid=phantom.grid),))
     run_strict(bundle, image, room(Path(request["folder"])), report)
     return {}

@@ -20,8 +20,8 @@ from node.domain.result import LabelArray
 from node.infer.registry import ModelSpec
 from node.infer.report import Stopwatch
 from node.infer.runners import run_model
-from tests.brain_images import t1_phantom
-from tests.bundles import (
+from tests.support.brain_images import t1_phantom
+from tests.support.bundles import (
     MADE_BUNDLES,
     ROLES,
     BundleModel,
@@ -32,8 +32,8 @@ from tests.bundles import (
     threshold,
     write_bundle_model,
 )
-from tests.phantoms import Phantom
-from tests.rooms import given_files, room
+from tests.support.phantoms import Phantom
+from tests.support.rooms import given_files, room
 
 # what MONAI and a bundle's parts warn of is told to nobody where they run
 pytestmark = pytest.mark.filterwarnings("ignore:::monai", "ignore:::torch")
@@ -77,16 +77,16 @@ class Case:
         ).labels
 
 
-def case_of(folder: Path, name: str, recipe: Recipe, lattice: Phantom) -> Case:
+def case_of(folder: Path, name: str, recipe: Recipe, resampling: Phantom) -> Case:
     """A made bundle over one phantom for each of its roles."""
     made = write_bundle_model(folder, name, recipe)
-    return Case(made=made, phantoms=phantoms_of(recipe, lattice), folder=folder)
+    return Case(made=made, phantoms=phantoms_of(recipe, resampling), folder=folder)
 
 
-def phantoms_of(recipe: Recipe, lattice: Phantom) -> dict[str, Phantom]:
-    """Series on one lattice that differ in their voxels."""
+def phantoms_of(recipe: Recipe, resampling: Phantom) -> dict[str, Phantom]:
+    """Series on one grid that differ in their voxels."""
     return {
-        role: replace(lattice, series=role, noise_hu=4.0 + 60.0 * number)
+        role: replace(resampling, series=role, noise_hu=4.0 + 60.0 * number)
         for number, role in enumerate(recipe.roles)
     }
 
@@ -211,7 +211,7 @@ class Published:
     """
 
     recipe: Recipe
-    lattice: Phantom
+    resampling: Phantom
     seed: int | None = None
 
 
@@ -219,9 +219,9 @@ def _weights(*names: str) -> dict[str, int]:
     return {f"models/{name}": 0 for name in names}
 
 
-def _published(lattice: Phantom, seed: int | None = None, **arguments: object) -> Published:
+def _published(resampling: Phantom, seed: int | None = None, **arguments: object) -> Published:
     recipe = Recipe(config={}, **{"weights": _weights("model.pt"), **arguments})  # type: ignore[arg-type]
-    return Published(recipe=recipe, lattice=lattice, seed=seed)
+    return Published(recipe=recipe, resampling=resampling, seed=seed)
 
 
 def _reseeded(folder: Path, bundle: Path, seed: int) -> Path:
@@ -300,7 +300,7 @@ def test_published_bundles_agree(
     if published.seed is not None:
         root = _reseeded(tmp_path / folder, root, published.seed)
     made = adopt_bundle(tmp_path, "published", root, recipe)
-    case = Case(made=made, phantoms=phantoms_of(recipe, published.lattice), folder=tmp_path)
+    case = Case(made=made, phantoms=phantoms_of(recipe, published.resampling), folder=tmp_path)
 
     fast, strict = case.labels(), case.labels(mode="strict")
 

@@ -15,7 +15,7 @@ from torch import nn  # noqa: E402
 
 from node.domain.errors import JobFailed  # noqa: E402
 from node.infer.bundle import head as module  # noqa: E402
-from node.infer.bundle.head import largest_by_windows  # noqa: E402
+from node.infer.bundle.classifier import largest_by_windows  # noqa: E402
 from node.infer.bundle.windows import windowing_of  # noqa: E402
 
 Tensor = Any

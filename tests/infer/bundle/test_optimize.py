@@ -31,11 +31,11 @@ from node.infer.bundle.optimized import LOCK, Optimized, read_lock
 from node.infer.bundle.tensorrt import TensorRT, exporter_of
 from node.infer.registry import ModelSpec
 from node.infer.report import Stopwatch
-from node.infer.room import Given, Produced
+from node.infer.run_context import ModelOutput, SeriesInput
 from node.infer.runners import run_model
-from tests.bundles import MADE_BUNDLES, BundleModel, write_bundle_model
-from tests.phantoms import Phantom
-from tests.rooms import given_files, room
+from tests.support.bundles import MADE_BUNDLES, BundleModel, write_bundle_model
+from tests.support.phantoms import Phantom
+from tests.support.rooms import given_files, room
 
 pytestmark = pytest.mark.filterwarnings("ignore:::monai", "ignore:::torch")
 
@@ -71,7 +71,7 @@ class Bench:
 
     made: BundleModel
     spec: ModelSpec
-    inputs: Mapping[str, Given]
+    inputs: Mapping[str, SeriesInput]
     folder: Path
 
     @property
@@ -86,7 +86,7 @@ class Bench:
             self.spec, VARIANT, self.inputs, place, Stopwatch(), exporter or TorchScript()
         )
 
-    def run(self, **parameters: object) -> tuple[Produced, list[str]]:
+    def run(self, **parameters: object) -> tuple[ModelOutput, list[str]]:
         place, report = room(self.folder, weights_dir=self.made.weights_dir), Stopwatch()
         wanted = {"variant": VARIANT, **parameters}
         return run_model(self.spec, self.inputs, place, report, wanted), report.notes
@@ -155,7 +155,7 @@ def test_a_sample_without_structures_proves_nothing(
     empty = np.zeros((4, 4, 4), np.uint8)
     monkeypatch.setattr(
         "node.infer.bundle.optimize.run_model",
-        lambda spec, inputs, place, report, parameters: Produced(
+        lambda spec, inputs, place, report, parameters: ModelOutput(
             labels=empty,
             ran={"variant": VARIANT}
             | ({"engine": "x"} if parameters["optimized"] == "candidate" else {}),

@@ -27,20 +27,18 @@ from node.infer.bundle.strict import run_strict, strict_arguments
 from node.infer.report import Stopwatch
 from node.infer.runner import Runner
 from node.infer.volume import Volume
-from tests import bad_bundles
-from tests.bundles import MADE_BUNDLES, Recipe, overlapping, threshold, write_bundle_model
-from tests.memory_node import eventually
-from tests.phantoms import PLANES, POSITIONS, Phantom
-from tests.rooms import room
+from tests.support import bad_bundles
+from tests.support.bundles import MADE_BUNDLES, Recipe, overlapping, threshold, write_bundle_model
+from tests.support.memory_node import eventually
+from tests.support.phantoms import PLANES, POSITIONS, Phantom
+from tests.support.rooms import room
 
 SMALL = Phantom(plane="oblique", position="HFDR", shape=(20, 24, 28), spacing_mm=(9.0, 8.0, 7.0))
 LONG_S = 60.0
 
 
 def image_of(*phantoms: Phantom) -> Image:
-    return Image(
-        channels=tuple(Volume(array=each.hu_volume, geometry=each.geometry) for each in phantoms)
-    )
+    return Image(channels=tuple(Volume(array=each.hu_volume, grid=each.grid) for each in phantoms))
 
 
 def bundle_in(folder: Path, recipe: Recipe, **overrides: object) -> Bundle:
@@ -67,7 +65,7 @@ def test_a_written_image_lies_where_the_series_does(
     image = sitk.ReadImage(str(tmp_path / name))
     np.testing.assert_array_equal(sitk.GetArrayFromImage(image), phantom.hu_volume)
     for index in ((0, 0, 0), (3, 4, 5), (2, 0, 5)):  # slice, row, column; SimpleITK speaks LPS
-        place = (phantom.geometry.affine_lps @ (*index, 1))[:3]
+        place = (phantom.grid.affine_lps @ (*index, 1))[:3]
         written = image.TransformIndexToPhysicalPoint(index[::-1])
         np.testing.assert_allclose(written, place, atol=1e-3)
 
@@ -83,7 +81,7 @@ def test_labels_come_back_whatever_the_order_of_their_axes(tmp_path: Path, axes:
     (tmp_path / "results" / "case").mkdir(parents=True)
     nibabel.save(labels.as_reoriented(turn), tmp_path / "results" / "case" / "labels.nii.gz")
 
-    read = read_labels(tmp_path / "results", SMALL.geometry)
+    read = read_labels(tmp_path / "results", SMALL.grid)
 
     assert read.dtype == np.uint8
     np.testing.assert_array_equal(read, SMALL.hu_volume > 0)
@@ -113,7 +111,7 @@ def test_what_is_no_label_map_of_the_image_is_refused(
     nibabel.save(changed, tmp_path / "results" / "labels.nii")
 
     with pytest.raises(JobFailed, match=sentence) as failed:
-        read_labels(tmp_path / "results", SMALL.geometry)
+        read_labels(tmp_path / "results", SMALL.grid)
 
     assert failed.value.permanent
 
@@ -121,18 +119,18 @@ def test_what_is_no_label_map_of_the_image_is_refused(
 def test_more_labels_than_a_byte_holds(tmp_path: Path) -> None:
     (name,) = write_image(image_of(SMALL), tmp_path)
     affine = nibabel.load(tmp_path / name).affine
-    values = np.full(SMALL.geometry.shape[::-1], 345, np.float32)
+    values = np.full(SMALL.grid.shape[::-1], 345, np.float32)
     (tmp_path / "results").mkdir()
     nibabel.save(nibabel.Nifti1Image(values, affine), tmp_path / "results" / "labels.nii")
 
-    assert read_labels(tmp_path / "results", SMALL.geometry).dtype == np.uint16
+    assert read_labels(tmp_path / "results", SMALL.grid).dtype == np.uint16
 
 
 def test_two_files_are_not_an_answer(tmp_path: Path) -> None:
     write_image(image_of(SMALL, SMALL), tmp_path)
 
     with pytest.raises(JobFailed, match="2 NIfTI files"):
-        read_labels(tmp_path, SMALL.geometry)
+        read_labels(tmp_path, SMALL.grid)
 
 
 # --- arguments -------------------------------------------------------------------------------------

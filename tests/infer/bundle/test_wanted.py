@@ -10,7 +10,12 @@ import pytest
 from node.domain.errors import ConfigInvalid, JobFailed
 from node.domain.header import Header, Missing, Value
 from node.infer.bundle.config import Bundle
-from node.infer.bundle.wanted import asking_for, is_asked_by_class, labels_wanted, variant_of
+from node.infer.bundle.variant_selection import (
+    asking_for,
+    is_asked_by_class,
+    labels_wanted,
+    variant_of,
+)
 from node.infer.registry import ModelSpec, default_models_folder, load_model
 
 

@@ -14,9 +14,9 @@ from node.infer.bundle.config import Bundle
 from node.infer.bundle.fast import Loaded
 from node.infer.report import Stopwatch
 from node.infer.runners import run_model, warm
-from tests.bundles import MADE_BUNDLES, BundleModel, write_bundle_model
-from tests.phantoms import Phantom
-from tests.rooms import given_files, room
+from tests.support.bundles import MADE_BUNDLES, BundleModel, write_bundle_model
+from tests.support.phantoms import Phantom
+from tests.support.rooms import given_files, room
 
 pytestmark = pytest.mark.filterwarnings("ignore:::monai", "ignore:::torch")
 

@@ -18,9 +18,9 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
 from node.domain.segment import Code, Segment
-from node.infer.room import Given
-from tests.phantoms import Phantom
-from tests.segmentations import SEGMENTS
+from node.infer.run_context import SeriesInput
+from tests.support.phantoms import Phantom
+from tests.support.segmentations import SEGMENTS
 
 DCMQI = Path(sys.executable).with_name("itkimage2segimage")
 ALGORITHM = hd.AlgorithmIdentificationSequence(
@@ -53,7 +53,7 @@ def description(number: int, segment: Segment) -> SegmentDescription:
 
 
 def in_order(phantom: Phantom) -> list[Dataset]:
-    """Instances of a phantom by slice, as the lattice counts them; an enhanced one is one."""
+    """Instances of a phantom by slice, as the grid counts them; an enhanced one is one."""
     if phantom.enhanced:
         return phantom.datasets()
     by_uid = {str(instance.SOPInstanceUID): instance for instance in phantom.datasets()}
@@ -99,18 +99,22 @@ def written(made: Dataset, folder: Path, name: str = "made.dcm") -> Path:
 
 
 def volume_image(phantom: Phantom, values: NDArray[np.generic]) -> sitk.Image:
-    """Values on the phantom's lattice as an image of ITK."""
-    geometry = phantom.geometry
+    """Values on the phantom's grid as an image of ITK."""
+    grid = phantom.grid
     image = sitk.GetImageFromArray(values)
-    directions = np.array(geometry.steps_mm)[::-1] / np.array(geometry.spacing_mm)[::-1, None]
+    directions = np.array(grid.steps_mm)[::-1] / np.array(grid.spacing_mm)[::-1, None]
     image.SetDirection(directions.T.ravel().tolist())
-    image.SetSpacing(geometry.spacing_mm[::-1])
-    image.SetOrigin(geometry.origin_mm)
+    image.SetSpacing(grid.spacing_mm[::-1])
+    image.SetOrigin(grid.origin_mm)
     return image
 
 
 def by_dcmqi(
-    phantom: Phantom, given: Given, labels: NDArray[np.uint8], names: dict[int, str], folder: Path
+    phantom: Phantom,
+    given: SeriesInput,
+    labels: NDArray[np.uint8],
+    names: dict[int, str],
+    folder: Path,
 ) -> Path:
     """A segmentation by dcmqi from a NIfTI file and a description, as MHub's images make theirs."""
     nifti, meta, seg = folder / "labels.nii.gz", folder / "meta.json", folder / "made.seg.dcm"

@@ -18,7 +18,7 @@ import pytest
 
 from node.infer.container.engine import Engine
 from node.infer.container.leftovers import OWNER, STARTED, owner_labels, remove_leftovers
-from tests.memory_node import eventually
+from tests.support.memory_node import eventually
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -39,7 +39,7 @@ RUNNER = """
 import sys
 from pathlib import Path
 from node.infer.container.engine import ContainerOrder, Engine
-from node.infer.container.held import held_container
+from node.infer.container.container_process import held_container
 
 folder = Path(sys.argv[1])
 order = ContainerOrder(

@@ -11,16 +11,16 @@ from node.domain.errors import JobFailed
 from node.domain.header import Header
 from node.infer.container.layout import lay_out
 from node.infer.container.templates import layout_mistakes
-from node.infer.room import Given
-from tests.phantoms import Phantom
-from tests.rooms import given_files, nothing_known
+from node.infer.run_context import SeriesInput
+from tests.support.phantoms import Phantom
+from tests.support.rooms import given_files, nothing_known
 
 CT = Phantom(shape=(3, 20, 22))
 PT = Phantom(shape=(4, 20, 22), series="pt")
 
 
 @pytest.fixture
-def inputs(tmp_path: Path) -> dict[str, Given]:
+def inputs(tmp_path: Path) -> dict[str, SeriesInput]:
     return {
         "ct": given_files(CT, tmp_path / "Doe^John" / "ct"),
         "pt": given_files(PT, tmp_path / "Doe^John" / "pt"),
@@ -32,7 +32,7 @@ def tree(folder: Path) -> set[str]:
 
 
 def test_one_input_lies_flat_under_names_that_say_nothing(
-    inputs: dict[str, Given], tmp_path: Path
+    inputs: dict[str, SeriesInput], tmp_path: Path
 ) -> None:
     lay_out({"ct": inputs["ct"]}, {}, tmp_path / "in")
 
@@ -42,14 +42,16 @@ def test_one_input_lies_flat_under_names_that_say_nothing(
 
 
 def test_several_inputs_lie_in_folders_of_their_roles(
-    inputs: dict[str, Given], tmp_path: Path
+    inputs: dict[str, SeriesInput], tmp_path: Path
 ) -> None:
     lay_out(inputs, {}, tmp_path / "in")
 
     assert {name.partition("/")[0] for name in tree(tmp_path / "in")} == {"ct", "pt"}
 
 
-def test_templates_place_roles_by_uid_and_word(inputs: dict[str, Given], tmp_path: Path) -> None:
+def test_templates_place_roles_by_uid_and_word(
+    inputs: dict[str, SeriesInput], tmp_path: Path
+) -> None:
     layout = {"ct": "case/{StudyInstanceUID}/CT", "pt": "{SeriesInstanceUID}/{role}"}
 
     lay_out(inputs, layout, tmp_path / "in")
@@ -59,7 +61,7 @@ def test_templates_place_roles_by_uid_and_word(inputs: dict[str, Given], tmp_pat
 
 
 def test_files_that_all_may_read_are_linked_and_others_copied(
-    inputs: dict[str, Given], tmp_path: Path
+    inputs: dict[str, SeriesInput], tmp_path: Path
 ) -> None:
     paths = list(inputs["ct"].files.values())
     paths[0].chmod(0o600)
@@ -76,7 +78,7 @@ def test_files_that_all_may_read_are_linked_and_others_copied(
 
 def test_a_series_that_does_not_say_which_it_is_makes_no_folder(tmp_path: Path) -> None:
     nameless = nothing_known(CT.stack)
-    odd = Given(
+    odd = SeriesInput(
         stack=CT.stack,
         files={},
         header=Header({"StudyInstanceUID": ("../../etc",), "SeriesInstanceUID": ("1.2",)}),
@@ -87,7 +89,7 @@ def test_a_series_that_does_not_say_which_it_is_makes_no_folder(tmp_path: Path) 
             lay_out({"ct": given}, {}, tmp_path / name)
 
 
-def test_a_file_that_is_gone_is_named(inputs: dict[str, Given], tmp_path: Path) -> None:
+def test_a_file_that_is_gone_is_named(inputs: dict[str, SeriesInput], tmp_path: Path) -> None:
     uid, path = next(iter(inputs["ct"].files.items()))
     path.unlink()
 

@@ -10,7 +10,7 @@ from node.domain.errors import JobFailed
 from node.domain.segment import Code, Segment
 from node.infer.container.matching import match_segments, name_key
 from tests.infer.container.made import description
-from tests.segmentations import ANATOMICAL_STRUCTURE, LEFT, RIGHT, SEGMENTS
+from tests.support.segmentations import ANATOMICAL_STRUCTURE, LEFT, RIGHT, SEGMENTS
 
 HIP = Code("29836001", "SCT", "Hip")
 HIPS = tuple(

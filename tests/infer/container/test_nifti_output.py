@@ -10,23 +10,25 @@ import SimpleITK as sitk  # noqa: N813 - its own documentation calls it that
 
 from node.domain.errors import JobFailed
 from node.infer.container.outputs import OutputFile, read_outputs
-from node.infer.room import Given
+from node.infer.run_context import SeriesInput
 from tests.infer.container.made import volume_image
-from tests.phantoms import Phantom
-from tests.rooms import given_files
-from tests.segmentations import SEGMENTS, painted_boxes
+from tests.support.phantoms import Phantom
+from tests.support.rooms import given_files
+from tests.support.segmentations import SEGMENTS, painted_boxes
 
 SMALL = Phantom(shape=(6, 24, 28))
 
 
-def read(image: sitk.Image, given: Given, folder: Path, name: str = "labels.nii.gz") -> np.ndarray:
+def read(
+    image: sitk.Image, given: SeriesInput, folder: Path, name: str = "labels.nii.gz"
+) -> np.ndarray:
     sitk.WriteImage(image, str(folder / name))
     file = OutputFile(folder / name, PurePosixPath(name))
     return read_outputs([file], {"ct": given}, SEGMENTS, overlapping=False)
 
 
 @pytest.fixture
-def given(tmp_path: Path) -> Given:
+def given(tmp_path: Path) -> SeriesInput:
     return given_files(SMALL, tmp_path / "series")
 
 
@@ -44,7 +46,7 @@ def test_labels_come_back_whatever_the_order_of_the_axes(
     assert np.array_equal(read(image, given, tmp_path), labels)
 
 
-def test_whole_numbers_may_be_stored_as_floats(given: Given, tmp_path: Path) -> None:
+def test_whole_numbers_may_be_stored_as_floats(given: SeriesInput, tmp_path: Path) -> None:
     labels = painted_boxes(SMALL.stack)
 
     image = volume_image(SMALL, labels.astype(np.float32))
@@ -84,7 +86,7 @@ def nothing_finite(image: sitk.Image) -> sitk.Image:
     ],
 )
 def test_what_is_no_label_map_of_the_input_is_refused(
-    spoil: object, sentence: str, given: Given, tmp_path: Path
+    spoil: object, sentence: str, given: SeriesInput, tmp_path: Path
 ) -> None:
     image = spoil(volume_image(SMALL, painted_boxes(SMALL.stack)))
 
@@ -94,7 +96,7 @@ def test_what_is_no_label_map_of_the_input_is_refused(
     assert failure.value.permanent
 
 
-def test_a_file_that_is_no_nifti_is_refused(given: Given, tmp_path: Path) -> None:
+def test_a_file_that_is_no_nifti_is_refused(given: SeriesInput, tmp_path: Path) -> None:
     path = tmp_path / "labels.nii.gz"
     path.write_bytes(b"nothing of the kind")
 

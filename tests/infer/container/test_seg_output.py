@@ -15,18 +15,18 @@ from pydicom.dataset import Dataset
 from node.domain.errors import JobFailed
 from node.domain.segment import Segment
 from node.infer.container.outputs import OutputFile, read_outputs
-from node.infer.room import Given
+from node.infer.run_context import SeriesInput
 from tests.infer.container.made import by_dcmqi, segmentation, written
-from tests.phantoms import Phantom
-from tests.rooms import given_files
-from tests.segmentations import SEGMENTS, painted_boxes
+from tests.support.phantoms import Phantom
+from tests.support.rooms import given_files
+from tests.support.segmentations import SEGMENTS, painted_boxes
 
 SMALL = Phantom(shape=(6, 24, 28))
 
 
 def read(
     path: Path,
-    given: Given,
+    given: SeriesInput,
     segments: tuple[Segment, ...] = SEGMENTS,
     *,
     overlapping: bool = False,
@@ -37,11 +37,11 @@ def read(
 
 
 @pytest.fixture
-def given(tmp_path: Path) -> Given:
+def given(tmp_path: Path) -> SeriesInput:
     return given_files(SMALL, tmp_path / "series")
 
 
-def refusal(path: Path, given: Given, **more: object) -> str:
+def refusal(path: Path, given: SeriesInput, **more: object) -> str:
     with pytest.raises(JobFailed) as failure:
         read(path, given, **more)
     assert failure.value.permanent
@@ -99,7 +99,7 @@ def test_what_dcmqi_writes_is_read_by_the_names_of_its_segments(
     ids=["turned", "transposed", "coronal", "sagittal"],
 )
 def test_frames_may_have_their_axes_turned_and_exchanged(
-    axes: tuple[int, int, int], flips: tuple[int, ...], given: Given, tmp_path: Path
+    axes: tuple[int, int, int], flips: tuple[int, ...], given: SeriesInput, tmp_path: Path
 ) -> None:
     labels = painted_boxes(SMALL.stack)
     numbers = np.zeros_like(labels)
@@ -107,9 +107,9 @@ def test_frames_may_have_their_axes_turned_and_exchanged(
         numbers[labels == segment.label_value] = number
     volume = hd.Volume(
         numbers,
-        SMALL.geometry.affine_lps,
+        SMALL.grid.affine_lps,
         coordinate_system="PATIENT",
-        frame_of_reference_uid=SMALL.geometry.frame_of_reference_uid,
+        frame_of_reference_uid=SMALL.grid.frame_of_reference_uid,
     )
     turned = volume.permute_spatial_axes(axes)
     for axis in flips:
@@ -120,15 +120,15 @@ def test_frames_may_have_their_axes_turned_and_exchanged(
     assert np.array_equal(read(path, given), labels)
 
 
-def test_a_part_of_the_grid_is_read_in_its_place(given: Given, tmp_path: Path) -> None:
+def test_a_part_of_the_grid_is_read_in_its_place(given: SeriesInput, tmp_path: Path) -> None:
     labels = painted_boxes(SMALL.stack)
     labels[:, :, 20:] = 0
     numbers = (labels == 7).astype(np.uint8)
     volume = hd.Volume(
         numbers,
-        SMALL.geometry.affine_lps,
+        SMALL.grid.affine_lps,
         coordinate_system="PATIENT",
-        frame_of_reference_uid=SMALL.geometry.frame_of_reference_uid,
+        frame_of_reference_uid=SMALL.grid.frame_of_reference_uid,
     )
 
     cropped = segmentation(SMALL, labels, SEGMENTS[:1], pixels=volume[1:5, 3:20, 2:20])
@@ -200,7 +200,7 @@ def segments_swapped(seg: Dataset) -> None:
     ],
 )
 def test_a_segmentation_that_is_not_the_inputs_is_refused(
-    spoil: Callable[[Dataset], None], sentence: str, given: Given, tmp_path: Path
+    spoil: Callable[[Dataset], None], sentence: str, given: SeriesInput, tmp_path: Path
 ) -> None:
     seg = segmentation(SMALL, painted_boxes(SMALL.stack))
     spoil(seg)
@@ -211,21 +211,23 @@ def test_a_segmentation_that_is_not_the_inputs_is_refused(
 @pytest.mark.parametrize(
     "content", [b"", b"no DICOM at all" * 40, b"\0" * 128 + b"DICM" + b"\xff" * 99]
 )
-def test_a_file_that_is_no_dicom_is_refused(content: bytes, given: Given, tmp_path: Path) -> None:
+def test_a_file_that_is_no_dicom_is_refused(
+    content: bytes, given: SeriesInput, tmp_path: Path
+) -> None:
     path = tmp_path / "garbage"
     path.write_bytes(content)
 
     assert "the container's output" in refusal(path, given)
 
 
-def test_an_image_is_no_segmentation(given: Given) -> None:
+def test_an_image_is_no_segmentation(given: SeriesInput) -> None:
     path = next(iter(given.files.values()))
 
     assert "is no segmentation but CT Image Storage" in refusal(path, given)
 
 
 def test_segments_that_overlap_are_refused_where_labels_are_exclusive(
-    given: Given, tmp_path: Path
+    given: SeriesInput, tmp_path: Path
 ) -> None:
     masks = np.zeros((6, 24, 28, 2), np.uint8)
     masks[2, 3:9, 3:9, 0] = masks[2, 8:12, 8:12, 1] = 1
@@ -237,7 +239,7 @@ def test_segments_that_overlap_are_refused_where_labels_are_exclusive(
 
 
 def test_overlapping_segments_become_bits_where_the_model_has_regions(
-    given: Given, tmp_path: Path
+    given: SeriesInput, tmp_path: Path
 ) -> None:
     masks = np.zeros((6, 24, 28, 2), np.uint8)
     masks[2, 3:9, 3:9, 0] = masks[2, 8:12, 8:12, 1] = 1
@@ -249,7 +251,7 @@ def test_overlapping_segments_become_bits_where_the_model_has_regions(
     assert np.array_equal(found & 1 << 1 > 0, masks[..., 1] > 0)
 
 
-def test_several_files_are_one_result(given: Given, tmp_path: Path) -> None:
+def test_several_files_are_one_result(given: SeriesInput, tmp_path: Path) -> None:
     labels = painted_boxes(SMALL.stack)
     files = []
     for segment in (SEGMENTS[0], SEGMENTS[1], SEGMENTS[3]):

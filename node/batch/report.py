@@ -1,0 +1,195 @@
+"""What ``segnode run`` leaves: an account of all series and files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pydicom.uid import UID
+from sqlalchemy import Engine
+
+from node.assemble.evidence import go_on_without
+from node.batch.take_in import TakenIn
+from node.batch.workers import EVERYTHING, seconds_of
+from node.batch.writer import ResultWriter, WrittenFiles, object_of, source_of
+from node.domain.header import Header
+from node.domain.job import JobState, MatchState
+from node.domain.series import SeriesState
+from node.infer.registry import ModelSpec
+from node.jobs.catalog import JobCatalog
+from node.jobs.store import accept_hint
+from node.pipeline.build import Plan
+from node.pipeline.matching import judge_again
+from node.spool.catalog import SpoolCatalog
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOutcome:
+    """What one rule made of one series, or set of series.
+
+    Args:
+        state: A match state: done, unmatched, parked, failed, implausible and the like.
+        reasons: Codes of ``node.domain.reasons``.
+        file: The DICOM result, where there is one.
+        nifti: The same as images.
+        volumes_ml: Segment name -> volume.
+        seconds: From the start of the job's last attempt to its end.
+    """
+
+    rule: str
+    series_instance_uid: str
+    state: str
+    sentence: str = ""
+    reasons: tuple[str, ...] = ()
+    model: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    file: Path | None = None
+    nifti: tuple[Path, ...] = ()
+    volumes_ml: Mapping[str, float] = field(default_factory=dict)
+    stages: Mapping[str, float] = field(default_factory=dict)
+    seconds: float | None = None
+    is_failure: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunReport:
+    """What became of everything in the folder.
+
+    Args:
+        seconds: The whole run.
+    """
+
+    series: Sequence[Row]
+    outcomes: Sequence[RunOutcome]
+    files: TakenIn
+    seconds: float
+
+    @property
+    def is_good(self) -> bool:
+        """Whether something was there and nothing that was begun failed."""
+        return bool(self.series) and not any(outcome.is_failure for outcome in self.outcomes)
+
+
+def report_run(
+    current: Plan, engine: Engine, writer: ResultWriter, files: TakenIn, *, seconds: float
+) -> RunReport:
+    """What became of each series and file, by the rows that the run left."""
+    catalog, spool = JobCatalog(engine), SpoolCatalog(engine)
+    series, _ = spool.list_series(limit=EVERYTHING)
+    outcomes = [_outcome(current, catalog, writer, row) for row in matches_in_force(catalog)]
+    outcomes += _never_judged(series, outcomes)
+    outcomes = [_in_words(current, spool, outcome) for outcome in outcomes]
+    return RunReport(
+        series=series,
+        outcomes=sorted(outcomes, key=lambda outcome: (outcome.series_instance_uid, outcome.rule)),
+        files=files,
+        seconds=seconds,
+    )
+
+
+def matches_in_force(catalog: JobCatalog) -> list[Row]:
+    """What the newest judgement of each series, or set, says; earlier ones do not count beside it."""
+    newest: dict[tuple[str, str], Row] = {}
+    for match in catalog.list_matches(limit=EVERYTHING)[0]:
+        known = newest.get((match["rule"], match["series_key"]))
+        if match["state"] != MatchState.SUPERSEDED and (
+            known is None or known["revision"] < match["revision"]
+        ):
+            newest[match["rule"], match["series_key"]] = match
+    last: dict[str, int] = {}
+    for row in newest.values():
+        last[row["series_key"]] = max(row["revision"], last.get(row["series_key"], 0))
+    return [row for row in newest.values() if row["revision"] == last[row["series_key"]]]
+
+
+def _outcome(current: Plan, catalog: JobCatalog, writer: ResultWriter, row: Row) -> RunOutcome:
+    job = catalog.get_job(row["job_id"]) if row["job_id"] is not None else None
+    if job is None:
+        return RunOutcome(
+            rule=row["rule"],
+            series_instance_uid=next(iter(row["roles"].values())),
+            state=row["state"],
+            sentence=row["sentence"],
+            reasons=tuple(row["reasons"]),
+        )
+    model = current.models[job["model"]]
+    is_done = job["state"] == JobState.DONE
+    written = writer.fill(job["id"]) if is_done else WrittenFiles()
+    made = object_of(job)
+    return RunOutcome(
+        rule=row["rule"],
+        series_instance_uid=source_of(job, model),
+        state=row["state"],
+        sentence="; ".join(filter(None, [_sentence_of(job), written.sentence])),
+        reasons=tuple(row["reasons"]),
+        model=model.name,
+        parameters=job["parameters"],
+        file=written.seg,
+        nifti=written.nifti,
+        volumes_ml=volumes_by_name(model, made["summary"] if made else {}),
+        stages=job["stages"],
+        seconds=seconds_of(job) if is_done else None,
+        is_failure=not is_done or bool(written.sentence),
+    )
+
+
+def _sentence_of(job: Row) -> str:
+    """What a job says of itself; of one that is kept back, with what this command can do."""
+    sentence, hint = str(job["sentence"]), accept_hint(job["id"])
+    if not sentence.endswith(hint):
+        return sentence
+    return f"{sentence.removesuffix(hint)}: not written without --accept-implausible"
+
+
+def volumes_by_name(model: ModelSpec, summary: Mapping[str, Any]) -> Mapping[str, float]:
+    """Segment name -> volume in ml, from the summary of a result."""
+    return {
+        model.segment_of[int(value)].name: float(volume_ml)
+        for value, volume_ml in summary.get("volumes_ml", {}).items()
+        if int(value) in model.segment_of
+    }
+
+
+def _never_judged(series: Sequence[Row], outcomes: Sequence[RunOutcome]) -> list[RunOutcome]:
+    """Series that are held: no rule was asked, and the reason stands in their row."""
+    judged = {outcome.series_instance_uid for outcome in outcomes}
+    return [
+        RunOutcome(
+            rule="",
+            series_instance_uid=row["series_instance_uid"],
+            state=row["state"],
+            sentence=row["sentence"] or "only rules on sets of series could take it",
+            reasons=tuple(row["reasons"]),
+            is_failure=row["state"] == SeriesState.HELD.value,
+        )
+        for row in series
+        if row["series_instance_uid"] not in judged
+    ]
+
+
+def _in_words(current: Plan, spool: SpoolCatalog, outcome: RunOutcome) -> RunOutcome:
+    """The outcome with a reason that holds without a node, and with what the series is.
+
+    Where models were asked for there are rules, one for each, but nobody has written any.
+    """
+    if outcome.model:
+        return outcome
+    uid = outcome.series_instance_uid
+    row = spool.get_series(uid)
+    header = Header.from_json(row["header"] or {}) if row else Header()
+    sentence = outcome.sentence.removesuffix(judge_again(uid))
+    if sentence.endswith(go_on_without(uid)):
+        sentence = f"{sentence.removesuffix(go_on_without(uid))}go on without them with: --proceed"
+    if all(active.rule.name == active.model.name for active in current.rules):
+        sentence = sentence.replace("no rule fired: ", "no model takes it: ")
+        for active in current.rules:
+            sentence = sentence.replace(f"rule {active.rule.name}: ", f"{active.rule.name}: ")
+    if outcome.state == MatchState.NOT_AN_INPUT:
+        sentence = f"{UID(header.text('SOPClassUID')).name or 'mixed classes'}: {sentence}"
+    elif header.get("is_localizer") == (True,):
+        sentence = f"localizer: {sentence}"
+    return replace(outcome, sentence=sentence)

@@ -1,0 +1,157 @@
+"""A folder in, results out, without a server: the parts of the node in one process, one after another.
+
+Takes the folder in as one scan, judges every series with nothing to wait for, runs the jobs, writes
+the results. State lies in ``OUTPUT/.segnode`` and is that of a node: a run that was interrupted, or
+killed, goes on where it was when it is started again.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from sqlalchemy import Engine
+
+from node.assemble.policy import CompletionPolicy, OnGiveUp, OnRefused
+from node.batch.output_folder import OUTPUT, OutputFolder
+from node.batch.report import RunReport, matches_in_force, report_run
+from node.batch.request import RunRequest, check_request, judged_by, plan_run
+from node.batch.take_in import take_in
+from node.batch.workers import EVERYTHING, INTERRUPTED, BatchWorkers, Say
+from node.batch.writer import ResultWriter
+from node.database.migrate import migrate
+from node.domain.errors import ConfigInvalid, NodeError
+from node.domain.job import JobState
+from node.domain.series import SeriesState
+from node.jobs.catalog import JobCatalog
+from node.jobs.store import JobStore
+from node.pipeline.accept import open_ingest
+from node.pipeline.build import Plan
+from node.pipeline.data_folder import lock_data_folder
+from node.pipeline.settle import Settler
+from node.pipeline.wiring import settle_deps
+from node.spool.arrivals import Arrivals
+from node.spool.catalog import SpoolCatalog
+from node.spool.folders import SpoolFolders
+from node.spool.losses import Losses
+from node.spool.rebuild import rebuild_index
+
+STATE_FOLDER = ".segnode"
+
+_LOOK_EVERY_S = 0.2
+_SETTLE_LIMIT_S = 20.0
+
+# a folder is whole: nothing more will come, and nobody has to be waited for
+_NO_WAITING = CompletionPolicy(
+    release_settle_s=0.0, quiet_s=0.0, quiet_max_s=0.0, give_up_s=0.0, on_give_up=OnGiveUp.PROCEED
+)
+
+
+def run_folder(request: RunRequest, say: Say) -> RunReport:
+    """Run rules, or models, over a folder.
+
+    Args:
+        say: Gets one sentence per step.
+    Raises:
+        ConfigInvalid: The configuration, a model, an option or a folder cannot be used.
+        NodeError: Interrupted; started again it goes on.
+    """
+    check_request(request)
+    state = request.output / STATE_FOLDER
+    with lock_data_folder(state, shared=False):
+        current = plan_run(request, state)
+        engine = current.open_engine()
+        try:
+            migrate(engine)
+            rebuild_index(engine, SpoolFolders.of(current.config.data_dir))
+            return _run(current, engine, request, say)
+        except KeyboardInterrupt:
+            raise NodeError(INTERRUPTED) from None
+        finally:
+            engine.dispose()
+
+
+def _run(current: Plan, engine: Engine, request: RunRequest, say: Say) -> RunReport:
+    began = time.monotonic()
+    current.results_folder.mkdir(parents=True, exist_ok=True)
+    output = _output_folder(request, engine)
+    current = replace(current, destinations={OUTPUT: output})
+    with BatchWorkers(current, engine) as workers:
+        Losses(engine).forget_all()  # of an earlier run; what is still refused is lost again
+        with open_ingest(current) as door:
+            taken = take_in(door, request.source, say)
+        _settle(current, engine, request, say)
+        if request.accepts_implausible:
+            _accept_implausible(engine)
+        writer = ResultWriter(current, engine, output, request.forms)
+        workers.finish(say, when_done=writer.fill)
+    return report_run(current, engine, writer, taken, seconds=time.monotonic() - began)
+
+
+def _output_folder(request: RunRequest, engine: Engine) -> OutputFolder:
+    catalog = SpoolCatalog(engine)
+
+    def modality_of(series_instance_uid: str) -> str:
+        row = catalog.get_series(series_instance_uid)
+        return str(row["modality"]) if row else ""
+
+    try:
+        return OutputFolder(
+            path=request.output.absolute(), layout=request.layout, modality_of=modality_of
+        )
+    except ValueError as error:
+        raise ConfigInvalid([("--layout", str(error))]) from None
+
+
+def _settle(current: Plan, engine: Engine, request: RunRequest, say: Say) -> None:
+    """Let the rules judge every series, again where other rules are in force than last time."""
+    arrivals = Arrivals(engine)
+    on_refused = OnRefused.PROCEED if request.proceed else current.policy.on_refused
+    policy = replace(_NO_WAITING, on_refused=on_refused)
+    deps = replace(settle_deps(current, engine), policy=policy)
+    marker = current.config.data_dir / "judged-by"
+    decided_by = judged_by(current)
+    if marker.exists() and marker.read_text(encoding="utf-8") != decided_by:
+        for row in SpoolCatalog(engine).list_series(limit=EVERYTHING)[0]:
+            arrivals.force(row["series_instance_uid"], "rerun")
+    marker.write_text(decided_by, encoding="utf-8")
+    settler = Settler(deps)
+    left, deadline = -1, 0.0
+    while True:
+        settler.tick(arrivals.now())
+        before, left = left, _receiving(arrivals)
+        if left == 0:
+            break
+        if left != before:
+            deadline = time.monotonic() + _SETTLE_LIMIT_S
+        elif time.monotonic() > deadline:
+            say(f"{left} series could not be judged")
+            break
+        time.sleep(_LOOK_EVERY_S)
+    _retry_failed(engine)
+    queued = JobCatalog(engine).list_jobs(state=JobState.QUEUED.value, limit=1)[1]
+    say(f"{arrivals.count(SeriesState.COMPLETE)} series judged, {queued} jobs to run")
+
+
+def _receiving(arrivals: Arrivals) -> int:
+    """How many series are not settled yet; those held for a person are."""
+    rows = [arrivals.series(uid) for uid in arrivals.unsettled()[0]]
+    return sum(row is None or bool(row.forced) or row.state is not SeriesState.HELD for row in rows)
+
+
+def _accept_implausible(engine: Engine) -> None:
+    """What an earlier run kept back is written by this one."""
+    catalog, store = JobCatalog(engine), JobStore(engine)
+    wanted = {match["job_id"] for match in matches_in_force(catalog)}
+    for row in catalog.list_jobs(state=JobState.IMPLAUSIBLE.value, limit=EVERYTHING)[0]:
+        if row["id"] in wanted:
+            store.accept(row["id"])
+
+
+def _retry_failed(engine: Engine) -> None:
+    """Who starts a run again wants what failed to be tried again."""
+    catalog, store = JobCatalog(engine), JobStore(engine)
+    for match in matches_in_force(catalog):
+        job = catalog.get_job(match["job_id"]) if match["job_id"] is not None else None
+        if job is not None and job["state"] in (JobState.FAILED.value, JobState.PARKED.value):
+            store.retry(job["id"])

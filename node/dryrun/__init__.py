@@ -1,0 +1,1 @@
+"""What the node would do, without doing it (``segnode explain``)."""

@@ -1,0 +1,406 @@
+"""What the node would make of a folder: the same ingest, merging, gate, rules and acceptance.
+
+Nothing is kept and there is no database. What the ingest refuses counts against its series, as it
+does in the node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pydicom.dataset import Dataset
+
+from node.assemble.policy import OnRefused
+from node.deliver.sender import resolve_destinations
+from node.domain.errors import InstanceRejected, NodeError, SeriesUnusable
+from node.domain.header import Missing
+from node.domain.instance import Instance, Origin, Transport
+from node.domain.loss import Loss, refused_told
+from node.domain.peers import Peer
+from node.domain.reading import UNREADABLE, why_unreadable
+from node.domain.reasons import Reason, ReasonCode, codes_of, in_one_sentence
+from node.domain.received import Received
+from node.pipeline.build import Plan
+from node.pipeline.matching import ActiveRule, CompleteSeries, not_taken
+from node.pipeline.watch import SeriesWatch
+from node.receive.dry import DryRun
+from node.receive.syntaxes import Decodable
+from node.route.explain import Explanation, explain
+from node.route.rules import StudyRule
+from node.route.sets import Candidate, Chosen
+from node.route.verdict import Truth
+from node.spool.files import PATIENT_MIX_UP
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleFinding:
+    """What one rule on single series would do with a series.
+
+    Args:
+        refusals: Why the model does not take the series although the rule fires.
+        held: Why the series waits for a person before any model is asked.
+        reasons: The same as codes of ``node.domain.reasons``.
+        destinations: Where results would go, ``sender`` resolved; an empty name is nobody.
+    """
+
+    explanation: Explanation
+    model: str
+    refusals: tuple[str, ...] = ()
+    held: tuple[Reason, ...] = ()
+    reasons: tuple[str, ...] = ()
+    destinations: tuple[str, ...] = ()
+
+    @property
+    def would_run(self) -> bool:
+        """Whether a job would be made."""
+        return self.explanation.truth is Truth.TRUE and not self.refusals and not self.held
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeriesFinding:
+    """One series: what it is, and what each rule says of it.
+
+    Args:
+        held: Why it would wait for a person, whatever the rules say.
+    """
+
+    series_instance_uid: str
+    study_instance_uid: str
+    modality: str
+    inputs: int
+    others: int
+    derived: Mapping[str, object]
+    findings: tuple[str, ...]
+    notes: tuple[str, ...]
+    rules: tuple[RuleFinding, ...]
+    held: tuple[Reason, ...] = ()
+    roles: Mapping[str, Explanation] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetFinding:
+    """What a study rule would do with the series of one study."""
+
+    rule: str
+    model: str
+    study_instance_uid: str
+    roles: Mapping[str, str]
+    sentence: str
+    destinations: tuple[str, ...] = ()
+
+    @property
+    def would_run(self) -> bool:
+        """Whether a job would be made."""
+        return bool(self.roles) and not self.sentence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderFinding:
+    """Everything in a folder."""
+
+    series: tuple[SeriesFinding, ...]
+    sets: tuple[SetFinding, ...]
+    not_read: Mapping[str, str]
+
+
+def inspect_folder(plan: Plan, path: Path, sender: Peer | None = None) -> FolderFinding:
+    """Judge the files of a folder, or one file, by a configuration.
+
+    Args:
+        sender: The peer that would have sent them over DIMSE; without one they count as found in a
+            folder.
+    Raises:
+        NodeError: There is nothing at that path.
+    """
+    origin = _origin(plan, sender)
+    folder = _look_into(path, origin)
+    watches = folder.watches
+    complete = {uid: _complete(watch, origin) for uid, watch in watches.items() if watch.inputs}
+    is_held = plan.policy.on_refused is OnRefused.HOLD
+    held = {uid: folder.held(uid) if is_held else () for uid in complete}
+    series = tuple(
+        _judge_series(plan, watch, complete.get(uid), held.get(uid, ()), origin)
+        for uid, watch in watches.items()
+    )
+    return FolderFinding(
+        series=series,
+        sets=tuple(_judge_sets(plan, complete, held, origin)),
+        not_read=folder.not_read,
+    )
+
+
+def _origin(plan: Plan, sender: Peer | None) -> Origin:
+    if sender is None:
+        return Origin(transport=Transport.FOLDER, association_id="")
+    return Origin(
+        transport=Transport.DIMSE,
+        association_id="",
+        peer=sender.name,
+        calling_ae_title=sender.ae_title,
+        called_ae_title=plan.config.ae_titles[0],
+        address=sender.host,
+        http_user=sender.http_user,
+    )
+
+
+@dataclass(slots=True)
+class _Folder:
+    """What the files of a folder are, as the ingest has it.
+
+    Args:
+        losses: Images that would be refused, each with the folder that it lies in.
+        folders: Series -> folders that its images lie in.
+    """
+
+    watches: dict[str, SeriesWatch] = field(default_factory=dict)
+    not_read: dict[str, str] = field(default_factory=dict)
+    losses: list[tuple[Loss, Path]] = field(default_factory=list)
+    folders: dict[str, set[Path]] = field(default_factory=dict)
+    headers: dict[str, Dataset] = field(default_factory=dict)
+    patients: dict[str, str] = field(default_factory=dict)
+
+    def take(self, file: Path, dry: DryRun, origin: Origin) -> None:
+        """Add a file to its series, or say why not."""
+        try:
+            received = dry.check(file)
+            header = dry.header()
+            if received.sop_instance_uid in self.headers:
+                self.not_read[str(file)] = "has the SOP Instance UID of another file"
+                return
+            self._join(received, header, _instance(file, received, origin))
+            self.folders.setdefault(received.series_instance_uid, set()).add(file.parent)
+        except InstanceRejected as rejection:
+            self.not_read[str(file)] = (
+                rejection.reason if dry.is_part10 else f"not a DICOM file ({rejection.reason})"
+            )
+            if dry.loss is not None:
+                self.losses.append((dry.loss, file.parent))
+            elif rejection.dimse_status == PATIENT_MIX_UP:
+                self.losses.append((_mixed_up(dry.known, rejection), file.parent))
+        except SeriesUnusable as unusable:
+            self.not_read[str(file)] = str(unusable)
+        except UNREADABLE as error:
+            self.not_read[str(file)] = why_unreadable(error)
+
+    def _join(self, received: Received, header: Dataset, instance: Instance) -> None:
+        uid = received.series_instance_uid
+        if self.patients.get(uid, received.patient_key) != received.patient_key:
+            raise InstanceRejected(
+                "its series belongs to another patient or study in other files",
+                dimse_status=PATIENT_MIX_UP,
+            )
+        watch = self.watches.get(uid) or SeriesWatch(
+            uid, instance.study_instance_uid, lambda each: self.headers[each.sop_instance_uid]
+        )
+        self.headers[instance.sop_instance_uid] = header
+        watch.take_all([instance])
+        self.watches[uid] = watch
+        self.patients[uid] = received.patient_key
+
+    def held(self, uid: str) -> tuple[Reason, ...]:
+        """Why the series would wait for a person: images of it were refused."""
+        lost = [
+            loss
+            for loss, folder in self.losses
+            if loss.sop_instance_uid not in self.headers
+            and (loss.series_instance_uid == uid or self._is_beside(loss, folder, uid))
+        ]
+        lost += self.watches[uid].without_pixels
+        if not lost:
+            return ()
+        sentence = refused_told(lost, len(self.watches[uid].inputs))
+        return (Reason(ReasonCode.IMAGES_REFUSED, sentence),)
+
+    def _is_beside(self, loss: Loss, folder: Path, uid: str) -> bool:
+        """Whether an image that names no series counts against this one, as a scan counts it."""
+        if loss.series_instance_uid:
+            return False
+        beside = {series for series, folders in self.folders.items() if folder in folders}
+        return uid in beside if beside else True
+
+
+def _mixed_up(received: Received, rejection: InstanceRejected) -> Loss:
+    return Loss(
+        series_instance_uid=received.series_instance_uid,
+        image=received.sop_instance_uid,
+        sop_instance_uid=received.sop_instance_uid,
+        association_id="",
+        dimse_status=rejection.dimse_status,
+        reason=rejection.reason,
+    )
+
+
+def _look_into(path: Path, origin: Origin) -> _Folder:
+    folder = _Folder()
+    dry = DryRun(Decodable())
+    for file in _files(path):
+        folder.take(file, dry, origin)
+    return folder
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise NodeError(f"{path} is neither a file nor a folder")
+    return sorted(
+        file
+        for file in path.rglob("*")
+        if file.is_file() and file.name.upper() != "DICOMDIR" and not file.name.startswith(".")
+    )
+
+
+def _instance(file: Path, received: Received, origin: Origin) -> Instance:
+    return Instance(
+        sop_instance_uid=received.sop_instance_uid,
+        sop_class_uid=received.sop_class_uid,
+        transfer_syntax_uid=received.transfer_syntax_uid,
+        study_instance_uid=received.study_instance_uid,
+        series_instance_uid=received.series_instance_uid,
+        file_name=file.name,
+        data_offset=0,
+        size_bytes=received.size_bytes,
+        received_sha256=received.received_sha256,
+        pixel_identity=received.received_sha256,
+        is_input=received.is_input,
+        received_at=0.0,
+        origin=origin,
+    )
+
+
+def _complete(watch: SeriesWatch, origin: Origin) -> CompleteSeries:
+    header = watch.header()
+    return CompleteSeries(
+        series_instance_uid=watch.series_instance_uid,
+        study_instance_uid=watch.study_instance_uid,
+        patient_id=header.text("PatientID"),
+        revision=1,
+        header=header,
+        instances=watch.inputs,
+        frames=watch.frames,
+        origin=origin,
+        first_received_at=0.0,
+        phase_hints=watch.phase_hints,
+    )
+
+
+def _judge_series(
+    plan: Plan,
+    watch: SeriesWatch,
+    complete: CompleteSeries | None,
+    held: tuple[Reason, ...],
+    origin: Origin,
+) -> SeriesFinding:
+    header = watch.header()
+    gate = watch.gate() if watch.inputs else None
+    single = [active for active in plan.rules if not isinstance(active.rule, StudyRule)]
+    study = [active for active in plan.rules if isinstance(active.rule, StudyRule)]
+    return SeriesFinding(
+        series_instance_uid=watch.series_instance_uid,
+        study_instance_uid=watch.study_instance_uid,
+        modality=header.text("Modality"),
+        inputs=len(watch.inputs),
+        others=len(watch.others),
+        derived={
+            name: value.reason if isinstance(value, Missing) else _one_or_all(value)
+            for name, value in header.derived.items()
+        },
+        findings=tuple(finding.sentence for finding in gate.findings) if gate else (),
+        notes=gate.notes if gate else (),
+        # as in the node: what is no input is never judged
+        rules=tuple(_judge_rule(plan, each, complete, held, origin) for each in single)
+        if complete
+        else (),
+        held=held,
+        roles={active.rule.name: explain(active.rule, header) for active in study}
+        if complete
+        else {},
+    )
+
+
+def _one_or_all(value: Sequence[Any]) -> object:
+    return value[0] if len(value) == 1 else list(value)
+
+
+def _judge_rule(
+    plan: Plan,
+    active: ActiveRule,
+    series: CompleteSeries,
+    held: tuple[Reason, ...],
+    origin: Origin,
+) -> RuleFinding:
+    explanation = explain(active.rule, series.header)
+    if explanation.truth is not Truth.TRUE:
+        return RuleFinding(explanation=explanation, model=active.model.name)
+    (role,) = active.model.inputs
+    reasons = tuple(not_taken(active, {role: series}))
+    return RuleFinding(
+        explanation=explanation,
+        model=active.model.name,
+        refusals=tuple(reason.sentence for reason in reasons),
+        reasons=tuple(codes_of(reasons)),
+        held=held,
+        destinations=resolve_destinations(active.send, plan.config.peers, origin),
+    )
+
+
+def _judge_sets(
+    plan: Plan,
+    complete: Mapping[str, CompleteSeries],
+    held: Mapping[str, Sequence[Reason]],
+    origin: Origin,
+) -> Iterator[SetFinding]:
+    studies: dict[str, list[CompleteSeries]] = {}
+    for series in complete.values():
+        studies.setdefault(series.study_instance_uid, []).append(series)
+    for active in plan.rules:
+        if isinstance(active.rule, StudyRule):
+            for study, members in studies.items():
+                finding = _judge_set(plan, active, active.rule, study, members, origin)
+                waiting = [
+                    f"series {uid} is held: {in_one_sentence(held[uid])}"
+                    for uid in finding.roles.values()
+                    if held[uid]
+                ]
+                yield replace(
+                    finding, sentence="; ".join(filter(None, [*waiting, finding.sentence]))
+                )
+
+
+def _judge_set(
+    plan: Plan,
+    active: ActiveRule,
+    rule: StudyRule,
+    study: str,
+    members: Sequence[CompleteSeries],
+    origin: Origin,
+) -> SetFinding:
+    choice = rule.choose(
+        [
+            Candidate(
+                series_instance_uid=one.series_instance_uid,
+                patient_id=one.patient_id,
+                header=one.header,
+                slices=len(one.frames),
+            )
+            for one in members
+        ]
+    )
+    roles: Mapping[str, str] = {}
+    if isinstance(choice, Chosen):
+        roles = choice.roles
+        found = {one.series_instance_uid: one for one in members}
+        sentence = in_one_sentence(not_taken(active, {r: found[uid] for r, uid in roles.items()}))
+    else:
+        sentence = choice.sentence
+    return SetFinding(
+        rule=rule.name,
+        model=active.model.name,
+        study_instance_uid=study,
+        roles=roles,
+        sentence=sentence,
+        destinations=resolve_destinations(active.send, plan.config.peers, origin),
+    )

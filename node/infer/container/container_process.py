@@ -1,0 +1,134 @@
+"""One container from its making to its removal, and what it printed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import IO
+
+from node.domain.errors import JobFailed
+from node.infer.container.engine import ContainerOrder, Engine, tied
+from node.infer.container.guardian import DONE
+from node.infer.container.outputs import OutputFile, take_out
+
+GUARDIAN = "node.infer.container.guardian"
+
+_LOG_HEAD_BYTES = 4 << 20
+_LOG_TAIL_BYTES = 1 << 20
+_PIECE_BYTES = 1 << 16
+# the clock of a file system may lag by a tick
+_CLOCK_SLACK_S = 2.0
+
+
+class ContainerProcess:
+    """A container that exists."""
+
+    def __init__(self, engine: Engine, order: ContainerOrder) -> None:
+        self._engine = engine
+        self._order = order
+
+    def run(self, log: Path, folder: Path) -> None:
+        """Start it, and wait for its end; whether it did its work, its output tells.
+
+        Args:
+            folder: The working folder of the engine, whose monitor may leave files there.
+            log: Gets what it prints: the first megabytes and the last one.
+        Raises:
+            JobFailed: It could not be started.
+        """
+        command = tied([self._engine.program, "start", "--attach", self._order.name])
+        with (
+            log.open("wb") as file,
+            subprocess.Popen(  # noqa: S603 - the engine that the operator installed
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                cwd=folder,
+            ) as process,
+        ):
+            if process.stdout is not None:
+                _keep(process.stdout, file)
+        if not self._started:
+            raise JobFailed(f"{self._engine.name} could not start the container; its log says why")
+
+    @property
+    def exit_code(self) -> int:
+        """Its exit code: worth a remark, never a verdict."""
+        return int(self._engine.inspect(self._order.name).get("ExitCode", 0))
+
+    @property
+    def ran_out_of_memory(self) -> bool:
+        """Whether the kernel ended it for passing its memory limit."""
+        return bool(self._engine.inspect(self._order.name).get("OOMKilled", False))
+
+    @property
+    def _started(self) -> str:
+        """When it started, by the engine; empty where it never did."""
+        at = str(self._engine.inspect(self._order.name).get("StartedAt", ""))
+        return "" if at.startswith("0001-") else at
+
+    def output(self, folder: Path) -> list[OutputFile]:
+        """The files that it wrote, taken out into a new folder.
+
+        Raises:
+            JobFailed: They cannot be had.
+        """
+        at = datetime.fromisoformat(f"{self._started[:19]}+00:00")
+        source = f"{self._order.name}:{self._order.output_folder}"
+        with subprocess.Popen(  # noqa: S603 - the engine that the operator installed
+            tied([self._engine.program, "cp", source, "-"]),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        ) as process:
+            if process.stdout is None:
+                raise JobFailed("the container's output could not be taken out")
+            return take_out(
+                process.stdout,
+                folder,
+                newer_than_s=at.timestamp() - _CLOCK_SLACK_S,
+            )
+
+
+@contextmanager
+def held_container(engine: Engine, order: ContainerOrder) -> Iterator[ContainerProcess]:
+    """A container that goes with the block, and with this process however it ends.
+
+    Raises:
+        JobFailed: The engine could not make it.
+    """
+    with subprocess.Popen(  # noqa: S603 - our own interpreter and module
+        [sys.executable, "-P", "-m", GUARDIAN, engine.program, order.name],
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+    ) as guardian:
+        try:
+            engine.call(*engine.create_command(order)[1:])
+            yield ContainerProcess(engine, order)
+        finally:
+            # it knows when to give up; what is left then is found by its label
+            guardian.communicate(DONE)
+
+
+def _keep(source: IO[bytes], log: IO[bytes]) -> None:
+    """Write the beginning and the end of a stream."""
+    head_bytes, tail = 0, bytearray()
+    cut = False
+    while piece := source.read1(_PIECE_BYTES):  # type: ignore[attr-defined]
+        if head_bytes < _LOG_HEAD_BYTES:
+            log.write(piece)
+            log.flush()
+            head_bytes += len(piece)
+            continue
+        tail += piece
+        if len(tail) > 2 * _LOG_TAIL_BYTES:
+            cut = True
+            del tail[:-_LOG_TAIL_BYTES]
+    if cut:
+        log.write(b"\n[... what stood here was cut ...]\n")
+    log.write(tail)

@@ -1,0 +1,101 @@
+"""What an operator may do and see, by command line and HTTP alike."""
+
+from __future__ import annotations
+
+from sqlalchemy import Engine
+
+from node.domain.health import Readiness
+from node.domain.job import DeliveryState, MatchState
+from node.domain.series import SeriesState
+from node.jobs.counts import count_matches
+from node.jobs.outbox import Outbox
+from node.jobs.store import JobStore
+from node.pipeline.accept import IngestService
+from node.pipeline.build import Plan
+from node.spool.arrivals import Arrivals
+from node.spool.space import SpaceGuard
+
+
+class Admin:
+    """Decisions of an operator, written down for the processes that carry them out.
+
+    Args:
+        door: The ingest that takes what leaves quarantine.
+    """
+
+    def __init__(self, plan: Plan, engine: Engine, door: IngestService) -> None:
+        self._arrivals = Arrivals(engine)
+        self._jobs = JobStore(engine)
+        self._outbox = Outbox(engine, plan.config.digest)
+        self._door = door
+
+    def proceed_series(self, series_instance_uid: str, /) -> None:
+        """Take a series as complete with what is there."""
+        self._arrivals.force(series_instance_uid, "proceed")
+
+    def rerun_series(self, series_instance_uid: str, /) -> None:
+        """Judge a series again, as a new revision, by the rules in force."""
+        self._arrivals.force(series_instance_uid, "rerun")
+
+    def discard_series(self, series_instance_uid: str, /) -> None:
+        """Leave a series alone from now on."""
+        self._arrivals.force(series_instance_uid, "discard")
+
+    def retry_job(self, job_id: int, /) -> None:
+        """Queue a parked, failed or cancelled job again."""
+        self._jobs.retry(job_id)
+
+    def accept_job(self, job_id: int, /) -> None:
+        """Take an implausible result all the same; its deliveries leave."""
+        self._jobs.accept(job_id)
+
+    def cancel_job(self, job_id: int, /) -> None:
+        """End a job that is not done."""
+        self._jobs.cancel(job_id)
+
+    def retry_delivery(self, delivery_id: int, /) -> None:
+        """Send again, now."""
+        self._outbox.retry(delivery_id)
+
+    def accept_quarantine(self, quarantine_id: int, /) -> None:
+        """Take an instance in after all."""
+        self._door.quarantine.accept(quarantine_id)
+
+    def discard_quarantine(self, quarantine_id: int, /) -> None:
+        """Delete an instance from quarantine."""
+        self._door.quarantine.discard(quarantine_id)
+
+
+class NodeHealth:
+    """The state of the whole node, as the database and the disk show it."""
+
+    def __init__(self, plan: Plan, engine: Engine, space: SpaceGuard) -> None:
+        self._plan = plan
+        self._engine = engine
+        self._space = space
+
+    def readiness(self) -> Readiness:
+        """What ``/readyz`` and ``segnode status`` say."""
+        degraded: dict[str, str] = {}
+        matches = count_matches(self._engine)
+        held = Arrivals(self._engine).count(SeriesState.HELD) + matches.get(MatchState.HELD, 0)
+        if held:
+            degraded["held"] = f"{held} series wait for a person: segnode series list --state held"
+        parked = matches.get(MatchState.PARKED, 0) + matches.get(MatchState.FAILED, 0)
+        if parked:
+            degraded["parked"] = f"{parked} series cannot run: segnode jobs list --matches"
+        implausible = matches.get(MatchState.IMPLAUSIBLE, 0)
+        if implausible:
+            degraded["implausible"] = (
+                f"{implausible} results are implausible and not delivered:"
+                " segnode jobs list --state implausible"
+            )
+        blocked = Outbox(self._engine).counts().get(DeliveryState.BLOCKED, 0)
+        if blocked:
+            degraded["blocked"] = (
+                f"{blocked} results cannot be delivered: segnode deliveries list --state blocked"
+            )
+        shortage = self._space.shortage
+        if shortage:
+            degraded["disk"] = f"{shortage}: new instances are refused"
+        return Readiness(is_ready=not shortage, degraded=degraded)

@@ -1,0 +1,113 @@
+"""What each process does, from a checked plan and the supervisor's signals."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import OperationalError
+
+from node.clock import Clock
+from node.database.engine import epoch_s, reading
+from node.domain.errors import ConfigInvalid
+from node.jobs.leases import JobLeases
+from node.pipeline.accept import Replan
+from node.pipeline.build import Plan
+from node.pipeline.deliver import Deliverer
+from node.pipeline.retain import Retention
+from node.pipeline.settle import Settler
+from node.pipeline.signals import Signals
+from node.pipeline.wiring import delivery_deps, settle_deps, work_deps
+from node.pipeline.work import Worker
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.2
+REAP_S = 5.0
+RETAIN_S = 5.0
+
+
+def route(plan: Plan, replan: Replan, signals: Signals) -> None:
+    """The process "route": settles series, takes back lost leases, frees disk."""
+    engine = plan.open_engine()
+    settler = Settler(settle_deps(plan, engine))
+    retention = Retention(plan, engine)
+    leases = JobLeases(engine, max_attempts=plan.config.work.attempts)
+
+    def tick() -> None:
+        if signals.reload.is_set():
+            signals.reload.clear()
+            fresh = _fresh(replan)
+            if fresh is not None:
+                settler.use(settle_deps(fresh, engine))
+                retention.use(fresh)
+        _guarded("tick", lambda: settler.tick(_now(engine)))
+
+    clock = Clock()
+    clock.every(TICK_S, tick, "settle")
+    clock.every(REAP_S, lambda: _guarded("reap", leases.reap), "reap")
+    clock.every(
+        RETAIN_S, lambda: _guarded("retain", lambda: retention.sweep(_now(engine))), "retain"
+    )
+    clock.start()
+    signals.stop.wait()
+    clock.stop()
+    engine.dispose()
+
+
+def work(plan: Plan, replan: Replan, signals: Signals, *, owner: str, device: str) -> None:
+    """The process "work": one device."""
+    engine = plan.open_engine()
+    worker = Worker(
+        work_deps(plan, engine),
+        owner=owner,
+        device=device,
+        idle_unload_s=plan.config.work.idle_unload_s,
+    )
+
+    def reload() -> None:
+        fresh = _fresh(replan)
+        if fresh is not None:
+            worker.use(work_deps(fresh, engine))
+
+    worker.run(signals, reload)
+    engine.dispose()
+
+
+def deliver(plan: Plan, replan: Replan, signals: Signals, *, owner: str) -> None:
+    """The process "deliver"."""
+    engine = plan.open_engine()
+    deliverer = Deliverer(delivery_deps(plan, engine), owner=owner)
+
+    def reload() -> None:
+        fresh = _fresh(replan)
+        if fresh is not None:
+            deliverer.use(delivery_deps(fresh, engine))
+
+    deliverer.run(signals, reload)
+    engine.dispose()
+
+
+def _now(engine: Engine) -> float:
+    with reading(engine) as connection:
+        return epoch_s(connection)
+
+
+def _fresh(replan: Replan) -> Plan | None:
+    """The configuration as it is on disk now, or None where it must not be used."""
+    try:
+        return replan()
+    except ConfigInvalid as invalid:
+        log.error("reload refused, the old configuration stays", extra={"why": str(invalid)})
+        return None
+
+
+def _guarded(name: str, call: Callable[[], object]) -> None:
+    """One round of a loop: what goes wrong is logged, and the next round tries again."""
+    try:
+        call()
+    except OperationalError as error:
+        log.error("the database cannot be used", extra={"loop": name, "why": type(error).__name__})
+    except Exception:
+        log.exception("loop failed", extra={"loop": name})

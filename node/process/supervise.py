@@ -1,0 +1,182 @@
+"""The supervisor: one process per role, restarted when it dies, ended when the supervisor ends.
+
+It is forked from, so it stays single-threaded, opens no database connection of its own after the
+migrations, and imports what all roles share before the first fork: the children share those pages.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from types import FrameType
+
+from node.domain.errors import ConfigInvalid
+from node.pipeline.signals import Signals
+
+log = logging.getLogger(__name__)
+
+_PR_SET_PDEATHSIG = 1
+_RESTART_AFTER_S = (0.2, 1.0, 5.0, 30.0)
+_HEALTHY_AFTER_S = 60.0
+
+
+RoleMain = Callable[[Signals], None]
+
+
+@dataclass(slots=True)
+class _Child:
+    role: str
+    pid: int
+    started_at: float
+    failures: int = 0
+
+
+class Supervisor:
+    """Runs each role in a process of its own until told to stop.
+
+    Args:
+        roles: Name -> the function that is the role; it returns when ``Signals.stop`` is set.
+        check_reload: Raises ``ConfigInvalid`` when the file on disk must not be loaded.
+        drain_s: How long a stopping role may finish what it has in hand.
+    """
+
+    def __init__(
+        self, roles: Mapping[str, RoleMain], *, check_reload: Callable[[], None], drain_s: float
+    ) -> None:
+        self._roles = roles
+        self._check_reload = check_reload
+        self._drain_s = drain_s
+        self._children: dict[int, _Child] = {}
+        self._due: list[tuple[float, str, int]] = []
+        self._stopping = False
+        self._reloading = False
+
+    def run(self) -> int:
+        """Start all roles and stay until SIGTERM or SIGINT; 0 when every role ended cleanly."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._on_signal)
+        for role in self._roles:
+            self._start(role, failures=0)
+        while not self._stopping:
+            self._reap()
+            self._start_due()
+            if self._reloading:
+                self._reload()
+            time.sleep(0.1)
+        return self._drain()
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            self._reloading = True
+        else:
+            self._stopping = True
+
+    def _start(self, role: str, failures: int) -> None:
+        supervisor = os.getpid()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid == 0:
+            os._exit(_run_role(self._roles[role], supervisor))
+        self._children[pid] = _Child(role, pid, time.monotonic(), failures)
+        log.info("role started", extra={"role": role, "child": pid})
+
+    def _reap(self) -> None:
+        """Take whatever ended; as process 1 of a container that is orphans of the roles too."""
+        with suppress(ChildProcessError):
+            while (taken := os.waitpid(-1, os.WNOHANG)) != (0, 0):
+                ended, status = taken
+                if child := self._children.pop(ended, None):
+                    self._start_again(child, status)
+
+    def _start_again(self, child: _Child, status: int) -> None:
+        """Plan the next life: at once after a clean end, later and later after failures."""
+        lived_s = time.monotonic() - child.started_at
+        before = 0 if lived_s > _HEALTHY_AFTER_S else child.failures
+        failures = 0 if status == 0 else before + 1
+        wait_s = _RESTART_AFTER_S[min(failures, len(_RESTART_AFTER_S)) - 1] if failures else 0.0
+        self._due.append((time.monotonic() + wait_s, child.role, failures))
+        level = logging.INFO if status == 0 else logging.ERROR
+        log.log(
+            level,
+            "role ended, will be started again",
+            extra={"role": child.role, "status": status, "wait_s": wait_s},
+        )
+
+    def _start_due(self) -> None:
+        now = time.monotonic()
+        ready = [entry for entry in self._due if entry[0] <= now]
+        self._due = [entry for entry in self._due if entry[0] > now]
+        for _, role, failures in ready:
+            self._start(role, failures)
+
+    def _reload(self) -> None:
+        self._reloading = False
+        try:
+            self._check_reload()
+        except ConfigInvalid as invalid:
+            log.error("reload refused, the old configuration stays", extra={"why": str(invalid)})
+            return
+        log.info("reload")
+        self._signal_all(signal.SIGHUP)
+
+    def _signal_all(self, number: signal.Signals, pids: Sequence[int] | None = None) -> None:
+        for pid in self._children if pids is None else pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def _drain(self) -> int:
+        log.info("stopping")
+        self._signal_all(signal.SIGTERM)
+        deadline = time.monotonic() + self._drain_s
+        code = 0
+        while self._children and time.monotonic() < deadline:
+            for pid in list(self._children):
+                ended, status = os.waitpid(pid, os.WNOHANG)
+                if ended:
+                    del self._children[pid]
+                    code = code or status
+            time.sleep(0.02)
+        if self._children:
+            log.error("roles did not end in time", extra={"count": len(self._children)})
+            self._signal_all(signal.SIGKILL)
+            return 1
+        log.info("stopped")
+        return 1 if code else 0
+
+
+def end_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when its parent dies; Linux only, elsewhere a no-op.
+
+    Source: prctl(2), PR_SET_PDEATHSIG
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before the call
+            os._exit(1)
+
+
+def _run_role(role: RoleMain, supervisor: int) -> int:
+    signals = Signals()
+    signals.listen()
+    end_with_parent(supervisor)
+    try:
+        role(signals)
+    except ConfigInvalid as invalid:
+        log.error("role cannot run", extra={"why": str(invalid)})
+        return 2
+    except Exception:  # noqa: BLE001 - the last line of a process: say why it ended, and end
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return 0

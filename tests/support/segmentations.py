@@ -1,0 +1,147 @@
+"""Labels to encode: segments, provenance and a painted volume for a phantom or a real series."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+from node.assemble.gate import judge_geometry
+from node.domain.frames import frames_of
+from node.domain.grid import Stack
+from node.domain.job import ResultIdentity
+from node.domain.result import LabelVolume, Provenance
+from node.domain.segment import Code, Segment
+from node.encode import EncodedObject, encode_seg
+from node.verify import verify_seg
+from tests.support.phantoms import Phantom, Region
+
+ANATOMICAL_STRUCTURE = Code("91723000", "SCT", "Anatomical Structure")
+LUNG = Code("39607008", "SCT", "Lung")
+THORAX = Code("51185008", "SCT", "Thorax")
+LEFT = Code("7771000", "SCT", "Left")
+RIGHT = Code("24028007", "SCT", "Right")
+
+SEGMENTS = (
+    Segment(
+        label_value=7,
+        name="Left lung",
+        category=ANATOMICAL_STRUCTURE,
+        type=LUNG,
+        modifier=LEFT,
+        rgb=(80, 174, 128),
+    ),
+    Segment(
+        label_value=2,
+        name="Right lung",
+        category=ANATOMICAL_STRUCTURE,
+        type=LUNG,
+        modifier=RIGHT,
+        rgb=(20, 100, 200),
+    ),
+    Segment(
+        label_value=3,
+        name="Spleen (never found)",
+        category=ANATOMICAL_STRUCTURE,
+        type=Code("78961009", "SCT", "Spleen"),
+        rgb=(157, 108, 162),
+    ),
+    Segment(
+        label_value=4,
+        name="Marker",
+        category=Code("260787004", "SCT", "Physical object"),
+        type=Code("309298003", "SCT", "Marker"),
+        region=THORAX,
+        region_modifier=LEFT,
+        rgb=(255, 255, 0),
+    ),
+)
+LABELS = {Region.LEFT_LUNG: 7, Region.RIGHT_LUNG: 2, Region.MARKER: 4}
+PROVENANCE = Provenance(
+    model_name="ct_tissue",
+    model_version="1.2.0",
+    model_digest="a1" * 32,
+    weights_digest="b2" * 32,
+    node_version="0.1.0",
+    config_digest="c3" * 32,
+    parameters={"mode": "fast"},
+    series_number=1001,
+    content_date="20260203",
+    content_time="040506",
+)
+IDENTITY = ResultIdentity(key="d4" * 32, output="labels", form="seg_binary", revision=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segmentation:
+    """Everything that encoder and verifier are given."""
+
+    volume: LabelVolume
+    source: Sequence[Dataset]
+    segments: Sequence[Segment] = SEGMENTS
+    provenance: Provenance = PROVENANCE
+    identity: ResultIdentity = IDENTITY
+
+    def encode(self) -> EncodedObject:
+        encoded = encode_seg(
+            self.volume, self.source, self.segments, self.provenance, self.identity
+        )
+        if encoded is None:
+            raise ValueError("nothing was found")
+        return encoded
+
+    def verify(self, data: bytes | memoryview) -> None:
+        verify_seg(data, self.source, self.volume, self.segments, self.provenance, self.identity)
+
+    def revised(self, revision: int, replaces: str) -> Segmentation:
+        """The same result of a later revision."""
+        return replace(
+            self,
+            identity=replace(self.identity, revision=revision),
+            provenance=replace(self.provenance, revision=revision, replaces=replaces),
+        )
+
+
+def of_phantom(phantom: Phantom) -> Segmentation:
+    """Lungs and marker as they are."""
+    volume = LabelVolume(labels=phantom.truth(LABELS), stack=phantom.stack)
+    return Segmentation(volume=volume, source=phantom.headers())
+
+
+def of_series(headers: Sequence[Dataset]) -> Segmentation:
+    """Three boxes that no mirror maps onto themselves, painted on a real series.
+
+    The headers must be fresh; those that geometry is read from are copies.
+    """
+    stack = gated([_decodable_copy(header) for header in headers])
+    return Segmentation(
+        volume=LabelVolume(labels=painted_boxes(stack), stack=stack), source=headers
+    )
+
+
+def gated(headers: Sequence[Dataset]) -> Stack:
+    """The stack that the geometry gate makes of headers; it must find nothing wrong."""
+    verdict = judge_geometry([frame for header in headers for frame in frames_of(header)])
+    if verdict.stack is None:
+        raise ValueError(f"not a volume: {verdict.findings}")
+    return verdict.stack
+
+
+def painted_boxes(stack: Stack) -> np.ndarray:
+    slices, rows, columns = stack.grid.shape
+    labels = np.zeros((slices, rows, columns), np.uint8)
+    labels[:, rows // 5 : rows // 2, columns // 6 : columns // 3] = 7
+    labels[1:, rows // 3 : rows // 2, columns // 2 : columns * 3 // 4] = 2
+    labels[-1, rows * 3 // 4 : rows * 3 // 4 + 2, 1:4] = 4
+    return labels
+
+
+def _decodable_copy(header: Dataset) -> Dataset:
+    """A data set of its own over the same raw elements: reading it leaves the header as it was."""
+    copy = Dataset()
+    for tag in header.keys():  # noqa: SIM118 - iterating a Dataset would decode every element
+        copy[tag] = header.get_item(tag)
+    copy.set_original_encoding(*header.original_encoding, header.original_character_set)
+    return copy
