@@ -18,7 +18,7 @@ def test_both_roads_end_with_a_seg_that_came_back_over_the_wire(
     answer = segnode("demo", "--limit-s", "90", "--json")
 
     assert answer.code == 0, answer.err
-    transports = {transport["transport"]: transport for transport in answer.json["roads"]}
+    transports = {transport["transport"]: transport for transport in answer.json["transports"]}
     assert transports.keys() == {"dimse", "stow"}
     assert transports["dimse"]["series_instance_uid"] != transports["stow"]["series_instance_uid"]
     for transport in transports.values():

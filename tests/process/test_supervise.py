@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from node.domain.errors import ConfigInvalid
-from node.pipeline import supervise
+from node.pipeline import data_folder
 from tests.support.peers import wait_for
 
 PROGRAM = """
@@ -140,7 +140,7 @@ def test_process_1_of_a_container_takes_the_orphans_of_its_roles(tmp_path: Path)
 def test_a_role_that_ran_well_for_long_is_started_again_at_once(tmp_path: Path) -> None:
     program = """
         import os, sys
-        from node.pipeline import supervise
+        from node.process import supervise
 
         def role(signals):
             if os.path.exists(sys.argv[1]):
@@ -168,14 +168,14 @@ def test_a_role_that_ran_well_for_long_is_started_again_at_once(tmp_path: Path) 
 def test_a_second_serve_on_one_data_folder_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervise, "LOCK_WAIT_S", 0.1)
+    monkeypatch.setattr(data_folder, "LOCK_WAIT_S", 0.1)
     with (
-        supervise.lock_data_folder(tmp_path, shared=False),
+        data_folder.lock_data_folder(tmp_path, shared=False),
         pytest.raises(ConfigInvalid, match="another segnode serve"),
     ):
-        supervise.lock_data_folder(tmp_path, shared=False)
+        data_folder.lock_data_folder(tmp_path, shared=False)
 
-    supervise.lock_data_folder(tmp_path, shared=False).close()
+    data_folder.lock_data_folder(tmp_path, shared=False).close()
 
 
 def _pids(folder: Path, role: str) -> list[int]:
