@@ -109,7 +109,7 @@ def _operators(
             mistakes.append((f"{path}.{key}", _unknown_operator(str(key))))
             continue
         try:
-            found.append(OPERATORS[str(key)](name, value))
+            found.append(OPERATORS[str(key)].compile(name, value))
         except ValueError as error:
             mistakes.append((f"{path}.{key}", str(error)))
     if len(mistakes) > before:

@@ -1,7 +1,6 @@
 """Conditions: one frozen class for each thing a clause can ask.
 
-A new condition is one class here, its name in ``Condition``, and, where it is an operator of its own,
-one line in ``OPERATORS``.
+A new operator, ``{key: value}``, is a class of ``Operator``, in a file of its own, and in ``OPERATORS``: rules, explanations, contradictions and ``docs/rules.md`` take it from there.
 
 How values compare: text trimmed and without case, AE titles and UIDs with case, numbers as numbers,
 and a multi-valued attribute fits when any of its values does. A present but empty attribute has no
@@ -13,10 +12,11 @@ Source: PS3.5 6.2 (padding and case of value representations), PS3.5 6.4 (multip
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import inf, isfinite, isnan
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias
 
 import re2
 
@@ -29,10 +29,50 @@ _YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}  # PS3.5 6.2,
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OneOf:
-    """The attribute has one of these values."""
+class Leaf(ABC):
+    """One attribute, and what is asked of it."""
 
     name: str
+
+    @abstractmethod
+    def judge(self, header: Header) -> Verdict:
+        """What the clause says about a header; ``judge_any`` does it value by value."""
+
+    @property
+    @abstractmethod
+    def asked(self) -> str:
+        """What is asked, as it stands in a rule: ``CT``, ``{min: 3}``."""
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.asked}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operator(Leaf):
+    """A leaf that stands in a rule as ``{key: value}``.
+
+    Attributes:
+        example: A value, as YAML.
+        meaning: When it is true, for ``docs/rules.md``.
+    """
+
+    example: ClassVar[str]
+    meaning: ClassVar[str]
+
+    @classmethod
+    @abstractmethod
+    def compile(cls, name: str, value: object) -> Self:
+        """The condition on an attribute.
+
+        Raises:
+            ValueError: The value is none for this operator, or the attribute cannot be asked so.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OneOf(Leaf):
+    """The attribute has one of these values."""
+
     values: tuple[Scalar, ...]
     _folded: frozenset[Scalar] = field(init=False, repr=False, compare=False)
 
@@ -48,17 +88,18 @@ class OneOf:
     def judge(self, header: Header) -> Verdict:
         """Whether any value of the attribute is among these."""
         attribute = find_attribute(self.name)
-        return _judge_any(self, header, lambda value: _folded(attribute, value) in self._folded)
+        return judge_any(self, header, lambda value: _folded(attribute, value) in self._folded)
 
-    def __str__(self) -> str:
-        return f"{self.name}: {_listed(self.values)}"
+    @property
+    def asked(self) -> str:
+        """The values."""
+        return _listed(self.values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Between:
+class Between(Leaf):
     """The number lies in [low, high]; for ages, in years."""
 
-    name: str
     low: float = -inf
     high: float = inf
 
@@ -72,20 +113,34 @@ class Between:
 
     def judge(self, header: Header) -> Verdict:
         """Whether any value of the attribute lies in the range."""
-        return _judge_any(self, header, lambda value: self.low <= _number(value) <= self.high)
+        return judge_any(
+            self, header, lambda value: self.low <= _number(value) <= self.high, as_number=True
+        )
 
-    def __str__(self) -> str:
+    @property
+    def asked(self) -> str:
+        """The ends of the range that there are."""
         ends = (("min", self.low), ("max", self.high))
-        inner = ", ".join(f"{word}: {end:.10g}" for word, end in ends if isfinite(end))
-        return f"{self.name}: {{{inner}}}"
+        return f"{{{', '.join(f'{word}: {end:.10g}' for word, end in ends if isfinite(end))}}}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Contains:
+class Contains(Operator):
     """One of these texts stands somewhere in a value of the attribute."""
 
-    name: str
+    example: ClassVar[str] = "LOCALIZER"
+    meaning: ClassVar[str] = "the text stands somewhere in it; a list is any of"
+
     parts: tuple[str, ...]
+
+    @classmethod
+    def compile(cls, name: str, value: object) -> Self:
+        """Of a text or a list of texts."""
+        listed: list[object] = value if isinstance(value, list) else [value]
+        parts = tuple(part for part in listed if isinstance(part, str))
+        if len(parts) < len(listed):
+            raise ValueError("contains takes a text or a list of texts; put it in quotes")
+        return cls(name=name, parts=parts)
 
     def __post_init__(self) -> None:
         _check_is_text(self.name, "contains")
@@ -96,27 +151,38 @@ class Contains:
         """Whether any value of the attribute contains any of the texts."""
         attribute = find_attribute(self.name)
         parts = [str(_folded(attribute, part)) for part in self.parts]
-        return _judge_any(
+        return judge_any(
             self,
             header,
             lambda value: any(part in str(_folded(attribute, value)) for part in parts),
         )
 
-    def __str__(self) -> str:
-        return f"{self.name}: {{contains: {_listed(self.parts)}}}"
+    @property
+    def asked(self) -> str:
+        """The texts."""
+        return f"{{contains: {_listed(self.parts)}}}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Matches:
+class Matches(Operator):
     """The regular expression is found in a value; as written, so ``(?i)`` ignores case.
 
     RE2 runs in time linear in the text, so no header can stop the node. It has no look-around and no
     back-references.
     """
 
-    name: str
+    example: ClassVar[str] = '"(?i)chest"'
+    meaning: ClassVar[str] = "the regular expression is found in it"
+
     pattern: str
     _compiled: Any = field(init=False, repr=False, compare=False)
+
+    @classmethod
+    def compile(cls, name: str, value: object) -> Self:
+        """Of one expression."""
+        if not isinstance(value, str):
+            raise ValueError("matches takes one regular expression as text; put it in quotes")
+        return cls(name=name, pattern=value)
 
     def __post_init__(self) -> None:
         _check_is_text(self.name, "matches")
@@ -131,26 +197,37 @@ class Matches:
 
     def judge(self, header: Header) -> Verdict:
         """Whether the expression is found in any value of the attribute."""
-        return _judge_any(self, header, self._is_found)
+        return judge_any(self, header, self._is_found)
 
     def _is_found(self, value: Scalar) -> bool:
         text = str(value).strip().encode("utf-8", "replace").decode()
         return self._compiled.search(text) is not None
 
-    def __str__(self) -> str:
-        return f"{self.name}: {{matches: {self.pattern}}}"
+    @property
+    def asked(self) -> str:
+        """The expression."""
+        return f"{{matches: {self.pattern}}}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Present:
+class Present(Operator):
     """The attribute has a value in every instance (or, negated, in none).
 
     Values that differ between instances are there all the same; ``absent in some instances`` and
     malformed values are unknown.
     """
 
-    name: str
+    example: ClassVar[str] = "true"
+    meaning: ClassVar[str] = "it has a value (`false`: it has none)"
+
     expected: bool = True
+
+    @classmethod
+    def compile(cls, name: str, value: object) -> Self:
+        """Of true or false."""
+        if not isinstance(value, bool):
+            raise ValueError("present takes true or false")
+        return cls(name=name, expected=value)
 
     def __post_init__(self) -> None:
         find_attribute(self.name)
@@ -164,8 +241,10 @@ class Present:
         has_value = value == DIFFERS or any(str(each).strip() for each in found)
         return _verdict(self, Truth.of(has_value is self.expected), found=found)
 
-    def __str__(self) -> str:
-        return f"{self.name}: {{present: {str(self.expected).lower()}}}"
+    @property
+    def asked(self) -> str:
+        """Whether a value is expected."""
+        return f"{{present: {str(self.expected).lower()}}}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,45 +298,29 @@ class Not:
         return f"not: {{{self.condition}}}"
 
 
-Leaf: TypeAlias = OneOf | Between | Contains | Matches | Present
 Condition: TypeAlias = Leaf | AllOf | AnyOf | Not
 
-
-def _contains(name: str, value: object) -> Condition:
-    listed: list[object] = value if isinstance(value, list) else [value]
-    parts = tuple(part for part in listed if isinstance(part, str))
-    if len(parts) < len(listed):
-        raise ValueError("contains takes a text or a list of texts; put it in quotes")
-    return Contains(name=name, parts=parts)
-
-
-def _matches(name: str, value: object) -> Condition:
-    if not isinstance(value, str):
-        raise ValueError("matches takes one regular expression as text; put it in quotes")
-    return Matches(name=name, pattern=value)
-
-
-def _present(name: str, value: object) -> Condition:
-    if not isinstance(value, bool):
-        raise ValueError("present takes true or false")
-    return Present(name=name, expected=value)
-
-
 # ``min`` and ``max`` belong together and are compiled as one Between
-OPERATORS: Mapping[str, Callable[[str, object], Condition]] = {
-    "contains": _contains,
-    "matches": _matches,
-    "present": _present,
+OPERATORS: Mapping[str, type[Operator]] = {
+    "contains": Contains,
+    "matches": Matches,
+    "present": Present,
 }
 
 
-def _judge_any(condition: Leaf, header: Header, fits: Callable[[Scalar], bool]) -> Verdict:
-    """True if any value fits, unknown if none does but one could not be read, else false."""
+def judge_any(
+    condition: Leaf, header: Header, fits: Callable[[Scalar], bool], *, as_number: bool = False
+) -> Verdict:
+    """True if any value fits, unknown if none does but one could not be read, else false.
+
+    Args:
+        as_number: Values are numbers to ``fits``, ages in years.
+    """
     value = header.get(condition.name)
     if isinstance(value, Missing):
         return _verdict(condition, Truth.UNKNOWN, reason=value.reason)
-    kind = find_attribute(condition.name).kind
-    readable = [each for each in value if _is_readable(condition, kind, each)]
+    kind = Kind.NUMBER if as_number else find_attribute(condition.name).kind
+    readable = [each for each in value if _is_readable(kind, each)]
     if any(fits(each) for each in readable):
         return _verdict(condition, Truth.TRUE, found=value)
     if not any(str(each).strip() for each in value):
@@ -267,10 +330,10 @@ def _judge_any(condition: Leaf, header: Header, fits: Callable[[Scalar], bool]) 
     return _verdict(condition, Truth.FALSE, found=value)
 
 
-def _is_readable(condition: Leaf, kind: Kind, value: Scalar) -> bool:
+def _is_readable(kind: Kind, value: Scalar) -> bool:
     if kind is Kind.FLAG:
         return isinstance(value, bool)
-    if kind is Kind.NUMBER or isinstance(condition, Between):
+    if kind is Kind.NUMBER:
         return not isnan(_number(value))
     return isinstance(value, str) and value.strip() != ""
 

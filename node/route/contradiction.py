@@ -18,9 +18,7 @@ from node.route.conditions import (
     AnyOf,
     Between,
     Condition,
-    Contains,
     Leaf,
-    Matches,
     Not,
     OneOf,
     Present,
@@ -143,11 +141,7 @@ def _named(literals: Sequence[_Literal]) -> str:
 
 
 def _wishes(literals: Sequence[_Literal]) -> str:
-    return " and ".join(_words(literal) for literal in literals)
-
-
-def _words(literal: _Literal) -> str:
-    negation = "" if literal.wanted is Truth.TRUE else "not "
-    match literal.leaf:
-        case OneOf() | Between() | Contains() | Matches() | Present():
-            return negation + str(literal.leaf).partition(": ")[2]
+    return " and ".join(
+        ("" if literal.wanted is Truth.TRUE else "not ") + literal.leaf.asked
+        for literal in literals
+    )

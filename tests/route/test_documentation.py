@@ -7,6 +7,7 @@ from pathlib import Path
 
 from node.route import mistakes_in
 from node.route.attributes import DERIVED, Kind
+from node.route.conditions import OPERATORS
 
 RULES_PAGE = Path(__file__).resolve().parents[2] / "docs" / "rules.md"
 _TAKES = {Kind.NUMBER: "number", Kind.FLAG: "true or false", Kind.EXACT: "exact text"}
@@ -18,6 +19,14 @@ def test_the_table_of_derived_attributes_is_the_one_of_the_code() -> None:
     assert rows == [
         (each.name, ", ".join(each.values) or _TAKES.get(each.kind, "text"), each.meaning)
         for each in DERIVED.values()
+    ]
+
+
+def test_the_table_of_operators_is_the_one_of_the_code() -> None:
+    rows = re.findall(r"^\| `\{(\w+): (.+?)\}` \| (.+?) \|$", RULES_PAGE.read_text(), re.M)
+
+    assert [row for row in rows if row[0] not in ("min", "max")] == [
+        (key, operator.example, operator.meaning) for key, operator in OPERATORS.items()
     ]
 
 
