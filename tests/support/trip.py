@@ -1,0 +1,139 @@
+"""One CT from C-STORE to the destination that gets its SEG, and every function of ours it calls.
+
+The child's work is done in this process, so that one profiler sees the whole trip.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from pynetdicom import AE
+from pynetdicom.sop_class import CTImageStorage
+
+import node
+from node.infer.report import Report
+from node.infer.runner import Event, Finished, Noted, StageFinished, StageStarted
+from node.pipeline.execute_job import run as execute_job
+from node.pipeline.signals import Signals
+from node.pipeline.wiring import work_deps
+from node.pipeline.work import Worker
+from tests.support.bundles import resampled, write_bundle_model
+from tests.support.evil_peers import StoreScp
+from tests.support.node_in_process import SharedWorker
+from tests.support.phantoms import Phantom
+from tests.support.simulated_node import simulated_node
+
+PACKAGE = Path(node.__file__).parent
+_CO_OPTIMIZED = 0x1  # set for functions, not for bodies of modules and classes
+
+
+@dataclass
+class Trip:
+    """Functions in the order in which they were first called, as (file below ``node``, name)."""
+
+    calls: dict[tuple[str, str], None] = field(default_factory=dict)
+
+    @property
+    def files(self) -> set[str]:
+        """Files of rooms that were entered; the nouns of ``domain`` travel, they are no stops."""
+        return {file for file, _ in self.calls if not file.startswith("domain/")}
+
+    def note(self, frame: FrameType, event: str, _: Any) -> None:
+        code = frame.f_code
+        if event == "call" and code.co_flags & _CO_OPTIMIZED:
+            path = Path(code.co_filename)
+            if path.is_relative_to(PACKAGE):
+                self.calls.setdefault((str(path.relative_to(PACKAGE)), code.co_qualname))
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        threading.setprofile(self.note)
+        sys.setprofile(self.note)
+        try:
+            yield
+        finally:
+            sys.setprofile(None)
+            threading.setprofile(None)  # type: ignore[arg-type]
+
+
+class InThisProcess:
+    """Stands where the runner of a child stands."""
+
+    process_id = 0
+    is_busy = False
+
+    def __init__(self) -> None:
+        self._events: list[Event] = []
+
+    def start(self, _target: str, request: Mapping[str, Any], **_limits: Any) -> None:
+        report = _Report(self._events)
+        self._events.append(Finished(result=execute_job(request, report)))
+
+    def poll(self, _wait_s: float = 0.0) -> list[Event]:
+        events, self._events = self._events, []
+        return events
+
+    def kill(self) -> None:
+        """Nothing to kill."""
+
+
+class _Report(Report):
+    def __init__(self, events: list[Event]) -> None:
+        self._events = events
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        self._events.append(StageStarted(name=name))
+        yield
+        self._events.append(StageFinished(name=name, seconds=0.0))
+
+    def note(self, sentence: str) -> None:
+        self._events.append(Noted(sentence=sentence))
+
+
+def trip(folder: Path) -> Trip:
+    """Take it."""
+    made = write_bundle_model(folder / "made", "resampled", resampled())
+    with StoreScp(ae_title="PACS").listening() as scp:
+        keys: dict[str, Any] = {
+            "models_dirs": [str(made.folder)],
+            "weights_dir": str(made.weights_dir),
+            "peers": {"PACS": {"ae_title": "PACS", "host": "127.0.0.1", "port": scp.port}},
+            "destinations": {"pacs": {"kind": "dimse", "peer": "PACS"}},
+            "rules": [
+                {"name": "ct", "when": {"Modality": "CT"}, "run": "resampled", "send": ["pacs"]}
+            ],
+        }
+        with simulated_node(folder, SharedWorker(), **keys) as simulated:
+            taken = Trip()
+            port = simulated.node.dicom_port
+            with taken.watched():
+                _send(port)
+                simulated.settle()
+                worker = Worker(
+                    work_deps(simulated.node.plan, simulated.node.engine),
+                    owner="work cpu",
+                    device="cpu",
+                    idle_unload_s=60,
+                )
+                worker._runner = InThisProcess()  # type: ignore[assignment]
+                assert worker.do_next(Signals())
+                simulated.deliver()
+        assert len(scp.objects) == 1
+    return taken
+
+
+def _send(port: int) -> None:
+    sender = AE("PACS")
+    sender.add_requested_context(CTImageStorage)
+    association = sender.associate("127.0.0.1", port, ae_title="SEGNODE")
+    for dataset in Phantom(spacing_mm=(6.0, 5.0, 5.5)).datasets():
+        assert association.send_c_store(dataset).Status == 0
+    association.release()
