@@ -13,42 +13,33 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
-import requests
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filewriter import dcmwrite
 from pydicom.uid import (
     ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGLosslessSV1,
     JPEGLSLossless,
     RLELossless,
     SecondaryCaptureImageStorage,
-    SegmentationStorage,
 )
-from pynetdicom import AE
-from requests.auth import HTTPBasicAuth
 from sqlalchemy.exc import SQLAlchemyError
 
 from node.config import NodeConfig
 from node.database.engine import epoch_s, reading
-from node.deliver import DicomwebDestination, DimseDestination, FolderDestination
-from node.deliver.dicomweb import Basic
+from node.deliver.destination import Destination, Health
 from node.deliver.send_folder import FolderSender, SendState
 from node.domain.errors import JobFailed
 from node.domain.peers import match_peer
-from node.domain.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, uid_from
+from node.domain.uids import uid_from
 from node.infer.assets import check_assets
 from node.infer.registry import ModelSpec
 from node.modelstore.readiness import shortcomings
 from node.pipeline.accept import spool_settings
-from node.pipeline.build import Plan
-from node.pipeline.deliver import Destination
-from node.receive.dimse_transfer import VERIFICATION_SOP_CLASS_UID
+from node.pipeline.build import Plan, destinations_of
 from node.receive.syntaxes import decodable_syntaxes
 from node.spool.space import SpaceGuard
 
@@ -60,17 +51,7 @@ _EXPECTED_CODECS = (
     JPEG2000Lossless,
     RLELossless,
 )
-_UNWELCOME = (401, 403, 404)
-_SERVER_ERROR = 500
 _ANY_HOST = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - not bound here
-
-
-class Health(StrEnum):
-    """How a check ended; ``warning`` is for what need not be wrong, such as a node not running."""
-
-    GOOD = "good"
-    WARNING = "warning"
-    BAD = "bad"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,8 +83,8 @@ def examine(plan: Plan, *, sends: bool) -> Iterator[Check]:
         yield _check_store(config)
     elif sends:
         yield Check(name="store", health=Health.WARNING, sentence="the node does not run")
-    for name, destination in plan.destinations.items():
-        yield check_destination(name, destination)
+    for destination in destinations_of(config).values():
+        yield check_destination(destination)
 
 
 def check_model(model: ModelSpec, config: NodeConfig) -> Check:
@@ -122,18 +103,12 @@ def check_model(model: ModelSpec, config: NodeConfig) -> Check:
     return Check(name=name, health=Health.GOOD, sentence=sentence)
 
 
-def check_destination(name: str, destination: Destination) -> Check:
+def check_destination(destination: Destination) -> Check:
     """Whether a destination would take results, without sending it one."""
-    match destination:
-        case DimseDestination():
-            health, sentence = _ask_dimse(destination)
-        case DicomwebDestination():
-            health, sentence = _ask_dicomweb(destination)
-        case FolderDestination():
-            health, sentence = _ask_folder(destination)
-        case _:
-            health, sentence = Health.WARNING, "this kind of destination cannot be asked"
-    return Check(name=f"destination {name}", health=health, sentence=sentence)
+    probe = destination.probe()
+    return Check(
+        name=f"destination {destination.name}", health=probe.health, sentence=probe.sentence
+    )
 
 
 def _check_python() -> Check:
@@ -232,75 +207,6 @@ def _title_to_call_with(config: NodeConfig) -> str:
         if match_peer([peer], peer.ae_title, "127.0.0.1") is not None:
             return peer.ae_title
     return config.ae_titles[0]
-
-
-def _ask_dimse(destination: DimseDestination) -> tuple[Health, str]:
-    """C-ECHO, and whether the peer would take a segmentation."""
-    entity = AE(ae_title=destination.calling_ae_title)
-    entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
-    entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-    entity.connection_timeout = destination.connect_timeout_s
-    entity.acse_timeout = destination.negotiate_timeout_s
-    entity.dimse_timeout = destination.answer_timeout_s
-    entity.add_requested_context(VERIFICATION_SOP_CLASS_UID)
-    entity.add_requested_context(
-        SegmentationStorage, [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
-    )
-    where = f"{destination.ae_title} at {destination.host}:{destination.port}"
-    association = entity.associate(
-        destination.host, destination.port, ae_title=destination.ae_title
-    )
-    if not association.is_established:
-        if association.is_rejected:
-            return Health.BAD, f"{where} rejects this node: check the AE titles on both sides"
-        return Health.BAD, f"{where} does not answer"
-    accepted = {context.abstract_syntax for context in association.accepted_contexts}
-    try:
-        has_echo = (
-            VERIFICATION_SOP_CLASS_UID in accepted
-            and association.send_c_echo().get("Status", -1) == 0
-        )
-    finally:
-        association.release()
-    if SegmentationStorage not in accepted:
-        return Health.BAD, f"{where} answers but takes no Segmentation Storage: results are blocked"
-    if not has_echo:
-        return Health.WARNING, f"{where} takes segmentations but answers no C-ECHO"
-    return Health.GOOD, f"{where} answers C-ECHO and takes Segmentation Storage"
-
-
-def _ask_dicomweb(destination: DicomwebDestination) -> tuple[Health, str]:
-    """An OPTIONS request: it stores nothing, and still says who may come in."""
-    url = f"{destination.url.rstrip('/')}/studies"
-    with requests.Session() as session:
-        session.trust_env = False
-        session.verify = str(destination.ca_file) if destination.ca_file else True
-        auth = destination.auth
-        if isinstance(auth, Basic):
-            session.auth = HTTPBasicAuth(auth.user.encode(), auth.password.encode())
-        elif auth is not None:
-            session.headers["Authorization"] = f"Bearer {auth.token}"
-        try:
-            answer = session.options(
-                url,
-                timeout=(destination.connect_timeout_s, destination.answer_timeout_s),
-                allow_redirects=False,
-            )
-        except requests.RequestException as error:
-            return Health.BAD, f"{url} does not answer ({type(error).__name__})"
-    if answer.is_redirect:
-        return Health.BAD, f"{url} redirects elsewhere, which is not followed: correct the URL"
-    if answer.status_code in _UNWELCOME or answer.status_code >= _SERVER_ERROR:
-        return Health.BAD, f"{url} answers HTTP {answer.status_code}"
-    return Health.GOOD, f"{url} answers (HTTP {answer.status_code} to OPTIONS)"
-
-
-def _ask_folder(destination: FolderDestination) -> tuple[Health, str]:
-    if not destination.path.is_dir():
-        return Health.BAD, f"{destination.path} is not there: create it, or mount it"
-    if not os.access(destination.path, os.W_OK | os.X_OK):
-        return Health.BAD, f"{destination.path} cannot be written"
-    return Health.GOOD, f"{destination.path} can be written"
 
 
 def _secondary_capture() -> Dataset:

@@ -8,9 +8,10 @@ import typer
 
 from node.cli.conformance import as_markdown
 from node.cli.conformance import conformance as make_statement
-from node.cli.doctor import Health, examine
+from node.cli.doctor import examine
 from node.cli.options import ConfigOption
 from node.cli.printing import JsonOption, plain, print_json
+from node.deliver.destination import Health
 from node.pipeline.build import plan
 from node.web.app import DEFAULT_STOW_PREFIX
 

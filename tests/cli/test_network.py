@@ -12,8 +12,12 @@ import pytest
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, SegmentationStorage
 from pynetdicom import AE, evt
 
-from node.cli.doctor import Health, check_destination
-from node.deliver import DicomwebDestination, DimseDestination, FolderDestination
+from node.cli.doctor import check_destination
+from node.deliver.destination import Health
+from node.deliver.dicomweb import DicomwebDestination
+from node.deliver.dimse import DimseDestination
+from node.deliver.folder import FolderDestination
+from node.domain.peers import Peer
 from tests.cli.conftest import CHEST, Segnode
 from tests.support.peers import Node, free_port
 
@@ -93,9 +97,7 @@ def test_send_to_what_is_no_address_ends_with_2(
 def destination(port: int) -> DimseDestination:
     return DimseDestination(
         name="pacs",
-        ae_title="PEER",
-        host="127.0.0.1",
-        port=port,
+        peer=Peer(name="P", ae_title="PEER", host="127.0.0.1", port=port),
         calling_ae_title="SEGNODE",
         connect_timeout_s=2.0,
         negotiate_timeout_s=2.0,
@@ -115,14 +117,14 @@ def destination(port: int) -> DimseDestination:
 def test_doctor_asks_a_dimse_destination_without_storing_anything(
     scp: tuple[int, list[str]], health: Health, word: str
 ) -> None:
-    check = check_destination("pacs", destination(scp[0]))
+    check = check_destination(destination(scp[0]))
 
     assert (check.health, word in check.sentence) == (health, True)
     assert scp[1] == []
 
 
 def test_doctor_names_a_destination_that_does_not_answer() -> None:
-    check = check_destination("pacs", destination(free_port()))
+    check = check_destination(destination(free_port()))
 
     assert check.health is Health.BAD
     assert "does not answer" in check.sentence
@@ -155,7 +157,7 @@ def test_doctor_asks_a_dicomweb_destination_by_options(status: int, health: Heal
     Thread(target=server.serve_forever, daemon=True).start()
 
     url = f"http://127.0.0.1:{server.server_port}/dicom-web"
-    check = check_destination("orthanc", DicomwebDestination(name="orthanc", url=url))
+    check = check_destination(DicomwebDestination(name="orthanc", url=url))
 
     server.shutdown()
     server.server_close()
@@ -164,7 +166,7 @@ def test_doctor_asks_a_dicomweb_destination_by_options(status: int, health: Heal
 
 
 def test_doctor_names_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    check = check_destination("shelf", FolderDestination(name="shelf", path=tmp_path / "gone"))
+    check = check_destination(FolderDestination(name="shelf", path=tmp_path / "gone"))
 
     assert check.health is Health.BAD
     assert "create it, or mount it" in check.sentence
