@@ -47,7 +47,6 @@ _VALUES_NOT_IN_THIS_VERSION = frozenset(
         ("destinations.*.auth.kind", "oidc"),
     }
 )
-_SECRETS = frozenset({"password", "token", "secret"})
 _TYPES = {
     "string_type": "takes text: put it in quotes",
     "path_type": "takes text: put it in quotes",
@@ -71,7 +70,7 @@ def unknown_key(key: str, at: Location, known: Collection[str]) -> str:
     """What to do about a key that no value has."""
     if any(_fits((*at, key), pattern) for pattern in _NOT_IN_THIS_VERSION):
         return "not in this version: take it out"
-    if key in _SECRETS and f"{key}_env" in known:
+    if f"{key}_env" in known:
         return f"secrets do not belong in this file: use {key}_env or {key}_file"
     if close := get_close_matches(key, known, n=1, cutoff=0.7):
         return f"unknown key; did you mean {close[0]}?"
