@@ -31,15 +31,13 @@ def doctor(
 ) -> None:
     """Check this machine, the node, and every destination; exits 1 when something is bad."""
     checks = []
-    for check in examine(plan(config), sends=sends):
-        checks.append(check)
+    for name, probe in examine(plan(config), sends=sends):
+        checks.append({"name": name, "health": probe.health.value, "sentence": probe.sentence})
         if not as_json:
-            typer.echo(plain(f"{check.health.value:8} {check.name}: {check.sentence}"))
+            typer.echo(plain(f"{probe.health.value:8} {name}: {probe.sentence}"))
     if as_json:
-        print_json(
-            [{"name": c.name, "health": c.health.value, "sentence": c.sentence} for c in checks]
-        )
-    if any(check.health is Health.BAD for check in checks):
+        print_json(checks)
+    if any(check["health"] == Health.BAD for check in checks):
         raise typer.Exit(1)
 
 

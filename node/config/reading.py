@@ -11,14 +11,22 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import Field, asdict, fields
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
+from node.config.annotations import (
+    hints_of,
+    is_given,
+    is_required,
+    is_settings,
+    keys_of,
+    marks,
+    members,
+)
 from node.config.mistakes import (
     A_LIST,
     BAD_NAME,
@@ -59,9 +67,8 @@ class Reader:
 
     def __init__(self, environ: Mapping[str, str], base: Path) -> None:
         self.mistakes: list[Mistake] = []
-        self._of_secrets: list[
-            Mistake
-        ] = []  # told last: a secret of the wrong kind is no use either
+        # told last: why a secret is of no use comes before why it is not there
+        self._of_secrets: list[Mistake] = []
         self._environ = environ
         self._base = base
         self._peer_names: tuple[str, ...] = ()
@@ -75,7 +82,7 @@ class Reader:
             self._peer_names = tuple(str(name) for name in given)
         values: dict[str, Any] = {}
         for key in dict.fromkeys((*_READ_FIRST, *known)):
-            if content.get(key) is not None or (key in content and not _may_be_null(FileKeys, key)):
+            if is_given(FileKeys, key, content):
                 values |= self._section(key, known[key], content[key])
             if key in _READ_FIRST:
                 self._so_far = FileKeys(**values)
@@ -148,16 +155,17 @@ class Reader:
         self._report_unknown(value, keys_of(settings), at)
         prepared: dict[str, Any] = {}
         for name, annotation in hints_of(settings).items():
-            if Given.BY_KEY in _marks(annotation):
+            if Given.BY_KEY in marks(annotation):
                 prepared[name] = str(at[-1])
             elif Secret in members(annotation):
                 if (secret := self._secret(name, value, at)) is not None:
                     prepared[name] = asdict(secret)
-            elif value.get(name) is not None or (
-                name in value and not _may_be_null(settings, name)
-            ):
+                elif is_required(settings, name):
+                    prepared[name] = asdict(_stand_in_secret(name, ""))
+                    self.mistakes.append((dotted(at), f"needs either {name}_env or {name}_file"))
+            elif is_given(settings, name, value):
                 prepared[name] = self._prepared(annotation, value[name], (*at, name))
-            elif Given.BY_NODE in _marks(annotation):
+            elif Given.BY_NODE in marks(annotation):
                 own = self._so_far.all_ae_titles[0]
                 prepared[name] = own if is_ae_title(own) else STAND_IN
         return prepared
@@ -197,15 +205,20 @@ class Reader:
         return self._so_far.peers.get(str(name), _PEER_STAND_IN)
 
     def _secret(self, name: str, value: Mapping[Any, Any], at: Location) -> Secret | None:
-        named = {key: value.get(key) for key in (f"{name}_env", f"{name}_file")}
-        for key, text in named.items():
-            if text is not None and not isinstance(text, str):
+        """The secret that two keys of the file may name; None where neither is given."""
+        named: dict[str, str | None] = {f"{name}_env": None, f"{name}_file": None}
+        for key in named:
+            if (text := value.get(key)) is None:
+                continue
+            named[key] = str(text)
+            if not isinstance(text, str):
                 self.mistakes.append((dotted((*at, key)), ONE_TEXT))
-                return _stand_in_secret(key, str(text))
-        if not any(named.values()):
+            self._check_text(str(text), (*at, key))
+        given = next(((key, text) for key, text in named.items() if text is not None), None)
+        if given is None:
             return None
         secret = read_secret(named, name, dotted(at), self._environ, self._base, self._of_secrets)
-        return secret or _stand_in_secret(*next((k, v) for k, v in named.items() if v))
+        return secret or _stand_in_secret(*given)
 
     def _report_unknown(
         self, value: Mapping[Any, Any], known: Mapping[str, Any], at: Location
@@ -218,54 +231,6 @@ class Reader:
 def known_names(names: tuple[str, ...]) -> str:
     """The end of a sentence about a name that nothing has."""
     return f"; known: {', '.join(sorted(names))}" if names else "; none is configured"
-
-
-@cache
-def hints_of(settings: type) -> Mapping[str, Any]:
-    """The fields of a value with their whole annotations."""
-    hints = get_type_hints(settings, include_extras=True)
-    return {each.name: hints[each.name] for each in _fields(settings).values()}
-
-
-@cache
-def keys_of(settings: type) -> Mapping[str, Any]:
-    """The keys that a value has in the file, with their annotations."""
-    keys: dict[str, Any] = {}
-    for name, annotation in hints_of(settings).items():
-        if Secret in members(annotation):
-            keys |= {f"{name}_env": str, f"{name}_file": str}
-        elif Given.BY_KEY not in _marks(annotation):
-            keys[name] = annotation
-    return keys
-
-
-def members(annotation: Any) -> tuple[Any, ...]:
-    """The types that a value may have, with marks taken off; None is no type of the file."""
-    if get_origin(annotation) is Annotated:
-        return members(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, UnionType):
-        return tuple(each for part in get_args(annotation) for each in members(part))
-    return () if annotation is NoneType else (annotation,)
-
-
-def is_settings(annotation: Any) -> bool:
-    """Whether a value of the file is one of ours, with keys."""
-    return isinstance(annotation, type) and issubclass(annotation, Settings)
-
-
-def _marks(annotation: Any) -> tuple[Any, ...]:
-    return getattr(annotation, "__metadata__", ())
-
-
-@cache
-def _fields(settings: Any) -> Mapping[str, Field[Any]]:
-    return {each.name: each for each in fields(settings)}
-
-
-def _may_be_null(settings: type, name: str) -> bool:
-    """Whether a key without a value counts as not given: where nothing is its default."""
-    field = _fields(settings).get(name)
-    return field is not None and field.default in (None, "")
 
 
 def _mistake_of_kind(kind: object, at: Location) -> str:
@@ -296,21 +261,16 @@ def _last_first(place: Location) -> list[tuple[int, str]]:
 
 def _take_out(content: Any, place: Location, at: Location) -> bool:
     """Take out what is wrong, or whatever lacks it; False where that is everything."""
-    if at[0] == "rules" and place in (("name",), ("run",)) and isinstance(content, dict):
-        content[str(place[0])] = STAND_IN
+    if at[0] == "rules" and place in (("name",), ("run",)):
+        content[place[0]] = STAND_IN
         return True
-    parent: Any = None
-    last: Any = None
-    here = content
+    there = [content]
     for part in place:
         try:
-            parent, last, here = here, part, here[part]
+            there.append(there[-1][part])
         except (KeyError, IndexError, TypeError):
             break
-    if parent is None or last is None:
+    if len(there) == 1:
         return False
-    try:
-        parent.pop(last)
-    except (KeyError, IndexError):
-        return False
+    there[-2].pop(place[len(there) - 2])
     return True

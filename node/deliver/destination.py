@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from node.domain.delivery import DeliverableObject, Outcome
 from node.domain.settings import KeyName, Mistake, Settings
@@ -24,10 +24,25 @@ class Health(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """What a destination answered when it was asked whether it would take results."""
+    """What came of asking: whether a destination would take results, whether a part of the node works."""
 
     health: Health
     sentence: str
+
+    @classmethod
+    def good(cls, sentence: str) -> Self:
+        """Nothing is wrong."""
+        return cls(health=Health.GOOD, sentence=sentence)
+
+    @classmethod
+    def warning(cls, sentence: str) -> Self:
+        """Something may be wrong."""
+        return cls(health=Health.WARNING, sentence=sentence)
+
+    @classmethod
+    def bad(cls, sentence: str) -> Self:
+        """It does not work."""
+        return cls(health=Health.BAD, sentence=sentence)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,7 +27,7 @@ from node.deliver.classes import (
     classify_http,
     result_file_gone,
 )
-from node.deliver.destination import Destination, Health, Probe
+from node.deliver.destination import Destination, Probe
 from node.deliver.stow_answer import judge_answer
 from node.domain.delivery import DeliverableObject, DeliveryClass, Outcome
 from node.domain.settings import Mistake, Secret, Settings, Timeout, mistakes_of_secrets
@@ -106,8 +106,7 @@ class DicomwebDestination(Destination):
                     allow_redirects=False,
                 )
         except requests.RequestException as error:
-            sentence = f"{self._studies} does not answer ({type(error).__name__})"
-            return Probe(health=Health.BAD, sentence=sentence)
+            return Probe.bad(f"{self._studies} does not answer ({type(error).__name__})")
         return _judge_probe(self._studies, answer)
 
     @property
@@ -205,12 +204,10 @@ def _authorization(auth: Credentials | None) -> AuthBase | None:
 
 def _judge_probe(url: str, answer: requests.Response) -> Probe:
     if answer.is_redirect:
-        sentence = f"{url} redirects elsewhere, which is not followed: correct the URL"
-        return Probe(health=Health.BAD, sentence=sentence)
+        return Probe.bad(f"{url} redirects elsewhere, which is not followed: correct the URL")
     if answer.status_code in _UNWELCOME or answer.status_code >= _SERVER_ERROR:
-        return Probe(health=Health.BAD, sentence=f"{url} answers HTTP {answer.status_code}")
-    sentence = f"{url} answers (HTTP {answer.status_code} to OPTIONS)"
-    return Probe(health=Health.GOOD, sentence=sentence)
+        return Probe.bad(f"{url} answers HTTP {answer.status_code}")
+    return Probe.good(f"{url} answers (HTTP {answer.status_code} to OPTIONS)")
 
 
 def _read_answer(response: requests.Response, deadline: float) -> bytes:

@@ -26,7 +26,7 @@ from node.deliver.classes import (
     classify_dimse,
     result_file_gone,
 )
-from node.deliver.destination import Destination, Health, Probe
+from node.deliver.destination import Destination, Probe
 from node.deliver.scu import rejection_of, send_c_store
 from node.domain.delivery import DeliverableObject, Outcome
 from node.domain.peers import NO_AE_TITLE, Peer, is_ae_title
@@ -108,12 +108,11 @@ class DimseDestination(Destination):
                 self.peer.host, self.peer.port, ae_title=self.peer.ae_title
             )
         except socket.gaierror:
-            return Probe(health=Health.BAD, sentence=f"{where} has no address: check the host")
+            return Probe.bad(f"{where} has no address: check the host")
         if not association.is_established:
             if association.is_rejected:
-                sentence = f"{where} rejects this node: check the AE titles on both sides"
-                return Probe(health=Health.BAD, sentence=sentence)
-            return Probe(health=Health.BAD, sentence=f"{where} does not answer")
+                return Probe.bad(f"{where} rejects this node: check the AE titles on both sides")
+            return Probe.bad(f"{where} does not answer")
         accepted = {context.abstract_syntax for context in association.accepted_contexts}
         try:
             has_echo = Verification in accepted and association.send_c_echo().get("Status", -1) == 0
@@ -169,13 +168,10 @@ class DimseDestination(Destination):
 
 def _judge_probe(where: str, *, takes: bool, has_echo: bool) -> Probe:
     if not takes:
-        sentence = f"{where} answers but takes no Segmentation Storage: results are blocked"
-        return Probe(health=Health.BAD, sentence=sentence)
+        return Probe.bad(f"{where} answers but takes no Segmentation Storage: results are blocked")
     if not has_echo:
-        sentence = f"{where} takes segmentations but answers no C-ECHO"
-        return Probe(health=Health.WARNING, sentence=sentence)
-    sentence = f"{where} answers C-ECHO and takes Segmentation Storage"
-    return Probe(health=Health.GOOD, sentence=sentence)
+        return Probe.warning(f"{where} takes segmentations but answers no C-ECHO")
+    return Probe.good(f"{where} answers C-ECHO and takes Segmentation Storage")
 
 
 def _context(sop_class_uid: str, syntax: str) -> PresentationContext:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from node.deliver.classes import result_file_gone
-from node.deliver.destination import Destination, Health, Probe
+from node.deliver.destination import Destination, Probe
 from node.domain.delivery import DeliverableObject, DeliveryClass, Outcome
 from node.domain.settings import Mistake
 
@@ -63,11 +63,10 @@ class FolderDestination(Destination):
     def probe(self) -> Probe:
         """Whether the folder is there and can be written."""
         if not self.path.is_dir():
-            sentence = f"{self.path} is not there: create it, or mount it"
-            return Probe(health=Health.BAD, sentence=sentence)
+            return Probe.bad(f"{self.path} is not there: create it, or mount it")
         if not os.access(self.path, os.W_OK | os.X_OK):
-            return Probe(health=Health.BAD, sentence=f"{self.path} cannot be written")
-        return Probe(health=Health.GOOD, sentence=f"{self.path} can be written")
+            return Probe.bad(f"{self.path} cannot be written")
+        return Probe.good(f"{self.path} can be written")
 
     def relative_path(self, deliverable: DeliverableObject) -> Path:
         """Where below the folder the object will lie; no part can climb out of it."""

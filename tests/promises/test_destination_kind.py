@@ -12,9 +12,8 @@ from typing import ClassVar, Literal
 import pytest
 from pydicom import dcmread
 
-from node.cli.doctor import check_destination
 from node.deliver import KINDS, all_kinds, kind_of
-from node.deliver.destination import Destination, Health, Probe, table_of
+from node.deliver.destination import Destination, Probe, table_of
 from node.domain.delivery import DeliverableObject, DeliveryClass, Outcome
 from node.domain.settings import Mistake, Secret, Timeout
 from node.pipeline.deliver import Deliverer
@@ -55,8 +54,8 @@ class EchoFile(Destination):
 
     def probe(self) -> Probe:
         if os.access(self.file.parent, os.W_OK):
-            return Probe(health=Health.GOOD, sentence=f"{self.file} can be written")
-        return Probe(health=Health.BAD, sentence=f"{self.file} has no folder")
+            return Probe.good(f"{self.file} can be written")
+        return Probe.bad(f"{self.file} has no folder")
 
     @classmethod
     def answers(cls) -> dict[str, dict[str, Outcome]]:
@@ -130,12 +129,6 @@ def test_a_kind_that_is_unknown_is_told_which_there_are(segnode: Segnode, tmp_pa
     answer = segnode("check-config", config)
 
     assert "destinations.echo.kind: takes one of dimse, dicomweb, folder, echo-file" in answer.err
-
-
-def test_doctor_says_what_it_answers(tmp_path: Path) -> None:
-    check = check_destination(EchoFile(name="echo", file=tmp_path / "gone" / "echo.txt"))
-
-    assert (check.name, check.health) == ("destination echo", Health.BAD)
 
 
 def test_it_stands_in_the_conformance_statement(segnode: Segnode) -> None:
