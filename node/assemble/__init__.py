@@ -45,10 +45,10 @@ from node.assemble.evidence import (
 )
 from node.assemble.gate import GateVerdict, MinimumSize, is_regular, judge_geometry
 from node.assemble.phases import PhaseHints, phase_hints_of
-from node.assemble.policy import CompletionPolicy, Late, OnGiveUp, OnRefused
 from node.assemble.revisions import Lateness, OldWork, Progress, is_amended, is_late, judge_late
 from node.assemble.sequence import sequence_of
 from node.assemble.values import judge_quantity, judge_values
+from node.domain.completion_policy import CompletionPolicy, Late, OnGiveUp, OnRefused
 
 __all__ = [
     "DERIVED_ATTRIBUTES",

@@ -49,7 +49,7 @@ from node.assemble.activity import (
     Forced,
     SeriesActivity,
 )
-from node.assemble.policy import CompletionPolicy, OnGiveUp, OnRefused
+from node.domain.completion_policy import CompletionPolicy, OnGiveUp, OnRefused
 from node.domain.loss import refused_told
 from node.domain.reasons import ReasonCode
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
-from node.assemble.policy import CompletionPolicy, Late
+from node.domain.completion_policy import CompletionPolicy, Late
 
 
 class Progress(IntEnum):

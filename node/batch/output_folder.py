@@ -13,7 +13,7 @@ from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 
 from node.deliver.classes import result_file_gone
-from node.deliver.folder import check_layout, fill_layout, place
+from node.deliver.folder import fill_layout, mistake_of_layout, place
 from node.domain.delivery import DeliverableObject, DeliveryClass, Outcome
 
 OUTPUT = "output"
@@ -67,7 +67,8 @@ class OutputFolder:
     _one_by_one: Lock = field(default_factory=Lock, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        check_layout(self.layout, LAYOUT_FIELDS)
+        if sentence := mistake_of_layout(self.layout, LAYOUT_FIELDS):
+            raise ValueError(f"layout {self.layout!r}: {sentence}")
         if "{ext}" not in self.layout.rpartition("/")[2]:
             raise ValueError(f"layout {self.layout!r}: the file's name needs {{ext}}")
 

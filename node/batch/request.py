@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from node.batch.output_folder import DEFAULT_LAYOUT, OUTPUT
-from node.config.values import WorkConfig
+from node.config import WorkConfig
 from node.domain.errors import ConfigInvalid
 from node.infer.assets import locked_licences, missing_assets
 from node.infer.registry import ModelSpec, default_models_folder, load_models
@@ -146,7 +146,7 @@ def judged_by(current: Plan) -> str:
     ]
     # what the configuration says of this run's own folders and devices decides nothing, and what
     # becomes of a result is no matter of its job
-    work = replace(current.config.work, devices=(), on_implausible="hold")
+    work = replace(current.config.work, devices=("any",), on_implausible="hold")
     config = replace(current.config, work=work)
     body = json.dumps([config.digest, rules], sort_keys=True)
     return hashlib.sha256(body.encode()).hexdigest()

@@ -12,7 +12,6 @@ from dataclasses import replace
 
 from sqlalchemy import Engine
 
-from node.assemble.policy import CompletionPolicy, OnGiveUp, OnRefused
 from node.batch.output_folder import OUTPUT, OutputFolder
 from node.batch.report import RunReport, matches_in_force, report_run
 from node.batch.request import RunRequest, check_request, judged_by, plan_run
@@ -20,6 +19,7 @@ from node.batch.take_in import take_in
 from node.batch.workers import EVERYTHING, INTERRUPTED, BatchWorkers, Say
 from node.batch.writer import ResultWriter
 from node.database.migrate import migrate
+from node.domain.completion_policy import CompletionPolicy, OnGiveUp, OnRefused
 from node.domain.errors import ConfigInvalid, NodeError
 from node.domain.job import JobState
 from node.domain.series import SeriesState

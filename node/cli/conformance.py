@@ -10,10 +10,8 @@ from typing import Any
 
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, SegmentationStorage
 
-from node.deliver.classes import AssociationEnd, classify_association, classify_dimse, classify_http
-from node.deliver.dicomweb import DicomwebDestination
-from node.deliver.dimse import DimseDestination
-from node.domain.delivery import Outcome
+from node.deliver import all_kinds
+from node.deliver.destination import Destination
 from node.domain.notes import Note
 from node.domain.pixels import BITS_READ
 from node.domain.quantity import RESCALE_IS_DUE, Quantity
@@ -28,12 +26,6 @@ from node.receive.stow_parts import BodyLimits
 from node.receive.syntaxes import IMAGE_SOP_CLASSES, storage_contexts
 from node.spool import files
 
-# one of each class of answers, as PS3.4 B.2.3 and PS3.7 Annex C name them
-_DIMSE_ANSWERS = (
-    0x0000, 0xB000, 0xB006, 0xB007, 0x0107, 0x0111, 0x0116,
-    0x0110, 0x0213, 0xA700, 0x0122, 0x0124, 0x0210, 0xA900, 0xC000,
-)  # fmt: skip
-_HTTP_ANSWERS = (301, 400, 401, 403, 404, 408, 413, 415, 429, 500, 503)
 _OTHER_STATUSES = {
     "MISTYPED_ARGUMENT": dimse_command.MISTYPED_ARGUMENT,
     "UNRECOGNIZED_OPERATION": dimse_command.UNRECOGNIZED_OPERATION,
@@ -49,9 +41,6 @@ def conformance(plan: Plan, stow_prefix: str) -> dict[str, Any]:
         stow_prefix: Path below which STOW-RS is served.
     """
     scp = dimse_settings(plan.config)
-    scu = DimseDestination(
-        name="defaults", ae_title="PEER", host="", port=104, calling_ae_title=scp.ae_titles[0]
-    )
     contexts = storage_contexts()
     return {
         "implementation_class_uid": IMPLEMENTATION_CLASS_UID,
@@ -106,16 +95,7 @@ def conformance(plan: Plan, stow_prefix: str) -> dict[str, Any]:
                 {"uid": str(uid), "name": uid.name}
                 for uid in (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
             ],
-            "connect_timeout_s": scu.connect_timeout_s,
-            "negotiate_timeout_s": scu.negotiate_timeout_s,
-            "answer_timeout_s": scu.answer_timeout_s,
-            "stow_connect_timeout_s": DicomwebDestination(
-                name="", url="http://x"
-            ).connect_timeout_s,
-            "stow_answer_timeout_s": DicomwebDestination(name="", url="http://x").answer_timeout_s,
-            "answers": [_answer(f"0x{s:04X}", classify_dimse(s)) for s in _DIMSE_ANSWERS],
-            "ends": [_answer(end.value, classify_association(end)) for end in AssociationEnd],
-            "http": [_answer(f"HTTP {s}", classify_http(s)) for s in _HTTP_ANSWERS],
+            "kinds": {name: _kind(kind) for name, kind in all_kinds().items()},
         },
     }
 
@@ -154,8 +134,20 @@ def _words(name: str) -> str:
     return name.lower().replace("_", " ").replace(" ae ", " AE ").replace("uid", "UID")
 
 
-def _answer(what: str, outcome: Outcome) -> dict[str, str]:
-    return {"answer": what, "class": outcome.kind.value, "meaning": outcome.sentence}
+def _kind(kind: type[Destination]) -> dict[str, Any]:
+    """What a kind of destination says of itself."""
+    return {
+        "service": kind.service,
+        "carries": "any file" if kind.carries_any_file else "DICOM objects",
+        "timeouts_s": kind.timeouts_s(),
+        "answers": {
+            sort: [
+                {"answer": answer, "class": outcome.kind.value, "meaning": outcome.sentence}
+                for answer, outcome in answers.items()
+            ]
+            for sort, answers in kind.answers().items()
+        },
+    }
 
 
 def _header(statement: Mapping[str, Any]) -> Iterator[str]:
@@ -237,25 +229,26 @@ def _rest(statement: Mapping[str, Any]) -> Iterator[str]:
     yield f"| Path | POST {stow['path']} |"
     yield '| Media type | multipart/related; type="application/dicom", or one application/dicom |'
     yield f"| Largest request | {stow['max_request_bytes']} bytes, {stow['max_parts']} parts |"
-    yield from _section("Storage SCU and STOW-RS user agent (results)")
+    yield from _section("Destinations of results")
     yield f"SOP class: {scu['sop_class']['name']} `{scu['sop_class']['uid']}`, as "
     yield f"{', '.join(scu['forms'])}, in"
     yield f"{', '.join(each['name'] for each in scu['transfer_syntaxes'])}."
     yield ""
-    yield "| timeout | C-STORE | STOW-RS |"
-    yield "| --- | --- | --- |"
-    yield f"| connect | {scu['connect_timeout_s']:g} s | {scu['stow_connect_timeout_s']:g} s |"
-    yield f"| negotiate | {scu['negotiate_timeout_s']:g} s | |"
-    yield f"| answer | {scu['answer_timeout_s']:g} s | {scu['stow_answer_timeout_s']:g} s |"
+    yield "| kind | service | carries | timeouts |"
+    yield "| --- | --- | --- | --- |"
+    for name, kind in scu["kinds"].items():
+        times = ", ".join(f"{what} {time:g} s" for what, time in kind["timeouts_s"].items())
+        yield f"| {name} | {kind['service']} | {kind['carries']} | {times or 'none'} |"
     yield ""
     yield "What follows from an answer: `sent` and `warned` end a delivery, `retry` repeats it for days,"
     yield "`refused` repeats it five times, `blocked` waits for a person or another configuration."
-    for title, key in (("C-STORE status", "answers"), ("association", "ends"), ("HTTP", "http")):
-        yield ""
-        yield f"| {title} | class | meaning |"
-        yield "| --- | --- | --- |"
-        for each in scu[key]:
-            yield f"| {each['answer']} | {each['class']} | {each['meaning']} |"
+    for kind in scu["kinds"].values():
+        for sort, answers in kind["answers"].items():
+            yield ""
+            yield f"| {sort} | class | meaning |"
+            yield "| --- | --- | --- |"
+            for each in answers:
+                yield f"| {each['answer']} | {each['class']} | {each['meaning']} |"
 
 
 def _section(title: str) -> Iterator[str]:

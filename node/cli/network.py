@@ -8,9 +8,10 @@ import typer
 
 from node.cli.conformance import as_markdown
 from node.cli.conformance import conformance as make_statement
-from node.cli.doctor import Health, examine
+from node.cli.doctor import examine
 from node.cli.options import ConfigOption
 from node.cli.printing import JsonOption, plain, print_json
+from node.deliver.destination import Health
 from node.pipeline.build import plan
 from node.web.app import DEFAULT_STOW_PREFIX
 
@@ -30,15 +31,13 @@ def doctor(
 ) -> None:
     """Check this machine, the node, and every destination; exits 1 when something is bad."""
     checks = []
-    for check in examine(plan(config), sends=sends):
-        checks.append(check)
+    for name, probe in examine(plan(config), sends=sends):
+        checks.append({"name": name, "health": probe.health.value, "sentence": probe.sentence})
         if not as_json:
-            typer.echo(plain(f"{check.health.value:8} {check.name}: {check.sentence}"))
+            typer.echo(plain(f"{probe.health.value:8} {name}: {probe.sentence}"))
     if as_json:
-        print_json(
-            [{"name": c.name, "health": c.health.value, "sentence": c.sentence} for c in checks]
-        )
-    if any(check.health is Health.BAD for check in checks):
+        print_json(checks)
+    if any(check["health"] == Health.BAD for check in checks):
         raise typer.Exit(1)
 
 

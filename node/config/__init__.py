@@ -4,11 +4,14 @@ Enters: the text of the file and the environment (for secrets only). Leaves: ``N
 frozen values with absolute paths; its ``digest`` names the content without secrets. Relative paths
 start from the folder of the file, or from the working folder where there is no file.
 
+A section is read as its value is annotated (``node.domain.settings``), and judges itself. The values of
+``dimse``, ``web``, ``storage``, ``work``, folders and rules stand in ``values``; ``completion`` and the kinds
+of destinations are values of the stages that use them: nothing else of a stage is imported here.
+
 Can fail: ``ConfigInvalid`` with every mistake, each with its path (``rules.2.when.Modalty``) and one
-sentence that says what to do. The clauses of rules are the route stage's business, and a stage imports
-no other: ``check_rules`` is how the pipeline hands its checks in (``node.route.mistakes_in``, and those
-that need the models), so that all mistakes of a file come in one answer. It gets the list of rules as
-it stands in the file.
+sentence that says what to do. The clauses of rules are the route stage's business: ``check_rules`` is
+how the pipeline hands its checks in (``node.route.mistakes_in``), so that all mistakes of a file come in
+one answer. It gets the list of rules as it stands in the file. ``forms`` is the table of result forms.
 
 ``config/node.yaml`` shows every key; ``docs/configuration.md`` explains them.
 """
@@ -19,54 +22,31 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from node.config.building import Builder, is_loopback_host
-from node.config.consistency import check_consistency, check_peers
-from node.config.mistakes import Mistake, check_shape
-from node.config.references import check_references
+from node.config.building import build
+from node.config.consistency import mistakes_between, mistakes_of_forms
+from node.config.reading import Reader
 from node.config.values import (
     SENDER,
     AuthConfig,
-    ClientAuthConfig,
-    CompletionConfig,
-    DestinationConfig,
-    DicomwebDestinationConfig,
-    DimseConfig,
-    DimseDestinationConfig,
-    FolderConfig,
-    FolderDestinationConfig,
     KeepDays,
     NodeConfig,
-    PeerConfig,
     RuleConfig,
-    Secret,
     StorageConfig,
-    WebConfig,
     WorkConfig,
 )
 from node.config.yaml_text import read_yaml
 from node.domain.errors import ConfigInvalid
+from node.domain.settings import Mistake
 
 __all__ = [
     "SENDER",
     "AuthConfig",
-    "ClientAuthConfig",
-    "CompletionConfig",
-    "DestinationConfig",
-    "DicomwebDestinationConfig",
-    "DimseConfig",
-    "DimseDestinationConfig",
-    "FolderConfig",
-    "FolderDestinationConfig",
     "KeepDays",
     "NodeConfig",
-    "PeerConfig",
     "RuleCheck",
     "RuleConfig",
-    "Secret",
     "StorageConfig",
-    "WebConfig",
     "WorkConfig",
-    "is_loopback_host",
     "load",
     "parse",
 ]
@@ -80,7 +60,11 @@ rules:
 
 
 def load(
-    path: Path | None, environ: Mapping[str, str], *, check_rules: RuleCheck | None = None
+    path: Path | None,
+    environ: Mapping[str, str],
+    *,
+    check_rules: RuleCheck | None = None,
+    forms: Mapping[str, bool] | None = None,
 ) -> NodeConfig:
     """Read a configuration file, or, without one, the safe default.
 
@@ -88,41 +72,54 @@ def load(
         ConfigInvalid: The file cannot be read or used.
     """
     if path is None:
-        return parse(SAFE_DEFAULT, environ, base=Path.cwd(), check_rules=check_rules)
-    try:
-        text = path.read_text("utf-8-sig")
-    except OSError as error:
-        raise ConfigInvalid([("", f"{path} cannot be read: {error.strerror}")]) from None
-    except UnicodeDecodeError:
-        raise ConfigInvalid([("", f"{path} is not UTF-8 text")]) from None
-    return parse(text, environ, base=path.absolute().parent, check_rules=check_rules)
+        text, base = SAFE_DEFAULT, Path.cwd()
+    else:
+        text, base = _text_of(path), path.absolute().parent
+    return parse(text, environ, base=base, check_rules=check_rules, forms=forms)
 
 
 def parse(
-    text: str, environ: Mapping[str, str], *, base: Path, check_rules: RuleCheck | None = None
+    text: str,
+    environ: Mapping[str, str],
+    *,
+    base: Path,
+    check_rules: RuleCheck | None = None,
+    forms: Mapping[str, bool] | None = None,
 ) -> NodeConfig:
     """The configuration that a YAML text stands for.
 
     Args:
         base: The folder that relative paths start from.
         check_rules: Further checks of the list of rules; what they find is reported with the rest.
+        forms: Every form that a result can have, and whether it is DICOM; those of destinations are
+            checked against it.
     Raises:
         ConfigInvalid: With every mistake, in the order of the checks.
     """
     content = read_yaml(text)
-    keys, mistakes = check_shape(content)
-    builder = Builder(environ, base)
-    config = builder.node(keys)
-    mistakes += builder.mistakes
-    check_references(keys, _names(content, "peers"), _names(content, "destinations"), mistakes)
-    check_consistency(keys, mistakes)
-    check_peers(dict(config.peers), mistakes)
+    reader = Reader(environ, base)
+    keys = reader.read(content)
+    mistakes = reader.mistakes
+    config = build(keys, environ, base, mistakes)
+    peers, destinations = _names(content, "peers"), _names(content, "destinations")
+    mistakes += mistakes_between(keys, peers=peers, destinations=destinations)
+    if forms is not None:
+        mistakes += mistakes_of_forms(keys, forms)
     rules = content.get("rules")
     if check_rules is not None and isinstance(rules, list):
         mistakes += check_rules(rules)
     if mistakes:
         raise ConfigInvalid(_first_of_each_path(mistakes))
     return config
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text("utf-8-sig")
+    except OSError as error:
+        raise ConfigInvalid([("", f"{path} cannot be read: {error.strerror}")]) from None
+    except UnicodeDecodeError:
+        raise ConfigInvalid([("", f"{path} is not UTF-8 text")]) from None
 
 
 def _names(content: Mapping[str, Any], key: str) -> tuple[str, ...]:

@@ -1,78 +1,113 @@
-"""Checks that need several keys at once: binds, names given twice, times in order."""
+"""Checks that need several sections, or tables of the node: names, binds, forms."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from itertools import combinations
 
-from node.config import schema
-from node.config.building import is_loopback_host
-from node.config.mistakes import STAND_IN, Mistake
-from node.config.values import SENDER, PeerConfig
+from node.config.reading import STAND_IN, known_names
+from node.config.values import SENDER, FileKeys
+from node.domain.peers import is_loopback_host
+from node.domain.settings import Mistake
+
+Names = tuple[str, ...]
 
 
-def check_consistency(keys: schema.NodeKeys, mistakes: list[Mistake]) -> None:
-    """Everything that is wrong only in combination."""
-    _check_binds(keys, mistakes)
-    _check_names(keys, mistakes)
-    _check_times(keys.completion, mistakes)
-    if keys.dimse.max_associations_per_peer > keys.dimse.max_associations:
-        sentence = f"above max_associations ({keys.dimse.max_associations}): lower it"
-        mistakes.append(("dimse.max_associations_per_peer", sentence))
-    if len(set(keys.work.devices)) < len(keys.work.devices):
-        mistakes.append(("work.devices", "a device is named twice"))
+def mistakes_between(keys: FileKeys, *, peers: Names, destinations: Names) -> Iterator[Mistake]:
+    """Everything that is wrong only in combination.
+
+    Args:
+        peers: Every name given in the file, also of peers that are wrong in other ways.
+        destinations: Likewise.
+    """
+    yield from _references_of_peers(keys, destinations)
+    yield from _references(keys, peers, destinations)
+    yield from _binds(keys)
+    yield from _names(keys, destinations)
+    yield from _same_callers(keys)
 
 
-def check_peers(peers: dict[str, PeerConfig], mistakes: list[Mistake]) -> None:
+def mistakes_of_forms(keys: FileKeys, forms: Mapping[str, bool]) -> Iterator[Mistake]:
+    """Forms that there are not, or that a kind of destination cannot carry.
+
+    Args:
+        forms: Every form of a result, and whether it is DICOM.
+    """
+    for name, destination in keys.destinations.items():
+        if not destination.forms:
+            yield f"destinations.{name}.forms", "must not be empty: name at least one"
+        for index, form in enumerate(destination.forms):
+            path = f"destinations.{name}.forms.{index}"
+            if form not in forms:
+                yield path, f"no form {form}{known_names(tuple(forms))}"
+            elif not forms[form] and not destination.carries_any_file:
+                yield path, f"{form} is no DICOM object, and nothing else goes to this kind"
+            elif form in destination.forms[:index]:
+                yield path, f"{form} is named twice"
+
+
+def _references_of_peers(keys: FileKeys, destinations: Names) -> Iterator[Mistake]:
+    users = tuple(keys.web.auth.users)
+    for name, peer in keys.peers.items():
+        if peer.reply_to and peer.reply_to not in destinations:
+            sentence = f"no destination {peer.reply_to}{known_names(destinations)}"
+            yield f"peers.{name}.reply_to", sentence
+        if peer.http_user and peer.http_user not in users:
+            sentence = f"no user {peer.http_user} in web.auth.users{known_names(users)}"
+            yield f"peers.{name}.http_user", sentence
+
+
+def _references(keys: FileKeys, peers: Names, destinations: Names) -> Iterator[Mistake]:
+    for index, folder in enumerate(keys.folders):
+        if folder.peer and folder.peer not in peers:
+            yield f"folders.{index}.peer", f"no peer {folder.peer}{known_names(peers)}"
+    for index, rule in enumerate(keys.rules):
+        for place, target in enumerate(rule.send):
+            if target != SENDER and target not in destinations:
+                yield f"rules.{index}.send.{place}", _no_destination(target, peers, destinations)
+
+
+def _no_destination(name: str, peers: Names, destinations: Names) -> str:
+    if name in peers:
+        return f"{name} is a peer: add a destination {{kind: dimse, peer: {name}}} and name that"
+    return f"no destination {name}{known_names((*destinations, SENDER))}"
+
+
+def _same_callers(keys: FileKeys) -> Iterator[Mistake]:
     """Two peers that one and the same caller could be."""
-    for one, other in combinations(peers.values(), 2):
-        if (
-            one.ae_title
-            and one.ae_title == other.ae_title
-            and set(one.callers) & set(other.callers)
-        ):
+    for one, other in combinations(keys.peers.values(), 2):
+        title = one.ae_title.strip()
+        if title and title == other.ae_title.strip() and set(one.callers) & set(other.callers):
             sentence = f"has the AE title and an address of peer {one.name}: merge them"
-            mistakes.append((f"peers.{other.name}", sentence))
+            yield f"peers.{other.name}", sentence
         if one.http_user and one.http_user == other.http_user:
             sentence = f"has the HTTP user of peer {one.name}: give each its own"
-            mistakes.append((f"peers.{other.name}.http_user", sentence))
+            yield f"peers.{other.name}.http_user", sentence
 
 
-def _check_binds(keys: schema.NodeKeys, mistakes: list[Mistake]) -> None:
+def _binds(keys: FileKeys) -> Iterator[Mistake]:
     if not is_loopback_host(keys.dimse.host) and not any(p.ae_title for p in keys.peers.values()):
         sentence = (
             f"{keys.dimse.host} is open to the network and no peer may send: "
             "add peers with an ae_title, or bind 127.0.0.1"
         )
-        mistakes.append(("dimse.host", sentence))
+        yield "dimse.host", sentence
     if not is_loopback_host(keys.web.host) and keys.web.auth.kind == "none":
         sentence = (
             f"{keys.web.host} is open to the network without authentication: "
             "set web.auth.kind to basic or token, or bind 127.0.0.1"
         )
-        mistakes.append(("web.host", sentence))
+        yield "web.host", sentence
     if keys.dimse.port == keys.web.port:
-        mistakes.append(("web.port", f"{keys.web.port} is the port of dimse: choose another"))
+        yield "web.port", f"{keys.web.port} is the port of dimse: choose another"
 
 
-def _check_names(keys: schema.NodeKeys, mistakes: list[Mistake]) -> None:
+def _names(keys: FileKeys, destinations: Names) -> Iterator[Mistake]:
     first: dict[str, int] = {}
     for index, rule in enumerate(keys.rules):
         if rule.name in first and rule.name != STAND_IN:
             sentence = f"rules.{first[rule.name]} has this name already: give each rule its own"
-            mistakes.append((f"rules.{index}.name", sentence))
+            yield f"rules.{index}.name", sentence
         first.setdefault(rule.name, index)
-    if SENDER in keys.destinations:
-        mistakes.append(
-            (f"destinations.{SENDER}", "sender is the peer that sent: choose another name")
-        )
-
-
-def _check_times(keys: schema.CompletionKeys, mistakes: list[Mistake]) -> None:
-    if keys.quiet_s < keys.release_settle_s:
-        sentence = f"below release_settle_s ({keys.release_settle_s:g}): raise it"
-        mistakes.append(("completion.quiet_s", sentence))
-    if keys.quiet_max_s < keys.quiet_s:
-        mistakes.append(("completion.quiet_max_s", f"below quiet_s ({keys.quiet_s:g}): raise it"))
-    if keys.give_up_s < keys.quiet_max_s:
-        sentence = f"below quiet_max_s ({keys.quiet_max_s:g}): raise it"
-        mistakes.append(("completion.give_up_s", sentence))
+    if SENDER in destinations:
+        yield f"destinations.{SENDER}", "sender is the peer that sent: choose another name"

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from node.config.mistakes import Mistake
-from node.config.values import Secret
+from node.domain.settings import Mistake, Secret
 
 
 def read_secret(

@@ -1,153 +1,131 @@
-"""The configuration as frozen plain values: what the rest of the node sees of the YAML file.
+"""The sections of the file and the whole configuration, as frozen values that cannot be built wrong.
 
-Seconds, gigabytes (1000^3 bytes) and days are in the names. Paths are absolute.
+Sections with a user of their own are defined there: ``completion`` is ``CompletionPolicy``, a destination
+one of ``node.deliver.KINDS``, a peer ``node.domain.peers.Peer``. Defaults stand once, in these values.
+Seconds, gigabytes (1000^3 bytes) and days are in the names. Paths are absolute once they are read.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
-from node.domain.job import Priority
+from node.deliver.destination import Destination
+from node.domain.completion_policy import CompletionPolicy
 from node.domain.peers import Peer
+from node.domain.settings import (
+    Amount,
+    Count,
+    Mistake,
+    Percent,
+    Port,
+    Seconds,
+    Secret,
+    Settings,
+    Timeout,
+    mistakes_of_secrets,
+)
 
-PeerConfig = Peer
 SENDER = "sender"
+NOT_EMPTY = "must not be empty: name at least one"
+_RULE_NAME = re.compile(r"\S(.{0,126}\S)?")
+
+Parameter = str | int | float | bool | list[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Secret:
-    """A password or token; neither shown nor part of the digest.
-
-    Args:
-        source: Where it came from, such as ``env:PACS_PASSWORD``.
-    """
-
-    source: str
-    value: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DimseConfig:
+class DimseConfig(Settings):
     """The Storage SCP."""
 
-    host: str
-    port: int
-    max_associations: int
-    max_associations_per_peer: int
+    host: str = "127.0.0.1"
+    port: Port = 11112
+    max_associations: Count = 50
+    max_associations_per_peer: Count = 20
+
+    def mistakes(self) -> Iterator[Mistake]:
+        """One peer may not have more than all together."""
+        if self.max_associations_per_peer > self.max_associations:
+            sentence = f"above max_associations ({self.max_associations}): lower it"
+            yield "max_associations_per_peer", sentence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AuthConfig:
+class User(Settings):
+    """Somebody who may use HTTP; which secret it has follows from ``AuthConfig.kind``."""
+
+    password: Secret | None = None
+    token: Secret | None = None
+
+    @property
+    def secret(self) -> str:
+        """What it proves itself by."""
+        given = self.password or self.token
+        return given.value if given else ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthConfig(Settings):
     """Who may use HTTP: for ``basic`` a password per user, for ``token`` a bearer token per user."""
 
     kind: Literal["none", "basic", "token"] = "none"
-    users: Mapping[str, Secret] = field(default_factory=dict)
+    users: Mapping[str, User] = field(default_factory=dict)
+
+    def mistakes(self) -> Iterator[Mistake]:
+        """Users without their secret, or who cannot be told apart."""
+        if self.kind == "none":
+            if self.users:
+                yield "users", "has users but kind is none: say kind: basic or token"
+            return
+        if not self.users:
+            yield "users", "required: name at least one user"
+        for name, user in self.users.items():
+            for key, sentence in mistakes_of_secrets(self.kind, user.password, user.token):
+                yield f"users.{name}.{key}".rstrip("."), sentence
+        tokens = [user.token.value for user in self.users.values() if user.token]
+        if len(set(tokens)) < len(tokens):
+            yield "users", "two users have the same token: nobody could tell them apart"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WebConfig:
+class WebConfig(Settings):
     """All HTTP: STOW-RS, the REST API, health."""
 
-    host: str
-    port: int
-    auth: AuthConfig
+    host: str = "127.0.0.1"
+    port: Port = 8080
+    auth: AuthConfig = AuthConfig()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KeepDays:
+class KeepDays(Settings):
     """How long files are kept once nothing needs them; 0 is at once."""
 
-    done: float
-    unmatched: float
-    parked: float
-    quarantine: float
-    results: float
+    done: Amount = 7.0
+    unmatched: Amount = 3.0
+    parked: Amount = 30.0
+    quarantine: Amount = 30.0
+    results: Amount = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StorageConfig:
+class StorageConfig(Settings):
     """How much disk the node may use, and for how long."""
 
-    reserve_gb: float
-    max_used_percent: float
-    keep_days: KeepDays
-    quarantine_max_gb: float
-    duplicates: Literal["keep_first"]
+    reserve_gb: Amount = 5.0
+    max_used_percent: Percent = 85.0
+    keep_days: KeepDays = KeepDays()
+    quarantine_max_gb: Amount = 5.0
+    duplicates: Literal["keep_first"] = "keep_first"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DimseDestinationConfig:
-    """C-STORE to a peer."""
-
-    name: str
-    kind: Literal["dimse"] = "dimse"
-    peer: str
-    calling_ae_title: str
-    connect_timeout_s: float
-    negotiate_timeout_s: float
-    answer_timeout_s: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClientAuthConfig:
-    """How the node signs in at a destination."""
-
-    kind: Literal["basic", "token"]
-    user: str
-    secret: Secret
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DicomwebDestinationConfig:
-    """STOW-RS to a server."""
-
-    name: str
-    kind: Literal["dicomweb"] = "dicomweb"
-    url: str
-    auth: ClientAuthConfig | None
-    ca_file: Path | None
-    connect_timeout_s: float
-    answer_timeout_s: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FolderDestinationConfig:
-    """Files into an existing folder."""
-
-    name: str
-    kind: Literal["folder"] = "folder"
-    path: Path
-    layout: str
-
-
-DestinationConfig: TypeAlias = (
-    DimseDestinationConfig | DicomwebDestinationConfig | FolderDestinationConfig
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CompletionConfig:
-    """When a series counts as complete, and what happens when it never is."""
-
-    release_settle_s: float
-    quiet_s: float
-    quiet_max_s: float
-    study_wait_s: float
-    give_up_s: float
-    on_give_up: Literal["hold", "proceed", "discard"]
-    on_refused: Literal["hold", "proceed"]
-    late: Literal["rerun", "hold"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RuleConfig:
-    """One rule; its clauses as they stand in the file, compiled by the route stage.
+class RuleConfig(Settings):
+    """One rule; its clauses as they stand in the file, judged and compiled by the route stage.
 
     Exactly one of ``when`` and ``study`` is given.
 
@@ -157,71 +135,111 @@ class RuleConfig:
     """
 
     name: str
-    when: Mapping[str, Any] | None
-    study: Mapping[str, Any] | None
+    when: Any = None
+    study: Any = None
     run: str
-    send: tuple[str, ...]
-    priority: Priority
-    parameters: Mapping[str, str | int | float | bool | list[str]]
-    deadline_s: float | None
+    send: tuple[str, ...] = (SENDER,)
+    priority: Literal["urgent", "normal", "background"] = "normal"
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    deadline_s: Timeout | None = None
+
+    def mistakes(self) -> Iterator[Mistake]:
+        """A name that lists could not show."""
+        if not _RULE_NAME.fullmatch(self.name):
+            yield "name", "takes text of 1 to 128 characters without spaces around it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WorkConfig:
+class WorkConfig(Settings):
     """Where and for how long models run; one worker process per device.
 
     Args:
         on_implausible: What becomes of a result that no patient can have.
     """
 
-    devices: tuple[str, ...]
-    deadline_s: float
-    idle_unload_s: float
-    attempts: int
-    on_implausible: Literal["hold", "deliver"]
+    devices: tuple[str, ...] = ("cpu",)
+    deadline_s: Timeout = 1800.0
+    idle_unload_s: Seconds = 600.0
+    attempts: Count = 3
+    on_implausible: Literal["hold", "deliver"] = "hold"
+
+    def mistakes(self) -> Iterator[Mistake]:
+        """No device, or one for two workers."""
+        if not self.devices:
+            yield "devices", NOT_EMPTY
+        if len(set(self.devices)) < len(self.devices):
+            yield "devices", "a device is named twice"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FolderConfig:
+class FolderConfig(Settings):
     """A watched folder.
 
     Args:
-        peer: Who counts as the sender of what lies there, or empty.
+        peer: Name of the peer that counts as the sender of what lies there; empty: nobody.
     """
 
     path: Path
-    peer: str
-    scan_s: float
+    peer: str = ""
+    scan_s: Timeout = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NodeConfig:
+class Sections(Settings):
+    """Keys of the file that are used as they stand there.
+
+    Args:
+        models_dirs: Folders of models besides those that come with segnode.
+        accept_licences: Licences without commercial use that somebody here has read and accepted.
+    """
+
+    dimse: DimseConfig = DimseConfig()
+    web: WebConfig = WebConfig()
+    data_dir: Path = Path("segnode-data")
+    storage: StorageConfig = StorageConfig()
+    peers: Mapping[str, Peer] = field(default_factory=dict)
+    destinations: Mapping[str, Destination] = field(default_factory=dict)
+    folders: tuple[FolderConfig, ...] = ()
+    completion: CompletionPolicy = field(default_factory=CompletionPolicy)
+    rules: tuple[RuleConfig, ...] = ()
+    work: WorkConfig = WorkConfig()
+    models_dirs: tuple[Path, ...] = ()
+    accept_licences: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileKeys(Sections):
+    """All keys of the file, those included that have several spellings or a computed default."""
+
+    ae_title: str | None = None
+    ae_titles: tuple[str, ...] | None = None
+    database: str | None = None
+    database_env: str | None = None
+    database_file: str | None = None
+    weights_dir: Path | None = None
+    weights_mirror: str | None = None
+
+    @property
+    def all_ae_titles(self) -> tuple[str, ...]:
+        """The names of this node, trimmed."""
+        one = (self.ae_title or "SEGNODE",)
+        return tuple(title.strip() for title in self.ae_titles or one)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeConfig(Sections):
     """The whole configuration.
 
     Args:
         ae_titles: Names this node answers to; the first is the one it calls others with.
-        models_dirs: Folders of models besides those that come with segnode.
         weights_dir: Where ``models pull`` puts files and workers look for them.
         weights_mirror: A folder or URL that is asked instead of a model's own URLs; empty: none.
-        accept_licences: Licences without commercial use that somebody here has read and accepted.
     """
 
     ae_titles: tuple[str, ...]
-    dimse: DimseConfig
-    web: WebConfig
-    data_dir: Path
     database_url: str = field(repr=False)
-    storage: StorageConfig
-    peers: Mapping[str, PeerConfig]
-    destinations: Mapping[str, DestinationConfig]
-    folders: tuple[FolderConfig, ...]
-    completion: CompletionConfig
-    rules: tuple[RuleConfig, ...]
-    work: WorkConfig
-    models_dirs: tuple[Path, ...]
     weights_dir: Path
     weights_mirror: str
-    accept_licences: tuple[str, ...]
 
     @property
     def digest(self) -> str:

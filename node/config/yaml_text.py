@@ -7,6 +7,7 @@ This is the core schema of YAML 1.2.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Hashable
 from typing import Any
@@ -56,6 +57,7 @@ def read_yaml(text: str) -> dict[str, Any]:
     """
     try:
         content = yaml.load(text, Loader=_Loader)  # noqa: S506 - derived from SafeLoader
+        json.dumps(content, skipkeys=True, default=str)  # fails where an anchor holds itself
     except yaml.YAMLError as error:
         raise ConfigInvalid([("", _sentence(error))]) from None
     except (RecursionError, ValueError):

@@ -4,9 +4,16 @@ Enters: a ``DeliverableObject`` (a file, verified before it got its row in the o
 destination, a plain value made of the configuration. Leaves: an ``Outcome`` for the outbox. Nothing
 here knows the outbox: when to try again is decided in ``node.jobs``.
 
-One file per kind, each a frozen value with ``send(deliverable) -> Outcome``: ``dimse`` (C-STORE
-SCU), ``dicomweb`` (STOW-RS), ``folder``. What the peer does, down to silence, is an outcome and not
-an exception. Add a kind: one file and one line in ``KINDS``.
+One file per kind: ``dimse`` (C-STORE SCU), ``dicomweb`` (STOW-RS), ``folder``. A kind is one frozen
+class, a ``destination.Destination``. Its fields are the keys of the configuration, read as they are
+annotated; ``mistakes`` says what is wrong with them beyond types; ``send`` sends, ``probe`` is what
+``segnode doctor`` asks; ``needs``, ``does``, ``service`` and ``answers`` are its lines in the manual and
+in the conformance statement. What the peer does, down to silence, is an outcome and not an exception.
+
+Add a kind: one file and one line in ``KINDS``, which names the class without importing it: a command that
+sends nothing waits for no library of the network. Everything else reads ``KINDS``: the configuration, the
+plan, ``doctor``, ``conformance``, the table in ``docs/configuration.md``
+(``tests/promises/test_destination_kind.py`` does it).
 
 Every answer falls in one class (``classes``, ``stow_answer``): sent, warned, retry, refused (five
 times, then blocked), blocked. One decision there is worth knowing: 0111, duplicate SOP instance, is
@@ -24,14 +31,26 @@ Source: PS3.4 Annex B, PS3.7 9.1.1 and Annex C, PS3.8 9.3.4, PS3.18 10.5 and Ann
 
 from __future__ import annotations
 
-from node.deliver.dicomweb import DicomwebDestination
-from node.deliver.dimse import DimseDestination
-from node.deliver.folder import FolderDestination
+from importlib import import_module
+
+from node.deliver.destination import Destination
 
 KINDS = {
-    "dimse": DimseDestination,
-    "dicomweb": DicomwebDestination,
-    "folder": FolderDestination,
+    "dimse": "node.deliver.dimse:DimseDestination",
+    "dicomweb": "node.deliver.dicomweb:DicomwebDestination",
+    "folder": "node.deliver.folder:FolderDestination",
 }
 
-__all__ = ["KINDS", "DicomwebDestination", "DimseDestination", "FolderDestination"]
+__all__ = ["KINDS", "all_kinds", "kind_of"]
+
+
+def kind_of(name: str) -> type[Destination]:
+    """The class of a kind."""
+    module, _, cls = KINDS[name].partition(":")
+    found: type[Destination] = getattr(import_module(module), cls)
+    return found
+
+
+def all_kinds() -> dict[str, type[Destination]]:
+    """Every kind by its name."""
+    return {name: kind_of(name) for name in KINDS}

@@ -1,4 +1,4 @@
-"""Results by STOW-RS, as user agent.
+"""Destinations of kind ``dicomweb``: results by STOW-RS, as user agent.
 
 Why not ``dicomweb_client.DICOMwebClient.store_instances``: it encodes every data set again and holds
 the whole message in memory, follows redirects, repeats requests on its own, drops the body of a 409
@@ -11,40 +11,54 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import IO
+from typing import IO, ClassVar, Literal
+from urllib.parse import urlsplit
 
 import requests
 from requests.auth import AuthBase, HTTPBasicAuth
 
-from node.deliver.classes import AssociationEnd, classify_association, result_file_gone
+from node.deliver.classes import (
+    AssociationEnd,
+    classify_association,
+    classify_http,
+    result_file_gone,
+)
+from node.deliver.destination import Destination, Probe
 from node.deliver.stow_answer import judge_answer
 from node.domain.delivery import DeliverableObject, DeliveryClass, Outcome
+from node.domain.settings import Mistake, Secret, Settings, Timeout, mistakes_of_secrets
 
 _ANSWER_MAX_BYTES = 4 << 20
 _CHUNK_BYTES = 1 << 16
+_ANSWERS = (301, 400, 401, 403, 404, 408, 413, 415, 429, 500, 503)
+_UNWELCOME = (401, 403, 404)
+_SERVER_ERROR = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Basic:
-    """User and password (RFC 7617)."""
+class Credentials(Settings):
+    """How the node signs in: user and password (RFC 7617), or a bearer token (RFC 6750)."""
 
-    user: str
-    password: str = field(repr=False)
+    kind: Literal["none", "basic", "token"]
+    user: str = ""
+    password: Secret | None = None
+    token: Secret | None = None
+
+    def mistakes(self) -> Iterator[Mistake]:
+        """What the kind needs and does not have."""
+        if self.kind == "none":
+            return
+        if self.kind == "basic" and not self.user:
+            yield "user", "required for kind basic"
+        yield from mistakes_of_secrets(self.kind, self.password, self.token)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Token:
-    """A bearer token (RFC 6750)."""
-
-    token: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DicomwebDestination:
+class DicomwebDestination(Destination):
     """A STOW-RS origin server.
 
     Args:
@@ -53,40 +67,71 @@ class DicomwebDestination:
         answer_timeout_s: From the last byte sent to the last byte of the answer.
     """
 
-    name: str
-    url: str
-    auth: Basic | Token | None = None
-    ca_file: Path | None = None
-    connect_timeout_s: float = 10.0
-    answer_timeout_s: float = 120.0
+    needs: ClassVar[str] = "`url`"
+    does: ClassVar[str] = "STOW-RS to `url`/studies"
+    service: ClassVar[str] = "STOW-RS user agent"
 
-    def __post_init__(self) -> None:
-        if not self.url.startswith(("http://", "https://")):
-            raise ValueError(f"{self.name}: the URL must begin with http:// or https://")
+    kind: Literal["dicomweb"] = "dicomweb"
+    url: str
+    auth: Credentials | None = None
+    ca_file: Path | None = None
+    connect_timeout_s: Timeout = 10.0
+    answer_timeout_s: Timeout = 120.0
+
+    def mistakes(self) -> Iterator[Mistake]:
+        """A URL that leads nowhere, or that holds a password."""
+        if sentence := _mistake_of_url(self.url):
+            yield "url", sentence
+
+    @classmethod
+    def answers(cls) -> Mapping[str, Mapping[str, Outcome]]:
+        """HTTP statuses that say by themselves what became of the object."""
+        return {"HTTP": {f"HTTP {status}": classify_http(status) for status in _ANSWERS}}
 
     def send(self, deliverable: DeliverableObject) -> Outcome:
         """Store one object with one request."""
         path = Path(deliverable.path)
         if not path.is_file():
             return result_file_gone()
-        with requests.Session() as session, path.open("rb") as file:
-            # neither proxies nor .netrc of whoever started the node: the configuration is all
-            session.trust_env = False
-            session.verify = str(self.ca_file) if self.ca_file else True
+        with self._session() as session, path.open("rb") as file:
             return self._post(session, _Multipart(file), deliverable.sop_instance_uid)
+
+    def probe(self) -> Probe:
+        """An OPTIONS request: it stores nothing, and still says who may come in."""
+        try:
+            with self._session() as session:
+                answer = session.options(
+                    self._studies,
+                    timeout=(self.connect_timeout_s, self.answer_timeout_s),
+                    allow_redirects=False,
+                )
+        except requests.RequestException as error:
+            return Probe.bad(f"{self._studies} does not answer ({type(error).__name__})")
+        return _judge_probe(self._studies, answer)
+
+    @property
+    def _studies(self) -> str:
+        return f"{self.url.rstrip('/')}/studies"
+
+    def _session(self) -> requests.Session:
+        """Without proxies and .netrc of whoever started the node: the configuration is all."""
+        session = requests.Session()
+        session.trust_env = False
+        session.verify = str(self.ca_file) if self.ca_file else True
+        session.auth = _authorization(self.auth)
+        return session
 
     def _post(
         self, session: requests.Session, message: _Multipart, sop_instance_uid: str
     ) -> Outcome:
         try:
             with session.post(
-                f"{self.url.rstrip('/')}/studies",
+                self._studies,
                 data=message,
                 headers={
                     "Content-Type": message.content_type,
                     "Accept": "application/dicom+json",
                 },
-                auth=_authorization(self.auth),
                 timeout=(self.connect_timeout_s, self.answer_timeout_s),
                 allow_redirects=False,
                 stream=True,
@@ -137,10 +182,32 @@ class _Bearer(AuthBase):
         return request
 
 
-def _authorization(auth: Basic | Token | None) -> AuthBase | None:
-    if isinstance(auth, Basic):
-        return HTTPBasicAuth(auth.user, auth.password)
-    return _Bearer(auth.token) if isinstance(auth, Token) else None
+def _mistake_of_url(url: str) -> str:
+    if not url.startswith(("http://", "https://")):
+        return "takes a URL that begins with http:// or https://"
+    try:
+        parts = urlsplit(url)
+        has_host = bool(parts.hostname) and parts.port != 0 and len(parts.netloc.split()) == 1
+    except ValueError:
+        has_host = False
+    if not has_host:
+        return "is no URL with a host, and a port below 65536"
+    return "holds a password: use auth with password_env" if parts.password is not None else ""
+
+
+def _authorization(auth: Credentials | None) -> AuthBase | None:
+    if auth is not None and auth.password is not None:
+        # as UTF-8 (RFC 7617 2.1): requests itself knows Latin-1 only
+        return HTTPBasicAuth(auth.user.encode(), auth.password.value.encode())
+    return _Bearer(auth.token.value) if auth is not None and auth.token is not None else None
+
+
+def _judge_probe(url: str, answer: requests.Response) -> Probe:
+    if answer.is_redirect:
+        return Probe.bad(f"{url} redirects elsewhere, which is not followed: correct the URL")
+    if answer.status_code in _UNWELCOME or answer.status_code >= _SERVER_ERROR:
+        return Probe.bad(f"{url} answers HTTP {answer.status_code}")
+    return Probe.good(f"{url} answers (HTTP {answer.status_code} to OPTIONS)")
 
 
 def _read_answer(response: requests.Response, deadline: float) -> bytes:

@@ -1,4 +1,4 @@
-"""Results by C-STORE, as SCU.
+"""Destinations of kind ``dimse``: results by C-STORE, as SCU.
 
 Source: PS3.4 Annex B, PS3.7 9.1.1, PS3.8 9.3 (association), PS3.5 10.1 (default transfer syntax).
 """
@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar, Literal
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, SegmentationStorage
 from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from node.deliver.classes import (
     AssociationEnd,
@@ -24,107 +26,127 @@ from node.deliver.classes import (
     classify_dimse,
     result_file_gone,
 )
+from node.deliver.destination import Destination, Probe
 from node.deliver.scu import rejection_of, send_c_store
 from node.domain.delivery import DeliverableObject, Outcome
+from node.domain.peers import NO_AE_TITLE, Peer, is_ae_title
+from node.domain.settings import Mistake, OwnAeTitle, Timeout
 from node.domain.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 _REJECTED_TRANSIENT = 0x02  # PS3.8 Table 9-21
 _SLOWEST_BYTES_PER_S = 100_000
+# one of each class of answers, as PS3.4 B.2.3 and PS3.7 Annex C name them
+_ANSWERS = (
+    0x0000, 0xB000, 0xB006, 0xB007, 0x0107, 0x0111, 0x0116,
+    0x0110, 0x0213, 0xA700, 0x0122, 0x0124, 0x0210, 0xA900, 0xC000,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DimseDestination:
+class DimseDestination(Destination):
     """A Storage SCP.
 
     Args:
-        ae_title: Called AE title: the peer's name for itself.
+        peer: Who it is and where it listens.
         calling_ae_title: This node's name.
         answer_timeout_s: Wait for an answer after the object was sent; the time to send it at
             100 kB/s comes on top.
     """
 
-    name: str
-    ae_title: str
-    host: str
-    port: int
-    calling_ae_title: str
-    connect_timeout_s: float = 10.0
-    negotiate_timeout_s: float = 20.0
-    answer_timeout_s: float = 60.0
+    needs: ClassVar[str] = "`peer` with `ae_title` and `host`"
+    does: ClassVar[str] = "C-STORE"
+    service: ClassVar[str] = "Storage SCU"
 
-    def __post_init__(self) -> None:
-        for title in (self.ae_title, self.calling_ae_title):
-            if not title.strip() or len(title) > 16:
-                raise ValueError(f"{self.name}: AE title {title!r} is empty or over 16 characters")
-        if not 0 < self.port < 65536:
-            raise ValueError(f"{self.name}: port {self.port}")
+    kind: Literal["dimse"] = "dimse"
+    peer: Peer
+    calling_ae_title: OwnAeTitle
+    connect_timeout_s: Timeout = 10.0
+    negotiate_timeout_s: Timeout = 20.0
+    answer_timeout_s: Timeout = 60.0
+
+    def mistakes(self) -> Iterator[Mistake]:
+        """A peer that cannot be reached, a name that is none."""
+        if not self.peer.is_reachable:
+            yield "peer", f"peer {self.peer.name} needs ae_title and host to be sent to"
+        if not is_ae_title(self.calling_ae_title):
+            yield "calling_ae_title", NO_AE_TITLE
+
+    @classmethod
+    def answers(cls) -> Mapping[str, Mapping[str, Outcome]]:
+        """C-STORE statuses, and ends of an association without one."""
+        return {
+            "C-STORE status": {f"0x{status:04X}": classify_dimse(status) for status in _ANSWERS},
+            "association": {end.value: classify_association(end) for end in AssociationEnd},
+        }
 
     def send(self, deliverable: DeliverableObject) -> Outcome:
         """Store one object over an association of its own."""
-        return self.send_all([deliverable])[0]
-
-    def send_all(self, deliverables: Sequence[DeliverableObject]) -> tuple[Outcome, ...]:
-        """Store several objects over one association; each has an outcome of its own.
-
-        What comes after a lost line was not tried, and ends as the line did.
-        """
-        if any(not Path(each.path).is_file() for each in deliverables):
-            present = [each for each in deliverables if Path(each.path).is_file()]
-            sent = iter(self.send_all(present) if present else ())
-            return tuple(next(sent) if e in present else result_file_gone() for e in deliverables)
+        if not Path(deliverable.path).is_file():
+            return result_file_gone()
         try:
-            association = self._associate(deliverables)
+            association = self._associate(deliverable)
         except socket.gaierror:
-            end = classify_association(AssociationEnd.UNREACHABLE, "its host name has no address")
-            return (end,) * len(deliverables)
+            return classify_association(AssociationEnd.UNREACHABLE, "its host name has no address")
         try:
             if not association.is_established:
-                return (_end_without_association(association),) * len(deliverables)
-            return self._store_all(association, deliverables)
+                return _end_without_association(association)
+            return self._store(association, deliverable)
         finally:
             if association.is_established:
                 association.release()
 
-    def _associate(self, deliverables: Sequence[DeliverableObject]) -> Association:
+    def probe(self) -> Probe:
+        """C-ECHO, and whether the peer would take a segmentation."""
+        entity = self._entity(self.answer_timeout_s)
+        entity.add_requested_context(Verification)
+        entity.add_requested_context(
+            SegmentationStorage, [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
+        )
+        where = f"{self.peer.ae_title} at {self.peer.host}:{self.peer.port}"
+        try:
+            association = entity.associate(
+                self.peer.host, self.peer.port, ae_title=self.peer.ae_title
+            )
+        except socket.gaierror:
+            return Probe.bad(f"{where} has no address: check the host")
+        if not association.is_established:
+            if association.is_rejected:
+                return Probe.bad(f"{where} rejects this node: check the AE titles on both sides")
+            return Probe.bad(f"{where} does not answer")
+        accepted = {context.abstract_syntax for context in association.accepted_contexts}
+        try:
+            has_echo = Verification in accepted and association.send_c_echo().get("Status", -1) == 0
+        finally:
+            association.release()
+        return _judge_probe(where, takes=SegmentationStorage in accepted, has_echo=has_echo)
+
+    def _entity(self, answer_timeout_s: float) -> AE:
         entity = AE(ae_title=self.calling_ae_title)
         entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
         entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
         entity.connection_timeout = self.connect_timeout_s
         entity.acse_timeout = self.negotiate_timeout_s
-        largest_bytes = max(each.size_bytes for each in deliverables)
-        entity.dimse_timeout = self.answer_timeout_s + largest_bytes / _SLOWEST_BYTES_PER_S
+        entity.dimse_timeout = answer_timeout_s
+        return entity
+
+    def _associate(self, deliverable: DeliverableObject) -> Association:
+        entity = self._entity(self.answer_timeout_s + deliverable.size_bytes / _SLOWEST_BYTES_PER_S)
         entity.network_timeout = entity.dimse_timeout
-        for sop_class_uid, syntax in dict.fromkeys(
-            (each.sop_class_uid, each.transfer_syntax_uid) for each in deliverables
-        ):
-            entity.add_requested_context(sop_class_uid, syntax)
-            if syntax == ExplicitVRLittleEndian:
-                # a context of its own, so that a peer with both does not choose the default
-                entity.requested_contexts = [
-                    *entity.requested_contexts,
-                    _context(sop_class_uid, ImplicitVRLittleEndian),
-                ]
+        entity.add_requested_context(deliverable.sop_class_uid, deliverable.transfer_syntax_uid)
+        if deliverable.transfer_syntax_uid == ExplicitVRLittleEndian:
+            # a context of its own, so that a peer with both does not choose the default
+            entity.requested_contexts = [
+                *entity.requested_contexts,
+                _context(deliverable.sop_class_uid, ImplicitVRLittleEndian),
+            ]
         return entity.associate(
-            self.host,
-            self.port,
-            ae_title=self.ae_title,
+            self.peer.host,
+            self.peer.port,
+            ae_title=self.peer.ae_title,
             evt_handlers=[(evt.EVT_CONN_OPEN, _send_without_delay)],
         )
 
-    def _store_all(
-        self, association: Association, deliverables: Sequence[DeliverableObject]
-    ) -> tuple[Outcome, ...]:
-        outcomes: list[Outcome] = []
-        for message_id, deliverable in enumerate(deliverables, start=1):
-            if not association.is_established:
-                outcomes.append(classify_association(AssociationEnd.ABORTED))
-                continue
-            outcomes.append(self._store(association, deliverable, message_id))
-        return tuple(outcomes)
-
-    def _store(
-        self, association: Association, deliverable: DeliverableObject, message_id: int
-    ) -> Outcome:
+    def _store(self, association: Association, deliverable: DeliverableObject) -> Outcome:
         payload = _payload(association, deliverable)
         if payload is None:
             return classify_association(AssociationEnd.NO_CONTEXT)
@@ -132,7 +154,7 @@ class DimseDestination:
         _config.STORE_SEND_CHUNKED_DATASET = True
         started = time.monotonic()
         try:
-            answer = send_c_store(association, payload, message_id)
+            answer = send_c_store(association, payload, message_id=1)
         except RuntimeError:  # the association ended since it was looked at
             return classify_association(AssociationEnd.ABORTED)
         if "Status" in answer:
@@ -142,6 +164,14 @@ class DimseDestination:
             association.kill()  # pynetdicom notices only later, and would wait for answers
             return classify_association(AssociationEnd.ABORTED)
         return classify_association(AssociationEnd.TIMED_OUT)
+
+
+def _judge_probe(where: str, *, takes: bool, has_echo: bool) -> Probe:
+    if not takes:
+        return Probe.bad(f"{where} answers but takes no Segmentation Storage: results are blocked")
+    if not has_echo:
+        return Probe.warning(f"{where} takes segmentations but answers no C-ECHO")
+    return Probe.good(f"{where} answers C-ECHO and takes Segmentation Storage")
 
 
 def _context(sop_class_uid: str, syntax: str) -> PresentationContext:

@@ -1,4 +1,4 @@
-"""Results into a folder, for people and programs that read files."""
+"""Destinations of kind ``folder``: files for people and programs that read them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ import os
 import shutil
 import string
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar, Literal
 
 from node.deliver.classes import result_file_gone
+from node.deliver.destination import Destination, Probe
 from node.domain.delivery import DeliverableObject, DeliveryClass, Outcome
+from node.domain.settings import Mistake
 
 FIELDS = frozenset(
     {"StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "Modality", "model", "ext"}
@@ -27,7 +30,7 @@ _NO_LINK = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EXDEV, errno.ENO
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FolderDestination:
+class FolderDestination(Destination):
     """Writes each object once, under a name of the layout; what lies there is never replaced.
 
     Args:
@@ -36,12 +39,19 @@ class FolderDestination:
         layout: Relative path with fields in braces; none of them carries patient data.
     """
 
-    name: str
+    needs: ClassVar[str] = "`path`, an existing folder"
+    does: ClassVar[str] = "writes files below it, by `layout`"
+    service: ClassVar[str] = "files, nothing on the network"
+    carries_any_file: ClassVar[bool] = True
+
+    kind: Literal["folder"] = "folder"
     path: Path
     layout: str = DEFAULT_LAYOUT
 
-    def __post_init__(self) -> None:
-        check_layout(self.layout, FIELDS)
+    def mistakes(self) -> Iterator[Mistake]:
+        """A layout that leaves the folder or has other fields."""
+        if sentence := mistake_of_layout(self.layout, FIELDS):
+            yield "layout", sentence
 
     def send(self, deliverable: DeliverableObject) -> Outcome:
         """Write the object; done when file and folder are on the disk."""
@@ -49,6 +59,14 @@ class FolderDestination:
         if not source.is_file():
             return result_file_gone()
         return place(source, self.path, self.relative_path(deliverable))
+
+    def probe(self) -> Probe:
+        """Whether the folder is there and can be written."""
+        if not self.path.is_dir():
+            return Probe.bad(f"{self.path} is not there: create it, or mount it")
+        if not os.access(self.path, os.W_OK | os.X_OK):
+            return Probe.bad(f"{self.path} cannot be written")
+        return Probe.good(f"{self.path} can be written")
 
     def relative_path(self, deliverable: DeliverableObject) -> Path:
         """Where below the folder the object will lie; no part can climb out of it."""
@@ -63,22 +81,17 @@ class FolderDestination:
         return fill_layout(self.layout, values)
 
 
-def check_layout(layout: str, allowed: Collection[str]) -> None:
-    """A layout names a relative path and nothing but these fields.
-
-    Raises:
-        ValueError: It does not, and why.
-    """
+def mistake_of_layout(layout: str, allowed: Collection[str]) -> str:
+    """Why it is no relative path with nothing but these fields in braces; empty where it is one."""
     try:
         fields = {field for _, field, _, _ in string.Formatter().parse(layout)}
-    except ValueError as error:
-        raise ValueError(f"layout {layout!r}: {error}") from None
-    unknown = sorted(field or "{}" for field in fields.difference(allowed, {None}))
-    if unknown:
-        raise ValueError(f"layout {layout!r}: unknown field {', '.join(unknown)}")
-    parts = layout.split("/")
-    if layout.startswith("/") or any(part in ("", ".", "..") for part in parts):
-        raise ValueError(f"layout {layout!r}: not a relative path below the folder")
+    except ValueError:
+        return "a brace is not closed"
+    if unknown := sorted(fields.difference(allowed, {None}), key=str):
+        return f"unknown field {{{unknown[0]}}}; known are {', '.join(sorted(allowed))}"
+    if any(part in ("", ".", "..") for part in layout.split("/")):
+        return "must be a relative path without empty parts, . and .."
+    return ""
 
 
 def fill_layout(layout: str, values: Mapping[str, str]) -> Path:

@@ -28,7 +28,7 @@ def sender_destination(peers: Mapping[str, Peer], origin: Origin) -> str:
         return NO_DESTINATION
     if peer.reply_to:
         return peer.reply_to
-    return f"{IMPLICIT_PREFIX}{peer.name}" if _can_be_reached(peer) else NO_DESTINATION
+    return f"{IMPLICIT_PREFIX}{peer.name}" if peer.is_reachable else NO_DESTINATION
 
 
 def resolve_destinations(
@@ -43,20 +43,11 @@ def implicit_destinations(
     peers: Iterable[Peer], calling_ae_title: str
 ) -> dict[str, DimseDestination]:
     """The destinations that peers without ``reply_to`` are, by name."""
-    names = {
-        f"{IMPLICIT_PREFIX}{p.name}": p for p in peers if not p.reply_to and _can_be_reached(p)
-    }
-    return {
-        name: DimseDestination(
-            name=name,
-            ae_title=peer.ae_title,
-            host=peer.host,
-            port=peer.port,
-            calling_ae_title=calling_ae_title,
+    reached = (peer for peer in peers if peer.is_reachable and not peer.reply_to)
+    made = (
+        DimseDestination(
+            name=f"{IMPLICIT_PREFIX}{peer.name}", peer=peer, calling_ae_title=calling_ae_title
         )
-        for name, peer in names.items()
-    }
-
-
-def _can_be_reached(peer: Peer) -> bool:
-    return bool(peer.ae_title and peer.host)
+        for peer in reached
+    )
+    return {each.name: each for each in made}

@@ -9,14 +9,17 @@ Source: PS3.8 9.3.4 (rejection of callers), PS3.5 6.2 (AE).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+
+from node.domain.settings import KeyName, Mistake, Port, Settings
 
 Resolve = Callable[[str], Collection[str]]
 
 # PS3.5 6.2: the default repertoire without backslash and control characters
 _AE_TITLE = re.compile(r"[\x20-\x5b\x5d-\x7e]{1,16}")
+NO_AE_TITLE = "an AE title has 1 to 16 printable characters and no backslash"
 
 
 def is_ae_title(text: str) -> bool:
@@ -25,7 +28,7 @@ def is_ae_title(text: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Peer:
+class Peer(Settings):
     """One configured system.
 
     Args:
@@ -36,24 +39,33 @@ class Peer:
         reply_to: Destination for its results; empty: C-STORE to this peer.
     """
 
-    name: str
+    name: KeyName
     ae_title: str = ""
     host: str = ""
-    port: int = 104
+    port: Port = 104
     allow_from: tuple[str, ...] = ()
     http_user: str = ""
     reply_to: str = ""
 
-    def __post_init__(self) -> None:
+    def mistakes(self) -> Iterator[Mistake]:
+        """What would let a caller in that proves nothing, or nobody at all."""
         if not self.name:
-            raise ValueError("a peer needs a name")
+            yield "name", "a peer needs a name"
+        if not self.ae_title and not self.http_user:
+            yield "", "needs ae_title (DIMSE) or http_user (HTTP) to be told from others"
         if self.ae_title and not is_ae_title(self.ae_title):
-            raise ValueError(f"peer {self.name}: AE title must be 1 to 16 printable characters")
-        if not 1 <= self.port <= 65535:
-            raise ValueError(f"peer {self.name}: port {self.port} is outside 1 to 65535")
-        for entry in self.allow_from:
-            if "/" in entry:
-                ip_network(entry, strict=False)  # its own message names the mistake
+            yield "ae_title", NO_AE_TITLE
+        if self.ae_title and not self.callers:
+            yield "", "needs host or allow_from: an AE title alone proves nothing"
+        for index, entry in enumerate(self.allow_from):
+            if not _is_address(entry):
+                sentence = f"{entry} is no address and no network such as 10.0.0.0/24"
+                yield f"allow_from.{index}", sentence
+
+    @property
+    def is_reachable(self) -> bool:
+        """Whether results can go to it by C-STORE."""
+        return bool(self.ae_title and self.host)
 
     @property
     def callers(self) -> tuple[str, ...]:
@@ -93,6 +105,16 @@ def is_loopback(address: str) -> bool:
     return _plain(address).is_loopback
 
 
+def is_loopback_host(host: str) -> bool:
+    """Whether only this machine can reach a server bound to this host."""
+    if host == "localhost":
+        return True
+    try:
+        return is_loopback(host.strip("[]"))
+    except ValueError:
+        return False
+
+
 def _calls_from(peer: Peer, address: str, resolve: Resolve | None) -> bool:
     caller = _plain(address)
     return any(_covers(entry, caller, resolve) for entry in peer.callers)
@@ -106,6 +128,17 @@ def _covers(entry: str, caller: IPv4Address | IPv6Address, resolve: Resolve | No
     if isinstance(network, IPv6Network) and network.network_address.ipv4_mapped is not None:
         return _plain(str(network.network_address)) == caller
     return caller in network
+
+
+def _is_address(entry: str) -> bool:
+    """Whether it can stand in ``allow_from``: an address, a network, or a host name."""
+    if "/" not in entry and ":" not in entry and any(each.isalpha() for each in entry):
+        return True
+    try:
+        ip_network(entry, strict=False)
+    except ValueError:
+        return False
+    return True
 
 
 def _plain(address: str) -> IPv4Address | IPv6Address:

@@ -13,8 +13,8 @@ from typing import Any
 
 from pydicom.dataset import Dataset
 
-from node.assemble.policy import OnRefused
 from node.deliver.sender import resolve_destinations
+from node.domain.completion_policy import OnRefused
 from node.domain.errors import InstanceRejected, NodeError, SeriesUnusable
 from node.domain.header import Missing
 from node.domain.instance import Instance, Origin, Transport

@@ -73,7 +73,6 @@ def spool_settings(config: NodeConfig) -> SpoolSettings:
             reserve_gb=config.storage.reserve_gb, max_used_percent=config.storage.max_used_percent
         ),
         quarantine_max_gb=config.storage.quarantine_max_gb,
-        duplicates=config.storage.duplicates,
     )
 
 

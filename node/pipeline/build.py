@@ -13,20 +13,13 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from node.assemble.policy import CompletionPolicy, Late, OnGiveUp, OnRefused
-from node.config import (
-    DicomwebDestinationConfig,
-    DimseDestinationConfig,
-    FolderDestinationConfig,
-    NodeConfig,
-    RuleConfig,
-    load,
-)
+from node.config import NodeConfig, RuleConfig, load
 from node.database.engine import open_engine
-from node.deliver import DicomwebDestination, DimseDestination, FolderDestination
-from node.deliver.dicomweb import Basic, Token
+from node.deliver.destination import Destination as ConfiguredDestination
 from node.deliver.sender import implicit_destinations
+from node.domain.completion_policy import CompletionPolicy
 from node.domain.errors import ConfigInvalid
+from node.domain.job import Priority
 from node.infer.registry import ModelSpec, default_models_folder, load_models
 from node.pipeline.acceptance import accepted_inputs, refused_inputs
 from node.pipeline.deliver import Destination
@@ -36,6 +29,9 @@ from node.route.contradiction import contradiction
 from node.route.rules import StudyRule, compile_rule, conditions_of, mistakes_in
 
 Mistakes = list[tuple[str, str]]
+
+# forms of a result, and whether each is DICOM
+FORMS = {"seg": True}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,16 +46,7 @@ class Plan:
     @property
     def policy(self) -> CompletionPolicy:
         """When series count as complete."""
-        given = self.config.completion
-        return CompletionPolicy(
-            release_settle_s=given.release_settle_s,
-            quiet_s=given.quiet_s,
-            quiet_max_s=given.quiet_max_s,
-            give_up_s=given.give_up_s,
-            on_give_up=OnGiveUp(given.on_give_up),
-            on_refused=OnRefused(given.on_refused),
-            late=Late(given.late),
-        )
+        return self.config.completion
 
     @property
     def results_folder(self) -> Path:
@@ -77,7 +64,8 @@ def plan(path: Path | None, environ: Mapping[str, str] | None = None) -> Plan:
     Raises:
         ConfigInvalid: With every mistake and its path.
     """
-    config = load(path, os.environ if environ is None else environ, check_rules=mistakes_in)
+    environ = os.environ if environ is None else environ
+    config = load(path, environ, check_rules=mistakes_in, forms=FORMS)
     models = load_models([default_models_folder(), *config.models_dirs])
     mistakes: Mistakes = []
     rules = [
@@ -88,8 +76,14 @@ def plan(path: Path | None, environ: Mapping[str, str] | None = None) -> Plan:
     if mistakes:
         raise ConfigInvalid(mistakes)
     return Plan(
-        config=config, models=models, rules=tuple(rules), destinations=_destinations(config)
+        config=config, models=models, rules=tuple(rules), destinations=destinations_of(config)
     )
+
+
+def destinations_of(config: NodeConfig) -> Mapping[str, ConfiguredDestination]:
+    """The destinations of the configuration, and the peers that are one by themselves."""
+    peers = implicit_destinations(config.peers.values(), config.ae_titles[0])
+    return {**peers, **config.destinations}
 
 
 def _active_rule(
@@ -132,7 +126,7 @@ def _active_rule(
         accepts=accepts,
         refuses=refuses,
         send=given.send,
-        priority=given.priority,
+        priority=Priority[given.priority.upper()],
         parameters=dict(given.parameters),
         deadline_s=given.deadline_s or min(model.resources.deadline_s, config.work.deadline_s),
     )
@@ -145,43 +139,3 @@ def _role_mistakes(
         yield f"{path}.study.{role}", f"{model.name} has no role {role!r}: take it out"
     for role in model.inputs.keys() - asked.keys():
         yield f"{path}.study", f"{model.name} needs role {role!r}: say which series it is"
-
-
-def _destinations(config: NodeConfig) -> Mapping[str, Destination]:
-    calling = config.ae_titles[0]
-    found: dict[str, Destination] = dict(implicit_destinations(config.peers.values(), calling))
-    for name, given in config.destinations.items():
-        match given:
-            case DimseDestinationConfig():
-                peer = config.peers[given.peer]
-                found[name] = DimseDestination(
-                    name=name,
-                    ae_title=peer.ae_title,
-                    host=peer.host,
-                    port=peer.port,
-                    calling_ae_title=given.calling_ae_title,
-                    connect_timeout_s=given.connect_timeout_s,
-                    negotiate_timeout_s=given.negotiate_timeout_s,
-                    answer_timeout_s=given.answer_timeout_s,
-                )
-            case DicomwebDestinationConfig():
-                found[name] = _dicomweb(name, given)
-            case FolderDestinationConfig():
-                found[name] = FolderDestination(name=name, path=given.path, layout=given.layout)
-    return found
-
-
-def _dicomweb(name: str, given: DicomwebDestinationConfig) -> DicomwebDestination:
-    auth: Basic | Token | None = None
-    if given.auth is not None:
-        secret = given.auth.secret.value
-        is_basic = given.auth.kind == "basic"
-        auth = Basic(user=given.auth.user, password=secret) if is_basic else Token(token=secret)
-    return DicomwebDestination(
-        name=name,
-        url=given.url,
-        auth=auth,
-        ca_file=given.ca_file,
-        connect_timeout_s=given.connect_timeout_s,
-        answer_timeout_s=given.answer_timeout_s,
-    )

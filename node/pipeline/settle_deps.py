@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from node.assemble.policy import CompletionPolicy
+from node.domain.completion_policy import CompletionPolicy
 from node.domain.instance import Instance
 from node.domain.loss import Loss
 from node.domain.series import SeriesRow

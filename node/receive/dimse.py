@@ -27,7 +27,7 @@ from threading import Event, Lock, Thread
 
 from node.domain.errors import ConfigInvalid, TryLater
 from node.domain.instance import Origin, Transport
-from node.domain.peers import Peer, is_ae_title, is_loopback, match_peer
+from node.domain.peers import Peer, is_ae_title, is_loopback_host, match_peer
 from node.domain.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.receive.associations import HEARTBEAT_S, AssociationLog, End
 from node.receive.carried import Carried
@@ -98,7 +98,7 @@ class DimseSettings:
             found.append(("dimse.max_associations_per_peer", "must be 1 or more"))
         if not _SMALLEST_PDU_BYTES <= self.max_pdu_bytes <= _LARGEST_PDU_BYTES:
             found.append(("dimse.max_pdu_bytes", "must lie between 4096 and 1048576"))
-        if not any(peer.ae_title for peer in self.peers) and not _is_loopback_host(self.host):
+        if not any(peer.ae_title for peer in self.peers) and not is_loopback_host(self.host):
             found.append(
                 (
                     "dimse.host",
@@ -373,13 +373,6 @@ class _Names:
 def _native_syntaxes() -> tuple[str, ...]:
     """For Verification, which has no data set: PS3.5 10.1 default first."""
     return ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")
-
-
-def _is_loopback_host(host: str) -> bool:
-    try:
-        return is_loopback(host)
-    except ValueError:
-        return host == "localhost"
 
 
 def _why_not_listening(settings: DimseSettings, error: OSError) -> tuple[str, str]:

@@ -15,7 +15,6 @@ import os
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
-from typing import Literal
 from uuid import uuid4
 
 from node.domain.errors import InstanceRejected
@@ -61,13 +60,11 @@ class SpoolSettings:
 
     Args:
         folders: Made when absent.
-        duplicates: What wins when a known SOP Instance UID comes with other pixels.
     """
 
     folders: SpoolFolders
     watermark: Watermark = field(default_factory=Watermark)
     quarantine_max_gb: float = 5.0
-    duplicates: Literal["keep_first", "replace"] = "keep_first"
 
 
 class Spool:
@@ -261,8 +258,7 @@ class Spool:
             series_instance_uid=received.series_instance_uid,
             sop_instance_uid=received.sop_instance_uid,
         )
-        is_replaced = is_overruled or self._settings.duplicates == "replace"
-        if verdict.duplicate is Duplicate.CONFLICT and not is_replaced:
+        if verdict.duplicate is Duplicate.CONFLICT and not is_overruled:
             raise InstanceRejected(
                 "another instance is kept under this SOP Instance UID",
                 dimse_status=SAME_UID_OTHER_PIXELS,

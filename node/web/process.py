@@ -73,7 +73,5 @@ def _peer_of(config: NodeConfig) -> PeerOf:
 def _authentication(given: AuthConfig) -> Authentication:
     if given.kind == "none":
         return OPEN
-    accounts = tuple(
-        Account(name=name, secret=secret.value) for name, secret in given.users.items()
-    )
+    accounts = tuple(Account(name=name, secret=user.secret) for name, user in given.users.items())
     return Authentication(kind=given.kind, accounts=accounts)

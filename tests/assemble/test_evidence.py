@@ -514,5 +514,5 @@ def test_without_a_known_count_silence_always_ends_the_wait(last: float, regular
     [{"quiet_s": 0.5}, {"quiet_max_s": 2.0}, {"give_up_s": 30.0}, {"release_settle_s": -1.0}],
 )
 def test_times_that_contradict_each_other_make_no_policy(times: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="must rise"):
+    with pytest.raises(ValueError, match=r"raise it|0 or more"):
         CompletionPolicy(**times)

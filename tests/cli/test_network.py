@@ -12,8 +12,11 @@ import pytest
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, SegmentationStorage
 from pynetdicom import AE, evt
 
-from node.cli.doctor import Health, check_destination
-from node.deliver import DicomwebDestination, DimseDestination, FolderDestination
+from node.deliver.destination import Health
+from node.deliver.dicomweb import DicomwebDestination
+from node.deliver.dimse import DimseDestination
+from node.deliver.folder import FolderDestination
+from node.domain.peers import Peer
 from tests.cli.conftest import CHEST, Segnode
 from tests.support.peers import Node, free_port
 
@@ -93,9 +96,7 @@ def test_send_to_what_is_no_address_ends_with_2(
 def destination(port: int) -> DimseDestination:
     return DimseDestination(
         name="pacs",
-        ae_title="PEER",
-        host="127.0.0.1",
-        port=port,
+        peer=Peer(name="P", ae_title="PEER", host="127.0.0.1", port=port),
         calling_ae_title="SEGNODE",
         connect_timeout_s=2.0,
         negotiate_timeout_s=2.0,
@@ -115,17 +116,17 @@ def destination(port: int) -> DimseDestination:
 def test_doctor_asks_a_dimse_destination_without_storing_anything(
     scp: tuple[int, list[str]], health: Health, word: str
 ) -> None:
-    check = check_destination("pacs", destination(scp[0]))
+    probe = destination(scp[0]).probe()
 
-    assert (check.health, word in check.sentence) == (health, True)
+    assert (probe.health, word in probe.sentence) == (health, True)
     assert scp[1] == []
 
 
 def test_doctor_names_a_destination_that_does_not_answer() -> None:
-    check = check_destination("pacs", destination(free_port()))
+    probe = destination(free_port()).probe()
 
-    assert check.health is Health.BAD
-    assert "does not answer" in check.sentence
+    assert probe.health is Health.BAD
+    assert "does not answer" in probe.sentence
 
 
 @pytest.mark.parametrize(
@@ -155,19 +156,19 @@ def test_doctor_asks_a_dicomweb_destination_by_options(status: int, health: Heal
     Thread(target=server.serve_forever, daemon=True).start()
 
     url = f"http://127.0.0.1:{server.server_port}/dicom-web"
-    check = check_destination("orthanc", DicomwebDestination(name="orthanc", url=url))
+    probe = DicomwebDestination(name="orthanc", url=url).probe()
 
     server.shutdown()
     server.server_close()
-    assert check.health is health
+    assert probe.health is health
     assert asked == ["/dicom-web/studies"]
 
 
 def test_doctor_names_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    check = check_destination("shelf", FolderDestination(name="shelf", path=tmp_path / "gone"))
+    probe = FolderDestination(name="shelf", path=tmp_path / "gone").probe()
 
-    assert check.health is Health.BAD
-    assert "create it, or mount it" in check.sentence
+    assert probe.health is Health.BAD
+    assert "create it, or mount it" in probe.sentence
 
 
 def test_doctor_ends_with_1_when_something_is_bad(segnode: Segnode, config: Path) -> None:

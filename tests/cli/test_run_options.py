@@ -320,9 +320,9 @@ def test_files_that_are_passed_over_are_named(segnode: Segnode, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (("--layout", "{PatientID}/{model}.{ext}"), "unknown field PatientID"),
+        (("--layout", "{PatientID}/{model}.{ext}"), "unknown field {PatientID}"),
         (("--layout", "{SeriesInstanceUID}/result"), "needs {ext}"),
-        (("--layout", "../{model}.{ext}"), "not a relative path"),
+        (("--layout", "../{model}.{ext}"), "must be a relative path"),
         (("--device", "gpu"), "'gpu' is none: use cpu"),
         (("--set", "method"), "is not NAME=VALUE"),
         (("--set", "method={a: 1}"), "is not NAME=VALUE"),

@@ -1,4 +1,4 @@
-"""config/node.yaml and the schema say the same."""
+"""config/node.yaml and the values that it is read into say the same."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 import pytest
-from pydantic import BaseModel
 
 from node.config import load, parse
-from node.config.building import LAYOUT_FIELDS
-from node.config.mistakes import _members, unknown_keys
-from node.config.schema import DEFAULT_LAYOUT, NodeKeys
+from node.config.annotations import is_settings, keys_of, members
+from node.config.reading import Reader
+from node.config.values import FileKeys
 from node.config.yaml_text import read_yaml
-from node.deliver.folder import DEFAULT_LAYOUT as DELIVERED_LAYOUT
-from node.deliver.folder import FIELDS
+from node.deliver import all_kinds
+from node.deliver.destination import Destination
+from node.domain.peers import Peer
 from node.route import mistakes_in
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -24,20 +24,22 @@ EXAMPLES = sorted((REPOSITORY / "config" / "rules").glob("*.yaml"))
 RULE_LANGUAGE = re.compile(r"rules\.\*\.(when|study)\.")
 
 
-def schema_keys(model: type[BaseModel], at: str = "") -> set[str]:
+def schema_keys(settings: type, at: str = "") -> set[str]:
     found: set[str] = set()
-    for name, field in model.model_fields.items():
-        found.add(f"{at}{name}")
-        found |= keys_below(field.rebuild_annotation(), f"{at}{name}.")
+    for name, annotation in keys_of(settings).items():
+        found |= {f"{at}{name}"} | keys_below(annotation, f"{at}{name}.", entry=not at)
     return found
 
 
-def keys_below(annotation: Any, at: str) -> set[str]:
+def keys_below(annotation: Any, at: str, *, entry: bool) -> set[str]:
     found: set[str] = set()
-    for member in _members(annotation):
-        if get_origin(member) in (list, dict):
-            found |= keys_below(get_args(member)[-1], f"{at}*.")
-        elif isinstance(member, type) and issubclass(member, BaseModel):
+    for member in members(annotation):
+        if get_origin(member) is not None:
+            below = [each for each in get_args(member) if is_settings(each)]
+            found |= {key for each in below for key in keys_below(each, f"{at}*.", entry=entry)}
+        elif member is Destination:
+            found |= {key for kind in all_kinds().values() for key in schema_keys(kind, at)}
+        elif is_settings(member) and (entry or member is not Peer):
             found |= schema_keys(member, at)
     return found
 
@@ -89,12 +91,31 @@ def test_no_file_differs_from_node_yaml_in_the_data_folder_only(
 def test_node_yaml_names_every_key_of_the_schema_and_no_other() -> None:
     content = read_yaml(all_examples())
 
-    assert file_keys(content) == schema_keys(NodeKeys)
-    assert list(unknown_keys(NodeKeys, content, ())) == []
+    assert file_keys(content) == schema_keys(FileKeys)
+
+
+def test_every_example_of_node_yaml_can_be_used(tmp_path: Path) -> None:
+    text = re.sub(
+        r"^( *)(password_file|token_file|database_file):.*\n", "", all_examples(), flags=re.M
+    )
+    reader = Reader(
+        {"PACS_PASSWORD": "a", "PACS_TOKEN": "b", "ORTHANC_PASSWORD": "c", "ORTHANC_TOKEN": "d"},
+        tmp_path,
+    )
+
+    reader.read(read_yaml(text))
+
+    kinds_of_secret = {
+        "web.auth.users": "has users but kind is none: say kind: basic or token",
+        "destinations.orthanc.auth.token_env": (
+            "kind asks for a password: use password_env or password_file"
+        ),
+    }
+    assert dict(reader.mistakes) == kinds_of_secret
 
 
 def test_every_key_states_its_default_or_that_it_is_required() -> None:
-    last_names = {key.rpartition(".")[2] for key in schema_keys(NodeKeys)}
+    last_names = {key.rpartition(".")[2] for key in schema_keys(FileKeys)}
 
     silent = [
         line
@@ -113,7 +134,3 @@ def test_rule_examples_load(path: Path) -> None:
     config = load(path, {}, check_rules=mistakes_in)
 
     assert config.rules
-
-
-def test_folder_layouts_are_those_that_delivery_knows() -> None:
-    assert (DEFAULT_LAYOUT, LAYOUT_FIELDS) == (DELIVERED_LAYOUT, FIELDS)

@@ -28,7 +28,7 @@ def accepted(text: str, environ: dict[str, str] | None = None) -> NodeConfig:
     ("text", "path", "words"),
     [
         (RULES + "dimse: {prot: 1}", "dimse.prot", "did you mean port?"),
-        (RULES + "colour: red", "colour", "unknown key; known here: ae_title"),
+        (RULES + "colour: red", "colour", "unknown key; known here: dimse"),
         (RULES + "ray: {}", "ray", "not in this version"),
         (RULES + "dimse: {tls: {}}", "dimse.tls", "not in this version"),
         (RULES + "web: {auth: {kind: oidc}}", "web.auth.kind", "oidc is not in this version"),
@@ -71,6 +71,26 @@ def accepted(text: str, environ: dict[str, str] | None = None) -> NodeConfig:
             RULES + "destinations: {d: {kind: dicomweb, url: 'http://u:p@x'}}",
             "destinations.d.url",
             "holds a password",
+        ),
+        (
+            RULES + PEER + "destinations: {d: {kind: dimse, peer: P, calling_ae_title: 'A\\B'}}",
+            "destinations.d.calling_ae_title",
+            "no backslash",
+        ),
+        (
+            RULES + "destinations: {d: {kind: dimse, peer: {host: h}}}",
+            "destinations.d.peer",
+            "takes one text",
+        ),
+        (
+            RULES + "destinations: {d: {kind: dicomweb, url: 'http://x', auth: {kind: basic}}}",
+            "destinations.d.auth",
+            "needs either password_env or password_file",
+        ),
+        (
+            RULES + "destinations: {d: {kind: folder, path: x, form: nifti}}",
+            "destinations.d.form",
+            "did you mean forms?",
         ),
         (RULES + "peers: {P: {ae_title: X, host: h, reply_to: nix}}", "peers.P.reply_to", "nix"),
         (RULES + "peers: {P: {ae_title: X}}", "peers.P", "host or allow_from"),
@@ -160,6 +180,59 @@ def test_one_mistake_gives_one_line() -> None:
     assert list(mistakes) == ["dimse.port"]
 
 
+def test_what_follows_from_a_mistake_is_not_told_beside_it() -> None:
+    mistakes = mistakes_of(
+        RULES + "web: {auth: {kind: basic, users: {u: {password_env: P, x: 1}}}}"
+    )
+
+    assert list(mistakes) == ["web.auth.users.u.x", "web.auth.users.u.password_env"]
+
+
+def test_a_destination_of_a_peer_that_is_wrong_is_not_told_as_well() -> None:
+    mistakes = mistakes_of(
+        RULES + "peers: {P: {ae_title: X, host: h, port: x}}\n"
+        "destinations: {d: {kind: dimse, peer: P}}"
+    )
+
+    assert mistakes == {"peers.P.port": "takes a whole number"}
+
+
+def test_a_form_is_one_that_there_is_and_that_the_kind_carries() -> None:
+    text = RULES + (
+        "destinations:\n"
+        "  web: {kind: dicomweb, url: 'http://x', forms: [seg, nifti]}\n"
+        "  shelf: {kind: folder, path: x, forms: [nifti, sge]}\n"
+    )
+
+    with pytest.raises(ConfigInvalid) as invalid:
+        parse(text, {}, base=Path("/base"), forms={"seg": True, "nifti": False})
+
+    assert dict(invalid.value.mistakes) == {
+        "destinations.web.forms.1": "nifti is no DICOM object, and nothing else goes to this kind",
+        "destinations.shelf.forms.1": "no form sge; known: nifti, seg",
+    }
+
+
+def test_paths_of_a_destination_start_from_the_file_and_its_name_from_the_first_title() -> None:
+    config = accepted(
+        RULES + PEER + "ae_titles: [ONE, TWO]\n"
+        "destinations:\n"
+        "  d: {kind: dimse, peer: P}\n"
+        "  f: {kind: folder, path: shelf}\n"
+        "  w: {kind: dicomweb, url: 'https://x', ca_file: ca.pem}\n"
+    )
+
+    dimse, folder, web = config.destinations.values()
+    assert (dimse.peer.host, dimse.calling_ae_title, dimse.name) == ("10.0.0.5", "ONE", "d")
+    assert (folder.path, web.ca_file) == (Path("/base/shelf"), Path("/base/ca.pem"))
+
+
+def test_an_anchor_that_holds_itself_is_refused() -> None:
+    mistakes = mistakes_of("rules: &r\n  - {name: a, run: m, when: {any: *r}}\n")
+
+    assert mistakes
+
+
 def test_all_mistakes_come_at_once_whatever_part_they_are_in() -> None:
     mistakes = mistakes_of(
         "ae_titles: 5\nweb: {host: 0.0.0.0}\ndestinations: {d: {kind: dimse}}\n"
@@ -186,7 +259,7 @@ def test_a_bind_to_the_network_is_fine_with_peers_and_authentication() -> None:
         {"T": "s3cret"},
     )
 
-    assert (config.dimse.host, config.web.auth.users["u"].value) == ("0.0.0.0", "s3cret")
+    assert (config.dimse.host, config.web.auth.users["u"].secret) == ("0.0.0.0", "s3cret")
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.3.4.5", "::1", "localhost"])
@@ -204,6 +277,8 @@ def test_loopback_needs_neither_peers_nor_authentication(host: str) -> None:
         ("{}", "web.auth.users.u", "either password_env or password_file"),
         ("{password: hunter2}", "web.auth.users.u.password", "password_env or password_file"),
         ("{token_env: T}", "web.auth.users.u.token_env", "kind asks for a password"),
+        ("{password_env: ''}", "web.auth.users.u.password_env", "must not be empty"),
+        ("{password_env: 5}", "web.auth.users.u.password_env", "takes one text"),
     ],
 )
 def test_a_secret_that_is_not_there_is_refused(user: str, path: str, words: str) -> None:
@@ -243,7 +318,7 @@ def test_a_secret_file_is_read_relative_to_the_configuration(tmp_path: Path) -> 
 
     config = load(file, {})
 
-    assert config.web.auth.users["u"].value == "s3cret"
+    assert config.web.auth.users["u"].secret == "s3cret"
     assert config.data_dir == tmp_path / "data"
     assert config.database_url == f"sqlite:///{tmp_path / 'here.sqlite'}"
 
@@ -262,12 +337,6 @@ def test_an_unquoted_number_for_text_is_refused_and_one_with_a_leading_zero_is_t
 
     assert "write '7' in quotes" in mistakes["rules.0.when.StudyID"]
     assert config.rules[0].when == {"StudyID": "007"}
-
-
-def test_a_destination_named_twice_is_kept_once() -> None:
-    config = accepted("rules: [{name: a, run: m, when: {Modality: CT}, send: [sender, sender]}]")
-
-    assert config.rules[0].send == ("sender",)
 
 
 def test_a_file_that_is_not_there_is_a_configuration_mistake(tmp_path: Path) -> None:

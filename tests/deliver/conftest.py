@@ -9,8 +9,9 @@ import pytest
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SegmentationStorage
 
-from node.deliver import DimseDestination
+from node.deliver.dimse import DimseDestination
 from node.domain.delivery import DeliverableObject
+from node.domain.peers import Peer
 from tests.support.evil_peers import segmentation
 
 MakeObject = Callable[..., DeliverableObject]
@@ -46,11 +47,10 @@ def dimse() -> Callable[..., DimseDestination]:
     """A destination on a loopback port, with short timeouts."""
 
     def make(port: int, **options: object) -> DimseDestination:
+        peer = {"name": "P", "ae_title": "EVIL", "host": "127.0.0.1", "port": port}
         settings = {
             "name": "pacs",
-            "ae_title": "EVIL",
-            "host": "127.0.0.1",
-            "port": port,
+            "peer": Peer(**{key: options.pop(key, value) for key, value in peer.items()}),
             "calling_ae_title": "SEGNODE",
             "connect_timeout_s": 2.0,
             "negotiate_timeout_s": 2.0,

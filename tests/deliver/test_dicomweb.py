@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from node.deliver.dicomweb import Basic, DicomwebDestination, Token
+from node.deliver.dicomweb import Credentials, DicomwebDestination
 from node.domain.delivery import DeliveryClass
+from node.domain.settings import Secret
 from tests.support.evil_peers import (
     StowServer,
     failed_answer,
@@ -27,6 +28,10 @@ SENT, WARNED, RETRY, REFUSED, BLOCKED = (
     DeliveryClass.BLOCKED,
 )
 Body = bytes | Callable[[str], bytes]
+
+
+def password(value: str) -> Credentials:
+    return Credentials(kind="basic", user="node", password=Secret(source="env:P", value=value))
 
 
 def stow(url: str, **options: object) -> DicomwebDestination:
@@ -113,8 +118,10 @@ def test_what_the_server_asks_for_is_handed_on(asked, seconds, make_object) -> N
 @pytest.mark.parametrize(
     ("auth", "header"),
     [
-        (Basic(user="node", password="secret"), "Basic bm9kZTpzZWNyZXQ="),
-        (Token(token="abc"), "Bearer abc"),
+        (password("secret"), "Basic bm9kZTpzZWNyZXQ="),
+        (password("пароль"), "Basic bm9kZTrQv9Cw0YDQvtC70Yw="),
+        (Credentials(kind="token", token=Secret(source="env:T", value="abc")), "Bearer abc"),
+        (Credentials(kind="none"), None),
         (None, None),
     ],
 )

@@ -79,16 +79,6 @@ def test_bytes_travel_as_they_are_in_the_file(make_object, dimse) -> None:
     assert peer.stored == [(deliverable.sop_instance_uid, data_set_bytes(deliverable.path))]
 
 
-def test_several_objects_share_one_association_and_have_their_own_ends(make_object, dimse) -> None:
-    objects = [make_object(n) for n in (1, 2, 3)]
-
-    with StoreScp(answer=lambda stored: (0x0000, 0xC000, 0xB000)[stored]).listening() as peer:
-        outcomes = dimse(peer.port).send_all(objects)
-
-    assert [o.kind for o in outcomes] == [SENT, REFUSED, WARNED]
-    assert peer.associations == 1
-
-
 @pytest.mark.parametrize(("result", "kind"), [(1, BLOCKED), (2, RETRY)])
 def test_a_rejected_association_blocks_for_good_or_waits(result, kind, make_object, dimse) -> None:
     with raw_server(rejecting(result)) as port:
@@ -109,13 +99,10 @@ def test_a_peer_without_the_segmentation_class_blocks(make_object, dimse) -> Non
 
 @pytest.mark.parametrize("misdeed", ["abort", "drop", "abort at once"])
 def test_a_line_lost_before_the_answer_is_tried_again(misdeed, make_object, dimse) -> None:
-    objects = [make_object(1), make_object(2)]
-
     with StoreScp(misdeed=misdeed).listening() as peer:
-        outcomes = dimse(peer.port).send_all(objects)
+        outcome = dimse(peer.port).send(make_object())
 
-    assert [o.kind for o in outcomes] == [RETRY, RETRY]
-    assert all(o.destination_sick for o in outcomes)
+    assert (outcome.kind, outcome.destination_sick) == (RETRY, True)
 
 
 @pytest.mark.parametrize("talk", [hanging_up, silent(3.0)])
@@ -158,14 +145,20 @@ def test_a_peer_with_the_default_syntax_only_gets_the_same_attributes(make_objec
     assert dcmread(deliverable.path).PixelData in peer.stored[0][1]
 
 
-def test_a_result_whose_file_is_gone_blocks_and_the_others_go(make_object, dimse) -> None:
-    lost, kept = make_object(1), make_object(2)
+def test_a_result_whose_file_is_gone_blocks_without_a_call(make_object, dimse) -> None:
+    lost = make_object()
     Path(lost.path).unlink()
 
     with StoreScp().listening() as peer:
-        outcomes = dimse(peer.port).send_all([lost, kept])
+        outcome = dimse(peer.port).send(lost)
 
-    assert [o.kind for o in outcomes] == [BLOCKED, SENT]
+    assert (outcome.kind, peer.associations) == (BLOCKED, 0)
+
+
+@pytest.mark.parametrize("title", ["A\\B", " ", "X" * 17, "Ä"])
+def test_a_name_that_is_no_ae_title_calls_nobody(dimse, title) -> None:
+    with pytest.raises(ValueError, match="calling_ae_title: an AE title has 1 to 16"):
+        dimse(104, calling_ae_title=title)
 
 
 def test_nagle_is_off_while_an_object_travels(make_object, dimse, monkeypatch) -> None:

@@ -15,8 +15,9 @@ from pydicom.uid import CTImageStorage
 from sqlalchemy import Engine, select
 
 from node.database.engine import open_engine, reading
-from node.deliver import DimseDestination, FolderDestination
 from node.deliver.classes import unknown_destination
+from node.deliver.dimse import DimseDestination
+from node.deliver.folder import FolderDestination
 from node.domain.delivery import DeliverableObject
 from node.domain.job import job_key
 from node.jobs.leases import JobLeases

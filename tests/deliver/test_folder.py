@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from node.deliver import FolderDestination
+from node.deliver.folder import FolderDestination
 from node.domain.delivery import DeliveryClass
 
 

@@ -50,4 +50,7 @@ def test_peers_without_reply_are_destinations_of_their_own() -> None:
     made = implicit_destinations(PEERS.values(), "SEGNODE")
 
     assert list(made) == ["peer:CT1"]
-    assert (made["peer:CT1"].host, made["peer:CT1"].calling_ae_title) == ("10.0.0.7", "SEGNODE")
+    assert (made["peer:CT1"].peer.host, made["peer:CT1"].calling_ae_title) == (
+        "10.0.0.7",
+        "SEGNODE",
+    )

@@ -61,7 +61,7 @@ def test_a_peer_without_ae_title_never_calls_over_dimse() -> None:
     [{"name": ""}, {"ae_title": "X" * 17}, {"ae_title": "A\\B"}, {"port": 0}, {"port": 70000}],
 )
 def test_a_peer_cannot_be_built_wrong(mistake: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="peer"):
+    with pytest.raises(ValueError, match="Peer"):
         Peer(**{"name": "x", "ae_title": "X", "host": "h", **mistake})  # type: ignore[arg-type]
 
 

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from node.assemble.policy import Late, OnGiveUp
-from node.deliver import DicomwebDestination, DimseDestination, FolderDestination
+from node.deliver.dicomweb import DicomwebDestination
+from node.deliver.dimse import DimseDestination
+from node.deliver.folder import FolderDestination
+from node.domain.completion_policy import Late, OnGiveUp
 from node.domain.errors import ConfigInvalid
 from node.domain.job import Priority
 from node.pipeline.build import Plan, plan

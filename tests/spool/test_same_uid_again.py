@@ -95,17 +95,6 @@ def test_other_pixels_or_geometry_are_a_conflict_and_the_first_is_kept(
     assert len(node.rows("instance")) == len(node.rows("quarantine")) == 1
 
 
-def test_by_policy_the_newcomer_replaces_with_a_pixel_identity_of_its_own(tmp_path: Path) -> None:
-    with opened_node(tmp_path, duplicates="replace") as node:
-        node.store(ct_slice())
-
-        assert node.store(other_pixels()).state is InstanceState.STORED
-
-        first, second = node.rows("instance")
-        assert second["version"] == 2
-        assert second["pixel_identity"] != first["pixel_identity"]
-
-
 def test_another_patient_in_a_series_is_quarantined_without_naming_anyone(node: Node) -> None:
     stranger = ct_slice(2)
     stranger.PatientID = "P2"

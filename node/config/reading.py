@@ -1,0 +1,276 @@
+"""From plain values to the frozen values of the sections, read as these are annotated.
+
+pydantic reads types and what is required, of a destination those of the class that ``KINDS`` has for its
+``kind``; the values judge themselves. Before that, what the file gives in another way is put in
+(``node.domain.settings`` lists the ways), and unknown keys are told. What is wrong is told and taken out,
+so that every mistake is found at once.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from pydantic import TypeAdapter, ValidationError
+
+from node.config.annotations import (
+    hints_of,
+    is_given,
+    is_required,
+    is_settings,
+    keys_of,
+    marks,
+    members,
+)
+from node.config.mistakes import (
+    A_LIST,
+    BAD_NAME,
+    KEYS_AND_VALUES,
+    ONE_TEXT,
+    REQUIRED,
+    Location,
+    dotted,
+    mistake_of_text,
+    mistakes_of_error,
+    unknown_key,
+    value_not_in_this_version,
+)
+from node.config.secrets import read_secret
+from node.config.values import NOT_EMPTY, FileKeys, FolderConfig, RuleConfig
+from node.deliver import KINDS, kind_of
+from node.deliver.destination import Destination
+from node.domain.peers import Peer, is_ae_title
+from node.domain.settings import Given, Mistake, Secret, Settings
+
+STAND_IN = "stand-in"
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,63}")
+_READ_FIRST = ("ae_title", "ae_titles", "peers")  # others are read with their help
+# list items that others count keep their place
+_ITEM_STAND_INS: Mapping[type, Settings] = {
+    RuleConfig: RuleConfig(name=STAND_IN, run=STAND_IN, send=()),
+    FolderConfig: FolderConfig(path=Path(STAND_IN)),
+}
+_PEER_STAND_IN = Peer(name=STAND_IN, ae_title="STAND_IN", host=STAND_IN)
+
+
+class Reader:
+    """Reads one file and collects what is wrong with it.
+
+    Args:
+        base: The folder that relative paths start from.
+    """
+
+    def __init__(self, environ: Mapping[str, str], base: Path) -> None:
+        self.mistakes: list[Mistake] = []
+        # told last: why a secret is of no use comes before why it is not there
+        self._of_secrets: list[Mistake] = []
+        self._environ = environ
+        self._base = base
+        self._peer_names: tuple[str, ...] = ()
+        self._so_far = FileKeys()
+
+    def read(self, content: Mapping[str, Any]) -> FileKeys:
+        """The keys of the file; good only while ``mistakes`` is empty."""
+        known = keys_of(FileKeys)
+        self._report_unknown(content, known, ())
+        if isinstance(given := content.get("peers"), Mapping):
+            self._peer_names = tuple(str(name) for name in given)
+        values: dict[str, Any] = {}
+        for key in dict.fromkeys((*_READ_FIRST, *known)):
+            if is_given(FileKeys, key, content):
+                values |= self._section(key, known[key], content[key])
+            if key in _READ_FIRST:
+                self._so_far = FileKeys(**values)
+        if not values.get("rules"):
+            self.mistakes.append(("rules", NOT_EMPTY if "rules" in content else REQUIRED))
+        self.mistakes += self._of_secrets
+        return FileKeys(**values)
+
+    def _section(self, key: str, annotation: Any, value: Any) -> dict[str, Any]:
+        """The value of a top-level key by its key; nothing where it cannot be used."""
+        entry = next((m for m in get_args(annotation) if is_settings(m)), None)
+        if entry is None:
+            read = self._value(annotation, value, (key,))
+            return {} if read is None else {key: read}
+        if get_origin(annotation) is tuple:
+            if not isinstance(value, list):
+                self.mistakes.append((key, A_LIST))
+                return {}
+            items = [self._value(entry, each, (key, n)) for n, each in enumerate(value)]
+            return {key: tuple(item or _ITEM_STAND_INS[entry] for item in items)}
+        if not isinstance(value, Mapping):
+            self.mistakes.append((key, KEYS_AND_VALUES))
+            return {}
+        return {key: dict(self._entries(key, entry, value))}
+
+    def _entries(
+        self, key: str, entry: Any, value: Mapping[Any, Any]
+    ) -> Iterator[tuple[str, object]]:
+        for name, each in value.items():
+            if not _NAME.fullmatch(str(name)):
+                self.mistakes.append((f"{key}.{name}", BAD_NAME))
+            elif (read := self._value(entry, each, (key, str(name)))) is not None:
+                yield str(name), read
+
+    def _value(self, annotation: Any, value: Any, at: Location) -> Any:
+        """The value, or None where it is wrong altogether."""
+        if annotation is Destination and isinstance(value, Mapping):
+            kind = value.get("kind")
+            if not isinstance(kind, str) or kind not in KINDS:
+                self.mistakes.append((dotted((*at, "kind")), _mistake_of_kind(kind, at)))
+                return None
+            annotation = kind_of(kind)
+        rest = (
+            self._keys(annotation, value, at)
+            if is_settings(annotation) and isinstance(value, Mapping)
+            else self._prepared(annotation, value, at)
+        )
+        adapter = _adapter(annotation)
+        told: list[str] = []
+        while True:
+            try:
+                return adapter.validate_json(_as_json(rest), strict=True)
+            except ValidationError as invalid:
+                errors = invalid.errors()
+            found = [each for error in errors for each in mistakes_of_error(error, rest, at)]
+            told += self._tell([(dotted((*at, *place)), text) for place, text in found], told)
+            # deeper places first, and of the items of a list the last: others keep their number
+            places = sorted({place for place, _ in found}, key=_last_first, reverse=True)
+            if False in [_take_out(rest, place, at) for place in places]:
+                return None
+
+    def _tell(self, mistakes: Iterable[Mistake], told: Sequence[str]) -> list[str]:
+        """Add mistakes, but for what only follows from something taken out below; their paths."""
+        new = [each for each in mistakes if not any(p.startswith(f"{each[0]}.") for p in told)]
+        self.mistakes += new
+        return [path for path, _ in new]
+
+    def _keys(self, settings: type, value: Mapping[Any, Any], at: Location) -> dict[str, Any]:
+        """What pydantic is to read for one value: what the file says, and what it says otherwise."""
+        self._report_unknown(value, keys_of(settings), at)
+        prepared: dict[str, Any] = {}
+        for name, annotation in hints_of(settings).items():
+            if Given.BY_KEY in marks(annotation):
+                prepared[name] = str(at[-1])
+            elif Secret in members(annotation):
+                if (secret := self._secret(name, value, at)) is not None:
+                    prepared[name] = asdict(secret)
+                elif is_required(settings, name):
+                    prepared[name] = asdict(_stand_in_secret(name, ""))
+                    self.mistakes.append((dotted(at), f"needs either {name}_env or {name}_file"))
+            elif is_given(settings, name, value):
+                prepared[name] = self._prepared(annotation, value[name], (*at, name))
+            elif Given.BY_NODE in marks(annotation):
+                own = self._so_far.all_ae_titles[0]
+                prepared[name] = own if is_ae_title(own) else STAND_IN
+        return prepared
+
+    def _prepared(self, annotation: Any, value: Any, at: Location) -> Any:
+        types = members(annotation)
+        if Peer in types:
+            return asdict(self._peer(value, at))
+        for each in types:
+            if is_settings(each) and isinstance(value, Mapping):
+                return self._keys(each, value, at)
+            if get_origin(each) is Mapping and isinstance(value, Mapping):
+                return self._mapping(get_args(each)[1], value, at)
+            if get_origin(each) is tuple and isinstance(value, list):
+                inner = get_args(each)[0]
+                return [self._prepared(inner, item, (*at, n)) for n, item in enumerate(value)]
+        if isinstance(value, str) and types in ((str,), (Path,)):
+            self._check_text(value, at)
+            return value if types == (str,) else str((self._base / value).absolute())
+        return value
+
+    def _mapping(self, inner: Any, value: Mapping[Any, Any], at: Location) -> dict[str, Any]:
+        for name in value:
+            self._check_text(str(name), (*at, name))
+        return {str(name): self._prepared(inner, each, (*at, name)) for name, each in value.items()}
+
+    def _check_text(self, text: str, at: Location) -> None:
+        if sentence := mistake_of_text(text):
+            self.mistakes.append((dotted(at), sentence))
+
+    def _peer(self, name: Any, at: Location) -> Peer:
+        if not isinstance(name, str):
+            self.mistakes.append((dotted(at), REQUIRED if name is None else ONE_TEXT))
+        elif name not in self._peer_names:
+            sentence = f"no peer {name}{known_names(self._peer_names)}"
+            self.mistakes.append((dotted(at), sentence))
+        return self._so_far.peers.get(str(name), _PEER_STAND_IN)
+
+    def _secret(self, name: str, value: Mapping[Any, Any], at: Location) -> Secret | None:
+        """The secret that two keys of the file may name; None where neither is given."""
+        named: dict[str, str | None] = {f"{name}_env": None, f"{name}_file": None}
+        for key in named:
+            if (text := value.get(key)) is None:
+                continue
+            named[key] = str(text)
+            if not isinstance(text, str):
+                self.mistakes.append((dotted((*at, key)), ONE_TEXT))
+            self._check_text(str(text), (*at, key))
+        given = next(((key, text) for key, text in named.items() if text is not None), None)
+        if given is None:
+            return None
+        secret = read_secret(named, name, dotted(at), self._environ, self._base, self._of_secrets)
+        return secret or _stand_in_secret(*given)
+
+    def _report_unknown(
+        self, value: Mapping[Any, Any], known: Mapping[str, Any], at: Location
+    ) -> None:
+        for key in value:
+            if key not in known:
+                self.mistakes.append((dotted((*at, key)), unknown_key(str(key), at, tuple(known))))
+
+
+def known_names(names: tuple[str, ...]) -> str:
+    """The end of a sentence about a name that nothing has."""
+    return f"; known: {', '.join(sorted(names))}" if names else "; none is configured"
+
+
+def _mistake_of_kind(kind: object, at: Location) -> str:
+    if kind is None:
+        return REQUIRED
+    known = f"takes one of {', '.join(KINDS)}"
+    return value_not_in_this_version((*at, "kind"), kind) or known
+
+
+@cache
+def _adapter(annotation: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(annotation)
+
+
+def _as_json(value: Any) -> str:
+    # in JSON, and only there, pydantic is strict and still reads lists as tuples and texts as enums
+    return json.dumps(value, skipkeys=True, default=lambda _: [None])
+
+
+def _stand_in_secret(key: str, text: str) -> Secret:
+    return Secret(source=f"{key.rpartition('_')[2]}:{text}", value=text)
+
+
+def _last_first(place: Location) -> list[tuple[int, str]]:
+    """Sorts items of one list by number, so that the last can be taken out first."""
+    return [(part, "") if isinstance(part, int) else (-1, part) for part in place]
+
+
+def _take_out(content: Any, place: Location, at: Location) -> bool:
+    """Take out what is wrong, or whatever lacks it; False where that is everything."""
+    if at[0] == "rules" and place in (("name",), ("run",)):
+        content[place[0]] = STAND_IN
+        return True
+    there = [content]
+    for part in place:
+        try:
+            there.append(there[-1][part])
+        except (KeyError, IndexError, TypeError):
+            break
+    if len(there) == 1:
+        return False
+    there[-2].pop(place[len(there) - 2])
+    return True
