@@ -12,9 +12,7 @@ A folder given to ``load_models`` is a model itself or holds models.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -24,30 +22,17 @@ from node.domain.errors import ConfigInvalid
 from node.domain.quantity import Quantity
 from node.domain.segment import Segment
 from node.infer.assets import Asset
-from node.infer.container.templates import layout_mistakes
 from node.infer.labels_table import read_labels_table
-from node.infer.model_file import (
-    BundleRunnerPart,
-    ContainerRunnerPart,
-    ModelFile,
-    PythonRunnerPart,
-    RunnerPart,
-    read_model_file,
-)
+from node.infer.model_file import ModelFile, read_model_file
 from node.infer.plausible import Plausible
 from node.infer.plausible_file import read_plausible
-
-RUNNERS: Mapping[str, str] = {
-    "python": "node.infer.python:run",
-    "monai_bundle": "node.infer.bundle.runner:run",
-    "container": "node.infer.container.runner:run",
-}
+from node.infer.revision import revision_of
+from node.infer.runner_part import Mistake, RunnerPart
 
 CARD_SECTIONS = ("Intended use", "How it works", "Where it fails", "Licence")
 
 _REGION_LIMIT = 16  # as many as a label array has bits
-_PREPARING = "node.infer.brain:"  # the steps that a bundle's ``prepare`` may name
-_PYTHON_ENTRY = re.compile(r"node\.infer\.[a-z0-9_.]+:[a-z][a-z0-9_]*")
+_VOXELS = "node.infer.volume"  # what reads the voxels of every model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +61,7 @@ class InputSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunnerSpec:
-    """Who runs the model: a kind of ``RUNNERS``, what it calls, and with what.
+    """Who runs the model: a kind of ``KINDS``, what it calls, and with what.
 
     Args:
         settings: What model.yaml says to this kind alone.
@@ -108,7 +93,7 @@ class ModelSpec:
         weights: Learned parameters, outside the folder.
         plausible: What a result may be.
         digest: Changes when the model may give other results: model.yaml, labels.csv, files, weights,
-            and the code of this package that runs it.
+            and the revisions of the code that runs it.
     """
 
     folder: Path
@@ -133,24 +118,9 @@ class ModelSpec:
         return next(iter(self.inputs))
 
     @property
-    def image_id(self) -> str:
-        """What the image of a container must be; empty: whatever its name stands for."""
-        part = self.runner.settings
-        return part.image_id if isinstance(part, ContainerRunnerPart) else ""
-
-    @property
     def image(self) -> Asset | None:
-        """The image of a container, with the licence of the weights in it; engines pull it."""
-        part = self.runner.settings
-        if not isinstance(part, ContainerRunnerPart):
-            return None
-        return Asset(
-            path="image",
-            url=part.entry,
-            sha256=self.image_id.removeprefix("sha256:"),
-            licence=part.licence,
-            commercial_use=part.commercial_use,
-        )
+        """The image of a container, with the licence of the weights in it."""
+        return self.runner.settings.image
 
     @property
     def weights_digest(self) -> str:
@@ -216,7 +186,7 @@ def load_model(folder: Path) -> ModelSpec:
     segments, label_mistakes = read_labels_table(folder / "labels.csv", f"{place}/labels.csv")
     mistakes = [*mistakes, *label_mistakes, *_card_mistakes(folder, place)]
     if file is not None:
-        mistakes += [*_runner_mistakes(file, place), *_asset_mistakes(file, place)]
+        mistakes += [*_runner_mistakes(file, folder, place), *_asset_mistakes(file, place)]
         if file.outputs == ["regions"] and any(s.label_value > _REGION_LIMIT for s in segments):
             mistakes.append(
                 (f"{place}/labels.csv", f"regions have label values 1 to {_REGION_LIMIT}")
@@ -286,36 +256,9 @@ def _card_mistakes(folder: Path, place: str) -> list[tuple[str, str]]:
     ]
 
 
-def _runner_mistakes(file: ModelFile, place: str) -> Iterable[tuple[str, str]]:
-    where = f"{place}/model.yaml: runner"
-    match file.runner:
-        case PythonRunnerPart(entry=entry):
-            if not _PYTHON_ENTRY.fullmatch(entry):
-                return [(f"{where}.entry", f"{entry!r} is not node.infer.<module>:<function>")]
-            if _source_of(entry) is None:
-                return [(f"{where}.entry", f"there is no module {entry.partition(':')[0]}")]
-        case BundleRunnerPart():
-            return _bundle_mistakes(file, file.runner, f"{place}/model.yaml")
-        case ContainerRunnerPart(layout=layout):
-            return [
-                *(
-                    (f"{where}.layout.{role}", sentence)
-                    for role, sentence in layout_mistakes(layout, file.inputs)
-                ),
-                *_container_quantity_mistakes(file, place),
-            ]
-    return []
-
-
-def _container_quantity_mistakes(file: ModelFile, place: str) -> Iterator[tuple[str, str]]:
-    """A container reads the files itself: nothing is computed or filled for it."""
-    for role, item in file.inputs.items():
-        if Quantity.SUVBW in item.quantities:
-            at = f"{place}/model.yaml: inputs.{role}.quantity"
-            yield at, "a container is given files as they are: no SUV is computed for it"
-        if item.padding is not None:
-            at = f"{place}/model.yaml: inputs.{role}.padding"
-            yield at, "a container is given files as they are: no padding is filled for it"
+def _runner_mistakes(file: ModelFile, folder: Path, place: str) -> Iterator[Mistake]:
+    for key, sentence in file.runner.mistakes(file, folder):
+        yield f"{place}/model.yaml: {key}", sentence
 
 
 def _asset_mistakes(file: ModelFile, place: str) -> Iterator[tuple[str, str]]:
@@ -327,57 +270,17 @@ def _asset_mistakes(file: ModelFile, place: str) -> Iterator[tuple[str, str]]:
             yield f"{place}/model.yaml: files", f"{path} does not lie below the model's folder"
 
 
-def _bundle_mistakes(
-    file: ModelFile, runner: BundleRunnerPart, where: str
-) -> Iterator[tuple[str, str]]:
-    weights = {each.path for each in file.weights}
-    if runner.entry not in {each.path for each in file.files}:
-        yield f"{where}: runner.entry", f"{runner.entry} is not among the files of the model"
-    for name, variant in runner.variants.items():
-        if variant.weights not in weights:
-            at = f"{where}: runner.variants.{name}.weights"
-            yield at, f"{variant.weights} is not among the weights of the model"
-        if variant.next and variant.next not in runner.variants:
-            yield f"{where}: runner.variants.{name}.next", f"there is no variant {variant.next!r}"
-    chosen = {f"variant_by.{shown}": variant for shown, variant in runner.variant_by.items()}
-    if "variant" in runner.parameters:
-        chosen["parameters.variant"] = runner.parameters["variant"]
-    for key, named in chosen.items():
-        if named not in runner.variants:
-            yield f"{where}: runner.{key}", f"there is no variant {named!r}"
-    for role in runner.channels:
-        if role not in file.inputs:
-            yield f"{where}: runner.channels", f"{role!r} is no input of this model"
-
-
-def _source_of(entry: str) -> Path | None:
-    """The source file of ``module:function``, found without importing the module."""
-    try:
-        found = importlib.util.find_spec(entry.partition(":")[0])
-    except ModuleNotFoundError:
-        return None
-    return Path(found.origin) if found and found.origin else None
-
-
-def _is_prepared(file: ModelFile) -> bool:
-    runner = file.runner
-    return isinstance(runner, BundleRunnerPart) and bool(
-        runner.prepare or any(variant.prepare for variant in runner.variants.values())
-    )
-
-
 def _digest(folder: Path, file: ModelFile) -> str:
     """One digest over everything that decides what the model gives."""
-    parts = [(folder / "model.yaml").read_bytes(), (folder / "labels.csv").read_bytes()]
-    entries = [file.runner.entry if file.runner.kind == "python" else RUNNERS[file.runner.kind]]
-    if _is_prepared(file):
-        entries.append(_PREPARING)
-    for source in filter(None, map(_source_of, entries)):
-        # a function may be one module of infer itself; a package is taken whole
-        alone = source.parent == Path(__file__).parent
-        sources = [source] if alone else sorted(source.parent.glob("*.py"))
-        parts.extend(path.read_bytes() for path in sources)
+    runner = file.runner
+    modules = [_VOXELS, *runner.modules()]
+    revisions = [f"{runner.kind} {type(runner).REVISION}"]
+    revisions += [f"{module} {revision_of(module)}" for module in modules]
     digest = hashlib.sha256()
-    for part in parts:
+    for part in (
+        (folder / "model.yaml").read_bytes(),
+        (folder / "labels.csv").read_bytes(),
+        "\n".join(revisions).encode(),
+    ):
         digest.update(hashlib.sha256(part).digest())
     return digest.hexdigest()

@@ -41,7 +41,7 @@ def run(request: Mapping[str, Any], report: Report) -> dict[str, Any]:
     device = os.environ.get("SEGNODE_DEVICE", "cpu")
     exporter = importlib.import_module(_TENSORRT).exporter_of(model, request["precision"])
     exporter.require(device)
-    variants = list(getattr(model.runner.settings, "variants", {}))
+    variants = model.runner.settings.variant_names
     variant = request["variant"] or str(model.runner.parameters.get("variant", variants[0]))
     if variant not in variants:
         raise JobFailed(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
 
 from node.domain.errors import ConfigInvalid
 from node.domain.segment import Code
+from node.infer import registry
+from node.infer.kinds import KINDS
 from node.infer.registry import default_models_folder, load_model, load_models
 
 
@@ -153,38 +156,65 @@ def test_the_digest_changes_with_what_decides_the_result(folder: Path) -> None:
     assert reworded.digest == renumbered.digest
 
 
-def test_the_digest_changes_with_the_code_of_a_python_model(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of this package's infer, which a test may change; digests follow its sources."""
+    copied = Path(shutil.copytree(Path(registry.__file__).parent, tmp_path / "infer"))
+
+    def find_spec(module: str) -> ModuleSpec:
+        place = copied.joinpath(*module.split(".")[2:])
+        source = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+        return ModuleSpec(module, None, origin=str(source))
+
+    monkeypatch.setattr("importlib.util.find_spec", find_spec)
+    return copied
+
+
+REVISED = [
+    ("ct_tissue", "ct_tissue/__init__.py"),
+    ("ct_tissue", "volume.py"),
+    ("mindgrab", "brain/brainchop.py"),
+    ("brats_mri", "brain/brats.py"),
+    ("ctmr", "brain/template.py"),
+    ("wholebody_ct", "volume.py"),
+]
+
+
+@pytest.mark.parametrize(("name", "source"), REVISED)
+def test_a_raised_revision_changes_the_digest(package: Path, name: str, source: str) -> None:
+    before = load_model(default_models_folder() / name).digest
+
+    spoil(package / source, "REVISION = ", "REVISION = 9")
+
+    assert load_model(default_models_folder() / name).digest != before
+
+
+@pytest.mark.parametrize(("name", "source"), REVISED)
+def test_a_changed_comment_changes_no_digest(package: Path, name: str, source: str) -> None:
+    before = load_model(default_models_folder() / name).digest
+
+    spoil(package / source, "REVISION = ", "# said better\nREVISION = ")
+
+    assert load_model(default_models_folder() / name).digest == before
+
+
+def test_the_revision_of_a_kind_changes_the_digest_of_its_models(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from node.infer import registry
+    names = ("ct_tissue", "spleen_ct")
+    before = [load_model(default_models_folder() / name).digest for name in names]
 
-    before = load_model(folder).digest
-    code = tmp_path / "code"
-    code.mkdir()
-    (code / "__init__.py").write_text("")
-    (code / "lungs.py").write_text("limit = 1")
-    monkeypatch.setattr(registry, "_source_of", lambda entry: code / "__init__.py")
-    first = load_model(folder).digest
-    (code / "lungs.py").write_text("limit = 2")
+    monkeypatch.setattr(KINDS["monai_bundle"], "REVISION", 99)
 
-    assert len({before, first, load_model(folder).digest}) == 3
+    after = [load_model(default_models_folder() / name).digest for name in names]
+    assert [old == new for old, new in zip(before, after, strict=True)] == [True, False]
 
 
-def test_the_digest_of_a_prepared_bundle_covers_the_code_that_prepares_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from node.infer import registry
+def test_code_without_a_revision_is_no_entry(folder: Path) -> None:
+    spoil(folder / "model.yaml", "node.infer.ct_tissue:run", "node.infer.report:run")
 
-    folder = default_models_folder() / "brats_mri"
-    before = load_model(folder).digest
-    code = tmp_path / "code"
-    code.mkdir()
-    (code / "__init__.py").write_text("")
-    source_of = registry._source_of
-    monkeypatch.setattr(
-        registry,
-        "_source_of",
-        lambda entry: code / "__init__.py" if "brain" in entry else source_of(entry),
-    )
+    mistakes = mistakes_of(lambda: load_model(folder))
 
-    assert load_model(folder).digest != before
+    assert mistakes == {
+        "models/ct_tissue/model.yaml: runner.entry": "node.infer.report declares no REVISION"
+    }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from pydicom import dcmread
 from node.domain.grid import Stack
 from node.domain.header import Header, HeaderMerger
 from node.domain.result import LabelArray
+from node.infer.python.runner import entry_of
 from node.infer.registry import ModelSpec
 from node.infer.report import Report, Stopwatch
 from node.infer.run_context import RunContext, SeriesInput
@@ -66,10 +66,8 @@ def entry_labels(
     model: ModelSpec, volumes: Mapping[str, Volume], parameters: Mapping[str, object] | None = None
 ) -> LabelArray:
     """What the function of a ``python`` model makes of volumes in memory."""
-    module, _, function = model.runner.entry.partition(":")
     given = {**model.runner.parameters, **(parameters or {})}
     spec = replace(model, runner=replace(model.runner, parameters=given))
     with TemporaryDirectory() as name:
-        entry = getattr(importlib.import_module(module), function)
-        labels: LabelArray = entry(spec, volumes, room(Path(name)), Stopwatch())
+        labels: LabelArray = entry_of(spec)(spec, volumes, room(Path(name)), Stopwatch())
         return labels

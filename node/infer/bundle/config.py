@@ -15,7 +15,7 @@ from typing import Any
 
 from node.domain.errors import JobFailed
 from node.infer.assets import check_assets
-from node.infer.model_file import BundleRunnerPart
+from node.infer.bundle.spec import BundlePart
 from node.infer.registry import ModelSpec
 
 
@@ -36,10 +36,10 @@ class Bundle:
     weights: Path
 
 
-def settings_of(spec: ModelSpec) -> BundleRunnerPart:
+def settings_of(spec: ModelSpec) -> BundlePart:
     """What model.yaml says to this runner kind."""
     settings = spec.runner.settings
-    if not isinstance(settings, BundleRunnerPart):
+    if not isinstance(settings, BundlePart):
         raise JobFailed(f"{spec.name} is no bundle", permanent=True)
     return settings
 

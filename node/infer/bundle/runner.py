@@ -23,6 +23,7 @@ from node.infer.bundle.config import bundle_of, settings_of
 from node.infer.bundle.fast import PRECISIONS, Loaded, MemoryMode, is_out_of_memory, load, run_fast
 from node.infer.bundle.image import Image, Prepared
 from node.infer.bundle.optimized import chosen_optimized, with_optimized
+from node.infer.bundle.spec import PREPARE
 from node.infer.bundle.strict import run_strict
 from node.infer.bundle.variant_selection import (
     asking_for,
@@ -35,11 +36,6 @@ from node.infer.report import Report
 from node.infer.run_context import ModelOutput, RunContext, SeriesInput, read_volumes
 from node.infer.volume import Volume
 
-# name in model.yaml -> function that makes the image of several series, or in a common space
-PREPARE: Mapping[str, str] = {
-    "brain_tumour": "node.infer.brain.brats:prepare",
-    "brain_template": "node.infer.brain.template:prepare",
-}
 MODES = ("fast", "strict")
 
 

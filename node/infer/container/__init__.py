@@ -3,7 +3,7 @@
 ::
 
     runner         run: image -> input folder -> container -> output files -> labels
-    settings       what model.yaml says of it
+    spec           what model.yaml says to it, and what this machine lacks
     templates      role -> folder of its files, and what is wrong with a template
     layout         the input folder
     engine         podman or docker: which, which image, which command line

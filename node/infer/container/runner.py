@@ -12,7 +12,7 @@ from node.infer.container.engine import ContainerOrder, Engine, Image, extra_fla
 from node.infer.container.layout import lay_out
 from node.infer.container.leftovers import owner_labels, remove_leftovers
 from node.infer.container.outputs import OutputFile, choose, read_outputs
-from node.infer.container.settings import ContainerSettings, settings_of
+from node.infer.container.spec import ContainerPart
 from node.infer.registry import ModelSpec
 from node.infer.report import Report
 from node.infer.run_context import ModelOutput, RunContext, SeriesInput, padding_of
@@ -28,9 +28,9 @@ def run(
     Raises:
         JobFailed: No engine, no image, no output, or an output that is not a result of these inputs.
     """
-    settings = settings_of(spec)
+    settings = _settings_of(spec)
     with report.stage("prepare"):
-        engine, image = find_image(settings.image, settings.image_id)
+        engine, image = find_image(settings.entry, settings.image_id)
         if removed := remove_leftovers(engine):
             report.note(f"containers that a dead runner had left, now removed: {removed}")
         lay_out(inputs, settings.layout, context.scratch / "in")
@@ -45,6 +45,23 @@ def run(
         padding = padding_of(inputs[spec.grid_role])
     ran = {"image": image.reference, "image_id": image.image_id}
     return ModelOutput(labels=labels, ran=ran, padding=padding)
+
+
+def _settings_of(spec: ModelSpec) -> ContainerPart:
+    settings = spec.runner.settings
+    if not isinstance(settings, ContainerPart):
+        raise TypeError(f"{spec.name} is no container model")
+    return settings
+
+
+def _arguments(spec: ModelSpec, settings: ContainerPart) -> tuple[str, ...]:
+    """Those of model.yaml, and the parameters of the job behind them.
+
+    A parameter becomes ``key=value``, which is how MHub's images take changes to their workflow:
+    ``--config:modules.NAME.KEY=VALUE``.
+    """
+    changes = (f"{key}={value}" for key, value in spec.runner.parameters.items())
+    return (*settings.arguments, *changes)
 
 
 def _run(
@@ -81,13 +98,13 @@ def _run(
 
 
 def _order(
-    spec: ModelSpec, settings: ContainerSettings, image: Image, context: RunContext
+    spec: ModelSpec, settings: ContainerPart, image: Image, context: RunContext
 ) -> ContainerOrder:
     return ContainerOrder(
         name=f"segnode-{spec.name}-{uuid.uuid4().hex[:12]}",
         labels={**owner_labels(), "segnode.model": spec.name},
         image_id=image.image_id,
-        arguments=settings.arguments,
+        arguments=_arguments(spec, settings),
         input_folder=(Path(context.scratch / "in").absolute(), settings.input_folder),
         output_folder=settings.output_folder,
         device=context.device,
