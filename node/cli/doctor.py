@@ -94,6 +94,8 @@ def examine(plan: Plan, *, sends: bool) -> Iterator[Check]:
     yield _check_database(plan)
     for model in {rule.model.name: rule.model for rule in plan.rules}.values():
         yield check_model(model, plan.config)
+    for name, unusable in plan.found.unusable.items():
+        yield Check(name=f"model {name}", health=Health.BAD, sentence=str(unusable))
     config = plan.config
     dimse = _check_port("dimse", config.dimse.host, config.dimse.port)
     yield dimse

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from node.cli.models import commands
+from node.cli.models import commands, known_model
 from node.cli.options import ConfigOption, ModelsDirOption
 from node.cli.printing import plain, print_facts, say
 from node.domain.errors import ConfigInvalid, NodeError
@@ -51,10 +51,7 @@ def optimize_model(
 ) -> None:
     """Make a TensorRT network of a bundle, and keep it where its labels agree with the original's."""
     here = models_here(config, models_dir or [])
-    model = here.models.get(name)
-    if model is None:
-        there_are = ", ".join(sorted(here.models))
-        raise typer.BadParameter(f"no model {name!r}; there are: {there_are}", param_hint="NAME")
+    model = known_model(name, here)
     if not sample.is_dir():
         raise ConfigInvalid([("--sample", f"{sample} is not a folder")])
     from node.infer.assets import locked_licences

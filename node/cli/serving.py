@@ -16,7 +16,7 @@ from uuid import uuid4
 import typer
 
 from node.cli.options import ConfigOption
-from node.cli.printing import JsonOption, print_json, say
+from node.cli.printing import JsonOption, print_json, say, tell_set_aside
 from node.database.migrate import migrate
 from node.domain.errors import ConfigInvalid
 from node.jobs.leases import JobLeases
@@ -93,7 +93,9 @@ def check_config(
         print_json({"good": False, "mistakes": mistakes})
         raise typer.Exit(2) from None
     warnings = [f"{name}: {sentence}" for name, sentence in _not_ready(checked)]
+    bad = checked.found.unusable
     if as_json:
+        warnings += [f"{name}: {model}" for name, model in bad.items()]
         digest = checked.config.digest
         print_json({"good": True, "mistakes": [], "warnings": warnings, "digest": digest})
         return
@@ -103,6 +105,7 @@ def check_config(
     )
     for warning in warnings:
         say(f"its jobs would fail: {warning}")
+    tell_set_aside(bad)
 
 
 def _not_ready(current: Plan) -> Iterator[tuple[str, str]]:
@@ -120,6 +123,8 @@ def prepare(current: Plan, wanted: set[Role]) -> None:
         ConfigInvalid: A port is in use, or the database cannot be used.
     """
     settings = current.config
+    for name, model in current.found.unusable.items():
+        log.warning("a model is set aside", extra={"model": name, "sentence": str(model)})
     for name, sentence in _not_ready(current):
         log.warning("jobs of a model would fail", extra={"model": name, "sentence": sentence})
     if Role.RECEIVE in wanted:

@@ -6,7 +6,7 @@
                     labels.csv    label value -> name, codes, colour (see node.infer.labels_table)
                     README.md     the model card, with its four sections
 
-A folder given to ``load_models`` is a model itself or holds models.
+A folder given to ``find_models`` is a model itself or holds models. A model with mistakes is set aside.
 """
 
 from __future__ import annotations
@@ -148,31 +148,63 @@ def default_models_folder() -> Path:
     return installed if installed.is_dir() else package.parent / "models"
 
 
-def load_models(folders: Sequence[Path]) -> Mapping[str, ModelSpec]:
-    """Every model of these folders by name.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnusableModel:
+    """A model folder with mistakes: it is told and set aside, and whoever names it is refused."""
+
+    name: str
+    folder: Path
+    mistakes: tuple[Mistake, ...]
+
+    def __str__(self) -> str:
+        return "; ".join(f"{where}: {what}" for where, what in self.mistakes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundModels:
+    """What some folders hold, by name."""
+
+    usable: Mapping[str, ModelSpec]
+    unusable: Mapping[str, UnusableModel]
+
+    def why_not(self, name: str) -> str:
+        """Why no model of this name can be had; empty where it can."""
+        if name in self.usable:
+            return ""
+        if name in self.unusable:
+            return f"model {name} cannot be used: {self.unusable[name]}"
+        return f"there is no model {name!r}; there are: {', '.join(sorted(self.usable))}"
+
+
+def find_models(folders: Sequence[Path]) -> FoundModels:
+    """Every model of these folders.
+
+    Of two models with one name neither can be used: which of them is meant, nobody knows.
 
     Raises:
-        ConfigInvalid: All mistakes of all folders, each as ``models/ct_tissue/model.yaml: key``.
+        ConfigInvalid: A folder is no model folder and holds none.
     """
-    models: dict[str, ModelSpec] = {}
-    mistakes: list[tuple[str, str]] = []
-    for folder in folders:
-        found = _model_folders(folder)
-        if not found:
-            mistakes.append((str(folder), "is neither a model folder nor does it hold one"))
-        for model_folder in found:
-            try:
-                model = load_model(model_folder)
-            except ConfigInvalid as error:
-                mistakes.extend(error.mistakes)
-                continue
-            if model.name in models:
-                other = models[model.name].folder
-                mistakes.append((_place(model_folder), f"is also the name of the model in {other}"))
-            models[model.name] = model
-    if mistakes:
-        raise ConfigInvalid(mistakes)
-    return MappingProxyType(models)
+    usable: dict[str, ModelSpec] = {}
+    unusable: dict[str, UnusableModel] = {}
+    empty = [folder for folder in folders if not _model_folders(folder)]
+    if empty:
+        what = "is neither a model folder nor does it hold one"
+        raise ConfigInvalid([(str(folder), what) for folder in empty])
+    for model_folder in (each for folder in folders for each in _model_folders(folder)):
+        name = model_folder.name
+        try:
+            model = load_model(model_folder)
+            other = usable.pop(name, None) or unusable.get(name)
+            if other is not None:
+                where = f"is also the name of the model in {other.folder}"
+                raise ConfigInvalid([(_place(model_folder), where)])
+        except ConfigInvalid as invalid:
+            mistakes = tuple(invalid.mistakes)
+            unusable[name] = UnusableModel(name=name, folder=model_folder, mistakes=mistakes)
+            usable.pop(name, None)
+        else:
+            usable[name] = model
+    return FoundModels(usable=MappingProxyType(usable), unusable=MappingProxyType(unusable))
 
 
 def load_model(folder: Path) -> ModelSpec:

@@ -27,7 +27,7 @@ from node.deliver import DicomwebDestination, DimseDestination, FolderDestinatio
 from node.deliver.dicomweb import Basic, Token
 from node.deliver.sender import implicit_destinations
 from node.domain.errors import ConfigInvalid
-from node.infer.registry import ModelSpec, default_models_folder, load_models
+from node.infer.registry import FoundModels, ModelSpec, default_models_folder, find_models
 from node.pipeline.acceptance import accepted_inputs, refused_inputs
 from node.pipeline.deliver import Destination
 from node.pipeline.matching import ActiveRule
@@ -40,12 +40,21 @@ Mistakes = list[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A configuration that can be served: checked whole, with its models and compiled rules."""
+    """A configuration that can be served: checked whole, with its models and compiled rules.
+
+    Args:
+        found: All models; those with mistakes are used by no rule.
+    """
 
     config: NodeConfig
-    models: Mapping[str, ModelSpec]
+    found: FoundModels
     rules: tuple[ActiveRule, ...]
     destinations: Mapping[str, Destination]
+
+    @property
+    def models(self) -> Mapping[str, ModelSpec]:
+        """The models that can be used, by name."""
+        return self.found.usable
 
     @property
     def policy(self) -> CompletionPolicy:
@@ -78,32 +87,29 @@ def plan(path: Path | None, environ: Mapping[str, str] | None = None) -> Plan:
         ConfigInvalid: With every mistake and its path.
     """
     config = load(path, os.environ if environ is None else environ, check_rules=mistakes_in)
-    models = load_models([default_models_folder(), *config.models_dirs])
+    found = find_models([default_models_folder(), *config.models_dirs])
     mistakes: Mistakes = []
     rules = [
         rule
         for index, given in enumerate(config.rules)
-        if (rule := _active_rule(config, given, models, f"rules.{index}", mistakes)) is not None
+        if (rule := _active_rule(config, given, found, f"rules.{index}", mistakes)) is not None
     ]
     if mistakes:
         raise ConfigInvalid(mistakes)
-    return Plan(
-        config=config, models=models, rules=tuple(rules), destinations=_destinations(config)
-    )
+    return Plan(config=config, found=found, rules=tuple(rules), destinations=_destinations(config))
 
 
 def _active_rule(
     config: NodeConfig,
     given: RuleConfig,
-    models: Mapping[str, ModelSpec],
+    found: FoundModels,
     path: str,
     mistakes: Mistakes,
 ) -> ActiveRule | None:
     rule = compile_rule(name=given.name, when=given.when, study=given.study, path=path)
-    model = models.get(given.run)
+    model = found.usable.get(given.run)
     if model is None:
-        known = ", ".join(sorted(models))
-        mistakes.append((f"{path}.run", f"there is no model {given.run!r}; there are: {known}"))
+        mistakes.append((f"{path}.run", found.why_not(given.run)))
         return None
     try:
         accepts, refuses = accepted_inputs(model), refused_inputs(model)

@@ -13,7 +13,7 @@ from node.domain.errors import ConfigInvalid
 from node.domain.segment import Code
 from node.infer import registry
 from node.infer.kinds import KINDS
-from node.infer.registry import default_models_folder, load_model, load_models
+from node.infer.registry import default_models_folder, find_models, load_model
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def mistakes_of(call: Callable[[], object]) -> dict[str, str]:
 
 
 def test_the_models_that_come_with_segnode_load() -> None:
-    models = load_models([default_models_folder()])
+    models = find_models([default_models_folder()]).usable
 
     assert "ct_tissue" in models
     assert models["ct_tissue"].inputs["ct"].min_slices == 3
@@ -45,7 +45,7 @@ def test_the_models_that_come_with_segnode_load() -> None:
 
 
 def test_a_model_folder_may_be_named_itself(folder: Path) -> None:
-    assert list(load_models([folder])) == ["ct_tissue"]
+    assert list(find_models([folder]).usable) == ["ct_tissue"]
 
 
 @pytest.mark.parametrize(
@@ -117,15 +117,22 @@ def test_all_mistakes_of_all_files_are_told_at_once(folder: Path) -> None:
     spoil(folder / "labels.csv", "#2E7FA8", "red")
     spoil(folder / "README.md", "## Where it fails", "## Where it shines")
 
-    mistakes = mistakes_of(lambda: load_models([folder, folder.parent / "nowhere"]))
+    (bad,) = find_models([folder]).unusable.values()
+
+    mistakes = dict(bad.mistakes)
 
     assert set(mistakes) == {
         "models/ct_tissue/model.yaml: inputs.ct.mn_slices",
         "models/ct_tissue/model.yaml: resources.device",
         "models/ct_tissue/labels.csv: line 3",
         "models/ct_tissue/README.md",
-        str(folder.parent / "nowhere"),
     }
+
+
+def test_a_folder_without_models_is_a_mistake_of_whoever_names_it(tmp_path: Path) -> None:
+    mistakes = mistakes_of(lambda: find_models([tmp_path]))
+
+    assert mistakes == {str(tmp_path): "is neither a model folder nor does it hold one"}
 
 
 @pytest.mark.parametrize("name", ["model.yaml", "labels.csv", "README.md"])
@@ -137,10 +144,11 @@ def test_a_missing_file_is_told(folder: Path, name: str) -> None:
     assert "is missing" in mistakes[f"models/ct_tissue/{name}"]
 
 
-def test_two_models_of_one_name_are_refused(folder: Path) -> None:
-    mistakes = mistakes_of(lambda: load_models([default_models_folder(), folder]))
+def test_of_two_models_with_one_name_neither_can_be_used(folder: Path) -> None:
+    found = find_models([default_models_folder(), folder])
 
-    assert "is also the name of" in mistakes["models/ct_tissue"]
+    assert "ct_tissue" not in found.usable
+    assert "models/ct_tissue: is also the name of" in str(found.unusable["ct_tissue"])
 
 
 def test_the_digest_changes_with_what_decides_the_result(folder: Path) -> None:
