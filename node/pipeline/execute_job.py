@@ -32,6 +32,7 @@ from node.domain.job import ResultIdentity, result_key
 from node.domain.reasons import in_one_sentence
 from node.domain.result import LabelVolume
 from node.encode import ENCODERS, read_tables
+from node.infer.kept import Kept
 from node.infer.labels_file import read_labels, write_labels
 from node.infer.measure import measure_labels
 from node.infer.plausible import why_implausible
@@ -61,7 +62,7 @@ class _Source:
         return self.given.stack
 
 
-def run(request: Mapping[str, Any], report: Report) -> dict[str, Any]:
+def run(request: Mapping[str, Any], report: Report, kept: Kept) -> dict[str, Any]:
     """Do one job; the products named in the answer are durable files when it returns.
 
     Raises:
@@ -72,14 +73,14 @@ def run(request: Mapping[str, Any], report: Report) -> dict[str, Any]:
     """
     configure_logging()
     try:
-        return _run(JobOrder.from_json(request), report)
+        return _run(JobOrder.from_json(request), report, kept)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise TryLater("no room on the disk for the result; tried again by itself") from error
         raise
 
 
-def _run(order: JobOrder, report: Report) -> dict[str, Any]:
+def _run(order: JobOrder, report: Report, kept: Kept) -> dict[str, Any]:
     model = load_model(order.model_folder)
     if model.digest != order.model_digest:
         raise JobFailed(
@@ -90,7 +91,7 @@ def _run(order: JobOrder, report: Report) -> dict[str, Any]:
     with report.stage("headers"):
         sources = {each.role: _read_source(each, model) for each in order.inputs}
     grid = sources[model.grid_role]
-    made = _labels(order, model, sources, report)
+    made = _labels(order, model, sources, report, kept)
     with report.stage("judge"):
         measured = measure_labels(made.volume)
         # labels that nobody asked for are not missing
@@ -117,9 +118,9 @@ def _run(order: JobOrder, report: Report) -> dict[str, Any]:
     return answer
 
 
-def warm(request: Mapping[str, Any], report: Report) -> dict[str, Any]:
+def warm(request: Mapping[str, Any], report: Report, kept: Kept) -> dict[str, Any]:
     """What a first job would wait for: imports, and what ``request["models"]`` need."""
-    warmed = dict(warm_runners(request, report))
+    warmed = dict(warm_runners(request, report, kept))
     # the first thing that needs them is the last of a job: it begins beside them
     threading.Thread(target=read_tables, daemon=True).start()
     return warmed
@@ -161,7 +162,11 @@ class _Made:
 
 
 def _labels(
-    order: JobOrder, model: ModelSpec, sources: Mapping[str, _Source], report: Report
+    order: JobOrder,
+    model: ModelSpec,
+    sources: Mapping[str, _Source],
+    report: Report,
+    kept: Kept,
 ) -> _Made:
     stack = sources[model.grid_role].stack
     path = order.folder / LABELS_FILE
@@ -174,7 +179,7 @@ def _labels(
             volume = LabelVolume(labels=labels, stack=stack, overlapping=model.has_regions)
             return _Made(volume, content, ran, _file_facts(path, _sha256(path)))
     crash_point("mid-inference")
-    with _run_context(order, model) as context:
+    with _run_context(order, model, kept) as context:
         inputs = {role: source.given for role, source in sources.items()}
         produced = run_model(model, inputs, context, report, order.parameters)
     with report.stage("keep labels"):
@@ -187,7 +192,7 @@ def _labels(
 
 
 @contextmanager
-def _run_context(order: JobOrder, model: ModelSpec) -> Iterator[RunContext]:
+def _run_context(order: JobOrder, model: ModelSpec, kept: Kept) -> Iterator[RunContext]:
     """A place to work in; what an attempt that was killed left there goes first."""
     scratch = order.folder / "scratch"
     shutil.rmtree(scratch, ignore_errors=True)
@@ -198,6 +203,7 @@ def _run_context(order: JobOrder, model: ModelSpec) -> Iterator[RunContext]:
             weights_dir=order.weights_dir,
             scratch=scratch,
             memory_gb=model.resources.memory_gb,
+            kept=kept,
         )
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

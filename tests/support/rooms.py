@@ -12,6 +12,7 @@ from pydicom import dcmread
 from node.domain.grid import Stack
 from node.domain.header import Header, HeaderMerger
 from node.domain.result import LabelArray
+from node.infer.kept import Kept
 from node.infer.python.runner import entry_of
 from node.infer.registry import ModelSpec
 from node.infer.report import Report, Stopwatch
@@ -36,7 +37,13 @@ def nothing_known(stack: Stack) -> SeriesInput:
     return SeriesInput(stack=stack, files={}, header=Header({}))
 
 
-def room(folder: Path, *, weights_dir: Path | None = None, memory_gb: float = 8.0) -> RunContext:
+def room(
+    folder: Path,
+    *,
+    weights_dir: Path | None = None,
+    memory_gb: float = 8.0,
+    kept: Kept | None = None,
+) -> RunContext:
     """A room whose scratch lies in a folder."""
     scratch = folder / "scratch"
     scratch.mkdir(exist_ok=True)
@@ -45,6 +52,7 @@ def room(folder: Path, *, weights_dir: Path | None = None, memory_gb: float = 8.
         weights_dir=weights_dir or folder / "weights",
         scratch=scratch,
         memory_gb=memory_gb,
+        kept=kept or Kept(),
     )
 
 

@@ -31,6 +31,7 @@ from node.infer.bundle.variant_selection import (
     labels_wanted,
     variant_of,
 )
+from node.infer.kept import Kept
 from node.infer.registry import ModelSpec
 from node.infer.report import Report
 from node.infer.run_context import ModelOutput, RunContext, SeriesInput, read_volumes
@@ -49,14 +50,14 @@ class Step:
     engine: str = ""
 
 
-def warm(spec: ModelSpec, weights_dir: Path, device: str) -> None:
+def warm(spec: ModelSpec, weights_dir: Path, device: str, kept: Kept) -> None:
     """Load the variant that goes without saying, so that the first job finds it loaded.
 
     Of several models the first: one network is warm at a time.
     """
     variant = spec.runner.parameters.get("variant", next(iter(settings_of(spec).variants)))
-    if not _kept:
-        _loaded(spec, str(variant), weights_dir, device)
+    if kept.is_empty:
+        _loaded(spec, str(variant), weights_dir, device, kept)
 
 
 def run(
@@ -75,9 +76,8 @@ def run(
         if value not in known:
             there_are = ", ".join(known)
             raise JobFailed(f"no {name} {value!r}; there are: {there_are}", permanent=True)
-    bundle = bundle_of(
-        spec, variant, context.weights_dir
-    )  # what is missing is told before all else
+    # what is missing is told before all else
+    bundle = bundle_of(spec, variant, context.weights_dir, context.kept.hashes)
     read = read_volumes(spec, inputs, report)
     prepared = _prepare(spec, variant, read.volumes, context, report)
     by_class = is_asked_by_class(bundle)
@@ -109,7 +109,9 @@ def _prepare(
     chosen = settings.variants[variant]
     step = chosen if chosen.prepare else settings
     if step.prepare:
-        files = check_assets(spec, context.weights_dir, step.prepare_files)
+        files = check_assets(
+            spec, context.weights_dir, step.prepare_files, hashes=context.kept.hashes
+        )
         module, _, function = PREPARE[step.prepare].partition(":")
         with report.stage("prepare series"):
             prepared: Prepared = getattr(importlib.import_module(module), function)(
@@ -140,7 +142,9 @@ def _step_down(
             report.note(f"out of memory: {step.sentence}")
         try:
             with report.stage("load model"):
-                loaded = _loaded(spec, step.variant, context.weights_dir, step.effort.device)
+                loaded = _loaded(
+                    spec, step.variant, context.weights_dir, step.effort.device, context.kept
+                )
             if loaded.remark:
                 report.note(loaded.remark)
             done = replace(step, engine=loaded.engine)
@@ -149,6 +153,7 @@ def _step_down(
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
+        context.kept.drop_network()
         _free_memory()  # after the error is gone, which holds on to what the run had made
     raise JobFailed(
         f"out of memory, even in the smallest way to run {spec.name}: give it more"
@@ -176,24 +181,20 @@ def _steps(spec: ModelSpec, variant: str, first: MemoryMode) -> Iterator[Step]:
         yield Step(variant=seen[0], effort=on_cpu, sentence="on the CPU")
 
 
-# the network that is warm; one, since they are large
-_kept: dict[tuple[str, str, str, str], Loaded] = {}
+def _loaded(spec: ModelSpec, variant: str, weights_dir: Path, device: str, kept: Kept) -> Loaded:
+    bundle = bundle_of(spec, variant, weights_dir, kept.hashes)
 
-
-def _loaded(spec: ModelSpec, variant: str, weights_dir: Path, device: str) -> Loaded:
-    bundle = bundle_of(spec, variant, weights_dir)
-    key = (spec.digest, variant, device, chosen_optimized(spec, variant, weights_dir))
-    if key not in _kept:
-        _free_memory()
+    def load_it() -> Loaded:
         loaded = load(bundle, device, regions=spec.has_regions)
-        _kept[key] = with_optimized(loaded, spec, variant, weights_dir, device)
-    return _kept[key]
+        return with_optimized(loaded, spec, variant, weights_dir, device, kept.hashes)
+
+    key = (spec.digest, variant, device, chosen_optimized(spec, variant, weights_dir))
+    return kept.network(key, load_it, _free_memory)
 
 
 def _free_memory() -> None:
     import torch
 
-    _kept.clear()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

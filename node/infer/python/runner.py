@@ -9,6 +9,7 @@ from pathlib import Path
 from node.domain.errors import JobFailed
 from node.domain.result import LabelArray
 from node.infer.assets import check_assets
+from node.infer.kept import Kept
 from node.infer.python.own_code import own_function
 from node.infer.python.spec import PythonPart
 from node.infer.registry import ModelSpec
@@ -19,9 +20,9 @@ from node.infer.volume import Volume
 Entry = Callable[[ModelSpec, Mapping[str, Volume], RunContext, Report], LabelArray]
 
 
-def warm(spec: ModelSpec, weights_dir: Path, device: str) -> None:
+def warm(spec: ModelSpec, weights_dir: Path, device: str, kept: Kept) -> None:
     """Import the entry."""
-    del weights_dir, device
+    del weights_dir, device, kept
     entry_of(spec)
 
 
@@ -30,7 +31,7 @@ def run(
 ) -> ModelOutput:
     """Call the model's entry with its volumes; its weights, if it has any, are the right ones."""
     entry = entry_of(spec)
-    check_assets(spec, context.weights_dir)
+    check_assets(spec, context.weights_dir, hashes=context.kept.hashes)
     read = read_volumes(spec, inputs, report)
     with report.stage("infer"):
         labels = entry(spec, read.volumes, context, report)
