@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,8 +22,7 @@ from node.cli.printing import (
     when,
 )
 from node.domain.errors import ConfigInvalid, NodeError
-from node.domain.segment import PRIVATE_SCHEME
-from node.infer.registry import ModelSpec, load_model
+from node.infer.registry import ModelSpec
 from node.modelstore.catalog import ModelCatalog
 from node.modelstore.models_here import ModelsHere, models_here
 
@@ -196,38 +194,6 @@ def show_model(
     typer.echo(row["card"])
 
 
-@commands.command("check")
-def check_model(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a model, or its folder.")],
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Load a model whole, its conditions and its code too, and say what is wrong with it."""
-    folder = Path(name)
-    is_folder = (folder / "model.yaml").is_file()
-    model = load_model(folder) if is_folder else known_model(name, models_here(config))
-    acceptance = import_module("node.pipeline.acceptance")
-    acceptance.accepted_inputs(model)
-    acceptance.refused_inputs(model)
-    _require_entry(model)
-    private = [segment.name for segment in model.segments if segment.is_private]
-    facts = {
-        "model": model.name,
-        "version": model.version,
-        "digest": model.digest,
-        "segments": len(model.segments),
-        "private_codes": private,
-        "is_good": True,
-    }
-    if as_json:
-        print_json(facts)
-    else:
-        typer.echo(f"good: {model.name} {model.version}, {len(model.segments)} segments")
-        if private:
-            count = f"{len(private)} of {len(model.segments)} labels"
-            typer.echo(f"{count} carry a private code ({PRIVATE_SCHEME}): {', '.join(private)}")
-
-
 def _catalog(here: ModelsHere) -> ModelCatalog:
     return ModelCatalog(
         here.models, weights_dir=here.config.weights_dir, accepted=here.config.accept_licences
@@ -303,21 +269,3 @@ def _input(given: Mapping[str, Any]) -> str:
     extent = f" over {given['min_extent_mm']:g} mm" if given["min_extent_mm"] else ""
     told = f"{accepts}; {measures}; at least {least}{extent}"
     return f"{told}; not {refuses}" if refuses else told
-
-
-def _require_entry(model: ModelSpec) -> None:
-    """The function that the model names is there and can be imported.
-
-    Raises:
-        ConfigInvalid: It is not.
-    """
-    if model.runner.kind != "python":
-        return
-    module, _, function = model.runner.entry.partition(":")
-    where = f"models/{model.name}/model.yaml: runner.entry"
-    try:
-        found = getattr(import_module(module), function, None)
-    except ImportError as error:
-        raise ConfigInvalid([(where, f"{module} cannot be imported: {error.msg}")]) from None
-    if not callable(found):
-        raise ConfigInvalid([(where, f"{module} has no function {function}")])

@@ -51,6 +51,11 @@ class RunnerPart(Part):
         """A container image, with the licence of the weights in it; engines pull it."""
         return None
 
+    @property
+    def why_no_phantom(self) -> str:
+        """Why a phantom would say nothing of the model; empty where it may be tried on one."""
+        return ""
+
     def mistakes(self, file: ModelFile, folder: Path) -> Iterator[Mistake]:
         """What is wrong beyond its form, as (key of model.yaml, sentence).
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from node.domain.errors import JobFailed
 from node.domain.result import LabelArray, mask_of
-from node.infer.assets import check_assets
+from node.infer.assets import check_assets, missing_assets
 from node.infer.bundle.config import bundle_of, settings_of
 from node.infer.bundle.fast import PRECISIONS, Loaded, MemoryMode, is_out_of_memory, load, run_fast
 from node.infer.bundle.image import Image, Prepared
@@ -58,6 +58,24 @@ def warm(spec: ModelSpec, weights_dir: Path, device: str, kept: Kept) -> None:
     variant = spec.runner.parameters.get("variant", next(iter(settings_of(spec).variants)))
     if kept.is_empty:
         _loaded(spec, str(variant), weights_dir, device, kept)
+
+
+def check(spec: ModelSpec, weights_dir: Path, device: str, kept: Kept) -> None:
+    """Whether the weights that are here are those of the bundle's network, one variant for each.
+
+    Raises:
+        JobFailed: The bundle cannot be built, or they are not; permanent.
+    """
+    variants = settings_of(spec).variants
+    missing = {each.path for each in missing_assets(spec, weights_dir)}
+    if missing & {each.path for each in spec.files}:
+        return
+    by_weights = {each.weights: name for name, each in reversed(variants.items())}
+    for weights, variant in by_weights.items():
+        if weights not in missing:
+            load(
+                bundle_of(spec, variant, weights_dir, kept.hashes), device, regions=spec.has_regions
+            )
 
 
 def run(

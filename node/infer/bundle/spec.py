@@ -68,6 +68,12 @@ class BundlePart(RunnerPart):
         """The ways to run the bundle."""
         return tuple(self.variants)
 
+    @property
+    def why_no_phantom(self) -> str:
+        """Steps that prepare an image look for a head."""
+        steps = sorted({self.prepare, *(each.prepare for each in self.variants.values())} - {""})
+        return f"its step {steps[0]} needs a real head" if steps else ""
+
     def mistakes(self, file: ModelFile, folder: Path) -> Iterator[Mistake]:
         """Names that stand for nothing: of files, weights, variants, roles and steps."""
         del folder

@@ -26,6 +26,15 @@ def warm(spec: ModelSpec, weights_dir: Path, device: str, kept: Kept) -> None:
     entry_of(spec)
 
 
+def check(spec: ModelSpec, weights_dir: Path, device: str, kept: Kept) -> None:
+    """Whether the entry is there.
+
+    Raises:
+        JobFailed: It is not.
+    """
+    warm(spec, weights_dir, device, kept)
+
+
 def run(
     spec: ModelSpec, inputs: Mapping[str, SeriesInput], context: RunContext, report: Report
 ) -> ModelOutput:
