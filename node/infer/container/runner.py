@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from node.domain.errors import JobFailed
-from node.infer.container.container_process import held_container
+from node.infer.container.container_process import begins_for_good, held_container
 from node.infer.container.engine import ContainerOrder, Engine, Image, extra_flags, find_image
 from node.infer.container.layout import lay_out
 from node.infer.container.leftovers import owner_labels, remove_leftovers
@@ -17,6 +17,7 @@ from node.infer.registry import ModelSpec
 from node.infer.report import Report
 from node.infer.run_context import ModelOutput, RunContext, SeriesInput, padding_of
 
+_NO_USE = (0, 126, 127)  # it ended well; its program cannot be run, or is not there
 _KILLED = 128 + 9  # some engines do not tell whose kill it was
 
 
@@ -70,8 +71,8 @@ def _run(
     """What the container wrote; it is gone when this returns.
 
     Raises:
-        JobFailed: It wrote nothing. An exit code that says so may be of the moment, memory for
-            instance; without one another attempt would end the same way.
+        JobFailed: It wrote nothing; permanent where it ended well, could not be run, or ended before
+            it can have worked. Any other failure may be of the moment, memory for instance.
     """
     with held_container(engine, order) as container:
         with report.stage("infer"):
@@ -86,9 +87,11 @@ def _run(
                     permanent=container.ran_out_of_memory,
                 )
             raise JobFailed(
-                f"the container ended with exit code {code} and wrote no file; its log is beside"
-                " the results of the job",
-                permanent=code == 0,
+                f"the container ended with exit code {code} and wrote no file; its log says why:"
+                f" {context.log}",
+                permanent=code in _NO_USE
+                or container.ended_at_once
+                or begins_for_good(context.log),
             )
         if code != 0:
             report.note(
