@@ -51,6 +51,7 @@ def check_model(
     acceptance = import_module("node.pipeline.acceptance")
     acceptance.accepted_inputs(model)
     acceptance.refused_inputs(model)
+    acceptance.variant_conditions(model)
     not_run = _why_not_run(model, settings) if runs else ["--no-run"]
     found = _try(model, settings, on_phantom=not not_run)
     private = [segment.name for segment in model.segments if segment.is_private]

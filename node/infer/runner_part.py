@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
@@ -21,6 +21,17 @@ class Part(BaseModel):
     """A part of a model.yaml."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class VariantByPart(Part):
+    """One line of ``variant_by``: a condition in the rule language, and what follows where it is true.
+
+    Either the ``variant`` that runs, or a sentence that ``ask``s a person for one.
+    """
+
+    when: dict[str, Any]
+    variant: str = ""
+    ask: str = ""
 
 
 class RunnerPart(Part):
@@ -44,6 +55,11 @@ class RunnerPart(Part):
     @property
     def variant_names(self) -> tuple[str, ...]:
         """The ways to run the model; the first goes without saying."""
+        return ()
+
+    @property
+    def variant_choices(self) -> Sequence[VariantByPart]:
+        """What chooses a variant by the header of the first input, where a job names none."""
         return ()
 
     @property

@@ -16,6 +16,7 @@ from node.infer.registry import ModelSpec, load_model
 from node.infer.report import Report
 from node.infer.run_context import RunContext
 from node.infer.runners import run_model
+from node.pipeline.acceptance import variant_by_header
 from node.pipeline.optimize_job import read_sample
 
 
@@ -46,7 +47,8 @@ def run(request: Mapping[str, Any], report: Report, kept: Kept) -> dict[str, Any
             kept=kept,
         )
         inputs = read_sample(model, Path(request["sample"]))
-        labels = run_model(model, inputs, context, report).labels
+        chosen = variant_by_header(model, {}, inputs[model.grid_role].header)
+        labels = run_model(model, inputs, context, report, chosen).labels
     return {"found": _found(model, labels)}
 
 

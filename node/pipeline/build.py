@@ -28,7 +28,7 @@ from node.deliver.dicomweb import Basic, Token
 from node.deliver.sender import implicit_destinations
 from node.domain.errors import ConfigInvalid
 from node.infer.registry import FoundModels, ModelSpec, default_models_folder, find_models
-from node.pipeline.acceptance import accepted_inputs, refused_inputs
+from node.pipeline.acceptance import accepted_inputs, refused_inputs, variant_conditions
 from node.pipeline.deliver import Destination
 from node.pipeline.matching import ActiveRule
 from node.route.conditions import Condition
@@ -113,6 +113,7 @@ def _active_rule(
         return None
     try:
         accepts, refuses = accepted_inputs(model), refused_inputs(model)
+        variant_conditions(model)
     except ConfigInvalid as invalid:
         mistakes.extend(invalid.mistakes)
         return None

@@ -42,6 +42,7 @@ from node.infer.run_context import RunContext, SeriesInput
 from node.infer.runners import run_model
 from node.infer.runners import warm as warm_runners
 from node.observe.log import configure_logging
+from node.pipeline.acceptance import variant_by_header
 from node.pipeline.crash_points import crash_point
 from node.pipeline.job_order import InputFiles, JobOrder
 from node.verify import VERIFIERS
@@ -181,7 +182,9 @@ def _labels(
     crash_point("mid-inference")
     with _run_context(order, model, kept) as context:
         inputs = {role: source.given for role, source in sources.items()}
-        produced = run_model(model, inputs, context, report, order.parameters)
+        chosen = variant_by_header(model, order.parameters, inputs[model.grid_role].header)
+        parameters = {**order.parameters, **chosen}
+        produced = run_model(model, inputs, context, report, parameters)
     with report.stage("keep labels"):
         content = {role: source.given.content for role, source in sources.items()}
         facts = {**_facts(order, model), "ran": dict(produced.ran), "content": content}

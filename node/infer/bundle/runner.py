@@ -86,7 +86,7 @@ def run(
     Raises:
         JobFailed: See the modules of this package; or no step had memory enough.
     """
-    variant = variant_of(spec, inputs[spec.grid_role].header)
+    variant = variant_of(spec)
     wanted = labels_wanted(spec)
     mode = str(spec.runner.parameters.get("mode", "fast"))
     precision = str(spec.runner.parameters.get("precision", "fp32"))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from node.infer.runner_part import Mistake, Part, RunnerPart
+from node.infer.runner_part import Mistake, Part, RunnerPart, VariantByPart
 
 if TYPE_CHECKING:
     from node.infer.model_file import ModelFile
@@ -44,8 +44,8 @@ class BundlePart(RunnerPart):
     ``overrides`` are config ids as on MONAI's command line (``inferer#overlap``). ``channels`` are
     the roles in the order of the network's input channels. ``prepare`` names a step of ``PREPARE``.
     With the output ``regions`` label value n is output channel ``region_channels[n-1]``, above the
-    threshold of the bundle. ``variant_by`` is the variant by what a series shows, where the job names
-    none. ``trt_export`` are the arguments of MONAI's command of that name; without them nothing is
+    threshold of the bundle. ``variant_by`` chooses the variant by what the header of the first input
+    says, where the job names none: the first line that is true counts. ``trt_export`` are the arguments of MONAI's command of that name; without them nothing is
     optimized.
     """
 
@@ -56,7 +56,7 @@ class BundlePart(RunnerPart):
     entry: str = "configs/inference.json"
     overrides: dict[str, Any] = {}
     variants: dict[str, BundleVariantPart] = Field(min_length=1)
-    variant_by: dict[Literal["CT", "MR", "MR_BRAIN_T1"], str] = {}
+    variant_by: list[VariantByPart] = []
     channels: list[str] = []
     region_channels: list[int] = []
     prepare: str = ""
@@ -67,6 +67,11 @@ class BundlePart(RunnerPart):
     def variant_names(self) -> tuple[str, ...]:
         """The ways to run the bundle."""
         return tuple(self.variants)
+
+    @property
+    def variant_choices(self) -> Sequence[VariantByPart]:
+        """The lines of ``variant_by``."""
+        return self.variant_by
 
     @property
     def why_no_phantom(self) -> str:
@@ -88,7 +93,12 @@ class BundlePart(RunnerPart):
                 yield f"{key}.next", f"there is no variant {variant.next!r}"
             yield from _unknown_step(f"{key}.prepare", variant.prepare)
         yield from _unknown_step("runner.prepare", self.prepare)
-        chosen = {f"variant_by.{shown}": variant for shown, variant in self.variant_by.items()}
+        chosen: dict[str, object] = {}
+        for index, line in enumerate(self.variant_by):
+            if bool(line.variant) == bool(line.ask):
+                yield f"runner.variant_by.{index}", "needs either variant or ask"
+            elif line.variant:
+                chosen[f"variant_by.{index}.variant"] = line.variant
         if "variant" in self.parameters:
             chosen["parameters.variant"] = self.parameters["variant"]
         for key, named in chosen.items():
