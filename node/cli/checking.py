@@ -36,9 +36,9 @@ def add_to(app: typer.Typer) -> None:
 
 def check_model(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a model, or its folder.")],
-    runs: Annotated[
-        bool, typer.Option("--run/--no-run", help="Whether to try it on a phantom.")
-    ] = True,
+    only_loads: Annotated[
+        bool, typer.Option("--no-run", help="Load it, and leave the phantom out.")
+    ] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -52,7 +52,7 @@ def check_model(
     acceptance.accepted_inputs(model)
     acceptance.refused_inputs(model)
     acceptance.variant_conditions(model)
-    not_run = _why_not_run(model, settings) if runs else ["--no-run"]
+    not_run = ["--no-run"] if only_loads else _why_not_run(model, settings)
     found = _try(model, settings, on_phantom=not not_run)
     private = [segment.name for segment in model.segments if segment.is_private]
     if as_json:

@@ -26,6 +26,7 @@ from node.observe.log import configure_logging
 from node.pipeline.accept import receive
 from node.pipeline.build import Plan, plan
 from node.pipeline.data_folder import lock_data_folder
+from node.pipeline.outdated import judge_outdated_again
 from node.pipeline.signals import Signals
 from node.process import roles
 from node.process.supervise import RoleMain, Supervisor
@@ -70,6 +71,8 @@ def serve(
         prepare(current, wanted if not is_whole else set(Role))
         if is_whole and current.config.database_url.startswith("sqlite"):
             forget_the_dead(current)
+        if is_whole or Role.ROUTE in wanted:
+            judge_outdated(current)
         code = Supervisor(
             role_mains(config, current, set(Role) if is_whole else wanted),
             check_reload=lambda: _check(config),
@@ -153,6 +156,14 @@ def forget_the_dead(current: Plan) -> None:
     engine = current.open_engine()
     JobLeases(engine).take_back(None)
     Outbox(engine).take_back(None)
+    engine.dispose()
+
+
+def judge_outdated(current: Plan) -> None:
+    """Jobs that another state of their model was queued for are made anew, as after an upgrade."""
+    engine = current.open_engine()
+    for uid in judge_outdated_again(current, engine):
+        log.info("judged again: the model of its job changed", extra={"series": uid})
     engine.dispose()
 
 
