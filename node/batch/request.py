@@ -17,7 +17,7 @@ from node.batch.output_folder import DEFAULT_LAYOUT, OUTPUT
 from node.config import WorkConfig
 from node.domain.errors import ConfigInvalid
 from node.infer.assets import locked_licences, missing_assets
-from node.infer.registry import ModelSpec, default_models_folder, load_models
+from node.infer.registry import FoundModels, ModelSpec, default_models_folder, find_models
 from node.pipeline.build import Plan, plan
 from node.pipeline.matching import ActiveRule
 
@@ -105,7 +105,7 @@ def plan_run(request: RunRequest, state: Path) -> Plan:
     base = plan(_written_rules(request, state) if request.config is None else request.config)
     if request.config is not None:
         for name in request.models:
-            _model(name, base.models)
+            _model(name, base.found)
     send = (OUTPUT,) if Form.SEG in request.forms else ()
     chosen = [
         rule for rule in base.rules if not request.models or rule.model.name in request.models
@@ -158,7 +158,7 @@ def _written_rules(request: RunRequest, state: Path) -> Path:
     The commands of a node can be pointed at it, to look into the run.
     """
     folders = [path.absolute() for path in request.models_dirs]
-    known = load_models([default_models_folder(), *folders])
+    known = find_models([default_models_folder(), *folders])
     names = dict.fromkeys(request.models or (DEFAULT_MODEL,))
     content = {
         "data_dir": ".",
@@ -172,11 +172,10 @@ def _written_rules(request: RunRequest, state: Path) -> Path:
     return path
 
 
-def _model(name: str, known: Mapping[str, ModelSpec]) -> ModelSpec:
-    if name not in known:
-        there_are = ", ".join(sorted(known))
-        raise ConfigInvalid([("--model", f"there is no model {name!r}; there are: {there_are}")])
-    return known[name]
+def _model(name: str, known: FoundModels) -> ModelSpec:
+    if why_not := known.why_not(name):
+        raise ConfigInvalid([("--model", why_not)])
+    return known.usable[name]
 
 
 def _rule_of(model: ModelSpec) -> dict[str, Any]:

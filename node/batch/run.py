@@ -60,6 +60,8 @@ def run_folder(request: RunRequest, say: Say) -> RunReport:
     state = request.output / STATE_FOLDER
     with lock_data_folder(state, shared=False):
         current = plan_run(request, state)
+        for name, model in current.found.unusable.items():
+            say(f"set aside: model {name}: {model}")
         engine = current.open_engine()
         try:
             migrate(engine)

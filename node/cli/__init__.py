@@ -23,7 +23,7 @@ MODULES = {
     "run": ("running",),
     "send": ("sending",),
     "explain": ("explain",),
-    "models": ("models", "pulling", "optimizing"),
+    "models": ("models", "checking", "pulling", "optimizing"),
     "series": ("series",),
     "quarantine": ("quarantine",),
     "jobs": ("jobs",),

@@ -66,6 +66,8 @@ def examine(plan: Plan, *, sends: bool) -> Iterator[tuple[str, Probe]]:
     yield "database", _ask_database(plan)
     for model in {rule.model.name: rule.model for rule in plan.rules}.values():
         yield f"model {model.name}", _ask_model(model, config)
+    for name, unusable in plan.found.unusable.items():
+        yield f"model {name}", Probe.bad(str(unusable))
     dimse = _ask_port(config.dimse.host, config.dimse.port)
     yield "dimse", dimse
     yield "web", _ask_port(config.web.host, config.web.port)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,14 +16,13 @@ from node.cli.printing import (
     JsonOption,
     print_facts,
     print_json,
-    print_page,
     print_table,
+    say,
     seconds,
     when,
 )
 from node.domain.errors import ConfigInvalid, NodeError
-from node.domain.segment import PRIVATE_SCHEME
-from node.infer.registry import ModelSpec, load_model
+from node.infer.registry import ModelSpec
 from node.modelstore.catalog import ModelCatalog
 from node.modelstore.models_here import ModelsHere, models_here
 
@@ -43,12 +41,18 @@ class Device(StrEnum):
     CUDA = "cuda"
 
 
-def _modalities(accepts: Mapping[str, Mapping[str, Any]]) -> str:
-    """Each role with the modality that it asks for."""
+def _modalities(accepts: Mapping[str, Mapping[str, Any]] | None) -> str:
+    """Each role with the modality that it asks for; nothing of a model that cannot be read."""
+    if accepts is None:
+        return ""
     return ", ".join(
         f"{role} ({_either(given['Modality'])})" if "Modality" in given else role
         for role, given in accepts.items()
     )
+
+
+def _licences(licences: list[str] | None) -> str:
+    return "" if licences is None else ", ".join(licences) or "no weights"
 
 
 def _either(value: object) -> str:
@@ -60,7 +64,7 @@ _COLUMNS = (
     Column("VERSION", "version"),
     Column("INPUTS", "accepts", _modalities),
     Column("SEGMENTS", "segments"),
-    Column("LICENCE", "licences", lambda licences: ", ".join(licences) or "no weights"),
+    Column("LICENCE", "licences", _licences),
     Column("COMMERCIAL USE", "commercial"),
     Column("FILES", "present"),
     Column("DEVICE", "device"),
@@ -130,9 +134,26 @@ def list_models(
         and (device is None or row["device"] in (device.value, "auto"))
         and (not wanted or _could_take(here.models[row["name"]], wanted))
     ]
-    if not as_json:
-        rows = [{**row, "commercial": _commercial(row), "present": _present(row)} for row in rows]
-    print_page(_COLUMNS, (rows, len(rows)), as_json=as_json)
+    bad = here.found.unusable
+    if as_json:
+        print_json(
+            {
+                "items": rows,
+                "total": len(rows),
+                "bad": [
+                    {
+                        "name": name,
+                        "folder": str(model.folder),
+                        "mistakes": [{"path": at, "mistake": what} for at, what in model.mistakes],
+                    }
+                    for name, model in bad.items()
+                ],
+            }
+        )
+        return
+    rows = [{**row, "commercial": _commercial(row), "present": _present(row)} for row in rows]
+    rows += [{"name": name, "present": "bad", "title": str(model)} for name, model in bad.items()]
+    print_table(_COLUMNS, rows)
 
 
 @commands.command("show")
@@ -144,9 +165,8 @@ def show_model(
 ) -> None:
     """One model: what it takes, its files and their licences, its segments, its card, its last runs."""
     here = models_here(config, models_dir or [])
-    row = _catalog(here).get_model(name)
-    if row is None:
-        raise _unknown(name, here)
+    known_model(name, here)
+    row = _catalog(here).get_model(name) or {}
     runs = _last_runs(name, config)
     if as_json:
         print_json({**row, "runs": runs})
@@ -174,38 +194,6 @@ def show_model(
     typer.echo(row["card"])
 
 
-@commands.command("check")
-def check_model(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a model, or its folder.")],
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Load a model whole, its conditions and its code too, and say what is wrong with it."""
-    folder = Path(name)
-    is_folder = (folder / "model.yaml").is_file()
-    model = load_model(folder) if is_folder else _known(name, models_here(config))
-    acceptance = import_module("node.pipeline.acceptance")
-    acceptance.accepted_inputs(model)
-    acceptance.refused_inputs(model)
-    _require_entry(model)
-    private = [segment.name for segment in model.segments if segment.is_private]
-    facts = {
-        "model": model.name,
-        "version": model.version,
-        "digest": model.digest,
-        "segments": len(model.segments),
-        "private_codes": private,
-        "is_good": True,
-    }
-    if as_json:
-        print_json(facts)
-    else:
-        typer.echo(f"good: {model.name} {model.version}, {len(model.segments)} segments")
-        if private:
-            count = f"{len(private)} of {len(model.segments)} labels"
-            typer.echo(f"{count} carry a private code ({PRIVATE_SCHEME}): {', '.join(private)}")
-
-
 def _catalog(here: ModelsHere) -> ModelCatalog:
     return ModelCatalog(
         here.models, weights_dir=here.config.weights_dir, accepted=here.config.accept_licences
@@ -213,9 +201,14 @@ def _catalog(here: ModelsHere) -> ModelCatalog:
 
 
 def _could_take(model: ModelSpec, wanted: Mapping[str, str]) -> bool:
+    """Whether it could; what a model with unusable conditions takes nobody knows, so it is shown."""
     from node.pipeline.acceptance import could_take
 
-    return could_take(model, wanted)
+    try:
+        return could_take(model, wanted)
+    except ConfigInvalid as invalid:
+        say(f"{model.name}: {invalid}")
+        return True
 
 
 def _last_runs(name: str, config: Path | None) -> list[Row]:
@@ -253,16 +246,19 @@ def _present(row: Row) -> str:
     return f"{missing} of {needed} missing"
 
 
-def _known(name: str, here: ModelsHere) -> ModelSpec:
-    model = here.models.get(name)
-    if model is None:
-        raise _unknown(name, here)
-    return model
+def known_model(name: str, here: ModelsHere) -> ModelSpec:
+    """The model of this name.
 
-
-def _unknown(name: str, here: ModelsHere) -> typer.BadParameter:
-    there_are = ", ".join(sorted(here.models))
-    return typer.BadParameter(f"no model {name!r}; there are: {there_are}", param_hint="NAME")
+    Raises:
+        BadParameter: There is none.
+        ConfigInvalid: It cannot be used.
+    """
+    why_not = here.found.why_not(name)
+    if name in here.found.unusable:
+        raise ConfigInvalid([("NAME", why_not)])
+    if why_not:
+        raise typer.BadParameter(why_not, param_hint="NAME")
+    return here.models[name]
 
 
 def _input(given: Mapping[str, Any]) -> str:
@@ -273,21 +269,3 @@ def _input(given: Mapping[str, Any]) -> str:
     extent = f" over {given['min_extent_mm']:g} mm" if given["min_extent_mm"] else ""
     told = f"{accepts}; {measures}; at least {least}{extent}"
     return f"{told}; not {refuses}" if refuses else told
-
-
-def _require_entry(model: ModelSpec) -> None:
-    """The function that the model names is there and can be imported.
-
-    Raises:
-        ConfigInvalid: It is not.
-    """
-    if model.runner.kind != "python":
-        return
-    module, _, function = model.runner.entry.partition(":")
-    where = f"models/{model.name}/model.yaml: runner.entry"
-    try:
-        found = getattr(import_module(module), function, None)
-    except ImportError as error:
-        raise ConfigInvalid([(where, f"{module} cannot be imported: {error.msg}")]) from None
-    if not callable(found):
-        raise ConfigInvalid([(where, f"{module} has no function {function}")])

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from node.cli.models import commands
+from node.cli.in_child import run_in_child
+from node.cli.models import commands, known_model
 from node.cli.options import ConfigOption, ModelsDirOption
-from node.cli.printing import plain, print_facts, say
+from node.cli.printing import print_facts, say
 from node.domain.errors import ConfigInvalid, NodeError
 from node.modelstore.models_here import models_here
-
-# the runner is imported where it is used: a list of models must not wait for it
 
 TARGET = "node.pipeline.optimize_job:run"
 DEADLINE_S = 4 * 3600.0  # TensorRT tries many kernels
@@ -51,10 +50,7 @@ def optimize_model(
 ) -> None:
     """Make a TensorRT network of a bundle, and keep it where its labels agree with the original's."""
     here = models_here(config, models_dir or [])
-    model = here.models.get(name)
-    if model is None:
-        there_are = ", ".join(sorted(here.models))
-        raise typer.BadParameter(f"no model {name!r}; there are: {there_are}", param_hint="NAME")
+    model = known_model(name, here)
     if not sample.is_dir():
         raise ConfigInvalid([("--sample", f"{sample} is not a folder")])
     from node.infer.assets import locked_licences
@@ -68,7 +64,7 @@ def optimize_model(
         "precision": precision.value,
         "sample": str(sample.absolute()),
     }
-    made = _in_child(request, device)
+    made = run_in_child(TARGET, request, device=device, deadline_s=DEADLINE_S, tell=say)
     compared = made["compared"]
     print_facts(
         {
@@ -80,22 +76,3 @@ def optimize_model(
             "network": ", ".join(f"{k} {v:.2f} s" for k, v in compared["network_s"].items()),
         }
     )
-
-
-def _in_child(request: dict[str, str], device: str) -> dict[str, Any]:
-    """Do it where it may crash, and tell how it goes."""
-    from node.infer.runner import Failed, Finished, Noted, Runner, StageFinished
-
-    with Runner(device=device) as runner:
-        runner.start(TARGET, request, deadline_s=DEADLINE_S)
-        while True:
-            for event in runner.poll(1.0):
-                match event:
-                    case StageFinished(name=name, seconds=seconds):
-                        say(f"{name}: {seconds:.2f} s")
-                    case Noted(sentence=sentence):
-                        say(sentence)
-                    case Finished(result=result):
-                        return dict(result)
-                    case Failed(sentence=sentence):
-                        raise NodeError(plain(sentence))

@@ -124,6 +124,12 @@ def print_page(
         say(f"{len(rows)} of {total}; --limit shows more")
 
 
+def tell_set_aside(unusable: Mapping[str, object]) -> None:
+    """Tell which model folders cannot be used, and why."""
+    for name, why in unusable.items():
+        say(f"set aside: model {name}: {why}")
+
+
 def say(sentence: str) -> None:
     """Talk: to stderr, so that results can be piped."""
     typer.echo(plain(sentence), err=True)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from node.cli.models import commands
+from node.cli.models import commands, known_model
 from node.cli.options import ConfigOption, ModelsDirOption
-from node.cli.printing import say
+from node.cli.printing import say, tell_set_aside
 from node.domain.errors import ConfigInvalid, NodeError
 from node.infer.assets import Asset
 from node.modelstore.models_here import ModelsHere, models_here
@@ -47,6 +47,7 @@ def pull_models(
 ) -> None:
     """Fetch configuration, code and weights of models, each file held to its hash."""
     here = models_here(config, models_dir or [])
+    tell_set_aside(here.found.unusable)
     chosen = _chosen(names or [], here, everything=everything)
     from node.modelstore.pull import WeightsSource
 
@@ -96,13 +97,7 @@ def _chosen(names: list[str], here: ModelsHere, *, everything: bool) -> list[str
         raise ConfigInvalid([("NAME", "name models, or give --all")])
     if everything:
         return [name for name, model in sorted(here.models.items()) if model.files or model.weights]
-    unknown = [name for name in names if name not in here.models]
-    if unknown:
-        there_are = ", ".join(sorted(here.models))
-        raise typer.BadParameter(
-            f"no model {unknown[0]!r}; there are: {there_are}", param_hint="NAME"
-        )
-    return list(dict.fromkeys(names))
+    return list(dict.fromkeys(known_model(name, here).name for name in names))
 
 
 class Meter:

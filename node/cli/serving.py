@@ -16,7 +16,7 @@ from uuid import uuid4
 import typer
 
 from node.cli.options import ConfigOption
-from node.cli.printing import JsonOption, print_json, say
+from node.cli.printing import JsonOption, print_json, say, tell_set_aside
 from node.database.migrate import migrate
 from node.domain.errors import ConfigInvalid
 from node.jobs.leases import JobLeases
@@ -26,6 +26,7 @@ from node.observe.log import configure_logging
 from node.pipeline.accept import receive
 from node.pipeline.build import Plan, plan
 from node.pipeline.data_folder import lock_data_folder
+from node.pipeline.outdated import judge_outdated_again
 from node.pipeline.signals import Signals
 from node.process import roles
 from node.process.supervise import RoleMain, Supervisor
@@ -70,6 +71,8 @@ def serve(
         prepare(current, wanted if not is_whole else set(Role))
         if is_whole and current.config.database_url.startswith("sqlite"):
             forget_the_dead(current)
+        if is_whole or Role.ROUTE in wanted:
+            judge_outdated(current)
         code = Supervisor(
             role_mains(config, current, set(Role) if is_whole else wanted),
             check_reload=lambda: _check(config),
@@ -93,7 +96,9 @@ def check_config(
         print_json({"good": False, "mistakes": mistakes})
         raise typer.Exit(2) from None
     warnings = [f"{name}: {sentence}" for name, sentence in _not_ready(checked)]
+    bad = checked.found.unusable
     if as_json:
+        warnings += [f"{name}: {model}" for name, model in bad.items()]
         digest = checked.config.digest
         print_json({"good": True, "mistakes": [], "warnings": warnings, "digest": digest})
         return
@@ -103,6 +108,7 @@ def check_config(
     )
     for warning in warnings:
         say(f"its jobs would fail: {warning}")
+    tell_set_aside(bad)
 
 
 def _not_ready(current: Plan) -> Iterator[tuple[str, str]]:
@@ -120,6 +126,8 @@ def prepare(current: Plan, wanted: set[Role]) -> None:
         ConfigInvalid: A port is in use, or the database cannot be used.
     """
     settings = current.config
+    for name, model in current.found.unusable.items():
+        log.warning("a model is set aside", extra={"model": name, "sentence": str(model)})
     for name, sentence in _not_ready(current):
         log.warning("jobs of a model would fail", extra={"model": name, "sentence": sentence})
     if Role.RECEIVE in wanted:
@@ -148,6 +156,14 @@ def forget_the_dead(current: Plan) -> None:
     engine = current.open_engine()
     JobLeases(engine).take_back(None)
     Outbox(engine).take_back(None)
+    engine.dispose()
+
+
+def judge_outdated(current: Plan) -> None:
+    """Jobs that another state of their model was queued for are made anew, as after an upgrade."""
+    engine = current.open_engine()
+    for uid in judge_outdated_again(current, engine):
+        log.info("judged again: the model of its job changed", extra={"series": uid})
     engine.dispose()
 
 

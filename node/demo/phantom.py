@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filewriter import dcmwrite
-from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, MRImageStorage
 
 from node.domain.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, uid_from
 
@@ -24,17 +24,23 @@ _NOISE_HU = 8.0
 _AIR, _LUNG, _FAT, _SOFT, _BONE = -1000, -850, -100, 40, 500
 
 
-def write_phantom(folder: Path) -> list[Path]:
+def write_phantom(folder: Path, *, modality: str = "CT", series: str = "series") -> list[Path]:
     """Write the series into a folder, one file per slice.
 
-    Source: PS3.3 A.3 (CT Image IOD), PS3.10 7.1
+    Args:
+        modality: CT, or MR with the same shapes in arbitrary units.
+        series: Tells one series of the study from another.
+    Source: PS3.3 A.3 (CT Image IOD), A.4 (MR Image IOD), PS3.10 7.1
     """
     folder.mkdir(parents=True, exist_ok=True)
     volume = _hounsfield()
     paths = []
     for index in range(SLICES):
         path = folder / f"slice{index + 1:03d}.dcm"
-        dcmwrite(path, _slice(index, volume[index]), enforce_file_format=True)
+        image = _slice(index, volume[index], series)
+        if modality == "MR":
+            _make_magnetic(image)
+        dcmwrite(path, image, enforce_file_format=True)
         paths.append(path)
     return paths
 
@@ -59,12 +65,12 @@ def _hounsfield() -> NDArray[np.int16]:
     return np.clip(np.rint(hu + noise), -1024, 3071).astype(np.int16)
 
 
-def _slice(index: int, hu: NDArray[np.int16]) -> Dataset:
+def _slice(index: int, hu: NDArray[np.int16], series: str) -> Dataset:
     image = Dataset()
     image.SOPClassUID = CTImageStorage
-    image.SOPInstanceUID = _uid(f"slice {index}")
+    image.SOPInstanceUID = _uid(f"slice {index}" if series == "series" else f"{series} {index}")
     image.StudyInstanceUID = _uid("study")
-    image.SeriesInstanceUID = _uid("series")
+    image.SeriesInstanceUID = _uid(series)
     image.FrameOfReferenceUID = _uid("frame of reference")
     _describe(image)
     image.InstanceNumber = index + 1
@@ -81,6 +87,15 @@ def _slice(index: int, hu: NDArray[np.int16]) -> Dataset:
     image.PixelData = (hu.astype(np.int32) - _INTERCEPT_HU).astype("<u2").tobytes()
     image["PixelData"].VR = "OW"
     return image
+
+
+def _make_magnetic(image: Dataset) -> None:
+    """The same stored values as signal, in no unit."""
+    image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = MRImageStorage
+    image.Modality, image.SeriesDescription = "MR", "phantom"
+    image.ScanningSequence, image.SequenceVariant = "SE", "NONE"
+    for keyword in ("RescaleIntercept", "RescaleSlope", "RescaleType", "KVP"):
+        del image[keyword]
 
 
 def _describe(image: Dataset) -> None:

@@ -8,22 +8,23 @@ durable file of them.
 
     registry     models/<name>/ -> ModelSpec, every mistake with its path
                  (model_file: the form of model.yaml, labels_table: labels.csv)
+    kinds        KINDS: runner kind -> its class; runner_part: what such a class says of itself
+    revision     the revision that a module declares; what digests cover of our code
     volume       stack + files  -> Volume: numbers of one quantity, (slice, row, column)
                  (codestream: what a compressed frame says about its size, slab: rescale and tables)
     padding      voxels that only fill the rectangle: as a model wants them, and out of its labels
     assets       files that a model needs beyond its folder, each held to its hash
-    room         what a runner kind is given, and what it hands on
-    runners      RUNNERS: runner kind -> "module:function"; run_model checks what comes back
-    python       runner kind: a function of this package
+    run_context  what a runner kind is given, and what it hands on
+    runners      run_model: calls the worker's side of a kind, and checks what comes back
+    python/      runner kind "python": a function of this package, or of the model's own folder
     bundle/      runner kind "monai_bundle": any MONAI bundle, unchanged
-                 config, fast (windows, decide, resample, vista), strict, runner (steps down)
     container/   runner kind "container": an image with MHub's contract (mhub/: its cards)
     brain/       MeshNet and mindgrab, and what brain models need done before: strip, register
     labels_file  labels <-> one durable file
     runner       the parent's side: one warm child per device, deadline, cancel, respawn
     child        the child's side: resolves a target, calls it, answers over its own socket
                  (channel: messages, report: stages and remarks)
-    ct_tissue, threshold, boxes    entries of the runner kind "python"
+    ct_tissue, threshold    entries of the runner kind "python"
 
 Everything that can crash, hang or eat memory (codecs, model libraries) runs in the child, and only
 there; the parent never imports a codec, SimpleITK or torch. A child that dies costs one attempt of

@@ -20,8 +20,6 @@ from node.domain.errors import JobFailed
 
 PULLED = "pulled.json"
 
-_seen: dict[Path, tuple[int, int, str]] = {}  # files hashed by this process: mtime, size, sha256
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asset:
@@ -50,6 +48,24 @@ class Asset:
     def identity(self) -> str:
         """What tells this file from another in the model's digest."""
         return self.sha256 or self.md5 or self.url
+
+
+class FileHashes:
+    """Digests of files; one that did not change since it was read is not read again."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, tuple[int, int, str]] = {}  # modified, size, sha256
+
+    def of(self, path: Path) -> str:
+        """The sha256 of a file."""
+        status = path.stat()
+        key = path.resolve()
+        known = self._known.get(key)
+        if known is not None and known[:2] == (status.st_mtime_ns, status.st_size):
+            return known[2]
+        digest = sha256_of(path)
+        self._known[key] = (status.st_mtime_ns, status.st_size, digest)
+        return digest
 
 
 class NeedsAssets(Protocol):
@@ -84,17 +100,23 @@ def learned(model: NeedsAssets) -> tuple[Asset, ...]:
 
 
 def check_assets(
-    model: NeedsAssets, weights_dir: Path, paths: Iterable[str] | None = None
+    model: NeedsAssets,
+    weights_dir: Path,
+    paths: Iterable[str] | None = None,
+    *,
+    hashes: FileHashes | None = None,
 ) -> dict[str, Path]:
     """The files by their declared path, each held to its hash.
 
     Args:
         paths: Which of them; all by default.
+        hashes: Of files that were read before.
     Raises:
         JobFailed: One is missing, or is not the one that was declared or pulled; permanent.
     """
     folder = weights_dir / model.name
     wanted = None if paths is None else set(paths)
+    hashes = hashes or FileHashes()
     checked: dict[str, Path] = {}
     for asset in _assets(model):
         if wanted is not None and asset.path not in wanted:
@@ -112,7 +134,7 @@ def check_assets(
                 f" {model.name}: nothing says that it is the right file",
                 permanent=True,
             )
-        if sha256_of(path) != expected:
+        if hashes.of(path) != expected:
             raise JobFailed(
                 f"{asset.path} of {model.name} is not the file with the hash that is expected:"
                 f" segnode models pull {model.name} brings it anew",
@@ -167,16 +189,9 @@ def sync_folder(folder: Path) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """Digest of a file; one that did not change since this process read it is not read again."""
-    status = path.stat()
-    key = path.resolve()
-    known = _seen.get(key)
-    if known is not None and known[:2] == (status.st_mtime_ns, status.st_size):
-        return known[2]
+    """Digest of a file."""
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    _seen[key] = (status.st_mtime_ns, status.st_size, digest)
-    return digest
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _assets(model: NeedsAssets) -> tuple[Asset, ...]:

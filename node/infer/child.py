@@ -1,7 +1,8 @@
 """The child process of a runner: takes requests, calls their target, answers on its own socket.
 
 Started by ``node.infer.runner`` as ``python -m node.infer.child SOCKET PARENT``. The target of a
-request is a function ``target(request, report) -> mapping``; both mappings are plain JSON values.
+request is a function ``target(request, report, kept) -> mapping``; both mappings are plain JSON
+values, and ``kept`` is what this process keeps from one request to the next.
 Standard output and standard error belong to the libraries: the channel is a socket of its own.
 
 The child must not outlive its parent: the kernel kills it when the parent's thread dies, whatever C
@@ -30,9 +31,10 @@ from typing import Any
 
 from node.domain.errors import JobFailed, NodeError, TryLater
 from node.infer.channel import Inbox, Message, send
+from node.infer.kept import Kept
 from node.infer.report import Report
 
-Target = Callable[[Mapping[str, Any], Report], Mapping[str, Any]]
+Target = Callable[[Mapping[str, Any], Report, Kept], Mapping[str, Any]]
 
 _PR_SET_PDEATHSIG = 1
 _RECEIVE_BYTES = 1 << 16
@@ -65,20 +67,21 @@ def main(arguments: list[str]) -> int:
     line = socket.socket(fileno=descriptor)
     requests: queue.SimpleQueue[Message] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(line, requests), daemon=True).start()
+    kept = Kept()
     send(line, {"kind": "ready"})
     while True:
         message = requests.get()
         _limit_memory(message["memory_bytes"])
-        answer = _answer(message, ChannelReport(line))
+        answer = _answer(message, ChannelReport(line), kept)
         send(line, answer)
         _give_memory_back()
         if answer.get("retires"):
             return 1
 
 
-def _answer(message: Message, report: ChannelReport) -> Message:
+def _answer(message: Message, report: ChannelReport, kept: Kept) -> Message:
     try:
-        result = _resolve(message["target"])(message["request"], report)
+        result = _resolve(message["target"])(message["request"], report, kept)
         return {"kind": "finished", "result": dict(result)}
     except JobFailed as error:
         return _failure(error.reason, permanent=error.permanent)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from yaml.nodes import MappingNode
 
 from node.domain.quantity import Quantity
-
-Mistake = tuple[str, str]
+from node.infer.kinds import KINDS
+from node.infer.runner_part import Mistake, Part, RunnerPart
 
 
 def _known_quantity(name: str) -> str:
@@ -27,11 +27,7 @@ def _known_quantity(name: str) -> str:
 QuantityName = Annotated[str, AfterValidator(_known_quantity)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class InputPart(_Part):
+class InputPart(Part):
     """One input series.
 
     ``accepts`` must be true of it, ``refuses`` must not; what is unknown is not refused.
@@ -58,82 +54,13 @@ class InputPart(_Part):
         return tuple(map(Quantity, names))
 
 
-class PythonRunnerPart(_Part):
-    """A function of this package: ``node.infer.<module>:<function>``."""
-
-    kind: Literal["python"]
-    entry: str
-    parameters: dict[str, Any] = {}
+if TYPE_CHECKING:
+    AnyRunner = RunnerPart
+else:  # the part of its kind; mypy knows no union that is made of a table
+    AnyRunner = Annotated[Union[tuple(KINDS.values())], Field(discriminator="kind")]  # noqa: UP007
 
 
-class BundleVariantPart(_Part):
-    """One way to run a bundle: what it changes in its configuration, and its weights.
-
-    ``weights`` is the path of one of the model's weights, the one that the bundle loads then.
-    ``next`` is the variant that takes over where memory does not suffice. ``prepare`` and
-    ``prepare_files`` stand in place of the runner's.
-    """
-
-    overrides: dict[str, Any] = {}
-    weights: str
-    next: str = ""
-    prepare: str = ""
-    prepare_files: list[str] = []
-
-
-class BundleRunnerPart(_Part):
-    """A MONAI bundle; ``entry`` is its inference configuration.
-
-    ``overrides`` are config ids as on MONAI's command line (``inferer#overlap``). ``channels`` are
-    the roles in the order of the network's input channels. ``prepare`` names a step of this package
-    that makes the image from several series, or in a common space. With the output ``regions``
-    label value n is output channel ``region_channels[n-1]``, above the threshold of the bundle.
-    ``variant_by`` is the variant by what a series shows, where the job names none. ``trt_export``
-    are the arguments of MONAI's command of that name; without them nothing is optimized.
-    """
-
-    kind: Literal["monai_bundle"]
-    entry: str = "configs/inference.json"
-    parameters: dict[str, Any] = {}
-    overrides: dict[str, Any] = {}
-    variants: dict[str, BundleVariantPart] = Field(min_length=1)
-    variant_by: dict[Literal["CT", "MR", "MR_BRAIN_T1"], str] = {}
-    channels: list[str] = []
-    region_channels: list[int] = []
-    prepare: str = ""
-    prepare_files: list[str] = []
-    trt_export: dict[str, Any] | None = None
-
-
-class ContainerRunnerPart(_Part):
-    """A container image; ``entry`` is its reference, and the defaults are MHub's contract.
-
-    ``image_id`` pins the image by its own digest or that of its manifest. ``layout`` is where the
-    files of a role go below the input folder, ``outputs`` the patterns of result files below the
-    output folder, each of exactly one; none: one file by its usual names. ``licence`` is that of the
-    weights in the image.
-    """
-
-    kind: Literal["container"]
-    entry: str = Field(min_length=1)
-    image_id: str = Field(default="", pattern=r"^(sha256:[0-9a-f]{64})?$")
-    parameters: dict[str, Any] = {}
-    arguments: list[str] = ["--workflow", "default", "--print", "--non-interactive"]
-    layout: dict[str, str] = {}
-    outputs: list[str] = []
-    input_folder: str = Field(default="/app/data/input_data", pattern=r"^(/[\w.-]+)+$")
-    output_folder: str = Field(default="/app/data/output_data", pattern=r"^(/[\w.-]+)+$")
-    shm_gb: float = Field(default=1.0, gt=0)
-    licence: str = ""
-    commercial_use: bool = True
-
-
-RunnerPart = Annotated[
-    PythonRunnerPart | BundleRunnerPart | ContainerRunnerPart, Field(discriminator="kind")
-]
-
-
-class FilePart(_Part):
+class FilePart(Part):
     """A file of a bundle: configuration or code."""
 
     path: str = Field(min_length=1)
@@ -141,7 +68,7 @@ class FilePart(_Part):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
-class WeightsPart(_Part):
+class WeightsPart(Part):
     """Learned parameters; without any hash the first pull records what it saw."""
 
     path: str = Field(min_length=1)
@@ -152,7 +79,7 @@ class WeightsPart(_Part):
     commercial_use: bool
 
 
-class ResourcesPart(_Part):
+class ResourcesPart(Part):
     """What one run may take."""
 
     deadline_s: float = Field(default=600.0, gt=0)
@@ -160,7 +87,7 @@ class ResourcesPart(_Part):
     device: Literal["cpu", "cuda", "auto"] = "cpu"
 
 
-class BoundsPart(_Part):
+class BoundsPart(Part):
     """What one label may be; ``min_ml`` counts where it lies wholly inside of the volume.
 
     ``min_cut_ml`` counts where the border cuts it. ``max_mm`` is its longest edge. ``max_cut`` is the
@@ -182,7 +109,7 @@ class TogetherPart(BoundsPart):
     of: Literal["all"] | Annotated[list[str], Field(min_length=2)]
 
 
-class RatioPart(_Part):
+class RatioPart(Part):
     """The volume of some labels over that of others; of labels that are not there it is 0.
 
     It counts where there are ``from_ml`` of the others, and no border cuts any of them; with
@@ -198,14 +125,14 @@ class RatioPart(_Part):
     even_cut: bool = False
 
 
-class SharePart(_Part):
+class SharePart(Part):
     """How much of the volume all labels together may fill, of 1."""
 
     min: float = Field(default=0.0, ge=0, le=1)
     max: float = Field(default=1.0, ge=0, le=1)
 
 
-class PlausiblePart(_Part):
+class PlausiblePart(Part):
     """What a result may be; outside of it nobody's anatomy is.
 
     ``sides`` are names without a side: the label of the left must not lie right of the right one.
@@ -218,7 +145,7 @@ class PlausiblePart(_Part):
     share: SharePart = SharePart()
 
 
-class ModelFile(_Part):
+class ModelFile(Part):
     """The whole file."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")
@@ -227,7 +154,7 @@ class ModelFile(_Part):
     series_description: str = Field(default="", max_length=64)
     research_use: bool = True
     inputs: dict[str, InputPart] = Field(min_length=1)
-    runner: RunnerPart
+    runner: AnyRunner
     files: list[FilePart] = []
     weights: list[WeightsPart] = []
     resources: ResourcesPart = ResourcesPart()
@@ -237,19 +164,14 @@ class ModelFile(_Part):
     plausible: PlausiblePart = PlausiblePart()
 
 
-_RUNNERS: dict[str, type[_Part]] = {
-    "python": PythonRunnerPart,
-    "monai_bundle": BundleRunnerPart,
-    "container": ContainerRunnerPart,
-}
-_FIELDS_OF: dict[str, type[_Part]] = {
+_FIELDS_OF: dict[str, type[Part]] = {
     "inputs": InputPart,
     "files": FilePart,
     "weights": WeightsPart,
     "resources": ResourcesPart,
     "plausible": PlausiblePart,
 }
-_PLAUSIBLE: dict[str, type[_Part]] = {
+_PLAUSIBLE: dict[str, type[Part]] = {
     "labels": BoundsPart,
     "together": TogetherPart,
     "ratios": RatioPart,
@@ -293,9 +215,7 @@ def _mistake(place: str, error: dict[str, Any]) -> Mistake:
     parts = [str(part) for part in error["loc"]]
     holder = _FIELDS_OF.get(parts[0], ModelFile) if len(parts) > 1 else ModelFile
     if parts[:1] == ["runner"] and len(parts) > 1:  # the kind stands in the path, not in the file
-        holder = _RUNNERS[parts.pop(1)] if len(parts) == 3 else BundleVariantPart
-        if len(parts) > 2 and parts[1] in _RUNNERS:
-            parts.pop(1)
+        holder = _part_at(KINDS[parts.pop(1)], parts[1:-1])
     if parts[:1] == ["plausible"] and len(parts) > 2:
         holder = _PLAUSIBLE.get(parts[1], PlausiblePart)
     if error["type"].startswith("union_tag"):
@@ -303,7 +223,7 @@ def _mistake(place: str, error: dict[str, Any]) -> Mistake:
     path = ".".join(parts)
     where = f"{place}: {path}" if path else place
     if error["type"] == "union_tag_invalid":
-        kinds = ", ".join(_RUNNERS)
+        kinds = ", ".join(KINDS)
         return where, f"no runner {error['ctx']['tag']!r} in this version; use {kinds}"
     if error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(parts[-1], holder.model_fields, n=1)
@@ -311,3 +231,14 @@ def _mistake(place: str, error: dict[str, Any]) -> Mistake:
     if error["type"] in ("missing", "union_tag_not_found"):
         return where, "is required"
     return where, str(error["msg"])
+
+
+def _part_at(part: type[Part], path: list[str]) -> type[Part]:
+    """The part that holds a key, by the keys that lead to it: names of fields, of entries, indices."""
+    for name in path:
+        field = part.model_fields.get(name)
+        if field is None:
+            continue
+        inner = (field.annotation, *get_args(field.annotation))
+        part = next((t for t in inner if isinstance(t, type) and issubclass(t, Part)), part)
+    return part

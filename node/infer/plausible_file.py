@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from math import inf
 
 from node.domain.segment import Segment, segments_named
-from node.infer.model_file import BoundsPart, Mistake, PlausiblePart
+from node.infer.model_file import BoundsPart, PlausiblePart
 from node.infer.plausible import Bounds, Plausible, Ratio, Sides
+from node.infer.runner_part import Mistake
 
 
 def read_plausible(

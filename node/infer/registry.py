@@ -6,15 +6,13 @@
                     labels.csv    label value -> name, codes, colour (see node.infer.labels_table)
                     README.md     the model card, with its four sections
 
-A folder given to ``load_models`` is a model itself or holds models.
+A folder given to ``find_models`` is a model itself or holds models. A model with mistakes is set aside.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -24,30 +22,17 @@ from node.domain.errors import ConfigInvalid
 from node.domain.quantity import Quantity
 from node.domain.segment import Segment
 from node.infer.assets import Asset
-from node.infer.container.templates import layout_mistakes
 from node.infer.labels_table import read_labels_table
-from node.infer.model_file import (
-    BundleRunnerPart,
-    ContainerRunnerPart,
-    ModelFile,
-    PythonRunnerPart,
-    RunnerPart,
-    read_model_file,
-)
+from node.infer.model_file import ModelFile, read_model_file
 from node.infer.plausible import Plausible
 from node.infer.plausible_file import read_plausible
-
-RUNNERS: Mapping[str, str] = {
-    "python": "node.infer.python:run",
-    "monai_bundle": "node.infer.bundle.runner:run",
-    "container": "node.infer.container.runner:run",
-}
+from node.infer.revision import revision_of
+from node.infer.runner_part import Mistake, RunnerPart
 
 CARD_SECTIONS = ("Intended use", "How it works", "Where it fails", "Licence")
 
 _REGION_LIMIT = 16  # as many as a label array has bits
-_PREPARING = "node.infer.brain:"  # the steps that a bundle's ``prepare`` may name
-_PYTHON_ENTRY = re.compile(r"node\.infer\.[a-z0-9_.]+:[a-z][a-z0-9_]*")
+_VOXELS = "node.infer.volume"  # what reads the voxels of every model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +61,7 @@ class InputSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunnerSpec:
-    """Who runs the model: a kind of ``RUNNERS``, what it calls, and with what.
+    """Who runs the model: a kind of ``KINDS``, what it calls, and with what.
 
     Args:
         settings: What model.yaml says to this kind alone.
@@ -108,7 +93,7 @@ class ModelSpec:
         weights: Learned parameters, outside the folder.
         plausible: What a result may be.
         digest: Changes when the model may give other results: model.yaml, labels.csv, files, weights,
-            and the code of this package that runs it.
+            and the revisions of the code that runs it.
     """
 
     folder: Path
@@ -133,24 +118,9 @@ class ModelSpec:
         return next(iter(self.inputs))
 
     @property
-    def image_id(self) -> str:
-        """What the image of a container must be; empty: whatever its name stands for."""
-        part = self.runner.settings
-        return part.image_id if isinstance(part, ContainerRunnerPart) else ""
-
-    @property
     def image(self) -> Asset | None:
-        """The image of a container, with the licence of the weights in it; engines pull it."""
-        part = self.runner.settings
-        if not isinstance(part, ContainerRunnerPart):
-            return None
-        return Asset(
-            path="image",
-            url=part.entry,
-            sha256=self.image_id.removeprefix("sha256:"),
-            licence=part.licence,
-            commercial_use=part.commercial_use,
-        )
+        """The image of a container, with the licence of the weights in it."""
+        return self.runner.settings.image
 
     @property
     def weights_digest(self) -> str:
@@ -178,31 +148,63 @@ def default_models_folder() -> Path:
     return installed if installed.is_dir() else package.parent / "models"
 
 
-def load_models(folders: Sequence[Path]) -> Mapping[str, ModelSpec]:
-    """Every model of these folders by name.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnusableModel:
+    """A model folder with mistakes: it is told and set aside, and whoever names it is refused."""
+
+    name: str
+    folder: Path
+    mistakes: tuple[Mistake, ...]
+
+    def __str__(self) -> str:
+        return "; ".join(f"{where}: {what}" for where, what in self.mistakes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundModels:
+    """What some folders hold, by name."""
+
+    usable: Mapping[str, ModelSpec]
+    unusable: Mapping[str, UnusableModel]
+
+    def why_not(self, name: str) -> str:
+        """Why no model of this name can be had; empty where it can."""
+        if name in self.usable:
+            return ""
+        if name in self.unusable:
+            return f"model {name} cannot be used: {self.unusable[name]}"
+        return f"there is no model {name!r}; there are: {', '.join(sorted(self.usable))}"
+
+
+def find_models(folders: Sequence[Path]) -> FoundModels:
+    """Every model of these folders.
+
+    Of two models with one name neither can be used: which of them is meant, nobody knows.
 
     Raises:
-        ConfigInvalid: All mistakes of all folders, each as ``models/ct_tissue/model.yaml: key``.
+        ConfigInvalid: A folder is no model folder and holds none.
     """
-    models: dict[str, ModelSpec] = {}
-    mistakes: list[tuple[str, str]] = []
-    for folder in folders:
-        found = _model_folders(folder)
-        if not found:
-            mistakes.append((str(folder), "is neither a model folder nor does it hold one"))
-        for model_folder in found:
-            try:
-                model = load_model(model_folder)
-            except ConfigInvalid as error:
-                mistakes.extend(error.mistakes)
-                continue
-            if model.name in models:
-                other = models[model.name].folder
-                mistakes.append((_place(model_folder), f"is also the name of the model in {other}"))
-            models[model.name] = model
-    if mistakes:
-        raise ConfigInvalid(mistakes)
-    return MappingProxyType(models)
+    usable: dict[str, ModelSpec] = {}
+    unusable: dict[str, UnusableModel] = {}
+    empty = [folder for folder in folders if not _model_folders(folder)]
+    if empty:
+        what = "is neither a model folder nor does it hold one"
+        raise ConfigInvalid([(str(folder), what) for folder in empty])
+    for model_folder in (each for folder in folders for each in _model_folders(folder)):
+        name = model_folder.name
+        try:
+            model = load_model(model_folder)
+            other = usable.pop(name, None) or unusable.get(name)
+            if other is not None:
+                where = f"is also the name of the model in {other.folder}"
+                raise ConfigInvalid([(_place(model_folder), where)])
+        except ConfigInvalid as invalid:
+            mistakes = tuple(invalid.mistakes)
+            unusable[name] = UnusableModel(name=name, folder=model_folder, mistakes=mistakes)
+            usable.pop(name, None)
+        else:
+            usable[name] = model
+    return FoundModels(usable=MappingProxyType(usable), unusable=MappingProxyType(unusable))
 
 
 def load_model(folder: Path) -> ModelSpec:
@@ -216,7 +218,7 @@ def load_model(folder: Path) -> ModelSpec:
     segments, label_mistakes = read_labels_table(folder / "labels.csv", f"{place}/labels.csv")
     mistakes = [*mistakes, *label_mistakes, *_card_mistakes(folder, place)]
     if file is not None:
-        mistakes += [*_runner_mistakes(file, place), *_asset_mistakes(file, place)]
+        mistakes += [*_runner_mistakes(file, folder, place), *_asset_mistakes(file, place)]
         if file.outputs == ["regions"] and any(s.label_value > _REGION_LIMIT for s in segments):
             mistakes.append(
                 (f"{place}/labels.csv", f"regions have label values 1 to {_REGION_LIMIT}")
@@ -286,36 +288,9 @@ def _card_mistakes(folder: Path, place: str) -> list[tuple[str, str]]:
     ]
 
 
-def _runner_mistakes(file: ModelFile, place: str) -> Iterable[tuple[str, str]]:
-    where = f"{place}/model.yaml: runner"
-    match file.runner:
-        case PythonRunnerPart(entry=entry):
-            if not _PYTHON_ENTRY.fullmatch(entry):
-                return [(f"{where}.entry", f"{entry!r} is not node.infer.<module>:<function>")]
-            if _source_of(entry) is None:
-                return [(f"{where}.entry", f"there is no module {entry.partition(':')[0]}")]
-        case BundleRunnerPart():
-            return _bundle_mistakes(file, file.runner, f"{place}/model.yaml")
-        case ContainerRunnerPart(layout=layout):
-            return [
-                *(
-                    (f"{where}.layout.{role}", sentence)
-                    for role, sentence in layout_mistakes(layout, file.inputs)
-                ),
-                *_container_quantity_mistakes(file, place),
-            ]
-    return []
-
-
-def _container_quantity_mistakes(file: ModelFile, place: str) -> Iterator[tuple[str, str]]:
-    """A container reads the files itself: nothing is computed or filled for it."""
-    for role, item in file.inputs.items():
-        if Quantity.SUVBW in item.quantities:
-            at = f"{place}/model.yaml: inputs.{role}.quantity"
-            yield at, "a container is given files as they are: no SUV is computed for it"
-        if item.padding is not None:
-            at = f"{place}/model.yaml: inputs.{role}.padding"
-            yield at, "a container is given files as they are: no padding is filled for it"
+def _runner_mistakes(file: ModelFile, folder: Path, place: str) -> Iterator[Mistake]:
+    for key, sentence in file.runner.mistakes(file, folder):
+        yield f"{place}/model.yaml: {key}", sentence
 
 
 def _asset_mistakes(file: ModelFile, place: str) -> Iterator[tuple[str, str]]:
@@ -327,57 +302,17 @@ def _asset_mistakes(file: ModelFile, place: str) -> Iterator[tuple[str, str]]:
             yield f"{place}/model.yaml: files", f"{path} does not lie below the model's folder"
 
 
-def _bundle_mistakes(
-    file: ModelFile, runner: BundleRunnerPart, where: str
-) -> Iterator[tuple[str, str]]:
-    weights = {each.path for each in file.weights}
-    if runner.entry not in {each.path for each in file.files}:
-        yield f"{where}: runner.entry", f"{runner.entry} is not among the files of the model"
-    for name, variant in runner.variants.items():
-        if variant.weights not in weights:
-            at = f"{where}: runner.variants.{name}.weights"
-            yield at, f"{variant.weights} is not among the weights of the model"
-        if variant.next and variant.next not in runner.variants:
-            yield f"{where}: runner.variants.{name}.next", f"there is no variant {variant.next!r}"
-    chosen = {f"variant_by.{shown}": variant for shown, variant in runner.variant_by.items()}
-    if "variant" in runner.parameters:
-        chosen["parameters.variant"] = runner.parameters["variant"]
-    for key, named in chosen.items():
-        if named not in runner.variants:
-            yield f"{where}: runner.{key}", f"there is no variant {named!r}"
-    for role in runner.channels:
-        if role not in file.inputs:
-            yield f"{where}: runner.channels", f"{role!r} is no input of this model"
-
-
-def _source_of(entry: str) -> Path | None:
-    """The source file of ``module:function``, found without importing the module."""
-    try:
-        found = importlib.util.find_spec(entry.partition(":")[0])
-    except ModuleNotFoundError:
-        return None
-    return Path(found.origin) if found and found.origin else None
-
-
-def _is_prepared(file: ModelFile) -> bool:
-    runner = file.runner
-    return isinstance(runner, BundleRunnerPart) and bool(
-        runner.prepare or any(variant.prepare for variant in runner.variants.values())
-    )
-
-
 def _digest(folder: Path, file: ModelFile) -> str:
     """One digest over everything that decides what the model gives."""
-    parts = [(folder / "model.yaml").read_bytes(), (folder / "labels.csv").read_bytes()]
-    entries = [file.runner.entry if file.runner.kind == "python" else RUNNERS[file.runner.kind]]
-    if _is_prepared(file):
-        entries.append(_PREPARING)
-    for source in filter(None, map(_source_of, entries)):
-        # a function may be one module of infer itself; a package is taken whole
-        alone = source.parent == Path(__file__).parent
-        sources = [source] if alone else sorted(source.parent.glob("*.py"))
-        parts.extend(path.read_bytes() for path in sources)
+    runner = file.runner
+    modules = [_VOXELS, *runner.modules()]
+    revisions = [f"{runner.kind} {type(runner).REVISION}"]
+    revisions += [f"{module} {revision_of(module)}" for module in modules]
     digest = hashlib.sha256()
-    for part in parts:
+    for part in (
+        (folder / "model.yaml").read_bytes(),
+        (folder / "labels.csv").read_bytes(),
+        "\n".join(revisions).encode(),
+    ):
         digest.update(hashlib.sha256(part).digest())
     return digest.hexdigest()

@@ -10,6 +10,7 @@ from node.domain.grid import Stack
 from node.domain.header import Header
 from node.domain.result import LabelArray
 from node.infer.content import content_digest
+from node.infer.kept import Kept
 from node.infer.padding import Padding, fill
 from node.infer.registry import ModelSpec
 from node.infer.report import LOG_FILE, Report
@@ -55,18 +56,20 @@ class RunContext:
         weights_dir: Pulled files of the model NAME lie in ``weights_dir/NAME/<path>``.
         scratch: An empty folder of this run in that of its job; removed afterwards.
         memory_gb: What the run may take of main memory.
+        kept: What was kept of earlier runs in this process.
     """
 
     device: str
     weights_dir: Path
     scratch: Path
     memory_gb: float
+    kept: Kept = field(default_factory=Kept, repr=False, compare=False)
 
     @property
     def log(self) -> Path:
-        """Where the words of other programs are kept, beside the results and for as long as them.
+        """Where the output of other programs goes: beside the results, kept for as long as they are.
 
-        They may quote a header, so they never become part of a sentence.
+        It may quote a header, so none of it ever becomes part of a sentence.
         """
         return self.scratch.parent / LOG_FILE
 

@@ -12,12 +12,13 @@ import numpy as np
 
 from node.domain.errors import JobFailed
 from node.domain.result import LabelArray, label_values_of
+from node.infer.kept import Kept
 from node.infer.padding import cleared
-from node.infer.registry import RUNNERS, ModelSpec, load_model
+from node.infer.registry import ModelSpec, load_model
 from node.infer.report import Report
 from node.infer.run_context import ModelOutput, RunContext, SeriesInput
 
-RunnerKind = Callable[[ModelSpec, Mapping[str, SeriesInput], RunContext, Report], ModelOutput]
+Worker = Callable[[ModelSpec, Mapping[str, SeriesInput], RunContext, Report], ModelOutput]
 
 
 def run_model(
@@ -39,9 +40,9 @@ def run_model(
         raise JobFailed(
             f"{spec.name} takes {sorted(spec.inputs)}, not {sorted(inputs)}", permanent=True
         )
-    module, _, function = RUNNERS[spec.runner.kind].partition(":")
-    kind: RunnerKind = getattr(importlib.import_module(module), function)
-    produced = kind(_with(spec, parameters or {}), inputs, context, report)
+    module, _, function = spec.runner.settings.WORKER.partition(":")
+    work: Worker = getattr(importlib.import_module(module), function)
+    produced = work(_with(spec, parameters or {}), inputs, context, report)
     with report.stage("check"):
         check_labels(spec, inputs[spec.grid_role].stack.grid.shape, produced.labels)
         return _without_padding(spec, produced, report)
@@ -62,19 +63,19 @@ def _without_padding(spec: ModelSpec, produced: ModelOutput, report: Report) -> 
     return replace(produced, labels=labels, ran=ran)
 
 
-def warm(request: Mapping[str, Any], report: Report) -> Mapping[str, Any]:
+def warm(request: Mapping[str, Any], report: Report, kept: Kept) -> Mapping[str, Any]:
     """A job for an idle child: what ``request["models"]`` need before a first job.
 
     Each is given by its folder and the parameters that a job will have. The first real job then
     does not pay for it. A kind that can do more than be imported has a function
-    ``warm(spec, weights_dir, device)``.
+    ``warm(spec, weights_dir, device, kept)``.
     """
     with report.stage("warm"):
         for given in request["models"]:
             spec = _with(load_model(Path(given["folder"])), given["parameters"])
-            kind = importlib.import_module(RUNNERS[spec.runner.kind].partition(":")[0])
-            if hasattr(kind, "warm"):
-                kind.warm(spec, Path(request["weights_dir"]), request["device"])
+            worker = importlib.import_module(spec.runner.settings.WORKER.partition(":")[0])
+            if hasattr(worker, "warm"):
+                worker.warm(spec, Path(request["weights_dir"]), request["device"], kept)
     return {}
 
 

@@ -17,6 +17,8 @@ from node.infer.report import Report
 from node.infer.run_context import RunContext
 from node.infer.volume import Volume
 
+REVISION = 1
+
 _BINS = 1024
 
 

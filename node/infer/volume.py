@@ -34,6 +34,9 @@ from node.domain.uptake import suv_factor
 from node.infer.codestream import coded_size
 from node.infer.slab import Mask, Plane, Slab, VoxelArray
 
+REVISION = 1
+"""Raised when this module, ``slab`` or ``padding`` may give other voxels."""
+
 # what pydicom, gdcm, pylibjpeg, pillow and pyjpegls raise over a frame that they cannot decode
 _DECODE_ERRORS = (
     ArithmeticError,

@@ -56,7 +56,7 @@ class ModelCatalog:
             **self._short(model),
             "inputs": _inputs(model),
             "parameters": dict(model.runner.parameters),
-            "variants": sorted(getattr(model.runner.settings, "variants", {})),
+            "variants": sorted(model.runner.settings.variant_names),
             "memory_gb": model.resources.memory_gb,
             "deadline_s": model.resources.deadline_s,
             "files": [_file(asset, missing) for asset in model.files],

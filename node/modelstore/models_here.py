@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from node.config import NodeConfig, load
-from node.infer.registry import ModelSpec, default_models_folder, load_models
+from node.infer.registry import FoundModels, ModelSpec, default_models_folder, find_models
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +19,12 @@ class ModelsHere:
     """The models that a configuration gives, and the configuration."""
 
     config: NodeConfig
-    models: Mapping[str, ModelSpec]
+    found: FoundModels
+
+    @property
+    def models(self) -> Mapping[str, ModelSpec]:
+        """Those that can be used, by name."""
+        return self.found.usable
 
 
 def models_here(config: Path | None, folders: Sequence[Path] = ()) -> ModelsHere:
@@ -28,10 +33,10 @@ def models_here(config: Path | None, folders: Sequence[Path] = ()) -> ModelsHere
     Rules are not looked at: one that is wrong is no reason to hide the models.
 
     Raises:
-        ConfigInvalid: The configuration or a model cannot be used.
+        ConfigInvalid: The configuration cannot be used.
     """
     read = load(config, os.environ)
     return ModelsHere(
         config=read,
-        models=load_models([default_models_folder(), *read.models_dirs, *folders]),
+        found=find_models([default_models_folder(), *read.models_dirs, *folders]),
     )

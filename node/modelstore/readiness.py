@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from node.domain.errors import JobFailed
 from node.infer.assets import locked_licences, missing_assets
-from node.infer.container.engine import find_image
 from node.infer.registry import ModelSpec
-
-_BUNDLE_LIBRARIES = ("torch", "monai")
 
 
 def shortcomings(model: ModelSpec, weights_dir: Path, accepted: Collection[str]) -> Iterator[str]:
@@ -28,12 +23,4 @@ def shortcomings(model: ModelSpec, weights_dir: Path, accepted: Collection[str])
         )
     for licence in locked_licences(model, accepted):
         yield f"its weights forbid commercial use: read {licence} and name it in accept_licences"
-    if model.runner.kind == "monai_bundle":
-        absent = [name for name in _BUNDLE_LIBRARIES if importlib.util.find_spec(name) is None]
-        if absent:
-            yield f"{' and '.join(absent)} are not installed: pip install 'segnode[monai]'"
-    if model.image is not None:
-        try:
-            find_image(model.runner.entry, model.image_id)
-        except JobFailed as error:
-            yield error.reason
+    yield from model.runner.settings.shortcomings()

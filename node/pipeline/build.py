@@ -20,8 +20,8 @@ from node.deliver.sender import implicit_destinations
 from node.domain.completion_policy import CompletionPolicy
 from node.domain.errors import ConfigInvalid
 from node.domain.job import Priority
-from node.infer.registry import ModelSpec, default_models_folder, load_models
-from node.pipeline.acceptance import accepted_inputs, refused_inputs
+from node.infer.registry import FoundModels, ModelSpec, default_models_folder, find_models
+from node.pipeline.acceptance import accepted_inputs, refused_inputs, variant_conditions
 from node.pipeline.deliver import Destination
 from node.pipeline.matching import ActiveRule
 from node.route.conditions import Condition
@@ -36,12 +36,21 @@ FORMS = {"seg": True}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A configuration that can be served: checked whole, with its models and compiled rules."""
+    """A configuration that can be served: checked whole, with its models and compiled rules.
+
+    Args:
+        found: All models; those with mistakes are used by no rule.
+    """
 
     config: NodeConfig
-    models: Mapping[str, ModelSpec]
+    found: FoundModels
     rules: tuple[ActiveRule, ...]
     destinations: Mapping[str, Destination]
+
+    @property
+    def models(self) -> Mapping[str, ModelSpec]:
+        """The models that can be used, by name."""
+        return self.found.usable
 
     @property
     def policy(self) -> CompletionPolicy:
@@ -66,17 +75,17 @@ def plan(path: Path | None, environ: Mapping[str, str] | None = None) -> Plan:
     """
     environ = os.environ if environ is None else environ
     config = load(path, environ, check_rules=mistakes_in, forms=FORMS)
-    models = load_models([default_models_folder(), *config.models_dirs])
+    found = find_models([default_models_folder(), *config.models_dirs])
     mistakes: Mistakes = []
     rules = [
         rule
         for index, given in enumerate(config.rules)
-        if (rule := _active_rule(config, given, models, f"rules.{index}", mistakes)) is not None
+        if (rule := _active_rule(config, given, found, f"rules.{index}", mistakes)) is not None
     ]
     if mistakes:
         raise ConfigInvalid(mistakes)
     return Plan(
-        config=config, models=models, rules=tuple(rules), destinations=destinations_of(config)
+        config=config, found=found, rules=tuple(rules), destinations=destinations_of(config)
     )
 
 
@@ -89,18 +98,18 @@ def destinations_of(config: NodeConfig) -> Mapping[str, ConfiguredDestination]:
 def _active_rule(
     config: NodeConfig,
     given: RuleConfig,
-    models: Mapping[str, ModelSpec],
+    found: FoundModels,
     path: str,
     mistakes: Mistakes,
 ) -> ActiveRule | None:
     rule = compile_rule(name=given.name, when=given.when, study=given.study, path=path)
-    model = models.get(given.run)
+    model = found.usable.get(given.run)
     if model is None:
-        known = ", ".join(sorted(models))
-        mistakes.append((f"{path}.run", f"there is no model {given.run!r}; there are: {known}"))
+        mistakes.append((f"{path}.run", found.why_not(given.run)))
         return None
     try:
         accepts, refuses = accepted_inputs(model), refused_inputs(model)
+        variant_conditions(model)
     except ConfigInvalid as invalid:
         mistakes.extend(invalid.mistakes)
         return None

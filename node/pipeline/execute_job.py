@@ -32,6 +32,7 @@ from node.domain.job import ResultIdentity, result_key
 from node.domain.reasons import in_one_sentence
 from node.domain.result import LabelVolume
 from node.encode import ENCODERS, read_tables
+from node.infer.kept import Kept
 from node.infer.labels_file import read_labels, write_labels
 from node.infer.measure import measure_labels
 from node.infer.plausible import why_implausible
@@ -41,6 +42,7 @@ from node.infer.run_context import RunContext, SeriesInput
 from node.infer.runners import run_model
 from node.infer.runners import warm as warm_runners
 from node.observe.log import configure_logging
+from node.pipeline.acceptance import variant_by_header
 from node.pipeline.crash_points import crash_point
 from node.pipeline.job_order import InputFiles, JobOrder
 from node.verify import VERIFIERS
@@ -61,7 +63,7 @@ class _Source:
         return self.given.stack
 
 
-def run(request: Mapping[str, Any], report: Report) -> dict[str, Any]:
+def run(request: Mapping[str, Any], report: Report, kept: Kept) -> dict[str, Any]:
     """Do one job; the products named in the answer are durable files when it returns.
 
     Raises:
@@ -72,14 +74,14 @@ def run(request: Mapping[str, Any], report: Report) -> dict[str, Any]:
     """
     configure_logging()
     try:
-        return _run(JobOrder.from_json(request), report)
+        return _run(JobOrder.from_json(request), report, kept)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise TryLater("no room on the disk for the result; tried again by itself") from error
         raise
 
 
-def _run(order: JobOrder, report: Report) -> dict[str, Any]:
+def _run(order: JobOrder, report: Report, kept: Kept) -> dict[str, Any]:
     model = load_model(order.model_folder)
     if model.digest != order.model_digest:
         raise JobFailed(
@@ -90,7 +92,7 @@ def _run(order: JobOrder, report: Report) -> dict[str, Any]:
     with report.stage("headers"):
         sources = {each.role: _read_source(each, model) for each in order.inputs}
     grid = sources[model.grid_role]
-    made = _labels(order, model, sources, report)
+    made = _labels(order, model, sources, report, kept)
     with report.stage("judge"):
         measured = measure_labels(made.volume)
         # labels that nobody asked for are not missing
@@ -117,9 +119,9 @@ def _run(order: JobOrder, report: Report) -> dict[str, Any]:
     return answer
 
 
-def warm(request: Mapping[str, Any], report: Report) -> dict[str, Any]:
+def warm(request: Mapping[str, Any], report: Report, kept: Kept) -> dict[str, Any]:
     """What a first job would wait for: imports, and what ``request["models"]`` need."""
-    warmed = dict(warm_runners(request, report))
+    warmed = dict(warm_runners(request, report, kept))
     # the first thing that needs them is the last of a job: it begins beside them
     threading.Thread(target=read_tables, daemon=True).start()
     return warmed
@@ -161,7 +163,11 @@ class _Made:
 
 
 def _labels(
-    order: JobOrder, model: ModelSpec, sources: Mapping[str, _Source], report: Report
+    order: JobOrder,
+    model: ModelSpec,
+    sources: Mapping[str, _Source],
+    report: Report,
+    kept: Kept,
 ) -> _Made:
     stack = sources[model.grid_role].stack
     path = order.folder / LABELS_FILE
@@ -174,9 +180,11 @@ def _labels(
             volume = LabelVolume(labels=labels, stack=stack, overlapping=model.has_regions)
             return _Made(volume, content, ran, _file_facts(path, _sha256(path)))
     crash_point("mid-inference")
-    with _run_context(order, model) as context:
+    with _run_context(order, model, kept) as context:
         inputs = {role: source.given for role, source in sources.items()}
-        produced = run_model(model, inputs, context, report, order.parameters)
+        chosen = variant_by_header(model, order.parameters, inputs[model.grid_role].header)
+        parameters = {**order.parameters, **chosen}
+        produced = run_model(model, inputs, context, report, parameters)
     with report.stage("keep labels"):
         content = {role: source.given.content for role, source in sources.items()}
         facts = {**_facts(order, model), "ran": dict(produced.ran), "content": content}
@@ -187,7 +195,7 @@ def _labels(
 
 
 @contextmanager
-def _run_context(order: JobOrder, model: ModelSpec) -> Iterator[RunContext]:
+def _run_context(order: JobOrder, model: ModelSpec, kept: Kept) -> Iterator[RunContext]:
     """A place to work in; what an attempt that was killed left there goes first."""
     scratch = order.folder / "scratch"
     shutil.rmtree(scratch, ignore_errors=True)
@@ -198,6 +206,7 @@ def _run_context(order: JobOrder, model: ModelSpec) -> Iterator[RunContext]:
             weights_dir=order.weights_dir,
             scratch=scratch,
             memory_gb=model.resources.memory_gb,
+            kept=kept,
         )
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -18,6 +18,7 @@ from node.assemble.gate import MinimumSize, judge_geometry
 from node.domain.errors import JobFailed, SeriesUnusable
 from node.domain.frames import frames_of
 from node.domain.header import HeaderMerger
+from node.infer.kept import Kept
 from node.infer.registry import ModelSpec, load_model
 from node.infer.report import Report
 from node.infer.run_context import RunContext, SeriesInput
@@ -27,7 +28,7 @@ _TENSORRT = "node.infer.bundle.tensorrt"
 _OPTIMIZE = "node.infer.bundle.optimize"
 
 
-def run(request: Mapping[str, Any], report: Report) -> dict[str, Any]:
+def run(request: Mapping[str, Any], report: Report, kept: Kept) -> dict[str, Any]:
     """Make, compare and accept an optimized network.
 
     Args:
@@ -41,7 +42,7 @@ def run(request: Mapping[str, Any], report: Report) -> dict[str, Any]:
     device = os.environ.get("SEGNODE_DEVICE", "cpu")
     exporter = importlib.import_module(_TENSORRT).exporter_of(model, request["precision"])
     exporter.require(device)
-    variants = list(getattr(model.runner.settings, "variants", {}))
+    variants = model.runner.settings.variant_names
     variant = request["variant"] or str(model.runner.parameters.get("variant", variants[0]))
     if variant not in variants:
         raise JobFailed(
@@ -58,6 +59,7 @@ def run(request: Mapping[str, Any], report: Report) -> dict[str, Any]:
             weights_dir=Path(request["weights_dir"]),
             scratch=scratch,
             memory_gb=model.resources.memory_gb,
+            kept=kept,
         )
         optimize = importlib.import_module(_OPTIMIZE).optimize
         made = optimize(model, variant, inputs, context, report, exporter)

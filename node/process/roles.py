@@ -15,6 +15,7 @@ from node.jobs.leases import JobLeases
 from node.pipeline.accept import Replan
 from node.pipeline.build import Plan
 from node.pipeline.deliver import Deliverer
+from node.pipeline.outdated import judge_outdated_again
 from node.pipeline.retain import Retention
 from node.pipeline.settle import Settler
 from node.pipeline.signals import Signals
@@ -42,6 +43,8 @@ def route(plan: Plan, replan: Replan, signals: Signals) -> None:
             if fresh is not None:
                 settler.use(settle_deps(fresh, engine))
                 retention.use(fresh)
+                for uid in judge_outdated_again(fresh, engine):
+                    log.info("judged again: the model of its job changed", extra={"series": uid})
         _guarded("tick", lambda: settler.tick(_now(engine)))
 
     clock = Clock()

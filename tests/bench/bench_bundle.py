@@ -31,6 +31,7 @@ from node.infer.assets import record_asset, sha256_of
 from node.infer.registry import default_models_folder, load_model
 from tests.bench.bench_memory import tree
 from tests.bench.report import Goal, Report, Row
+from tests.support.boxes import boxes_runner
 from tests.support.phantoms import HOUNSFIELD, Phantom, Region, region_at
 
 BUNDLE = "wholeBody_ct_segmentation"
@@ -175,11 +176,7 @@ def _write_boxes_model(folder: Path, phantom: Phantom) -> None:
         "version": "1",
         "title": "Boxes in place of a network",
         "inputs": {"ct": {"accepts": {"Modality": "CT"}}},
-        "runner": {
-            "kind": "python",
-            "entry": "node.infer.boxes:run",
-            "parameters": {"boxes": boxes},
-        },
+        "runner": boxes_runner(folder, boxes),
     }
     (folder / "model.yaml").write_text(json.dumps(model))
 

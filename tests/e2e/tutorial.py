@@ -23,6 +23,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, SecondaryCaptureImageStorage
 
 from node.infer.registry import default_models_folder
+from tests.support.boxes import boxes_runner
 from tests.support.phantoms import CENTRE_MM, PLANES, Phantom, encoded_as
 
 MODEL = "painted_boxes"
@@ -177,11 +178,7 @@ def write_model(folder: Path) -> Path:
         "version": "1.0.0",
         "title": "104 boxes",
         "inputs": {"ct": {"accepts": {"Modality": "CT"}}},
-        "runner": {
-            "kind": "python",
-            "entry": "node.infer.boxes:run",
-            "parameters": {"boxes": boxes()},
-        },
+        "runner": boxes_runner(model, boxes()),
     }
     (model / "model.yaml").write_text(yaml.safe_dump(content))
     return folder

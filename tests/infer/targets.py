@@ -18,6 +18,7 @@ from pydicom import dcmread
 from node.domain.errors import JobFailed, SeriesUnusable, TryLater
 from node.domain.header import Header
 from node.domain.reasons import Reason, ReasonCode
+from node.infer.kept import Kept
 from node.infer.labels_file import write_labels
 from node.infer.registry import load_model
 from node.infer.report import Report
@@ -29,63 +30,63 @@ from tests.support.rooms import room
 Request = Mapping[str, Any]
 
 
-def echo(request: Request, report: Report) -> Request:
+def echo(request: Request, report: Report, kept: Kept) -> Request:
     with report.stage("read"):
         pass
     report.note("half way")
     return {"request": dict(request), "process_id": os.getpid()}
 
 
-def noisy(request: Request, report: Report) -> Request:
+def noisy(request: Request, report: Report, kept: Kept) -> Request:
     print("a library talks")
     os.write(1, b"\x00\x00\x00\x05noise")
     os.write(2, b"more noise\n")
     return {}
 
 
-def exits(request: Request, report: Report) -> Request:
+def exits(request: Request, report: Report, kept: Kept) -> Request:
     with report.stage("decode"):
         os._exit(int(request["code"]))
 
 
-def asks_to_exit(request: Request, report: Report) -> Request:
+def asks_to_exit(request: Request, report: Report, kept: Kept) -> Request:
     sys.exit(3)
 
 
-def segfaults(request: Request, report: Report) -> Request:
+def segfaults(request: Request, report: Report, kept: Kept) -> Request:
     with report.stage("decode"):
         ctypes.string_at(0)
     return {}
 
 
-def kills_itself(request: Request, report: Report) -> Request:
+def kills_itself(request: Request, report: Report, kept: Kept) -> Request:
     with report.stage("run"):
         os.kill(os.getpid(), signal.SIGKILL)
     return {}
 
 
-def allocates(request: Request, report: Report) -> Request:
+def allocates(request: Request, report: Report, kept: Kept) -> Request:
     with report.stage("run"):
         return {"size": len(bytearray(request["size"]))}
 
 
-def fails(request: Request, report: Report) -> Request:
+def fails(request: Request, report: Report, kept: Kept) -> Request:
     raise JobFailed("frame 3 cannot be decoded", permanent=bool(request["permanent"]))
 
 
-def finds_no_room(request: Request, report: Report) -> Request:
+def finds_no_room(request: Request, report: Report, kept: Kept) -> Request:
     raise TryLater("no room on the disk")
 
 
-def unusable(request: Request, report: Report) -> Request:
+def unusable(request: Request, report: Report, kept: Kept) -> Request:
     raise SeriesUnusable([Reason(ReasonCode.SAME_POSITION, "two images at one position")])
 
 
-def bug(request: Request, report: Report) -> Request:
+def bug(request: Request, report: Report, kept: Kept) -> Request:
     return {"value": [][1]}
 
 
-def hangs(request: Request, report: Report) -> Request:
+def hangs(request: Request, report: Report, kept: Kept) -> Request:
     """Waits for ever, with a process of its own."""
     helper = subprocess.Popen(["/bin/sleep", "600"])
     report.note(str(helper.pid))
@@ -94,13 +95,13 @@ def hangs(request: Request, report: Report) -> Request:
     return {}
 
 
-def waits(request: Request, report: Report) -> Request:
+def waits(request: Request, report: Report, kept: Kept) -> Request:
     report.note("waiting")
     threading.Event().wait()
     return {}
 
 
-def hangs_in_c(request: Request, report: Report) -> Request:
+def hangs_in_c(request: Request, report: Report, kept: Kept) -> Request:
     """Holds the interpreter lock for ever: no thread of the child can act."""
     report.note(str(os.getpid()))
     with mmap.mmap(-1, 4096) as page:
@@ -109,7 +110,7 @@ def hangs_in_c(request: Request, report: Report) -> Request:
     return {}
 
 
-def segments(request: Request, report: Report) -> Request:
+def segments(request: Request, report: Report, kept: Kept) -> Request:
     """The heavy road of a job: files to a label file, with a model of a folder."""
     paths = sorted(Path(request["folder"]).glob("*.dcm"))
     headers = {path: dcmread(path, stop_before_pixels=True) for path in paths}

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
 
 from node.domain.errors import ConfigInvalid
 from node.domain.segment import Code
-from node.infer.registry import default_models_folder, load_model, load_models
+from node.infer import registry
+from node.infer.kinds import KINDS
+from node.infer.registry import default_models_folder, find_models, load_model
 
 
 @pytest.fixture
@@ -34,7 +37,7 @@ def mistakes_of(call: Callable[[], object]) -> dict[str, str]:
 
 
 def test_the_models_that_come_with_segnode_load() -> None:
-    models = load_models([default_models_folder()])
+    models = find_models([default_models_folder()]).usable
 
     assert "ct_tissue" in models
     assert models["ct_tissue"].inputs["ct"].min_slices == 3
@@ -42,7 +45,7 @@ def test_the_models_that_come_with_segnode_load() -> None:
 
 
 def test_a_model_folder_may_be_named_itself(folder: Path) -> None:
-    assert list(load_models([folder])) == ["ct_tissue"]
+    assert list(find_models([folder]).usable) == ["ct_tissue"]
 
 
 @pytest.mark.parametrize(
@@ -114,15 +117,22 @@ def test_all_mistakes_of_all_files_are_told_at_once(folder: Path) -> None:
     spoil(folder / "labels.csv", "#2E7FA8", "red")
     spoil(folder / "README.md", "## Where it fails", "## Where it shines")
 
-    mistakes = mistakes_of(lambda: load_models([folder, folder.parent / "nowhere"]))
+    (bad,) = find_models([folder]).unusable.values()
+
+    mistakes = dict(bad.mistakes)
 
     assert set(mistakes) == {
         "models/ct_tissue/model.yaml: inputs.ct.mn_slices",
         "models/ct_tissue/model.yaml: resources.device",
         "models/ct_tissue/labels.csv: line 3",
         "models/ct_tissue/README.md",
-        str(folder.parent / "nowhere"),
     }
+
+
+def test_a_folder_without_models_is_a_mistake_of_whoever_names_it(tmp_path: Path) -> None:
+    mistakes = mistakes_of(lambda: find_models([tmp_path]))
+
+    assert mistakes == {str(tmp_path): "is neither a model folder nor does it hold one"}
 
 
 @pytest.mark.parametrize("name", ["model.yaml", "labels.csv", "README.md"])
@@ -134,10 +144,11 @@ def test_a_missing_file_is_told(folder: Path, name: str) -> None:
     assert "is missing" in mistakes[f"models/ct_tissue/{name}"]
 
 
-def test_two_models_of_one_name_are_refused(folder: Path) -> None:
-    mistakes = mistakes_of(lambda: load_models([default_models_folder(), folder]))
+def test_of_two_models_with_one_name_neither_can_be_used(folder: Path) -> None:
+    found = find_models([default_models_folder(), folder])
 
-    assert "is also the name of" in mistakes["models/ct_tissue"]
+    assert "ct_tissue" not in found.usable
+    assert "models/ct_tissue: is also the name of" in str(found.unusable["ct_tissue"])
 
 
 def test_the_digest_changes_with_what_decides_the_result(folder: Path) -> None:
@@ -153,38 +164,65 @@ def test_the_digest_changes_with_what_decides_the_result(folder: Path) -> None:
     assert reworded.digest == renumbered.digest
 
 
-def test_the_digest_changes_with_the_code_of_a_python_model(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of this package's infer, which a test may change; digests follow its sources."""
+    copied = Path(shutil.copytree(Path(registry.__file__).parent, tmp_path / "infer"))
+
+    def find_spec(module: str) -> ModuleSpec:
+        place = copied.joinpath(*module.split(".")[2:])
+        source = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+        return ModuleSpec(module, None, origin=str(source))
+
+    monkeypatch.setattr("importlib.util.find_spec", find_spec)
+    return copied
+
+
+REVISED = [
+    ("ct_tissue", "ct_tissue/__init__.py"),
+    ("ct_tissue", "volume.py"),
+    ("mindgrab", "brain/brainchop.py"),
+    ("brats_mri", "brain/brats.py"),
+    ("ctmr", "brain/template.py"),
+    ("wholebody_ct", "volume.py"),
+]
+
+
+@pytest.mark.parametrize(("name", "source"), REVISED)
+def test_a_raised_revision_changes_the_digest(package: Path, name: str, source: str) -> None:
+    before = load_model(default_models_folder() / name).digest
+
+    spoil(package / source, "REVISION = ", "REVISION = 9")
+
+    assert load_model(default_models_folder() / name).digest != before
+
+
+@pytest.mark.parametrize(("name", "source"), REVISED)
+def test_a_changed_comment_changes_no_digest(package: Path, name: str, source: str) -> None:
+    before = load_model(default_models_folder() / name).digest
+
+    spoil(package / source, "REVISION = ", "# said better\nREVISION = ")
+
+    assert load_model(default_models_folder() / name).digest == before
+
+
+def test_the_revision_of_a_kind_changes_the_digest_of_its_models(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from node.infer import registry
+    names = ("ct_tissue", "spleen_ct")
+    before = [load_model(default_models_folder() / name).digest for name in names]
 
-    before = load_model(folder).digest
-    code = tmp_path / "code"
-    code.mkdir()
-    (code / "__init__.py").write_text("")
-    (code / "lungs.py").write_text("limit = 1")
-    monkeypatch.setattr(registry, "_source_of", lambda entry: code / "__init__.py")
-    first = load_model(folder).digest
-    (code / "lungs.py").write_text("limit = 2")
+    monkeypatch.setattr(KINDS["monai_bundle"], "REVISION", 99)
 
-    assert len({before, first, load_model(folder).digest}) == 3
+    after = [load_model(default_models_folder() / name).digest for name in names]
+    assert [old == new for old, new in zip(before, after, strict=True)] == [True, False]
 
 
-def test_the_digest_of_a_prepared_bundle_covers_the_code_that_prepares_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from node.infer import registry
+def test_code_without_a_revision_is_no_entry(folder: Path) -> None:
+    spoil(folder / "model.yaml", "node.infer.ct_tissue:run", "node.infer.report:run")
 
-    folder = default_models_folder() / "brats_mri"
-    before = load_model(folder).digest
-    code = tmp_path / "code"
-    code.mkdir()
-    (code / "__init__.py").write_text("")
-    source_of = registry._source_of
-    monkeypatch.setattr(
-        registry,
-        "_source_of",
-        lambda entry: code / "__init__.py" if "brain" in entry else source_of(entry),
-    )
+    mistakes = mistakes_of(lambda: load_model(folder))
 
-    assert load_model(folder).digest != before
+    assert mistakes == {
+        "models/ct_tissue/model.yaml: runner.entry": "node.infer.report declares no REVISION"
+    }

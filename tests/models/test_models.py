@@ -75,6 +75,8 @@ def test_it_runs_on_the_smallest_input_that_it_declares(bare: ModelSpec) -> None
 
 
 def test_it_takes_a_volume_without_any_structure(bare: ModelSpec) -> None:
+    if bare.name == "boxes":
+        pytest.skip("it labels places, whatever is there")
     phantom = Phantom()
     empty = Volume(array=np.full_like(phantom.hu_volume, -1024), grid=phantom.grid)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,8 @@ from pydicom import dcmread
 from node.domain.grid import Stack
 from node.domain.header import Header, HeaderMerger
 from node.domain.result import LabelArray
+from node.infer.kept import Kept
+from node.infer.python.runner import entry_of
 from node.infer.registry import ModelSpec
 from node.infer.report import Report, Stopwatch
 from node.infer.run_context import RunContext, SeriesInput
@@ -36,7 +37,13 @@ def nothing_known(stack: Stack) -> SeriesInput:
     return SeriesInput(stack=stack, files={}, header=Header({}))
 
 
-def room(folder: Path, *, weights_dir: Path | None = None, memory_gb: float = 8.0) -> RunContext:
+def room(
+    folder: Path,
+    *,
+    weights_dir: Path | None = None,
+    memory_gb: float = 8.0,
+    kept: Kept | None = None,
+) -> RunContext:
     """A room whose scratch lies in a folder."""
     scratch = folder / "scratch"
     scratch.mkdir(exist_ok=True)
@@ -45,6 +52,7 @@ def room(folder: Path, *, weights_dir: Path | None = None, memory_gb: float = 8.
         weights_dir=weights_dir or folder / "weights",
         scratch=scratch,
         memory_gb=memory_gb,
+        kept=kept or Kept(),
     )
 
 
@@ -66,10 +74,8 @@ def entry_labels(
     model: ModelSpec, volumes: Mapping[str, Volume], parameters: Mapping[str, object] | None = None
 ) -> LabelArray:
     """What the function of a ``python`` model makes of volumes in memory."""
-    module, _, function = model.runner.entry.partition(":")
     given = {**model.runner.parameters, **(parameters or {})}
     spec = replace(model, runner=replace(model.runner, parameters=given))
     with TemporaryDirectory() as name:
-        entry = getattr(importlib.import_module(module), function)
-        labels: LabelArray = entry(spec, volumes, room(Path(name)), Stopwatch())
+        labels: LabelArray = entry_of(spec)(spec, volumes, room(Path(name)), Stopwatch())
         return labels

@@ -28,6 +28,8 @@ from node.infer.volume import Volume
 if TYPE_CHECKING:
     from node.infer.registry import ModelSpec
 
+REVISION = 1
+
 _ITK: Any = SimpleITK  # its functions carry no types
 
 

@@ -27,6 +27,8 @@ from node.infer.bundle.image import Image, Prepared
 from node.infer.report import Report
 from node.infer.volume import Volume
 
+REVISION = 1
+
 CHANNELS = ("t1c", "t1", "t2", "flair")
 LEAST_SHAPE = (155, 240, 240)  # slices, rows, columns of 1 mm, as in BraTS
 _MARGIN_MM = 2

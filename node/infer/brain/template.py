@@ -33,6 +33,8 @@ from node.infer.report import Report
 from node.infer.slab import VoxelArray
 from node.infer.volume import Volume
 
+REVISION = 1
+
 _ITK: Any = SimpleITK  # its functions carry no types
 
 TEMPLATE = "template/"  # where models that need one declare it

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from node.domain.errors import JobFailed
-from node.infer.assets import check_assets
-from node.infer.model_file import BundleRunnerPart
+from node.infer.assets import FileHashes, check_assets
+from node.infer.bundle.spec import BundlePart
 from node.infer.registry import ModelSpec
 
 
@@ -36,16 +36,21 @@ class Bundle:
     weights: Path
 
 
-def settings_of(spec: ModelSpec) -> BundleRunnerPart:
+def settings_of(spec: ModelSpec) -> BundlePart:
     """What model.yaml says to this runner kind."""
     settings = spec.runner.settings
-    if not isinstance(settings, BundleRunnerPart):
+    if not isinstance(settings, BundlePart):
         raise JobFailed(f"{spec.name} is no bundle", permanent=True)
     return settings
 
 
-def bundle_of(spec: ModelSpec, variant: str, weights_dir: Path) -> Bundle:
+def bundle_of(
+    spec: ModelSpec, variant: str, weights_dir: Path, hashes: FileHashes | None = None
+) -> Bundle:
     """The bundle of a model, every file held to its hash.
+
+    Args:
+        hashes: Of files that were read before.
 
     Raises:
         JobFailed: A file is missing or is not the one that was declared; permanent.
@@ -53,7 +58,7 @@ def bundle_of(spec: ModelSpec, variant: str, weights_dir: Path) -> Bundle:
     settings = settings_of(spec)
     chosen = settings.variants[variant]
     paths = [each.path for each in spec.files]
-    checked = check_assets(spec, weights_dir, [*paths, chosen.weights])
+    checked = check_assets(spec, weights_dir, [*paths, chosen.weights], hashes=hashes)
     return Bundle(
         root=weights_dir / spec.name,
         config=checked[settings.entry],
@@ -89,7 +94,8 @@ def parser_of(bundle: Bundle, device: str) -> Any:
     return parser
 
 
-_reachable: list[Path] = []  # the bundle whose code this process imports; one at a time
+# as global as sys.path, of which it says what is on it: the bundle whose code this process imports
+_reachable: list[Path] = []
 
 
 def _reach_code(root: Path) -> None:

@@ -179,9 +179,33 @@ def _load_weights(network: torch.nn.Module, bundle: Bundle) -> None:
         if is_out_of_memory(error):
             raise
         raise JobFailed(
-            f"the weights in {bundle.weights.name} are not those of the bundle's network",
+            f"the weights in {bundle.weights.name} are not those of the bundle's network"
+            f"{_misfit(network, state)}",
             permanent=True,
         ) from error
+
+
+def _misfit(network: torch.nn.Module, state: object) -> str:
+    """What does not fit, with an example of each kind."""
+    if not isinstance(state, dict):
+        return ": they are no dictionary of tensors"
+    due = network.state_dict()
+    shapes = {
+        name: f"{name} is {_shape(state[name])}, not {_shape(due[name])}"
+        for name in due.keys() & state.keys()
+        if _shape(state[name]) != _shape(due[name])
+    }
+    found = [
+        ("missing", sorted(due.keys() - state.keys())),
+        ("not of this network", sorted(map(str, state.keys() - due.keys()))),
+        ("of another shape", sorted(shapes.values())),
+    ]
+    told = [f"{len(names)} {what} ({names[0]})" for what, names in found if names]
+    return f": of {len(due)} tensors {', '.join(told)}" if told else ""
+
+
+def _shape(value: object) -> str:
+    return "x".join(map(str, value.shape)) if isinstance(value, Tensor) else type(value).__name__
 
 
 def _preprocess(loaded: Loaded, image: Image, device: str) -> MetaTensor:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from node.domain.errors import JobFailed
-from node.infer.assets import sha256_of, write_json
+from node.infer.assets import FileHashes, write_json
 from node.infer.bundle.config import bundle_of
 from node.infer.bundle.fast import Loaded
 from node.infer.registry import ModelSpec
@@ -36,7 +36,7 @@ class Optimized:
     Args:
         file: Relative to the model's folder in weights_dir.
         weights_sha256: Of the weights that it was made of.
-        model_digest: Of the model, and of the code that ran it for the comparison.
+        model_digest: Of the model when it was compared.
         made_with: Versions of libraries, and the name of the device.
         compared: What the comparison found; empty before it.
     """
@@ -52,13 +52,18 @@ class Optimized:
 
 
 def with_optimized(
-    loaded: Loaded, spec: ModelSpec, variant: str, weights_dir: Path, device: str
+    loaded: Loaded,
+    spec: ModelSpec,
+    variant: str,
+    weights_dir: Path,
+    device: str,
+    hashes: FileHashes,
 ) -> Loaded:
     """The bundle with its optimized network, or as it is, with a remark where one cannot be used."""
     entry = _chosen(spec, variant, weights_dir)
     if entry is None:
         return loaded
-    stale = _stale(entry, spec, variant, weights_dir, device)
+    stale = _stale(entry, spec, variant, weights_dir, device, hashes)
     if stale:
         remark = f"the optimized network is not used: {stale}; segnode models optimize {spec.name}"
         return replace(loaded, remark=remark)
@@ -117,7 +122,14 @@ def _wish(spec: ModelSpec) -> str:
     return wish
 
 
-def _stale(entry: Optimized, spec: ModelSpec, variant: str, weights_dir: Path, device: str) -> str:
+def _stale(
+    entry: Optimized,
+    spec: ModelSpec,
+    variant: str,
+    weights_dir: Path,
+    device: str,
+    hashes: FileHashes,
+) -> str:
     """What changed since it was made and compared; nothing where it may be used."""
     here = made_with(device)
     for name in sorted({*here, *entry.made_with}):
@@ -126,10 +138,10 @@ def _stale(entry: Optimized, spec: ModelSpec, variant: str, weights_dir: Path, d
             return f"it was made with {name} {then}, here is {now}"
     if entry.model_digest != spec.digest:
         return "the model, or segnode, changed since it was compared"
-    if sha256_of(bundle_of(spec, variant, weights_dir).weights) != entry.weights_sha256:
+    if hashes.of(bundle_of(spec, variant, weights_dir, hashes).weights) != entry.weights_sha256:
         return "it was made of other weights"
     path = weights_dir / spec.name / entry.file
-    if not path.is_file() or sha256_of(path) != entry.sha256:
+    if not path.is_file() or hashes.of(path) != entry.sha256:
         return "its file is missing or changed"
     return ""
 

@@ -18,11 +18,12 @@ import numpy as np
 
 from node.domain.errors import JobFailed
 from node.domain.result import LabelArray, mask_of
-from node.infer.assets import check_assets
+from node.infer.assets import check_assets, missing_assets
 from node.infer.bundle.config import bundle_of, settings_of
 from node.infer.bundle.fast import PRECISIONS, Loaded, MemoryMode, is_out_of_memory, load, run_fast
 from node.infer.bundle.image import Image, Prepared
 from node.infer.bundle.optimized import chosen_optimized, with_optimized
+from node.infer.bundle.spec import PREPARE
 from node.infer.bundle.strict import run_strict
 from node.infer.bundle.variant_selection import (
     asking_for,
@@ -30,16 +31,12 @@ from node.infer.bundle.variant_selection import (
     labels_wanted,
     variant_of,
 )
+from node.infer.kept import Kept
 from node.infer.registry import ModelSpec
 from node.infer.report import Report
 from node.infer.run_context import ModelOutput, RunContext, SeriesInput, read_volumes
 from node.infer.volume import Volume
 
-# name in model.yaml -> function that makes the image of several series, or in a common space
-PREPARE: Mapping[str, str] = {
-    "brain_tumour": "node.infer.brain.brats:prepare",
-    "brain_template": "node.infer.brain.template:prepare",
-}
 MODES = ("fast", "strict")
 
 
@@ -53,14 +50,32 @@ class Step:
     engine: str = ""
 
 
-def warm(spec: ModelSpec, weights_dir: Path, device: str) -> None:
+def warm(spec: ModelSpec, weights_dir: Path, device: str, kept: Kept) -> None:
     """Load the variant that goes without saying, so that the first job finds it loaded.
 
     Of several models the first: one network is warm at a time.
     """
     variant = spec.runner.parameters.get("variant", next(iter(settings_of(spec).variants)))
-    if not _kept:
-        _loaded(spec, str(variant), weights_dir, device)
+    if kept.is_empty:
+        _loaded(spec, str(variant), weights_dir, device, kept)
+
+
+def check(spec: ModelSpec, weights_dir: Path, device: str, kept: Kept) -> None:
+    """Whether the weights that are here are those of the bundle's network, one variant for each.
+
+    Raises:
+        JobFailed: The bundle cannot be built, or they are not; permanent.
+    """
+    variants = settings_of(spec).variants
+    missing = {each.path for each in missing_assets(spec, weights_dir)}
+    if missing & {each.path for each in spec.files}:
+        return
+    by_weights = {each.weights: name for name, each in reversed(variants.items())}
+    for weights, variant in by_weights.items():
+        if weights not in missing:
+            load(
+                bundle_of(spec, variant, weights_dir, kept.hashes), device, regions=spec.has_regions
+            )
 
 
 def run(
@@ -71,7 +86,7 @@ def run(
     Raises:
         JobFailed: See the modules of this package; or no step had memory enough.
     """
-    variant = variant_of(spec, inputs[spec.grid_role].header)
+    variant = variant_of(spec)
     wanted = labels_wanted(spec)
     mode = str(spec.runner.parameters.get("mode", "fast"))
     precision = str(spec.runner.parameters.get("precision", "fp32"))
@@ -79,9 +94,8 @@ def run(
         if value not in known:
             there_are = ", ".join(known)
             raise JobFailed(f"no {name} {value!r}; there are: {there_are}", permanent=True)
-    bundle = bundle_of(
-        spec, variant, context.weights_dir
-    )  # what is missing is told before all else
+    # what is missing is told before all else
+    bundle = bundle_of(spec, variant, context.weights_dir, context.kept.hashes)
     read = read_volumes(spec, inputs, report)
     prepared = _prepare(spec, variant, read.volumes, context, report)
     by_class = is_asked_by_class(bundle)
@@ -113,7 +127,9 @@ def _prepare(
     chosen = settings.variants[variant]
     step = chosen if chosen.prepare else settings
     if step.prepare:
-        files = check_assets(spec, context.weights_dir, step.prepare_files)
+        files = check_assets(
+            spec, context.weights_dir, step.prepare_files, hashes=context.kept.hashes
+        )
         module, _, function = PREPARE[step.prepare].partition(":")
         with report.stage("prepare series"):
             prepared: Prepared = getattr(importlib.import_module(module), function)(
@@ -144,7 +160,9 @@ def _step_down(
             report.note(f"out of memory: {step.sentence}")
         try:
             with report.stage("load model"):
-                loaded = _loaded(spec, step.variant, context.weights_dir, step.effort.device)
+                loaded = _loaded(
+                    spec, step.variant, context.weights_dir, step.effort.device, context.kept
+                )
             if loaded.remark:
                 report.note(loaded.remark)
             done = replace(step, engine=loaded.engine)
@@ -153,6 +171,7 @@ def _step_down(
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
+        context.kept.drop_network()
         _free_memory()  # after the error is gone, which holds on to what the run had made
     raise JobFailed(
         f"out of memory, even in the smallest way to run {spec.name}: give it more"
@@ -180,24 +199,20 @@ def _steps(spec: ModelSpec, variant: str, first: MemoryMode) -> Iterator[Step]:
         yield Step(variant=seen[0], effort=on_cpu, sentence="on the CPU")
 
 
-# the network that is warm; one, since they are large
-_kept: dict[tuple[str, str, str, str], Loaded] = {}
+def _loaded(spec: ModelSpec, variant: str, weights_dir: Path, device: str, kept: Kept) -> Loaded:
+    bundle = bundle_of(spec, variant, weights_dir, kept.hashes)
 
-
-def _loaded(spec: ModelSpec, variant: str, weights_dir: Path, device: str) -> Loaded:
-    bundle = bundle_of(spec, variant, weights_dir)
-    key = (spec.digest, variant, device, chosen_optimized(spec, variant, weights_dir))
-    if key not in _kept:
-        _free_memory()
+    def load_it() -> Loaded:
         loaded = load(bundle, device, regions=spec.has_regions)
-        _kept[key] = with_optimized(loaded, spec, variant, weights_dir, device)
-    return _kept[key]
+        return with_optimized(loaded, spec, variant, weights_dir, device, kept.hashes)
+
+    key = (spec.digest, variant, device, chosen_optimized(spec, variant, weights_dir))
+    return kept.network(key, load_it, _free_memory)
 
 
 def _free_memory() -> None:
     import torch
 
-    _kept.clear()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

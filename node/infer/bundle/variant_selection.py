@@ -1,68 +1,38 @@
 """What a job wants of a bundle: one of its variants, and all of its labels or some.
 
-A job names the variant, or the header of its series chooses it (``variant_by`` in model.yaml). What
-the header does not tell is not guessed: a body's variant on a brain gives labels all the same.
+A job names the variant; where it does not, ``node.pipeline.acceptance`` asked the header of its first
+input beforehand (``variant_by`` in model.yaml).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 
 from node.domain.errors import JobFailed
-from node.domain.header import Header, Missing
 from node.domain.segment import segments_named
 from node.infer.bundle.config import Bundle, settings_of
 from node.infer.registry import ModelSpec
 
-_DESCRIPTIONS = (
-    "SeriesDescription",
-    "ProtocolName",
-    "StudyDescription",
-    "RequestedProcedureDescription",
-)
-_BRAIN = re.compile(
-    r"\b(brain|head|skull|neuro|neurocranium|cerebr\w*|crani\w*|mp ?rage|kopf|sch(ae?|ä)del\w*"
-    r"|(ge)?hirn|t[eê]te|cerveau|cabeza|cerebro)\b"
-)
-_BODY = re.compile(
-    r"\b(neck|hals|chest|thora\w*|abdom\w*|liver|leber|kidneys?|pancreas|pelvi\w*|becken|prostat\w*"
-    r"|breasts?|mamm\w*|heart|card\w*|herz|spine|[ctl] ?spine|hws|bws|lws|lumbar|knee|hip|shoulder"
-    r"|femoral|humeral|extremity|wrist|ankle|foot|hand|whole ?body|wholebody|mrcp)\b"
-)
 _ASKED_BY_CLASS = "VistaPostTransformd"
 
 
-def variant_of(spec: ModelSpec, header: Header) -> str:
-    """The variant that the job names, else the one for what the series shows, else the first.
+def variant_of(spec: ModelSpec) -> str:
+    """The variant of the job's parameters, else the first.
 
-    Args:
-        header: Of the series whose grid the labels lie on.
     Raises:
-        JobFailed: There is no such variant, or the header does not tell; permanent.
+        JobFailed: There is no such variant, or the header was to choose one and nobody asked it;
+            permanent.
     """
     settings = settings_of(spec)
-    there_are = ", ".join(settings.variants)
     wanted = spec.runner.parameters.get("variant")
-    if wanted is not None:
-        if wanted not in settings.variants:
-            raise JobFailed(
-                f"{spec.name} has no variant {wanted!r}; there are: {there_are}", permanent=True
-            )
-        return str(wanted)
-    if not settings.variant_by:
+    if wanted is None and not settings.variant_by:
         return next(iter(settings.variants))
-    shown = _shown(header, has_brain="MR_BRAIN_T1" in settings.variant_by)
-    for kind, variant in settings.variant_by.items():
-        if kind == shown:
-            return variant
-    reason = shown.reason if isinstance(shown, Missing) else f"{shown} is not provided for"
-    raise JobFailed(
-        f"{reason}, so no variant of {spec.name} goes without saying: name one of {there_are} as the"
-        " parameter variant of the rule",
-        permanent=True,
-    )
+    if wanted not in settings.variants:
+        what = "names no variant" if wanted is None else f"has no variant {wanted!r}"
+        there_are = ", ".join(settings.variants)
+        raise JobFailed(f"{spec.name} {what}; there are: {there_are}", permanent=True)
+    return str(wanted)
 
 
 def labels_wanted(spec: ModelSpec) -> list[int]:
@@ -93,30 +63,3 @@ def asking_for(bundle: Bundle, labels: Sequence[int]) -> Bundle:
     """The bundle with its own data set asking for some classes, as its publisher would."""
     case = {"label_prompt": list(labels)}
     return replace(bundle, overrides={**bundle.overrides, "dataset#data": [case]})
-
-
-def _shown(header: Header, *, has_brain: bool) -> str | Missing:
-    """A kind of ``variant_by``, or why it cannot be told.
-
-    Args:
-        has_brain: The brain in MR has a variant of its own.
-    """
-    modality = header.text("Modality").upper()
-    if not modality:
-        return Missing("the series does not say its Modality")
-    if modality != "MR" or not has_brain:
-        return modality
-    part = header.text("BodyPartExamined")
-    region = part or " ".join(map(header.text, _DESCRIPTIONS))
-    words = re.sub(r"[\W_]+", " ", region.lower())
-    is_brain, is_body = bool(_BRAIN.search(words)), bool(_BODY.search(words))
-    if is_brain == is_body and not part:
-        return Missing("the header does not tell whether this MR series shows the brain")
-    if is_body or not is_brain:
-        return "MR"
-    sequence = header.get("sequence")
-    if isinstance(sequence, Missing):
-        return Missing(f"the sequence of this MR series of the brain is unknown: {sequence.reason}")
-    if header.text("sequence") != "T1":
-        return Missing(f"this MR series of the brain is {header.text('sequence')}")
-    return "MR_BRAIN_T1"

@@ -3,11 +3,11 @@
 ::
 
     runner         run: image -> input folder -> container -> output files -> labels
-    settings       what model.yaml says of it
+    spec           what model.yaml says to it, and what this machine lacks
     templates      role -> folder of its files, and what is wrong with a template
     layout         the input folder
     engine         podman or docker: which, which image, which command line
-    held           one container: made, run, emptied, gone with the block that holds it
+    container_process    one container: made, run, emptied, gone with the block that holds it
     guardian       the process that removes it when the runner process dies
     leftovers      what dead runner processes left behind, found by label
     outputs        which files are the result
@@ -15,7 +15,6 @@
     grid           where its pixels lie on the source grid, in patient space
     matching       which label of the model a segment is
     paint          labels, and the refusal of overlaps
-
 
 What enters: the files of the input series. What leaves: labels on the grid of the first input, so
 that what is delivered is made and verified by this node like any other result; the container's own

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from node.domain.errors import JobFailed
-from node.infer.container.engine import ContainerOrder, Engine, tied
+from node.infer.container.engine import ContainerOrder, Engine, is_for_good, tied
 from node.infer.container.guardian import DONE
 from node.infer.container.outputs import OutputFile, take_out
 
@@ -20,6 +20,7 @@ GUARDIAN = "node.infer.container.guardian"
 _LOG_HEAD_BYTES = 4 << 20
 _LOG_TAIL_BYTES = 1 << 20
 _PIECE_BYTES = 1 << 16
+_NO_WORK_S = 5.0  # less than it takes to import what a network needs
 # the clock of a file system may lag by a tick
 _CLOCK_SLACK_S = 2.0
 
@@ -54,7 +55,10 @@ class ContainerProcess:
             if process.stdout is not None:
                 _keep(process.stdout, file)
         if not self._started:
-            raise JobFailed(f"{self._engine.name} could not start the container; its log says why")
+            raise JobFailed(
+                f"{self._engine.name} could not start the container; its log says why: {log}",
+                permanent=begins_for_good(log),
+            )
 
     @property
     def exit_code(self) -> int:
@@ -65,6 +69,13 @@ class ContainerProcess:
     def ran_out_of_memory(self) -> bool:
         """Whether the kernel ended it for passing its memory limit."""
         return bool(self._engine.inspect(self._order.name).get("OOMKilled", False))
+
+    @property
+    def ended_at_once(self) -> bool:
+        """Whether it ended so soon that it cannot have done any work."""
+        state = self._engine.inspect(self._order.name)
+        began, ended = (_seconds(str(state.get(key, ""))) for key in ("StartedAt", "FinishedAt"))
+        return began is not None and ended is not None and ended - began < _NO_WORK_S
 
     @property
     def _started(self) -> str:
@@ -78,7 +89,7 @@ class ContainerProcess:
         Raises:
             JobFailed: They cannot be had.
         """
-        at = datetime.fromisoformat(f"{self._started[:19]}+00:00")
+        at = _seconds(self._started) or 0.0
         source = f"{self._order.name}:{self._order.output_folder}"
         with subprocess.Popen(  # noqa: S603 - the engine that the operator installed
             tied([self._engine.program, "cp", source, "-"]),
@@ -91,7 +102,7 @@ class ContainerProcess:
             return take_out(
                 process.stdout,
                 folder,
-                newer_than_s=at.timestamp() - _CLOCK_SLACK_S,
+                newer_than_s=at - _CLOCK_SLACK_S,
             )
 
 
@@ -113,6 +124,23 @@ def held_container(engine: Engine, order: ContainerOrder) -> Iterator[ContainerP
         finally:
             # it knows when to give up; what is left then is found by its label
             guardian.communicate(DONE)
+
+
+def begins_for_good(log: Path) -> bool:
+    """Whether a log begins with words that mean that another attempt would end the same way.
+
+    They are looked for and never quoted: a log may hold what a header says.
+    """
+    with log.open("rb") as file:
+        return is_for_good(file.read(_PIECE_BYTES).decode("utf-8", "replace"))
+
+
+def _seconds(at: str) -> float | None:
+    """A time of an engine, in seconds since the epoch; None where it is none."""
+    try:
+        return datetime.fromisoformat(f"{at[:19]}+00:00").timestamp()
+    except ValueError:
+        return None
 
 
 def _keep(source: IO[bytes], log: IO[bytes]) -> None:

@@ -22,6 +22,14 @@ ENGINE_VARIABLE = "SEGNODE_CONTAINER_ENGINE"
 FLAGS_VARIABLE = "SEGNODE_CONTAINER_FLAGS"
 ENGINES = ("podman", "docker")
 
+# what engines and kernels say where another attempt would end the same way: of an image, a flag, a
+# GPU that is not there, a program that cannot be run
+_FOR_GOOD = (
+    *("no such image", "image not known", "invalid reference format"),
+    *("unknown flag", "unknown shorthand flag", "invalid argument"),
+    *("could not select device driver", "unresolvable cdi devices"),
+    *("exec format error", "executable file not found", "open executable"),
+)
 _CALL_S = 120.0
 _LOOK_S = 20.0
 _SENTENCE = 200
@@ -99,7 +107,7 @@ class Engine:
         """What a command of the engine prints.
 
         Raises:
-            JobFailed: It failed; another attempt may find the engine well.
+            JobFailed: It failed; permanent only where the engine says that nothing will change.
         """
         try:
             done = subprocess.run(  # noqa: S603 - the engine that the operator installed
@@ -114,7 +122,10 @@ class Engine:
         except (OSError, subprocess.TimeoutExpired) as error:
             raise JobFailed(f"{self.name} {arguments[0]}: {type(error).__name__}") from error
         if done.returncode != 0:
-            raise JobFailed(f"{self.name} {arguments[0]} failed: {_last_line(done.stderr)}")
+            raise JobFailed(
+                f"{self.name} {arguments[0]} failed: {_last_line(done.stderr)}",
+                permanent=is_for_good(done.stderr),
+            )
         return done.stdout
 
     def inspect(self, name: str) -> Mapping[str, Any]:
@@ -215,6 +226,12 @@ def tied(command: Sequence[str]) -> list[str]:
         *([prlimit, "--data=unlimited", "--"] if prlimit else []),
         *command,
     ]
+
+
+def is_for_good(said: str) -> bool:
+    """Whether the words of an engine mean that another attempt would end the same way."""
+    folded = said.casefold()
+    return any(words in folded for words in _FOR_GOOD)
 
 
 def _engines() -> list[Engine]:

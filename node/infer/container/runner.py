@@ -7,16 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from node.domain.errors import JobFailed
-from node.infer.container.container_process import held_container
+from node.infer.container.container_process import begins_for_good, held_container
 from node.infer.container.engine import ContainerOrder, Engine, Image, extra_flags, find_image
 from node.infer.container.layout import lay_out
 from node.infer.container.leftovers import owner_labels, remove_leftovers
 from node.infer.container.outputs import OutputFile, choose, read_outputs
-from node.infer.container.settings import ContainerSettings, settings_of
+from node.infer.container.spec import ContainerPart
 from node.infer.registry import ModelSpec
 from node.infer.report import Report
 from node.infer.run_context import ModelOutput, RunContext, SeriesInput, padding_of
 
+_NO_USE = (0, 126, 127)  # it ended well; its program cannot be run, or is not there
 _KILLED = 128 + 9  # some engines do not tell whose kill it was
 
 
@@ -28,9 +29,9 @@ def run(
     Raises:
         JobFailed: No engine, no image, no output, or an output that is not a result of these inputs.
     """
-    settings = settings_of(spec)
+    settings = _settings_of(spec)
     with report.stage("prepare"):
-        engine, image = find_image(settings.image, settings.image_id)
+        engine, image = find_image(settings.entry, settings.image_id)
         if removed := remove_leftovers(engine):
             report.note(f"containers that a dead runner had left, now removed: {removed}")
         lay_out(inputs, settings.layout, context.scratch / "in")
@@ -47,14 +48,31 @@ def run(
     return ModelOutput(labels=labels, ran=ran, padding=padding)
 
 
+def _settings_of(spec: ModelSpec) -> ContainerPart:
+    settings = spec.runner.settings
+    if not isinstance(settings, ContainerPart):
+        raise TypeError(f"{spec.name} is no container model")
+    return settings
+
+
+def _arguments(spec: ModelSpec, settings: ContainerPart) -> tuple[str, ...]:
+    """Those of model.yaml, and the parameters of the job behind them.
+
+    A parameter becomes ``key=value``, which is how MHub's images take changes to their workflow:
+    ``--config:modules.NAME.KEY=VALUE``.
+    """
+    changes = (f"{key}={value}" for key, value in spec.runner.parameters.items())
+    return (*settings.arguments, *changes)
+
+
 def _run(
     engine: Engine, order: ContainerOrder, context: RunContext, report: Report
 ) -> list[OutputFile]:
     """What the container wrote; it is gone when this returns.
 
     Raises:
-        JobFailed: It wrote nothing. An exit code that says so may be of the moment, memory for
-            instance; without one another attempt would end the same way.
+        JobFailed: It wrote nothing; permanent where it ended well, could not be run, or ended before
+            it can have worked. Any other failure may be of the moment, memory for instance.
     """
     with held_container(engine, order) as container:
         with report.stage("infer"):
@@ -69,9 +87,11 @@ def _run(
                     permanent=container.ran_out_of_memory,
                 )
             raise JobFailed(
-                f"the container ended with exit code {code} and wrote no file; its log is beside"
-                " the results of the job",
-                permanent=code == 0,
+                f"the container ended with exit code {code} and wrote no file; its log says why:"
+                f" {context.log}",
+                permanent=code in _NO_USE
+                or container.ended_at_once
+                or begins_for_good(context.log),
             )
         if code != 0:
             report.note(
@@ -81,13 +101,13 @@ def _run(
 
 
 def _order(
-    spec: ModelSpec, settings: ContainerSettings, image: Image, context: RunContext
+    spec: ModelSpec, settings: ContainerPart, image: Image, context: RunContext
 ) -> ContainerOrder:
     return ContainerOrder(
         name=f"segnode-{spec.name}-{uuid.uuid4().hex[:12]}",
         labels={**owner_labels(), "segnode.model": spec.name},
         image_id=image.image_id,
-        arguments=settings.arguments,
+        arguments=_arguments(spec, settings),
         input_folder=(Path(context.scratch / "in").absolute(), settings.input_folder),
         output_folder=settings.output_folder,
         device=context.device,

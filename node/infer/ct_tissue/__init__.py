@@ -33,6 +33,8 @@ from node.infer.report import Report
 from node.infer.run_context import RunContext
 from node.infer.volume import Volume
 
+REVISION = 1
+
 
 def run(
     spec: ModelSpec, volumes: Mapping[str, Volume], context: RunContext, report: Report

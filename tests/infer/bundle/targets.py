@@ -9,13 +9,14 @@ from typing import Any
 from node.infer.bundle.config import Bundle
 from node.infer.bundle.image import Image
 from node.infer.bundle.strict import run_strict
+from node.infer.kept import Kept
 from node.infer.report import Report
 from node.infer.volume import Volume
 from tests.support.phantoms import Phantom
 from tests.support.rooms import room
 
 
-def strict(request: Mapping[str, Any], report: Report) -> Mapping[str, Any]:
+def strict(request: Mapping[str, Any], report: Report, kept: Kept) -> Mapping[str, Any]:
     """A small phantom through a bundle's own command."""
     root = Path(request["root"])
     bundle = Bundle(

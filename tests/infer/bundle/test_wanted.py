@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from node.domain.errors import ConfigInvalid, JobFailed
-from node.domain.header import Header, Missing, Value
 from node.infer.bundle.config import Bundle
 from node.infer.bundle.variant_selection import (
     asking_for,
@@ -24,75 +23,20 @@ def ctmr() -> ModelSpec:
     return load_model(default_models_folder() / "ctmr")
 
 
-def header(derived: dict[str, Value] | None = None, **values: str) -> Header:
-    return Header({name: (value,) for name, value in values.items()}, derived or {})
-
-
 def asked(spec: ModelSpec, **parameters: object) -> ModelSpec:
     return replace(spec, runner=replace(spec.runner, parameters=parameters))
 
 
-T1: dict[str, Value] = {"sequence": ("T1",)}
-
-
-@pytest.mark.parametrize(
-    ("values", "variant"),
-    [
-        ({"Modality": "CT"}, "CT_BODY"),
-        ({"Modality": "CT", "BodyPartExamined": "HEAD"}, "CT_BODY"),
-        ({"Modality": "MR", "BodyPartExamined": "ABDOMEN"}, "MRI_BODY"),
-        ({"Modality": "MR", "BodyPartExamined": "ADRENAL"}, "MRI_BODY"),
-        ({"Modality": "MR", "BodyPartExamined": "HEADNECK"}, "MRI_BODY"),
-        ({"Modality": "MR", "StudyDescription": "MRT Becken nativ"}, "MRI_BODY"),
-        ({"Modality": "MR", "SeriesDescription": "t1_vibe_liver_dixon"}, "MRI_BODY"),
-        ({"Modality": "MR", "BodyPartExamined": "BRAIN"}, "MRI_BRAIN"),
-        ({"Modality": "MR", "BodyPartExamined": "Head"}, "MRI_BRAIN"),
-        ({"Modality": "MR", "StudyDescription": "MR HEAD W/O CONTRAST"}, "MRI_BRAIN"),
-        ({"Modality": "MR", "SeriesDescription": "t1_mprage_sag_p2_iso"}, "MRI_BRAIN"),
-        ({"Modality": "MR", "ProtocolName": "MRT Schädel"}, "MRI_BRAIN"),
-    ],
-)
-def test_the_header_chooses_the_variant(
-    ctmr: ModelSpec, values: dict[str, str], variant: str
-) -> None:
-    assert variant_of(ctmr, header(T1, **values)) == variant
-
-
-@pytest.mark.parametrize(
-    ("values", "derived", "sentence"),
-    [
-        ({}, T1, "does not say its Modality"),
-        ({"Modality": "PT"}, T1, "PT is not provided for"),
-        ({"Modality": "MR"}, T1, "does not tell whether this MR series shows the brain"),
-        ({"Modality": "MR", "StudyDescription": "MR Head and Neck"}, T1, "does not tell whether"),
-        ({"Modality": "MR", "SeriesDescription": "t2_tse_tra"}, {}, "does not tell whether"),
-        ({"Modality": "MR", "BodyPartExamined": "BRAIN"}, {"sequence": ("T2",)}, "brain is T2"),
-        (
-            {"Modality": "MR", "BodyPartExamined": "BRAIN"},
-            {"sequence": Missing("names several sequences")},
-            "unknown: names several sequences",
-        ),
-    ],
-)
-def test_what_the_header_does_not_tell_is_left_to_a_person(
-    ctmr: ModelSpec, values: dict[str, str], derived: dict[str, Value], sentence: str
-) -> None:
-    with pytest.raises(JobFailed, match=sentence) as failure:
-        variant_of(ctmr, header(derived, **values))
-
-    assert failure.value.permanent
-    assert "MRI_BRAIN" in str(failure.value)
-
-
-def test_the_job_has_the_last_word(ctmr: ModelSpec) -> None:
-    brain = header(T1, Modality="MR", BodyPartExamined="BRAIN")
-
-    assert variant_of(asked(ctmr, variant="MRI_BODY"), brain) == "MRI_BODY"
-
-
 def test_a_variant_that_there_is_not_is_refused(ctmr: ModelSpec) -> None:
     with pytest.raises(JobFailed, match="there are: CT_BODY, MRI_BODY, MRI_BRAIN") as failure:
-        variant_of(asked(ctmr, variant="PET"), header(Modality="CT"))
+        variant_of(asked(ctmr, variant="PET"))
+
+    assert failure.value.permanent
+
+
+def test_where_the_header_was_to_choose_the_first_is_not_taken(ctmr: ModelSpec) -> None:
+    with pytest.raises(JobFailed, match="ctmr names no variant; there are: CT_BODY") as failure:
+        variant_of(asked(ctmr))
 
     assert failure.value.permanent
 
@@ -100,7 +44,7 @@ def test_a_variant_that_there_is_not_is_refused(ctmr: ModelSpec) -> None:
 def test_a_bundle_that_does_not_ask_the_header_takes_its_first_variant() -> None:
     spleen = load_model(default_models_folder() / "spleen_ct")
 
-    assert variant_of(asked(spleen), header()) == "default"
+    assert variant_of(asked(spleen)) == "default"
 
 
 def test_every_variant_says_its_modality(ctmr: ModelSpec) -> None:
@@ -118,7 +62,7 @@ def test_every_variant_says_its_modality(ctmr: ModelSpec) -> None:
 @pytest.mark.parametrize(
     ("model", "right", "wrong", "key"),
     [
-        ("ctmr", "MR: MRI_BODY", "MR: BODY", "variant_by.MR"),
+        ("ctmr", "CT}, variant: CT_BODY", "CT}, variant: BODY", "variant_by.0.variant"),
         ("spleen_ct", "{variant: default}", "{variant: BODY}", "parameters.variant"),
     ],
 )

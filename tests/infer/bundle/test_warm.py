@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ pytest.importorskip("monai")
 from node.infer.bundle import runner
 from node.infer.bundle.config import Bundle
 from node.infer.bundle.fast import Loaded
+from node.infer.kept import Kept
 from node.infer.report import Stopwatch
 from node.infer.runners import run_model, warm
 from tests.support.bundles import MADE_BUNDLES, BundleModel, write_bundle_model
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:::monai", "ignore:::torch")
 
 
 @pytest.fixture
-def loads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The weights that are loaded, in order."""
     load, seen = runner.load, []
 
@@ -30,10 +30,8 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         seen.append(bundle.weights.name)
         return load(bundle, device, regions=regions)
 
-    runner._kept.clear()
     monkeypatch.setattr(runner, "load", listen)
-    yield seen
-    runner._kept.clear()
+    return seen
 
 
 def warmed(made: BundleModel, *parameters: dict[str, str]) -> dict[str, object]:
@@ -44,9 +42,10 @@ def warmed(made: BundleModel, *parameters: dict[str, str]) -> dict[str, object]:
 def test_the_variant_of_the_rule_is_loaded(tmp_path: Path, loads: list[str]) -> None:
     made = write_bundle_model(tmp_path, "resampled", MADE_BUNDLES["resampled"]())
     inputs = {"image": given_files(Phantom(shape=(12, 20, 24)), tmp_path / "series")}
-    place = room(tmp_path, weights_dir=made.weights_dir)
+    kept = Kept()
+    place = room(tmp_path, weights_dir=made.weights_dir, kept=kept)
 
-    warm(warmed(made, {"variant": "6mm"}), Stopwatch())
+    warm(warmed(made, {"variant": "6mm"}), Stopwatch(), kept)
     run_model(made.spec, inputs, place, Stopwatch(), {"variant": "6mm"})
 
     assert loads == ["model_low.pt"]
@@ -55,6 +54,6 @@ def test_the_variant_of_the_rule_is_loaded(tmp_path: Path, loads: list[str]) -> 
 def test_of_several_networks_one_is_loaded(tmp_path: Path, loads: list[str]) -> None:
     made = write_bundle_model(tmp_path, "resampled", MADE_BUNDLES["resampled"]())
 
-    warm(warmed(made, {}, {"variant": "6mm"}), Stopwatch())
+    warm(warmed(made, {}, {"variant": "6mm"}), Stopwatch(), Kept())
 
     assert loads == ["model.pt"]

@@ -1,4 +1,4 @@
-"""Entry of the runner kind ``python``: boxes at places of the patient that its parameters name.
+"""Boxes at places of the patient that the parameters name.
 
 A stand-in for a network: with it a table of labels goes through the whole road, and what must come
 back is known to the voxel beforehand.

@@ -1,0 +1,110 @@
+"""Functions of a model's own folder: read once, held to their hashes, and run as those very bytes.
+
+The files that ``runner.code`` lists are the modules of one package, so that one may import another
+(``from . import shapes``). Nothing else of the folder can be imported, and no compiled file is read
+or written. The package is named by what is in it: a changed file is another package.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from node.domain.errors import JobFailed
+from node.infer.python.spec import PythonPart
+
+
+def own_function(settings: PythonPart, folder: Path) -> Callable[..., Any]:
+    """The function that ``FILE.py:<function>`` names.
+
+    Args:
+        folder: Of the model.
+    Raises:
+        JobFailed: A file is not the declared one, cannot be imported, or lacks the function; permanent.
+    """
+    path, _, name = settings.entry.partition(":")
+    try:
+        module = _import(_checked_sources(settings, folder), folder, Path(path).stem)
+    except JobFailed:
+        raise
+    except Exception as error:
+        raise JobFailed(
+            f"{path} cannot be imported: {type(error).__name__}: {error}", permanent=True
+        ) from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise JobFailed(f"{path} has no function {name}", permanent=True)
+    found: Callable[..., Any] = function
+    return found
+
+
+def _checked_sources(settings: PythonPart, folder: Path) -> dict[str, bytes]:
+    """Module name -> source, every file held to its hash before any of it runs."""
+    sources = {}
+    for each in settings.code:
+        path = folder / each.path
+        source = path.read_bytes() if path.is_file() else b""
+        if hashlib.sha256(source).hexdigest() != each.sha256:
+            raise JobFailed(
+                f"{each.path} is not the file with the sha256 in model.yaml: it was not run",
+                permanent=True,
+            )
+        sources[path.stem] = source
+    return sources
+
+
+def _import(sources: Mapping[str, bytes], folder: Path, name: str) -> ModuleType:
+    identity = hashlib.sha256(str(folder).encode())
+    for module, source in sorted(sources.items()):
+        identity.update(module.encode() + hashlib.sha256(source).digest())
+    package = f"segnode_model_{identity.hexdigest()[:16]}"
+    if package not in sys.modules:
+        found = ModuleType(package)
+        found.__path__ = []
+        sys.modules[package] = found
+        sys.meta_path.append(_OwnCode(package, sources, folder))
+    return importlib.import_module(f"{package}.{name}")
+
+
+class _OwnCode(MetaPathFinder):
+    """Finds the modules of one package among sources in memory."""
+
+    def __init__(self, package: str, sources: Mapping[str, bytes], folder: Path) -> None:
+        self._package, self._sources, self._folder = package, sources, folder
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """The module ``<package>.<name>``, where there is a source of that name."""
+        del path, target
+        package, _, name = fullname.rpartition(".")
+        if package != self._package or name not in self._sources:
+            return None
+        place = self._folder / f"{name}.py"
+        loader = _CheckedSource(fullname, str(place), self._sources[name])
+        return importlib.util.spec_from_file_location(fullname, place, loader=loader)
+
+
+class _CheckedSource(SourceFileLoader):
+    """Runs bytes that were read before; the path is for tracebacks."""
+
+    def __init__(self, fullname: str, path: str, source: bytes) -> None:
+        super().__init__(fullname, path)
+        self._source = source
+
+    def get_data(self, path: Any) -> bytes:
+        """The source, whatever the disk holds by now."""
+        del path
+        return self._source
+
+    def path_stats(self, path: Any) -> Mapping[str, Any]:
+        """No file: so that no compiled file is looked for."""
+        raise OSError(path)
