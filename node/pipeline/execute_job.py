@@ -12,22 +12,14 @@ import mmap
 import os
 import shutil
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydicom import dcmread
-from pydicom.dataset import Dataset
-
-from node.assemble.derive import derive
-from node.assemble.gate import MinimumSize, judge_geometry
-from node.domain.errors import JobFailed, SeriesUnusable, TryLater
-from node.domain.frames import frames_of
-from node.domain.grid import Stack
-from node.domain.header import HeaderMerger
+from node.domain.errors import JobFailed, TryLater
 from node.domain.job import ResultIdentity, result_key
 from node.domain.reasons import in_one_sentence
 from node.domain.result import LabelVolume
@@ -37,28 +29,17 @@ from node.infer.measure import measure_labels
 from node.infer.plausible import why_implausible
 from node.infer.registry import ModelSpec, load_model
 from node.infer.report import Report
-from node.infer.run_context import RunContext, SeriesInput
+from node.infer.run_context import RunContext
 from node.infer.runners import run_model
 from node.infer.runners import warm as warm_runners
 from node.observe.log import configure_logging
 from node.pipeline.crash_points import crash_point
-from node.pipeline.job_order import InputFiles, JobOrder
+from node.pipeline.job_order import JobOrder
+from node.pipeline.source import Source, read_source
 from node.verify import VERIFIERS
 
 OUTPUT = "labels"
 LABELS_FILE = "labels.npz"
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """One input: as the runner gets it, and its headers as the encoder wants them."""
-
-    given: SeriesInput
-    headers: Sequence[Dataset]
-
-    @property
-    def stack(self) -> Stack:
-        return self.given.stack
 
 
 def run(request: Mapping[str, Any], report: Report) -> dict[str, Any]:
@@ -88,7 +69,9 @@ def _run(order: JobOrder, report: Report) -> dict[str, Any]:
         )
     order.folder.mkdir(parents=True, exist_ok=True)
     with report.stage("headers"):
-        sources = {each.role: _read_source(each, model) for each in order.inputs}
+        sources = {
+            each.role: read_source(each.files, model.inputs[each.role]) for each in order.inputs
+        }
     grid = sources[model.grid_role]
     made = _labels(order, model, sources, report)
     with report.stage("judge"):
@@ -125,31 +108,6 @@ def warm(request: Mapping[str, Any], report: Report) -> dict[str, Any]:
     return warmed
 
 
-def _read_source(given: InputFiles, model: ModelSpec) -> _Source:
-    headers = [dcmread(path, stop_before_pixels=True, force=True) for path in given.files.values()]
-    frames = [frame for header in headers for frame in frames_of(header)]
-    wanted = model.inputs[given.role]
-    verdict = judge_geometry(
-        frames,
-        MinimumSize(slices=wanted.min_slices, rows=wanted.min_rows, columns=wanted.min_columns),
-        quantities=wanted.quantities,
-    )
-    if verdict.stack is None:  # the gate passed it before the job was made
-        raise SeriesUnusable(verdict.findings)
-    merger = HeaderMerger()
-    for header in headers:
-        merger.add(header)
-    common = merger.header()
-    common = common.with_derived(derive(common, frames, verdict, None))
-    series = SeriesInput(stack=verdict.stack, files=given.files, header=common)
-    return _Source(series, _unread(given.files))
-
-
-def _unread(files: Mapping[str, Path]) -> list[Dataset]:
-    """Headers whose elements nobody looked at: looking decodes, and the encoder wants the bytes."""
-    return [dcmread(path, stop_before_pixels=True, force=True) for path in files.values()]
-
-
 @dataclass(frozen=True, slots=True)
 class _Made:
     """Labels that are on the disk for good, and how they came about."""
@@ -161,7 +119,7 @@ class _Made:
 
 
 def _labels(
-    order: JobOrder, model: ModelSpec, sources: Mapping[str, _Source], report: Report
+    order: JobOrder, model: ModelSpec, sources: Mapping[str, Source], report: Report
 ) -> _Made:
     stack = sources[model.grid_role].stack
     path = order.folder / LABELS_FILE
@@ -207,13 +165,13 @@ def _encode_and_verify(
     order: JobOrder,
     model: ModelSpec,
     volume: LabelVolume,
-    grid: _Source,
+    grid: Source,
     identity: ResultIdentity,
     report: Report,
 ) -> dict[str, Any] | None:
     with report.stage("encode"):
         encoded = ENCODERS[order.form](
-            volume, grid.headers, model.segments, order.provenance, identity
+            volume, grid.for_encoder, model.segments, order.provenance, identity
         )
         if encoded is None:
             report.note("nothing found")
@@ -224,7 +182,7 @@ def _encode_and_verify(
     with report.stage("verify"):
         VERIFIERS[order.form](
             _mapped(path),
-            _unread(next(e for e in order.inputs if e.role == model.grid_role).files),
+            grid.for_verifier,
             volume,
             model.segments,
             order.provenance,

@@ -22,6 +22,7 @@ from node.infer.registry import ModelSpec
 from node.jobs.matches import MatchStore
 from node.jobs.store import JobStore
 from node.jobs.values import JobRequest, MatchReport
+from node.pipeline.source import minimum_of
 from node.route.conditions import Condition
 from node.route.explain import Explanation, explain, why_not, why_true
 from node.route.rules import Rule, StudyRule
@@ -52,8 +53,7 @@ class ActiveRule:
 
     def minimum(self, role: str) -> MinimumSize:
         """The smallest series that the model takes for a role."""
-        given = self.model.inputs[role]
-        return MinimumSize(slices=given.min_slices, rows=given.min_rows, columns=given.min_columns)
+        return minimum_of(self.model.inputs[role])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
