@@ -13,13 +13,14 @@ from sqlalchemy import Engine
 from node.assemble.evidence import go_on_without
 from node.batch.take_in import TakenIn
 from node.batch.workers import EVERYTHING, seconds_of
-from node.batch.writer import ResultWriter, WrittenFiles, object_of, source_of
+from node.batch.writer import ResultWriter, WrittenFiles, source_of
 from node.domain.header import Header
 from node.domain.job import JobState, MatchState
 from node.domain.series import SeriesState
 from node.infer.registry import ModelSpec
 from node.jobs.catalog import JobCatalog
 from node.jobs.store import accept_hint
+from node.jobs.values import LABELS
 from node.pipeline.build import Plan
 from node.pipeline.matching import judge_again
 from node.spool.catalog import SpoolCatalog
@@ -34,8 +35,7 @@ class RunOutcome:
     Args:
         state: A match state: done, unmatched, parked, failed, implausible and the like.
         reasons: Codes of ``node.domain.reasons``.
-        file: The DICOM result, where there is one.
-        nifti: The same as images.
+        files: Form and path of each file that was written.
         volumes_ml: Segment name -> volume.
         seconds: From the start of the job's last attempt to its end.
     """
@@ -47,8 +47,7 @@ class RunOutcome:
     reasons: tuple[str, ...] = ()
     model: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    file: Path | None = None
-    nifti: tuple[Path, ...] = ()
+    files: tuple[tuple[str, Path], ...] = ()
     volumes_ml: Mapping[str, float] = field(default_factory=dict)
     stages: Mapping[str, float] = field(default_factory=dict)
     seconds: float | None = None
@@ -118,8 +117,8 @@ def _outcome(current: Plan, catalog: JobCatalog, writer: ResultWriter, row: Row)
         )
     model = current.models[job["model"]]
     is_done = job["state"] == JobState.DONE
-    written = writer.fill(job["id"]) if is_done else WrittenFiles()
-    made = object_of(job)
+    written = writer.written(job) if is_done else WrittenFiles()
+    labels = next((one for one in job["results"] if one["form"] == LABELS), None)
     return RunOutcome(
         rule=row["rule"],
         series_instance_uid=source_of(job, model),
@@ -128,9 +127,8 @@ def _outcome(current: Plan, catalog: JobCatalog, writer: ResultWriter, row: Row)
         reasons=tuple(row["reasons"]),
         model=model.name,
         parameters=job["parameters"],
-        file=written.seg,
-        nifti=written.nifti,
-        volumes_ml=volumes_by_name(model, made["summary"] if made else {}),
+        files=written.files,
+        volumes_ml=volumes_by_name(model, labels["summary"] if labels else {}),
         stages=job["stages"],
         seconds=seconds_of(job) if is_done else None,
         is_failure=not is_done or bool(written.sentence),

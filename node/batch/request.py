@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,11 @@ import yaml
 from node.batch.output_folder import DEFAULT_LAYOUT, OUTPUT
 from node.config import WorkConfig
 from node.domain.errors import ConfigInvalid
+from node.domain.form import DEFAULT_FORMS
 from node.infer.assets import locked_licences, missing_assets
 from node.infer.registry import FoundModels, ModelSpec, default_models_folder, find_models
 from node.pipeline.build import Plan, plan
+from node.pipeline.forms import FORMS
 from node.pipeline.matching import ActiveRule
 
 DEFAULT_MODEL = "ct_tissue"
@@ -26,13 +27,6 @@ DEFAULT_MODEL = "ct_tissue"
 _DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 
 Parameter = str | int | float | bool | list[str]
-
-
-class Form(StrEnum):
-    """What a result is written as."""
-
-    SEG = "seg"
-    NIFTI = "nifti"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +39,7 @@ class RunRequest:
         models_dirs: Folders of models besides those that come with segnode; not with ``config``.
         accept_licences: As ``accept_licences`` of a configuration; not with ``config``.
         parameters: Of all models, or, named ``MODEL.NAME``, of one; over those of rules.
+        forms: What results are written as.
         devices: One worker each; empty: as configured.
         proceed: Take series of which images were refused for what is there, and mark their results.
         accepts_implausible: Results that no patient can have are written too, with their mark.
@@ -58,7 +53,7 @@ class RunRequest:
     config: Path | None = None
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     layout: str = DEFAULT_LAYOUT
-    forms: frozenset[Form] = frozenset({Form.SEG})
+    forms: tuple[str, ...] = DEFAULT_FORMS
     devices: Sequence[str] = ()
     proceed: bool = False
     accepts_implausible: bool = False
@@ -68,7 +63,7 @@ def check_request(request: RunRequest) -> None:
     """Find what is wrong with a request before anything is made.
 
     Raises:
-        ConfigInvalid: Folders or devices cannot be used, or options exclude each other.
+        ConfigInvalid: Folders, forms or devices cannot be used, or options exclude each other.
     """
     mistakes = []
     if not request.source.is_dir():
@@ -81,6 +76,11 @@ def check_request(request: RunRequest) -> None:
         ("--device", f"{device!r} is none: use cpu, cuda, or cuda:1 for the second GPU")
         for device in request.devices
         if not _DEVICE.fullmatch(device)
+    ]
+    mistakes += [
+        ("--form", f"there is no form {form!r}; there are: {', '.join(FORMS)}")
+        for form in request.forms
+        if form not in FORMS
     ]
     own = {
         "--models-dir": ("models_dirs", request.models_dirs),
@@ -106,7 +106,6 @@ def plan_run(request: RunRequest, state: Path) -> Plan:
     if request.config is not None:
         for name in request.models:
             _model(name, base.found)
-    send = (OUTPUT,) if Form.SEG in request.forms else ()
     chosen = [
         rule for rule in base.rules if not request.models or rule.model.name in request.models
     ]
@@ -114,7 +113,7 @@ def plan_run(request: RunRequest, state: Path) -> Plan:
         raise ConfigInvalid([("--model", "no rule of this configuration runs it")])
     _check_assets(request, base, chosen)
     rules = [
-        replace(rule, send=send, parameters={**rule.parameters, **given})
+        replace(rule, send=(OUTPUT,), parameters={**rule.parameters, **given})
         for rule, given in zip(chosen, _parameters(request, chosen), strict=True)
     ]
     data_dir = state.absolute()

@@ -85,8 +85,9 @@ def _run(current: Plan, engine: Engine, request: RunRequest, say: Say) -> RunRep
         _settle(current, engine, request, say)
         if request.accepts_implausible:
             _accept_implausible(engine)
-        writer = ResultWriter(current, engine, output, request.forms)
-        workers.finish(say, when_done=writer.fill)
+        writer = ResultWriter(current, engine, output)
+        _ask_for_what_is_missing(engine, writer)
+        workers.finish(say)
     return report_run(current, engine, writer, taken, seconds=time.monotonic() - began)
 
 
@@ -99,7 +100,10 @@ def _output_folder(request: RunRequest, engine: Engine) -> OutputFolder:
 
     try:
         return OutputFolder(
-            path=request.output.absolute(), layout=request.layout, modality_of=modality_of
+            path=request.output.absolute(),
+            layout=request.layout,
+            forms=request.forms,
+            modality_of=modality_of,
         )
     except ValueError as error:
         raise ConfigInvalid([("--layout", str(error))]) from None
@@ -148,6 +152,15 @@ def _accept_implausible(engine: Engine) -> None:
     for row in catalog.list_jobs(state=JobState.IMPLAUSIBLE.value, limit=EVERYTHING)[0]:
         if row["id"] in wanted:
             store.accept(row["id"])
+
+
+def _ask_for_what_is_missing(engine: Engine, writer: ResultWriter) -> None:
+    """What an earlier run made goes into the folder, too, in the forms and under the names of this one."""
+    catalog = JobCatalog(engine)
+    for job_id in {match["job_id"] for match in matches_in_force(catalog)} - {None}:
+        job = catalog.get_job(job_id)
+        if job is not None and job["state"] == JobState.DONE:
+            writer.ask(job_id)
 
 
 def _retry_failed(engine: Engine) -> None:

@@ -77,17 +77,15 @@ class BatchWorkers:
         self._delivering.stop.set()
         self._pool.shutdown()
 
-    def finish(self, say: Say, *, when_done: Callable[[int], object]) -> None:
+    def finish(self, say: Say) -> None:
         """Tell about the jobs until all are done and delivered.
 
-        Args:
-            when_done: Called with each job that is done, while others still run.
         Raises:
             NodeError: Interrupted; the jobs in hand went back unharmed.
         """
         progress = self._progress
         with _listening(self._signals):
-            watching = self._pool.submit(progress.watch, say, when_done)
+            watching = self._pool.submit(progress.watch, say)
             # all is done, or one of them failed
             wait([*self._running, watching], return_when=FIRST_COMPLETED)
             self._signals.stop.set()
@@ -131,20 +129,23 @@ class _Progress:
         self._said: set[tuple[int, str]] = set()
         self._numbers: dict[int, int] = {}
         self._total = 0
-        self._ended_before: set[int] = set()
+        self._ended_before: dict[int, float | None] = {}
         for row in self._catalog.list_jobs(limit=EVERYTHING)[0]:
             if row["state"] not in _UNFINISHED:
-                self._ended_before.add(row["id"])
+                self._ended_before[row["id"]] = row["finished_at"]
             for what, _ in self._events(row):
                 self._said.add((row["id"], what))
         self.is_idle = False
 
-    def watch(self, say: Say, when_done: Callable[[int], object]) -> None:
+    def watch(self, say: Say) -> None:
         """Look until there is nothing left to do."""
-        self._say, self._when_done = say, when_done
+        self._say = say
         rows = self._catalog.list_jobs(limit=EVERYTHING)[0]
         self._total = sum(
-            row["state"] in _UNFINISHED or row["id"] not in self._ended_before for row in rows
+            row["state"] in _UNFINISHED
+            or row["id"] not in self._ended_before
+            or row["finished_at"] != self._ended_before[row["id"]]
+            for row in rows
         )
         pause_s = _LOOK_EVERY_S
         while not self._signals.stop.wait(pause_s):
@@ -164,8 +165,6 @@ class _Progress:
             self._said.add((row["id"], what))
             number = self._numbers.setdefault(row["id"], len(self._numbers) + 1)
             self._say(f"job {number} of {self._total} ({row['model']}): {sentence}")
-            if what == JobState.DONE.value:
-                self._when_done(row["id"])
 
     def _events(self, row: Row) -> Iterator[tuple[str, str]]:
         """What a job's row tells so far, each with a name of its own."""
@@ -179,7 +178,10 @@ class _Progress:
             if row["state"] == JobState.IMPLAUSIBLE.value:
                 sentence = sentence.removeprefix(f"{row['state']}: ")
                 sentence = sentence.removesuffix(accept_hint(row["id"]))
-            yield row["state"], f"{row['state']}{took}: {sentence}".removesuffix(": ")
+            yield (
+                f"{row['state']} {row['finished_at']}",
+                f"{row['state']}{took}: {sentence}".removesuffix(": "),
+            )
 
     def _beginning(self, row: Row) -> str:
         job = self._catalog.get_job(row["id"]) or {"inputs": {}}

@@ -1,7 +1,7 @@
-"""From durable results to files in the output folder, in the forms that were asked for.
+"""What lies in the output folder of what was asked for, and what is still to be put there.
 
-What lies there already is left as it is, so that filling the shelf again, after an interruption or
-with another layout, writes only what is missing.
+Results travel there as they do to any destination. What lies there already is left as it is, so that
+the same run again, after an interruption or with another layout or form, writes only what is missing.
 """
 
 from __future__ import annotations
@@ -13,137 +13,83 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from node.batch.nifti import NIFTI_EXT, geometry_of, image_of, images_of, write_nifti
-from node.batch.output_folder import OutputFolder, Product
-from node.batch.request import Form
-from node.domain.errors import JobFailed, SeriesUnusable
-from node.infer.labels_file import read_labels
+from node.batch.output_folder import OUTPUT, OutputFolder
 from node.infer.registry import ModelSpec
 from node.jobs.catalog import JobCatalog
-from node.jobs.values import LABELS
+from node.jobs.outbox import Outbox
+from node.jobs.results import ResultStore
+from node.jobs.store import JobStore
+from node.jobs.values import StoredResult
 from node.pipeline.build import Plan
-from node.pipeline.wiring import work_deps
+from node.pipeline.deliver import deliverable_of
+from node.pipeline.forms import forms_taken
 
 Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WrittenFiles:
-    """The files of one job.
+    """The files of one job that lie in the output folder.
 
     Args:
+        files: Form and path of each.
         sentence: Why one that was asked for is not there; empty where all are.
     """
 
-    seg: Path | None = None
-    nifti: tuple[Path, ...] = ()
+    files: tuple[tuple[str, Path], ...] = ()
     sentence: str = ""
 
 
 class ResultWriter:
-    """The output folder of a run, filled job by job."""
+    """The output folder of a run, and the results that belong into it."""
 
-    def __init__(
-        self, current: Plan, engine: Engine, output: OutputFolder, forms: frozenset[Form]
-    ) -> None:
+    def __init__(self, current: Plan, engine: Engine, output: OutputFolder) -> None:
         self._models = current.models
-        self._results = current.results_folder
-        self._files_of = work_deps(current, engine).files_of
+        self._folder = current.results_folder
         self._catalog = JobCatalog(engine)
+        self._results = ResultStore(engine)
+        self._jobs = JobStore(engine)
+        self._taken = forms_taken({OUTPUT: output})
+        self._outbox = Outbox(engine, current.config.digest, taken=self._taken)
         self._output = output
-        self._forms = forms
 
-    def fill(self, job_id: int) -> WrittenFiles:
-        """Put the files of a done job where they belong; never raises for what a disk may do."""
+    def ask(self, job_id: int) -> None:
+        """Have those files of a done job delivered that do not lie in the folder."""
         job = self._catalog.get_job(job_id)
         if job is None or job["model"] not in self._models:
-            return WrittenFiles(sentence=f"job {job_id} is of a model that is not here")
-        model = self._models[job["model"]]
-        try:
-            seg = self._seg(job, model) if Form.SEG in self._forms else None
-            nifti = self._nifti(job, model) if Form.NIFTI in self._forms else ()
-        except OSError as error:
-            return WrittenFiles(
-                sentence=f"cannot be written: {error.strerror or type(error).__name__}"
-            )
-        except (JobFailed, SeriesUnusable, _NotPlaced) as error:
-            return WrittenFiles(sentence=str(error))
-        return WrittenFiles(seg=seg, nifti=tuple(nifti))
+            return
+        self._jobs.give(job_id, [OUTPUT], self._taken)
+        for made in self._wanted(job_id):
+            if self._find(job, made) is None:
+                self._outbox.send(made.id, OUTPUT)
 
-    def _seg(self, job: Row, model: ModelSpec) -> Path | None:
-        made = object_of(job)
-        if made is None:
-            return None
-        path = self._results / made["file_name"]
-        uid = made["sop_instance_uid"]
-        return self._placed(_product(job, model, path=path, identity=uid, output="seg", ext="dcm"))
+    def written(self, job: Row) -> WrittenFiles:
+        """What lies in the folder of a done job."""
+        files, sentences = [], []
+        told = {one["result_id"]: one["sentence"] for one in job["deliveries"]}
+        for made in self._wanted(job["id"]):
+            path = self._find(job, made)
+            if path is None:
+                sentences.append(told.get(made.id) or "the file is gone from the output folder")
+            else:
+                files.append((made.file.form, path))
+        return WrittenFiles(files=tuple(files), sentence="; ".join(dict.fromkeys(sentences)))
 
-    def _nifti(self, job: Row, model: ModelSpec) -> list[Path]:
-        folder = self._results / str(job["id"])
-        regions = images_of(model)
-        products = [
-            _product(
-                job,
-                model,
-                path=folder / f"{number}.part.{NIFTI_EXT}",
-                identity=f"segnode {job['job_key']}",
-                output=LABELS,
-                ext=ext,
-            )
-            for number, ext in enumerate(regions)
+    def _wanted(self, job_id: int) -> list[StoredResult]:
+        """Files of a job in the forms that this run asks for."""
+        return [
+            made
+            for made in self._results.files_of(job_id)
+            if made.file.form in self._taken.of(OUTPUT)
         ]
-        found = [path for product in products if (path := self._output.find(product))]
-        if len(found) == len(products):
-            return found
-        kept = next((one for one in job["results"] if one["form"] == LABELS), None)
-        if kept is None:
-            raise _NotPlaced("the label volume of the job is gone")
-        labels, _ = read_labels(self._results / kept["file_name"])
-        given = job["inputs"][model.grid_role]
-        grid = geometry_of(self._files_of(given["series_instance_uid"], given["instances"]))
-        placed = []
-        for product in products:
-            image = image_of(labels, regions[product.ext])
-            write_nifti(product.path, image, grid, product.identity)
-            placed.append(self._placed(product))
-            product.path.unlink()
-        return placed
 
-    def _placed(self, product: Product) -> Path:
-        found = self._output.find(product)
-        if found is None:
-            outcome = self._output.put(product)
-            found = self._output.find(product)
-            if found is None:
-                raise _NotPlaced(outcome.sentence)
-        return found
-
-
-class _NotPlaced(Exception):
-    """A file did not get to its place; the message says why."""
-
-
-def object_of(job: Row) -> Row | None:
-    """The DICOM object of a job, or None where nothing was found."""
-    return next((one for one in job["results"] if one["sop_instance_uid"]), None)
+    def _find(self, job: Row, made: StoredResult) -> Path | None:
+        source = source_of(job, self._models[job["model"]])
+        return self._output.find(
+            deliverable_of(made.file, job["model"], self._folder, source=source)
+        )
 
 
 def source_of(job: Row, model: ModelSpec) -> str:
     """Series Instance UID of the series whose grid the labels lie on."""
     return str(job["inputs"][model.grid_role]["series_instance_uid"])
-
-
-def _product(
-    job: Row, model: ModelSpec, *, path: Path, identity: str, output: str, ext: str
-) -> Product:
-    made = object_of(job)
-    return Product(
-        path=path,
-        identity=identity,
-        study_instance_uid=job["study_instance_uid"],
-        series_instance_uid=source_of(job, model),
-        sop_instance_uid=made["sop_instance_uid"] if made else job["job_key"][:32],
-        model=model.name,
-        output=output,
-        ext=ext,
-    )

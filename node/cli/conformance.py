@@ -16,9 +16,9 @@ from node.domain.notes import Note
 from node.domain.pixels import BITS_READ
 from node.domain.quantity import RESCALE_IS_DUE, Quantity
 from node.domain.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from node.encode import ENCODERS
 from node.pipeline.accept import dimse_settings
 from node.pipeline.build import Plan
+from node.pipeline.forms import FORMS
 from node.receive import dimse, dimse_command, statuses
 from node.receive.dimse_transfer import VERIFICATION_SOP_CLASS_UID
 from node.receive.dimse_upper_layer import Refusal
@@ -90,7 +90,7 @@ def conformance(plan: Plan, stow_prefix: str) -> dict[str, Any]:
         },
         "scu": {
             "sop_class": {"uid": str(SegmentationStorage), "name": SegmentationStorage.name},
-            "forms": list(ENCODERS),
+            "forms": [form.name for form in FORMS.values() if form.is_dicom],
             "transfer_syntaxes": [
                 {"uid": str(uid), "name": uid.name}
                 for uid in (ExplicitVRLittleEndian, ImplicitVRLittleEndian)

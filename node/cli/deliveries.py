@@ -13,6 +13,7 @@ from node.cli.series import LimitOption
 from node.domain.job import DeliveryState
 from node.jobs.catalog import JobCatalog
 from node.jobs.outbox import Outbox
+from node.pipeline.forms import forms_taken
 
 _COLUMNS = (
     Column("ID", "id"),
@@ -94,7 +95,7 @@ def send(
 
 
 def _outbox(node: OpenNode) -> Outbox:
-    return Outbox(node.engine, node.plan.config.digest)
+    return Outbox(node.engine, node.plan.config.digest, taken=forms_taken(node.plan.destinations))
 
 
 def _require_destination(node: OpenNode, name: str, option: str) -> None:

@@ -11,12 +11,14 @@ import yaml
 
 from node.batch.output_folder import DEFAULT_LAYOUT, LAYOUT_FIELDS
 from node.batch.report import RunOutcome, RunReport
-from node.batch.request import DEFAULT_MODEL, Form, Parameter, RunRequest
+from node.batch.request import DEFAULT_MODEL, Parameter, RunRequest
 from node.batch.run import run_folder
 from node.batch.take_in import NO_DICOM, LeftOut
 from node.cli.options import ConfigOption, ModelsDirOption
 from node.cli.printing import Column, JsonOption, plain, print_json, print_table, say, seconds
 from node.domain.errors import ConfigInvalid
+from node.domain.form import DEFAULT_FORMS
+from node.pipeline.forms import FORMS
 
 _COLUMNS = (
     Column("SERIES", "series_instance_uid"),
@@ -61,8 +63,12 @@ def run(
         str, typer.Option(help=f"Where below OUTPUT a result lies, of {_FIELDS}.")
     ] = DEFAULT_LAYOUT,
     form: Annotated[
-        list[Form] | None,
-        typer.Option("--format", help="What results are written as; repeat for both. Default seg."),
+        list[str] | None,
+        typer.Option(
+            "--form",
+            "--format",
+            help=f"What results are written as, of {', '.join(FORMS)}; repeat for more. Default seg.",
+        ),
     ] = None,
     device: Annotated[
         list[str] | None,
@@ -100,7 +106,7 @@ def run(
             config=config,
             parameters=_parameters(parameter or []),
             layout=layout,
-            forms=frozenset(form or [Form.SEG]),
+            forms=tuple(dict.fromkeys(form or DEFAULT_FORMS)),
             devices=device or [],
             proceed=proceed,
             accepts_implausible=accept_implausible,
@@ -163,12 +169,12 @@ def _print(report: RunReport) -> None:
     if left_out:
         typer.echo("")
         print_table(_FILES, [{"path": one.path, "reason": one.reason} for one in left_out])
-    made = [one for one in report.outcomes if one.file or one.nifti]
+    made = [one for one in report.outcomes if one.files]
     say(f"{len(report.series)} series, {len(made)} with a result; {report.seconds:.1f} s in all")
 
 
 def _what(outcome: RunOutcome) -> str:
-    files = ", ".join(str(path) for path in (outcome.file, *outcome.nifti) if path)
+    files = ", ".join(str(path) for _, path in outcome.files)
     if not files:
         return outcome.sentence
     found = ", ".join(f"{name} {ml:.1f} ml" for name, ml in outcome.volumes_ml.items())
@@ -187,8 +193,9 @@ def _as_json(report: RunReport) -> dict[str, Any]:
                 "state": one.state,
                 "sentence": one.sentence,
                 "reasons": list(one.reasons),
-                "file": str(one.file) if one.file else None,
-                "nifti": [str(path) for path in one.nifti],
+                "file": next((path for path in _paths(one, "seg")), None),
+                "nifti": _paths(one, "nifti"),
+                "files": [{"form": form, "path": str(path)} for form, path in one.files],
                 "volumes_ml": dict(one.volumes_ml),
                 "seconds": one.seconds,
                 "stages": dict(one.stages),
@@ -203,6 +210,10 @@ def _as_json(report: RunReport) -> dict[str, Any]:
         "ignored": [_left_out(one) for one in report.files.ignored],
         "seconds": round(report.seconds, 3),
     }
+
+
+def _paths(outcome: RunOutcome, wanted: str) -> list[str]:
+    return [str(path) for form, path in outcome.files if form == wanted]
 
 
 def _left_out(one: LeftOut) -> dict[str, Any]:

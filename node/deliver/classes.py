@@ -162,6 +162,14 @@ def unknown_destination(name: str) -> Outcome:
     )
 
 
+def form_not_taken(name: str, form: str) -> Outcome:
+    """The end of a row whose destination takes no files of this form any more."""
+    return Outcome(
+        kind=DeliveryClass.BLOCKED,
+        sentence=f"the configuration says that {name!r} takes no {form}",
+    )
+
+
 def result_file_gone() -> Outcome:
     """The end of a row whose object is no longer on this node's disk."""
     return Outcome(

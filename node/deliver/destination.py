@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import ClassVar, Self
 
 from node.domain.delivery import DeliverableObject, Outcome
+from node.domain.form import DEFAULT_FORMS
 from node.domain.settings import KeyName, Mistake, Settings
 
 _TIMEOUT = "_timeout_s"
@@ -61,7 +62,7 @@ class Destination(Settings, ABC):
     carries_any_file: ClassVar[bool] = False  # else DICOM objects only
 
     name: KeyName
-    forms: tuple[str, ...] = ("seg",)
+    forms: tuple[str, ...] = DEFAULT_FORMS
 
     def mistakes(self) -> Iterator[Mistake]:
         """What is wrong with the keys of this kind; those of all kinds are judged by ``config``."""

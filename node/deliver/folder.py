@@ -19,12 +19,19 @@ from node.domain.delivery import DeliverableObject, DeliveryClass, Outcome
 from node.domain.settings import Mistake
 
 FIELDS = frozenset(
-    {"StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "Modality", "model", "ext"}
+    {
+        "StudyInstanceUID",
+        "SeriesInstanceUID",
+        "SOPInstanceUID",
+        "Modality",
+        "model",
+        "output",
+        "ext",
+    }
 )
 DEFAULT_LAYOUT = "{StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}.{ext}"
 
 _SAFE = frozenset(string.ascii_letters + string.digits + "._- ")
-_SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 # The file system cannot link, or may not: FAT, some network shares
 _NO_LINK = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EXDEV, errno.ENOSYS)
 
@@ -74,9 +81,10 @@ class FolderDestination(Destination):
             "StudyInstanceUID": deliverable.study_instance_uid,
             "SeriesInstanceUID": deliverable.series_instance_uid,
             "SOPInstanceUID": deliverable.sop_instance_uid,
-            "Modality": "SEG" if deliverable.sop_class_uid in _SEGMENTATIONS else "OT",
+            "Modality": deliverable.modality,
             "model": deliverable.model or "result",
-            "ext": "dcm",
+            "output": deliverable.output,
+            "ext": deliverable.ext,
         }
         return fill_layout(self.layout, values)
 

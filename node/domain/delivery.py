@@ -44,11 +44,18 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliverableObject:
-    """A result object as a file, and what a destination must know before reading it.
+    """A file of a result, and what a destination must know before reading it.
 
     Args:
-        path: A DICOM file with preamble and File Meta Information (PS3.10 7.1).
+        path: Of a DICOM object a file with preamble and File Meta Information (PS3.10 7.1).
+        sop_class_uid: Of a DICOM object; empty for any other file.
+        sop_instance_uid: What identifies the file, whether or not it is a DICOM object.
+        transfer_syntax_uid: Of a DICOM object.
+        source_series_instance_uid: Of the series on whose grid it lies; empty where nobody knows.
         model: Name of the model that made it, for folder layouts.
+        modality: For folder layouts.
+        output: What it holds, for folder layouts.
+        ext: What its name should end with, for folder layouts; without the first dot.
     """
 
     path: str
@@ -58,15 +65,20 @@ class DeliverableObject:
     series_instance_uid: str
     study_instance_uid: str
     transfer_syntax_uid: str
+    source_series_instance_uid: str = ""
     model: str = ""
+    modality: str = "OT"
+    output: str = "result"
+    ext: str = "dcm"
+
+    @property
+    def is_dicom(self) -> bool:
+        """Whether a PACS could take it."""
+        return bool(self.sop_class_uid)
 
     def __post_init__(self) -> None:
-        uids = (
-            self.sop_class_uid,
-            self.sop_instance_uid,
-            self.series_instance_uid,
-            self.study_instance_uid,
-            self.transfer_syntax_uid,
-        )
+        uids = [self.sop_instance_uid, self.series_instance_uid, self.study_instance_uid]
+        if self.is_dicom:
+            uids += [self.sop_class_uid, self.transfer_syntax_uid]
         if not all(uid and is_uid(uid) for uid in uids):
-            raise ValueError("a deliverable object needs five valid UIDs")
+            raise ValueError("a deliverable object needs valid UIDs")

@@ -47,6 +47,15 @@ class JobState(StrEnum):
     IMPLAUSIBLE = "implausible"
 
 
+class Settled(StrEnum):
+    """How a job had ended before it was queued again for a form that was asked for later."""
+
+    NOT_YET = ""
+    DONE = "done"
+    ACCEPTED = "accepted"  # by a person, although it is implausible
+    IMPLAUSIBLE = "implausible"
+
+
 class DeliveryState(StrEnum):
     """State of an outbox row; ``sent`` and ``confirmed`` are different promises."""
 
@@ -105,7 +114,7 @@ class ResultIdentity:
     Args:
         key: ``result_key``.
         output: Output kind of the model, such as ``labels``.
-        form: DICOM form of it, such as ``seg_binary``.
+        form: What its UIDs call the form of it; see ``Form.named_in_uids``.
     """
 
     key: str

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,26 @@ class LabelVolume:
             )
         if self.labels.dtype not in (np.uint8, np.uint16):
             raise ValueError(f"labels of type {self.labels.dtype}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedFile:
+    """One file of a result in some form; making it twice gives the same bytes.
+
+    Args:
+        part: What of the result it holds, such as the name of a region; empty: all of it.
+        sop_class_uid: Of a DICOM object; empty for any other file.
+        sop_instance_uid: What identifies the file, whether or not it is a DICOM object.
+        summary: Facts that are kept beside it, JSON-ready.
+        chunks: Makes its bytes, piece by piece.
+    """
+
+    part: str = ""
+    sop_class_uid: str = ""
+    sop_instance_uid: str
+    series_instance_uid: str
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    chunks: Callable[[], Iterator[bytes]]
 
 
 def label_values_of(stored: int, *, overlapping: bool) -> tuple[int, ...]:

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from node.domain.result import LabelArray, label_values_of, mask_of
+from node.domain.errors import JobFailed
+from node.domain.result import LabelArray, LabelVolume, label_values_of, mask_of
+from node.domain.segment import Segment
 
 _CHUNK_BYTES = 1 << 20
 
@@ -34,6 +36,26 @@ def values_in_slices(labels: LabelArray, *, overlapping: bool = False) -> list[f
         stored: list[int] = np.flatnonzero(seen).tolist()
         present.append(
             frozenset(v for each in stored for v in label_values_of(each, overlapping=overlapping))
+        )
+    return present
+
+
+def described_values(volume: LabelVolume, segments: Sequence[Segment]) -> list[frozenset[int]]:
+    """The label values present in each slice, each of which one segment describes.
+
+    Raises:
+        JobFailed: One is described by none or two; permanent.
+    """
+    described = [segment.label_value for segment in segments]
+    if len(set(described)) != len(described):
+        raise JobFailed("two segments of the model describe one label value", permanent=True)
+    present = values_in_slices(volume.labels, overlapping=volume.overlapping)
+    unknown = sorted(frozenset[int]().union(*present) - set(described))
+    if unknown:
+        raise JobFailed(
+            f"the result holds label {', '.join(map(str, unknown))}, which the model's"
+            " labels do not describe",
+            permanent=True,
         )
     return present
 

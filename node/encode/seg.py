@@ -18,17 +18,17 @@ from pydicom.uid import SegmentationStorage
 
 from node.domain.errors import JobFailed
 from node.domain.job import ResultIdentity
-from node.domain.result import LabelVolume, Provenance
+from node.domain.result import EncodedFile, LabelVolume, Provenance
 from node.domain.segment import Segment
 from node.encode.elements import element, item
 from node.encode.frames import FrameTemplates
 from node.encode.header import encoded_header, file_preface
 from node.encode.planes import (
     Plane,
+    described_values,
     occupied_planes,
     packed_bits,
     packed_size_bytes,
-    values_in_slices,
 )
 from node.encode.source import Source
 
@@ -74,6 +74,31 @@ class EncodedObject:
         return digest.hexdigest()
 
 
+def encode(
+    volume: LabelVolume,
+    source: Sequence[Dataset],
+    segments: Sequence[Segment],
+    provenance: Provenance,
+    identity: ResultIdentity,
+) -> tuple[EncodedFile, ...]:
+    """One object, or, where nothing was found, none; see ``encode_seg``."""
+    made = encode_seg(volume, source, segments, provenance, identity)
+    if made is None:
+        return ()
+    return (
+        EncodedFile(
+            sop_class_uid=made.sop_class_uid,
+            sop_instance_uid=made.sop_instance_uid,
+            series_instance_uid=made.series_instance_uid,
+            summary={
+                "frames": made.frames,
+                "segments": {str(n): value for n, value in made.segment_labels.items()},
+            },
+            chunks=made.chunks,
+        ),
+    )
+
+
 def encode_seg(
     volume: LabelVolume,
     source: Sequence[Dataset],
@@ -93,9 +118,8 @@ def encode_seg(
             permanent.
     Source: PS3.3 A.51 and C.8.20
     """
-    present = values_in_slices(volume.labels, overlapping=volume.overlapping)
+    present = described_values(volume, segments)
     found = frozenset[int]().union(*present)
-    _check_description(found, segments)
     if not found:
         return None
     described = [segment for segment in segments if segment.label_value in found]
@@ -120,19 +144,6 @@ def encode_seg(
         _volume=volume,
         _planes=planes,
     )
-
-
-def _check_description(found: frozenset[int], segments: Sequence[Segment]) -> None:
-    described = [segment.label_value for segment in segments]
-    if len(set(described)) != len(described):
-        raise JobFailed("two segments of the model describe one label value", permanent=True)
-    unknown = sorted(found - set(described))
-    if unknown:
-        raise JobFailed(
-            f"the result holds label {', '.join(map(str, unknown))}, which the model's"
-            " labels do not describe",
-            permanent=True,
-        )
 
 
 def _per_frame_groups(

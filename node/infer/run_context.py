@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from node.domain.grid import Stack
 from node.domain.header import Header
+from node.domain.quantity import Quantity
 from node.domain.result import LabelArray
 from node.infer.content import content_digest
 from node.infer.kept import Kept
 from node.infer.padding import Padding, fill
 from node.infer.registry import ModelSpec
 from node.infer.report import LOG_FILE, Report
-from node.infer.volume import Volume, read_volume
+from node.infer.volume import StoredPixels, Volume, read_volume
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,12 +25,19 @@ class SeriesInput:
     Args:
         files: SOP Instance UID -> Part 10 file.
         header: What is equal in all instances.
+        pixels: SOP Instance UID -> what its header says of its pixels; read from the file of one
+            that is not there.
     """
 
     stack: Stack
     files: Mapping[str, Path]
     header: Header
+    pixels: Mapping[str, StoredPixels] = field(default_factory=dict, repr=False, compare=False)
     _content: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def voxels(self, quantities: Collection[Quantity] = ()) -> Volume:
+        """Its voxels, in one of these quantities where there are any; see ``read_volume``."""
+        return read_volume(self.stack, self.files, quantities, self.pixels)
 
     def note_content(self, volume: Volume) -> None:
         """Its voxels were read: remember what they show."""
@@ -43,7 +51,7 @@ class SeriesInput:
             JobFailed: A file is missing or cannot be decoded.
         """
         if not self._content:
-            self.note_content(read_volume(self.stack, self.files))
+            self.note_content(self.voxels())
         return self._content[0]
 
 
@@ -111,7 +119,7 @@ def read_volumes(spec: ModelSpec, inputs: Mapping[str, SeriesInput], report: Rep
     with report.stage("read"):
         for role, given in inputs.items():
             wanted = spec.inputs[role]
-            volume = read_volume(given.stack, given.files, wanted.quantities)
+            volume = given.voxels(wanted.quantities)
             given.note_content(volume)
             volumes[role], found = fill(volume, wanted.padding)
             if found is not None:
@@ -123,5 +131,5 @@ def padding_of(given: SeriesInput) -> Padding | None:
     """Where a series is padding, for kinds that hand the files on as they are."""
     if all(frame.values.format.padding is None for frame in given.stack.frames):
         return None
-    where = read_volume(given.stack, given.files).padding
+    where = given.voxels().padding
     return None if where is None else Padding(where=where)

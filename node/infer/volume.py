@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 import numpy as np
 from pydicom import dcmread
-from pydicom.dataset import FileDataset
+from pydicom.dataset import Dataset, FileDataset
 from pydicom.encaps import generate_frames
 from pydicom.errors import InvalidDicomError
 from pydicom.pixels.utils import iter_pixels
@@ -30,6 +30,7 @@ from node.domain.frames import Frame
 from node.domain.grid import Grid, Stack
 from node.domain.pixels import PixelFormat, native_length_fits, pixel_format_of
 from node.domain.quantity import Quantity, given_as
+from node.domain.sources import integer
 from node.domain.uptake import suv_factor
 from node.infer.codestream import coded_size
 from node.infer.slab import Mask, Plane, Slab, VoxelArray
@@ -87,88 +88,39 @@ class Volume:
             raise ValueError(f"an array of {self.array.shape} on a grid of {self.grid.shape}")
 
 
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    """One frame and the slice that it becomes."""
-
-    slice_index: int
-    frame: Frame
-
-    @property
-    def frame_index(self) -> int:
-        """0-based place in the pixel data of its instance."""
-        return (self.frame.frame_number or 1) - 1
-
-
-def read_volume(
-    stack: Stack, files: Mapping[str, Path], quantities: Collection[Quantity] = ()
-) -> Volume:
-    """The voxels of a stack, each frame with its own rescale or table.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredPixels:
+    """What the Image Pixel module of one instance says, and where its pixels lie.
 
     Args:
-        files: SOP Instance UID -> Part 10 file.
-        quantities: What is wanted: activity is given as SUV where that is among them and activity
-            is not; empty: as it is.
-    Raises:
-        JobFailed: A file is missing (another attempt may find it), or contradicts the stack or
-            cannot be decoded (permanent); the instance is named.
-        SeriesUnusable: SUV is wanted and cannot be computed.
+        begin_at: Where in the file the Pixel Data element begins, in bytes.
     """
-    quantity, factor = _as_wanted(stack, quantities)
-    by_instance: dict[str, list[_Wanted]] = {}
-    for index, frame in enumerate(stack.frames):
-        by_instance.setdefault(frame.sop_instance_uid, []).append(_Wanted(index, frame))
-    slab = Slab(stack, factor)
-    for sop_instance_uid, wanted in by_instance.items():
-        if sop_instance_uid not in files:
-            raise JobFailed(f"no file of instance {sop_instance_uid}")
-        _read_instance(files[sop_instance_uid], wanted, slab)
-    return Volume(array=slab.finish(), grid=stack.grid, quantity=quantity, padding=slab.padding)
-
-
-def _as_wanted(stack: Stack, quantities: Collection[Quantity]) -> tuple[Quantity, float]:
-    """The quantity to give, and what every number is multiplied with for it."""
-    found = {frame.values.quantity for frame in stack.frames}
-    quantity = found.pop()
-    given = given_as(quantity, quantities)
-    if found or given is None:  # the gate passed it before the job was made
-        names = ", ".join(sorted({quantity, *found}))
-        raise JobFailed(f"its quantity is {names}, not what the model takes", permanent=True)
-    if given is quantity:
-        return quantity, 1.0
-    return given, suv_factor({f.values.uptake for f in stack.frames if f.values.uptake})
-
-
-def _read_instance(path: Path, wanted: Sequence[_Wanted], slab: Slab) -> None:
-    sop_instance_uid = wanted[0].frame.sop_instance_uid
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise JobFailed(f"the file of instance {sop_instance_uid} is gone") from error
-    with file:
-        try:
-            header = dcmread(file, stop_before_pixels=True, specific_tags=list(_IMAGE_PIXEL))
-            pixels = _agreed(header, wanted)
-            syntax = UID(str(header.file_meta.TransferSyntaxUID))
-            if syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian):
-                _read_native(file, pixels, wanted, slab, is_implicit=syntax.is_implicit_VR)
-            else:
-                file.seek(0)
-                _decode(dcmread(file), syntax, pixels, wanted, slab)
-        except (InvalidDicomError, *_DECODE_ERRORS) as error:
-            sentence = f"instance {sop_instance_uid} cannot be decoded ({type(error).__name__})"
-            raise JobFailed(sentence, permanent=True) from error
-
-
-@dataclass(frozen=True, slots=True)
-class _Pixels:
-    """What the Image Pixel module of one instance says."""
 
     sop_instance_uid: str
+    transfer_syntax_uid: UID
     frames: int
     rows: int
     columns: int
     format: PixelFormat
+    begin_at: int
+
+    @classmethod
+    def of(cls, header: Dataset, begin_at: int) -> StoredPixels:
+        """Those of a header that was read up to its Pixel Data."""
+        return cls(
+            sop_instance_uid=str(header.get("SOPInstanceUID", "")),
+            transfer_syntax_uid=UID(str(header.file_meta.get("TransferSyntaxUID", ""))),
+            frames=integer(header, "NumberOfFrames") or 1,
+            rows=integer(header, "Rows") or 0,
+            columns=integer(header, "Columns") or 0,
+            format=pixel_format_of(header),
+            begin_at=begin_at,
+        )
+
+    @property
+    def lie_as_they_are(self) -> bool:
+        """Whether the file holds them as an array of native little endian numbers."""
+        return self.transfer_syntax_uid in (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 
     @property
     def bits_allocated(self) -> int:
@@ -194,15 +146,89 @@ class _Pixels:
         return JobFailed(f"instance {self.sop_instance_uid}: {reason}", permanent=True)
 
 
-def _agreed(header: FileDataset, wanted: Sequence[_Wanted]) -> _Pixels:
-    """The Image Pixel module, if it agrees with the frames that the gate judged."""
-    pixels = _Pixels(
-        sop_instance_uid=str(header.get("SOPInstanceUID", "")),
-        frames=int(header.get("NumberOfFrames") or 1),
-        rows=int(header.Rows),
-        columns=int(header.Columns),
-        format=pixel_format_of(header),
-    )
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """One frame and the slice that it becomes."""
+
+    slice_index: int
+    frame: Frame
+
+    @property
+    def frame_index(self) -> int:
+        """0-based place in the pixel data of its instance."""
+        return (self.frame.frame_number or 1) - 1
+
+
+def read_volume(
+    stack: Stack,
+    files: Mapping[str, Path],
+    quantities: Collection[Quantity] = (),
+    pixels: Mapping[str, StoredPixels] | None = None,
+) -> Volume:
+    """The voxels of a stack, each frame with its own rescale or table.
+
+    Args:
+        files: SOP Instance UID -> Part 10 file.
+        quantities: What is wanted: activity is given as SUV where that is among them and activity
+            is not; empty: as it is.
+        pixels: SOP Instance UID -> what its header says, of files whose header was read already.
+    Raises:
+        JobFailed: A file is missing (another attempt may find it), or contradicts the stack or
+            cannot be decoded (permanent); the instance is named.
+        SeriesUnusable: SUV is wanted and cannot be computed.
+    """
+    quantity, factor = _as_wanted(stack, quantities)
+    by_instance: dict[str, list[_Wanted]] = {}
+    for index, frame in enumerate(stack.frames):
+        by_instance.setdefault(frame.sop_instance_uid, []).append(_Wanted(index, frame))
+    slab = Slab(stack, factor)
+    for sop_instance_uid, wanted in by_instance.items():
+        if sop_instance_uid not in files:
+            raise JobFailed(f"no file of instance {sop_instance_uid}")
+        known = (pixels or {}).get(sop_instance_uid)
+        _read_instance(files[sop_instance_uid], wanted, slab, known)
+    return Volume(array=slab.finish(), grid=stack.grid, quantity=quantity, padding=slab.padding)
+
+
+def _as_wanted(stack: Stack, quantities: Collection[Quantity]) -> tuple[Quantity, float]:
+    """The quantity to give, and what every number is multiplied with for it."""
+    found = {frame.values.quantity for frame in stack.frames}
+    quantity = found.pop()
+    given = given_as(quantity, quantities)
+    if found or given is None:  # the gate passed it before the job was made
+        names = ", ".join(sorted({quantity, *found}))
+        raise JobFailed(f"its quantity is {names}, not what the model takes", permanent=True)
+    if given is quantity:
+        return quantity, 1.0
+    return given, suv_factor({f.values.uptake for f in stack.frames if f.values.uptake})
+
+
+def _read_instance(
+    path: Path, wanted: Sequence[_Wanted], slab: Slab, pixels: StoredPixels | None
+) -> None:
+    sop_instance_uid = wanted[0].frame.sop_instance_uid
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise JobFailed(f"the file of instance {sop_instance_uid} is gone") from error
+    with file:
+        try:
+            if pixels is None:
+                header = dcmread(file, stop_before_pixels=True, specific_tags=list(_IMAGE_PIXEL))
+                pixels = StoredPixels.of(header, file.tell())
+            _check_agreement(pixels, wanted)
+            if pixels.lie_as_they_are:
+                _read_native(file, pixels, wanted, slab)
+            else:
+                file.seek(0)
+                _decode(dcmread(file), pixels, wanted, slab)
+        except (InvalidDicomError, *_DECODE_ERRORS) as error:
+            sentence = f"instance {sop_instance_uid} cannot be decoded ({type(error).__name__})"
+            raise JobFailed(sentence, permanent=True) from error
+
+
+def _check_agreement(pixels: StoredPixels, wanted: Sequence[_Wanted]) -> None:
+    """Refuse an Image Pixel module that does not agree with the frames that the gate judged."""
     for item in wanted:
         if item.frame.sop_instance_uid != pixels.sop_instance_uid:
             raise pixels.refused(f"is not {item.frame.sop_instance_uid}, as the index says")
@@ -216,14 +242,14 @@ def _agreed(header: FileDataset, wanted: Sequence[_Wanted]) -> _Pixels:
         raise pixels.refused(fault.sentence)
     if any(item.frame.values.format != pixels.format for item in wanted):
         raise pixels.refused("its bits or its padding are not those that were judged")
-    return pixels
 
 
 def _read_native(
-    file: BinaryIO, pixels: _Pixels, wanted: Sequence[_Wanted], slab: Slab, *, is_implicit: bool
+    file: BinaryIO, pixels: StoredPixels, wanted: Sequence[_Wanted], slab: Slab
 ) -> None:
-    """Read frames as they lie in the file, which stands at the Pixel Data element."""
-    element = file.read(8 if is_implicit else 12)
+    """Read frames as they lie in the file."""
+    file.seek(pixels.begin_at)
+    element = file.read(8 if pixels.transfer_syntax_uid.is_implicit_VR else 12)
     if element[:4] != _PIXEL_DATA or len(element) < 8:
         raise pixels.refused("has no pixel data where they belong")
     length = int.from_bytes(element[-4:], "little")
@@ -244,7 +270,7 @@ def _read_native(
             slab.put(item.slice_index, plane)
 
 
-def _padding_of_whole_cells(plane: Plane, pixels: _Pixels) -> Mask | None:
+def _padding_of_whole_cells(plane: Plane, pixels: StoredPixels) -> Mask | None:
     """Padding by a value that the bits stored do not hold: its writer filled the whole cell."""
     padding = pixels.format.padding
     if padding is None or not pixels.unused_bits or padding[0] != padding[1]:
@@ -275,7 +301,7 @@ def _take_padding_out(
         np.copyto(plane, 0, where=where)
 
 
-def _clear_unused_bits(plane: Plane, pixels: _Pixels) -> None:
+def _clear_unused_bits(plane: Plane, pixels: StoredPixels) -> None:
     """Bits above the highest stored one may hold anything, old overlays for instance."""
     if pixels.unused_bits:
         plane <<= pixels.unused_bits
@@ -283,9 +309,10 @@ def _clear_unused_bits(plane: Plane, pixels: _Pixels) -> None:
 
 
 def _decode(
-    instance: FileDataset, syntax: UID, pixels: _Pixels, wanted: Sequence[_Wanted], slab: Slab
+    instance: FileDataset, pixels: StoredPixels, wanted: Sequence[_Wanted], slab: Slab
 ) -> None:
     """Let pydicom's decoders make the frames of one instance."""
+    syntax = pixels.transfer_syntax_uid
     if syntax.is_encapsulated:
         _check_code_streams(instance, syntax, pixels)
     elif not pixels.holds(len(instance.PixelData)):
@@ -304,7 +331,7 @@ def _decode(
         slab.put(item.slice_index, plane)
 
 
-def _check_code_streams(instance: FileDataset, syntax: UID, pixels: _Pixels) -> None:
+def _check_code_streams(instance: FileDataset, syntax: UID, pixels: StoredPixels) -> None:
     """Refuse a frame that would decode to another size than the header's, or cannot reach it."""
     for number, code_stream in enumerate(
         generate_frames(instance.PixelData, number_of_frames=pixels.frames), 1

@@ -112,17 +112,6 @@ class JobLeases:
             stages = {**row.stages, stage: round(seconds, 4)}
             change_held(connection, job_id, owner, {"stages": stages})
 
-    def finish(self, job_id: int, owner: str, sentence: str = "", now: float | None = None) -> None:
-        """The job is done.
-
-        Args:
-            sentence: Such as "nothing found".
-        Raises:
-            LeaseLost: See ``heartbeat``.
-        """
-        with writing(self._engine) as connection:
-            finish_held(connection, job_id, owner, sentence, clock(connection, now))
-
     def fail(
         self,
         job_id: int,
@@ -259,24 +248,28 @@ def finish_held(
     *,
     state: JobState = JobState.DONE,
     reasons: Collection[str] = (),
-) -> None:
-    """End a job that this owner holds.
+    forms: Collection[str] = (),
+) -> Row[Any]:
+    """End a job that this owner holds; returns its row as it is then.
 
     Args:
         reasons: Codes that the job's row holds from now on besides those it had.
+        forms: What its result was made into, besides those of before.
     Raises:
         LeaseLost: It does not hold it.
     """
-    had = held(connection, job_id, owner).reasons
+    had = held(connection, job_id, owner)
     values = {
         "state": state.value,
         "sentence": sentence,
-        "reasons": list(dict.fromkeys([*had, *reasons])),
+        "reasons": list(dict.fromkeys([*had.reasons, *reasons])),
+        "forms": list(dict.fromkeys([*had.forms, *forms])),
         "finished_at": now,
         **_FREE,
     }
     change_held(connection, job_id, owner, values)
     follow_job(connection, job_id, state, sentence, now)
+    return connection.execute(select(job).where(job.c.id == job_id)).one()
 
 
 def _is_ready(now: float) -> ColumnElement[bool]:

@@ -23,15 +23,17 @@ from sqlalchemy import (
 from node.database.engine import reading, writing
 from node.domain.delivery import DeliveryClass, Outcome
 from node.domain.errors import LeaseLost, NodeError
+from node.domain.form import FormsTaken
 from node.domain.job import DeliveryState
 from node.jobs import breakers
+from node.jobs.giving import give_more
 from node.jobs.matches import is_wanted
 from node.jobs.outbox_rows import add_rows, kept_back
 from node.jobs.retry import MAX_REFUSALS, delivery_delay_s
 from node.jobs.revisions import is_kept_back
 from node.jobs.rows import clock, hold_study, result_of
 from node.jobs.tables import breaker, job, outbox, result
-from node.jobs.values import LeasedDelivery
+from node.jobs.values import LABELS, LeasedDelivery
 
 # Senders that may be busy with one destination at a time: one that is slow to fail cannot take all
 SENDERS_PER_DESTINATION = 2
@@ -53,6 +55,7 @@ class Outbox:
     Args:
         config_digest: Of the configuration in force: rows it blocked are freed by another one.
         chance: Numbers in [0, 1) that spread retries.
+        taken: Which forms destinations take.
     """
 
     def __init__(
@@ -60,8 +63,10 @@ class Outbox:
         engine: Engine,
         config_digest: str = "",
         chance: Callable[[], float] | None = None,
+        taken: FormsTaken | None = None,
     ) -> None:
         self._engine = engine
+        self._taken = taken or FormsTaken()
         self._config_digest = config_digest
         self._chance = chance or secrets.SystemRandom().random
 
@@ -209,19 +214,28 @@ class Outbox:
     def send(self, result_id: int, destination: str, now: float | None = None) -> None:
         """Send a result to one more destination, or to one that has it once more.
 
+        A destination that takes other forms gets those of the same job; what is not made yet is
+        encoded first.
+
         Raises:
-            NodeError: There is no such result object, its file was deleted, or it is implausible and
+            NodeError: There is no such file of a result, it was deleted, or it is implausible and
                 nobody took it.
         """
         with writing(self._engine) as connection:
             now = clock(connection, now)
             row = connection.execute(select(result).where(result.c.id == result_id)).one_or_none()
-            if row is None or row.state == "deleted" or not row.sop_instance_uid:
+            if row is None or row.state == "deleted" or row.form == LABELS:
                 raise NodeError(f"result {result_id} is no object that this node still has")
             _refuse_kept_back(connection, result.c.id == result_id)
-            if add_rows(connection, result_id, [destination], now) == 0:
-                where = and_(outbox.c.result_id == result_id, outbox.c.destination == destination)
-                _rearm(connection, where, now)
+            sent = result.c.id == result_id
+            if row.form in self._taken.of(destination):
+                add_rows(connection, result_id, [destination], now)
+            else:
+                give_more(connection, row.job_id, [destination], self._taken, now)
+                sent = result.c.job_id == row.job_id
+            given = select(result.c.id).where(sent)
+            where = and_(outbox.c.result_id.in_(given), outbox.c.destination == destination)
+            _rearm(connection, where, now)
 
     def counts(self) -> Mapping[str, int]:
         """How many rows are in each state."""
@@ -238,13 +252,13 @@ class Outbox:
 def _refuse_kept_back(connection: Connection, where: ColumnElement[bool]) -> None:
     """An implausible result leaves when its job is accepted, and by no other command."""
     jobs = (
-        select(job.c.id, job.c.state, job.c.reasons)
+        select(job)
         .join(result, result.c.job_id == job.c.id)
         .join(outbox, outbox.c.result_id == result.c.id, isouter=True)
         .where(where)
     )
     for row in connection.execute(jobs):
-        if is_kept_back(row.state, row.reasons):
+        if is_kept_back(row):
             raise NodeError(kept_back(row.id))
 
 
@@ -285,13 +299,13 @@ def _next_due(now: float) -> Any:
 def _leased(connection: Connection, delivery_id: int) -> LeasedDelivery:
     row = connection.execute(select(outbox).where(outbox.c.id == delivery_id)).one()
     made = connection.execute(select(result).where(result.c.id == row.result_id)).one()
-    model = connection.execute(select(job.c.model).where(job.c.id == made.job_id)).scalar_one()
+    by = connection.execute(select(job.c.model, job.c.inputs).where(job.c.id == made.job_id)).one()
     return LeasedDelivery(
         id=row.id,
         destination=row.destination,
         attempts=row.attempts,
-        lease_until=row.lease_until,
-        model=model,
+        model=by.model,
+        sources={role: str(given["series_instance_uid"]) for role, given in by.inputs.items()},
         result=result_of(made),
     )
 

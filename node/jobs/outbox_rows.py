@@ -29,12 +29,12 @@ def add_rows(
     """Add what is missing; returns how many rows are new.
 
     Args:
-        destinations: Names; the empty name stands for a sender that nobody knows, and an empty list
-            is one such name: the result is kept and an operator sees that it went nowhere.
+        destinations: Names; the empty name stands for a sender that nobody knows: the result is kept
+            and an operator sees that it went nowhere.
         withheld: Why the rows must not be sent, or empty.
     """
     added = 0
-    for name in dict.fromkeys(destinations or ("",)):
+    for name in dict.fromkeys(destinations):
         state, sentence = DeliveryState.WAITING, ""
         if not name:
             state, sentence = DeliveryState.NO_DESTINATION, NO_DESTINATION_SENTENCE

@@ -16,10 +16,11 @@ A job that another match still wants (two rules, one key) is left alone.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
-from sqlalchemy import Connection, and_, or_, select, update
+from sqlalchemy import Connection, Row, and_, or_, select, update
 
-from node.domain.job import DeliveryState, JobState, MatchState
+from node.domain.job import DeliveryState, JobState, MatchState, Settled
 from node.domain.reasons import tells_implausible
 from node.jobs.matches import is_wanted
 from node.jobs.tables import job, match, outbox, result
@@ -74,7 +75,7 @@ def drop_unwanted(
 def replaced_object(
     connection: Connection, rule: str, series_key: str, revision: int, also: int | None
 ) -> str:
-    """SOP Instance UID of the newest earlier object that reached, or may have reached, someone.
+    """SOP Instance UID of the newest earlier DICOM object that reached, or may have reached, someone.
 
     Args:
         also: A job that the same revision pointed at before, such as one of another model version.
@@ -102,7 +103,8 @@ def replaced_object(
         found = connection.execute(
             select(result.c.sop_instance_uid)
             .join(outbox, outbox.c.result_id == result.c.id)
-            .where(result.c.job_id == job_id, result.c.form != LABELS, may_be_there)
+            .where(result.c.job_id == job_id, result.c.sop_class_uid != "", may_be_there)
+            .order_by(result.c.id)
             .limit(1)
         ).scalar_one_or_none()
         if found:
@@ -135,13 +137,15 @@ def mark_superseded(connection: Connection, job_id: int, replaces: str) -> None:
         for found in connection.execute(older_jobs.distinct()).scalars()
         if not is_wanted(connection, found)
     ]
-    replaced = and_(result.c.sop_instance_uid == replaces, result.c.sop_instance_uid != "")
+    of_replaced = select(result.c.job_id).where(
+        result.c.sop_instance_uid == replaces, result.c.sop_instance_uid != ""
+    )
     connection.execute(
         update(result)
         .where(
             result.c.form != LABELS,
             result.c.state == "current",
-            or_(result.c.job_id.in_(unwanted), replaced),
+            or_(result.c.job_id.in_(unwanted), result.c.job_id.in_(of_replaced)),
         )
         .values(state="superseded")
     )
@@ -157,8 +161,7 @@ def restore(connection: Connection, job_id: int, now: float) -> None:
         .where(result.c.job_id == job_id, result.c.state == "superseded")
         .values(state="current")
     )
-    row = connection.execute(select(job.c.state, job.c.reasons).where(job.c.id == job_id)).one()
-    if is_kept_back(row.state, row.reasons):
+    if is_kept_back(connection.execute(select(job).where(job.c.id == job_id)).one()):
         return
     connection.execute(
         update(outbox)
@@ -182,9 +185,10 @@ def withhold(connection: Connection, job_id: int, sentence: str) -> None:
     )
 
 
-def is_kept_back(state: str, reasons: Iterable[str]) -> bool:
-    """Whether a job in this state holds an implausible result that nobody took."""
-    return state != JobState.DONE.value and tells_implausible(reasons)
+def is_kept_back(row: Row[Any]) -> bool:
+    """Whether a job holds an implausible result that nobody took."""
+    is_taken = row.state == JobState.DONE.value or row.settled in (Settled.DONE, Settled.ACCEPTED)
+    return not is_taken and tells_implausible(row.reasons)
 
 
 def _objects_of(job_id: int):  # type: ignore[no-untyped-def]

@@ -9,9 +9,9 @@ from sqlalchemy import Connection, Row, Table, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 
 from node.database.engine import epoch_s
-from node.domain.job import Priority
+from node.domain.job import Settled
 from node.jobs.tables import job, result
-from node.jobs.values import LeasedJob, ResultFile, StoredResult
+from node.jobs.values import LABELS, LeasedJob, ResultFile, StoredResult
 
 
 def clock(connection: Connection, now: float | None) -> float:
@@ -47,6 +47,7 @@ def result_of(row: Row[Any]) -> StoredResult:
         state=row.state,
         file=ResultFile(
             form=row.form,
+            part=row.part,
             file_name=row.file_name,
             size_bytes=row.size_bytes,
             sha256=row.sha256,
@@ -59,16 +60,18 @@ def result_of(row: Row[Any]) -> StoredResult:
     )
 
 
-def results_of(connection: Connection, job_id: int) -> dict[str, StoredResult]:
-    """The durable products of a job, by form; those whose file was deleted do not count."""
+def files_of(connection: Connection, job_id: int) -> list[StoredResult]:
+    """The files of a job's result that may be delivered and are still there; not its labels."""
     rows = connection.execute(
-        select(result).where(result.c.job_id == job_id, result.c.state != "deleted")
+        select(result)
+        .where(result.c.job_id == job_id, result.c.state != "deleted", result.c.form != LABELS)
+        .order_by(result.c.id)
     )
-    return {row.form: result_of(row) for row in rows}
+    return [result_of(row) for row in rows]
 
 
 def leased_job(connection: Connection, job_id: int) -> LeasedJob:
-    """A row of ``job`` that was just leased, with what earlier attempts left."""
+    """A row of ``job`` that was just leased."""
     row = connection.execute(select(job).where(job.c.id == job_id)).one()
     return LeasedJob(
         id=row.id,
@@ -79,7 +82,6 @@ def leased_job(connection: Connection, job_id: int) -> LeasedJob:
         study_instance_uid=row.study_instance_uid,
         inputs=row.inputs,
         destinations=tuple(row.destinations),
-        priority=Priority(row.priority),
         revision=row.revision,
         replaces=row.replaces,
         config_digest=row.config_digest,
@@ -88,7 +90,6 @@ def leased_job(connection: Connection, job_id: int) -> LeasedJob:
         content_time=row.content_time,
         deadline_s=row.deadline_s,
         attempts=row.attempts,
-        created_at=row.created_at,
-        lease_until=row.lease_until,
-        results=results_of(connection, job_id),
+        forms=tuple(row.forms),
+        settled=Settled(row.settled),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,9 +10,11 @@ from sqlalchemy import Connection, Engine, Row, select, update
 
 from node.database.engine import reading, writing
 from node.domain.errors import NodeError
-from node.domain.job import JobState
+from node.domain.form import FormsTaken
+from node.domain.job import JobState, Settled
+from node.jobs.giving import give, give_more
 from node.jobs.matches import bind_match, bound_job, follow_job, is_wanted, newest_bound
-from node.jobs.outbox_rows import add_rows, kept_back
+from node.jobs.outbox_rows import kept_back
 from node.jobs.revisions import (
     drop_unwanted,
     is_kept_back,
@@ -21,11 +24,13 @@ from node.jobs.revisions import (
     supersede_older,
     withhold,
 )
-from node.jobs.rows import clock, hold_study, results_of
+from node.jobs.rows import clock, files_of, hold_study
 from node.jobs.tables import job
-from node.jobs.values import LABELS, JobRequest
+from node.jobs.values import JobRequest
 
 FIRST_SERIES_NUMBER = 1001
+ACCEPTED = "; taken by an operator all the same"
+"""How the sentence of a job ends whose implausible result a person took."""
 
 _CANCELLABLE = (
     *(JobState.QUEUED, JobState.RUNNING, JobState.PARKED, JobState.FAILED),
@@ -54,7 +59,7 @@ class JobStore:
 
         The same key is the same job. A request that meets one joins it: destinations are united,
         the higher priority wins, and where the result is durable already a new destination only
-        gets its delivery. A parked or failed job stays so until a person retries it; a cancelled
+        gets its delivery, of a form that was not asked for before when it is encoded. A parked or failed job stays so until a person retries it; a cancelled
         one runs again when a match asks that had not asked before.
         """
         with writing(self._engine) as connection:
@@ -136,8 +141,12 @@ class JobStore:
                     raise NodeError(f"job {job_id}: a newer revision of the series took its place")
             now = clock(connection, now)
             said = row.sentence.removesuffix(accept_hint(job_id)) if row is not None else ""
-            sentence = f"{said}; taken by an operator all the same"
-            values = {"state": JobState.DONE.value, "sentence": sentence}
+            sentence = f"{said}{ACCEPTED}"
+            values = {
+                "state": JobState.DONE.value,
+                "sentence": sentence,
+                "settled": Settled.ACCEPTED.value,
+            }
             _change(connection, job_id, (JobState.IMPLAUSIBLE,), "accepted", values)
             follow_job(connection, job_id, JobState.DONE, sentence, now)
             mark_superseded(connection, job_id, row.replaces if row is not None else "")
@@ -152,6 +161,21 @@ class JobStore:
         with writing(self._engine) as connection:
             _change(connection, job_id, _RETRIABLE, "retried", _RESET)
             follow_job(connection, job_id, JobState.QUEUED, "", clock(connection, now))
+
+    def give(
+        self,
+        job_id: int,
+        destinations: Collection[str],
+        taken: FormsTaken,
+        now: float | None = None,
+    ) -> None:
+        """Let more destinations have a job's result, or one that takes more forms than before.
+
+        Raises:
+            NodeError: There is no such job.
+        """
+        with writing(self._engine) as connection:
+            give_more(connection, job_id, destinations, taken, clock(connection, now))
 
     def series_in_use(self) -> frozenset[str]:
         """Series Instance UIDs that unfinished jobs still read: their files must stay."""
@@ -220,18 +244,16 @@ def _join(
         "priority": min(existing.priority, int(request.priority)),
         "destinations": destinations,
     }
-    objects = [r for r in results_of(connection, existing.id).values() if r.file.form != LABELS]
     waits = existing.state in (JobState.QUEUED.value, JobState.CANCELLED.value)
-    if waits and not objects and request.revision > existing.revision:
+    if waits and not files_of(connection, existing.id) and request.revision > existing.revision:
         # equal pixels, newer header: the run is the same, the object carries the newer header
         values["inputs"] = {role: dict(value) for role, value in request.inputs.items()}
         values["revision"] = request.revision
         values["replaces"] = _replaces(connection, request, before)
         values["config_digest"] = request.config_digest
     connection.execute(update(job).where(job.c.id == existing.id).values(**values))
-    withheld = kept_back(existing.id) if is_kept_back(existing.state, existing.reasons) else ""
-    for made in objects:
-        add_rows(connection, made.id, request.destinations, now, withheld=withheld)
+    withheld = kept_back(existing.id) if is_kept_back(existing) else ""
+    give(connection, existing, request.destinations, request.taken, now, withheld=withheld)
 
 
 def _renew(connection: Connection, existing: Row[Any], now: float) -> None:

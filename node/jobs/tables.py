@@ -71,6 +71,10 @@ job = Table(
     Column("sentence", Text, nullable=False, default=""),
     # codes of domain/reasons.py
     Column("reasons", JSON, nullable=False, default=list, server_default="[]"),
+    # forms that its result was made into; those that gave no file, too
+    Column("forms", JSON, nullable=False, default=list, server_default="[]"),
+    # how it had ended before a form was asked for later: done | accepted | implausible
+    Column("settled", String(16), nullable=False, default="", server_default=""),
     Column("created_at", Float, nullable=False),
     Column("started_at", Float),
     Column("finished_at", Float),
@@ -79,13 +83,15 @@ job = Table(
     Index("job_started", "started_at"),
 )
 
-# A durable product of a job: the label volume, and each encoded object made of it.
+# A durable product of a job: the label volume, and each file that was made of it.
 result = Table(
     "result",
     metadata,
     Column("id", Integer, primary_key=True),
     Column("job_id", Integer, nullable=False),
-    Column("form", String(16), nullable=False),  # labels | seg_binary
+    Column("form", String(16), nullable=False),  # labels, or a form of node.pipeline.forms
+    # which part of the result, such as a region, where the form gives one file per part
+    Column("part", String(64), nullable=False, default="", server_default=""),
     Column("file_name", String(200), nullable=False),
     Column("size_bytes", Integer, nullable=False),
     Column("sha256", String(64), nullable=False),
@@ -98,7 +104,7 @@ result = Table(
         "state", String(16), nullable=False, default="current"
     ),  # current | superseded | deleted
     Column("created_at", Float, nullable=False),
-    UniqueConstraint("job_id", "form"),
+    UniqueConstraint("job_id", "form", "part"),
 )
 
 outbox = Table(

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from node.domain.job import MatchState, Priority
+from node.domain.form import FormsTaken
+from node.domain.job import MatchState, Priority, Settled
 
 LABELS = "labels"
 
@@ -41,6 +42,7 @@ class JobRequest:
         inputs: Role -> {"series_instance_uid", "revision", "instances": {SOP UID: version},
             "missing"}; missing images are those that somebody went on without.
         destinations: Names, "sender" already resolved; an empty name says that it is unknown.
+        taken: Which forms they take.
         taken_series_numbers: Series Numbers of the study that the node knows of.
         deadline_s: Longest run; a longer one is stopped and counts as a failed attempt.
         reasons: Codes of ``node.domain.reasons``: what its result will be marked with.
@@ -58,6 +60,7 @@ class JobRequest:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     inputs: Mapping[str, Mapping[str, Any]]
     destinations: tuple[str, ...] = ()
+    taken: FormsTaken = field(default_factory=FormsTaken)
     priority: Priority = Priority.NORMAL
     config_digest: str
     taken_series_numbers: frozenset[int] = frozenset()
@@ -70,11 +73,14 @@ class ResultFile:
     """A durable product of a job: the file is on the disk and synced before this is handed in.
 
     Args:
-        form: ``labels``, or the DICOM form of an object such as ``seg_binary``.
+        form: ``labels``, or a form that a destination takes, such as ``seg``.
+        part: Which part of the result it holds, where the form gives one file per part.
         file_name: Relative to the folder of results.
+        sop_class_uid: Of a DICOM object; empty for any other file.
     """
 
     form: str
+    part: str = ""
     file_name: str
     size_bytes: int
     sha256: str
@@ -100,7 +106,8 @@ class LeasedJob:
     """A job in the hands of one worker until ``lease_until``.
 
     Args:
-        results: What earlier attempts made durable, by form: none of it is made again.
+        forms: What its result was made into already.
+        settled: How it had ended before, where it is only to be made into more forms.
         content_date: DA, fixed when the job was made.
         content_time: TM, fixed when the job was made.
     """
@@ -113,7 +120,6 @@ class LeasedJob:
     study_instance_uid: str
     inputs: Mapping[str, Mapping[str, Any]]
     destinations: tuple[str, ...]
-    priority: Priority
     revision: int
     replaces: str
     config_digest: str
@@ -122,18 +128,21 @@ class LeasedJob:
     content_time: str
     deadline_s: float
     attempts: int
-    created_at: float
-    lease_until: float
-    results: Mapping[str, StoredResult]
+    forms: tuple[str, ...]
+    settled: Settled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeasedDelivery:
-    """An outbox row in the hands of one sender until ``lease_until``."""
+    """An outbox row in the hands of one sender until its lease ends.
+
+    Args:
+        sources: Role -> Series Instance UID of what the model was given.
+    """
 
     id: int
     destination: str
     attempts: int
-    lease_until: float
     model: str
+    sources: Mapping[str, str]
     result: StoredResult

@@ -23,15 +23,13 @@ from node.domain.job import Priority
 from node.infer.registry import FoundModels, ModelSpec, default_models_folder, find_models
 from node.pipeline.acceptance import accepted_inputs, refused_inputs, variant_conditions
 from node.pipeline.deliver import Destination
+from node.pipeline.forms import FORMS
 from node.pipeline.matching import ActiveRule
 from node.route.conditions import Condition
 from node.route.contradiction import contradiction
 from node.route.rules import StudyRule, compile_rule, conditions_of, mistakes_in
 
 Mistakes = list[tuple[str, str]]
-
-# forms of a result, and whether each is DICOM
-FORMS = {"seg": True}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +72,8 @@ def plan(path: Path | None, environ: Mapping[str, str] | None = None) -> Plan:
         ConfigInvalid: With every mistake and its path.
     """
     environ = os.environ if environ is None else environ
-    config = load(path, environ, check_rules=mistakes_in, forms=FORMS)
+    forms = {name: form.is_dicom for name, form in FORMS.items()}
+    config = load(path, environ, check_rules=mistakes_in, forms=forms)
     found = find_models([default_models_folder(), *config.models_dirs])
     mistakes: Mistakes = []
     rules = [

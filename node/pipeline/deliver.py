@@ -11,18 +11,20 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from pydicom.uid import ExplicitVRLittleEndian
 
-from node.deliver.classes import unknown_destination
+from node.deliver.classes import form_not_taken, unknown_destination
 from node.domain.delivery import DeliverableObject, DeliveryClass, Outcome
 from node.domain.errors import LeaseLost
+from node.domain.form import TakesForms
 from node.jobs.outbox import Outbox
-from node.jobs.values import LeasedDelivery
+from node.jobs.values import LeasedDelivery, ResultFile
 from node.pipeline.crash_points import crash_point
+from node.pipeline.forms import FORMS, forms_taken
 from node.pipeline.signals import Signals
 
 log = logging.getLogger(__name__)
@@ -35,7 +37,7 @@ LOOK_EVERY_S = 0.05
 TRY_AGAIN_S = 0.2
 
 
-class Destination(Protocol):
+class Destination(TakesForms, Protocol):
     """Where results go; what a peer does, down to silence, is an outcome."""
 
     def send(self, deliverable: DeliverableObject) -> Outcome:
@@ -45,11 +47,16 @@ class Destination(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryDeps:
-    """What the loop works with; made anew when the configuration is reloaded."""
+    """What the loop works with; made anew when the configuration is reloaded.
+
+    Args:
+        grid_roles: Model -> the role of the series on whose grid its labels lie.
+    """
 
     outbox: Outbox
     destinations: Mapping[str, Destination]
     results: Path
+    grid_roles: Mapping[str, str] = field(default_factory=dict)
 
 
 class Deliverer:
@@ -127,17 +134,13 @@ class Deliverer:
         if destination is None:
             return unknown_destination(leased.destination)
         file = leased.result.file
-        deliverable = DeliverableObject(
-            path=str(deps.results / file.file_name),
-            size_bytes=file.size_bytes,
-            sop_class_uid=file.sop_class_uid,
-            sop_instance_uid=file.sop_instance_uid,
-            series_instance_uid=file.series_instance_uid,
-            study_instance_uid=file.study_instance_uid,
-            transfer_syntax_uid=ExplicitVRLittleEndian,
-            model=leased.model,
-        )
+        taken = forms_taken({leased.destination: destination}).of(leased.destination)
+        if not FORMS[file.form].is_dicom and file.form not in taken:
+            return form_not_taken(leased.destination, file.form)
         try:
+            role = deps.grid_roles.get(leased.model, "")
+            source = leased.sources.get(role) or next(iter(leased.sources.values()), "")
+            deliverable = deliverable_of(file, leased.model, deps.results, source=source)
             return destination.send(deliverable)
         except Exception as error:
             log.exception("delivery failed", extra={"delivery": leased.id})
@@ -152,3 +155,29 @@ class Deliverer:
                 deps.outbox.heartbeat(leased.id, self._owner, LEASE_S)
             except LeaseLost:
                 return
+
+
+def deliverable_of(
+    file: ResultFile, model: str, results: Path, *, source: str
+) -> DeliverableObject:
+    """A file of a result as destinations are given it.
+
+    Args:
+        results: The folder of results.
+        source: Series Instance UID of the series on whose grid it lies, or empty.
+    """
+    form = FORMS[file.form]
+    return DeliverableObject(
+        path=str(results / file.file_name),
+        size_bytes=file.size_bytes,
+        sop_class_uid=file.sop_class_uid,
+        sop_instance_uid=file.sop_instance_uid,
+        series_instance_uid=file.series_instance_uid,
+        study_instance_uid=file.study_instance_uid,
+        transfer_syntax_uid=ExplicitVRLittleEndian if form.is_dicom else "",
+        source_series_instance_uid=source,
+        model=model,
+        modality=form.modality,
+        output=form.output,
+        ext=form.extension_of(file.part),
+    )

@@ -12,55 +12,37 @@ import mmap
 import os
 import shutil
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydicom import dcmread
-from pydicom.dataset import Dataset
-
-from node.assemble.derive import derive
-from node.assemble.gate import MinimumSize, judge_geometry
-from node.domain.errors import JobFailed, SeriesUnusable, TryLater
-from node.domain.frames import frames_of
-from node.domain.grid import Stack
-from node.domain.header import HeaderMerger
+from node.domain.errors import JobFailed, TryLater
+from node.domain.form import DEFAULT_FORMS
 from node.domain.job import ResultIdentity, result_key
 from node.domain.reasons import in_one_sentence
-from node.domain.result import LabelVolume
-from node.encode import ENCODERS, read_tables
+from node.domain.result import EncodedFile, LabelVolume, Provenance
+from node.encode.header import read_tables
 from node.infer.kept import Kept
 from node.infer.labels_file import read_labels, write_labels
 from node.infer.measure import measure_labels
 from node.infer.plausible import why_implausible
 from node.infer.registry import ModelSpec, load_model
 from node.infer.report import Report
-from node.infer.run_context import RunContext, SeriesInput
+from node.infer.run_context import RunContext
 from node.infer.runners import run_model
 from node.infer.runners import warm as warm_runners
 from node.observe.log import configure_logging
 from node.pipeline.acceptance import variant_by_header
 from node.pipeline.crash_points import crash_point
-from node.pipeline.job_order import InputFiles, JobOrder
-from node.verify import VERIFIERS
+from node.pipeline.forms import FORMS, Form
+from node.pipeline.job_order import JobOrder
+from node.pipeline.source import Source, read_source
 
 OUTPUT = "labels"
 LABELS_FILE = "labels.npz"
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """One input: as the runner gets it, and its headers as the encoder wants them."""
-
-    given: SeriesInput
-    headers: Sequence[Dataset]
-
-    @property
-    def stack(self) -> Stack:
-        return self.given.stack
 
 
 def run(request: Mapping[str, Any], report: Report, kept: Kept) -> dict[str, Any]:
@@ -90,7 +72,9 @@ def _run(order: JobOrder, report: Report, kept: Kept) -> dict[str, Any]:
         )
     order.folder.mkdir(parents=True, exist_ok=True)
     with report.stage("headers"):
-        sources = {each.role: _read_source(each, model) for each in order.inputs}
+        sources = {
+            each.role: read_source(each.files, model.inputs[each.role]) for each in order.inputs
+        }
     grid = sources[model.grid_role]
     made = _labels(order, model, sources, report, kept)
     with report.stage("judge"):
@@ -98,24 +82,24 @@ def _run(order: JobOrder, report: Report, kept: Kept) -> dict[str, Any]:
         # labels that nobody asked for are not missing
         chosen = bool({**model.runner.parameters, **order.parameters}.get("labels"))
         reasons = why_implausible(model.plausible, measured, are_chosen=chosen)
+    if not measured.labels:
+        report.note("nothing found")
+        reasons = ()
     answer: dict[str, Any] = {
         "labels": made.file,
         "volumes_ml": {str(value): label.ml for value, label in measured.labels.items()},
         "implausible": [[reason.code.value, reason.sentence] for reason in reasons],
-        "object": None,
     }
-    parameters = {**order.provenance.parameters, **made.ran}
     provenance = replace(
-        order.provenance, parameters=parameters, implausible=in_one_sentence(reasons)
+        order.provenance,
+        parameters={**order.provenance.parameters, **made.ran},
+        implausible=in_one_sentence(reasons),
     )
-    order = replace(order, provenance=provenance)
-    identity = ResultIdentity(
-        key=result_key(made.content, model.digest, order.parameters, order.provenance.incomplete),
-        output=OUTPUT,
-        form=order.form,
-        revision=order.provenance.revision,
-    )
-    answer["object"] = _encode_and_verify(order, model, made.volume, grid, identity, report)
+    key = result_key(made.content, model.digest, order.parameters, provenance.incomplete)
+    result = _Result(made.volume, model, grid, provenance, key, order.folder)
+    answer["files"] = [
+        file for name in order.forms for file in _encode_and_verify(FORMS[name], result, report)
+    ]
     return answer
 
 
@@ -125,31 +109,6 @@ def warm(request: Mapping[str, Any], report: Report, kept: Kept) -> dict[str, An
     # the first thing that needs them is the last of a job: it begins beside them
     threading.Thread(target=read_tables, daemon=True).start()
     return warmed
-
-
-def _read_source(given: InputFiles, model: ModelSpec) -> _Source:
-    headers = [dcmread(path, stop_before_pixels=True, force=True) for path in given.files.values()]
-    frames = [frame for header in headers for frame in frames_of(header)]
-    wanted = model.inputs[given.role]
-    verdict = judge_geometry(
-        frames,
-        MinimumSize(slices=wanted.min_slices, rows=wanted.min_rows, columns=wanted.min_columns),
-        quantities=wanted.quantities,
-    )
-    if verdict.stack is None:  # the gate passed it before the job was made
-        raise SeriesUnusable(verdict.findings)
-    merger = HeaderMerger()
-    for header in headers:
-        merger.add(header)
-    common = merger.header()
-    common = common.with_derived(derive(common, frames, verdict, None))
-    series = SeriesInput(stack=verdict.stack, files=given.files, header=common)
-    return _Source(series, _unread(given.files))
-
-
-def _unread(files: Mapping[str, Path]) -> list[Dataset]:
-    """Headers whose elements nobody looked at: looking decodes, and the encoder wants the bytes."""
-    return [dcmread(path, stop_before_pixels=True, force=True) for path in files.values()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +124,7 @@ class _Made:
 def _labels(
     order: JobOrder,
     model: ModelSpec,
-    sources: Mapping[str, _Source],
+    sources: Mapping[str, Source],
     report: Report,
     kept: Kept,
 ) -> _Made:
@@ -212,40 +171,62 @@ def _run_context(order: JobOrder, model: ModelSpec, kept: Kept) -> Iterator[RunC
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _encode_and_verify(
-    order: JobOrder,
-    model: ModelSpec,
-    volume: LabelVolume,
-    grid: _Source,
-    identity: ResultIdentity,
-    report: Report,
-) -> dict[str, Any] | None:
-    with report.stage("encode"):
-        encoded = ENCODERS[order.form](
-            volume, grid.headers, model.segments, order.provenance, identity
-        )
-        if encoded is None:
-            report.note("nothing found")
-            return None
-        path = order.folder / f"{order.form}.dcm"
-        sha256 = _write_durable(path, encoded.chunks())
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """What every form of a result is made of.
+
+    Args:
+        key: ``result_key``.
+        folder: Where its files are put.
+    """
+
+    volume: LabelVolume
+    model: ModelSpec
+    grid: Source
+    provenance: Provenance
+    key: str
+    folder: Path
+
+
+def _encode_and_verify(form: Form, result: _Result, report: Report) -> list[dict[str, Any]]:
+    """The files of one form, durable and compared with their source."""
+    identity = ResultIdentity(
+        key=result.key,
+        output=OUTPUT,
+        form=form.named_in_uids,
+        revision=result.provenance.revision,
+    )
+    volume, segments, provenance = result.volume, result.model.segments, result.provenance
+    with report.stage(_stage("encode", form)):
+        encoded = form.encoder()(volume, result.grid.for_encoder, segments, provenance, identity)
+        written = [
+            _write(form, number if file.part else None, file, result.folder)
+            for number, file in enumerate(encoded, 1)
+        ]
     crash_point("result written")
-    with report.stage("verify"):
-        VERIFIERS[order.form](
-            _mapped(path),
-            _unread(next(e for e in order.inputs if e.role == model.grid_role).files),
-            volume,
-            model.segments,
-            order.provenance,
-            identity,
-        )
+    with report.stage(_stage("verify", form)):
+        files = {facts["part"]: _mapped(result.folder / facts["file_name"]) for facts in written}
+        form.verifier()(files, result.grid.for_verifier, volume, segments, provenance, identity)
+    return written
+
+
+def _stage(what: str, form: Form) -> str:
+    return what if form.name in DEFAULT_FORMS else f"{what} {form.name}"
+
+
+def _write(form: Form, number: int | None, file: EncodedFile, folder: Path) -> dict[str, Any]:
+    """One file of a form, whole on the disk; what the answer says of it."""
+    part = "" if number is None else f".{number}"
+    path = folder / f"{form.name}{part}.{form.extension}"
+    sha256 = _write_durable(path, file.chunks())
     return {
         **_file_facts(path, sha256),
-        "sop_instance_uid": encoded.sop_instance_uid,
-        "sop_class_uid": encoded.sop_class_uid,
-        "series_instance_uid": encoded.series_instance_uid,
-        "frames": encoded.frames,
-        "segments": {str(n): value for n, value in encoded.segment_labels.items()},
+        "form": form.name,
+        "part": file.part,
+        "sop_instance_uid": file.sop_instance_uid,
+        "sop_class_uid": file.sop_class_uid,
+        "series_instance_uid": file.series_instance_uid,
+        "summary": dict(file.summary),
     }
 
 

@@ -21,7 +21,11 @@ class InputFiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobOrder:
-    """All that a child needs to know to do a job; plain values, so that it travels as JSON."""
+    """All that a child needs to know to do a job; plain values, so that it travels as JSON.
+
+    Args:
+        forms: What the result is made into.
+    """
 
     job_key: str
     model_folder: Path
@@ -30,7 +34,7 @@ class JobOrder:
     inputs: tuple[InputFiles, ...]
     folder: Path
     weights_dir: Path
-    form: str
+    forms: tuple[str, ...]
     provenance: Provenance
 
     def to_json(self) -> dict[str, Any]:
@@ -50,7 +54,7 @@ class JobOrder:
             ],
             "folder": str(self.folder),
             "weights_dir": str(self.weights_dir),
-            "form": self.form,
+            "forms": list(self.forms),
             "provenance": asdict(self.provenance),
         }
 
@@ -72,6 +76,7 @@ class JobOrder:
                 "folder": Path(body["folder"]),
                 "weights_dir": Path(body["weights_dir"]),
                 "inputs": inputs,
+                "forms": tuple(body["forms"]),
                 "provenance": Provenance(**body["provenance"]),
             }
         )

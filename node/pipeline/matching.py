@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from node.assemble.gate import MinimumSize, judge_geometry
 from node.assemble.phases import PhaseHints
 from node.deliver.sender import resolve_destinations
+from node.domain.form import FormsTaken
 from node.domain.frames import Frame
 from node.domain.header import Header
 from node.domain.instance import Instance, Origin
@@ -22,6 +23,7 @@ from node.infer.registry import ModelSpec
 from node.jobs.matches import MatchStore
 from node.jobs.store import JobStore
 from node.jobs.values import JobRequest, MatchReport
+from node.pipeline.source import minimum_of
 from node.route.conditions import Condition
 from node.route.explain import Explanation, explain, why_not, why_true
 from node.route.rules import Rule, StudyRule
@@ -52,8 +54,7 @@ class ActiveRule:
 
     def minimum(self, role: str) -> MinimumSize:
         """The smallest series that the model takes for a role."""
-        given = self.model.inputs[role]
-        return MinimumSize(slices=given.min_slices, rows=given.min_rows, columns=given.min_columns)
+        return minimum_of(self.model.inputs[role])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +96,7 @@ class MatchDeps:
     peers: Mapping[str, Peer]
     config_digest: str
     study_wait_s: float
+    taken: FormsTaken = field(default_factory=FormsTaken)
 
 
 def match_series(
@@ -198,6 +200,7 @@ def park_or_ask(
                 for role, series in inputs.items()
             },
             destinations=resolve_destinations(active.send, deps.peers, newest.origin),
+            taken=deps.taken,
             priority=active.priority,
             config_digest=deps.config_digest,
             taken_series_numbers=taken_series_numbers,

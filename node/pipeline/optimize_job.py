@@ -10,18 +10,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pydicom import dcmread
-from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
-from node.assemble.gate import MinimumSize, judge_geometry
-from node.domain.errors import JobFailed, SeriesUnusable
-from node.domain.frames import frames_of
-from node.domain.header import HeaderMerger
+from node.domain.errors import JobFailed
 from node.infer.kept import Kept
 from node.infer.registry import ModelSpec, load_model
 from node.infer.report import Report
 from node.infer.run_context import RunContext, SeriesInput
+from node.pipeline.source import StoredHeader, judged_source, read_header
 
 # named as text: what it imports is loaded in the child only
 _TENSORRT = "node.infer.bundle.tensorrt"
@@ -81,30 +77,27 @@ def _read_series(model: ModelSpec, role: str, folder: Path) -> SeriesInput:
     if not folder.is_dir():
         raise JobFailed(f"the sample has no folder {folder.name} for role {role}", permanent=True)
     headers = {path: header for path in sorted(folder.rglob("*")) if (header := _header(path))}
-    series = {str(header.get("SeriesInstanceUID", "")) for header in headers.values()}
+    series = {str(header.dataset.get("SeriesInstanceUID", "")) for header in headers.values()}
     if len(series) != 1:
         raise JobFailed(
             f"the sample holds {len(series)} series for role {role}, not one", permanent=True
         )
-    wanted = model.inputs[role]
-    least = MinimumSize(slices=wanted.min_slices, rows=wanted.min_rows, columns=wanted.min_columns)
-    frames = [frame for header in headers.values() for frame in frames_of(header)]
-    verdict = judge_geometry(frames, least, quantities=wanted.quantities)
-    if verdict.stack is None:
-        raise SeriesUnusable(verdict.findings)
-    merger = HeaderMerger()
-    for header in headers.values():
-        merger.add(header)
-    files = {str(header.SOPInstanceUID): path for path, header in headers.items()}
-    return SeriesInput(stack=verdict.stack, files=files, header=merger.header())
+    by_uid = {
+        str(header.dataset.SOPInstanceUID): (path, header) for path, header in headers.items()
+    }
+    return judged_source(
+        {uid: header for uid, (_, header) in by_uid.items()},
+        {uid: path for uid, (path, _) in by_uid.items()},
+        model.inputs[role],
+    ).given
 
 
-def _header(path: Path) -> Dataset | None:
+def _header(path: Path) -> StoredHeader | None:
     """The header of an image; None for anything else."""
     if not path.is_file():
         return None
     try:
-        header = dcmread(path, stop_before_pixels=True)
+        header = read_header(path, force=False)
     except (InvalidDicomError, EOFError):
         return None
-    return header if "Rows" in header else None
+    return header if "Rows" in header.dataset else None

@@ -19,6 +19,7 @@ from node.jobs.results import ResultStore
 from node.jobs.store import JobStore
 from node.pipeline.build import Plan
 from node.pipeline.deliver import DeliveryDeps
+from node.pipeline.forms import forms_taken
 from node.pipeline.matching import MatchDeps
 from node.pipeline.settle_deps import SettleDeps
 from node.pipeline.work import WorkDeps
@@ -46,6 +47,7 @@ def settle_deps(plan: Plan, engine: Engine) -> SettleDeps:
             rules=plan.rules,
             peers=plan.config.peers,
             config_digest=plan.config.digest,
+            taken=forms_taken(plan.destinations),
             study_wait_s=plan.config.completion.study_wait_s,
         ),
         policy=plan.policy,
@@ -70,6 +72,7 @@ def work_deps(plan: Plan, engine: Engine) -> WorkDeps:
         results=ResultStore(engine),
         models=plan.models,
         in_rules=in_rules,
+        taken=forms_taken(plan.destinations),
         files_of=files_of,
         is_work_coming=lambda: arrivals.is_any_arriving(ARRIVING_S),
         results_folder=plan.results_folder,
@@ -83,7 +86,8 @@ def work_deps(plan: Plan, engine: Engine) -> WorkDeps:
 def delivery_deps(plan: Plan, engine: Engine) -> DeliveryDeps:
     """What the deliverer works with."""
     return DeliveryDeps(
-        outbox=Outbox(engine, plan.config.digest),
+        outbox=Outbox(engine, plan.config.digest, taken=forms_taken(plan.destinations)),
         destinations=plan.destinations,
         results=plan.results_folder,
+        grid_roles={model.name: model.grid_role for model in plan.models.values()},
     )

@@ -1,8 +1,8 @@
 """The work loop: lease a job, run it in the warm child, make its products durable rows.
 
 The child does what is heavy and may crash; this process keeps the lease, enforces the deadline, and
-writes rows: labels first, then the encoded object with its deliveries and the end of the job in one
-transaction. A worker that lost its lease writes nothing any more.
+writes rows: labels first, then the files of all forms with their deliveries and the end of the job in
+one transaction. A worker that lost its lease writes nothing any more.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from sqlalchemy.exc import OperationalError
 
 from node import __version__
 from node.domain.errors import LeaseLost, NodeError
+from node.domain.form import FormsTaken
+from node.domain.job import Settled
 from node.domain.reasons import Reason, ReasonCode, codes_of, in_one_sentence
 from node.domain.result import Provenance
 from node.infer.assets import locked_licences
@@ -25,7 +27,7 @@ from node.infer.registry import ModelSpec
 from node.infer.runner import Failed, Finished, Noted, Runner, StageFinished, StageStarted
 from node.jobs.leases import JobLeases
 from node.jobs.results import ResultStore
-from node.jobs.store import accept_hint
+from node.jobs.store import ACCEPTED, accept_hint
 from node.jobs.values import LABELS, LeasedJob, ResultFile
 from node.pipeline.crash_points import crash_point
 from node.pipeline.job_order import InputFiles, JobOrder
@@ -36,7 +38,6 @@ log = logging.getLogger(__name__)
 TARGET = "node.pipeline.execute_job:run"
 WARM_TARGET = "node.pipeline.execute_job:warm"
 WARM_DEADLINE_S = 120.0
-FORM = "seg_binary"
 LEASE_S = 30.0
 HEARTBEAT_S = 5.0
 SHORTAGE_WAIT_S = 30.0
@@ -51,6 +52,7 @@ class WorkDeps:
     """What the loop works with; made anew when the configuration is reloaded.
 
     Args:
+        taken: Which forms destinations take.
         files_of: (Series Instance UID, SOP Instance UID -> version) -> paths of those versions.
         in_rules: Model -> parameters of its first rule: what a child is warmed up for.
         is_work_coming: Whether a series is arriving that may become a job.
@@ -62,6 +64,7 @@ class WorkDeps:
     results: ResultStore
     models: Mapping[str, ModelSpec]
     in_rules: Mapping[str, Mapping[str, Any]]
+    taken: FormsTaken
     files_of: FilesOf
     is_work_coming: Callable[[], bool]
     results_folder: Path
@@ -229,7 +232,7 @@ class Worker:
             inputs=inputs,
             folder=self._deps.results_folder / str(job.id),
             weights_dir=self._deps.weights_dir,
-            form=FORM,
+            forms=self._forms_of(job),
             provenance=_provenance(job, model),
         )
 
@@ -240,47 +243,40 @@ class Worker:
         return int((model.resources.memory_gb + LIBRARIES_GB) * 2**30)
 
     def _keep(self, job: LeasedJob, result: Mapping[str, Any], notes: list[str]) -> None:
-        labels = ResultFile(
-            form=LABELS,
-            study_instance_uid=job.study_instance_uid,
-            summary={"volumes_ml": result["volumes_ml"]},
-            **_file(job, result["labels"]),
-        )
+        volumes_ml = {"volumes_ml": result["volumes_ml"]}
+        labels = _file(job, {**result["labels"], "form": LABELS, "summary": volumes_ml})
         self._deps.results.put_labels(job.id, self._owner, labels)
         crash_point("between encode and outbox")
-        made = result["object"]
-        if made is None:
-            sentence = "; ".join(dict.fromkeys(["nothing found", *notes]))
-            self._deps.leases.finish(job.id, self._owner, sentence)
-        else:
-            seg = ResultFile(
-                form=FORM,
-                sop_instance_uid=made["sop_instance_uid"],
-                sop_class_uid=made["sop_class_uid"],
-                series_instance_uid=made["series_instance_uid"],
-                study_instance_uid=job.study_instance_uid,
-                summary={
-                    "frames": made["frames"],
-                    "segments": made["segments"],
-                    "volumes_ml": result["volumes_ml"],
-                },
-                **_file(job, made),
-            )
-            reasons = [Reason(ReasonCode(code), told) for code, told in result["implausible"]]
-            is_kept_back = bool(reasons) and self._deps.holds_implausible
-            self._deps.results.put_object(
-                job.id,
-                self._owner,
-                seg,
-                sentence=_how_it_ended(job.id, reasons, notes, is_kept_back=is_kept_back),
-                reasons=codes_of(reasons),
-                is_kept_back=is_kept_back,
-            )
-            if reasons:
-                log.warning(
-                    "implausible result", extra={"job": job.id, "reasons": codes_of(reasons)}
-                )
-        log.info("job done", extra={"job": job.id, "object": made is not None})
+        reasons = [Reason(ReasonCode(code), told) for code, told in result["implausible"]]
+        is_kept_back = bool(reasons) and self._is_held(job)
+        sentence = _how_it_ended(job, reasons, notes, is_kept_back=is_kept_back)
+        self._deps.results.put_results(
+            job.id,
+            self._owner,
+            [
+                _file(job, {**made, "summary": {**made["summary"], **volumes_ml}})
+                for made in result["files"]
+            ],
+            forms=self._forms_of(job),
+            taken=self._deps.taken,
+            sentence=sentence,
+            reasons=codes_of(reasons),
+            is_kept_back=is_kept_back,
+        )
+        if reasons:
+            log.warning("implausible result", extra={"job": job.id, "reasons": codes_of(reasons)})
+        log.info("job done", extra={"job": job.id, "files": len(result["files"])})
+
+    def _forms_of(self, job: LeasedJob) -> tuple[str, ...]:
+        """What is still to be made of a job's result."""
+        wanted = self._deps.taken.of_all(job.destinations)
+        return tuple(form for form in wanted if form not in job.forms)
+
+    def _is_held(self, job: LeasedJob) -> bool:
+        """Whether an implausible result waits for a person; what was decided before stays so."""
+        if job.settled is Settled.NOT_YET:
+            return self._deps.holds_implausible
+        return job.settled is Settled.IMPLAUSIBLE
 
     def _end(self, job: LeasedJob, sentence: str, *, permanent: bool) -> None:
         try:
@@ -297,21 +293,25 @@ class Worker:
             )
 
 
-def _file(job: LeasedJob, facts: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "file_name": f"{job.id}/{facts['file_name']}",
-        "size_bytes": facts["size_bytes"],
-        "sha256": facts["sha256"],
-    }
+def _file(job: LeasedJob, facts: Mapping[str, Any]) -> ResultFile:
+    return ResultFile(
+        **{
+            **facts,
+            "file_name": f"{job.id}/{facts['file_name']}",
+            "study_instance_uid": job.study_instance_uid,
+        }
+    )
 
 
 def _how_it_ended(
-    job_id: int, reasons: Sequence[Reason], notes: Sequence[str], *, is_kept_back: bool
+    job: LeasedJob, reasons: Sequence[Reason], notes: Sequence[str], *, is_kept_back: bool
 ) -> str:
     """The sentence of a job with a result; where it is kept back, with the command that frees it."""
     implausible = [f"implausible: {in_one_sentence(reasons)}"] if reasons else []
     said = "; ".join(dict.fromkeys([*implausible, *notes]))
-    return said + accept_hint(job_id) if is_kept_back else said
+    if is_kept_back:
+        return said + accept_hint(job.id)
+    return said + ACCEPTED if job.settled is Settled.ACCEPTED else said
 
 
 def _provenance(job: LeasedJob, model: ModelSpec) -> Provenance:

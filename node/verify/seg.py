@@ -7,7 +7,7 @@ orientation and spacing, its bits are unpacked, and every voxel is compared with
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, islice
 
 import numpy as np
@@ -40,6 +40,27 @@ _LATTICE_STEPS = 0.51  # half a step would be the neighbour's
 
 LabelPlane = NDArray[np.uint8] | NDArray[np.uint16]
 SourceFrames = dict[tuple[str, int | None], Frame]
+
+
+def verify(
+    files: Mapping[str, memoryview],
+    source: Sequence[Dataset],
+    volume: LabelVolume,
+    segments: Sequence[Segment],
+    provenance: Provenance,
+    identity: ResultIdentity,
+) -> None:
+    """Refuse anything but one true object, or none of labels in which nothing was found.
+
+    Raises:
+        ResultRefused: With each fault as one sentence.
+    """
+    if files.keys() == {""}:
+        verify_seg(files[""], source, volume, segments, provenance, identity)
+    elif files:
+        raise ResultRefused([f"{len(files)} objects of one result, not 1"])
+    elif volume.labels.any():
+        raise ResultRefused(["no object was made of labels in which something was found"])
 
 
 def verify_seg(

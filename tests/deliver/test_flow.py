@@ -65,7 +65,7 @@ def put(engine: Engine, deliverable: DeliverableObject, destinations: list[str])
     JobStore(engine).enqueue(request, now=0.0)
     leased = JobLeases(engine).lease("w", LEASE_S, now=0.0)
     file = ResultFile(
-        form="seg_binary",
+        form="seg",
         file_name=deliverable.path,
         size_bytes=deliverable.size_bytes,
         sha256="0" * 64,
@@ -74,7 +74,7 @@ def put(engine: Engine, deliverable: DeliverableObject, destinations: list[str])
         series_instance_uid=deliverable.series_instance_uid,
         study_instance_uid=deliverable.study_instance_uid,
     )
-    ResultStore(engine).put_object(leased.id, "w", file, now=0.0)
+    ResultStore(engine).put_results(leased.id, "w", [file], forms=["seg"], now=0.0)
 
 
 def deliver(engine: Engine, destinations: dict, objects: dict, now: float) -> int:

@@ -83,7 +83,7 @@ def results(node: SimulatedNode) -> dict[str, Path]:
     found = {}
     for row in node.table("result"):
         path = folder / row["file_name"]
-        if row["form"] == "seg_binary":
+        if row["form"] == "seg":
             (series,) = dcmread(path).ReferencedSeriesSequence
             found[str(series.SeriesInstanceUID)] = path
     return found

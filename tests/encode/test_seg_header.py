@@ -29,7 +29,7 @@ from node.domain.errors import JobFailed
 from node.domain.patient_study import COPIED_KEYWORDS, NEVER_ABSENT_KEYWORDS
 from node.domain.segment import PRIVATE_SCHEME, Code, Segment
 from node.domain.uids import is_uid
-from node.encode import ENCODERS, encode_seg
+from node.encode.seg import encode_seg
 from tests.support.phantoms import Phantom
 from tests.support.segmentations import (
     IDENTITY,
@@ -90,10 +90,6 @@ def _all_elements(dataset: Dataset) -> Iterator[object]:
 
 
 # --- the object ---------------------------------------------------------------------------------
-
-
-def test_the_form_is_listed_by_name() -> None:
-    assert ENCODERS["seg_binary"] is encode_seg
 
 
 def test_encoding_twice_gives_the_same_bytes(phantom: Phantom) -> None:

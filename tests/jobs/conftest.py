@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import Engine
 
 from node.database.engine import open_engine
+from node.domain.form import FormsTaken
 from node.domain.job import Priority, job_key
 from node.jobs.tables import metadata
 from node.jobs.values import JobRequest, ResultFile
@@ -52,6 +53,7 @@ def make_request() -> MakeRequest:
         study: str = "1.2",
         taken_series_numbers: frozenset[int] = frozenset(),
         version: int = 1,
+        taken: FormsTaken | None = None,
     ) -> JobRequest:
         return JobRequest(
             rule=rule,
@@ -70,6 +72,7 @@ def make_request() -> MakeRequest:
                 }
             },
             destinations=destinations,
+            taken=taken or FormsTaken(),
             priority=priority,
             config_digest="c1",
             taken_series_numbers=taken_series_numbers,
@@ -82,16 +85,17 @@ def make_request() -> MakeRequest:
 def make_file() -> Callable[..., ResultFile]:
     """A durable product: labels, or a SEG whose UID follows from ``name``."""
 
-    def make(name: str = "one", form: str = "seg_binary") -> ResultFile:
+    def make(name: str = "one", form: str = "seg") -> ResultFile:
         sha256 = hashlib.sha256(f"{name}{form}".encode()).hexdigest()
         is_object = form != "labels"
+        is_dicom = form == "seg"
         return ResultFile(
             form=form,
             file_name=f"{name}/{form}",
             size_bytes=10,
             sha256=sha256,
             sop_instance_uid=f"2.25.{int(sha256[:12], 16)}" if is_object else "",
-            sop_class_uid="1.2.840.10008.5.1.4.1.1.66.4" if is_object else "",
+            sop_class_uid="1.2.840.10008.5.1.4.1.1.66.4" if is_dicom else "",
             series_instance_uid="2.25.7" if is_object else "",
             study_instance_uid="1.2",
         )

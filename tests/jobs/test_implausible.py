@@ -25,14 +25,16 @@ class KeptBack(Road):
     def find(self, make_file, name: str = "one", *, is_kept_back: bool = True) -> int:
         leased = self.leases.lease("w", LEASE_S)
         self.results.put_labels(leased.id, "w", make_file(name, "labels"))
-        return self.results.put_object(
+        (row,) = self.results.put_results(
             leased.id,
             "w",
-            make_file(name),
+            [make_file(name)],
+            forms=["seg"],
             sentence=f"too large: not delivered until: segnode jobs accept {leased.id}",
             reasons=CODES,
             is_kept_back=is_kept_back,
         )
+        return row
 
     def match_rows(self) -> list[tuple[str, list[str]]]:
         statement = select(match).order_by(match.c.revision, match.c.id)
@@ -137,7 +139,9 @@ def test_found_after_a_newer_revision_was_asked_for_it_is_cancelled(
     leased = road.leases.lease("w", LEASE_S)
     road.jobs.enqueue(make_request("b", revision=2))
 
-    road.results.put_object(leased.id, "w", make_file(), reasons=CODES, is_kept_back=True)
+    road.results.put_results(
+        leased.id, "w", [make_file()], forms=["seg"], reasons=CODES, is_kept_back=True
+    )
 
     assert road.job(job_id).state == "cancelled"
     assert road.deliveries() == {"pacs": "withheld"}

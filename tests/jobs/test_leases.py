@@ -15,6 +15,7 @@ from node.domain.errors import LeaseLost, NodeError
 from node.domain.job import JobState, MatchState, Priority
 from node.jobs.leases import JobLeases
 from node.jobs.matches import MatchStore
+from node.jobs.results import ResultStore
 from node.jobs.store import JobStore
 from node.jobs.tables import job
 
@@ -36,6 +37,11 @@ def row(engine: Engine, job_id: int):
         return connection.execute(select(job).where(job.c.id == job_id)).one()
 
 
+def end(engine, job_id: int, owner: str, **at: float) -> None:
+    """A job in which nothing was found."""
+    ResultStore(engine).put_results(job_id, owner, [], forms=["seg"], **at)
+
+
 def drain(database_url: str, owner: str) -> list[int]:
     """Lease until nothing is left; runs in a process of its own."""
     engine = open_engine(database_url)
@@ -43,7 +49,7 @@ def drain(database_url: str, owner: str) -> list[int]:
     taken = []
     while leased := leases.lease(owner, LEASE_S):
         taken.append(leased.id)
-        leases.finish(leased.id, owner)
+        end(engine, leased.id, owner)
     engine.dispose()
     return taken
 
@@ -108,7 +114,9 @@ def test_leases_are_counted_by_the_clock_of_the_database(
     leased = leases.lease("w", LEASE_S)
 
     with reading(engine) as connection:
-        assert leased.lease_until == pytest.approx(epoch_s(connection) + LEASE_S, abs=5)
+        assert row(engine, leased.id).lease_until == pytest.approx(
+            epoch_s(connection) + LEASE_S, abs=5
+        )
 
 
 def test_a_worker_that_lost_its_lease_changes_nothing(jobs, leases, engine, make_request) -> None:
@@ -120,7 +128,7 @@ def test_a_worker_that_lost_its_lease_changes_nothing(jobs, leases, engine, make
     for act in (
         lambda: leases.heartbeat(job_id, "slow", LEASE_S, now=62.0),
         lambda: leases.stage(job_id, "slow", "infer", 1.0),
-        lambda: leases.finish(job_id, "slow", now=62.0),
+        lambda: end(engine, job_id, "slow", now=62.0),
         lambda: leases.fail(job_id, "slow", "broken", now=62.0),
         lambda: leases.release(job_id, "slow", now=62.0),
     ):
@@ -229,10 +237,10 @@ def test_a_cancelled_job_is_lost_to_its_worker_until_retried(
 
 
 @pytest.mark.parametrize("verb", ["cancel", "retry"])
-def test_what_cannot_be_done_to_a_job_is_said(verb, jobs, leases, make_request) -> None:
+def test_what_cannot_be_done_to_a_job_is_said(verb, jobs, leases, engine, make_request) -> None:
     job_id, _ = jobs.enqueue(make_request())
     leases.lease("w", LEASE_S)
-    leases.finish(job_id, "w")
+    end(engine, job_id, "w")
 
     with pytest.raises(NodeError, match=f"job {job_id} is done"):
         getattr(jobs, verb)(job_id)

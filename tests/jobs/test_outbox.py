@@ -52,7 +52,8 @@ def put(engine: Engine, make_request, make_file):
         request = make_request(name, series=series, revision=revision, destinations=destinations)
         JobStore(engine).enqueue(request, now=0.0)
         leased = JobLeases(engine).lease("w", LEASE_S, now=0.0)
-        return ResultStore(engine).put_object(leased.id, "w", make_file(name), now=0.0)
+        file = make_file(name)
+        return ResultStore(engine).put_results(leased.id, "w", [file], forms=["seg"], now=0.0)[0]
 
     return make
 

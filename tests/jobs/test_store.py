@@ -34,7 +34,12 @@ class Road:
         """Lease one job and make its labels and its object; returns the object's row."""
         leased = self.leases.lease("w", LEASE_S)
         self.results.put_labels(leased.id, "w", make_file(name, "labels"))
-        return self.results.put_object(leased.id, "w", make_file(name))
+        return self.put(leased.id, make_file(name))
+
+    def put(self, job_id: int, *files, owner: str = "w") -> int:
+        """Record the files of a job in the forms that they have; returns the first row."""
+        forms = {file.form for file in files}
+        return self.results.put_results(job_id, owner, files, forms=forms)[0]
 
     def deliveries(self, result_id: int | None = None) -> dict[str, str]:
         statement = select(outbox)
@@ -74,7 +79,7 @@ def test_two_rules_with_one_key_share_one_job(road, make_request) -> None:
     leased = road.leases.lease("w", LEASE_S)
     assert (first[1], second) == (True, (first[0], False))
     assert leased.destinations == ("pacs", "shelf")
-    assert leased.priority is Priority.URGENT
+    assert road.job(leased.id).priority == Priority.URGENT
     assert road.leases.lease("w", LEASE_S) is None
     assert road.matches.state("lung", "1.2.3", 1) is MatchState.RUNNING
 
@@ -146,7 +151,10 @@ def test_labels_that_are_durable_are_handed_to_the_next_attempt(
 
     leased = road.leases.lease("w2", LEASE_S, now=62.0)
 
-    assert leased.results["labels"].file == make_file(form="labels")
+    assert leased.forms == ()
+    with reading(road.engine) as connection:
+        kept = connection.execute(select(result.c.sha256)).scalars().all()
+    assert kept == [make_file(form="labels").sha256]
 
 
 def test_the_object_ends_its_job_and_fills_the_outbox_at_once(
@@ -167,10 +175,10 @@ def test_an_object_of_a_stale_worker_leaves_no_trace(road, make_request, make_fi
     road.leases.reap(now=61.0)
 
     with pytest.raises(LeaseLost):
-        road.results.put_object(job_id, "slow", make_file())
+        road.put(job_id, make_file(), owner="slow")
 
     assert road.deliveries() == {}
-    assert road.leases.lease("quick", LEASE_S, now=62.0).results == {}
+    assert road.leases.lease("quick", LEASE_S, now=62.0).forms == ()
 
 
 def test_the_same_object_twice_is_one_row_and_another_is_refused(
@@ -179,9 +187,9 @@ def test_the_same_object_twice_is_one_row_and_another_is_refused(
     job_id, _ = road.jobs.enqueue(make_request())
     result_id = road.run(make_file)
 
-    assert road.results.put_object(job_id, "w", make_file()) == result_id
+    assert road.put(job_id, make_file()) == result_id
     with pytest.raises(ResultRefused):
-        road.results.put_object(job_id, "w", make_file("other"))
+        road.put(job_id, make_file("other"))
     assert road.deliveries() == {"pacs": "waiting"}
 
 
@@ -228,7 +236,7 @@ def test_a_running_older_revision_finishes_and_is_withheld(road, make_request, m
     road.leases.lease("w", LEASE_S)
     road.jobs.enqueue(make_request("b", revision=2))
 
-    result_id = road.results.put_object(old, "w", make_file())
+    result_id = road.put(old, make_file())
 
     assert road.deliveries(result_id) == {"pacs": "withheld"}
     assert road.matches.state("chest", "1.2.3", 1) is MatchState.SUPERSEDED
@@ -255,7 +263,7 @@ def test_a_delivered_older_revision_is_named_and_then_superseded(
     assert road.result_state(old) == "current"
 
     leased = road.leases.lease("w", LEASE_S)
-    new = road.results.put_object(leased.id, "w", make_file("two"))
+    new = road.put(leased.id, make_file("two"))
 
     assert leased.replaces == make_file().sop_instance_uid
     assert (road.result_state(old), road.result_state(new)) == ("superseded", "current")
@@ -318,7 +326,7 @@ def test_nothing_found_is_done_without_an_object(road, make_request) -> None:
     job_id, _ = road.jobs.enqueue(make_request())
     road.leases.lease("w", LEASE_S)
 
-    road.leases.finish(job_id, "w", "nothing found")
+    road.results.put_results(job_id, "w", [], forms=["seg"], sentence="nothing found")
 
     assert (road.job(job_id).state, road.job(job_id).sentence) == ("done", "nothing found")
     assert road.matches.state("chest", "1.2.3", 1) is MatchState.DONE
@@ -411,6 +419,6 @@ def test_a_deleted_result_is_made_anew_under_its_old_row(road, make_request, mak
     road.results.retire(before=1e12)
     road.jobs.retry(job_id)
 
-    assert road.leases.lease("w", LEASE_S).results == {}
+    assert road.leases.lease("w", LEASE_S).forms == ()
     assert road.results.put_labels(job_id, "w", make_file("new", "labels")) == labels
     assert road.results.get(labels).state == "current"

@@ -127,7 +127,7 @@ def test_a_corrected_name_costs_no_run_and_is_in_later_results_byte_for_byte(
         assert first.PatientName == "Phantöm^Torso"
         assert bytes(second.get_item("PatientName").value) == "Néw^Name ".encode()[:10].ljust(10)
         assert second.SeriesDescription.endswith("revision 2")
-        assert [row["state"] for row in node.table("result") if row["form"] == "seg_binary"] == [
+        assert [row["state"] for row in node.table("result") if row["form"] == "seg"] == [
             "superseded",
             "current",
         ]

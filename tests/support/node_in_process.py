@@ -161,7 +161,7 @@ class NodeInProcess:
         """The files of all SEG objects that are results."""
         results, _ = JobCatalog(self.engine).list_results()
         folder = self.plan.results_folder
-        return [folder / row["file_name"] for row in results if row["form"] == "seg_binary"]
+        return [folder / row["file_name"] for row in results if row["form"] == "seg"]
 
     def api(self, path: str) -> Any:
         answer = self.site.request("GET", f"/api/v1{path}")

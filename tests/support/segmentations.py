@@ -14,8 +14,8 @@ from node.domain.grid import Stack
 from node.domain.job import ResultIdentity
 from node.domain.result import LabelVolume, Provenance
 from node.domain.segment import Code, Segment
-from node.encode import EncodedObject, encode_seg
-from node.verify import verify_seg
+from node.encode.seg import EncodedObject, encode_seg
+from node.verify.seg import verify_seg
 from tests.support.phantoms import Phantom, Region
 
 ANATOMICAL_STRUCTURE = Code("91723000", "SCT", "Anatomical Structure")

@@ -201,7 +201,7 @@ class SimulatedNode:
     def segmentations(self) -> list[Dataset]:
         """All SEG objects that were made, in that order."""
         folder = self.node.plan.results_folder
-        rows = [row for row in self.table("result") if row["form"] == "seg_binary"]
+        rows = [row for row in self.table("result") if row["form"] == "seg"]
         return [dcmread(folder / row["file_name"]) for row in rows]
 
     def delivered(self) -> set[str]:

@@ -162,7 +162,7 @@ def fill(connection: Any) -> None:
             created_at=1.0,
         )
     )
-    for form, uid, name in (("labels", "", "1/labels.npz"), ("seg_binary", "1.2.9", "1/seg.dcm")):
+    for form, uid, name in (("labels", "", "1/labels.npz"), ("seg", "1.2.9", "1/seg.dcm")):
         connection.execute(
             jobs_tables.result.insert().values(
                 job_id=1,
@@ -264,7 +264,7 @@ def test_a_job_shows_what_asked_for_it_and_what_became_of_it(site: Site) -> None
     row = get(site, "/jobs/1")
 
     assert [match["rule"] for match in row["matches"]] == ["ct"]
-    assert [result["form"] for result in row["results"]] == ["labels", "seg_binary"]
+    assert [result["form"] for result in row["results"]] == ["labels", "seg"]
     assert [delivery["destination"] for delivery in row["deliveries"]] == ["pacs"]
 
 
@@ -281,7 +281,7 @@ def test_a_delivery_says_what_it_delivers(site: Site) -> None:
 def test_one_of_each_kind_is_shown(site: Site) -> None:
     assert get(site, "/quarantine/1")["reason"] == "no DICOM"
     assert get(site, "/models/ct_tissue")["runner"] == "python"
-    assert get(site, "/results/2")["form"] == "seg_binary"
+    assert get(site, "/results/2")["form"] == "seg"
 
 
 @pytest.mark.parametrize(

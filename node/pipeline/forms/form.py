@@ -1,0 +1,111 @@
+"""What a form is: one value per form, cheap to import."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib import import_module
+from typing import Protocol, cast
+
+from pydicom.dataset import Dataset
+
+from node.domain.job import ResultIdentity
+from node.domain.result import EncodedFile, LabelVolume, Provenance
+from node.domain.segment import Segment
+
+
+class Reader(StrEnum):
+    """Who reads a form."""
+
+    VIEWER = "viewer"
+    PERSON = "person"
+    PROGRAM = "program"
+
+
+class Encode(Protocol):
+    """Makes the files of a result: none where it holds nothing that this form could show."""
+
+    def __call__(
+        self,
+        volume: LabelVolume,
+        source: Sequence[Dataset],
+        segments: Sequence[Segment],
+        provenance: Provenance,
+        identity: ResultIdentity,
+    ) -> Sequence[EncodedFile]:
+        """The files, each of another part; the same arguments give the same bytes.
+
+        Args:
+            source: Headers of all input instances in any order, none of them looked at before.
+            segments: All segments of the model, in order.
+        Raises:
+            JobFailed: Labels, their description and their source do not belong together.
+        """
+        ...
+
+
+class Verify(Protocol):
+    """Compares the files of a result with labels and source; shares no step with ``Encode``."""
+
+    def __call__(
+        self,
+        files: Mapping[str, memoryview],
+        source: Sequence[Dataset],
+        volume: LabelVolume,
+        segments: Sequence[Segment],
+        provenance: Provenance,
+        identity: ResultIdentity,
+    ) -> None:
+        """Say nothing, or what is wrong.
+
+        Args:
+            files: Part -> the bytes as the disk has them; empty where none was made.
+        Raises:
+            ResultRefused: With each fault as one sentence.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """One form of a result.
+
+    Args:
+        name: As configuration, rows and API call it.
+        encode: ``module:function`` of an ``Encode``, imported where jobs are done.
+        verify: ``module:function`` of a ``Verify``.
+        modality: Of its files, for layouts of folders.
+        extension: Of its files, without the first dot.
+        is_dicom: Whether its files are DICOM objects, which a PACS takes.
+        output: What a file holds, for names of files.
+        named_in_uids: What UIDs of its files are made from; it never changes.
+        read_by: Whom it is for.
+    """
+
+    name: str
+    encode: str
+    verify: str
+    modality: str
+    extension: str
+    is_dicom: bool
+    output: str
+    named_in_uids: str
+    read_by: Reader
+
+    def encoder(self) -> Encode:
+        """What makes it."""
+        return cast(Encode, _imported(self.encode))
+
+    def verifier(self) -> Verify:
+        """What looks at it before it leaves."""
+        return cast(Verify, _imported(self.verify))
+
+    def extension_of(self, part: str) -> str:
+        """What the name of a file ends with that holds this part."""
+        return f"{part}.{self.extension}" if part else self.extension
+
+
+def _imported(entry: str) -> object:
+    module, _, function = entry.partition(":")
+    return getattr(import_module(module), function)

@@ -1,0 +1,138 @@
+"""An input series as a job reads it: every file once, judged once, for each of its readers.
+
+Runners want frames and voxels, encoders and verifiers want the bytes of a header as they came. To
+look at an element of a pydicom data set decodes it in place, so three data sets are made over the raw
+elements of one reading: one is looked at here, one is the encoder's, one is the verifier's. Neither
+can change what another one reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydicom import dcmread
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.tag import BaseTag
+
+from node.assemble.derive import derive
+from node.assemble.gate import MinimumSize, judge_geometry
+from node.domain.errors import SeriesUnusable
+from node.domain.frames import frames_of
+from node.domain.grid import Stack
+from node.domain.header import HeaderMerger
+from node.infer.registry import InputSpec
+from node.infer.run_context import SeriesInput
+from node.infer.volume import StoredPixels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredHeader:
+    """The header of one file, as it was read.
+
+    Args:
+        pixels_at: Where in the file the Pixel Data element begins, in bytes.
+    """
+
+    dataset: FileDataset
+    pixels_at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """One input series that passed the gate.
+
+    Args:
+        given: As a runner gets it.
+        for_encoder: Headers of all instances that nobody has looked at.
+        for_verifier: The same again, so that the verifier depends on nothing that an encoder did.
+    """
+
+    given: SeriesInput
+    for_encoder: tuple[Dataset, ...]
+    for_verifier: tuple[Dataset, ...]
+
+    @property
+    def stack(self) -> Stack:
+        """The regular volume that the series is."""
+        return self.given.stack
+
+
+def minimum_of(wanted: InputSpec) -> MinimumSize:
+    """The smallest series that a model takes for a role."""
+    return MinimumSize(slices=wanted.min_slices, rows=wanted.min_rows, columns=wanted.min_columns)
+
+
+def read_header(path: Path, *, force: bool = True) -> StoredHeader:
+    """Read the header of a file, and leave its pixels.
+
+    Args:
+        force: Read a file without a File Meta Information prefix, too.
+    Raises:
+        OSError: The file cannot be read.
+        InvalidDicomError: It is not a DICOM file; only without ``force``.
+    """
+    with path.open("rb") as file:
+        dataset = dcmread(file, stop_before_pixels=True, force=force)
+        return StoredHeader(dataset=dataset, pixels_at=file.tell())
+
+
+def read_source(files: Mapping[str, Path], wanted: InputSpec) -> Source:
+    """Read and judge a series.
+
+    Args:
+        files: SOP Instance UID -> path.
+        wanted: What the model takes for the role of this series.
+    Raises:
+        SeriesUnusable: It is not one regular volume, or not of what the model takes.
+    """
+    return judged_source({uid: read_header(path) for uid, path in files.items()}, files, wanted)
+
+
+def judged_source(
+    headers: Mapping[str, StoredHeader], files: Mapping[str, Path], wanted: InputSpec
+) -> Source:
+    """Judge a series whose headers were read.
+
+    Raises:
+        SeriesUnusable: It is not one regular volume, or not of what the model takes.
+    """
+    for_encoder = tuple(_as_read(header.dataset) for header in headers.values())
+    for_verifier = tuple(_as_read(header.dataset) for header in headers.values())
+    frames = [frame for header in headers.values() for frame in frames_of(header.dataset)]
+    verdict = judge_geometry(frames, minimum_of(wanted), quantities=wanted.quantities)
+    if verdict.stack is None:
+        raise SeriesUnusable(verdict.findings)
+    merger = HeaderMerger()
+    for header in headers.values():
+        merger.add(header.dataset)
+    common = merger.header()
+    given = SeriesInput(
+        stack=verdict.stack,
+        files=files,
+        header=common.with_derived(derive(common, frames, verdict, None)),
+        pixels={
+            uid: StoredPixels.of(header.dataset, header.pixels_at)
+            for uid, header in headers.items()
+        },
+    )
+    return Source(given=given, for_encoder=for_encoder, for_verifier=for_verifier)
+
+
+def _as_read(header: FileDataset) -> Dataset:
+    """A data set of its own over the same raw elements, none of which was looked at.
+
+    Raw elements cannot be changed; sequences of undefined length were taken apart while reading.
+    """
+    elements: dict[BaseTag, DataElement | RawDataElement] = {}
+    for tag in header.keys():  # noqa: SIM118 - iterating a Dataset would decode every element
+        found: DataElement | RawDataElement = header.get_item(tag)
+        elements[tag] = found if isinstance(found, RawDataElement) else deepcopy(found)
+    twin = Dataset(elements)
+    is_implicit, is_little = header.original_encoding
+    twin.set_original_encoding(is_implicit, is_little, header.original_character_set)
+    twin.file_meta = deepcopy(header.file_meta)
+    return twin
