@@ -38,44 +38,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from itertools import pairwise
 
 from node.assemble.activity import (
     Association,
     CountSource,
-    Ending,
     ExpectedCount,
-    Forced,
     SeriesActivity,
 )
 from node.assemble.policy import CompletionPolicy, OnGiveUp, OnRefused
+from node.domain.association import Ending
 from node.domain.loss import refused_told
 from node.domain.reasons import ReasonCode
+from node.domain.series import Evidence, Forced, SeriesState
 
 _PAUSES = 2.0
 _NEXT_HEARTBEAT_S = 1.0
-
-
-class CompletionState(StrEnum):
-    """State of a series; the values are those of the index."""
-
-    RECEIVING = "receiving"
-    COMPLETE = "complete"
-    HELD = "held"
-    DISCARDED = "discarded"
-
-
-class Evidence(StrEnum):
-    """What a completion rests on, stored and shown."""
-
-    NONE = ""
-    COUNT = "count"
-    RELEASE = "release"
-    QUIET = "quiet"
-    QUIET_MAX = "quiet_max"
-    GIVE_UP = "give_up"
-    PERSON = "person"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +66,7 @@ class Completion:
         reasons: Why it is held.
     """
 
-    state: CompletionState
+    state: SeriesState
     level: Evidence = Evidence.NONE
     sentence: str
     reasons: tuple[ReasonCode, ...] = ()
@@ -125,10 +103,10 @@ def _missing(activity: SeriesActivity, policy: CompletionPolicy, now: float) -> 
     as_if = replace(activity, losses=(), expected=None, is_regular=True)
     arrived = _arrived(as_if, policy, now)
     refused = refused_told(activity.losses, activity.instances)
-    if arrived.state is not CompletionState.COMPLETE:
+    if arrived.state is not SeriesState.COMPLETE:
         return replace(arrived, sentence=f"{refused}; {arrived.sentence}")
     return Completion(
-        state=CompletionState.HELD,
+        state=SeriesState.HELD,
         sentence=f"{refused}; {go_on_without(activity.series_instance_uid)}",
         reasons=(ReasonCode.IMAGES_REFUSED,),
     )
@@ -148,9 +126,7 @@ def _arrived(activity: SeriesActivity, policy: CompletionPolicy, now: float) -> 
             waits.append(found)
     soonest = min(waits, key=lambda wait: wait.until)
     until = min((soonest.until, *_next_stale(activity, policy, now)))
-    return Completion(
-        state=CompletionState.RECEIVING, sentence=soonest.sentence, look_again_at=until
-    )
+    return Completion(state=SeriesState.RECEIVING, sentence=soonest.sentence, look_again_at=until)
 
 
 def learns_splitting(activity: SeriesActivity, policy: CompletionPolicy, now: float) -> bool:
@@ -184,7 +160,7 @@ def _is_continued(
 def _forced(forced: Forced, activity: SeriesActivity) -> Completion:
     if forced is Forced.DISCARD:
         return Completion(
-            state=CompletionState.DISCARDED,
+            state=SeriesState.DISCARDED,
             level=Evidence.PERSON,
             sentence="discarded by a person",
         )
@@ -200,19 +176,19 @@ def _short(
     short = f"{activity.instances} of {_count(expected)} images arrived"
     give_up_at = activity.last_received_at + policy.give_up_s
     if now < give_up_at:
-        return Completion(state=CompletionState.RECEIVING, sentence=short, look_again_at=give_up_at)
+        return Completion(state=SeriesState.RECEIVING, sentence=short, look_again_at=give_up_at)
     gave_up = f"{short}, none in the last {policy.give_up_s:.0f} s"
     if policy.on_give_up is OnGiveUp.PROCEED:
         return _complete(Evidence.GIVE_UP, f"{gave_up}: going on without the others")
     if policy.on_give_up is OnGiveUp.DISCARD:
         return Completion(
-            state=CompletionState.DISCARDED,
+            state=SeriesState.DISCARDED,
             level=Evidence.GIVE_UP,
             sentence=f"{gave_up}: discarded",
         )
     free = f"free it with: segnode series proceed {activity.series_instance_uid}"
     return Completion(
-        state=CompletionState.HELD,
+        state=SeriesState.HELD,
         level=Evidence.GIVE_UP,
         sentence=f"{gave_up}; {free}",
         reasons=(ReasonCode.COUNT_NOT_REACHED,),
@@ -351,4 +327,4 @@ def _next_stale(activity: SeriesActivity, policy: CompletionPolicy, now: float) 
 
 
 def _complete(level: Evidence, sentence: str) -> Completion:
-    return Completion(state=CompletionState.COMPLETE, level=level, sentence=sentence)
+    return Completion(state=SeriesState.COMPLETE, level=level, sentence=sentence)

@@ -9,18 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import IntEnum, StrEnum
+from enum import StrEnum
 
 from node.assemble.policy import CompletionPolicy, Late
-
-
-class Progress(IntEnum):
-    """How far the work of a revision went; the furthest of its jobs and deliveries counts."""
-
-    NO_JOB = 0
-    QUEUED = 1
-    IN_WORK = 2
-    DELIVERED = 3
+from node.domain.job import Progress
 
 
 class OldWork(StrEnum):
@@ -54,11 +46,6 @@ def is_late(snapshot: Mapping[str, int], sop_instance_uid: str) -> bool:
         snapshot: SOP Instance UID to version; empty while no revision was taken.
     """
     return bool(snapshot) and sop_instance_uid not in snapshot
-
-
-def is_amended(snapshot: Mapping[str, int], sop_instance_uid: str, version: int) -> bool:
-    """Whether it is a newer copy of an instance in the snapshot: a later job uses its header."""
-    return snapshot.get(sop_instance_uid, version) < version
 
 
 def judge_late(

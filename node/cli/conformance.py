@@ -13,6 +13,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, Seg
 from node.deliver.classes import AssociationEnd, classify_association, classify_dimse, classify_http
 from node.deliver.dicomweb import DicomwebDestination
 from node.deliver.dimse import DimseDestination
+from node.domain import statuses
 from node.domain.delivery import Outcome
 from node.domain.notes import Note
 from node.domain.pixels import BITS_READ
@@ -21,12 +22,11 @@ from node.domain.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NA
 from node.encode import ENCODERS
 from node.pipeline.accept import dimse_settings
 from node.pipeline.build import Plan
-from node.receive import dimse, dimse_command, statuses
+from node.receive import dimse
 from node.receive.dimse_transfer import VERIFICATION_SOP_CLASS_UID
 from node.receive.dimse_upper_layer import Refusal
 from node.receive.stow_parts import BodyLimits
 from node.receive.syntaxes import IMAGE_SOP_CLASSES, storage_contexts
-from node.spool import files
 
 # one of each class of answers, as PS3.4 B.2.3 and PS3.7 Annex C name them
 _DIMSE_ANSWERS = (
@@ -34,12 +34,6 @@ _DIMSE_ANSWERS = (
     0x0110, 0x0213, 0xA700, 0x0122, 0x0124, 0x0210, 0xA900, 0xC000,
 )  # fmt: skip
 _HTTP_ANSWERS = (301, 400, 401, 403, 404, 408, 413, 415, 429, 500, 503)
-_OTHER_STATUSES = {
-    "MISTYPED_ARGUMENT": dimse_command.MISTYPED_ARGUMENT,
-    "UNRECOGNIZED_OPERATION": dimse_command.UNRECOGNIZED_OPERATION,
-    "SAME_UID_OTHER_PIXELS": files.SAME_UID_OTHER_PIXELS,
-    "PATIENT_MIX_UP": files.PATIENT_MIX_UP,
-}
 
 
 def conformance(plan: Plan, stow_prefix: str) -> dict[str, Any]:
@@ -132,7 +126,8 @@ def _failures() -> list[dict[str, str]]:
     named = {name: value for name, value in vars(statuses).items() if name.isupper()}
     return [
         {"status": f"0x{value:04X}", "meaning": _words(name)}
-        for name, value in sorted({**named, **_OTHER_STATUSES}.items(), key=lambda item: item[1])
+        for name, value in sorted(named.items(), key=lambda item: item[1])
+        if value != statuses.SUCCESS
     ]
 
 

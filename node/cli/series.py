@@ -22,7 +22,7 @@ from node.cli.printing import (
     when,
 )
 from node.domain.errors import NodeError
-from node.domain.series import SeriesState
+from node.domain.series import Forced, SeriesState
 from node.jobs.catalog import JobCatalog
 from node.spool.arrivals import Arrivals
 from node.spool.catalog import SpoolCatalog
@@ -107,25 +107,25 @@ def show_series(uid: Uid, config: ConfigOption = None, as_json: JsonOption = Fal
 @commands.command()
 def proceed(uid: Uid, config: ConfigOption = None) -> None:
     """Take a series as complete with what is there."""
-    _force(uid, "proceed", config)
+    _force(uid, Forced.PROCEED, config)
     say("the running node goes on with what is there")
 
 
 @commands.command()
 def rerun(uid: Uid, config: ConfigOption = None) -> None:
     """Judge a series again, as a new revision, by the rules in force."""
-    _force(uid, "rerun", config)
+    _force(uid, Forced.RERUN, config)
     say("the running node judges it again")
 
 
 @commands.command()
 def discard(uid: Uid, config: ConfigOption = None) -> None:
     """Leave a series alone from now on."""
-    _force(uid, "discard", config)
+    _force(uid, Forced.DISCARD, config)
     say("the running node leaves it alone from now on")
 
 
-def _force(uid: str, what: str, config: Path | None) -> None:
+def _force(uid: str, what: Forced, config: Path | None) -> None:
     with open_node(config) as node:
         Arrivals(node.engine).force(uid, what)
 

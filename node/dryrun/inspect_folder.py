@@ -23,6 +23,7 @@ from node.domain.peers import Peer
 from node.domain.reading import UNREADABLE, why_unreadable
 from node.domain.reasons import Reason, ReasonCode, codes_of, in_one_sentence
 from node.domain.received import Received
+from node.domain.statuses import PATIENT_MIX_UP
 from node.pipeline.build import Plan
 from node.pipeline.matching import ActiveRule, CompleteSeries, not_taken
 from node.pipeline.watch import SeriesWatch
@@ -32,7 +33,6 @@ from node.route.explain import Explanation, explain
 from node.route.rules import StudyRule
 from node.route.sets import Candidate, Chosen
 from node.route.verdict import Truth
-from node.spool.files import PATIENT_MIX_UP
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Row, select, update
 
 from node.database.engine import reading, writing
-from node.domain.job import DeliveryState, JobState, MatchState
+from node.domain.job import DeliveryState, JobState, MatchState, Progress
 from node.jobs.revisions import drop_unwanted
 from node.jobs.rows import hold_study
 from node.jobs.tables import job, match, outbox, result
@@ -23,8 +23,8 @@ class WorkProgress:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def furthest(self, study_instance_uid: str, series_instance_uid: str) -> str:
-        """NO_JOB, QUEUED, IN_WORK or DELIVERED, whichever its work in force reached."""
+    def furthest(self, study_instance_uid: str, series_instance_uid: str) -> Progress:
+        """How far its work in force went."""
         with reading(self._engine) as connection:
             rows = _in_force(connection, study_instance_uid, series_instance_uid)
             jobs = [row.job_id for row in rows if row.job_id is not None]
@@ -37,10 +37,10 @@ class WorkProgress:
                 .where(result.c.job_id.in_(jobs), outbox.c.state.in_(_DELIVERED))
             )
             if connection.execute(sent).first() is not None:
-                return "DELIVERED"
+                return Progress.DELIVERED
         if states.intersection(_IN_WORK):
-            return "IN_WORK"
-        return "QUEUED" if states else "NO_JOB"
+            return Progress.IN_WORK
+        return Progress.QUEUED if states else Progress.NO_JOB
 
     def supersede(
         self, study_instance_uid: str, series_instance_uid: str, revision: int, now: float

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from node.assemble.activity import Association, Ending, peer_key
+from node.assemble.activity import Association, peer_key
 from node.assemble.revisions import is_late
+from node.domain.association import Ending
 from node.domain.header import Header
 from node.domain.instance import Instance, Origin, Transport
 from node.domain.reasons import ReasonCode

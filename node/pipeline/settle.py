@@ -16,16 +16,16 @@ from math import inf
 
 from sqlalchemy.exc import OperationalError
 
-from node.assemble.activity import Forced, SeriesActivity, peer_key
-from node.assemble.evidence import CompletionState, Evidence, judge_completion, learns_splitting
+from node.assemble.activity import SeriesActivity, peer_key
+from node.assemble.evidence import judge_completion, learns_splitting
 from node.assemble.gate import is_regular
-from node.assemble.revisions import OldWork, Progress, judge_late
+from node.assemble.revisions import OldWork, judge_late
 from node.domain.header import Header
 from node.domain.instance import Instance
 from node.domain.job import MatchState
 from node.domain.loss import Loss
 from node.domain.reasons import ReasonCode, codes_of
-from node.domain.series import SeriesRow, SeriesState
+from node.domain.series import Evidence, Forced, SeriesRow, SeriesState
 from node.jobs.values import MatchReport
 from node.pipeline.crash_points import crash_point
 from node.pipeline.matching import NO_RULE, ActiveRule, CompleteSeries, match_series
@@ -138,10 +138,10 @@ class Settler:
             if uid in self._broken:
                 continue
             was = self._deps.index.series(uid)
-            if was is not None and was.forced == Forced.DISCARD:
+            if was is not None and was.forced is Forced.DISCARD:
                 with self._apart(uid, now):
                     sentence = "discarded by a person"
-                    row = replace(was, evidence=Evidence.PERSON.value, sentence=sentence)
+                    row = replace(was, evidence=Evidence.PERSON, sentence=sentence)
                     self._discard(row, was, now)
             elif uid in self._watched:
                 self._watched[uid].look_again_at = -inf
@@ -191,21 +191,21 @@ class Settler:
         row = replace(
             row,
             sentence=completion.sentence,
-            evidence=completion.level.value,
+            evidence=completion.level,
             reasons=tuple(reason.value for reason in completion.reasons),
         )
         match completion.state:
-            case CompletionState.COMPLETE:
+            case SeriesState.COMPLETE:
                 missing = activity.missing
                 reasons = (ReasonCode.IMAGES_MISSING.value,) if missing else ()
                 self._settle(watch, replace(row, missing=missing, reasons=reasons), was, now)
-            case CompletionState.DISCARDED:
+            case SeriesState.DISCARDED:
                 self._discard(row, was, now)
-            case CompletionState.HELD:
+            case SeriesState.HELD:
                 if was is not None and was.snapshot and activity.misses_images:
                     self._withhold(was, now)
-                self._write(replace(row, state=SeriesState.HELD, forced=""), was)
-            case CompletionState.RECEIVING:
+                self._write(replace(row, state=SeriesState.HELD, forced=None), was)
+            case SeriesState.RECEIVING:
                 self._learn(watch, activity, now)
                 watch.look_again_at = completion.look_again_at or inf
                 self._write(replace(row, state=SeriesState.RECEIVING), was)
@@ -225,7 +225,7 @@ class Settler:
             associations=associations,
             expected=watch.expected(),
             splits_series=index.splits_series(peer_key(watch.newest.origin)),
-            forced=Forced(was.forced) if was is not None and was.forced else None,
+            forced=was.forced if was is not None else None,
             losses=self._losses(watch),
             accepted_losses=was.missing if was is not None and was.snapshot else 0,
             listening_since=self._deps.losses.listening_since().get(
@@ -268,7 +268,7 @@ class Settler:
                 "reasons": codes_of(gate.findings),
                 "notes": list(gate.notes),
             },
-            forced="",
+            forced=None,
         )
         complete = complete_series(watch, row)
         crash_point("waiting for completion")
@@ -285,7 +285,7 @@ class Settler:
                     "series_instance_uid": uid,
                     "revision": row.revision,
                     "instances": row.instances,
-                    "evidence": row.evidence,
+                    "evidence": row.evidence.value,
                 },
             )
 
@@ -303,7 +303,7 @@ class Settler:
         lateness = judge_late(
             self._deps.policy,
             revision=was.revision,
-            progress=Progress[self._deps.work.furthest(study, uid)],
+            progress=self._deps.work.furthest(study, uid),
             late_instances=late_images(watch, was),
             series_instance_uid=uid,
         )
@@ -353,7 +353,7 @@ class Settler:
             row,
             state=SeriesState.HELD,
             snapshot={},
-            forced="",
+            forced=None,
             sentence=sentence,
             reasons=(ReasonCode.FILES_DELETED.value,),
             missing=0,
@@ -381,14 +381,14 @@ class Settler:
                 sentence=why,
             )
             self._deps.match.matches.put(report, now)
-        row = replace(row, state=SeriesState.COMPLETE, sentence=sentence, revision=1, forced="")
+        row = replace(row, state=SeriesState.COMPLETE, sentence=sentence, revision=1, forced=None)
         self._write(row, was)
 
     def _discard(self, row: SeriesRow, was: SeriesRow | None, now: float) -> None:
         """Leave a series alone, and end what was made of it and has not left."""
         uid, study = row.series_instance_uid, row.study_instance_uid
         self._deps.work.supersede(study, uid, row.revision + 1, now)
-        row = replace(row, state=SeriesState.DISCARDED, forced="", updated_at=now)
+        row = replace(row, state=SeriesState.DISCARDED, forced=None, updated_at=now)
         self._match_study(study, now, settling={uid: (row, None)})
         if self._write(row, was):
             self._studies[study] = -inf

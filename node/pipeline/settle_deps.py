@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from node.assemble.policy import CompletionPolicy
 from node.domain.instance import Instance
+from node.domain.job import Progress
 from node.domain.loss import Loss
 from node.domain.series import SeriesRow
 from node.pipeline.matching import MatchDeps
@@ -93,8 +94,8 @@ class LossBook(Protocol):
 class SeriesWork(Protocol):
     """The work that was made of a series, alone or in a set."""
 
-    def furthest(self, study_instance_uid: str, series_instance_uid: str) -> str:
-        """How far it went, as a name of ``Progress``."""
+    def furthest(self, study_instance_uid: str, series_instance_uid: str) -> Progress:
+        """How far it went."""
         ...
 
     def supersede(

@@ -6,7 +6,7 @@ from sqlalchemy import Engine
 
 from node.domain.health import Readiness
 from node.domain.job import DeliveryState, MatchState
-from node.domain.series import SeriesState
+from node.domain.series import Forced, SeriesState
 from node.jobs.counts import count_matches
 from node.jobs.outbox import Outbox
 from node.jobs.store import JobStore
@@ -31,15 +31,15 @@ class Admin:
 
     def proceed_series(self, series_instance_uid: str, /) -> None:
         """Take a series as complete with what is there."""
-        self._arrivals.force(series_instance_uid, "proceed")
+        self._arrivals.force(series_instance_uid, Forced.PROCEED)
 
     def rerun_series(self, series_instance_uid: str, /) -> None:
         """Judge a series again, as a new revision, by the rules in force."""
-        self._arrivals.force(series_instance_uid, "rerun")
+        self._arrivals.force(series_instance_uid, Forced.RERUN)
 
     def discard_series(self, series_instance_uid: str, /) -> None:
         """Leave a series alone from now on."""
-        self._arrivals.force(series_instance_uid, "discard")
+        self._arrivals.force(series_instance_uid, Forced.DISCARD)
 
     def retry_job(self, job_id: int, /) -> None:
         """Queue a parked, failed or cancelled job again."""

@@ -11,11 +11,10 @@ from node.assemble import (
     Late,
     Lateness,
     OldWork,
-    Progress,
-    is_amended,
     is_late,
     judge_late,
 )
+from node.domain.job import Progress
 
 SNAPSHOT = {"1.2.1": 1, "1.2.2": 1}
 
@@ -37,13 +36,6 @@ def test_an_instance_after_the_snapshot_is_late_and_one_of_it_is_not() -> None:
 
 def test_before_the_first_snapshot_nothing_is_late() -> None:
     assert not is_late({}, "1.2.1")
-
-
-def test_a_corrected_header_is_amended_and_not_late() -> None:
-    assert is_amended(SNAPSHOT, "1.2.1", 2)
-    assert not is_amended(SNAPSHOT, "1.2.1", 1)
-    assert not is_amended(SNAPSHOT, "1.2.9", 2)
-    assert not is_late(SNAPSHOT, "1.2.1")
 
 
 @pytest.mark.parametrize(

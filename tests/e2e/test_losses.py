@@ -145,7 +145,7 @@ def test_to_judge_again_does_not_free_it(node: SimulatedNode) -> None:
 
     node.run()
 
-    assert (node.series(ct()).state, node.series(ct()).forced, jobs(node)) == ("held", "", [])
+    assert (node.series(ct()).state, node.series(ct()).forced, jobs(node)) == ("held", None, [])
 
 
 def test_to_accept_a_refused_image_lets_it_go_on_by_itself(node: SimulatedNode) -> None:

@@ -150,7 +150,7 @@ def test_a_decision_about_a_series_without_any_file_says_what_to_do(node: Simula
     node.decide(ct(), "discard")
     node.tick()
 
-    assert (row.state, row.forced) == ("held", "")
+    assert (row.state, row.forced) == ("held", None)
     assert "send the series again" in row.sentence
     assert node.series(ct()).state == "discarded"
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from node.domain.association import Ending
 from node.domain.series import SeriesState
 from node.pipeline import settle as settle_module
 from node.spool.catalog import SpoolCatalog
@@ -49,7 +50,7 @@ def test_a_released_regular_series_is_complete_a_second_later(node: SimulatedNod
 def test_the_end_of_an_association_is_noticed_though_nothing_arrives(node: SimulatedNode) -> None:
     association = node.receive(ct().files(), end=None)
     node.tick(0.2)
-    node.node.door.index.closed(association, "released")
+    node.node.door.index.closed(association, Ending.RELEASED)
 
     node.tick(0.2)
     node.tick(1.0)
@@ -68,7 +69,7 @@ def test_a_series_that_grew_after_the_tick_began_is_not_judged_by_the_old_part(
     def late_to_ask(uid: str) -> Any:
         monkeypatch.undo()
         node.bring(association, sliced(ct(), slice(5, 8)))
-        node.node.door.index.closed(association, "released")
+        node.node.door.index.closed(association, Ending.RELEASED)
         node.pass_time(30)
         return asked(uid)
 
@@ -99,7 +100,7 @@ def test_a_corrected_name_counts_while_the_series_is_still_coming(node: Simulate
     association = node.receive(sliced(ct(), slice(5)), end=None)
     node.tick(0.2)
     node.bring(association, [*sliced(renamed, slice(5)), *sliced(renamed, slice(5, 8))])
-    node.node.door.index.closed(association, "released")
+    node.node.door.index.closed(association, Ending.RELEASED)
 
     node.tick(0.2)
     node.tick(1.0)

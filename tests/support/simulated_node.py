@@ -19,9 +19,10 @@ from pydicom.dataset import Dataset
 from sqlalchemy import select
 
 from node.database.engine import reading
+from node.domain.association import Ending
 from node.domain.errors import InstanceRejected
 from node.domain.instance import Origin, Transport
-from node.domain.series import SeriesRow
+from node.domain.series import Forced, SeriesRow
 from node.jobs.outbox import Outbox
 from node.jobs.tables import job, match, outbox, result
 from node.pipeline.build import plan
@@ -118,7 +119,7 @@ class SimulatedNode:
         self,
         instances: Iterable[bytes | Dataset],
         *,
-        end: str | None = "released",
+        end: str | None = Ending.RELEASED,
         caller: str = "PACS",
         peer: str = "",
     ) -> str:
@@ -138,12 +139,12 @@ class SimulatedNode:
             self.close(association_id, end)
         return association_id
 
-    def close(self, association_id: str, end: str = "released") -> None:
+    def close(self, association_id: str, end: str = Ending.RELEASED) -> None:
         """End an association, as the road that served it does."""
         carried = self.carried.pop(association_id, Carried())
         self.node.door.index.closed(
             association_id,
-            end,  # type: ignore[arg-type]
+            Ending(end),
             brought=carried.series,
             losses=carried.losses,
         )
@@ -185,7 +186,7 @@ class SimulatedNode:
 
     def decide(self, phantom: Phantom, what: str) -> None:
         """What ``segnode series proceed|rerun|discard`` writes down."""
-        Arrivals(self.node.engine).force(phantom.uid("series"), what)
+        Arrivals(self.node.engine).force(phantom.uid("series"), Forced(what))
 
     def table(self, name: str) -> list[dict[str, Any]]:
         tables = {each.name: each for each in (match, job, result, outbox)}
