@@ -49,7 +49,7 @@ from node.assemble.activity import (
 from node.assemble.policy import CompletionPolicy, OnGiveUp, OnRefused
 from node.domain.association import Ending
 from node.domain.loss import refused_told
-from node.domain.reasons import ReasonCode
+from node.domain.reasons import Reason, ReasonCode
 from node.domain.series import Evidence, Forced, SeriesState
 
 _PAUSES = 2.0
@@ -69,7 +69,7 @@ class Completion:
     state: SeriesState
     level: Evidence = Evidence.NONE
     sentence: str
-    reasons: tuple[ReasonCode, ...] = ()
+    reasons: tuple[Reason, ...] = ()
     look_again_at: float | None = None
 
 
@@ -108,7 +108,7 @@ def _missing(activity: SeriesActivity, policy: CompletionPolicy, now: float) -> 
     return Completion(
         state=SeriesState.HELD,
         sentence=f"{refused}; {go_on_without(activity.series_instance_uid)}",
-        reasons=(ReasonCode.IMAGES_REFUSED,),
+        reasons=(Reason(ReasonCode.IMAGES_REFUSED, refused),),
     )
 
 
@@ -191,7 +191,7 @@ def _short(
         state=SeriesState.HELD,
         level=Evidence.GIVE_UP,
         sentence=f"{gave_up}; {free}",
-        reasons=(ReasonCode.COUNT_NOT_REACHED,),
+        reasons=(Reason(ReasonCode.COUNT_NOT_REACHED, gave_up),),
     )
 
 

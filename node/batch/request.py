@@ -19,7 +19,7 @@ from node.domain.errors import ConfigInvalid
 from node.infer.assets import locked_licences, missing_assets
 from node.infer.registry import ModelSpec, default_models_folder, load_models
 from node.pipeline.build import Plan, plan
-from node.pipeline.matching import ActiveRule
+from node.pipeline.judge import ActiveRule
 
 DEFAULT_MODEL = "ct_tissue"
 

@@ -84,7 +84,7 @@ def _series_lines(series: SeriesFinding) -> Iterator[str]:
     for name, value in series.derived.items():
         yield f"  {name}: {value}"
     for finding in series.findings:
-        yield f"  geometry: {finding}"
+        yield f"  geometry: {finding.sentence}"
     for note in series.notes:
         yield f"  noted: {note}"
     for reason in series.held:
@@ -102,7 +102,7 @@ def _verdict(rule: RuleFinding) -> str:
     if rule.explanation.truth is Truth.TRUE and rule.held:
         return "=> held: waits for a person; segnode series proceed takes what is there"
     if rule.explanation.truth is Truth.TRUE:
-        return f"=> parked: {'; '.join(rule.refusals)}"
+        return f"=> parked: {in_one_sentence(rule.reasons)}"
     return "=> does not fire"
 
 
@@ -153,14 +153,17 @@ def _series_json(series: SeriesFinding) -> dict[str, Any]:
             "reasons": codes_of(series.held),
             "sentence": in_one_sentence(series.held),
         },
-        "gate": {"findings": list(series.findings), "notes": list(series.notes)},
+        "gate": {
+            "findings": [each.sentence for each in series.findings],
+            "notes": list(series.notes),
+        },
         "rules": [
             {
                 **rule.explanation.as_json(values=True),
                 "model": rule.model,
                 "would_run": rule.would_run,
-                "refusals": list(rule.refusals),
-                "reasons": list(rule.reasons),
+                "refusals": [each.sentence for each in rule.reasons],
+                "reasons": codes_of(rule.reasons),
                 "destinations": list(rule.destinations),
             }
             for rule in series.rules

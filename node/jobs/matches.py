@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Engine, func, select, update
@@ -12,7 +12,7 @@ from node.database.engine import reading, writing
 from node.domain.job import JobState, MatchState
 from node.jobs.rows import clock, hold_study
 from node.jobs.tables import job, match
-from node.jobs.values import JobRequest, MatchReport
+from node.jobs.values import JobRequest, MadeOf, MatchReport, SeriesPart
 
 # A match with a job shows what its job does; a cancelled job leaves it for a person to free
 STATE_OF_JOB = {
@@ -31,8 +31,7 @@ class NewestMatch:
     """The latest revision of a match, as far as the next one needs it."""
 
     revision: int
-    roles: Mapping[str, str]
-    explanation: Any
+    made_of: MadeOf
     job_id: int | None
 
 
@@ -67,14 +66,27 @@ class MatchStore:
     def newest(self, rule: str, series_key: str) -> NewestMatch | None:
         """The match of the highest revision of a rule and series set; None where there is none."""
         statement = (
-            select(match.c.revision, match.c.roles, match.c.explanation, match.c.job_id)
+            select(match.c.revision, match.c.made_of, match.c.job_id)
             .where(match.c.rule == rule, match.c.series_key == series_key)
             .order_by(match.c.revision.desc())
             .limit(1)
         )
         with reading(self._engine) as connection:
             row = connection.execute(statement).one_or_none()
-        return None if row is None else NewestMatch(**row._mapping)
+        if row is None:
+            return None
+        made_of = {role: SeriesPart(**part) for role, part in row.made_of.items()}
+        return NewestMatch(revision=row.revision, made_of=made_of, job_id=row.job_id)
+
+    def counts(self) -> Mapping[str, int]:
+        """State -> number of matches in force; superseded revisions are left out."""
+        statement = (
+            select(match.c.state, func.count().label("number"))
+            .where(match.c.state != MatchState.SUPERSEDED.value)
+            .group_by(match.c.state)
+        )
+        with reading(self._engine) as connection:
+            return {row.state: row.number for row in connection.execute(statement)}
 
 
 def write_match(connection: Connection, report: MatchReport, now: float) -> int:
@@ -85,6 +97,7 @@ def write_match(connection: Connection, report: MatchReport, now: float) -> int:
         "state": report.state.value,
         "sentence": report.sentence,
         "reasons": list(report.reasons),
+        "made_of": _plain(report.made_of),
         "explanation": report.explanation,
         "updated_at": now,
     }
@@ -104,6 +117,7 @@ def bind_match(connection: Connection, request: JobRequest, job_id: int, now: fl
         "roles": dict(request.roles),
         "state": MatchState.QUEUED.value,
         "reasons": list(request.reasons),
+        "made_of": _plain(request.made_of),
         "explanation": request.explanation,
         "job_id": job_id,
         "updated_at": now,
@@ -157,6 +171,10 @@ def _is(rule: str, series_key: str, revision: int) -> Any:
     return (
         (match.c.rule == rule) & (match.c.series_key == series_key) & (match.c.revision == revision)
     )
+
+
+def _plain(made_of: MadeOf) -> dict[str, dict[str, Any]]:
+    return {role: asdict(part) for role, part in made_of.items()}
 
 
 def _insert(

@@ -28,6 +28,8 @@ match = Table(
     # what a rule judged: a series by its UID, a set of several by the UID of their study
     Column("series_key", String(600), nullable=False),
     Column("roles", JSON, nullable=False),  # role -> series_instance_uid
+    # role -> {"series_instance_uid", "revision"}: which state of each series was judged
+    Column("made_of", JSON, nullable=False, default=dict, server_default="{}"),
     Column("revision", Integer, nullable=False),
     Column("state", String(16), nullable=False),
     Column("sentence", Text, nullable=False, default=""),

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from node.domain.job import MatchState, Priority
 
 LABELS = "labels"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeriesPart:
+    """One series at one revision, as a part of what a rule judged."""
+
+    series_instance_uid: str
+    revision: int
+
+
+MadeOf: TypeAlias = Mapping[str, SeriesPart]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,20 +28,25 @@ class MatchReport:
 
     Args:
         series_key: Series Instance UID, of a set of several series their Study Instance UID.
-        roles: Role name -> Series Instance UID.
+        made_of: Role name -> the series that plays it.
         reasons: Codes of ``node.domain.reasons``.
-        explanation: Clause tree as JSON; of a set role -> "UID@revision" of each series.
+        explanation: Clause tree as JSON.
     """
 
     rule: str
     study_instance_uid: str
     series_key: str
-    roles: Mapping[str, str]
+    made_of: MadeOf
     revision: int
     state: MatchState
     sentence: str = ""
     reasons: tuple[str, ...] = ()
     explanation: Any = None
+
+    @property
+    def roles(self) -> Mapping[str, str]:
+        """Role name -> Series Instance UID."""
+        return _roles(self.made_of)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +65,6 @@ class JobRequest:
     rule: str
     study_instance_uid: str
     series_key: str
-    roles: Mapping[str, str]
     revision: int
     explanation: Any = None
     job_key: str
@@ -63,6 +78,25 @@ class JobRequest:
     taken_series_numbers: frozenset[int] = frozenset()
     deadline_s: float = 1800.0
     reasons: tuple[str, ...] = ()
+
+    @property
+    def made_of(self) -> MadeOf:
+        """Role name -> the series that plays it."""
+        return {
+            role: SeriesPart(
+                series_instance_uid=str(given["series_instance_uid"]), revision=given["revision"]
+            )
+            for role, given in self.inputs.items()
+        }
+
+    @property
+    def roles(self) -> Mapping[str, str]:
+        """Role name -> Series Instance UID."""
+        return _roles(self.made_of)
+
+
+def _roles(made_of: MadeOf) -> dict[str, str]:
+    return {role: part.series_instance_uid for role, part in made_of.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

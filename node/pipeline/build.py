@@ -30,10 +30,10 @@ from node.domain.errors import ConfigInvalid
 from node.infer.registry import ModelSpec, default_models_folder, load_models
 from node.pipeline.acceptance import accepted_inputs, refused_inputs
 from node.pipeline.deliver import Destination
-from node.pipeline.matching import ActiveRule
+from node.pipeline.judge import ActiveRule
 from node.route.conditions import Condition
 from node.route.contradiction import contradiction
-from node.route.rules import StudyRule, compile_rule, conditions_of, mistakes_in
+from node.route.rules import Rule, StudyRule, compile_rules, conditions_of
 
 Mistakes = list[tuple[str, str]]
 
@@ -77,13 +77,19 @@ def plan(path: Path | None, environ: Mapping[str, str] | None = None) -> Plan:
     Raises:
         ConfigInvalid: With every mistake and its path.
     """
-    config = load(path, os.environ if environ is None else environ, check_rules=mistakes_in)
+    compiled: list[Rule | StudyRule] = []
+
+    def check(raw_rules: Iterable[object]) -> Mistakes:
+        compiled[:], found = compile_rules(raw_rules)
+        return found
+
+    config = load(path, os.environ if environ is None else environ, check_rules=check)
     models = load_models([default_models_folder(), *config.models_dirs])
     mistakes: Mistakes = []
     rules = [
         rule
-        for index, given in enumerate(config.rules)
-        if (rule := _active_rule(config, given, models, f"rules.{index}", mistakes)) is not None
+        for index, (given, asked) in enumerate(zip(config.rules, compiled, strict=True))
+        if (rule := _active_rule(config, given, asked, models, f"rules.{index}", mistakes))
     ]
     if mistakes:
         raise ConfigInvalid(mistakes)
@@ -95,11 +101,11 @@ def plan(path: Path | None, environ: Mapping[str, str] | None = None) -> Plan:
 def _active_rule(
     config: NodeConfig,
     given: RuleConfig,
+    rule: Rule | StudyRule,
     models: Mapping[str, ModelSpec],
     path: str,
     mistakes: Mistakes,
 ) -> ActiveRule | None:
-    rule = compile_rule(name=given.name, when=given.when, study=given.study, path=path)
     model = models.get(given.run)
     if model is None:
         known = ", ".join(sorted(models))

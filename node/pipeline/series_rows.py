@@ -13,7 +13,6 @@ from node.domain.header import Header
 from node.domain.instance import Instance, Origin, Transport
 from node.domain.reasons import ReasonCode
 from node.domain.series import SeriesRow, SeriesState
-from node.pipeline.matching import CompleteSeries
 from node.pipeline.watch import SeriesWatch
 
 
@@ -86,23 +85,6 @@ def late_images(watch: SeriesWatch, was: SeriesRow) -> int:
 def was_held_for_losses(was: SeriesRow) -> bool:
     """Whether a person was to decide about images that were refused."""
     return was.state is SeriesState.HELD and ReasonCode.IMAGES_REFUSED.value in was.reasons
-
-
-def complete_series(watch: SeriesWatch, row: SeriesRow) -> CompleteSeries:
-    """A settled series as rules and models take it."""
-    return CompleteSeries(
-        series_instance_uid=row.series_instance_uid,
-        study_instance_uid=row.study_instance_uid,
-        patient_id=row.patient_id,
-        revision=row.revision,
-        header=watch.header(),
-        instances=sorted(watch.inputs, key=lambda one: one.received_at),
-        frames=watch.frames,
-        origin=watch.newest.origin,
-        first_received_at=row.first_received_at,
-        phase_hints=watch.phase_hints,
-        missing=row.missing,
-    )
 
 
 def association_of(row: Mapping[str, Any]) -> Association:

@@ -26,13 +26,13 @@ from node.domain.job import MatchState
 from node.domain.loss import Loss
 from node.domain.reasons import ReasonCode, codes_of
 from node.domain.series import Evidence, Forced, SeriesRow, SeriesState
-from node.jobs.values import MatchReport
+from node.jobs.values import MatchReport, SeriesPart
 from node.pipeline.crash_points import crash_point
-from node.pipeline.matching import NO_RULE, ActiveRule, CompleteSeries, match_series
+from node.pipeline.judge import ActiveRule
+from node.pipeline.matching import NO_RULE, match_series
 from node.pipeline.matching_sets import match_study
 from node.pipeline.series_rows import (
     association_of,
-    complete_series,
     described,
     late_images,
     not_judged,
@@ -40,7 +40,7 @@ from node.pipeline.series_rows import (
     was_held_for_losses,
 )
 from node.pipeline.settle_deps import SettleDeps
-from node.pipeline.watch import SeriesWatch
+from node.pipeline.watch import CompleteSeries, SeriesWatch
 from node.route.explain import explain
 from node.route.rules import StudyRule, names_sop_class
 from node.route.verdict import Truth
@@ -192,7 +192,7 @@ class Settler:
             row,
             sentence=completion.sentence,
             evidence=completion.level,
-            reasons=tuple(reason.value for reason in completion.reasons),
+            reasons=tuple(codes_of(completion.reasons)),
         )
         match completion.state:
             case SeriesState.COMPLETE:
@@ -270,7 +270,7 @@ class Settler:
             },
             forced=None,
         )
-        complete = complete_series(watch, row)
+        complete = watch.complete(revision=row.revision, missing=row.missing)
         crash_point("waiting for completion")
         others = deps.index.series_of_study(study)
         match_series(deps.match, complete, series_numbers([row, *others]), now)
@@ -375,7 +375,7 @@ class Settler:
                 rule=rule,
                 study_instance_uid=watch.study_instance_uid,
                 series_key=watch.series_instance_uid,
-                roles={"": watch.series_instance_uid},
+                made_of={"": SeriesPart(series_instance_uid=watch.series_instance_uid, revision=1)},
                 revision=1,
                 state=state,
                 sentence=why,
@@ -457,7 +457,9 @@ class Settler:
         rows = self._deps.index.arrivals_of(row.series_instance_uid)
         watch = SeriesWatch(row.series_instance_uid, row.study_instance_uid, self._deps.read_header)
         watch.take_rows(one for one in rows if one[1].sop_instance_uid in row.snapshot)
-        return complete_series(watch, row) if len(watch.inputs) == len(row.snapshot) else None
+        if len(watch.inputs) < len(row.snapshot):
+            return None
+        return watch.complete(revision=row.revision, missing=row.missing)
 
     # --- what goes wrong -------------------------------------------------------------------------
 

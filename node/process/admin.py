@@ -7,7 +7,7 @@ from sqlalchemy import Engine
 from node.domain.health import Readiness
 from node.domain.job import DeliveryState, MatchState
 from node.domain.series import Forced, SeriesState
-from node.jobs.counts import count_matches
+from node.jobs.matches import MatchStore
 from node.jobs.outbox import Outbox
 from node.jobs.store import JobStore
 from node.pipeline.accept import IngestService
@@ -77,7 +77,7 @@ class NodeHealth:
     def readiness(self) -> Readiness:
         """What ``/readyz`` and ``segnode status`` say."""
         degraded: dict[str, str] = {}
-        matches = count_matches(self._engine)
+        matches = MatchStore(self._engine).counts()
         held = Arrivals(self._engine).count(SeriesState.HELD) + matches.get(MatchState.HELD, 0)
         if held:
             degraded["held"] = f"{held} series wait for a person: segnode series list --state held"

@@ -193,7 +193,8 @@ def test_lost_images_hold_a_series_when_it_would_be_complete(regular: bool) -> N
     before, after = judge(subject, 11.4), judge(subject, 11.5)
 
     assert before.state is SeriesState.RECEIVING
-    assert (after.state, after.reasons) == (SeriesState.HELD, (ReasonCode.IMAGES_REFUSED,))
+    assert after.state is SeriesState.HELD
+    assert [reason.code for reason in after.reasons] == [ReasonCode.IMAGES_REFUSED]
     assert after.sentence == (
         "2 of 12 images were refused (2 x cut); "
         "go on without them with: segnode series proceed 1.2.3"

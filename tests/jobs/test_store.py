@@ -359,7 +359,7 @@ def test_a_report_never_overwrites_a_match_that_has_a_job(road, make_request) ->
         rule="chest",
         study_instance_uid="1.2",
         series_key="1.2.3",
-        roles={},
+        made_of={},
         revision=1,
         state=MatchState.HELD,
     )
@@ -374,7 +374,7 @@ def test_a_held_match_becomes_queued_when_its_job_is_made(road, make_request) ->
         rule="chest",
         study_instance_uid="1.2",
         series_key="1.2.3",
-        roles={},
+        made_of={},
         revision=1,
         state=MatchState.HELD,
         sentence="waits for more slices",

@@ -13,6 +13,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from node.domain.errors import ConfigInvalid
+from node.domain.reasons import in_one_sentence
 from node.dryrun.inspect_folder import inspect_folder
 from node.infer.registry import load_model
 from node.pipeline.accept import spool_settings
@@ -68,8 +69,8 @@ def test_a_refused_series_is_parked_with_code_and_sentence_and_explained_alike(
         finding = inspect_folder(node.node.plan, phantom.write(tmp_path / "files")[0].parent)
     assert (row["state"], row["reasons"]) == ("parked", [code])
     assert words in row["sentence"]
-    refusals = finding.series[0].rules[0].refusals
-    assert row["sentence"].startswith("; ".join(refusals))
+    reasons = finding.series[0].rules[0].reasons
+    assert row["sentence"].startswith(in_one_sentence(reasons))
 
 
 def test_too_little_of_the_body_is_parked_and_enough_is_not(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from node.domain.errors import InstanceRejected
+from node.jobs.series_work import SeriesWork
 from node.pipeline.retain import Retention
 from node.spool import space
 from tests.support.node_in_process import SharedWorker
@@ -61,17 +62,15 @@ def test_nothing_goes_before_its_result_is_delivered(node: SimulatedNode) -> Non
 def test_an_image_that_comes_while_a_sweep_runs_is_left_alone(
     node: SimulatedNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from node.pipeline import retain
+    asked = SeriesWork.fates
 
-    asked = retain.fates_of_series
-
-    def slowly(engine: object) -> object:
+    def slowly(work: SeriesWork) -> object:
         node.pass_time(-5)  # stamped before the sweep began, its row written after
         node.receive(ct().files())
         node.node.door.index.flush()
-        return asked(engine)  # type: ignore[arg-type]
+        return asked(work)
 
-    monkeypatch.setattr(retain, "fates_of_series", slowly)
+    monkeypatch.setattr(SeriesWork, "fates", slowly)
     sweep(node)
 
     assert images(node) == 8

@@ -1,8 +1,8 @@
-"""The work that was made of one series, alone or in a set: how far it went, and its end."""
+"""The work that was made of series, alone or in a set: how far it went, its end, what they became."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, select, update
@@ -17,8 +17,8 @@ _DELIVERED = (DeliveryState.SENT.value, DeliveryState.WARNED.value)
 _IN_WORK = (JobState.RUNNING.value, JobState.DONE.value)
 
 
-class WorkProgress:
-    """Reads and ends what rules made of a series."""
+class SeriesWork:
+    """Reads and ends what rules made of series."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -65,6 +65,18 @@ class WorkProgress:
             jobs = {row.job_id for row in older if row.job_id is not None}
             drop_unwanted(connection, jobs, sentence, now)
 
+    def fates(self) -> Mapping[str, frozenset[MatchState]]:
+        """Series Instance UID -> states of every match in force that it has a part in."""
+        fates: dict[str, set[MatchState]] = {}
+        statement = select(match.c.roles, match.c.state).where(
+            match.c.state != MatchState.SUPERSEDED.value
+        )
+        with reading(self._engine) as connection:
+            for row in connection.execute(statement):
+                for uid in row.roles.values():
+                    fates.setdefault(str(uid), set()).add(MatchState(row.state))
+        return {uid: frozenset(states) for uid, states in fates.items()}
+
 
 def _in_force(
     connection: Connection, study_instance_uid: str, series_instance_uid: str
@@ -80,10 +92,10 @@ def _in_force(
 
 
 def _is_older(row: Row[Any], series_instance_uid: str, revision: int) -> bool:
-    if row.series_key == series_instance_uid:
-        return bool(row.revision < revision)
-    # the match of a set says of which revisions of its series it is made: "UID@2"
-    if row.job_id is None:
-        return False
-    parts = (str(part).partition("@") for part in (row.explanation or {}).values())
-    return any(uid == series_instance_uid and int(of) < revision for uid, _, of in parts)
+    is_set = row.series_key != series_instance_uid
+    if is_set and row.job_id is None:
+        return False  # judged anew with every change of its study
+    return any(
+        part["series_instance_uid"] == series_instance_uid and part["revision"] < revision
+        for part in row.made_of.values()
+    )
