@@ -23,6 +23,7 @@ from node.jobs.catalog import JobCatalog
 from node.jobs.values import LABELS
 from node.pipeline.build import Plan
 from node.pipeline.wiring import work_deps
+from node.words import tell_all
 
 Row = Mapping[str, Any]
 
@@ -66,7 +67,9 @@ class ResultWriter:
             return WrittenFiles(
                 sentence=f"cannot be written: {error.strerror or type(error).__name__}"
             )
-        except (JobFailed, SeriesUnusable, _NotPlaced) as error:
+        except SeriesUnusable as unusable:
+            return WrittenFiles(sentence=tell_all(unusable.reasons))
+        except (JobFailed, _NotPlaced) as error:
             return WrittenFiles(sentence=str(error))
         return WrittenFiles(seg=seg, nifti=tuple(nifti))
 

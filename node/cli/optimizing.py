@@ -13,6 +13,7 @@ from node.cli.options import ConfigOption, ModelsDirOption
 from node.cli.printing import plain, print_facts, say
 from node.domain.errors import ConfigInvalid, NodeError
 from node.modelstore.models_here import models_here
+from node.words import tell_all
 
 # the runner is imported where it is used: a list of models must not wait for it
 
@@ -97,5 +98,5 @@ def _in_child(request: dict[str, str], device: str) -> dict[str, Any]:
                         say(sentence)
                     case Finished(result=result):
                         return dict(result)
-                    case Failed(sentence=sentence):
-                        raise NodeError(plain(sentence))
+                    case Failed(sentence=sentence, reasons=reasons):
+                        raise NodeError(plain(tell_all(reasons) or sentence))

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from node import words
 from node.cli.opening import open_node
 from node.cli.options import ConfigOption
 from node.cli.printing import (
@@ -18,6 +19,7 @@ from node.cli.printing import (
     print_page,
     print_table,
     say,
+    shown,
     status_code,
     when,
 )
@@ -79,17 +81,18 @@ def list_series(
         page = SpoolCatalog(node.engine).list_series(
             state=state.value if state else None, study_instance_uid=study, limit=limit
         )
-    print_page(_COLUMNS, page, as_json=as_json)
+    print_page(_COLUMNS, shown(page, words.show_series), as_json=as_json)
 
 
 @commands.command("show")
 def show_series(uid: Uid, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """One series: what is known of it, and what each rule made of it."""
     with open_node(config) as node:
-        row = SpoolCatalog(node.engine).get_series(uid)
-        matches = JobCatalog(node.engine).matches_of_series(uid)
-    if row is None:
+        found = SpoolCatalog(node.engine).get_series(uid)
+        matches = [words.show_match(row) for row in JobCatalog(node.engine).matches_of_series(uid)]
+    if found is None:
         raise NodeError(f"there is no series {uid}")
+    row = words.show_series(found)
     if as_json:
         print_json({**row, "matches": matches})
         return

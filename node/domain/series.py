@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from node.domain.reasons import Reason
+
 
 class SeriesState(StrEnum):
     """Where a series stands, apart from what rules make of it."""
@@ -44,9 +46,9 @@ class SeriesRow:
     Args:
         header: ``Header.to_json()``.
         snapshot: SOP Instance UID -> version, of the revision in force; empty before the first.
-        gate: Findings and notes of the geometry gate.
+        gate: Findings and notes of the geometry gate, each a list of reasons as JSON.
         evidence: What completion rests on.
-        reasons: Codes of ``node.domain.reasons``: why it is held.
+        reasons: Why it is in its state.
         missing: Images known to be missing from the revision in force: refused and not come since,
             or short of a known count.
         forced: What a person asked for and the tick has not done yet.
@@ -70,8 +72,7 @@ class SeriesRow:
     state: SeriesState
     evidence: Evidence = Evidence.NONE
     gate: Mapping[str, Any] = field(default_factory=dict)
-    sentence: str = ""
-    reasons: tuple[str, ...] = ()
+    reasons: tuple[Reason, ...] = ()
     missing: int = 0
     forced: Forced | None = None
     updated_at: float

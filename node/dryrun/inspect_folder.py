@@ -23,8 +23,9 @@ from node.domain.instance import Instance, Origin, Transport
 from node.domain.loss import Loss
 from node.domain.peers import Peer
 from node.domain.reading import UNREADABLE, why_unreadable
-from node.domain.reasons import Reason, in_one_sentence
+from node.domain.reasons import Reason
 from node.domain.received import Received
+from node.domain.series import SeriesState
 from node.domain.statuses import PATIENT_MIX_UP
 from node.pipeline.build import Plan
 from node.pipeline.judge import ActiveRule, judge_rule, judge_set, not_taken
@@ -35,6 +36,7 @@ from node.route.explain import Explanation, explain
 from node.route.rules import StudyRule
 from node.route.sets import Chosen
 from node.route.verdict import Truth
+from node.words import tell_all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +76,7 @@ class SeriesFinding:
     others: int
     derived: Mapping[str, object]
     findings: tuple[Reason, ...]
-    notes: tuple[str, ...]
+    notes: tuple[Reason, ...]
     rules: tuple[RuleFinding, ...]
     held: tuple[Reason, ...] = ()
     roles: Mapping[str, Explanation] = field(default_factory=dict)
@@ -82,19 +84,25 @@ class SeriesFinding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetFinding:
-    """What a study rule would do with the series of one study."""
+    """What a study rule would do with the series of one study.
+
+    Args:
+        held: Series of the set that wait for a person, and why.
+        reasons: Why there is no set, or why the model does not take it.
+    """
 
     rule: str
     model: str
     study_instance_uid: str
     roles: Mapping[str, str]
-    sentence: str
+    reasons: tuple[Reason, ...]
+    held: Mapping[str, tuple[Reason, ...]] = field(default_factory=dict)
     destinations: tuple[str, ...] = ()
 
     @property
     def would_run(self) -> bool:
         """Whether a job would be made."""
-        return bool(self.roles) and not self.sentence
+        return bool(self.roles) and not self.reasons and not self.held
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,7 +188,7 @@ class _Folder:
             elif rejection.dimse_status == PATIENT_MIX_UP:
                 self.losses.append((_mixed_up(dry.known, rejection), file.parent))
         except SeriesUnusable as unusable:
-            self.not_read[str(file)] = str(unusable)
+            self.not_read[str(file)] = tell_all(unusable.reasons)
         except UNREADABLE as error:
             self.not_read[str(file)] = why_unreadable(error)
 
@@ -227,7 +235,8 @@ def _held(plan: Plan, watch: SeriesWatch, losses: Sequence[Loss]) -> tuple[Reaso
         expected=watch.expected(),
         losses=losses,
     )
-    return judge_completion(activity, plan.policy, now=inf).reasons
+    completion = judge_completion(activity, plan.policy, now=inf)
+    return () if completion.state is SeriesState.COMPLETE else completion.reasons
 
 
 def _mixed_up(received: Received, rejection: InstanceRejected) -> Loss:
@@ -339,7 +348,7 @@ def _judge_rule(
 def _judge_sets(
     plan: Plan,
     complete: Mapping[str, CompleteSeries],
-    held: Mapping[str, Sequence[Reason]],
+    held: Mapping[str, tuple[Reason, ...]],
     origin: Origin,
 ) -> Iterator[SetFinding]:
     studies: dict[str, list[CompleteSeries]] = {}
@@ -349,14 +358,8 @@ def _judge_sets(
         if isinstance(active.rule, StudyRule):
             for study, members in studies.items():
                 finding = _judge_set(plan, active, active.rule, study, members, origin)
-                waiting = [
-                    f"series {uid} is held: {in_one_sentence(held[uid])}"
-                    for uid in finding.roles.values()
-                    if held[uid]
-                ]
-                yield replace(
-                    finding, sentence="; ".join(filter(None, [*waiting, finding.sentence]))
-                )
+                waits = {uid: held[uid] for uid in finding.roles.values() if held[uid]}
+                yield replace(finding, held=waits)
 
 
 def _judge_set(
@@ -373,14 +376,14 @@ def _judge_set(
     if isinstance(choice, Chosen):
         roles = choice.roles
         found = {one.series_instance_uid: one for one in members}
-        sentence = in_one_sentence(not_taken(active, {r: found[uid] for r, uid in roles.items()}))
+        reasons = tuple(not_taken(active, {r: found[uid] for r, uid in roles.items()}))
     else:
-        sentence = choice.sentence
+        reasons = choice.reasons
     return SetFinding(
         rule=rule.name,
         model=active.model.name,
         study_instance_uid=study,
         roles=roles,
-        sentence=sentence,
+        reasons=reasons,
         destinations=resolve_destinations(active.send, plan.config.peers, origin),
     )

@@ -28,7 +28,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from node.domain.errors import JobFailed, NodeError, TryLater
+from node.domain.errors import JobFailed, NodeError, SeriesUnusable, TryLater
+from node.domain.reasons import reasons_to_json
 from node.infer.channel import Inbox, Message, send
 from node.infer.report import Report
 
@@ -84,6 +85,9 @@ def _answer(message: Message, report: ChannelReport) -> Message:
         return _failure(error.reason, permanent=error.permanent)
     except TryLater as error:
         return _failure(str(error), waits=True)
+    except SeriesUnusable as error:
+        reasons = reasons_to_json(error.reasons)
+        return {**_failure(str(error), permanent=True), "reasons": reasons}
     except NodeError as error:
         return _failure(str(error), permanent=True)
     except SystemExit as error:

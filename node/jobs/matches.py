@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Engine, func, select, update
 
 from node.database.engine import reading, writing
 from node.domain.job import JobState, MatchState
+from node.domain.reasons import reasons_to_json
 from node.jobs.rows import clock, hold_study
 from node.jobs.tables import job, match
 from node.jobs.values import JobRequest, MadeOf, MatchReport, SeriesPart
@@ -95,8 +96,7 @@ def write_match(connection: Connection, report: MatchReport, now: float) -> int:
         "study_instance_uid": report.study_instance_uid,
         "roles": dict(report.roles),
         "state": report.state.value,
-        "sentence": report.sentence,
-        "reasons": list(report.reasons),
+        "reasons": reasons_to_json(report.reasons),
         "made_of": _plain(report.made_of),
         "explanation": report.explanation,
         "updated_at": now,
@@ -116,7 +116,7 @@ def bind_match(connection: Connection, request: JobRequest, job_id: int, now: fl
         "study_instance_uid": request.study_instance_uid,
         "roles": dict(request.roles),
         "state": MatchState.QUEUED.value,
-        "reasons": list(request.reasons),
+        "reasons": reasons_to_json(request.reasons),
         "made_of": _plain(request.made_of),
         "explanation": request.explanation,
         "job_id": job_id,
@@ -145,15 +145,13 @@ def newest_bound(connection: Connection, request: JobRequest) -> int:
     return int(connection.execute(statement).scalar_one())
 
 
-def follow_job(
-    connection: Connection, job_id: int, state: JobState, sentence: str, now: float
-) -> None:
+def follow_job(connection: Connection, job_id: int, state: JobState, now: float) -> None:
     """Give the matches of a job its state and reasons; superseded ones stay superseded."""
     reasons = select(job.c.reasons).where(job.c.id == job_id).scalar_subquery()
     connection.execute(
         update(match)
         .where(match.c.job_id == job_id, match.c.state != MatchState.SUPERSEDED.value)
-        .values(state=STATE_OF_JOB[state].value, sentence=sentence, reasons=reasons, updated_at=now)
+        .values(state=STATE_OF_JOB[state].value, reasons=reasons, updated_at=now)
     )
 
 

@@ -6,13 +6,14 @@ computed or encoded again.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Sequence
 
 from sqlalchemy import Connection, Engine, and_, exists, select, update
 
 from node.database.engine import reading, writing
 from node.domain.errors import LeaseLost, ResultRefused
 from node.domain.job import DeliveryState, JobState
+from node.domain.reasons import Reason, ReasonCode, tells_implausible
 from node.jobs.leases import finish_held, held
 from node.jobs.matches import is_wanted
 from node.jobs.outbox_rows import add_rows, kept_back
@@ -50,8 +51,7 @@ class ResultStore:
         owner: str,
         file: ResultFile,
         *,
-        sentence: str = "",
-        reasons: Collection[str] = (),
+        reasons: Sequence[Reason] = (),
         is_kept_back: bool = False,
         finishes_job: bool = True,
         now: float | None = None,
@@ -62,7 +62,7 @@ class ResultStore:
         that is kept back.
 
         Args:
-            reasons: Codes of what is the matter with the result.
+            reasons: How the job ended, and what is the matter with the result.
             is_kept_back: The job ends ``implausible``: a person decides whether it is delivered.
         Raises:
             LeaseLost: The job is in other hands, and the object is not recorded.
@@ -78,18 +78,20 @@ class ResultStore:
             # again, now that nobody else may change the work of this study
             row = connection.execute(select(job).where(job.c.id == job_id)).one()
             wanted = is_wanted(connection, job_id)
-            reason = "" if wanted else "a newer revision of the series took its place"
+            withheld = None if wanted else Reason(ReasonCode.SUPERSEDED)
             if wanted and is_kept_back:
-                reason = kept_back(job_id)
-            add_rows(connection, result_id, row.destinations, now, withheld=reason)
+                withheld = kept_back(job_id)
+            add_rows(connection, result_id, row.destinations, now, withheld=withheld)
             if finishes_job and row.owner == owner:
                 state = JobState.DONE
                 if is_kept_back:
                     state = JobState.IMPLAUSIBLE if wanted else JobState.CANCELLED
-                finish_held(connection, job_id, owner, sentence, now, state=state, reasons=reasons)
+                finish_held(connection, job_id, owner, reasons, now, state=state)
             if wanted and not is_kept_back:
                 mark_superseded(connection, job_id, row.replaces)
-                if reasons:  # an earlier attempt may have kept it back, under other settings
+                if tells_implausible(
+                    reasons
+                ):  # an earlier attempt may have kept it back, under other settings
                     restore(connection, job_id, now)
         return result_id
 

@@ -15,13 +15,21 @@ A job that another match still wants (two rules, one key) is left alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from sqlalchemy import Connection, and_, or_, select, update
 
 from node.domain.job import DeliveryState, JobState, MatchState
-from node.domain.reasons import tells_implausible
+from node.domain.reasons import (
+    Reason,
+    ReasonCode,
+    reasons_from_json,
+    reasons_to_json,
+    tells_implausible,
+)
 from node.jobs.matches import is_wanted
+from node.jobs.rows import say_why
 from node.jobs.tables import job, match, outbox, result
 from node.jobs.values import LABELS
 
@@ -43,31 +51,31 @@ def supersede_older(
         match.c.state != MatchState.SUPERSEDED.value,
     )
     job_ids = set(connection.execute(select(match.c.job_id).where(older)).scalars())
-    sentence = f"revision {revision} took its place"
+    why = Reason(ReasonCode.SUPERSEDED, {"revision": revision})
     connection.execute(
         update(match)
         .where(older)
-        .values(state=MatchState.SUPERSEDED.value, sentence=sentence, updated_at=now)
+        .values(state=MatchState.SUPERSEDED.value, reasons=reasons_to_json([why]), updated_at=now)
     )
-    drop_unwanted(connection, {i for i in job_ids if i is not None}, sentence, now)
+    drop_unwanted(connection, {i for i in job_ids if i is not None}, why, now)
 
 
-def drop_unwanted(
-    connection: Connection, job_ids: Iterable[int], sentence: str, now: float
-) -> None:
+def drop_unwanted(connection: Connection, job_ids: Iterable[int], why: Reason, now: float) -> None:
     """Cancel what has not run, and withhold what has not left, of jobs that no match wants."""
     for job_id in sorted(job_ids):
         if is_wanted(connection, job_id):
             continue
-        connection.execute(
+        cancelled = connection.execute(
             update(job)
             .where(job.c.id == job_id, job.c.state.in_(_CANCELLABLE))
-            .values(state=JobState.CANCELLED.value, sentence=sentence, finished_at=now)
+            .values(state=JobState.CANCELLED.value, finished_at=now)
         )
+        if cancelled.rowcount:
+            say_why(connection, job_id, [why])
         connection.execute(
             update(outbox)
             .where(outbox.c.result_id.in_(_objects_of(job_id)), outbox.c.state.in_(_UNSENT))
-            .values(state=DeliveryState.WITHHELD.value, sentence=sentence)
+            .values(state=DeliveryState.WITHHELD.value, reasons=reasons_to_json([why]))
         )
 
 
@@ -166,11 +174,11 @@ def restore(connection: Connection, job_id: int, now: float) -> None:
             outbox.c.result_id.in_(_objects_of(job_id)),
             outbox.c.state == DeliveryState.WITHHELD.value,
         )
-        .values(state=DeliveryState.WAITING.value, sentence="", next_at=now, refusals=0)
+        .values(state=DeliveryState.WAITING.value, reasons=[], next_at=now, refusals=0)
     )
 
 
-def withhold(connection: Connection, job_id: int, sentence: str) -> None:
+def withhold(connection: Connection, job_id: int, why: Reason) -> None:
     """Say anew why the deliveries of a job that are withheld do not leave."""
     connection.execute(
         update(outbox)
@@ -178,13 +186,13 @@ def withhold(connection: Connection, job_id: int, sentence: str) -> None:
             outbox.c.result_id.in_(_objects_of(job_id)),
             outbox.c.state == DeliveryState.WITHHELD.value,
         )
-        .values(sentence=sentence)
+        .values(reasons=reasons_to_json([why]))
     )
 
 
-def is_kept_back(state: str, reasons: Iterable[str]) -> bool:
-    """Whether a job in this state holds an implausible result that nobody took."""
-    return state != JobState.DONE.value and tells_implausible(reasons)
+def is_kept_back(state: str, reasons: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a job with this row holds an implausible result that nobody took."""
+    return state != JobState.DONE.value and tells_implausible(reasons_from_json(reasons))
 
 
 def _objects_of(job_id: int):  # type: ignore[no-untyped-def]

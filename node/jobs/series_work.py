@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Engine, Row, select, update
 
 from node.database.engine import reading, writing
 from node.domain.job import DeliveryState, JobState, MatchState, Progress
+from node.domain.reasons import Reason, ReasonCode, reasons_to_json
 from node.jobs.revisions import drop_unwanted
 from node.jobs.rows import hold_study
 from node.jobs.tables import job, match, outbox, result
@@ -49,7 +50,7 @@ class SeriesWork:
 
         Also of rules that do not exist any more, and of sets that an older state is a part of.
         """
-        sentence = f"revision {revision} of the series took its place"
+        why = Reason(ReasonCode.SUPERSEDED, {"revision": revision, "is_of_series": True})
         with writing(self._engine) as connection:
             hold_study(connection, study_instance_uid)
             older = [
@@ -60,10 +61,14 @@ class SeriesWork:
             connection.execute(
                 update(match)
                 .where(match.c.id.in_([row.id for row in older]))
-                .values(state=MatchState.SUPERSEDED.value, sentence=sentence, updated_at=now)
+                .values(
+                    state=MatchState.SUPERSEDED.value,
+                    reasons=reasons_to_json([why]),
+                    updated_at=now,
+                )
             )
             jobs = {row.job_id for row in older if row.job_id is not None}
-            drop_unwanted(connection, jobs, sentence, now)
+            drop_unwanted(connection, jobs, why, now)
 
     def fates(self) -> Mapping[str, frozenset[MatchState]]:
         """Series Instance UID -> states of every match in force that it has a part in."""

@@ -11,7 +11,6 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
-    Text,
     UniqueConstraint,
 )
 
@@ -32,8 +31,7 @@ match = Table(
     Column("made_of", JSON, nullable=False, default=dict, server_default="{}"),
     Column("revision", Integer, nullable=False),
     Column("state", String(16), nullable=False),
-    Column("sentence", Text, nullable=False, default=""),
-    # codes of domain/reasons.py
+    # [{"code", "facts"}]: why it is in its state, domain/reasons.py
     Column("reasons", JSON, nullable=False, default=list, server_default="[]"),
     Column("explanation", JSON),
     Column("job_id", Integer),
@@ -70,8 +68,7 @@ job = Table(
     Column("lease_until", Float),
     Column("not_before", Float, nullable=False, default=0.0),
     Column("stages", JSON, nullable=False, default=dict),  # stage -> seconds
-    Column("sentence", Text, nullable=False, default=""),
-    # codes of domain/reasons.py
+    # [{"code", "facts"}]: why it is in its state, domain/reasons.py
     Column("reasons", JSON, nullable=False, default=list, server_default="[]"),
     Column("created_at", Float, nullable=False),
     Column("started_at", Float),
@@ -117,7 +114,8 @@ outbox = Table(
     Column("owner", String(64)),
     Column("lease_until", Float),
     Column("last_status", Integer),
-    Column("sentence", Text, nullable=False, default=""),
+    # like the reasons of a job
+    Column("reasons", JSON, nullable=False, default=list, server_default="[]"),
     Column("config_digest", String(64), nullable=False, default=""),
     Column("created_at", Float, nullable=False),
     Column("sent_at", Float),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from node.domain.job import MatchState, Priority
+from node.domain.reasons import Reason
 
 LABELS = "labels"
 
@@ -29,7 +30,7 @@ class MatchReport:
     Args:
         series_key: Series Instance UID, of a set of several series their Study Instance UID.
         made_of: Role name -> the series that plays it.
-        reasons: Codes of ``node.domain.reasons``.
+        reasons: Why it is in its state.
         explanation: Clause tree as JSON.
     """
 
@@ -39,8 +40,7 @@ class MatchReport:
     made_of: MadeOf
     revision: int
     state: MatchState
-    sentence: str = ""
-    reasons: tuple[str, ...] = ()
+    reasons: tuple[Reason, ...] = ()
     explanation: Any = None
 
     @property
@@ -59,7 +59,7 @@ class JobRequest:
         destinations: Names, "sender" already resolved; an empty name says that it is unknown.
         taken_series_numbers: Series Numbers of the study that the node knows of.
         deadline_s: Longest run; a longer one is stopped and counts as a failed attempt.
-        reasons: Codes of ``node.domain.reasons``: what its result will be marked with.
+        reasons: What its result will be marked with.
     """
 
     rule: str
@@ -77,7 +77,7 @@ class JobRequest:
     config_digest: str
     taken_series_numbers: frozenset[int] = frozenset()
     deadline_s: float = 1800.0
-    reasons: tuple[str, ...] = ()
+    reasons: tuple[Reason, ...] = ()
 
     @property
     def made_of(self) -> MadeOf:

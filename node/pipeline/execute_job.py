@@ -29,7 +29,7 @@ from node.domain.frames import frames_of
 from node.domain.grid import Stack
 from node.domain.header import HeaderMerger
 from node.domain.job import ResultIdentity, result_key
-from node.domain.reasons import in_one_sentence
+from node.domain.reasons import reasons_to_json
 from node.domain.result import LabelVolume
 from node.encode import ENCODERS, read_tables
 from node.infer.labels_file import read_labels, write_labels
@@ -44,6 +44,7 @@ from node.observe.log import configure_logging
 from node.pipeline.crash_points import crash_point
 from node.pipeline.job_order import InputFiles, JobOrder
 from node.verify import VERIFIERS
+from node.words import tell_all
 
 OUTPUT = "labels"
 LABELS_FILE = "labels.npz"
@@ -99,13 +100,11 @@ def _run(order: JobOrder, report: Report) -> dict[str, Any]:
     answer: dict[str, Any] = {
         "labels": made.file,
         "volumes_ml": {str(value): label.ml for value, label in measured.labels.items()},
-        "implausible": [[reason.code.value, reason.sentence] for reason in reasons],
+        "implausible": reasons_to_json(reasons),
         "object": None,
     }
     parameters = {**order.provenance.parameters, **made.ran}
-    provenance = replace(
-        order.provenance, parameters=parameters, implausible=in_one_sentence(reasons)
-    )
+    provenance = replace(order.provenance, parameters=parameters, implausible=tell_all(reasons))
     order = replace(order, provenance=provenance)
     identity = ResultIdentity(
         key=result_key(made.content, model.digest, order.parameters, order.provenance.incomplete),
@@ -216,7 +215,6 @@ def _encode_and_verify(
             volume, grid.headers, model.segments, order.provenance, identity
         )
         if encoded is None:
-            report.note("nothing found")
             return None
         path = order.folder / f"{order.form}.dcm"
         sha256 = _write_durable(path, encoded.chunks())

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from node.assemble.gate import MinimumSize, judge_geometry
+from node.domain.header import Header
 from node.domain.job import Priority
 from node.domain.reasons import Reason, ReasonCode
 from node.infer.registry import ModelSpec
@@ -94,23 +95,35 @@ def judge_set(rule: StudyRule, candidates: Sequence[Candidate]) -> SetJudgement 
     return SetJudgement(fitting=fitting, choice=rule.choose(candidates)) if fitting else None
 
 
+def minimum_slices(rules: Iterable[ActiveRule], header: Header) -> int:
+    """The most slices that a model of a rule firing on this header needs."""
+    wanted = [
+        active.minimum(role or active.model.grid_role).slices
+        for active in rules
+        for role, verdict in explain(active.rule, header).roles.items()
+        if verdict.truth is Truth.TRUE
+    ]
+    return max(wanted, default=2)
+
+
 def not_taken(active: ActiveRule, inputs: Mapping[str, CompleteSeries]) -> Iterator[Reason]:
     """Why the model cannot, or must not, run on these series."""
     for role, series in inputs.items():
-        prefix = f"role {role}: " if len(inputs) > 1 else ""
         for reason in _role_not_taken(active, role, series):
-            yield replace(reason, sentence=prefix + reason.sentence)
+            yield reason.having(role=role) if len(inputs) > 1 else reason
 
 
 def _role_not_taken(active: ActiveRule, role: str, series: CompleteSeries) -> Iterator[Reason]:
     name, given = active.model.name, active.model.inputs[role]
     verdict = active.accepts[role].judge(series.header)
     if verdict.truth is not Truth.TRUE:
-        yield Reason(ReasonCode.NOT_ACCEPTED, f"{name} does not take it: {why_not(verdict)}")
+        does_not_fit, unknown = why_not(verdict)
+        facts = {"model": name, "does_not_fit": does_not_fit, "unknown": unknown}
+        yield Reason(ReasonCode.NOT_ACCEPTED, facts)
     # what is unknown passes: many scanners leave Body Part Examined empty
     refused = active.refuses[role].judge(series.header) if role in active.refuses else None
     if refused is not None and refused.truth is Truth.TRUE:
-        yield Reason(ReasonCode.MODEL_REFUSES, f"{name} must not be given it: {why_true(refused)}")
+        yield Reason(ReasonCode.MODEL_REFUSES, {"model": name, "because": why_true(refused)})
     gate = judge_geometry(
         series.frames,
         active.minimum(role),
@@ -120,5 +133,7 @@ def _role_not_taken(active: ActiveRule, role: str, series: CompleteSeries) -> It
     yield from gate.findings
     if gate.stack is not None and gate.stack.grid.extent_mm < given.min_extent_mm * _WHOLE:
         extent_mm = gate.stack.grid.extent_mm
-        why = f"{extent_mm:.4g} mm of the body along the stack, {name} needs {given.min_extent_mm:.4g} mm"
-        yield Reason(ReasonCode.TOO_LITTLE_BODY, why)
+        yield Reason(
+            ReasonCode.TOO_LITTLE_BODY,
+            {"model": name, "extent_mm": extent_mm, "needed_mm": given.min_extent_mm},
+        )

@@ -12,14 +12,15 @@ from dataclasses import dataclass, replace
 from node.deliver.sender import resolve_destinations
 from node.domain.job import MatchState, job_key
 from node.domain.peers import Peer
-from node.domain.reasons import Reason, ReasonCode, codes_of, in_one_sentence
+from node.domain.reasons import Reason, ReasonCode
 from node.jobs.matches import MatchStore
 from node.jobs.store import JobStore
-from node.jobs.values import JobRequest, MatchReport
+from node.jobs.values import JobRequest, MatchReport, SeriesPart
 from node.pipeline.judge import ActiveRule, judge_rule
-from node.pipeline.watch import CompleteSeries
-from node.route.explain import Explanation
-from node.route.rules import StudyRule
+from node.pipeline.watch import CompleteSeries, SeriesWatch
+from node.route.explain import Explanation, explain
+from node.route.rules import StudyRule, names_sop_class
+from node.route.verdict import Truth
 
 NO_RULE = ""
 
@@ -72,10 +73,7 @@ def park_or_ask(
 ) -> None:
     """Park a match for these reasons, or, where there are none, ask for its job."""
     if reasons:
-        uid = next(iter(inputs.values())).series_instance_uid
-        sentence = in_one_sentence(reasons) + judge_again(uid)
-        parked = replace(report, reasons=tuple(codes_of(reasons)))
-        deps.matches.put(with_state(parked, MatchState.PARKED, sentence), now)
+        deps.matches.put(with_state(report, MatchState.PARKED, reasons), now)
         deps.jobs.supersede(
             report.study_instance_uid, report.rule, report.series_key, report.revision, now
         )
@@ -106,17 +104,21 @@ def park_or_ask(
             priority=active.priority,
             config_digest=deps.config_digest,
             taken_series_numbers=taken_series_numbers,
-            reasons=(ReasonCode.IMAGES_MISSING.value,)
-            if any(series.missing for series in inputs.values())
-            else (),
+            reasons=tuple(_missing_images(inputs)),
         ),
         now,
     )
 
 
-def judge_again(series_instance_uid: str) -> str:
-    """How a sentence ends that says why a series is parked in a node."""
-    return f": judge again with: segnode series rerun {series_instance_uid}"
+def _missing_images(inputs: Mapping[str, CompleteSeries]) -> Iterable[Reason]:
+    """What the result will be marked with."""
+    parts = [
+        (role if len(inputs) > 1 else "", len(series.instances), series.missing)
+        for role, series in inputs.items()
+        if series.missing
+    ]
+    if parts:
+        yield Reason(ReasonCode.IMAGES_MISSING, {"parts": parts})
 
 
 def _identities(inputs: Mapping[str, CompleteSeries]) -> Iterable[str]:
@@ -130,13 +132,43 @@ def _identities(inputs: Mapping[str, CompleteSeries]) -> Iterable[str]:
 
 
 def _unmatched(series: CompleteSeries, silent: Sequence[Explanation]) -> MatchReport:
-    reasons = [f"rule {explanation.rule}: {explanation.sentence}" for explanation in silent]
-    sentence = "; ".join(reasons)
     report = report_of(
         NO_RULE, series.study_instance_uid, series.series_instance_uid, {"": series},
         series.revision, [explanation.as_json() for explanation in silent],
     )  # fmt: skip
-    return with_state(report, MatchState.UNMATCHED, f"no rule fired: {sentence}")
+    why = Reason(ReasonCode.NO_RULE_FIRED, {"rules": [each.why_silent() for each in silent]})
+    return with_state(report, MatchState.UNMATCHED, (why,))
+
+
+def reports_of_no_input(rules: Iterable[ActiveRule], watch: SeriesWatch) -> Sequence[MatchReport]:
+    """The matches of a series without images: of rules that ask for its SOP class, or of none."""
+    parked = [
+        (active.rule.name, MatchState.PARKED, {"model": active.model.name})
+        for active in rules
+        if _names(active, watch)
+    ]
+    uid = watch.series_instance_uid
+    return [
+        MatchReport(
+            rule=rule,
+            study_instance_uid=watch.study_instance_uid,
+            series_key=uid,
+            made_of={"": SeriesPart(series_instance_uid=uid, revision=1)},
+            revision=1,
+            state=state,
+            reasons=(Reason(ReasonCode.NO_INPUT, facts),),
+        )
+        for rule, state, facts in parked or [(NO_RULE, MatchState.NOT_AN_INPUT, {})]
+    ]
+
+
+def _names(active: ActiveRule, watch: SeriesWatch) -> bool:
+    """Whether a rule asks for this series by naming its SOP class, and fires on it."""
+    if isinstance(active.rule, StudyRule):
+        return False
+    classes = {one.sop_class_uid for one in watch.others}
+    is_named = any(names_sop_class(active.rule.condition, each) for each in classes)
+    return is_named and explain(active.rule, watch.header()).truth is Truth.TRUE
 
 
 def report_of(
@@ -159,6 +191,6 @@ def report_of(
     )
 
 
-def with_state(report: MatchReport, state: MatchState, sentence: str) -> MatchReport:
+def with_state(report: MatchReport, state: MatchState, reasons: Sequence[Reason]) -> MatchReport:
     """The same match without a job, and why."""
-    return replace(report, state=state, sentence=sentence)
+    return replace(report, state=state, reasons=tuple(reasons))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from node.domain.header import Header
 from node.domain.job import MatchState
+from node.domain.reasons import Reason, ReasonCode
 from node.domain.series import SeriesRow
 from node.jobs.matches import NewestMatch
 from node.jobs.values import MatchReport, SeriesPart
@@ -82,14 +83,13 @@ def _match_set(
             if newest is None or newest.job_id is None or newest.revision != report.revision:
                 _ask(deps, active, report, read, taken_series_numbers, now)
         case Ambiguous():
-            freed = f"{choice.sentence}: leave one out with: segnode series discard UID"
-            deps.matches.put(with_state(report, MatchState.PARKED, freed), now)
+            deps.matches.put(with_state(report, MatchState.PARKED, choice.reasons), now)
         case Waiting():
             mine = (row for row in rows if row.series_instance_uid in roles.values())
             wait_until = min(row.first_received_at for row in mine) + deps.study_wait_s
             waits = now < wait_until
             state = MatchState.RECEIVING if waits else MatchState.HELD
-            deps.matches.put(with_state(report, state, f"{choice.sentence}: send it"), now)
+            deps.matches.put(with_state(report, state, choice.reasons), now)
             if waits:
                 yield wait_until
 
@@ -132,8 +132,8 @@ def _ask(
     for role, uid in report.roles.items():
         series = read(uid)
         if series is None:
-            sentence = f"images of {uid} were deleted by retention: segnode series rerun {uid}"
-            deps.matches.put(with_state(report, MatchState.PARKED, sentence), now)
+            gone = Reason(ReasonCode.FILES_DELETED, {"series": uid})
+            deps.matches.put(with_state(report, MatchState.PARKED, [gone]), now)
             return
         inputs[role] = series
     reasons = list(not_taken(active, inputs))

@@ -16,16 +16,15 @@ from typing import Any
 
 from sqlalchemy.exc import OperationalError
 
-from node import __version__
-from node.domain.errors import LeaseLost, NodeError
-from node.domain.reasons import Reason, ReasonCode, codes_of, in_one_sentence
+from node import __version__, words
+from node.domain.errors import LeaseLost, NodeError, SeriesUnusable
+from node.domain.reasons import Reason, ReasonCode, codes_of, reasons_from_json, told
 from node.domain.result import Provenance
 from node.infer.assets import locked_licences
 from node.infer.registry import ModelSpec
 from node.infer.runner import Failed, Finished, Noted, Runner, StageFinished, StageStarted
 from node.jobs.leases import JobLeases
 from node.jobs.results import ResultStore
-from node.jobs.store import accept_hint
 from node.jobs.values import LABELS, LeasedJob, ResultFile
 from node.pipeline.crash_points import crash_point
 from node.pipeline.job_order import InputFiles, JobOrder
@@ -150,10 +149,11 @@ class Worker:
         except LeaseLost:
             log.warning("job cancelled or in other hands", extra={"job": job.id})
         except NodeError as error:
-            self._end(job, str(error), permanent=True)
+            self._end(job, reasons_of(error), permanent=True)
         except Exception as error:
             log.exception("job failed", extra={"job": job.id})
-            self._end(job, f"{type(error).__name__} in the worker", permanent=False)
+            failed = told(ReasonCode.ATTEMPT_FAILED, f"{type(error).__name__} in the worker")
+            self._end(job, [failed], permanent=False)
         finally:
             self._may_warm = True
             if self._runner.is_busy:
@@ -175,8 +175,7 @@ class Worker:
             deadline_s=job.deadline_s,
             memory_bytes=self._memory_bytes(model),
         )
-        incomplete = incomplete_of(job.inputs)
-        notes = [f"made of {incomplete}"] if incomplete else []
+        notes: list[Reason] = []
         beat_at = time.monotonic() + HEARTBEAT_S
         while True:
             if signals.stop.is_set():
@@ -190,7 +189,7 @@ class Worker:
                     case StageFinished(name=name, seconds=seconds):
                         self._deps.leases.stage(job.id, self._owner, name, seconds)
                     case Noted(sentence=sentence):
-                        notes.append(sentence)
+                        notes.append(told(ReasonCode.NOTED, sentence))
                     case Finished(result=result):
                         self._keep(job, result, notes)
                         return
@@ -206,11 +205,11 @@ class Worker:
             log.error("traceback of the job", extra={"job": job.id, "at": event.detail})
         if event.waits:
             log.warning("job waits", extra={"job": job.id, "sentence": event.sentence})
-            self._deps.leases.release(
-                job.id, self._owner, sentence=event.sentence, wait_s=SHORTAGE_WAIT_S
-            )
+            short = told(ReasonCode.RESOURCE_SHORT, event.sentence)
+            self._deps.leases.release(job.id, self._owner, reasons=[short], wait_s=SHORTAGE_WAIT_S)
         else:
-            self._end(job, event.sentence, permanent=event.permanent)
+            failed = event.reasons or [told(ReasonCode.ATTEMPT_FAILED, event.sentence)]
+            self._end(job, failed, permanent=event.permanent)
 
     def _order(self, job: LeasedJob, model: ModelSpec) -> JobOrder:
         inputs = tuple(
@@ -239,7 +238,7 @@ class Worker:
             return None
         return int((model.resources.memory_gb + LIBRARIES_GB) * 2**30)
 
-    def _keep(self, job: LeasedJob, result: Mapping[str, Any], notes: list[str]) -> None:
+    def _keep(self, job: LeasedJob, result: Mapping[str, Any], notes: Sequence[Reason]) -> None:
         labels = ResultFile(
             form=LABELS,
             study_instance_uid=job.study_instance_uid,
@@ -250,8 +249,8 @@ class Worker:
         crash_point("between encode and outbox")
         made = result["object"]
         if made is None:
-            sentence = "; ".join(dict.fromkeys(["nothing found", *notes]))
-            self._deps.leases.finish(job.id, self._owner, sentence)
+            nothing = Reason(ReasonCode.NOTHING_FOUND)
+            self._deps.leases.finish(job.id, self._owner, [nothing, *notes])
         else:
             seg = ResultFile(
                 form=FORM,
@@ -266,14 +265,13 @@ class Worker:
                 },
                 **_file(job, made),
             )
-            reasons = [Reason(ReasonCode(code), told) for code, told in result["implausible"]]
+            reasons = reasons_from_json(result["implausible"])
             is_kept_back = bool(reasons) and self._deps.holds_implausible
             self._deps.results.put_object(
                 job.id,
                 self._owner,
                 seg,
-                sentence=_how_it_ended(job.id, reasons, notes, is_kept_back=is_kept_back),
-                reasons=codes_of(reasons),
+                reasons=[*reasons, *notes],
                 is_kept_back=is_kept_back,
             )
             if reasons:
@@ -282,9 +280,9 @@ class Worker:
                 )
         log.info("job done", extra={"job": job.id, "object": made is not None})
 
-    def _end(self, job: LeasedJob, sentence: str, *, permanent: bool) -> None:
+    def _end(self, job: LeasedJob, reasons: Sequence[Reason], *, permanent: bool) -> None:
         try:
-            state = self._deps.leases.fail(job.id, self._owner, sentence, permanent=permanent)
+            state = self._deps.leases.fail(job.id, self._owner, reasons, permanent=permanent)
         except LeaseLost:
             log.warning("job cancelled or in other hands", extra={"job": job.id})
         except OperationalError:
@@ -293,7 +291,7 @@ class Worker:
         else:
             log.error(
                 "job attempt ended",
-                extra={"job": job.id, "sentence": sentence, "state": state.value},
+                extra={"job": job.id, "sentence": words.tell_all(reasons), "state": state.value},
             )
 
 
@@ -305,13 +303,11 @@ def _file(job: LeasedJob, facts: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _how_it_ended(
-    job_id: int, reasons: Sequence[Reason], notes: Sequence[str], *, is_kept_back: bool
-) -> str:
-    """The sentence of a job with a result; where it is kept back, with the command that frees it."""
-    implausible = [f"implausible: {in_one_sentence(reasons)}"] if reasons else []
-    said = "; ".join(dict.fromkeys([*implausible, *notes]))
-    return said + accept_hint(job_id) if is_kept_back else said
+def reasons_of(error: NodeError) -> Sequence[Reason]:
+    """Why a job failed, by the error that ended it."""
+    if isinstance(error, SeriesUnusable):
+        return error.reasons
+    return [told(ReasonCode.ATTEMPT_FAILED, str(error))]
 
 
 def _provenance(job: LeasedJob, model: ModelSpec) -> Provenance:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, and_, exists, func, or_, select, update
@@ -13,6 +13,7 @@ from node.database.engine import epoch_s, reading, writing
 from node.domain.association import Ending
 from node.domain.errors import NodeError
 from node.domain.instance import Instance, Origin, Transport
+from node.domain.reasons import reasons_from_json, reasons_to_json
 from node.domain.series import Evidence, Forced, SeriesRow, SeriesState
 from node.spool.tables import association, instance, peer_habit, series
 
@@ -163,13 +164,13 @@ class Arrivals:
     def put_series(self, row: SeriesRow, *, was: SeriesRow | None) -> bool:
         """Write a row if it is still as it was; False when another process was faster."""
         guard = (was.guard if was is not None else 0) + 1
-        values = asdict(row) | {
+        values = {each.name: getattr(row, each.name) for each in fields(row)} | {
             "state": row.state.value,
             "evidence": row.evidence.value,
             "forced": row.forced.value if row.forced else "",
+            "reasons": reasons_to_json(row.reasons),
             "guard": guard,
         }
-        values["reasons"] = list(row.reasons)
         with writing(self._engine) as connection:
             if was is None:
                 try:
@@ -311,5 +312,5 @@ def _series_row(row: Row[Any]) -> SeriesRow:
     known["forced"] = Forced(row.forced) if row.forced else None
     known["snapshot"] = row.snapshot or {}
     known["gate"] = row.gate or {}
-    known["reasons"] = tuple(row.reasons)
+    known["reasons"] = reasons_from_json(row.reasons)
     return SeriesRow(**known)

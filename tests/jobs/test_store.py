@@ -10,6 +10,7 @@ from sqlalchemy import Engine, select
 from node.database.engine import reading
 from node.domain.errors import LeaseLost, ResultRefused
 from node.domain.job import MatchState, Priority
+from node.domain.reasons import Reason, ReasonCode, told
 from node.jobs.leases import JobLeases
 from node.jobs.matches import MatchStore
 from node.jobs.results import ResultStore
@@ -106,7 +107,7 @@ def test_the_same_request_again_changes_nothing(road, make_request, make_file) -
 def test_a_parked_job_waits_for_a_person_whoever_asks(road, make_request) -> None:
     job_id, _ = road.jobs.enqueue(make_request())
     road.leases.lease("w", LEASE_S)
-    road.leases.fail(job_id, "w", "no good", permanent=True)
+    road.leases.fail(job_id, "w", [told(ReasonCode.ATTEMPT_FAILED, "no good")], permanent=True)
 
     road.jobs.enqueue(make_request(rule="lung"))
 
@@ -318,9 +319,10 @@ def test_nothing_found_is_done_without_an_object(road, make_request) -> None:
     job_id, _ = road.jobs.enqueue(make_request())
     road.leases.lease("w", LEASE_S)
 
-    road.leases.finish(job_id, "w", "nothing found")
+    road.leases.finish(job_id, "w", [Reason(ReasonCode.NOTHING_FOUND)])
 
-    assert (road.job(job_id).state, road.job(job_id).sentence) == ("done", "nothing found")
+    assert road.job(job_id).state == "done"
+    assert road.job(job_id).reasons == [{"code": "nothing_found", "facts": {}}]
     assert road.matches.state("chest", "1.2.3", 1) is MatchState.DONE
     assert road.deliveries() == {}
 
@@ -377,7 +379,7 @@ def test_a_held_match_becomes_queued_when_its_job_is_made(road, make_request) ->
         made_of={},
         revision=1,
         state=MatchState.HELD,
-        sentence="waits for more slices",
+        reasons=(told(ReasonCode.TOLD, "waits for more slices"),),
     )
     assert road.matches.put(report) == road.matches.put(report)
     assert road.matches.state("chest", "1.2.3", 1) is MatchState.HELD

@@ -13,13 +13,13 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from node.domain.errors import ConfigInvalid
-from node.domain.reasons import in_one_sentence
 from node.dryrun.inspect_folder import inspect_folder
 from node.infer.registry import load_model
 from node.pipeline.accept import spool_settings
 from node.pipeline.acceptance import refused_inputs
 from node.process.admin import NodeHealth
 from node.spool.space import SpaceGuard
+from node.words import tell_all
 from tests.cli.conftest import Segnode
 from tests.cli.conftest import segnode as segnode  # a fixture
 from tests.support.node_in_process import MODELS_PROBE, SharedWorker
@@ -70,7 +70,7 @@ def test_a_refused_series_is_parked_with_code_and_sentence_and_explained_alike(
     assert (row["state"], row["reasons"]) == ("parked", [code])
     assert words in row["sentence"]
     reasons = finding.series[0].rules[0].reasons
-    assert row["sentence"].startswith(in_one_sentence(reasons))
+    assert row["sentence"].startswith(tell_all(reasons))
 
 
 def test_too_little_of_the_body_is_parked_and_enough_is_not(

@@ -13,7 +13,7 @@ from node.jobs.series_work import SeriesWork
 from node.pipeline.retain import Retention
 from node.spool import space
 from tests.support.node_in_process import SharedWorker
-from tests.support.simulated_node import CT_RULE, SimulatedNode, ct, simulated_node
+from tests.support.simulated_node import CT_RULE, SimulatedNode, ct, said, simulated_node
 
 DAY_S = 86_400.0
 AT_ONCE = {"done": 0, "unmatched": 0, "parked": 0, "quarantine": 0, "results": 0}
@@ -130,9 +130,9 @@ def test_a_late_image_after_deletion_is_held_and_rerun_takes_all_of_it_again(
     node.run()
 
     assert held.state == "held"
-    assert "were deleted by retention" in held.sentence
-    assert f"segnode series rerun {held.series_instance_uid}" in held.sentence
-    assert asked_for.sentence == "its images were deleted by retention: send the series again"
+    assert "were deleted by retention" in said(held)
+    assert f"segnode series rerun {held.series_instance_uid}" in said(held)
+    assert said(asked_for) == "its images were deleted by retention: send the series again"
     assert len(node.series(ct(slices=9)).snapshot) == 9
     assert [row["state"] for row in node.table("job")] == ["done", "done"]
     assert len(node.delivered()) == 2
@@ -150,7 +150,7 @@ def test_a_decision_about_a_series_without_any_file_says_what_to_do(node: Simula
     node.tick()
 
     assert (row.state, row.forced) == ("held", None)
-    assert "send the series again" in row.sentence
+    assert "send the series again" in said(row)
     assert node.series(ct()).state == "discarded"
 
 
