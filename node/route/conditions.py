@@ -50,8 +50,13 @@ class OneOf:
         attribute = find_attribute(self.name)
         return _judge_any(self, header, lambda value: _folded(attribute, value) in self._folded)
 
+    @property
+    def asked(self) -> str:
+        """What is asked of the attribute, as it stands in the rule."""
+        return _listed(self.values)
+
     def __str__(self) -> str:
-        return f"{self.name}: {_listed(self.values)}"
+        return f"{self.name}: {self.asked}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,10 +79,15 @@ class Between:
         """Whether any value of the attribute lies in the range."""
         return _judge_any(self, header, lambda value: self.low <= _number(value) <= self.high)
 
-    def __str__(self) -> str:
+    @property
+    def asked(self) -> str:
+        """What is asked of the attribute, as it stands in the rule."""
         ends = (("min", self.low), ("max", self.high))
         inner = ", ".join(f"{word}: {end:.10g}" for word, end in ends if isfinite(end))
-        return f"{self.name}: {{{inner}}}"
+        return f"{{{inner}}}"
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.asked}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,8 +112,13 @@ class Contains:
             lambda value: any(part in str(_folded(attribute, value)) for part in parts),
         )
 
+    @property
+    def asked(self) -> str:
+        """What is asked of the attribute, as it stands in the rule."""
+        return f"{{contains: {_listed(self.parts)}}}"
+
     def __str__(self) -> str:
-        return f"{self.name}: {{contains: {_listed(self.parts)}}}"
+        return f"{self.name}: {self.asked}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,8 +152,13 @@ class Matches:
         text = str(value).strip().encode("utf-8", "replace").decode()
         return self._compiled.search(text) is not None
 
+    @property
+    def asked(self) -> str:
+        """What is asked of the attribute, as it stands in the rule."""
+        return f"{{matches: {self.pattern}}}"
+
     def __str__(self) -> str:
-        return f"{self.name}: {{matches: {self.pattern}}}"
+        return f"{self.name}: {self.asked}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,8 +184,13 @@ class Present:
         has_value = value == DIFFERS or any(str(each).strip() for each in found)
         return _verdict(self, Truth.of(has_value is self.expected), found=found)
 
+    @property
+    def asked(self) -> str:
+        """What is asked of the attribute, as it stands in the rule."""
+        return f"{{present: {str(self.expected).lower()}}}"
+
     def __str__(self) -> str:
-        return f"{self.name}: {{present: {str(self.expected).lower()}}}"
+        return f"{self.name}: {self.asked}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -321,7 +346,12 @@ def _verdict(
     condition: Leaf, truth: Truth, *, reason: str = "", found: tuple[Scalar, ...] = ()
 ) -> Verdict:
     return Verdict(
-        truth=truth, name=condition.name, clause=str(condition), reason=reason, found=found
+        truth=truth,
+        name=condition.name,
+        clause=str(condition),
+        asked=condition.asked,
+        reason=reason,
+        found=found,
     )
 
 

@@ -18,9 +18,7 @@ from node.route.conditions import (
     AnyOf,
     Between,
     Condition,
-    Contains,
     Leaf,
-    Matches,
     Not,
     OneOf,
     Present,
@@ -148,6 +146,4 @@ def _wishes(literals: Sequence[_Literal]) -> str:
 
 def _words(literal: _Literal) -> str:
     negation = "" if literal.wanted is Truth.TRUE else "not "
-    match literal.leaf:
-        case OneOf() | Between() | Contains() | Matches() | Present():
-            return negation + str(literal.leaf).partition(": ")[2]
+    return negation + literal.leaf.asked

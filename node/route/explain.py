@@ -100,8 +100,7 @@ def _true_clauses(verdict: Verdict, wanted: Truth) -> Iterator[tuple[Any, ...]]:
     if not verdict.children:
         is_ours = verdict.name in DERIVED and bool(DERIVED[verdict.name].values)
         found = tuple(map(str, verdict.found)) if is_ours else ()
-        asked = verdict.clause.partition(": ")[2]
-        yield verdict.name, asked, wanted is Truth.TRUE, found
+        yield verdict.name, verdict.asked, wanted is Truth.TRUE, found
     for child in verdict.children:
         yield from _true_clauses(child, wanted.negated() if verdict.name == "not" else wanted)
 
