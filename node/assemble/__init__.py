@@ -28,9 +28,7 @@ C.11.1 (Modality LUT).
 from node.assemble.activity import (
     Association,
     CountSource,
-    Ending,
     ExpectedCount,
-    Forced,
     SeriesActivity,
     peer_key,
     trusted_images_in_acquisition,
@@ -38,14 +36,12 @@ from node.assemble.activity import (
 from node.assemble.derive import DERIVED_ATTRIBUTES, contrast_of, derive, plane_name
 from node.assemble.evidence import (
     Completion,
-    CompletionState,
-    Evidence,
     judge_completion,
     learns_splitting,
 )
 from node.assemble.gate import GateVerdict, MinimumSize, is_regular, judge_geometry
 from node.assemble.phases import PhaseHints, phase_hints_of
-from node.assemble.revisions import Lateness, OldWork, Progress, is_amended, is_late, judge_late
+from node.assemble.revisions import Lateness, OldWork, is_late, judge_late
 from node.assemble.sequence import sequence_of
 from node.assemble.values import judge_quantity, judge_values
 from node.domain.completion_policy import CompletionPolicy, Late, OnGiveUp, OnRefused
@@ -55,12 +51,8 @@ __all__ = [
     "Association",
     "Completion",
     "CompletionPolicy",
-    "CompletionState",
     "CountSource",
-    "Ending",
-    "Evidence",
     "ExpectedCount",
-    "Forced",
     "GateVerdict",
     "Late",
     "Lateness",
@@ -69,11 +61,9 @@ __all__ = [
     "OnGiveUp",
     "OnRefused",
     "PhaseHints",
-    "Progress",
     "SeriesActivity",
     "contrast_of",
     "derive",
-    "is_amended",
     "is_late",
     "is_regular",
     "judge_completion",

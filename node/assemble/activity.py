@@ -9,16 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from node.domain.association import Ending
 from node.domain.header import Header, Missing
 from node.domain.instance import Origin
 from node.domain.loss import Loss
-
-
-class Ending(StrEnum):
-    """How an association ended."""
-
-    RELEASED = "released"
-    ABORTED = "aborted"
+from node.domain.series import Forced
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,14 +61,6 @@ class ExpectedCount:
 
     instances: int
     source: CountSource
-
-
-class Forced(StrEnum):
-    """What a person decided."""
-
-    PROCEED = "proceed"
-    RERUN = "rerun"
-    DISCARD = "discard"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

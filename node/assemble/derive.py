@@ -155,8 +155,13 @@ def _common(values: Sequence[int]) -> Value:
 
 def _spacing_mm(verdict: GateVerdict) -> Value:
     if verdict.spacing_mm is None:
-        return Missing("spacing cannot be measured: " + (verdict.sentence or "no stack"))
+        return Missing(f"spacing cannot be measured: {_faults(verdict)}")
     return (round(max(verdict.spacing_mm), 6),)
+
+
+def _faults(verdict: GateVerdict) -> str:
+    codes = dict.fromkeys(finding.code.value.replace("_", " ") for finding in verdict.findings)
+    return ", ".join(codes) or "no stack"
 
 
 def _orientation(verdict: GateVerdict) -> Value:

@@ -38,44 +38,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from itertools import pairwise
+from typing import Any
 
 from node.assemble.activity import (
     Association,
     CountSource,
-    Ending,
     ExpectedCount,
-    Forced,
     SeriesActivity,
 )
+from node.domain.association import Ending
 from node.domain.completion_policy import CompletionPolicy, OnGiveUp, OnRefused
-from node.domain.loss import refused_told
-from node.domain.reasons import ReasonCode
+from node.domain.loss import images_refused
+from node.domain.reasons import Reason, ReasonCode
+from node.domain.series import Evidence, Forced, SeriesState
 
 _PAUSES = 2.0
 _NEXT_HEARTBEAT_S = 1.0
-
-
-class CompletionState(StrEnum):
-    """State of a series; the values are those of the index."""
-
-    RECEIVING = "receiving"
-    COMPLETE = "complete"
-    HELD = "held"
-    DISCARDED = "discarded"
-
-
-class Evidence(StrEnum):
-    """What a completion rests on, stored and shown."""
-
-    NONE = ""
-    COUNT = "count"
-    RELEASE = "release"
-    QUIET = "quiet"
-    QUIET_MAX = "quiet_max"
-    GIVE_UP = "give_up"
-    PERSON = "person"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,13 +64,12 @@ class Completion:
     Args:
         look_again_at: The next time at which the answer can change by itself; None when only a new
             image, an association or a person can change it.
-        reasons: Why it is held.
+        reasons: Why it is in this state.
     """
 
-    state: CompletionState
+    state: SeriesState
     level: Evidence = Evidence.NONE
-    sentence: str
-    reasons: tuple[ReasonCode, ...] = ()
+    reasons: tuple[Reason, ...]
     look_again_at: float | None = None
 
 
@@ -99,7 +77,7 @@ class Completion:
 class _Wait:
     """Why it is not yet complete, and until when that holds."""
 
-    sentence: str
+    reason: Reason
     until: float
 
 
@@ -115,23 +93,14 @@ def judge_completion(activity: SeriesActivity, policy: CompletionPolicy, now: fl
     return _arrived(activity, policy, now)
 
 
-def go_on_without(series_instance_uid: str) -> str:
-    """How a sentence ends that says what a series in a node is held for."""
-    return f"go on without them with: segnode series proceed {series_instance_uid}"
-
-
 def _missing(activity: SeriesActivity, policy: CompletionPolicy, now: float) -> Completion:
     """Images are lost: held once it would be complete, for they explain what it lacks."""
     as_if = replace(activity, losses=(), expected=None, is_regular=True)
     arrived = _arrived(as_if, policy, now)
-    refused = refused_told(activity.losses, activity.instances)
-    if arrived.state is not CompletionState.COMPLETE:
-        return replace(arrived, sentence=f"{refused}; {arrived.sentence}")
-    return Completion(
-        state=CompletionState.HELD,
-        sentence=f"{refused}; {go_on_without(activity.series_instance_uid)}",
-        reasons=(ReasonCode.IMAGES_REFUSED,),
-    )
+    refused = images_refused(activity.losses, activity.instances)
+    if arrived.state is not SeriesState.COMPLETE:
+        return replace(arrived, reasons=(refused, *arrived.reasons))
+    return Completion(state=SeriesState.HELD, reasons=(refused,))
 
 
 def _arrived(activity: SeriesActivity, policy: CompletionPolicy, now: float) -> Completion:
@@ -148,9 +117,7 @@ def _arrived(activity: SeriesActivity, policy: CompletionPolicy, now: float) -> 
             waits.append(found)
     soonest = min(waits, key=lambda wait: wait.until)
     until = min((soonest.until, *_next_stale(activity, policy, now)))
-    return Completion(
-        state=CompletionState.RECEIVING, sentence=soonest.sentence, look_again_at=until
-    )
+    return Completion(state=SeriesState.RECEIVING, reasons=(soonest.reason,), look_again_at=until)
 
 
 def learns_splitting(activity: SeriesActivity, policy: CompletionPolicy, now: float) -> bool:
@@ -184,39 +151,31 @@ def _is_continued(
 def _forced(forced: Forced, activity: SeriesActivity) -> Completion:
     if forced is Forced.DISCARD:
         return Completion(
-            state=CompletionState.DISCARDED,
+            state=SeriesState.DISCARDED,
             level=Evidence.PERSON,
-            sentence="discarded by a person",
+            reasons=(Reason(ReasonCode.PERSON_DISCARDED),),
         )
-    of = f" of {activity.instances + activity.missing}" if activity.missing else ""
-    told = f"a person said to go on with {activity.instances}{of} images"
-    return _complete(Evidence.PERSON, told)
+    facts = {"images": activity.instances, "of": activity.instances + activity.missing}
+    return _complete(Evidence.PERSON, ReasonCode.PERSON_WENT_ON, **facts)
 
 
 def _short(
     activity: SeriesActivity, expected: ExpectedCount, policy: CompletionPolicy, now: float
 ) -> Completion:
     """A known count is not reached: nothing weaker counts until ``give_up_s``."""
-    short = f"{activity.instances} of {_count(expected)} images arrived"
+    facts = {"images": activity.instances, **_count(expected)}
     give_up_at = activity.last_received_at + policy.give_up_s
     if now < give_up_at:
-        return Completion(state=CompletionState.RECEIVING, sentence=short, look_again_at=give_up_at)
-    gave_up = f"{short}, none in the last {policy.give_up_s:.0f} s"
-    if policy.on_give_up is OnGiveUp.PROCEED:
-        return _complete(Evidence.GIVE_UP, f"{gave_up}: going on without the others")
-    if policy.on_give_up is OnGiveUp.DISCARD:
-        return Completion(
-            state=CompletionState.DISCARDED,
-            level=Evidence.GIVE_UP,
-            sentence=f"{gave_up}: discarded",
-        )
-    free = f"free it with: segnode series proceed {activity.series_instance_uid}"
-    return Completion(
-        state=CompletionState.HELD,
-        level=Evidence.GIVE_UP,
-        sentence=f"{gave_up}; {free}",
-        reasons=(ReasonCode.COUNT_NOT_REACHED,),
-    )
+        short = Reason(ReasonCode.COUNT_SHORT, facts)
+        return Completion(state=SeriesState.RECEIVING, reasons=(short,), look_again_at=give_up_at)
+    facts["none_for_s"] = policy.give_up_s
+    if policy.on_give_up is OnGiveUp.HOLD:
+        held = Reason(ReasonCode.COUNT_NOT_REACHED, facts)
+        return Completion(state=SeriesState.HELD, level=Evidence.GIVE_UP, reasons=(held,))
+    is_discarded = policy.on_give_up is OnGiveUp.DISCARD
+    gave_up = Reason(ReasonCode.GAVE_UP_WAITING, {**facts, "is_discarded": is_discarded})
+    state = SeriesState.DISCARDED if is_discarded else SeriesState.COMPLETE
+    return Completion(state=state, level=Evidence.GIVE_UP, reasons=(gave_up,))
 
 
 def _counted(
@@ -228,15 +187,12 @@ def _counted(
         return None
     settle_s = 0.0 if expected.source is CountSource.PEER else policy.release_settle_s
     if now < activity.last_received_at + settle_s:
-        return _Wait("the count was reached just now", activity.last_received_at + settle_s)
-    return _complete(Evidence.COUNT, f"all {_count(expected)} images arrived")
+        return _wait(ReasonCode.COUNT_JUST_REACHED, activity.last_received_at + settle_s)
+    return _complete(Evidence.COUNT, ReasonCode.COUNT_REACHED, **_count(expected))
 
 
-def _count(expected: ExpectedCount) -> str:
-    source = (
-        "the sender's count" if expected.source is CountSource.PEER else "Images in Acquisition"
-    )
-    return f"{expected.instances} ({source})"
+def _count(expected: ExpectedCount) -> dict[str, Any]:
+    return {"expected": expected.instances, "source": expected.source.value}
 
 
 def _released(
@@ -255,11 +211,9 @@ def _released(
     if _peer_is_busy(activity, carriers, closed_at, policy, now):
         return None
     if now < closed_at + policy.release_settle_s:
-        return _Wait("the association was released just now", closed_at + policy.release_settle_s)
+        return _wait(ReasonCode.JUST_RELEASED, closed_at + policy.release_settle_s)
     return _complete(
-        Evidence.RELEASE,
-        f"association released {now - closed_at:.1f} s ago, {activity.instances} images in a "
-        "regular stack",
+        Evidence.RELEASE, ReasonCode.RELEASED, ago_s=now - closed_at, images=activity.instances
     )
 
 
@@ -282,28 +236,21 @@ def _peer_is_busy(
 def _quiet(activity: SeriesActivity, policy: CompletionPolicy, now: float) -> Completion | _Wait:
     """Evidence (3) and (4)."""
     last = max(activity.last_received_at, activity.listening_since)
-    quiet_s = now - last
-    if now >= last + policy.quiet_max_s:
-        return _complete(
-            Evidence.QUIET_MAX, f"no image for {quiet_s:.0f} s, {activity.instances} images"
-        )
+    facts = {"quiet_s": now - last, "images": activity.instances}
+    at_the_latest = last + policy.quiet_max_s
+    if now >= at_the_latest:
+        return _complete(Evidence.QUIET_MAX, ReasonCode.QUIET_LONG, **facts)
     if not activity.is_regular:
-        why = f"{activity.instances} images are not yet a regular stack"
-        return _Wait(why, last + policy.quiet_max_s)
+        return _wait(ReasonCode.NOT_REGULAR_YET, at_the_latest, images=activity.instances)
     if _was_aborted_last(activity, policy, now):
-        why = "the association was aborted: waiting for the sender to come back"
-        return _Wait(why, last + policy.quiet_max_s)
+        return _wait(ReasonCode.ABORTED, at_the_latest)
     needed_s = _quiet_needed_s(activity, policy)
     heard_until = min((now, *_heartbeats(activity, policy, now)))
     if now >= last + needed_s > heard_until:
-        why = "the association has no heartbeat: its process may be gone"
-        return _Wait(why, now + _NEXT_HEARTBEAT_S)
+        return _wait(ReasonCode.NO_HEARTBEAT, now + _NEXT_HEARTBEAT_S)
     if now >= last + needed_s:
-        return _complete(
-            Evidence.QUIET,
-            f"no image for {quiet_s:.1f} s, {activity.instances} images in a regular stack",
-        )
-    return _Wait(f"waiting for {needed_s:.0f} s without an image", last + needed_s)
+        return _complete(Evidence.QUIET, ReasonCode.QUIET, **facts)
+    return _wait(ReasonCode.NOT_QUIET_YET, last + needed_s, needed_s=needed_s)
 
 
 def _heartbeats(activity: SeriesActivity, policy: CompletionPolicy, now: float) -> list[float]:
@@ -350,5 +297,9 @@ def _next_stale(activity: SeriesActivity, policy: CompletionPolicy, now: float) 
     ]
 
 
-def _complete(level: Evidence, sentence: str) -> Completion:
-    return Completion(state=CompletionState.COMPLETE, level=level, sentence=sentence)
+def _wait(code: ReasonCode, until: float, **facts: Any) -> _Wait:
+    return _Wait(Reason(code, facts), until)
+
+
+def _complete(level: Evidence, code: ReasonCode, **facts: Any) -> Completion:
+    return Completion(state=SeriesState.COMPLETE, level=level, reasons=(Reason(code, facts),))

@@ -36,7 +36,7 @@ from node.assemble.values import judge_quantity, judge_values
 from node.domain.frames import Frame, Triple
 from node.domain.grid import Grid, Stack
 from node.domain.quantity import Quantity
-from node.domain.reasons import Reason, ReasonCode, in_one_sentence
+from node.domain.reasons import Reason, ReasonCode
 
 DRIFT_PIXELS = 0.5
 _SHORT_LIST = 12
@@ -69,7 +69,7 @@ class GateVerdict:
     """
 
     findings: tuple[Reason, ...]
-    notes: tuple[str, ...] = ()
+    notes: tuple[Reason, ...] = ()
     stack: Stack | None = None
     images: int
     orientations: int = 0
@@ -80,14 +80,6 @@ class GateVerdict:
     def __post_init__(self) -> None:
         if (self.stack is None) != bool(self.findings):
             raise ValueError("a verdict has either findings or a stack")
-
-    @property
-    def sentence(self) -> str:
-        """All findings in one line, or what the volume is."""
-        if self.stack is None:
-            return in_one_sentence(self.findings)
-        slices, rows, columns = self.stack.grid.shape
-        return "; ".join((f"one volume of {slices} slices of {rows} x {columns}", *self.notes))
 
 
 def judge_geometry(
@@ -105,7 +97,7 @@ def judge_geometry(
             header; without them a mix of phases is found but its split is not named.
     """
     if not frames:
-        return GateVerdict(findings=(Reason(ReasonCode.NO_IMAGES, "no images"),), images=0)
+        return GateVerdict(findings=(Reason(ReasonCode.NO_IMAGES),), images=0)
     findings = [*_frame_of_reference(frames)]
     placed, unplaced = _placed(frames)
     findings += unplaced
@@ -115,7 +107,7 @@ def judge_geometry(
     planes = (
         planes_of(placed) if placed and not unplaced and _is_one_plane(placed, groups) else None
     )
-    notes: list[str] = []
+    notes: list[Reason] = []
     if planes is not None:
         findings += _positions(planes, phase_hints)
         findings += _steps(planes)
@@ -164,13 +156,9 @@ def _placed(frames: Sequence[Frame]) -> tuple[list[Frame], list[Reason]]:
         )
         if None in values
     ]
-    what = " and ".join(absent)
-    if not placed:
-        sentence = f"no positions at all: {what} absent or malformed"
-        return placed, [Reason(ReasonCode.NO_POSITION, sentence)]
     count = len(frames) - len(placed)
-    sentence = f"{count} of {len(frames)} images without a place: {what} absent or malformed"
-    return placed, [Reason(ReasonCode.NO_POSITION, sentence)]
+    facts = {"attributes": absent, "count": count, "of": len(frames)}
+    return placed, [Reason(ReasonCode.NO_POSITION, facts)]
 
 
 def _is_one_plane(placed: Sequence[Frame], groups: Sequence[Sequence[int]]) -> bool:
@@ -180,29 +168,23 @@ def _is_one_plane(placed: Sequence[Frame], groups: Sequence[Sequence[int]]) -> b
 def _frame_of_reference(frames: Sequence[Frame]) -> Iterable[Reason]:
     uids = {frame.frame_of_reference_uid for frame in frames}
     named = uids - {None}
-    if not named:
-        yield Reason(ReasonCode.NO_FRAME_OF_REFERENCE, "no Frame of Reference")
-    elif None in uids:
+    if None in uids:
         count = sum(frame.frame_of_reference_uid is None for frame in frames)
-        sentence = f"no Frame of Reference in {count} of {len(frames)} images"
-        yield Reason(ReasonCode.NO_FRAME_OF_REFERENCE, sentence)
+        yield Reason(ReasonCode.NO_FRAME_OF_REFERENCE, {"count": count, "of": len(frames)})
     if len(named) > 1:
-        sentence = f"{len(named)} Frames of Reference: positions cannot be compared"
-        yield Reason(ReasonCode.FRAMES_OF_REFERENCE_DIFFER, sentence)
+        yield Reason(ReasonCode.FRAMES_OF_REFERENCE_DIFFER, {"count": len(named)})
 
 
 def _orientations(placed: Sequence[Frame], groups: Sequence[Sequence[int]]) -> Iterable[Reason]:
     if len(groups) > 1:
-        sizes = "/".join(str(len(group)) for group in groups[:_SHORT_LIST])
-        name = "two" if len(groups) == 2 else str(len(groups))
-        text = f"{name} orientations in one series ({sizes} images)"
         parts = ([placed[i] for i in group] for group in groups)
-        if all(len(part) > 2 and is_regular(part) for part in parts):
-            text += ": could be split by Image Orientation (Patient)"
-        yield Reason(ReasonCode.ORIENTATIONS_DIFFER, text)
+        facts = {
+            "sizes": [len(group) for group in groups],
+            "could_be_split": all(len(part) > 2 and is_regular(part) for part in parts),
+        }
+        yield Reason(ReasonCode.ORIENTATIONS_DIFFER, facts)
     elif groups and not spans_a_plane(common_orientation(placed)):
-        sentence = "Image Orientation (Patient) is not two unit vectors at right angles"
-        yield Reason(ReasonCode.ORIENTATION_MALFORMED, sentence)
+        yield Reason(ReasonCode.ORIENTATION_MALFORMED)
 
 
 def _matrix(
@@ -213,24 +195,19 @@ def _matrix(
     parts = [[placed[i] for i in group] for group in groups] if is_whole else [list(frames)]
     if any(len({(f.rows, f.columns) for f in part}) > 1 for part in parts):
         sizes = Counter((f.rows, f.columns) for f in frames).most_common(3)
-        named = ", ".join(f"{rows} x {columns}" for (rows, columns), _ in sizes)
-        sentence = f"different numbers of rows and columns: {named}"
-        yield Reason(ReasonCode.MATRIX_DIFFERS, sentence)
+        yield Reason(ReasonCode.MATRIX_DIFFERS, {"sizes": [size for size, _ in sizes]})
     spacings = {f.pixel_spacing_mm for f in frames}
     absent = sum(f.pixel_spacing_mm is None for f in frames)
     malformed = sum(not _is_usable(f.pixel_spacing_mm) for f in frames) - absent
     if absent:
-        sentence = f"no Pixel Spacing in {absent} of {len(frames)} images"
-        yield Reason(ReasonCode.NO_PIXEL_SPACING, sentence)
+        yield Reason(ReasonCode.NO_PIXEL_SPACING, {"count": absent, "of": len(frames)})
     if malformed:
-        sentence = f"Pixel Spacing malformed in {malformed} of {len(frames)} images"
-        yield Reason(ReasonCode.PIXEL_SPACING_MALFORMED, sentence)
+        yield Reason(ReasonCode.PIXEL_SPACING_MALFORMED, {"count": malformed, "of": len(frames)})
     if not absent + malformed and any(
         _spacing_differs({f.pixel_spacing_mm for f in part}) for part in parts
     ):
         known = sorted(s for s in spacings if s is not None)
-        named = ", ".join(f"{a:.4g} x {b:.4g} mm" for a, b in known[:3])
-        yield Reason(ReasonCode.PIXEL_SPACING_DIFFERS, f"different Pixel Spacing: {named}")
+        yield Reason(ReasonCode.PIXEL_SPACING_DIFFERS, {"spacings_mm": known[:3]})
 
 
 def _is_usable(spacing: tuple[float, float] | None) -> TypeGuard[tuple[float, float]]:
@@ -249,20 +226,12 @@ def _positions(planes: Planes, hints: Sequence[PhaseHints]) -> Iterable[Reason]:
     each = {len(plane) for plane in planes.members}
     if len(each) > 1:
         crowded = [i + 1 for i, plane in enumerate(planes.members) if len(plane) > 1]
-        where = ", ".join(str(number) for number in crowded[:_SHORT_LIST])
-        more = ", ..." if len(crowded) > _SHORT_LIST else ""
-        number = "two" if max(each) == 2 else f"up to {max(each)}"
-        sentence = f"{number} images at one position: at slice {where}{more} of {count}"
-        yield Reason(ReasonCode.SAME_POSITION, sentence)
+        facts = {"most": max(each), "at_slices": crowded, "of": count}
+        yield Reason(ReasonCode.SAME_POSITION, facts)
         return
     per_plane = each.pop()
-    if count == 1:
-        sentence = f"{'two' if per_plane == 2 else per_plane} images at one position"
-        yield Reason(ReasonCode.SAME_POSITION, sentence)
-        return
-    text = f"{images} images, {per_plane} images at each of {count} positions"
-    split = how_split(planes.members, hints) if len(hints) == images else ""
-    yield Reason(ReasonCode.SAME_POSITION, f"{text}: {split}" if split else text)
+    phases = how_split(planes.members, hints) if len(hints) == images and count > 1 else {}
+    yield Reason(ReasonCode.SAME_POSITION, {"each": per_plane, "positions": count, **phases})
 
 
 def _steps(planes: Planes) -> Iterable[Reason]:
@@ -270,33 +239,24 @@ def _steps(planes: Planes) -> Iterable[Reason]:
         return
     gaps, uneven = planes.gaps(), planes.uneven_steps()
     for before, missing in gaps[:_SHORT_LIST]:
-        slices = "slice" if missing == 1 else "slices"
-        where = _listed(planes, before)
-        sentence = f"gap: {missing} {slices} missing after slice {before} ({where})"
-        yield Reason(ReasonCode.GAP, sentence)
+        yield Reason(
+            ReasonCode.GAP, {"missing": missing, "after_slice": before, **_measured(planes, before)}
+        )
     if len(gaps) > _SHORT_LIST:
-        yield Reason(ReasonCode.GAP, f"{len(gaps) - _SHORT_LIST} more gaps")
+        yield Reason(ReasonCode.GAP, {"more": len(gaps) - _SHORT_LIST})
     if uneven:
-        where = "/".join(str(number) for number in uneven[:_SHORT_LIST])
-        yield Reason(
-            ReasonCode.UNEVEN_SPACING,
-            f"uneven spacing after slice {where}: up to {planes.worst_uneven_step:.1%} off "
-            f"({_listed(planes, uneven[0])})",
-        )
+        facts = {"after_slices": uneven[:_SHORT_LIST], "worst": planes.worst_uneven_step}
+        yield Reason(ReasonCode.UNEVEN_SPACING, {**facts, **_measured(planes, uneven[0])})
     elif not gaps and not planes.is_even:
-        yield Reason(
-            ReasonCode.UNEVEN_SPACING,
-            "uneven spacing: small steps add up, a slice lies "
-            f"{planes.worst_place:.2g} spacings from its place",
-        )
+        yield Reason(ReasonCode.UNEVEN_SPACING, {"worst_place": planes.worst_place})
 
 
-def _listed(planes: Planes, before: int) -> str:
+def _measured(planes: Planes, before: int) -> dict[str, object]:
     """The steps of a short stack, or the one step in question and the usual one."""
-    steps = planes.steps_mm
+    steps = [float(step) for step in planes.steps_mm]
     if len(steps) <= _SHORT_LIST:
-        return f"steps {'/'.join(f'{step:.4g}' for step in steps)} mm"
-    return f"step {steps[before - 1]:.4g} mm, elsewhere {planes.spacing_mm:.4g} mm"
+        return {"steps_mm": steps}
+    return {"step_mm": steps[before - 1], "elsewhere_mm": float(planes.spacing_mm)}
 
 
 def _drift(planes: Planes, pixel_spacing_mm: tuple[float, float] | None) -> Iterable[Reason]:
@@ -305,14 +265,10 @@ def _drift(planes: Planes, pixel_spacing_mm: tuple[float, float] | None) -> Iter
     pixels, drift = planes.drift_pixels(pixel_spacing_mm)
     if drift <= DRIFT_PIXELS + ROUNDING:
         return
+    facts = {"drift_pixels": float(drift)}
     if _is_along_a_line(pixels):
-        yield Reason(
-            ReasonCode.SHEAR,
-            f"shear {planes.shear_degrees():.3g} degrees: slices drift sideways by {drift:.3g} "
-            "pixels over the stack (gantry tilt)",
-        )
-    else:
-        yield Reason(ReasonCode.SHEAR, f"slices lie up to {drift:.3g} pixels beside each other")
+        facts["degrees"] = float(planes.shear_degrees())
+    yield Reason(ReasonCode.SHEAR, facts)
 
 
 def _is_along_a_line(pixels: Floats) -> bool:
@@ -321,13 +277,15 @@ def _is_along_a_line(pixels: Floats) -> bool:
     return float(np.linalg.norm(pixels - index * pixels[-1], axis=1).max()) <= DRIFT_PIXELS
 
 
-def _jitter(planes: Planes) -> Iterable[str]:
+def _jitter(planes: Planes) -> Iterable[Reason]:
     if planes.count > 1 and planes.worst_step > REGULAR + ROUNDING:
-        low, high = float(planes.steps_mm.min()), float(planes.steps_mm.max())
-        yield (
-            f"spacing jitter {planes.worst_step:.1%}: steps {low:.4g} to {high:.4g} mm, "
-            f"median {planes.spacing_mm:.4g} mm"
-        )
+        facts = {
+            "worst": float(planes.worst_step),
+            "low_mm": float(planes.steps_mm.min()),
+            "high_mm": float(planes.steps_mm.max()),
+            "median_mm": float(planes.spacing_mm),
+        }
+        yield Reason(ReasonCode.SPACING_JITTER, facts)
 
 
 def _size(
@@ -336,14 +294,13 @@ def _size(
     """Too few slices, rows or columns; a mix of images is named as such and not counted."""
     is_mix = is_explained or (planes is not None and planes.has_duplicates)
     if len(frames) == 1:
-        yield Reason(ReasonCode.ONE_SLICE, "one slice: not a volume")
+        yield Reason(ReasonCode.ONE_SLICE)
     elif not is_mix and len(frames) < minimum.slices:
-        sentence = f"{len(frames)} slices, the model needs {minimum.slices}"
-        yield Reason(ReasonCode.TOO_SMALL, sentence)
+        yield Reason(ReasonCode.TOO_SMALL, {"slices": len(frames), "needed": minimum.slices})
     rows, columns = min(f.rows for f in frames), min(f.columns for f in frames)
     if rows < minimum.rows or columns < minimum.columns:
-        needs = f"the model needs {minimum.rows} x {minimum.columns}"
-        yield Reason(ReasonCode.TOO_SMALL, f"{rows} x {columns} pixels, {needs}")
+        facts = {"pixels": (rows, columns), "needed": (minimum.rows, minimum.columns)}
+        yield Reason(ReasonCode.TOO_SMALL, facts)
 
 
 def _spacing(frames: Sequence[Frame], planes: Planes | None) -> Triple | None:

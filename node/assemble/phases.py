@@ -57,8 +57,8 @@ def phase_hints_of(instance: Dataset) -> tuple[PhaseHints, ...]:
     return tuple(hints)
 
 
-def how_split(planes: Sequence[Sequence[int]], hints: Sequence[PhaseHints]) -> str:
-    """How the images of every plane could be told apart, or empty where the headers do not tell.
+def how_split(planes: Sequence[Sequence[int]], hints: Sequence[PhaseHints]) -> dict[str, object]:
+    """How the images of every plane could be told apart, as facts; empty where nothing tells.
 
     Images of different kinds (Image Type, Frame Type) are named first: what else differs between a
     magnitude image and a field map makes them no phases of one thing.
@@ -71,13 +71,13 @@ def how_split(planes: Sequence[Sequence[int]], hints: Sequence[PhaseHints]) -> s
     for keyword in KINDS:
         kinds = _alike_in_all(keyword, planes, hints)
         if kinds == images:
-            return f"could be split into {kinds} kinds of image by {keyword}"
+            return {"kinds": kinds, "by": keyword, "could_be_split": True}
         if kinds > 1:
-            return f"{kinds} kinds of image by {keyword}"
+            return {"kinds": kinds, "by": keyword, "could_be_split": False}
     for keyword in SPLITTERS:
         if _alike_in_all(keyword, planes, hints) == images:
-            return f"could be split into {images} phases by {keyword}"
-    return ""
+            return {"phases": images, "by": keyword}
+    return {}
 
 
 def _alike_in_all(

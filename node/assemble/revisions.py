@@ -9,18 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import IntEnum, StrEnum
+from enum import StrEnum
 
 from node.domain.completion_policy import CompletionPolicy, Late
-
-
-class Progress(IntEnum):
-    """How far the work of a revision went; the furthest of its jobs and deliveries counts."""
-
-    NO_JOB = 0
-    QUEUED = 1
-    IN_WORK = 2
-    DELIVERED = 3
+from node.domain.job import Progress
+from node.domain.reasons import Reason, ReasonCode
 
 
 class OldWork(StrEnum):
@@ -44,7 +37,7 @@ class Lateness:
     revision: int
     old_work: OldWork
     is_held: bool
-    sentence: str
+    reason: Reason
 
 
 def is_late(snapshot: Mapping[str, int], sop_instance_uid: str) -> bool:
@@ -56,18 +49,12 @@ def is_late(snapshot: Mapping[str, int], sop_instance_uid: str) -> bool:
     return bool(snapshot) and sop_instance_uid not in snapshot
 
 
-def is_amended(snapshot: Mapping[str, int], sop_instance_uid: str, version: int) -> bool:
-    """Whether it is a newer copy of an instance in the snapshot: a later job uses its header."""
-    return snapshot.get(sop_instance_uid, version) < version
-
-
 def judge_late(
     policy: CompletionPolicy,
     *,
     revision: int,
     progress: Progress,
     late_instances: int,
-    series_instance_uid: str,
 ) -> Lateness:
     """What late instances do to revision ``revision``, which is in force.
 
@@ -77,26 +64,13 @@ def judge_late(
     """
     if revision < 1 or late_instances < 1:
         raise ValueError("only instances after a first snapshot are late")
-    images = "1 image" if late_instances == 1 else f"{late_instances} images"
+    late = Reason(ReasonCode.LATE_IMAGES, {"images": late_instances, "revision": revision})
     if progress is Progress.DELIVERED and policy.late is Late.HOLD:
-        return Lateness(
-            revision=revision,
-            old_work=OldWork.NOTHING,
-            is_held=True,
-            sentence=(
-                f"{images} came after the result of revision {revision} was delivered; "
-                f"run again with: segnode series rerun {series_instance_uid}"
-            ),
-        )
+        return Lateness(revision=revision, old_work=OldWork.NOTHING, is_held=True, reason=late)
     old_work = {
         Progress.NO_JOB: OldWork.NOTHING,
         Progress.QUEUED: OldWork.CANCEL,
         Progress.IN_WORK: OldWork.WITHHOLD,
         Progress.DELIVERED: OldWork.SUPERSEDE,
     }[progress]
-    return Lateness(
-        revision=revision + 1,
-        old_work=old_work,
-        is_held=False,
-        sentence=f"{images} came after revision {revision}: revision {revision + 1}",
-    )
+    return Lateness(revision=revision + 1, old_work=old_work, is_held=False, reason=late)

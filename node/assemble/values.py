@@ -40,19 +40,13 @@ def judge_quantity(frames: Sequence[Frame], wanted: Collection[Quantity]) -> lis
     quantity = found.pop()
     given = given_as(quantity, wanted)
     if given is None:
-        takes = " or ".join(wanted)
-        return [
-            Reason(
-                ReasonCode.QUANTITY_NOT_TAKEN,
-                f"the model takes {takes}, the series is {_named(quantity, groups)}",
-            )
-        ]
+        facts = {"takes": list(wanted), **_named(quantity, groups)}
+        return [Reason(ReasonCode.QUANTITY_NOT_TAKEN, facts)]
     if given is not quantity:
         try:
             suv_factor({values.uptake for values, _ in groups if values.uptake is not None})
         except SeriesUnusable as unusable:
-            takes = f"the model takes {given}, the series is {quantity}"
-            return [Reason(r.code, f"{takes}, and {r.sentence}") for r in unusable.findings]
+            return [r.having(takes=given.value, is_given=quantity.value) for r in unusable.reasons]
     return []
 
 
@@ -72,7 +66,7 @@ def _bits(groups: Sequence[tuple[StoredValues, int]], count: int) -> list[Reason
     for values, number in groups:
         for fault in values.format.faults():
             found[fault] += number
-    return [Reason(fault.code, f"{fault.sentence} {_in(n, count)}") for fault, n in found.items()]
+    return [fault.having(count=n, of=count) for fault, n in found.items()]
 
 
 def _rescale(frames: Sequence[Frame], count: int) -> list[Reason]:
@@ -84,17 +78,12 @@ def _rescale(frames: Sequence[Frame], count: int) -> list[Reason]:
         > _LARGEST
         for frame in frames
     )
-    found = []
-    if malformed:
-        sentence = f"Rescale Slope or Intercept malformed {_in(malformed, count)}"
-        found.append(Reason(ReasonCode.RESCALE_MALFORMED, sentence))
-    if beyond:
-        sentence = f"Rescale Slope or Intercept too large for any number {_in(beyond, count)}"
-        found.append(Reason(ReasonCode.RESCALE_MALFORMED, sentence))
-    if zero:
-        sentence = f"Rescale Slope 0 {_in(zero, count)}"
-        found.append(Reason(ReasonCode.RESCALE_SLOPE_ZERO, sentence))
-    return found
+    codes: tuple[tuple[ReasonCode, int, dict[str, bool]], ...] = (
+        (ReasonCode.RESCALE_MALFORMED, malformed, {}),
+        (ReasonCode.RESCALE_MALFORMED, beyond, {"is_too_large": True}),
+        (ReasonCode.RESCALE_SLOPE_ZERO, zero, {}),
+    )
+    return [Reason(code, {"count": n, "of": count, **more}) for code, n, more in codes if n]
 
 
 def _lut(groups: Sequence[tuple[StoredValues, int]], count: int) -> list[Reason]:
@@ -106,12 +95,11 @@ def _lut(groups: Sequence[tuple[StoredValues, int]], count: int) -> list[Reason]
         elif values.lut is not None and (values.has_slope or values.has_intercept):
             both += number
     found = [
-        Reason(ReasonCode.MODALITY_LUT_MALFORMED, f"{fault} {_in(number, count)}")
+        Reason(ReasonCode.MODALITY_LUT_MALFORMED, {"fault": fault, "count": number, "of": count})
         for fault, number in malformed.items()
     ]
     if both:
-        sentence = f"Modality LUT Sequence beside Rescale Slope or Intercept {_in(both, count)}"
-        found.append(Reason(ReasonCode.MODALITY_LUT_AND_RESCALE, sentence))
+        found.append(Reason(ReasonCode.MODALITY_LUT_AND_RESCALE, {"count": both, "of": count}))
     return found
 
 
@@ -120,35 +108,36 @@ def _absent(groups: Sequence[tuple[StoredValues, int]], count: int) -> list[Reas
     plain = [(values, n) for values, n in groups if values.lut is None and not values.lut_fault]
     is_used = any(values.has_slope or values.has_intercept for values, _ in plain)
     is_used = is_used or len(plain) < len(groups)
-    missing: Counter[str] = Counter()
+    missing: Counter[tuple[str, ...]] = Counter()
     for values, number in plain:
         if not values.is_rescale_due and not is_used:
             continue
-        names = [
+        names = tuple(
             name
             for name, is_there in (
                 ("Rescale Slope", values.has_slope),
                 ("Rescale Intercept", values.has_intercept),
             )
             if not is_there
-        ]
+        )
         if names:
-            missing[" and ".join(names)] += number
+            missing[names] += number
     return [
-        Reason(ReasonCode.RESCALE_ABSENT, f"{names} absent or empty {_in(number, count)}")
+        Reason(ReasonCode.RESCALE_ABSENT, {"attributes": names, "count": number, "of": count})
         for names, number in missing.items()
     ]
 
 
 def _quantities(groups: Sequence[tuple[StoredValues, int]]) -> list[Reason]:
     """Different quantities among images whose values are transformed as they must be."""
-    counts: Counter[str] = Counter()
+    counts: Counter[tuple[str, str]] = Counter()
     for values, number in _sound(groups):
-        counts[_named(values.quantity, [(values, number)])] += number
+        why = values.why if values.quantity is Quantity.UNSPECIFIED else ""
+        counts[values.quantity.value, why] += number
     if len(counts) < 2:
         return []
-    named = ", ".join(f"{what} in {number}" for what, number in counts.most_common(4))
-    return [Reason(ReasonCode.QUANTITY_DIFFERS, f"images of different quantities: {named}")]
+    found = [(*which, number) for which, number in counts.most_common(4)]
+    return [Reason(ReasonCode.QUANTITY_DIFFERS, {"quantities": found})]
 
 
 def _sound(groups: Sequence[tuple[StoredValues, int]]) -> list[tuple[StoredValues, int]]:
@@ -162,16 +151,12 @@ def _is_sound(values: StoredValues) -> bool:
     return not values.is_rescale_due or (values.has_slope and values.has_intercept)
 
 
-def _named(quantity: Quantity, groups: Iterable[tuple[StoredValues, int]]) -> str:
+def _named(quantity: Quantity, groups: Iterable[tuple[StoredValues, int]]) -> dict[str, object]:
+    """A quantity as facts, with why it is unspecified."""
     if quantity is not Quantity.UNSPECIFIED:
-        return quantity.value
+        return {"is_given": quantity.value}
     whys = dict.fromkeys(values.why for values, _ in groups if values.why)
-    why = ", ".join(list(whys)[:3])
-    return f"unspecified ({why})" if why else "unspecified"
-
-
-def _in(number: int, count: int) -> str:
-    return f"in {number} of {count} images"
+    return {"is_given": quantity.value, "whys": list(whys)[:3]}
 
 
 def quantity_of(frames: Iterable[Frame]) -> tuple[Quantity, str] | None:

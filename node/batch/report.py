@@ -10,7 +10,6 @@ from typing import Any
 from pydicom.uid import UID
 from sqlalchemy import Engine
 
-from node.assemble.evidence import go_on_without
 from node.batch.take_in import TakenIn
 from node.batch.workers import EVERYTHING, seconds_of
 from node.batch.writer import ResultWriter, WrittenFiles, source_of
@@ -19,11 +18,10 @@ from node.domain.job import JobState, MatchState
 from node.domain.series import SeriesState
 from node.infer.registry import ModelSpec
 from node.jobs.catalog import JobCatalog
-from node.jobs.store import accept_hint
 from node.jobs.values import LABELS
 from node.pipeline.build import Plan
-from node.pipeline.matching import judge_again
 from node.spool.catalog import SpoolCatalog
+from node.words import Audience, show_job, show_match, show_series
 
 Row = Mapping[str, Any]
 
@@ -78,10 +76,15 @@ def report_run(
 ) -> RunReport:
     """What became of each series and file, by the rows that the run left."""
     catalog, spool = JobCatalog(engine), SpoolCatalog(engine)
-    series, _ = spool.list_series(limit=EVERYTHING)
-    outcomes = [_outcome(current, catalog, writer, row) for row in matches_in_force(catalog)]
+    audience = _audience(current)
+    rows, _ = spool.list_series(limit=EVERYTHING)
+    series = [show_series(row, audience) for row in rows]
+    outcomes = [
+        _outcome(current, catalog, writer, show_match(row, audience), audience)
+        for row in matches_in_force(catalog)
+    ]
     outcomes += _never_judged(series, outcomes)
-    outcomes = [_in_words(current, spool, outcome) for outcome in outcomes]
+    outcomes = [_with_kind(spool, outcome) for outcome in outcomes]
     return RunReport(
         series=series,
         outcomes=sorted(outcomes, key=lambda outcome: (outcome.series_instance_uid, outcome.rule)),
@@ -105,9 +108,17 @@ def matches_in_force(catalog: JobCatalog) -> list[Row]:
     return [row for row in newest.values() if row["revision"] == last[row["series_key"]]]
 
 
-def _outcome(current: Plan, catalog: JobCatalog, writer: ResultWriter, row: Row) -> RunOutcome:
-    job = catalog.get_job(row["job_id"]) if row["job_id"] is not None else None
-    if job is None:
+def _audience(current: Plan) -> Audience:
+    """Where models were asked for there are rules, one for each, but nobody has written any."""
+    is_of_models = all(active.rule.name == active.model.name for active in current.rules)
+    return Audience.RUN_OF_MODELS if is_of_models else Audience.RUN
+
+
+def _outcome(
+    current: Plan, catalog: JobCatalog, writer: ResultWriter, row: Row, audience: Audience
+) -> RunOutcome:
+    found = catalog.get_job(row["job_id"]) if row["job_id"] is not None else None
+    if found is None:
         return RunOutcome(
             rule=row["rule"],
             series_instance_uid=next(iter(row["roles"].values())),
@@ -115,6 +126,7 @@ def _outcome(current: Plan, catalog: JobCatalog, writer: ResultWriter, row: Row)
             sentence=row["sentence"],
             reasons=tuple(row["reasons"]),
         )
+    job = show_job(found, audience)
     model = current.models[job["model"]]
     is_done = job["state"] == JobState.DONE
     written = writer.written(job) if is_done else WrittenFiles()
@@ -123,7 +135,7 @@ def _outcome(current: Plan, catalog: JobCatalog, writer: ResultWriter, row: Row)
         rule=row["rule"],
         series_instance_uid=source_of(job, model),
         state=row["state"],
-        sentence="; ".join(filter(None, [_sentence_of(job), written.sentence])),
+        sentence="; ".join(filter(None, [job["sentence"], written.sentence])),
         reasons=tuple(row["reasons"]),
         model=model.name,
         parameters=job["parameters"],
@@ -133,14 +145,6 @@ def _outcome(current: Plan, catalog: JobCatalog, writer: ResultWriter, row: Row)
         seconds=seconds_of(job) if is_done else None,
         is_failure=not is_done or bool(written.sentence),
     )
-
-
-def _sentence_of(job: Row) -> str:
-    """What a job says of itself; of one that is kept back, with what this command can do."""
-    sentence, hint = str(job["sentence"]), accept_hint(job["id"])
-    if not sentence.endswith(hint):
-        return sentence
-    return f"{sentence.removesuffix(hint)}: not written without --accept-implausible"
 
 
 def volumes_by_name(model: ModelSpec, summary: Mapping[str, Any]) -> Mapping[str, float]:
@@ -169,25 +173,15 @@ def _never_judged(series: Sequence[Row], outcomes: Sequence[RunOutcome]) -> list
     ]
 
 
-def _in_words(current: Plan, spool: SpoolCatalog, outcome: RunOutcome) -> RunOutcome:
-    """The outcome with a reason that holds without a node, and with what the series is.
-
-    Where models were asked for there are rules, one for each, but nobody has written any.
-    """
+def _with_kind(spool: SpoolCatalog, outcome: RunOutcome) -> RunOutcome:
+    """The outcome of a series that no model took, with what the series is."""
     if outcome.model:
         return outcome
-    uid = outcome.series_instance_uid
-    row = spool.get_series(uid)
+    row = spool.get_series(outcome.series_instance_uid)
     header = Header.from_json(row["header"] or {}) if row else Header()
-    sentence = outcome.sentence.removesuffix(judge_again(uid))
-    if sentence.endswith(go_on_without(uid)):
-        sentence = f"{sentence.removesuffix(go_on_without(uid))}go on without them with: --proceed"
-    if all(active.rule.name == active.model.name for active in current.rules):
-        sentence = sentence.replace("no rule fired: ", "no model takes it: ")
-        for active in current.rules:
-            sentence = sentence.replace(f"rule {active.rule.name}: ", f"{active.rule.name}: ")
+    kind = ""
     if outcome.state == MatchState.NOT_AN_INPUT:
-        sentence = f"{UID(header.text('SOPClassUID')).name or 'mixed classes'}: {sentence}"
+        kind = f"{UID(header.text('SOPClassUID')).name or 'mixed classes'}: "
     elif header.get("is_localizer") == (True,):
-        sentence = f"localizer: {sentence}"
-    return replace(outcome, sentence=sentence)
+        kind = "localizer: "
+    return replace(outcome, sentence=kind + outcome.sentence)

@@ -20,7 +20,7 @@ from node.infer.assets import locked_licences, missing_assets
 from node.infer.registry import FoundModels, ModelSpec, default_models_folder, find_models
 from node.pipeline.build import Plan, plan
 from node.pipeline.forms import FORMS
-from node.pipeline.matching import ActiveRule
+from node.pipeline.judge import ActiveRule
 
 DEFAULT_MODEL = "ct_tissue"
 

@@ -22,7 +22,7 @@ from node.database.migrate import migrate
 from node.domain.completion_policy import CompletionPolicy, OnGiveUp, OnRefused
 from node.domain.errors import ConfigInvalid, NodeError
 from node.domain.job import JobState
-from node.domain.series import SeriesState
+from node.domain.series import Forced, SeriesState
 from node.jobs.catalog import JobCatalog
 from node.jobs.store import JobStore
 from node.pipeline.accept import open_ingest
@@ -119,7 +119,7 @@ def _settle(current: Plan, engine: Engine, request: RunRequest, say: Say) -> Non
     decided_by = judged_by(current)
     if marker.exists() and marker.read_text(encoding="utf-8") != decided_by:
         for row in SpoolCatalog(engine).list_series(limit=EVERYTHING)[0]:
-            arrivals.force(row["series_instance_uid"], "rerun")
+            arrivals.force(row["series_instance_uid"], Forced.RERUN)
     marker.write_text(decided_by, encoding="utf-8")
     settler = Settler(deps)
     left, deadline = -1, 0.0
@@ -142,7 +142,9 @@ def _settle(current: Plan, engine: Engine, request: RunRequest, say: Say) -> Non
 def _receiving(arrivals: Arrivals) -> int:
     """How many series are not settled yet; those held for a person are."""
     rows = [arrivals.series(uid) for uid in arrivals.unsettled()[0]]
-    return sum(row is None or bool(row.forced) or row.state is not SeriesState.HELD for row in rows)
+    return sum(
+        row is None or row.forced is not None or row.state is not SeriesState.HELD for row in rows
+    )
 
 
 def _accept_implausible(engine: Engine) -> None:

@@ -14,13 +14,14 @@ from sqlalchemy import Engine
 
 from node.domain.errors import NodeError
 from node.domain.job import DeliveryState, JobState
+from node.domain.reasons import reasons_from_json
 from node.jobs.catalog import JobCatalog
-from node.jobs.store import accept_hint
 from node.pipeline.build import Plan
 from node.pipeline.deliver import Deliverer
 from node.pipeline.signals import Signals
 from node.pipeline.wiring import delivery_deps, work_deps
 from node.pipeline.work import Worker
+from node.words import Audience, show_job, tell_all
 
 Say = Callable[[str], None]
 Row = Mapping[str, Any]
@@ -174,14 +175,11 @@ class _Progress:
             yield f"{stage} {seconds}", f"{stage} {seconds:.2f} s"
         if row["state"] not in _UNFINISHED:
             took = f" in {seconds_of(row):.1f} s" if row["state"] == JobState.DONE.value else ""
-            sentence = row["sentence"]
-            if row["state"] == JobState.IMPLAUSIBLE.value:
-                sentence = sentence.removeprefix(f"{row['state']}: ")
-                sentence = sentence.removesuffix(accept_hint(row["id"]))
-            yield (
-                f"{row['state']} {row['finished_at']}",
-                f"{row['state']}{took}: {sentence}".removesuffix(": "),
-            )
+            said = show_job(row, Audience.RUN)["sentence"]
+            if row["state"] == JobState.IMPLAUSIBLE.value:  # the report says what can be done
+                said = tell_all(reasons_from_json(row["reasons"]))
+            ended = f"{row['state']}{took}"
+            yield f"{row['state']} {row['finished_at']}", f"{ended}: {said}" if said else ended
 
     def _beginning(self, row: Row) -> str:
         job = self._catalog.get_job(row["id"]) or {"inputs": {}}
@@ -195,7 +193,8 @@ class _Progress:
         """Whether a result is on its way; one that the folder did not take is not waited for."""
         for state in _ON_THE_WAY:
             rows, _ = self._catalog.list_deliveries(state=state, limit=EVERYTHING)
-            if any(state == DeliveryState.SENDING.value or not row["sentence"] for row in rows):
+            # one that was tried says how that went
+            if any(state == DeliveryState.SENDING.value or not row["reasons"] for row in rows):
                 return True
         return False
 

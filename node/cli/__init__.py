@@ -13,7 +13,7 @@ from importlib import import_module
 import typer
 
 from node.cli.printing import speak_in_any_locale
-from node.domain.errors import ConfigInvalid, NodeError
+from node.domain.errors import ConfigInvalid, NodeError, SeriesUnusable
 
 # command -> the modules that add it, in the order of --help
 MODULES = {
@@ -67,6 +67,9 @@ def main() -> None:
         app_of([called] if called in MODULES else MODULES)(prog_name="segnode")
     except ConfigInvalid as invalid:
         sys.exit(_say(invalid, 2))
+    except SeriesUnusable as unusable:
+        tell_all = import_module("node.words").tell_all
+        sys.exit(_say(NodeError(tell_all(unusable.reasons)), 1))
     except NodeError as error:
         sys.exit(_say(error, 1))
 

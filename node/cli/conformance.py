@@ -12,6 +12,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, Seg
 
 from node.deliver import all_kinds
 from node.deliver.destination import Destination
+from node.domain import statuses
 from node.domain.notes import Note
 from node.domain.pixels import BITS_READ
 from node.domain.quantity import RESCALE_IS_DUE, Quantity
@@ -19,19 +20,11 @@ from node.domain.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NA
 from node.pipeline.accept import dimse_settings
 from node.pipeline.build import Plan
 from node.pipeline.forms import FORMS
-from node.receive import dimse, dimse_command, statuses
+from node.receive import dimse
 from node.receive.dimse_transfer import VERIFICATION_SOP_CLASS_UID
 from node.receive.dimse_upper_layer import Refusal
 from node.receive.stow_parts import BodyLimits
 from node.receive.syntaxes import IMAGE_SOP_CLASSES, storage_contexts
-from node.spool import files
-
-_OTHER_STATUSES = {
-    "MISTYPED_ARGUMENT": dimse_command.MISTYPED_ARGUMENT,
-    "UNRECOGNIZED_OPERATION": dimse_command.UNRECOGNIZED_OPERATION,
-    "SAME_UID_OTHER_PIXELS": files.SAME_UID_OTHER_PIXELS,
-    "PATIENT_MIX_UP": files.PATIENT_MIX_UP,
-}
 
 
 def conformance(plan: Plan, stow_prefix: str) -> dict[str, Any]:
@@ -112,7 +105,8 @@ def _failures() -> list[dict[str, str]]:
     named = {name: value for name, value in vars(statuses).items() if name.isupper()}
     return [
         {"status": f"0x{value:04X}", "meaning": _words(name)}
-        for name, value in sorted({**named, **_OTHER_STATUSES}.items(), key=lambda item: item[1])
+        for name, value in sorted(named.items(), key=lambda item: item[1])
+        if value != statuses.SUCCESS
     ]
 
 

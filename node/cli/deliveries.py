@@ -8,12 +8,13 @@ import typer
 
 from node.cli.opening import OpenNode, open_node
 from node.cli.options import ConfigOption
-from node.cli.printing import Column, JsonOption, print_page, say, when
+from node.cli.printing import Column, JsonOption, print_page, say, shown, when
 from node.cli.series import LimitOption
 from node.domain.job import DeliveryState
 from node.jobs.catalog import JobCatalog
 from node.jobs.outbox import Outbox
 from node.pipeline.forms import forms_taken
+from node.words import show_delivery
 
 _COLUMNS = (
     Column("ID", "id"),
@@ -54,7 +55,7 @@ def list_deliveries(
         page = JobCatalog(node.engine).list_deliveries(
             state=state.value if state else None, destination=destination, limit=limit
         )
-    print_page(_COLUMNS, page, as_json=as_json)
+    print_page(_COLUMNS, shown(page, show_delivery), as_json=as_json)
 
 
 @commands.command()

@@ -12,7 +12,7 @@ import typer
 from node.cli.options import ConfigOption
 from node.cli.printing import JsonOption, plain, print_json
 from node.domain.peers import Peer
-from node.domain.reasons import codes_of, in_one_sentence
+from node.domain.reasons import codes_of
 from node.dryrun.inspect_folder import (
     FolderFinding,
     RuleFinding,
@@ -22,6 +22,7 @@ from node.dryrun.inspect_folder import (
 )
 from node.pipeline.build import Plan, plan
 from node.route.verdict import Truth
+from node.words import tell, tell_all
 
 
 def add_to(app: typer.Typer) -> None:
@@ -84,11 +85,11 @@ def _series_lines(series: SeriesFinding) -> Iterator[str]:
     for name, value in series.derived.items():
         yield f"  {name}: {value}"
     for finding in series.findings:
-        yield f"  geometry: {finding}"
+        yield f"  geometry: {tell(finding)}"
     for note in series.notes:
-        yield f"  noted: {note}"
+        yield f"  noted: {tell(note)}"
     for reason in series.held:
-        yield f"  held: {reason.sentence}"
+        yield f"  held: {tell(reason)}"
     for rule in series.rules:
         yield from (f"  {line}" for line in rule.explanation.lines())
         yield f"    {_verdict(rule)}"
@@ -102,7 +103,7 @@ def _verdict(rule: RuleFinding) -> str:
     if rule.explanation.truth is Truth.TRUE and rule.held:
         return "=> held: waits for a person; segnode series proceed takes what is there"
     if rule.explanation.truth is Truth.TRUE:
-        return f"=> parked: {'; '.join(rule.refusals)}"
+        return f"=> parked: {tell_all(rule.reasons)}"
     return "=> does not fire"
 
 
@@ -113,7 +114,12 @@ def _set_lines(each: SetFinding) -> Iterator[str]:
     if each.would_run:
         yield f"  => runs {each.model}, result to {_names(each.destinations)}"
     else:
-        yield f"  => does not run: {each.sentence}"
+        yield f"  => does not run: {_why_not(each)}"
+
+
+def _why_not(each: SetFinding) -> str:
+    held = [f"series {uid} is held: {tell_all(reasons)}" for uid, reasons in each.held.items()]
+    return "; ".join(filter(None, [*held, tell_all(each.reasons)]))
 
 
 def _names(destinations: Sequence[str]) -> str:
@@ -132,7 +138,7 @@ def _as_json(finding: FolderFinding) -> dict[str, Any]:
                 "model": each.model,
                 "roles": dict(each.roles),
                 "would_run": each.would_run,
-                "sentence": each.sentence,
+                "sentence": _why_not(each),
                 "destinations": list(each.destinations),
             }
             for each in finding.sets
@@ -151,16 +157,19 @@ def _series_json(series: SeriesFinding) -> dict[str, Any]:
         "derived": dict(series.derived),
         "held": {
             "reasons": codes_of(series.held),
-            "sentence": in_one_sentence(series.held),
+            "sentence": tell_all(series.held),
         },
-        "gate": {"findings": list(series.findings), "notes": list(series.notes)},
+        "gate": {
+            "findings": [tell(each) for each in series.findings],
+            "notes": [tell(each) for each in series.notes],
+        },
         "rules": [
             {
                 **rule.explanation.as_json(values=True),
                 "model": rule.model,
                 "would_run": rule.would_run,
-                "refusals": list(rule.refusals),
-                "reasons": list(rule.reasons),
+                "refusals": [tell(each) for each in rule.reasons],
+                "reasons": codes_of(rule.reasons),
                 "destinations": list(rule.destinations),
             }
             for rule in series.rules

@@ -7,6 +7,7 @@ from typing import Any
 
 from node.cli.printing import plain
 from node.domain.errors import NodeError
+from node.words import tell_all
 
 
 def run_in_child(
@@ -38,5 +39,5 @@ def run_in_child(
                         tell(sentence)
                     case Finished(result=result):
                         return dict(result)
-                    case Failed(sentence=sentence):
-                        raise NodeError(plain(sentence))
+                    case Failed(sentence=sentence, reasons=reasons):
+                        raise NodeError(plain(tell_all(reasons) or sentence))

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from node import words
 from node.cli.opening import open_node
 from node.cli.options import ConfigOption
 from node.cli.printing import (
@@ -19,6 +20,7 @@ from node.cli.printing import (
     print_table,
     say,
     seconds,
+    shown,
     when,
 )
 from node.cli.series import LimitOption
@@ -102,16 +104,20 @@ def list_jobs(
             page = catalog.list_matches(state=state, limit=limit)
         else:
             page = catalog.list_jobs(state=state, study_instance_uid=study, limit=limit)
-    print_page(_MATCHES if matches else _JOBS, page, as_json=as_json)
+    if matches:
+        print_page(_MATCHES, shown(page, words.show_match), as_json=as_json)
+    else:
+        print_page(_JOBS, shown(page, words.show_job), as_json=as_json)
 
 
 @commands.command("show")
 def show_job(number: Number, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """One job: what it reads, how long each stage took, what it made and where that went."""
     with open_node(config) as node:
-        row = JobCatalog(node.engine).get_job(number)
-    if row is None:
+        found = JobCatalog(node.engine).get_job(number)
+    if found is None:
         raise NodeError(f"there is no job {number}")
+    row = words.show_job(found)
     if as_json:
         print_json(row)
     else:

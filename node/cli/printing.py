@@ -111,6 +111,15 @@ def print_facts(facts: Mapping[str, object]) -> None:
         typer.echo(line)
 
 
+def shown(
+    page: tuple[Sequence[Mapping[str, Any]], int],
+    show: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+) -> tuple[Sequence[Mapping[str, Any]], int]:
+    """A page whose rows are put into words."""
+    rows, total = page
+    return [show(row) for row in rows], total
+
+
 def print_page(
     columns: Sequence[Column], page: tuple[Sequence[Mapping[str, Any]], int], *, as_json: bool
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from node import words
 from node.cli.opening import open_node
 from node.cli.options import ConfigOption
 from node.cli.printing import (
@@ -18,11 +19,12 @@ from node.cli.printing import (
     print_page,
     print_table,
     say,
+    shown,
     status_code,
     when,
 )
 from node.domain.errors import NodeError
-from node.domain.series import SeriesState
+from node.domain.series import Forced, SeriesState
 from node.jobs.catalog import JobCatalog
 from node.spool.arrivals import Arrivals
 from node.spool.catalog import SpoolCatalog
@@ -79,17 +81,18 @@ def list_series(
         page = SpoolCatalog(node.engine).list_series(
             state=state.value if state else None, study_instance_uid=study, limit=limit
         )
-    print_page(_COLUMNS, page, as_json=as_json)
+    print_page(_COLUMNS, shown(page, words.show_series), as_json=as_json)
 
 
 @commands.command("show")
 def show_series(uid: Uid, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """One series: what is known of it, and what each rule made of it."""
     with open_node(config) as node:
-        row = SpoolCatalog(node.engine).get_series(uid)
-        matches = JobCatalog(node.engine).matches_of_series(uid)
-    if row is None:
+        found = SpoolCatalog(node.engine).get_series(uid)
+        matches = [words.show_match(row) for row in JobCatalog(node.engine).matches_of_series(uid)]
+    if found is None:
         raise NodeError(f"there is no series {uid}")
+    row = words.show_series(found)
     if as_json:
         print_json({**row, "matches": matches})
         return
@@ -107,25 +110,25 @@ def show_series(uid: Uid, config: ConfigOption = None, as_json: JsonOption = Fal
 @commands.command()
 def proceed(uid: Uid, config: ConfigOption = None) -> None:
     """Take a series as complete with what is there."""
-    _force(uid, "proceed", config)
+    _force(uid, Forced.PROCEED, config)
     say("the running node goes on with what is there")
 
 
 @commands.command()
 def rerun(uid: Uid, config: ConfigOption = None) -> None:
     """Judge a series again, as a new revision, by the rules in force."""
-    _force(uid, "rerun", config)
+    _force(uid, Forced.RERUN, config)
     say("the running node judges it again")
 
 
 @commands.command()
 def discard(uid: Uid, config: ConfigOption = None) -> None:
     """Leave a series alone from now on."""
-    _force(uid, "discard", config)
+    _force(uid, Forced.DISCARD, config)
     say("the running node leaves it alone from now on")
 
 
-def _force(uid: str, what: str, config: Path | None) -> None:
+def _force(uid: str, what: Forced, config: Path | None) -> None:
     with open_node(config) as node:
         Arrivals(node.engine).force(uid, what)
 

@@ -18,7 +18,7 @@ from node.cli.printing import JsonOption, aligned, print_json, when
 from node.domain.job import JobState
 from node.domain.series import SeriesState
 from node.jobs.catalog import JobCatalog
-from node.jobs.counts import count_matches
+from node.jobs.matches import MatchStore
 from node.jobs.outbox import Outbox
 from node.pipeline.accept import spool_settings
 from node.process.admin import NodeHealth
@@ -57,7 +57,7 @@ def _look(node: OpenNode) -> dict[str, Any]:
         "data_dir": str(settings.data_dir),
         "config_digest": settings.digest,
         "series": _counted(SeriesState, arrivals.count),
-        "matches": _plain_keys(count_matches(node.engine)),
+        "matches": _plain_keys(MatchStore(node.engine).counts()),
         "jobs": _counted(JobState, lambda state: jobs.list_jobs(state=state, limit=1)[1]),
         "deliveries": _plain_keys(outbox.counts()),
         "quarantine": spool.list_quarantine(state="kept", limit=1)[1],

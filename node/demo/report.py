@@ -13,6 +13,7 @@ from node.batch.report import volumes_by_name
 from node.jobs.catalog import JobCatalog
 from node.pipeline.build import Plan
 from node.spool.catalog import SpoolCatalog
+from node.words import show_job, show_match, show_series
 
 _EVERYTHING = 100_000
 # stages of a job that the account shows; "shapes" and "compose" are parts of "infer"
@@ -55,8 +56,9 @@ def report_transports(
         whole = spool.get_series(row["series_instance_uid"]) or {}
         transport = whole["instance_list"][0]["transport"]
         matches = jobs.matches_of_series(row["series_instance_uid"])
-        match = matches[0] if matches else {"state": row["state"], "sentence": row["sentence"]}
-        job = jobs.get_job(match["job_id"]) if match.get("job_id") else None
+        match = show_match(matches[0]) if matches else show_series(row)
+        found = jobs.get_job(match["job_id"]) if match.get("job_id") else None
+        job = show_job(found) if found else None
         sender = next((each for each in associations if each["transport"] == transport), None)
         reports.append(
             TransportReport(

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from node.domain.reasons import Reason, in_one_sentence
+from node.domain.reasons import Reason
 
 
 class NodeError(Exception):
@@ -65,11 +65,11 @@ class InstanceRejected(NodeError):
 
 
 class SeriesUnusable(NodeError):
-    """The series is no input for a model; each finding is one plain sentence with its code."""
+    """The series is no input for a model; ``node.words`` says why."""
 
-    def __init__(self, findings: Iterable[Reason]) -> None:
-        self.findings = tuple(findings)
-        super().__init__(in_one_sentence(self.findings))
+    def __init__(self, reasons: Iterable[Reason]) -> None:
+        self.reasons = tuple(reasons)
+        super().__init__(", ".join(reason.code for reason in self.reasons))
 
 
 class JobFailed(NodeError):

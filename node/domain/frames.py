@@ -78,8 +78,8 @@ def frame_sources(instance: Dataset) -> Iterator[tuple[Dataset, ...]]:
     """
     count = _frame_count(instance)
     if count > MAX_FRAMES:
-        sentence = f"Number of Frames is {count}, at most {MAX_FRAMES} are read"
-        raise SeriesUnusable([Reason(ReasonCode.TOO_MANY_FRAMES, sentence)])
+        facts = {"frames": count, "most": MAX_FRAMES}
+        raise SeriesUnusable([Reason(ReasonCode.TOO_MANY_FRAMES, facts)])
     shared = tuple(_macros(_first_item(instance, "SharedFunctionalGroupsSequence")))
     per_frame = list(instance.get("PerFrameFunctionalGroupsSequence") or [])
     for index in range(count):

@@ -56,6 +56,15 @@ class Settled(StrEnum):
     IMPLAUSIBLE = "implausible"
 
 
+class Progress(IntEnum):
+    """How far the work of a series went; the furthest of its jobs and deliveries counts."""
+
+    NO_JOB = 0
+    QUEUED = 1
+    IN_WORK = 2
+    DELIVERED = 3
+
+
 class DeliveryState(StrEnum):
     """State of an outbox row; ``sent`` and ``confirmed`` are different promises."""
 

@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from node.domain.reasons import Reason, ReasonCode
+
 _MOST_REASONS = 3
 
 
@@ -37,19 +39,17 @@ class Loss:
             raise ValueError("a loss that nothing tells from another")
 
 
-def refused_told(losses: Sequence[Loss], images: int) -> str:
-    """How many of how many images were refused, and why.
+def images_refused(losses: Sequence[Loss], images: int) -> Reason:
+    """How many of how many images were refused, and why, the most frequent reason first.
 
     Args:
         images: As many are kept.
     """
-    were = "was" if len(losses) == 1 else "were"
-    return f"{len(losses)} of {len(losses) + images} images {were} refused ({reasons_told(losses)})"
-
-
-def reasons_told(losses: Sequence[Loss]) -> str:
-    """Why, the most frequent reason first: ``8 x the pixel data are ...; 1 x ...``."""
-    counted = Counter(loss.reason for loss in losses).most_common()
-    told = [f"{count} x {reason}" for reason, count in counted[:_MOST_REASONS]]
-    more = sum(count for _, count in counted[_MOST_REASONS:])
-    return "; ".join([*told, f"{more} for other reasons"] if more else told)
+    whys = Counter(loss.reason for loss in losses).most_common()
+    facts = {
+        "count": len(losses),
+        "of": len(losses) + images,
+        "whys": [(number, why) for why, number in whys[:_MOST_REASONS]],
+        "others": sum(number for _, number in whys[_MOST_REASONS:]),
+    }
+    return Reason(ReasonCode.IMAGES_REFUSED, facts)

@@ -51,21 +51,21 @@ class PixelFormat:
         return (-(1 << bits - 1), (1 << bits - 1) - 1) if self.is_signed else (0, (1 << bits) - 1)
 
     def faults(self) -> Iterator[Reason]:
-        """What makes stored values undecidable; each sentence names the attribute."""
+        """What makes stored values undecidable; each reason names the attribute."""
         yield from self._absent()
         allocated, stored, high = self.bits_allocated, self.bits_stored, self.high_bit
         if allocated is not None and allocated not in BITS_READ:
-            yield _contradicts(f"Bits Allocated {allocated}, of which no volume is read")
+            yield _contradicts(allocated=allocated)
         if self.samples not in (None, 1):
-            yield _contradicts(f"Samples per Pixel {self.samples}, not one")
+            yield _contradicts(samples=self.samples)
         if stored is not None and not 1 <= stored <= (allocated or stored):
-            yield _contradicts(f"Bits Stored {stored} in Bits Allocated {allocated}")
+            yield _contradicts(stored=stored, allocated=allocated)
         elif stored is not None and high is not None and high != stored - 1:
-            yield _contradicts(f"High Bit {high} where Bits Stored {stored} asks for {stored - 1}")
+            yield _contradicts(high=high, stored=stored)
         if self.pixel_representation not in (None, 0, 1):
-            yield _contradicts(f"Pixel Representation {self.pixel_representation}, neither 0 nor 1")
+            yield _contradicts(representation=self.pixel_representation)
         if self.padding_fault:
-            yield Reason(ReasonCode.PADDING_MALFORMED, self.padding_fault)
+            yield Reason(ReasonCode.PADDING_MALFORMED, {"fault": self.padding_fault})
 
     def _absent(self) -> Iterator[Reason]:
         for name, value in (
@@ -75,11 +75,11 @@ class PixelFormat:
             ("Pixel Representation", self.pixel_representation),
         ):
             if value is None:
-                yield Reason(ReasonCode.PIXEL_BITS_ABSENT, f"{name} absent or malformed")
+                yield Reason(ReasonCode.PIXEL_BITS_ABSENT, {"attribute": name})
 
 
-def _contradicts(sentence: str) -> Reason:
-    return Reason(ReasonCode.PIXEL_BITS_CONTRADICT, sentence)
+def _contradicts(**attributes: int | None) -> Reason:
+    return Reason(ReasonCode.PIXEL_BITS_CONTRADICT, attributes)
 
 
 def pixel_format_of(instance: Dataset) -> PixelFormat:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from node.domain.reasons import Reason
+
 
 class SeriesState(StrEnum):
     """Where a series stands, apart from what rules make of it."""
@@ -17,6 +19,26 @@ class SeriesState(StrEnum):
     DISCARDED = "discarded"
 
 
+class Evidence(StrEnum):
+    """What the completeness of a series rests on."""
+
+    NONE = ""
+    COUNT = "count"
+    RELEASE = "release"
+    QUIET = "quiet"
+    QUIET_MAX = "quiet_max"
+    GIVE_UP = "give_up"
+    PERSON = "person"
+
+
+class Forced(StrEnum):
+    """What a person decided about a series."""
+
+    PROCEED = "proceed"
+    RERUN = "rerun"
+    DISCARD = "discard"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeriesRow:
     """One series.
@@ -24,12 +46,12 @@ class SeriesRow:
     Args:
         header: ``Header.to_json()``.
         snapshot: SOP Instance UID -> version, of the revision in force; empty before the first.
-        gate: Findings and notes of the geometry gate.
+        gate: Findings and notes of the geometry gate, each a list of reasons as JSON.
         evidence: What completion rests on.
-        reasons: Codes of ``node.domain.reasons``: why it is held.
+        reasons: Why it is in its state.
         missing: Images known to be missing from the revision in force: refused and not come since,
             or short of a known count.
-        forced: What a person asked for and the tick has not done yet: proceed, rerun, discard.
+        forced: What a person asked for and the tick has not done yet.
         newest_row: Newest row of the index that this row takes into account.
         guard: Counts writes; a row is written only if nobody else wrote it meanwhile.
     """
@@ -48,12 +70,11 @@ class SeriesRow:
     revision: int = 0
     snapshot: Mapping[str, int] = field(default_factory=dict)
     state: SeriesState
-    evidence: str = ""
+    evidence: Evidence = Evidence.NONE
     gate: Mapping[str, Any] = field(default_factory=dict)
-    sentence: str = ""
-    reasons: tuple[str, ...] = ()
+    reasons: tuple[Reason, ...] = ()
     missing: int = 0
-    forced: str = ""
+    forced: Forced | None = None
     updated_at: float
     newest_row: int = 0
     guard: int = 0

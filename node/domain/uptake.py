@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import chain
+from typing import TypeAlias
 
 from pydicom.dataset import Dataset
 
@@ -33,6 +34,10 @@ _SAME_START_S = 60.0  # scans of one series may differ so much in what they say 
 _ISOTOPE = "RadiopharmaceuticalInformationSequence"
 _TIME = re.compile(r"(\d{2})(\d{2})?(\d{2})?(\.\d{1,6})?")
 _MOMENT = re.compile(r"(\d{8})(\d{2}(?:\d{2}(?:\d{2}(?:\.\d{1,6})?)?)?)(?:[+-]\d{4})?")
+
+
+# a kind, and what it is about: ("absent", "Patient's Weight"), ("isotopes", 2)
+_Fault: TypeAlias = tuple[str | int | float, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,57 +94,56 @@ def suv_factor(uptakes: Collection[Uptake]) -> float:
     Args:
         uptakes: Of all images of the series; equal ones need not be repeated.
     Raises:
-        SeriesUnusable: It cannot be computed; the sentence names everything that is in the way.
+        SeriesUnusable: It cannot be computed; the facts name everything that is in the way.
     """
     if not uptakes:
-        raise _not_computable("no image is of a PET class")
+        raise _not_computable([("no_pet_image",)])
     faults = list(dict.fromkeys(chain.from_iterable(_faults(each) for each in uptakes)))
     doses = {(each.weight_kg, each.dose_bq, each.half_life_s) for each in uptakes}
     times = {(each.injected_at, each.injected_time_s) for each in uptakes}
     if not faults and (len(doses) > 1 or len(times) > 1):
-        faults.append("weight, dose or time of injection differ between images")
+        faults.append(("differ",))
     if faults:
-        raise _not_computable("; ".join(faults))
+        raise _not_computable(faults)
     one = next(iter(uptakes))
     weight_kg, dose_bq, half_life_s = one.weight_kg, one.dose_bq, one.half_life_s
     if weight_kg is None or dose_bq is None or half_life_s is None:
-        raise _not_computable("a fact is missing")
+        raise _not_computable([("missing",)])
     if one.decay_correction == "START":
         decay_s = _decay_s(uptakes, half_life_s)
         if not 0.0 <= decay_s <= _MOST_HALF_LIVES * half_life_s:
-            raise _not_computable(f"{decay_s:.0f} s between injection and scan")
+            raise _not_computable([("decay_s", decay_s)])
         dose_bq *= 2.0 ** (-decay_s / half_life_s)
     return weight_kg * 1000.0 / dose_bq
 
 
-def _not_computable(why: str) -> SeriesUnusable:
-    sentence = f"SUV cannot be computed: {why}"
-    return SeriesUnusable([Reason(ReasonCode.SUV_NOT_COMPUTABLE, sentence)])
+def _not_computable(faults: Sequence[_Fault]) -> SeriesUnusable:
+    return SeriesUnusable([Reason(ReasonCode.SUV_NOT_COMPUTABLE, {"faults": faults})])
 
 
-def _faults(uptake: Uptake) -> list[str]:
+def _faults(uptake: Uptake) -> list[_Fault]:
     """What is missing or implausible in one image, each by its attribute."""
-    found = [
-        f"Corrected Image lacks {name}" for name in ("ATTN", "DECY") if name not in uptake.corrected
+    found: list[_Fault] = [
+        ("not_corrected", name) for name in ("ATTN", "DECY") if name not in uptake.corrected
     ]
     if uptake.decay_correction not in ("START", "ADMIN"):
-        found.append("Decay Correction is neither START nor ADMIN")
+        found.append(("decay_correction",))
     if uptake.isotopes > 1:
-        found.append(f"{uptake.isotopes} items in Radiopharmaceutical Information Sequence")
+        found.append(("isotopes", uptake.isotopes))
     for name, value, least, most in (
         ("Patient's Weight", uptake.weight_kg, 0.0, _MOST_WEIGHT_KG),
         ("Radionuclide Total Dose", uptake.dose_bq, _LEAST_DOSE_BQ, math.inf),
         ("Radionuclide Half Life", uptake.half_life_s, 0.0, math.inf),
     ):
         if value is None:
-            found.append(f"{name} absent or malformed")
+            found.append(("absent", name))
         elif not least < value <= most:
-            found.append(f"{name} {value:g} is not possible")
+            found.append(("impossible", name, value))
     if uptake.decay_correction == "START":
         if uptake.injected_at is None and uptake.injected_time_s is None:
-            found.append("Radiopharmaceutical Start Time absent or malformed")
+            found.append(("absent", "Radiopharmaceutical Start Time"))
         if uptake.acquired_at is None:
-            found.append("Acquisition Date or Time absent or malformed")
+            found.append(("absent", "Acquisition Date or Time"))
     return found
 
 
@@ -161,7 +165,7 @@ def _scan_at(uptakes: Collection[Uptake], half_life_s: float) -> float:
         return series_at
     starts = [_start_at(each, half_life_s) for each in uptakes]
     if max(starts) - min(starts) > _SAME_START_S:
-        raise _not_computable("the images do not agree on when the scan started")
+        raise _not_computable([("start_differs",)])
     return min(starts)
 
 
@@ -169,10 +173,7 @@ def _start_at(uptake: Uptake, half_life_s: float) -> float:
     """Computed back from one image: it shows the mean count rate of its time window."""
     reference_ms, duration_ms = uptake.reference_ms, uptake.duration_ms
     if not reference_ms or not duration_ms or min(reference_ms, duration_ms) <= 0:
-        raise _not_computable(
-            "Series Time is after Acquisition Time, and Frame Reference Time or Actual Frame "
-            "Duration is absent"
-        )
+        raise _not_computable([("start_unknown",)])
     rate = math.log(2.0) / half_life_s
     decay = rate * duration_ms / 1000.0
     mean_s = math.log(decay / -math.expm1(-decay)) / rate

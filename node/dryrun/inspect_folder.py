@@ -8,31 +8,35 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
 from pydicom.dataset import Dataset
 
+from node.assemble.activity import SeriesActivity
+from node.assemble.evidence import judge_completion
 from node.deliver.sender import resolve_destinations
-from node.domain.completion_policy import OnRefused
 from node.domain.errors import InstanceRejected, NodeError, SeriesUnusable
 from node.domain.header import Missing
 from node.domain.instance import Instance, Origin, Transport
-from node.domain.loss import Loss, refused_told
+from node.domain.loss import Loss
 from node.domain.peers import Peer
 from node.domain.reading import UNREADABLE, why_unreadable
-from node.domain.reasons import Reason, ReasonCode, codes_of, in_one_sentence
+from node.domain.reasons import Reason
 from node.domain.received import Received
+from node.domain.series import SeriesState
+from node.domain.statuses import PATIENT_MIX_UP
 from node.pipeline.build import Plan
-from node.pipeline.matching import ActiveRule, CompleteSeries, not_taken
-from node.pipeline.watch import SeriesWatch
+from node.pipeline.judge import ActiveRule, judge_rule, judge_set, not_taken
+from node.pipeline.watch import CompleteSeries, SeriesWatch
 from node.receive.dry import DryRun
 from node.receive.syntaxes import Decodable
 from node.route.explain import Explanation, explain
 from node.route.rules import StudyRule
-from node.route.sets import Candidate, Chosen
+from node.route.sets import Chosen
 from node.route.verdict import Truth
-from node.spool.files import PATIENT_MIX_UP
+from node.words import tell_all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,23 +44,21 @@ class RuleFinding:
     """What one rule on single series would do with a series.
 
     Args:
-        refusals: Why the model does not take the series although the rule fires.
+        reasons: Why the model does not take the series although the rule fires.
         held: Why the series waits for a person before any model is asked.
-        reasons: The same as codes of ``node.domain.reasons``.
         destinations: Where results would go, ``sender`` resolved; an empty name is nobody.
     """
 
     explanation: Explanation
     model: str
-    refusals: tuple[str, ...] = ()
+    reasons: tuple[Reason, ...] = ()
     held: tuple[Reason, ...] = ()
-    reasons: tuple[str, ...] = ()
     destinations: tuple[str, ...] = ()
 
     @property
     def would_run(self) -> bool:
         """Whether a job would be made."""
-        return self.explanation.truth is Truth.TRUE and not self.refusals and not self.held
+        return self.explanation.truth is Truth.TRUE and not self.reasons and not self.held
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,8 +75,8 @@ class SeriesFinding:
     inputs: int
     others: int
     derived: Mapping[str, object]
-    findings: tuple[str, ...]
-    notes: tuple[str, ...]
+    findings: tuple[Reason, ...]
+    notes: tuple[Reason, ...]
     rules: tuple[RuleFinding, ...]
     held: tuple[Reason, ...] = ()
     roles: Mapping[str, Explanation] = field(default_factory=dict)
@@ -82,19 +84,25 @@ class SeriesFinding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetFinding:
-    """What a study rule would do with the series of one study."""
+    """What a study rule would do with the series of one study.
+
+    Args:
+        held: Series of the set that wait for a person, and why.
+        reasons: Why there is no set, or why the model does not take it.
+    """
 
     rule: str
     model: str
     study_instance_uid: str
     roles: Mapping[str, str]
-    sentence: str
+    reasons: tuple[Reason, ...]
+    held: Mapping[str, tuple[Reason, ...]] = field(default_factory=dict)
     destinations: tuple[str, ...] = ()
 
     @property
     def would_run(self) -> bool:
         """Whether a job would be made."""
-        return bool(self.roles) and not self.sentence
+        return bool(self.roles) and not self.reasons and not self.held
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,9 +126,8 @@ def inspect_folder(plan: Plan, path: Path, sender: Peer | None = None) -> Folder
     origin = _origin(plan, sender)
     folder = _look_into(path, origin)
     watches = folder.watches
-    complete = {uid: _complete(watch, origin) for uid, watch in watches.items() if watch.inputs}
-    is_held = plan.policy.on_refused is OnRefused.HOLD
-    held = {uid: folder.held(uid) if is_held else () for uid in complete}
+    complete = {uid: watch.complete(revision=1) for uid, watch in watches.items() if watch.inputs}
+    held = {uid: _held(plan, watches[uid], folder.losses_of(uid)) for uid in complete}
     series = tuple(
         _judge_series(plan, watch, complete.get(uid), held.get(uid, ()), origin)
         for uid, watch in watches.items()
@@ -181,7 +188,7 @@ class _Folder:
             elif rejection.dimse_status == PATIENT_MIX_UP:
                 self.losses.append((_mixed_up(dry.known, rejection), file.parent))
         except SeriesUnusable as unusable:
-            self.not_read[str(file)] = str(unusable)
+            self.not_read[str(file)] = tell_all(unusable.reasons)
         except UNREADABLE as error:
             self.not_read[str(file)] = why_unreadable(error)
 
@@ -200,19 +207,15 @@ class _Folder:
         self.watches[uid] = watch
         self.patients[uid] = received.patient_key
 
-    def held(self, uid: str) -> tuple[Reason, ...]:
-        """Why the series would wait for a person: images of it were refused."""
+    def losses_of(self, uid: str) -> Sequence[Loss]:
+        """Images of a series that would be refused, or bring no pixels."""
         lost = [
             loss
             for loss, folder in self.losses
             if loss.sop_instance_uid not in self.headers
             and (loss.series_instance_uid == uid or self._is_beside(loss, folder, uid))
         ]
-        lost += self.watches[uid].without_pixels
-        if not lost:
-            return ()
-        sentence = refused_told(lost, len(self.watches[uid].inputs))
-        return (Reason(ReasonCode.IMAGES_REFUSED, sentence),)
+        return [*lost, *self.watches[uid].without_pixels]
 
     def _is_beside(self, loss: Loss, folder: Path, uid: str) -> bool:
         """Whether an image that names no series counts against this one, as a scan counts it."""
@@ -220,6 +223,20 @@ class _Folder:
             return False
         beside = {series for series, folders in self.folders.items() if folder in folders}
         return uid in beside if beside else True
+
+
+def _held(plan: Plan, watch: SeriesWatch, losses: Sequence[Loss]) -> tuple[Reason, ...]:
+    """Why the series would wait for a person once nothing more comes."""
+    activity = SeriesActivity(
+        series_instance_uid=watch.series_instance_uid,
+        instances=len(watch.inputs),
+        last_received_at=0.0,
+        is_regular=True,
+        expected=watch.expected(),
+        losses=losses,
+    )
+    completion = judge_completion(activity, plan.policy, now=inf)
+    return () if completion.state is SeriesState.COMPLETE else completion.reasons
 
 
 def _mixed_up(received: Received, rejection: InstanceRejected) -> Loss:
@@ -271,22 +288,6 @@ def _instance(file: Path, received: Received, origin: Origin) -> Instance:
     )
 
 
-def _complete(watch: SeriesWatch, origin: Origin) -> CompleteSeries:
-    header = watch.header()
-    return CompleteSeries(
-        series_instance_uid=watch.series_instance_uid,
-        study_instance_uid=watch.study_instance_uid,
-        patient_id=header.text("PatientID"),
-        revision=1,
-        header=header,
-        instances=watch.inputs,
-        frames=watch.frames,
-        origin=origin,
-        first_received_at=0.0,
-        phase_hints=watch.phase_hints,
-    )
-
-
 def _judge_series(
     plan: Plan,
     watch: SeriesWatch,
@@ -308,7 +309,7 @@ def _judge_series(
             name: value.reason if isinstance(value, Missing) else _one_or_all(value)
             for name, value in header.derived.items()
         },
-        findings=tuple(finding.sentence for finding in gate.findings) if gate else (),
+        findings=gate.findings if gate else (),
         notes=gate.notes if gate else (),
         # as in the node: what is no input is never judged
         rules=tuple(_judge_rule(plan, each, complete, held, origin) for each in single)
@@ -332,16 +333,13 @@ def _judge_rule(
     held: tuple[Reason, ...],
     origin: Origin,
 ) -> RuleFinding:
-    explanation = explain(active.rule, series.header)
-    if explanation.truth is not Truth.TRUE:
-        return RuleFinding(explanation=explanation, model=active.model.name)
-    (role,) = active.model.inputs
-    reasons = tuple(not_taken(active, {role: series}))
+    judged = judge_rule(active, series)
+    if not judged.fires:
+        return RuleFinding(explanation=judged.explanation, model=active.model.name)
     return RuleFinding(
-        explanation=explanation,
+        explanation=judged.explanation,
         model=active.model.name,
-        refusals=tuple(reason.sentence for reason in reasons),
-        reasons=tuple(codes_of(reasons)),
+        reasons=judged.reasons,
         held=held,
         destinations=resolve_destinations(active.send, plan.config.peers, origin),
     )
@@ -350,7 +348,7 @@ def _judge_rule(
 def _judge_sets(
     plan: Plan,
     complete: Mapping[str, CompleteSeries],
-    held: Mapping[str, Sequence[Reason]],
+    held: Mapping[str, tuple[Reason, ...]],
     origin: Origin,
 ) -> Iterator[SetFinding]:
     studies: dict[str, list[CompleteSeries]] = {}
@@ -360,14 +358,8 @@ def _judge_sets(
         if isinstance(active.rule, StudyRule):
             for study, members in studies.items():
                 finding = _judge_set(plan, active, active.rule, study, members, origin)
-                waiting = [
-                    f"series {uid} is held: {in_one_sentence(held[uid])}"
-                    for uid in finding.roles.values()
-                    if held[uid]
-                ]
-                yield replace(
-                    finding, sentence="; ".join(filter(None, [*waiting, finding.sentence]))
-                )
+                waits = {uid: held[uid] for uid in finding.roles.values() if held[uid]}
+                yield replace(finding, held=waits)
 
 
 def _judge_set(
@@ -378,29 +370,20 @@ def _judge_set(
     members: Sequence[CompleteSeries],
     origin: Origin,
 ) -> SetFinding:
-    choice = rule.choose(
-        [
-            Candidate(
-                series_instance_uid=one.series_instance_uid,
-                patient_id=one.patient_id,
-                header=one.header,
-                slices=len(one.frames),
-            )
-            for one in members
-        ]
-    )
+    judged = judge_set(rule, [one.candidate for one in members])
+    choice = judged.choice if judged is not None else rule.choose(())
     roles: Mapping[str, str] = {}
     if isinstance(choice, Chosen):
         roles = choice.roles
         found = {one.series_instance_uid: one for one in members}
-        sentence = in_one_sentence(not_taken(active, {r: found[uid] for r, uid in roles.items()}))
+        reasons = tuple(not_taken(active, {r: found[uid] for r, uid in roles.items()}))
     else:
-        sentence = choice.sentence
+        reasons = choice.reasons
     return SetFinding(
         rule=rule.name,
         model=active.model.name,
         study_instance_uid=study,
         roles=roles,
-        sentence=sentence,
+        reasons=reasons,
         destinations=resolve_destinations(active.send, plan.config.peers, origin),
     )

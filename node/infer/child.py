@@ -29,7 +29,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from node.domain.errors import JobFailed, NodeError, TryLater
+from node.domain.errors import JobFailed, NodeError, SeriesUnusable, TryLater
+from node.domain.reasons import reasons_to_json
 from node.infer.channel import Inbox, Message, send
 from node.infer.kept import Kept
 from node.infer.report import Report
@@ -87,6 +88,9 @@ def _answer(message: Message, report: ChannelReport, kept: Kept) -> Message:
         return _failure(error.reason, permanent=error.permanent)
     except TryLater as error:
         return _failure(str(error), waits=True)
+    except SeriesUnusable as error:
+        reasons = reasons_to_json(error.reasons)
+        return {**_failure(str(error), permanent=True), "reasons": reasons}
     except NodeError as error:
         return _failure(str(error), permanent=True)
     except SystemExit as error:

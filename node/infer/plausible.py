@@ -115,11 +115,9 @@ def why_implausible(
     found += [reason for ratio in plausible.ratios for reason in _ratio(ratio, measured.labels)]
     found += [reason for sides in plausible.sides for reason in _sides(sides, measured.labels)]
     if not plausible.least_filled <= measured.filled <= plausible.most_filled:
-        low, high = plausible.least_filled, plausible.most_filled
-        sentence = (
-            f"labels fill {measured.filled:.1%} of the volume, plausible is {low:.0%} to {high:.0%}"
-        )
-        found.append(Reason(ReasonCode.IMPLAUSIBLE_SHARE, sentence))
+        facts = {"share": measured.filled, "low": plausible.least_filled}
+        facts["high"] = plausible.most_filled
+        found.append(Reason(ReasonCode.IMPLAUSIBLE_SHARE, facts))
     return tuple(found)
 
 
@@ -145,33 +143,22 @@ def _outside(bounds: Bounds, labels: Mapping[int, Measure]) -> Iterator[Reason]:
     ml = sum(part.ml for part in parts)
     is_cut = any(part.touches_border for part in parts)
     edge_mm = max(max(part.edges_mm) for part in parts)
-    if ml > bounds.max_ml:
-        yield Reason(
-            ReasonCode.IMPLAUSIBLE_VOLUME,
-            f"{bounds.name} {ml:.1f} ml, plausible is up to {bounds.max_ml:g} ml",
-        )
     least_ml = bounds.min_cut_ml if is_cut else bounds.min_ml
-    if ml < least_ml:
-        where = " where the border cuts it" if is_cut else ""
-        yield Reason(
-            ReasonCode.IMPLAUSIBLE_VOLUME,
-            f"{bounds.name} {ml:.2f} ml, plausible is {least_ml:g} ml and more{where}",
-        )
-    if edge_mm > bounds.max_mm:
-        yield Reason(
-            ReasonCode.IMPLAUSIBLE_EXTENT,
-            f"{bounds.name} is {edge_mm:.0f} mm long, plausible is up to {bounds.max_mm:g} mm",
-        )
     cut = max(part.cut for part in parts)
+
+    def reason(code: ReasonCode, **facts: object) -> Reason:
+        return Reason(code, {"what": bounds.name, **facts})
+
+    if ml > bounds.max_ml:
+        yield reason(ReasonCode.IMPLAUSIBLE_VOLUME, ml=ml, high_ml=bounds.max_ml)
+    if ml < least_ml:
+        yield reason(ReasonCode.IMPLAUSIBLE_VOLUME, ml=ml, low_ml=least_ml, is_cut=is_cut)
+    if edge_mm > bounds.max_mm:
+        yield reason(ReasonCode.IMPLAUSIBLE_EXTENT, edge_mm=edge_mm, high_mm=bounds.max_mm)
     if cut > bounds.max_cut:
-        yield Reason(
-            ReasonCode.IMPLAUSIBLE_BORDER,
-            f"{bounds.name} is cut by the side of the volume at {cut:.0%} of its largest section, "
-            f"plausible is up to {bounds.max_cut:.0%}",
-        )
+        yield reason(ReasonCode.IMPLAUSIBLE_BORDER, cut=cut, high=bounds.max_cut)
     if bounds.border is not None and is_cut is not (bounds.border == "always"):
-        sentence = "touches the border of the volume" if is_cut else "does not touch the border"
-        yield Reason(ReasonCode.IMPLAUSIBLE_BORDER, f"{bounds.name} {sentence}")
+        yield reason(ReasonCode.IMPLAUSIBLE_BORDER, touches=is_cut)
 
 
 def _ratio(ratio: Ratio, labels: Mapping[int, Measure]) -> Iterator[Reason]:
@@ -182,10 +169,9 @@ def _ratio(ratio: Ratio, labels: Mapping[int, Measure]) -> Iterator[Reason]:
         return
     value = sum(part.ml for part in of) / to_ml
     if not ratio.low <= value <= ratio.high:
-        span = f"{ratio.low:g} to {ratio.high:g}" if ratio.high < inf else f"{ratio.low:g} and more"
-        yield Reason(
-            ReasonCode.IMPLAUSIBLE_RATIO, f"{ratio.name} is {value:.3g}, plausible is {span}"
-        )
+        facts = {"what": ratio.name, "value": value, "low": ratio.low}
+        facts |= {"high": ratio.high} if ratio.high < inf else {}
+        yield Reason(ReasonCode.IMPLAUSIBLE_RATIO, facts)
 
 
 def _sides(sides: Sides, labels: Mapping[int, Measure]) -> Iterator[Reason]:
@@ -196,7 +182,5 @@ def _sides(sides: Sides, labels: Mapping[int, Measure]) -> Iterator[Reason]:
         return
     beyond_mm = right.middle_mm[0] - left.middle_mm[0]
     if beyond_mm > _SIDED_MM:
-        yield Reason(
-            ReasonCode.IMPLAUSIBLE_SIDES,
-            f"left {sides.name} lies {beyond_mm:.0f} mm to the right of right {sides.name}",
-        )
+        facts = {"what": sides.name, "beyond_mm": beyond_mm}
+        yield Reason(ReasonCode.IMPLAUSIBLE_SIDES, facts)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from node.domain.reasons import Reason, reasons_from_json
 from node.infer.channel import ChannelBroken, Inbox, send
 from node.infer.channel import Message as Wire
 
@@ -53,12 +54,14 @@ class Failed:
     """The attempt is over.
 
     Args:
+        reasons: Why the series is no input, where that is what was found.
         permanent: True when another attempt would end the same way.
         waits: True when nothing is wrong with the job: a resource is short, such as disk.
         detail: Where in the code, without text of the data.
     """
 
     sentence: str
+    reasons: tuple[Reason, ...] = ()
     permanent: bool = False
     waits: bool = False
     detail: str = ""
@@ -238,6 +241,7 @@ class Runner:
                     self.kill()
                 return Failed(
                     sentence=f"{message['sentence']}{where}",
+                    reasons=reasons_from_json(message.get("reasons", ())),
                     permanent=bool(message["permanent"]),
                     waits=bool(message["waits"]),
                     detail=str(message["detail"]),

@@ -25,7 +25,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.pixels.utils import iter_pixels
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
-from node.domain.errors import JobFailed
+from node.domain.errors import JobFailed, SeriesUnusable
 from node.domain.frames import Frame
 from node.domain.grid import Grid, Stack
 from node.domain.pixels import PixelFormat, native_length_fits, pixel_format_of
@@ -239,7 +239,7 @@ def _check_agreement(pixels: StoredPixels, wanted: Sequence[_Wanted]) -> None:
         if item.frame_index >= pixels.frames:
             raise pixels.refused(f"has no frame {item.frame_index + 1}")
     for fault in pixels.format.faults():
-        raise pixels.refused(fault.sentence)
+        raise SeriesUnusable([fault.having(instance=pixels.sop_instance_uid)])
     if any(item.frame.values.format != pixels.format for item in wanted):
         raise pixels.refused("its bits or its padding are not those that were judged")
 

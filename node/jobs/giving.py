@@ -14,10 +14,11 @@ from sqlalchemy import Connection, Row, select, update
 from node.domain.errors import NodeError
 from node.domain.form import FormsTaken
 from node.domain.job import JobState, Settled
+from node.domain.reasons import Reason
 from node.jobs.matches import follow_job
 from node.jobs.outbox_rows import add_rows, kept_back
 from node.jobs.revisions import is_kept_back
-from node.jobs.rows import files_of, hold_study
+from node.jobs.rows import files_of, hold_study, say_why
 from node.jobs.tables import job
 
 _HOW_IT_ENDED = {
@@ -33,13 +34,13 @@ def give(
     taken: FormsTaken,
     now: float,
     *,
-    withheld: str = "",
+    withheld: Reason | None = None,
 ) -> None:
     """Let destinations have a job's result, each in the forms that it takes.
 
     Args:
         row: Of the job; these are destinations of it already.
-        withheld: Why nothing may leave now, or empty.
+        withheld: Why nothing may leave now, if it may not.
     """
     for made in files_of(connection, row.id):
         takers = taken.takers(made.file.form, destinations)
@@ -59,11 +60,11 @@ def give(
             settled=settled.value,
             attempts=0,
             not_before=0.0,
-            sentence="",
             finished_at=None,
         )
     )
-    follow_job(connection, row.id, JobState.QUEUED, "", now)
+    say_why(connection, row.id)
+    follow_job(connection, row.id, JobState.QUEUED, now)
 
 
 def give_more(
@@ -85,5 +86,5 @@ def give_more(
     row = connection.execute(select(job).where(job.c.id == job_id)).one()
     together = list(dict.fromkeys([*row.destinations, *destinations]))
     connection.execute(update(job).where(job.c.id == job_id).values(destinations=together))
-    withheld = kept_back(job_id) if is_kept_back(row) else ""
+    withheld = kept_back(job_id) if is_kept_back(row) else None
     give(connection, row, destinations, taken, now, withheld=withheld)

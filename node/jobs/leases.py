@@ -6,7 +6,7 @@ a worker that lost its lease can change nothing any more: it gets ``LeaseLost`` 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, exists, select, true, update
@@ -14,9 +14,10 @@ from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, exists, sel
 from node.database.engine import reading, writing
 from node.domain.errors import LeaseLost
 from node.domain.job import JobState
+from node.domain.reasons import Reason, ReasonCode
 from node.jobs.matches import follow_job
 from node.jobs.retry import MAX_ATTEMPTS, job_delay_s
-from node.jobs.rows import clock, leased_job
+from node.jobs.rows import clock, leased_job, say_why
 from node.jobs.tables import job
 from node.jobs.values import LeasedJob
 
@@ -82,13 +83,13 @@ class JobLeases:
                     lease_until=now + lease_s,
                     attempts=job.c.attempts + 1,
                     started_at=now,
-                    sentence="",
                 )
                 .returning(job.c.id)
             ).scalar_one_or_none()
             if taken is None:
                 return None
-            follow_job(connection, taken, JobState.RUNNING, "", now)
+            say_why(connection, taken)
+            follow_job(connection, taken, JobState.RUNNING, now)
             return leased_job(connection, taken)
 
     def heartbeat(self, job_id: int, owner: str, lease_s: float, now: float | None = None) -> None:
@@ -116,7 +117,7 @@ class JobLeases:
         self,
         job_id: int,
         owner: str,
-        sentence: str,
+        reasons: Sequence[Reason],
         *,
         permanent: bool = False,
         now: float | None = None,
@@ -132,26 +133,24 @@ class JobLeases:
         with writing(self._engine) as connection:
             now = clock(connection, now)
             row = held(connection, job_id, owner)
+            attempt = {"attempt": row.attempts, "attempts": self._max_attempts}
             state, not_before, finished_at = JobState.QUEUED, 0.0, None
             if permanent:
-                state, finished_at = JobState.FAILED, now
+                state, finished_at, attempt = JobState.FAILED, now, {}
             elif row.attempts >= self._max_attempts:
                 state, finished_at = JobState.PARKED, now
-                sentence = f"{sentence} (attempt {row.attempts} of {self._max_attempts})"
             else:
                 not_before = now + job_delay_s(row.attempts)
-                sentence = (
-                    f"{sentence} (attempt {row.attempts} of {self._max_attempts}, tried again)"
-                )
+                attempt["is_tried_again"] = True
             values = {
                 "state": state.value,
-                "sentence": sentence,
                 "not_before": not_before,
                 "finished_at": finished_at,
                 **_FREE,
             }
             change_held(connection, job_id, owner, values)
-            follow_job(connection, job_id, state, sentence, now)
+            say_why(connection, job_id, [reason.having(**attempt) for reason in reasons])
+            follow_job(connection, job_id, state, now)
         return state
 
     def release(
@@ -159,7 +158,7 @@ class JobLeases:
         job_id: int,
         owner: str,
         *,
-        sentence: str = "",
+        reasons: Sequence[Reason] = (),
         wait_s: float = 0.0,
         now: float | None = None,
     ) -> None:
@@ -175,12 +174,12 @@ class JobLeases:
             values = {
                 "state": JobState.QUEUED.value,
                 "attempts": job.c.attempts - 1,
-                "sentence": sentence,
                 "not_before": now + wait_s,
                 **_FREE,
             }
             change_held(connection, job_id, owner, values)
-            follow_job(connection, job_id, JobState.QUEUED, sentence, now)
+            say_why(connection, job_id, reasons)
+            follow_job(connection, job_id, JobState.QUEUED, now)
 
     def take_back(self, owner: str | None, now: float | None = None) -> int:
         """Take back at once what a process held that is known to be dead; returns how many.
@@ -243,17 +242,16 @@ def finish_held(
     connection: Connection,
     job_id: int,
     owner: str,
-    sentence: str,
+    reasons: Sequence[Reason],
     now: float,
     *,
     state: JobState = JobState.DONE,
-    reasons: Collection[str] = (),
     forms: Collection[str] = (),
 ) -> Row[Any]:
     """End a job that this owner holds; returns its row as it is then.
 
     Args:
-        reasons: Codes that the job's row holds from now on besides those it had.
+        reasons: How it ended, besides what it was marked with before.
         forms: What its result was made into, besides those of before.
     Raises:
         LeaseLost: It does not hold it.
@@ -261,14 +259,13 @@ def finish_held(
     had = held(connection, job_id, owner)
     values = {
         "state": state.value,
-        "sentence": sentence,
-        "reasons": list(dict.fromkeys([*had.reasons, *reasons])),
         "forms": list(dict.fromkeys([*had.forms, *forms])),
         "finished_at": now,
         **_FREE,
     }
     change_held(connection, job_id, owner, values)
-    follow_job(connection, job_id, state, sentence, now)
+    say_why(connection, job_id, reasons)
+    follow_job(connection, job_id, state, now)
     return connection.execute(select(job).where(job.c.id == job_id)).one()
 
 
@@ -300,15 +297,12 @@ def _take_back(
     connection: Connection, row: Row[int, str | None, int], max_attempts: int, now: float
 ) -> None:
     if row.attempts >= max_attempts:
-        state = JobState.PARKED
-        sentence = (
-            f"killed its worker {row.attempts} times, or outlived its lease: "
-            f"jobs retry {row.id} tries again"
-        )
+        state, why = JobState.PARKED, Reason(ReasonCode.KILLS_WORKERS, {"times": row.attempts})
     else:
         state = JobState.QUEUED
-        sentence = f"the worker was lost in attempt {row.attempts} of {max_attempts}"
+        why = Reason(ReasonCode.WORKER_LOST, {"lost_in": row.attempts, "of": max_attempts})
     finished_at = now if state is JobState.PARKED else None
-    values = {"state": state.value, "sentence": sentence, "finished_at": finished_at, **_FREE}
+    values = {"state": state.value, "finished_at": finished_at, **_FREE}
     change_held(connection, row.id, row.owner, values)
-    follow_job(connection, row.id, state, sentence, now)
+    say_why(connection, row.id, [why])
+    follow_job(connection, row.id, state, now)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Engine, func, select, update
 
 from node.database.engine import reading, writing
 from node.domain.job import JobState, MatchState
+from node.domain.reasons import reasons_to_json
 from node.jobs.rows import clock, hold_study
 from node.jobs.tables import job, match
-from node.jobs.values import JobRequest, MatchReport
+from node.jobs.values import JobRequest, MadeOf, MatchReport, SeriesPart
 
 # A match with a job shows what its job does; a cancelled job leaves it for a person to free
 STATE_OF_JOB = {
@@ -31,8 +32,7 @@ class NewestMatch:
     """The latest revision of a match, as far as the next one needs it."""
 
     revision: int
-    roles: Mapping[str, str]
-    explanation: Any
+    made_of: MadeOf
     job_id: int | None
 
 
@@ -67,14 +67,27 @@ class MatchStore:
     def newest(self, rule: str, series_key: str) -> NewestMatch | None:
         """The match of the highest revision of a rule and series set; None where there is none."""
         statement = (
-            select(match.c.revision, match.c.roles, match.c.explanation, match.c.job_id)
+            select(match.c.revision, match.c.made_of, match.c.job_id)
             .where(match.c.rule == rule, match.c.series_key == series_key)
             .order_by(match.c.revision.desc())
             .limit(1)
         )
         with reading(self._engine) as connection:
             row = connection.execute(statement).one_or_none()
-        return None if row is None else NewestMatch(**row._mapping)
+        if row is None:
+            return None
+        made_of = {role: SeriesPart(**part) for role, part in row.made_of.items()}
+        return NewestMatch(revision=row.revision, made_of=made_of, job_id=row.job_id)
+
+    def counts(self) -> Mapping[str, int]:
+        """State -> number of matches in force; superseded revisions are left out."""
+        statement = (
+            select(match.c.state, func.count().label("number"))
+            .where(match.c.state != MatchState.SUPERSEDED.value)
+            .group_by(match.c.state)
+        )
+        with reading(self._engine) as connection:
+            return {row.state: row.number for row in connection.execute(statement)}
 
 
 def write_match(connection: Connection, report: MatchReport, now: float) -> int:
@@ -83,8 +96,8 @@ def write_match(connection: Connection, report: MatchReport, now: float) -> int:
         "study_instance_uid": report.study_instance_uid,
         "roles": dict(report.roles),
         "state": report.state.value,
-        "sentence": report.sentence,
-        "reasons": list(report.reasons),
+        "reasons": reasons_to_json(report.reasons),
+        "made_of": _plain(report.made_of),
         "explanation": report.explanation,
         "updated_at": now,
     }
@@ -103,7 +116,8 @@ def bind_match(connection: Connection, request: JobRequest, job_id: int, now: fl
         "study_instance_uid": request.study_instance_uid,
         "roles": dict(request.roles),
         "state": MatchState.QUEUED.value,
-        "reasons": list(request.reasons),
+        "reasons": reasons_to_json(request.reasons),
+        "made_of": _plain(request.made_of),
         "explanation": request.explanation,
         "job_id": job_id,
         "updated_at": now,
@@ -131,15 +145,13 @@ def newest_bound(connection: Connection, request: JobRequest) -> int:
     return int(connection.execute(statement).scalar_one())
 
 
-def follow_job(
-    connection: Connection, job_id: int, state: JobState, sentence: str, now: float
-) -> None:
+def follow_job(connection: Connection, job_id: int, state: JobState, now: float) -> None:
     """Give the matches of a job its state and reasons; superseded ones stay superseded."""
     reasons = select(job.c.reasons).where(job.c.id == job_id).scalar_subquery()
     connection.execute(
         update(match)
         .where(match.c.job_id == job_id, match.c.state != MatchState.SUPERSEDED.value)
-        .values(state=STATE_OF_JOB[state].value, sentence=sentence, reasons=reasons, updated_at=now)
+        .values(state=STATE_OF_JOB[state].value, reasons=reasons, updated_at=now)
     )
 
 
@@ -157,6 +169,10 @@ def _is(rule: str, series_key: str, revision: int) -> Any:
     return (
         (match.c.rule == rule) & (match.c.series_key == series_key) & (match.c.revision == revision)
     )
+
+
+def _plain(made_of: MadeOf) -> dict[str, dict[str, Any]]:
+    return {role: asdict(part) for role, part in made_of.items()}
 
 
 def _insert(

@@ -25,10 +25,11 @@ from node.domain.delivery import DeliveryClass, Outcome
 from node.domain.errors import LeaseLost, NodeError
 from node.domain.form import FormsTaken
 from node.domain.job import DeliveryState
+from node.domain.reasons import ReasonCode, told
 from node.jobs import breakers
 from node.jobs.giving import give_more
 from node.jobs.matches import is_wanted
-from node.jobs.outbox_rows import add_rows, kept_back
+from node.jobs.outbox_rows import add_rows
 from node.jobs.retry import MAX_REFUSALS, delivery_delay_s
 from node.jobs.revisions import is_kept_back
 from node.jobs.rows import clock, hold_study, result_of
@@ -43,7 +44,7 @@ _REARMED: dict[str, Any] = {
     "state": DeliveryState.WAITING.value,
     "attempts": 0,
     "refusals": 0,
-    "sentence": "",
+    "reasons": [],
     **_FREE,
 }
 _NOT_REARMED = (DeliveryState.SENDING.value, DeliveryState.NO_DESTINATION.value)
@@ -148,7 +149,7 @@ class Outbox:
 
     def _consequence(self, row: Row[Any], outcome: Outcome, now: float) -> dict[str, Any]:
         values: dict[str, Any] = {
-            "sentence": outcome.sentence,
+            "reasons": [told(ReasonCode.DELIVERY_TRIED, outcome.sentence).to_json()],
             "last_status": outcome.status,
             "refusals": 0,
             "config_digest": self._config_digest,
@@ -158,8 +159,8 @@ class Outbox:
         if outcome.kind is DeliveryClass.REFUSED:
             values["refusals"] = row.refusals + 1
         if outcome.kind is DeliveryClass.BLOCKED or values["refusals"] >= MAX_REFUSALS:
-            hint = f"deliveries retry {row.id} tries again"
-            values["sentence"] = f"{outcome.sentence}: {hint}"
+            blocked = told(ReasonCode.DELIVERY_BLOCKED, outcome.sentence)
+            values["reasons"] = [blocked.to_json()]
             return {**values, "state": DeliveryState.BLOCKED.value}
         delay_s = delivery_delay_s(row.attempts, self._chance(), outcome.retry_after_s)
         return {**values, "state": DeliveryState.WAITING.value, "next_at": now + delay_s}
@@ -259,7 +260,7 @@ def _refuse_kept_back(connection: Connection, where: ColumnElement[bool]) -> Non
     )
     for row in connection.execute(jobs):
         if is_kept_back(row):
-            raise NodeError(kept_back(row.id))
+            raise NodeError(f"the result is implausible: jobs accept {row.id} delivers it")
 
 
 def _is_due(now: float) -> ColumnElement[bool]:

@@ -14,6 +14,7 @@ from node.database.engine import reading, writing
 from node.domain.errors import LeaseLost, ResultRefused
 from node.domain.form import FormsTaken
 from node.domain.job import DeliveryState, JobState
+from node.domain.reasons import Reason, ReasonCode, tells_implausible
 from node.jobs.giving import give
 from node.jobs.leases import finish_held, held
 from node.jobs.matches import is_wanted
@@ -54,8 +55,7 @@ class ResultStore:
         *,
         forms: Collection[str],
         taken: FormsTaken | None = None,
-        sentence: str = "",
-        reasons: Collection[str] = (),
+        reasons: Sequence[Reason] = (),
         is_kept_back: bool = False,
         now: float | None = None,
     ) -> tuple[int, ...]:
@@ -67,7 +67,7 @@ class ResultStore:
 
         Args:
             forms: What was made, whether or not it gave a file.
-            reasons: Codes of what is the matter with the result.
+            reasons: How the job ended, and what is the matter with the result.
             is_kept_back: The job ends ``implausible``: a person decides whether it is delivered.
         Returns:
             Rows of the files, in their order.
@@ -89,16 +89,16 @@ class ResultStore:
             state = JobState.DONE
             if is_kept_back:
                 state = JobState.IMPLAUSIBLE if wanted else JobState.CANCELLED
-            row = finish_held(
-                connection, job_id, owner, sentence, now, state=state, reasons=reasons, forms=forms
-            )
-            withheld = "" if wanted else "a newer revision of the series took its place"
+            row = finish_held(connection, job_id, owner, reasons, now, state=state, forms=forms)
+            withheld = None if wanted else Reason(ReasonCode.SUPERSEDED)
             if wanted and is_kept_back:
                 withheld = kept_back(job_id)
             give(connection, row, row.destinations, taken, now, withheld=withheld)
             if wanted and not is_kept_back:
                 mark_superseded(connection, job_id, row.replaces)
-                if reasons:  # an earlier attempt may have kept it back, under other settings
+                if tells_implausible(
+                    reasons
+                ):  # an earlier attempt may have kept it back, under other settings
                     restore(connection, job_id, now)
         return ids
 

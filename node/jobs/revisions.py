@@ -21,8 +21,15 @@ from typing import Any
 from sqlalchemy import Connection, Row, and_, or_, select, update
 
 from node.domain.job import DeliveryState, JobState, MatchState, Settled
-from node.domain.reasons import tells_implausible
+from node.domain.reasons import (
+    Reason,
+    ReasonCode,
+    reasons_from_json,
+    reasons_to_json,
+    tells_implausible,
+)
 from node.jobs.matches import is_wanted
+from node.jobs.rows import say_why
 from node.jobs.tables import job, match, outbox, result
 from node.jobs.values import LABELS
 
@@ -44,31 +51,31 @@ def supersede_older(
         match.c.state != MatchState.SUPERSEDED.value,
     )
     job_ids = set(connection.execute(select(match.c.job_id).where(older)).scalars())
-    sentence = f"revision {revision} took its place"
+    why = Reason(ReasonCode.SUPERSEDED, {"revision": revision})
     connection.execute(
         update(match)
         .where(older)
-        .values(state=MatchState.SUPERSEDED.value, sentence=sentence, updated_at=now)
+        .values(state=MatchState.SUPERSEDED.value, reasons=reasons_to_json([why]), updated_at=now)
     )
-    drop_unwanted(connection, {i for i in job_ids if i is not None}, sentence, now)
+    drop_unwanted(connection, {i for i in job_ids if i is not None}, why, now)
 
 
-def drop_unwanted(
-    connection: Connection, job_ids: Iterable[int], sentence: str, now: float
-) -> None:
+def drop_unwanted(connection: Connection, job_ids: Iterable[int], why: Reason, now: float) -> None:
     """Cancel what has not run, and withhold what has not left, of jobs that no match wants."""
     for job_id in sorted(job_ids):
         if is_wanted(connection, job_id):
             continue
-        connection.execute(
+        cancelled = connection.execute(
             update(job)
             .where(job.c.id == job_id, job.c.state.in_(_CANCELLABLE))
-            .values(state=JobState.CANCELLED.value, sentence=sentence, finished_at=now)
+            .values(state=JobState.CANCELLED.value, finished_at=now)
         )
+        if cancelled.rowcount:
+            say_why(connection, job_id, [why])
         connection.execute(
             update(outbox)
             .where(outbox.c.result_id.in_(_objects_of(job_id)), outbox.c.state.in_(_UNSENT))
-            .values(state=DeliveryState.WITHHELD.value, sentence=sentence)
+            .values(state=DeliveryState.WITHHELD.value, reasons=reasons_to_json([why]))
         )
 
 
@@ -169,11 +176,11 @@ def restore(connection: Connection, job_id: int, now: float) -> None:
             outbox.c.result_id.in_(_objects_of(job_id)),
             outbox.c.state == DeliveryState.WITHHELD.value,
         )
-        .values(state=DeliveryState.WAITING.value, sentence="", next_at=now, refusals=0)
+        .values(state=DeliveryState.WAITING.value, reasons=[], next_at=now, refusals=0)
     )
 
 
-def withhold(connection: Connection, job_id: int, sentence: str) -> None:
+def withhold(connection: Connection, job_id: int, why: Reason) -> None:
     """Say anew why the deliveries of a job that are withheld do not leave."""
     connection.execute(
         update(outbox)
@@ -181,14 +188,14 @@ def withhold(connection: Connection, job_id: int, sentence: str) -> None:
             outbox.c.result_id.in_(_objects_of(job_id)),
             outbox.c.state == DeliveryState.WITHHELD.value,
         )
-        .values(sentence=sentence)
+        .values(reasons=reasons_to_json([why]))
     )
 
 
 def is_kept_back(row: Row[Any]) -> bool:
     """Whether a job holds an implausible result that nobody took."""
     is_taken = row.state == JobState.DONE.value or row.settled in (Settled.DONE, Settled.ACCEPTED)
-    return not is_taken and tells_implausible(row.reasons)
+    return not is_taken and tells_implausible(reasons_from_json(row.reasons))
 
 
 def _objects_of(job_id: int):  # type: ignore[no-untyped-def]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Row, Table, select, text
+from sqlalchemy import Connection, Row, Table, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from node.database.engine import epoch_s
 from node.domain.job import Settled
+from node.domain.reasons import MARKS, Reason, reasons_from_json, reasons_to_json
 from node.jobs.tables import job, result
 from node.jobs.values import LABELS, LeasedJob, ResultFile, StoredResult
 
@@ -30,6 +31,17 @@ def hold_study(connection: Connection, study_instance_uid: str) -> None:
             text("SELECT pg_advisory_xact_lock(hashtextextended(:study, 0))"),
             {"study": study_instance_uid},
         )
+
+
+def say_why(connection: Connection, job_id: int, reasons: Iterable[Reason] = ()) -> None:
+    """Say why a job is in its state; what its result is marked with stays."""
+    had = connection.execute(select(job.c.reasons).where(job.c.id == job_id)).scalar_one()
+    fresh = tuple(reasons)
+    anew = {reason.code for reason in fresh}
+    marks = [r for r in reasons_from_json(had) if r.code in MARKS and r.code not in anew]
+    now = reasons_to_json([*marks, *fresh])
+    if now != had:
+        connection.execute(update(job).where(job.c.id == job_id).values(reasons=now))
 
 
 def insert_if_absent(connection: Connection, table: Table, values: Mapping[str, Any]) -> bool:

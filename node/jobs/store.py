@@ -12,6 +12,7 @@ from node.database.engine import reading, writing
 from node.domain.errors import NodeError
 from node.domain.form import FormsTaken
 from node.domain.job import JobState, Settled
+from node.domain.reasons import Reason, ReasonCode, reasons_from_json, reasons_to_json
 from node.jobs.giving import give, give_more
 from node.jobs.matches import bind_match, bound_job, follow_job, is_wanted, newest_bound
 from node.jobs.outbox_rows import kept_back
@@ -24,13 +25,12 @@ from node.jobs.revisions import (
     supersede_older,
     withhold,
 )
-from node.jobs.rows import clock, files_of, hold_study
+from node.jobs.rows import clock, files_of, hold_study, say_why
 from node.jobs.tables import job
 from node.jobs.values import JobRequest
 
 FIRST_SERIES_NUMBER = 1001
-ACCEPTED = "; taken by an operator all the same"
-"""How the sentence of a job ends whose implausible result a person took."""
+
 
 _CANCELLABLE = (
     *(JobState.QUEUED, JobState.RUNNING, JobState.PARKED, JobState.FAILED),
@@ -43,7 +43,6 @@ _RESET = {
     "not_before": 0.0,
     "owner": None,
     "lease_until": None,
-    "sentence": "",
     "finished_at": None,
 }
 
@@ -83,7 +82,9 @@ class JobStore:
             newest = newest_bound(connection, request)
             supersede_older(connection, request.rule, request.series_key, newest, now)
             if before is not None and before != job_id:
-                drop_unwanted(connection, {before}, f"job {job_id} took its place", now)
+                drop_unwanted(
+                    connection, {before}, Reason(ReasonCode.SUPERSEDED, {"job": job_id}), now
+                )
         return job_id, existing is None
 
     def supersede(
@@ -105,7 +106,7 @@ class JobStore:
         Raises:
             NodeError: There is no such job, or it is done or cancelled.
         """
-        sentence = f"cancelled by an operator: jobs retry {job_id} runs it again"
+        cancelled = Reason(ReasonCode.CANCELLED)
         with writing(self._engine) as connection:
             now = clock(connection, now)
             _change(
@@ -117,12 +118,12 @@ class JobStore:
                     "state": JobState.CANCELLED.value,
                     "owner": None,
                     "lease_until": None,
-                    "sentence": sentence,
                     "finished_at": now,
                 },
             )
-            follow_job(connection, job_id, JobState.CANCELLED, sentence, now)
-            withhold(connection, job_id, "its job was cancelled by an operator")
+            say_why(connection, job_id, [cancelled])
+            follow_job(connection, job_id, JobState.CANCELLED, now)
+            withhold(connection, job_id, cancelled.having(is_its_job=True))
 
     def accept(self, job_id: int, now: float | None = None) -> None:
         """Take an implausible result all the same: the job is done, its deliveries may leave.
@@ -140,15 +141,11 @@ class JobStore:
                 if row.state == JobState.IMPLAUSIBLE and not is_wanted(connection, job_id):
                     raise NodeError(f"job {job_id}: a newer revision of the series took its place")
             now = clock(connection, now)
-            said = row.sentence.removesuffix(accept_hint(job_id)) if row is not None else ""
-            sentence = f"{said}{ACCEPTED}"
-            values = {
-                "state": JobState.DONE.value,
-                "sentence": sentence,
-                "settled": Settled.ACCEPTED.value,
-            }
+            values = {"state": JobState.DONE.value, "settled": Settled.ACCEPTED.value}
             _change(connection, job_id, (JobState.IMPLAUSIBLE,), "accepted", values)
-            follow_job(connection, job_id, JobState.DONE, sentence, now)
+            had = reasons_from_json(row.reasons) if row is not None else ()
+            say_why(connection, job_id, [*had, Reason(ReasonCode.TAKEN_ALL_THE_SAME)])
+            follow_job(connection, job_id, JobState.DONE, now)
             mark_superseded(connection, job_id, row.replaces if row is not None else "")
             restore(connection, job_id, now)
 
@@ -160,7 +157,8 @@ class JobStore:
         """
         with writing(self._engine) as connection:
             _change(connection, job_id, _RETRIABLE, "retried", _RESET)
-            follow_job(connection, job_id, JobState.QUEUED, "", clock(connection, now))
+            say_why(connection, job_id)
+            follow_job(connection, job_id, JobState.QUEUED, clock(connection, now))
 
     def give(
         self,
@@ -187,11 +185,6 @@ class JobStore:
         )
 
 
-def accept_hint(job_id: int) -> str:
-    """How the sentence of an implausible job ends: what frees it."""
-    return f": not delivered until: segnode jobs accept {job_id}"
-
-
 def _insert(connection: Connection, request: JobRequest, before: int | None, now: float) -> int:
     # PS3.3 C.12.1: local date and time, as the modality writes them
     local = datetime.fromtimestamp(now, tz=UTC).astimezone()
@@ -212,7 +205,7 @@ def _insert(connection: Connection, request: JobRequest, before: int | None, now
         content_date=local.strftime("%Y%m%d"),
         content_time=local.strftime("%H%M%S"),
         deadline_s=request.deadline_s,
-        reasons=list(request.reasons),
+        reasons=reasons_to_json(request.reasons),
         created_at=now,
     )
     return int(connection.execute(statement).inserted_primary_key[0])  # type: ignore[index]
@@ -252,7 +245,7 @@ def _join(
         values["replaces"] = _replaces(connection, request, before)
         values["config_digest"] = request.config_digest
     connection.execute(update(job).where(job.c.id == existing.id).values(**values))
-    withheld = kept_back(existing.id) if is_kept_back(existing) else ""
+    withheld = kept_back(existing.id) if is_kept_back(existing) else None
     give(connection, existing, request.destinations, request.taken, now, withheld=withheld)
 
 
@@ -260,12 +253,13 @@ def _renew(connection: Connection, existing: Row[Any], now: float) -> None:
     """A match asks that had not asked before."""
     if existing.state == JobState.CANCELLED.value:
         connection.execute(update(job).where(job.c.id == existing.id).values(**_RESET))
+        say_why(connection, existing.id)
     restore(connection, existing.id, now)
 
 
 def _publish(connection: Connection, job_id: int, now: float) -> None:
-    row = connection.execute(select(job.c.state, job.c.sentence).where(job.c.id == job_id)).one()
-    follow_job(connection, job_id, JobState(row.state), row.sentence, now)
+    state = connection.execute(select(job.c.state).where(job.c.id == job_id)).scalar_one()
+    follow_job(connection, job_id, JobState(state), now)
 
 
 def _change(

@@ -11,7 +11,6 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
-    Text,
     UniqueConstraint,
 )
 
@@ -28,10 +27,11 @@ match = Table(
     # what a rule judged: a series by its UID, a set of several by the UID of their study
     Column("series_key", String(600), nullable=False),
     Column("roles", JSON, nullable=False),  # role -> series_instance_uid
+    # role -> {"series_instance_uid", "revision"}: which state of each series was judged
+    Column("made_of", JSON, nullable=False, default=dict, server_default="{}"),
     Column("revision", Integer, nullable=False),
     Column("state", String(16), nullable=False),
-    Column("sentence", Text, nullable=False, default=""),
-    # codes of domain/reasons.py
+    # [{"code", "facts"}]: why it is in its state, domain/reasons.py
     Column("reasons", JSON, nullable=False, default=list, server_default="[]"),
     Column("explanation", JSON),
     Column("job_id", Integer),
@@ -68,8 +68,7 @@ job = Table(
     Column("lease_until", Float),
     Column("not_before", Float, nullable=False, default=0.0),
     Column("stages", JSON, nullable=False, default=dict),  # stage -> seconds
-    Column("sentence", Text, nullable=False, default=""),
-    # codes of domain/reasons.py
+    # [{"code", "facts"}]: why it is in its state, domain/reasons.py
     Column("reasons", JSON, nullable=False, default=list, server_default="[]"),
     # forms that its result was made into; those that gave no file, too
     Column("forms", JSON, nullable=False, default=list, server_default="[]"),
@@ -121,7 +120,8 @@ outbox = Table(
     Column("owner", String(64)),
     Column("lease_until", Float),
     Column("last_status", Integer),
-    Column("sentence", Text, nullable=False, default=""),
+    # like the reasons of a job
+    Column("reasons", JSON, nullable=False, default=list, server_default="[]"),
     Column("config_digest", String(64), nullable=False, default=""),
     Column("created_at", Float, nullable=False),
     Column("sent_at", Float),

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from node.domain.form import FormsTaken
 from node.domain.job import MatchState, Priority, Settled
+from node.domain.reasons import Reason
 
 LABELS = "labels"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeriesPart:
+    """One series at one revision, as a part of what a rule judged."""
+
+    series_instance_uid: str
+    revision: int
+
+
+MadeOf: TypeAlias = Mapping[str, SeriesPart]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,20 +30,24 @@ class MatchReport:
 
     Args:
         series_key: Series Instance UID, of a set of several series their Study Instance UID.
-        roles: Role name -> Series Instance UID.
-        reasons: Codes of ``node.domain.reasons``.
-        explanation: Clause tree as JSON; of a set role -> "UID@revision" of each series.
+        made_of: Role name -> the series that plays it.
+        reasons: Why it is in its state.
+        explanation: Clause tree as JSON.
     """
 
     rule: str
     study_instance_uid: str
     series_key: str
-    roles: Mapping[str, str]
+    made_of: MadeOf
     revision: int
     state: MatchState
-    sentence: str = ""
-    reasons: tuple[str, ...] = ()
+    reasons: tuple[Reason, ...] = ()
     explanation: Any = None
+
+    @property
+    def roles(self) -> Mapping[str, str]:
+        """Role name -> Series Instance UID."""
+        return _roles(self.made_of)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,13 +61,12 @@ class JobRequest:
         taken: Which forms they take.
         taken_series_numbers: Series Numbers of the study that the node knows of.
         deadline_s: Longest run; a longer one is stopped and counts as a failed attempt.
-        reasons: Codes of ``node.domain.reasons``: what its result will be marked with.
+        reasons: What its result will be marked with.
     """
 
     rule: str
     study_instance_uid: str
     series_key: str
-    roles: Mapping[str, str]
     revision: int
     explanation: Any = None
     job_key: str
@@ -65,7 +80,26 @@ class JobRequest:
     config_digest: str
     taken_series_numbers: frozenset[int] = frozenset()
     deadline_s: float = 1800.0
-    reasons: tuple[str, ...] = ()
+    reasons: tuple[Reason, ...] = ()
+
+    @property
+    def made_of(self) -> MadeOf:
+        """Role name -> the series that plays it."""
+        return {
+            role: SeriesPart(
+                series_instance_uid=str(given["series_instance_uid"]), revision=given["revision"]
+            )
+            for role, given in self.inputs.items()
+        }
+
+    @property
+    def roles(self) -> Mapping[str, str]:
+        """Role name -> Series Instance UID."""
+        return _roles(self.made_of)
+
+
+def _roles(made_of: MadeOf) -> dict[str, str]:
+    return {role: part.series_instance_uid for role, part in made_of.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,10 +24,10 @@ from node.infer.registry import FoundModels, ModelSpec, default_models_folder, f
 from node.pipeline.acceptance import accepted_inputs, refused_inputs, variant_conditions
 from node.pipeline.deliver import Destination
 from node.pipeline.forms import FORMS
-from node.pipeline.matching import ActiveRule
+from node.pipeline.judge import ActiveRule
 from node.route.conditions import Condition
 from node.route.contradiction import contradiction
-from node.route.rules import StudyRule, compile_rule, conditions_of, mistakes_in
+from node.route.rules import Rule, StudyRule, compile_rules, conditions_of
 
 Mistakes = list[tuple[str, str]]
 
@@ -71,15 +71,21 @@ def plan(path: Path | None, environ: Mapping[str, str] | None = None) -> Plan:
     Raises:
         ConfigInvalid: With every mistake and its path.
     """
+    compiled: list[Rule | StudyRule] = []
+
+    def check(raw_rules: Iterable[object]) -> Mistakes:
+        compiled[:], wrong = compile_rules(raw_rules)
+        return wrong
+
     environ = os.environ if environ is None else environ
     forms = {name: form.is_dicom for name, form in FORMS.items()}
-    config = load(path, environ, check_rules=mistakes_in, forms=forms)
+    config = load(path, environ, check_rules=check, forms=forms)
     found = find_models([default_models_folder(), *config.models_dirs])
     mistakes: Mistakes = []
     rules = [
         rule
-        for index, given in enumerate(config.rules)
-        if (rule := _active_rule(config, given, found, f"rules.{index}", mistakes)) is not None
+        for index, (given, asked) in enumerate(zip(config.rules, compiled, strict=True))
+        if (rule := _active_rule(config, given, asked, found, f"rules.{index}", mistakes))
     ]
     if mistakes:
         raise ConfigInvalid(mistakes)
@@ -97,11 +103,11 @@ def destinations_of(config: NodeConfig) -> Mapping[str, ConfiguredDestination]:
 def _active_rule(
     config: NodeConfig,
     given: RuleConfig,
+    rule: Rule | StudyRule,
     found: FoundModels,
     path: str,
     mistakes: Mistakes,
 ) -> ActiveRule | None:
-    rule = compile_rule(name=given.name, when=given.when, study=given.study, path=path)
     model = found.usable.get(given.run)
     if model is None:
         mistakes.append((f"{path}.run", found.why_not(given.run)))

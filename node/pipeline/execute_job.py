@@ -22,7 +22,7 @@ from typing import Any
 from node.domain.errors import JobFailed, TryLater
 from node.domain.form import DEFAULT_FORMS
 from node.domain.job import ResultIdentity, result_key
-from node.domain.reasons import in_one_sentence
+from node.domain.reasons import reasons_to_json
 from node.domain.result import EncodedFile, LabelVolume, Provenance
 from node.encode.header import read_tables
 from node.infer.kept import Kept
@@ -40,6 +40,7 @@ from node.pipeline.crash_points import crash_point
 from node.pipeline.forms import FORMS, Form
 from node.pipeline.job_order import JobOrder
 from node.pipeline.source import Source, read_source
+from node.words import tell_all
 
 OUTPUT = "labels"
 LABELS_FILE = "labels.npz"
@@ -82,18 +83,17 @@ def _run(order: JobOrder, report: Report, kept: Kept) -> dict[str, Any]:
         # labels that nobody asked for are not missing
         chosen = bool({**model.runner.parameters, **order.parameters}.get("labels"))
         reasons = why_implausible(model.plausible, measured, are_chosen=chosen)
-    if not measured.labels:
-        report.note("nothing found")
+    if not measured.labels:  # there is nothing to be implausible
         reasons = ()
     answer: dict[str, Any] = {
         "labels": made.file,
         "volumes_ml": {str(value): label.ml for value, label in measured.labels.items()},
-        "implausible": [[reason.code.value, reason.sentence] for reason in reasons],
+        "implausible": reasons_to_json(reasons),
     }
     provenance = replace(
         order.provenance,
         parameters={**order.provenance.parameters, **made.ran},
-        implausible=in_one_sentence(reasons),
+        implausible=tell_all(reasons),
     )
     key = result_key(made.content, model.digest, order.parameters, provenance.incomplete)
     result = _Result(made.volume, model, grid, provenance, key, order.folder)

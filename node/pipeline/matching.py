@@ -6,84 +6,24 @@ their key.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from node.assemble.gate import MinimumSize, judge_geometry
-from node.assemble.phases import PhaseHints
 from node.deliver.sender import resolve_destinations
 from node.domain.form import FormsTaken
-from node.domain.frames import Frame
-from node.domain.header import Header
-from node.domain.instance import Instance, Origin
-from node.domain.job import MatchState, Priority, job_key
+from node.domain.job import MatchState, job_key
 from node.domain.peers import Peer
-from node.domain.reasons import Reason, ReasonCode, codes_of, in_one_sentence
-from node.infer.registry import ModelSpec
+from node.domain.reasons import Reason, ReasonCode
 from node.jobs.matches import MatchStore
 from node.jobs.store import JobStore
-from node.jobs.values import JobRequest, MatchReport
-from node.pipeline.source import minimum_of
-from node.route.conditions import Condition
-from node.route.explain import Explanation, explain, why_not, why_true
-from node.route.rules import Rule, StudyRule
+from node.jobs.values import JobRequest, MatchReport, SeriesPart
+from node.pipeline.judge import ActiveRule, judge_rule
+from node.pipeline.watch import CompleteSeries, SeriesWatch
+from node.route.explain import Explanation, explain
+from node.route.rules import StudyRule, names_sop_class
 from node.route.verdict import Truth
 
 NO_RULE = ""
-_WHOLE = 1 - 1e-6  # an extent is a product of decimals
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ActiveRule:
-    """A compiled rule with what it leads to.
-
-    Args:
-        accepts: Role of the model -> what it takes, compiled from its model.yaml.
-        refuses: Role of the model -> what it must not be given, where it says so.
-        deadline_s: Longest run.
-    """
-
-    rule: Rule | StudyRule
-    model: ModelSpec
-    accepts: Mapping[str, Condition]
-    refuses: Mapping[str, Condition] = field(default_factory=dict)
-    send: tuple[str, ...]
-    priority: Priority
-    deadline_s: float
-    parameters: Mapping[str, object] = field(default_factory=dict)
-
-    def minimum(self, role: str) -> MinimumSize:
-        """The smallest series that the model takes for a role."""
-        return minimum_of(self.model.inputs[role])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CompleteSeries:
-    """A series at one revision: the snapshot that rules judge and jobs are made of.
-
-    Args:
-        instances: In the order they came.
-        frames: Of all instances.
-        phase_hints: What may tell phases apart, frame by frame.
-        missing: Images known to be missing, which somebody went on without.
-    """
-
-    series_instance_uid: str
-    study_instance_uid: str
-    patient_id: str
-    revision: int
-    header: Header
-    instances: Sequence[Instance]
-    frames: Sequence[Frame]
-    origin: Origin
-    first_received_at: float
-    phase_hints: Sequence[PhaseHints] = ()
-    missing: int = 0
-
-    @property
-    def snapshot(self) -> dict[str, int]:
-        """SOP Instance UID -> version."""
-        return {one.sop_instance_uid: one.version for one in self.instances}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,54 +47,21 @@ def match_series(
 ) -> None:
     """Judge every rule on single series, and ask for the jobs of those that fire."""
     silent: list[Explanation] = []
-    spoke = False
     for active in deps.rules:
-        explanation = explain(active.rule, series.header)
-        if explanation.truth is not Truth.TRUE:
-            silent.append(explanation)
-            continue
-        spoke = True
-        if isinstance(active.rule, StudyRule):
-            continue
-        (role,) = active.model.inputs
-        reasons = list(not_taken(active, {role: series}))
-        report = report_of(
-            active.rule.name, series.study_instance_uid, series.series_instance_uid,
-            {role: series}, series.revision, explanation.as_json(),
-        )  # fmt: skip
-        park_or_ask(deps, active, report, {role: series}, reasons, taken_series_numbers, now)
-    if not spoke:
+        judged = judge_rule(active, series)
+        if not judged.fires:
+            silent.append(judged.explanation)
+        elif not isinstance(active.rule, StudyRule):
+            (role,) = active.model.inputs
+            report = report_of(
+                active.rule.name, series.study_instance_uid, series.series_instance_uid,
+                {role: series}, series.revision, judged.explanation.as_json(),
+            )  # fmt: skip
+            park_or_ask(
+                deps, active, report, {role: series}, judged.reasons, taken_series_numbers, now
+            )
+    if len(silent) == len(deps.rules):
         deps.matches.put(_unmatched(series, silent), now)
-
-
-def not_taken(active: ActiveRule, inputs: Mapping[str, CompleteSeries]) -> Iterator[Reason]:
-    """Why the model cannot, or must not, run on these series."""
-    for role, series in inputs.items():
-        prefix = f"role {role}: " if len(inputs) > 1 else ""
-        for reason in _role_not_taken(active, role, series):
-            yield replace(reason, sentence=prefix + reason.sentence)
-
-
-def _role_not_taken(active: ActiveRule, role: str, series: CompleteSeries) -> Iterator[Reason]:
-    name, given = active.model.name, active.model.inputs[role]
-    verdict = active.accepts[role].judge(series.header)
-    if verdict.truth is not Truth.TRUE:
-        yield Reason(ReasonCode.NOT_ACCEPTED, f"{name} does not take it: {why_not(verdict)}")
-    # what is unknown passes: many scanners leave Body Part Examined empty
-    refused = active.refuses[role].judge(series.header) if role in active.refuses else None
-    if refused is not None and refused.truth is Truth.TRUE:
-        yield Reason(ReasonCode.MODEL_REFUSES, f"{name} must not be given it: {why_true(refused)}")
-    gate = judge_geometry(
-        series.frames,
-        active.minimum(role),
-        quantities=given.quantities,
-        phase_hints=series.phase_hints,
-    )
-    yield from gate.findings
-    if gate.stack is not None and gate.stack.grid.extent_mm < given.min_extent_mm * _WHOLE:
-        extent_mm = gate.stack.grid.extent_mm
-        why = f"{extent_mm:.4g} mm of the body along the stack, {name} needs {given.min_extent_mm:.4g} mm"
-        yield Reason(ReasonCode.TOO_LITTLE_BODY, why)
 
 
 def park_or_ask(
@@ -168,10 +75,7 @@ def park_or_ask(
 ) -> None:
     """Park a match for these reasons, or, where there are none, ask for its job."""
     if reasons:
-        uid = next(iter(inputs.values())).series_instance_uid
-        sentence = in_one_sentence(reasons) + judge_again(uid)
-        parked = replace(report, reasons=tuple(codes_of(reasons)))
-        deps.matches.put(with_state(parked, MatchState.PARKED, sentence), now)
+        deps.matches.put(with_state(report, MatchState.PARKED, reasons), now)
         deps.jobs.supersede(
             report.study_instance_uid, report.rule, report.series_key, report.revision, now
         )
@@ -182,7 +86,6 @@ def park_or_ask(
             rule=report.rule,
             study_instance_uid=report.study_instance_uid,
             series_key=report.series_key,
-            roles=report.roles,
             revision=report.revision,
             explanation=report.explanation,
             job_key=job_key(_identities(inputs), active.model.digest, active.parameters),
@@ -204,17 +107,21 @@ def park_or_ask(
             priority=active.priority,
             config_digest=deps.config_digest,
             taken_series_numbers=taken_series_numbers,
-            reasons=(ReasonCode.IMAGES_MISSING.value,)
-            if any(series.missing for series in inputs.values())
-            else (),
+            reasons=tuple(_missing_images(inputs)),
         ),
         now,
     )
 
 
-def judge_again(series_instance_uid: str) -> str:
-    """How a sentence ends that says why a series is parked in a node."""
-    return f": judge again with: segnode series rerun {series_instance_uid}"
+def _missing_images(inputs: Mapping[str, CompleteSeries]) -> Iterable[Reason]:
+    """What the result will be marked with."""
+    parts = [
+        (role if len(inputs) > 1 else "", len(series.instances), series.missing)
+        for role, series in inputs.items()
+        if series.missing
+    ]
+    if parts:
+        yield Reason(ReasonCode.IMAGES_MISSING, {"parts": parts})
 
 
 def _identities(inputs: Mapping[str, CompleteSeries]) -> Iterable[str]:
@@ -228,13 +135,43 @@ def _identities(inputs: Mapping[str, CompleteSeries]) -> Iterable[str]:
 
 
 def _unmatched(series: CompleteSeries, silent: Sequence[Explanation]) -> MatchReport:
-    reasons = [f"rule {explanation.rule}: {explanation.sentence}" for explanation in silent]
-    sentence = "; ".join(reasons)
     report = report_of(
         NO_RULE, series.study_instance_uid, series.series_instance_uid, {"": series},
         series.revision, [explanation.as_json() for explanation in silent],
     )  # fmt: skip
-    return with_state(report, MatchState.UNMATCHED, f"no rule fired: {sentence}")
+    why = Reason(ReasonCode.NO_RULE_FIRED, {"rules": [each.why_silent() for each in silent]})
+    return with_state(report, MatchState.UNMATCHED, (why,))
+
+
+def reports_of_no_input(rules: Iterable[ActiveRule], watch: SeriesWatch) -> Sequence[MatchReport]:
+    """The matches of a series without images: of rules that ask for its SOP class, or of none."""
+    parked = [
+        (active.rule.name, MatchState.PARKED, {"model": active.model.name})
+        for active in rules
+        if _names(active, watch)
+    ]
+    uid = watch.series_instance_uid
+    return [
+        MatchReport(
+            rule=rule,
+            study_instance_uid=watch.study_instance_uid,
+            series_key=uid,
+            made_of={"": SeriesPart(series_instance_uid=uid, revision=1)},
+            revision=1,
+            state=state,
+            reasons=(Reason(ReasonCode.NO_INPUT, facts),),
+        )
+        for rule, state, facts in parked or [(NO_RULE, MatchState.NOT_AN_INPUT, {})]
+    ]
+
+
+def _names(active: ActiveRule, watch: SeriesWatch) -> bool:
+    """Whether a rule asks for this series by naming its SOP class, and fires on it."""
+    if isinstance(active.rule, StudyRule):
+        return False
+    classes = {one.sop_class_uid for one in watch.others}
+    is_named = any(names_sop_class(active.rule.condition, each) for each in classes)
+    return is_named and explain(active.rule, watch.header()).truth is Truth.TRUE
 
 
 def report_of(
@@ -250,13 +187,13 @@ def report_of(
         rule=rule,
         study_instance_uid=study_instance_uid,
         series_key=series_key,
-        roles={role: series.series_instance_uid for role, series in inputs.items()},
+        made_of={role: series.part for role, series in inputs.items()},
         revision=revision,
         state=MatchState.QUEUED,
         explanation=explanation,
     )
 
 
-def with_state(report: MatchReport, state: MatchState, sentence: str) -> MatchReport:
+def with_state(report: MatchReport, state: MatchState, reasons: Sequence[Reason]) -> MatchReport:
     """The same match without a job, and why."""
-    return replace(report, state=state, sentence=sentence)
+    return replace(report, state=state, reasons=tuple(reasons))

@@ -11,21 +11,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from node.domain.header import Header
 from node.domain.job import MatchState
+from node.domain.reasons import Reason, ReasonCode
 from node.domain.series import SeriesRow
 from node.jobs.matches import NewestMatch
-from node.jobs.values import MatchReport
-from node.pipeline.matching import (
-    ActiveRule,
-    CompleteSeries,
-    MatchDeps,
-    not_taken,
-    park_or_ask,
-    with_state,
-)
-from node.route.explain import explain
+from node.jobs.values import MatchReport, SeriesPart
+from node.pipeline.judge import ActiveRule, judge_set, not_taken
+from node.pipeline.matching import MatchDeps, park_or_ask, with_state
+from node.pipeline.watch import CompleteSeries
 from node.route.rules import StudyRule
 from node.route.sets import Ambiguous, Candidate, Chosen, Waiting
-from node.route.verdict import Truth
 
 ReadSeries = Callable[[str], CompleteSeries | None]
 
@@ -68,20 +62,17 @@ def _match_set(
     now: float,
 ) -> Iterator[float]:
     """Judge one rule; yields when a wait for more series ends."""
-    candidates = [_candidate(row) for row in rows]
-    fitting = [c for c in candidates if explain(rule, c.header).truth is Truth.TRUE]
+    judged = judge_set(rule, [_candidate(row) for row in rows])
     newest = deps.matches.newest(rule.name, study_instance_uid)
-    if not fitting:
+    if judged is None:
         if newest is not None:
             deps.jobs.supersede(
                 study_instance_uid, rule.name, study_instance_uid, newest.revision + 1, now
             )
         return
-    choice = rule.choose(candidates)
+    choice = judged.choice
     roles = (
-        dict(choice.roles)
-        if isinstance(choice, Chosen)
-        else {c.series_instance_uid: c.series_instance_uid for c in fitting}
+        dict(choice.roles) if isinstance(choice, Chosen) else {uid: uid for uid in judged.fitting}
     )
     report = _report(rule.name, study_instance_uid, roles, rows, newest)
     if not isinstance(choice, Chosen):
@@ -92,14 +83,13 @@ def _match_set(
             if newest is None or newest.job_id is None or newest.revision != report.revision:
                 _ask(deps, active, report, read, taken_series_numbers, now)
         case Ambiguous():
-            freed = f"{choice.sentence}: leave one out with: segnode series discard UID"
-            deps.matches.put(with_state(report, MatchState.PARKED, freed), now)
+            deps.matches.put(with_state(report, MatchState.PARKED, choice.reasons), now)
         case Waiting():
             mine = (row for row in rows if row.series_instance_uid in roles.values())
             wait_until = min(row.first_received_at for row in mine) + deps.study_wait_s
             waits = now < wait_until
             state = MatchState.RECEIVING if waits else MatchState.HELD
-            deps.matches.put(with_state(report, state, f"{choice.sentence}: send it"), now)
+            deps.matches.put(with_state(report, state, choice.reasons), now)
             if waits:
                 yield wait_until
 
@@ -111,20 +101,22 @@ def _report(
     rows: Sequence[SeriesRow],
     newest: NewestMatch | None,
 ) -> MatchReport:
-    """The match of a set: as explanation it names each series with its revision."""
+    """The match of a set, in the revision of its own that these series make."""
     revisions = {row.series_instance_uid: row.revision for row in rows}
-    made_of = {role: f"{uid}@{revisions[uid]}" for role, uid in roles.items()}
+    made_of = {
+        role: SeriesPart(series_instance_uid=uid, revision=revisions[uid])
+        for role, uid in roles.items()
+    }
     revision = newest.revision if newest is not None else 1
-    if newest is not None and newest.job_id is not None and newest.explanation != made_of:
+    if newest is not None and newest.job_id is not None and newest.made_of != made_of:
         revision += 1
     return MatchReport(
         rule=rule,
         study_instance_uid=study_instance_uid,
         series_key=study_instance_uid,
-        roles=roles,
+        made_of=made_of,
         revision=revision,
         state=MatchState.QUEUED,
-        explanation=made_of,
     )
 
 
@@ -140,8 +132,8 @@ def _ask(
     for role, uid in report.roles.items():
         series = read(uid)
         if series is None:
-            sentence = f"images of {uid} were deleted by retention: segnode series rerun {uid}"
-            deps.matches.put(with_state(report, MatchState.PARKED, sentence), now)
+            gone = Reason(ReasonCode.FILES_DELETED, {"series": uid})
+            deps.matches.put(with_state(report, MatchState.PARKED, [gone]), now)
             return
         inputs[role] = series
     reasons = list(not_taken(active, inputs))

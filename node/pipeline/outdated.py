@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Engine
 
 from node.domain.job import JobState
+from node.domain.series import Forced
 from node.jobs.catalog import JobCatalog
 from node.pipeline.build import Plan
 from node.spool.arrivals import Arrivals
@@ -34,5 +35,5 @@ def judge_outdated_again(plan: Plan, engine: Engine) -> list[str]:
             grid, *_ = whole["inputs"].values()  # judging one series judges the sets that it is in
             found[grid["series_instance_uid"]] = None
     for series_instance_uid in found:
-        arrivals.force(series_instance_uid, "rerun")
+        arrivals.force(series_instance_uid, Forced.RERUN)
     return list(found)

@@ -18,8 +18,8 @@ from node.config import KeepDays
 from node.domain.instance import Instance
 from node.domain.job import MatchState
 from node.infer.report import LOG_FILE
-from node.jobs.fates import fates_of_series
 from node.jobs.results import ResultStore
+from node.jobs.series_work import SeriesWork
 from node.jobs.store import JobStore
 from node.pipeline.accept import spool_settings
 from node.pipeline.build import Plan
@@ -100,7 +100,7 @@ class Retention:
         unsettled, newest_row = arrivals.unsettled()
         held = frozenset(arrivals.held_series())
         fates = Fates(
-            matches=fates_of_series(self._engine),
+            matches=SeriesWork(self._engine).fates(),
             open=frozenset(unsettled) - held,
             held=held,
             in_use=JobStore(self._engine).series_in_use(),

@@ -6,13 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from node.assemble.activity import Association, Ending, peer_key
-from node.assemble.revisions import is_late
+from node.assemble.activity import Association, peer_key
+from node.domain.association import Ending
 from node.domain.header import Header
 from node.domain.instance import Instance, Origin, Transport
-from node.domain.reasons import ReasonCode
+from node.domain.reasons import Reason
 from node.domain.series import SeriesRow, SeriesState
-from node.pipeline.matching import CompleteSeries
 from node.pipeline.watch import SeriesWatch
 
 
@@ -47,7 +46,6 @@ def described(watch: SeriesWatch, was: SeriesRow | None, now: float) -> SeriesRo
         forced=was.forced,
         state=was.state,
         evidence=was.evidence,
-        sentence=was.sentence,
         reasons=was.reasons,
         missing=was.missing,
         guard=was.guard,
@@ -55,7 +53,7 @@ def described(watch: SeriesWatch, was: SeriesRow | None, now: float) -> SeriesRo
 
 
 def not_judged(
-    was: SeriesRow | None, instances: Sequence[Instance], sentence: str, now: float
+    was: SeriesRow | None, instances: Sequence[Instance], why: Reason, now: float
 ) -> SeriesRow:
     """The row of a series whose judgement failed: held, with the reason."""
     known = was or SeriesRow(
@@ -71,36 +69,8 @@ def not_judged(
     return replace(
         known,
         state=SeriesState.HELD,
-        sentence=sentence,
-        reasons=(ReasonCode.NOT_JUDGED.value,),
+        reasons=(why,),
         updated_at=now,
-    )
-
-
-def late_images(watch: SeriesWatch, was: SeriesRow) -> int:
-    """How many images came after the snapshot."""
-    return sum(is_late(was.snapshot, one.sop_instance_uid) for one in watch.inputs)
-
-
-def was_held_for_losses(was: SeriesRow) -> bool:
-    """Whether a person was to decide about images that were refused."""
-    return was.state is SeriesState.HELD and ReasonCode.IMAGES_REFUSED.value in was.reasons
-
-
-def complete_series(watch: SeriesWatch, row: SeriesRow) -> CompleteSeries:
-    """A settled series as rules and models take it."""
-    return CompleteSeries(
-        series_instance_uid=row.series_instance_uid,
-        study_instance_uid=row.study_instance_uid,
-        patient_id=row.patient_id,
-        revision=row.revision,
-        header=watch.header(),
-        instances=sorted(watch.inputs, key=lambda one: one.received_at),
-        frames=watch.frames,
-        origin=watch.newest.origin,
-        first_received_at=row.first_received_at,
-        phase_hints=watch.phase_hints,
-        missing=row.missing,
     )
 
 

@@ -9,47 +9,34 @@ again, to the same rows.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from math import inf
+from typing import Any
 
 from sqlalchemy.exc import OperationalError
 
-from node.assemble.activity import Forced, SeriesActivity, peer_key
-from node.assemble.evidence import CompletionState, Evidence, judge_completion, learns_splitting
+from node.assemble.activity import SeriesActivity, peer_key
+from node.assemble.evidence import learns_splitting
 from node.assemble.gate import is_regular
-from node.assemble.revisions import OldWork, Progress, judge_late
-from node.domain.header import Header
 from node.domain.instance import Instance
-from node.domain.job import MatchState
-from node.domain.loss import Loss
-from node.domain.reasons import ReasonCode, codes_of
-from node.domain.series import SeriesRow, SeriesState
-from node.jobs.values import MatchReport
+from node.domain.job import Progress
+from node.domain.reasons import Reason, ReasonCode
+from node.domain.series import Forced, SeriesRow, SeriesState
 from node.pipeline.crash_points import crash_point
-from node.pipeline.matching import NO_RULE, ActiveRule, CompleteSeries, match_series
+from node.pipeline.decide import Decision, Seen, decide, discard_as_told, send_again
+from node.pipeline.judge import minimum_slices
+from node.pipeline.matching import match_series, reports_of_no_input
 from node.pipeline.matching_sets import match_study
-from node.pipeline.series_rows import (
-    association_of,
-    complete_series,
-    described,
-    late_images,
-    not_judged,
-    series_numbers,
-    was_held_for_losses,
-)
+from node.pipeline.series_rows import association_of, described, not_judged, series_numbers
 from node.pipeline.settle_deps import SettleDeps
-from node.pipeline.watch import SeriesWatch
-from node.route.explain import explain
-from node.route.rules import StudyRule, names_sop_class
-from node.route.verdict import Truth
+from node.pipeline.watch import CompleteSeries, SeriesWatch
+from node.route.rules import StudyRule
 
 log = logging.getLogger(__name__)
 
 BROKEN_S = 60.0
-
-_SETTLED = (SeriesState.COMPLETE, SeriesState.HELD)
 
 
 class Settler:
@@ -124,7 +111,9 @@ class Settler:
             newest_row = index.newest_row(series_instance_uid)
             rows = index.arrivals_of(series_instance_uid)
             if not rows:
-                self._have_it_sent_again(series_instance_uid, now)
+                was = index.series(series_instance_uid)
+                if was is not None and was.forced:  # a person asked for it, and no file is left
+                    self._carry_out(send_again(replace(was, updated_at=now)), was, now)
                 return
             study = rows[0][1].study_instance_uid
             watch = SeriesWatch(series_instance_uid, study, self._deps.read_header)
@@ -138,11 +127,9 @@ class Settler:
             if uid in self._broken:
                 continue
             was = self._deps.index.series(uid)
-            if was is not None and was.forced == Forced.DISCARD:
+            if was is not None and was.forced is Forced.DISCARD:
                 with self._apart(uid, now):
-                    sentence = "discarded by a person"
-                    row = replace(was, evidence=Evidence.PERSON.value, sentence=sentence)
-                    self._discard(row, was, now)
+                    self._carry_out(discard_as_told(was, now), was, now)
             elif uid in self._watched:
                 self._watched[uid].look_again_at = -inf
             else:
@@ -165,86 +152,55 @@ class Settler:
         if not watch.inputs:
             self._keep_aside(watch, row, was, now)
             return
-        if was is not None and not was.forced and was.state is SeriesState.DISCARDED:
-            self._write(row, was)
-            return
-        if was is not None and was.snapshot:
-            if was.snapshot.keys() - {one.sop_instance_uid for one in watch.inputs}:
-                self._hold_for_deleted(row, was)
-                return
-            if was.state in _SETTLED and not was.forced:
-                lost = len(self._losses(watch))
-                if lost > was.missing:
-                    self._withhold(was, now)
-                elif not late_images(watch, was) and not was_held_for_losses(was):
-                    self._stay_settled(watch, row, was)
-                    return
-                elif late_images(watch, was) and self._is_held_for_late(watch, row, was, now):
-                    return
-        self._judge(watch, row, was, now)
+        seen = self._see(watch, row, was)
+        decision = decide(seen, self._deps.policy, now)
+        is_next = decision.row is not None and decision.row.revision > row.revision
+        if decision.row is not None and decision.row.state is SeriesState.RECEIVING:
+            self._learn(watch, seen.activity, now)
+            watch.look_again_at = decision.look_again_at
+        self._carry_out(decision, was, now, settles=watch if is_next else None)
 
-    def _judge(self, watch: SeriesWatch, row: SeriesRow, was: SeriesRow | None, now: float) -> None:
-        activity = self._activity(watch, was)
-        if self._deps.index.newest_row(watch.series_instance_uid) > watch.newest_row:
-            return  # more arrived since the tick began: judged in the next one, with it
-        completion = judge_completion(activity, self._deps.policy, now)
-        row = replace(
-            row,
-            sentence=completion.sentence,
-            evidence=completion.level.value,
-            reasons=tuple(reason.value for reason in completion.reasons),
+    def _see(self, watch: SeriesWatch, row: SeriesRow, was: SeriesRow | None) -> Seen:
+        """All that is known of a series now; what arrives meanwhile is seen by ``is_current``."""
+        index, uid = self._deps.index, watch.series_instance_uid
+        return Seen(
+            row=row,
+            was=was,
+            versions={one.sop_instance_uid: one.version for one in watch.inputs},
+            gate=watch.gate(),
+            activity=self._activity(watch, was),
+            progress=self._progress(was),
+            is_current=index.newest_row(uid) <= watch.newest_row,
         )
-        match completion.state:
-            case CompletionState.COMPLETE:
-                missing = activity.missing
-                reasons = (ReasonCode.IMAGES_MISSING.value,) if missing else ()
-                self._settle(watch, replace(row, missing=missing, reasons=reasons), was, now)
-            case CompletionState.DISCARDED:
-                self._discard(row, was, now)
-            case CompletionState.HELD:
-                if was is not None and was.snapshot and activity.misses_images:
-                    self._withhold(was, now)
-                self._write(replace(row, state=SeriesState.HELD, forced=""), was)
-            case CompletionState.RECEIVING:
-                self._learn(watch, activity, now)
-                watch.look_again_at = completion.look_again_at or inf
-                self._write(replace(row, state=SeriesState.RECEIVING), was)
+
+    def _progress(self, was: SeriesRow | None) -> Progress:
+        if was is None or not was.snapshot:
+            return Progress.NO_JOB
+        return self._deps.work.furthest(was.study_instance_uid, was.series_instance_uid)
 
     def _activity(self, watch: SeriesWatch, was: SeriesRow | None) -> SeriesActivity:
-        index = self._deps.index
+        index, losses = self._deps.index, self._deps.losses
         found = index.associations_around(watch.series_instance_uid)
         associations = [association_of(row) for row in found]
         watch.senders = frozenset(
             one.id for one in associations if one.carried and one.closed_at is None
         )
+        origin = watch.newest.origin
         return SeriesActivity(
             series_instance_uid=watch.series_instance_uid,
             instances=len(watch.inputs),
             last_received_at=max(one.received_at for one in watch.inputs),
-            is_regular=is_regular(watch.frames, self._minimum_slices(watch.header())),
+            is_regular=is_regular(
+                watch.frames, minimum_slices(self._deps.match.rules, watch.header())
+            ),
             associations=associations,
             expected=watch.expected(),
-            splits_series=index.splits_series(peer_key(watch.newest.origin)),
-            forced=Forced(was.forced) if was is not None and was.forced else None,
-            losses=self._losses(watch),
+            splits_series=index.splits_series(peer_key(origin)),
+            forced=was.forced if was is not None else None,
+            losses=[*losses.of_series(watch.series_instance_uid), *watch.without_pixels],
             accepted_losses=was.missing if was is not None and was.snapshot else 0,
-            listening_since=self._deps.losses.listening_since().get(
-                watch.newest.origin.transport.value, -inf
-            ),
+            listening_since=losses.listening_since().get(origin.transport.value, -inf),
         )
-
-    def _losses(self, watch: SeriesWatch) -> Sequence[Loss]:
-        """Images of it that were refused, cut off or came without pixels, and have not come since."""
-        return [*self._deps.losses.of_series(watch.series_instance_uid), *watch.without_pixels]
-
-    def _minimum_slices(self, header: Header) -> int:
-        """The most slices that a model of a rule firing on this header needs."""
-        wanted = [
-            active.minimum(role).slices
-            for active in self._deps.match.rules
-            for role in _roles_true(active, header)
-        ]
-        return max(wanted, default=2)
 
     def _learn(self, watch: SeriesWatch, activity: SeriesActivity, now: float) -> None:
         if not activity.splits_series and learns_splitting(activity, self._deps.policy, now):
@@ -252,146 +208,58 @@ class Settler:
             log.info("peer sends one series over several associations", extra={"peer": peer})
             self._deps.index.learn_splitting(peer, now)
 
-    def _settle(
-        self, watch: SeriesWatch, row: SeriesRow, was: SeriesRow | None, now: float
+    def _carry_out(
+        self,
+        decision: Decision,
+        was: SeriesRow | None,
+        now: float,
+        *,
+        settles: SeriesWatch | None = None,
     ) -> None:
-        """Complete: take the snapshot, let the rules speak, then say that it is settled."""
+        """Do what was decided, the row last: a crash before it leaves a series to be judged again.
+
+        Args:
+            settles: The series, where this opens its next revision.
+        """
+        row, deps = decision.row or was, self._deps
+        if row is None:
+            return
+        uid, study = row.series_instance_uid, row.study_instance_uid
+        if decision.ends_work_before is not None:
+            deps.work.supersede(study, uid, decision.ends_work_before, now)
+        if decision.forgets_deleted:
+            deps.index.forget_deleted(uid)
+        if decision.row is None:
+            return
+        is_given_up = row.state is SeriesState.DISCARDED and decision.ends_work_before is not None
+        if settles is not None:
+            self._let_rules_speak(settles, row, now)
+        elif is_given_up:
+            self._match_study(study, now, settling={uid: (row, None)})
+        if self._write(row, was) and (settles is not None or is_given_up):
+            self._studies[study] = -inf
+            log.info("series settled", extra=_told(row))
+
+    def _let_rules_speak(self, watch: SeriesWatch, row: SeriesRow, now: float) -> None:
+        """What the next revision of a series leads to, alone and in sets."""
         deps, uid, study = self._deps, row.series_instance_uid, row.study_instance_uid
-        gate = watch.gate()
-        row = replace(
-            row,
-            state=SeriesState.COMPLETE,
-            revision=(was.revision if was is not None else 0) + 1,
-            snapshot={one.sop_instance_uid: one.version for one in watch.inputs},
-            gate={
-                "findings": [finding.sentence for finding in gate.findings],
-                "reasons": codes_of(gate.findings),
-                "notes": list(gate.notes),
-            },
-            forced="",
-        )
-        complete = complete_series(watch, row)
+        complete = watch.complete(revision=row.revision, missing=row.missing)
         crash_point("waiting for completion")
         others = deps.index.series_of_study(study)
         match_series(deps.match, complete, series_numbers([row, *others]), now)
         deps.work.supersede(study, uid, row.revision, now)
         self._match_study(study, now, settling={uid: (row, complete)})
         crash_point("job queued")
-        if self._write(row, was):
-            self._studies[study] = -inf
-            log.info(
-                "series complete",
-                extra={
-                    "series_instance_uid": uid,
-                    "revision": row.revision,
-                    "instances": row.instances,
-                    "evidence": row.evidence,
-                },
-            )
-
-    def _withhold(self, was: SeriesRow, now: float) -> None:
-        """Images of a settled series turn out to be lost: what has not left does not leave."""
-        self._deps.work.supersede(
-            was.study_instance_uid, was.series_instance_uid, was.revision + 1, now
-        )
-
-    def _is_held_for_late(
-        self, watch: SeriesWatch, row: SeriesRow, was: SeriesRow, now: float
-    ) -> bool:
-        """Something new came to a settled series: a person decides, or the next revision opens."""
-        study, uid = was.study_instance_uid, was.series_instance_uid
-        lateness = judge_late(
-            self._deps.policy,
-            revision=was.revision,
-            progress=Progress[self._deps.work.furthest(study, uid)],
-            late_instances=late_images(watch, was),
-            series_instance_uid=uid,
-        )
-        if lateness.is_held:
-            reasons = (ReasonCode.LATE_IMAGES.value,)
-            row = replace(row, state=SeriesState.HELD, sentence=lateness.sentence, reasons=reasons)
-            self._write(row, was)
-            return True
-        log.info(lateness.sentence, extra={"series_instance_uid": uid})
-        if lateness.old_work is not OldWork.NOTHING:
-            self._deps.work.supersede(study, uid, lateness.revision, now)
-        return False
-
-    def _stay_settled(self, watch: SeriesWatch, row: SeriesRow, was: SeriesRow) -> None:
-        """Nothing new but corrected headers: later jobs carry them, none runs again for them."""
-        versions = {one.sop_instance_uid: one.version for one in watch.inputs}
-        row = replace(row, snapshot={**was.snapshot, **versions}, state=SeriesState.COMPLETE)
-        if was.state is SeriesState.HELD:
-            row = replace(row, sentence="complete as it was settled", reasons=())
-        self._write(row, was)
-
-    def _hold_for_deleted(self, row: SeriesRow, was: SeriesRow) -> None:
-        """Retention took a part of what is needed: nothing runs on the rest."""
-        if was.forced:
-            self._send_again(row, was)
-            return
-        free = f"to have all of it taken again: segnode series rerun {row.series_instance_uid}"
-        sentence = (
-            f"images came after earlier ones of revision {was.revision} were deleted by retention; "
-            f"{free}"
-        )
-        reasons = (ReasonCode.FILES_DELETED.value,)
-        row = replace(row, state=SeriesState.HELD, sentence=sentence, reasons=reasons)
-        self._write(row, was)
-
-    def _have_it_sent_again(self, series_instance_uid: str, now: float) -> None:
-        """A person asked for a series of which no file is left."""
-        was = self._deps.index.series(series_instance_uid)
-        if was is not None and was.forced:
-            self._send_again(replace(was, updated_at=now), was)
-
-    def _send_again(self, row: SeriesRow, was: SeriesRow) -> None:
-        """Forget what was deleted, so that it is not taken for a duplicate when it is sent again."""
-        self._deps.index.forget_deleted(row.series_instance_uid)
-        sentence = "its images were deleted by retention: send the series again"
-        row = replace(
-            row,
-            state=SeriesState.HELD,
-            snapshot={},
-            forced="",
-            sentence=sentence,
-            reasons=(ReasonCode.FILES_DELETED.value,),
-            missing=0,
-        )
-        self._write(row, was)
 
     def _keep_aside(
         self, watch: SeriesWatch, row: SeriesRow, was: SeriesRow | None, now: float
     ) -> None:
         """Nothing here is an input: it never waits, and only a rule that names its class is asked."""
-        sentence = "no grayscale images of a patient: nothing for a model"
-        asking = [active for active in self._deps.match.rules if _names(active, watch)]
-        reports = [
-            (active.rule.name, MatchState.PARKED, f"{active.model.name} takes images; {sentence}")
-            for active in asking
-        ]
-        for rule, state, why in reports or [(NO_RULE, MatchState.NOT_AN_INPUT, sentence)]:
-            report = MatchReport(
-                rule=rule,
-                study_instance_uid=watch.study_instance_uid,
-                series_key=watch.series_instance_uid,
-                roles={"": watch.series_instance_uid},
-                revision=1,
-                state=state,
-                sentence=why,
-            )
+        for report in reports_of_no_input(self._deps.match.rules, watch):
             self._deps.match.matches.put(report, now)
-        row = replace(row, state=SeriesState.COMPLETE, sentence=sentence, revision=1, forced="")
+        why = (Reason(ReasonCode.NO_INPUT),)
+        row = replace(row, state=SeriesState.COMPLETE, reasons=why, revision=1, forced=None)
         self._write(row, was)
-
-    def _discard(self, row: SeriesRow, was: SeriesRow | None, now: float) -> None:
-        """Leave a series alone, and end what was made of it and has not left."""
-        uid, study = row.series_instance_uid, row.study_instance_uid
-        self._deps.work.supersede(study, uid, row.revision + 1, now)
-        row = replace(row, state=SeriesState.DISCARDED, forced="", updated_at=now)
-        self._match_study(study, now, settling={uid: (row, None)})
-        if self._write(row, was):
-            self._studies[study] = -inf
 
     def _write(self, row: SeriesRow, was: SeriesRow | None) -> bool:
         """Write the row unless nothing changed; only what is arriving is watched further."""
@@ -457,7 +325,9 @@ class Settler:
         rows = self._deps.index.arrivals_of(row.series_instance_uid)
         watch = SeriesWatch(row.series_instance_uid, row.study_instance_uid, self._deps.read_header)
         watch.take_rows(one for one in rows if one[1].sop_instance_uid in row.snapshot)
-        return complete_series(watch, row) if len(watch.inputs) == len(row.snapshot) else None
+        if len(watch.inputs) < len(row.snapshot):
+            return None
+        return watch.complete(revision=row.revision, missing=row.missing)
 
     # --- what goes wrong -------------------------------------------------------------------------
 
@@ -477,25 +347,19 @@ class Settler:
     def _hold_broken(self, series_instance_uid: str, error: str, now: float) -> None:
         """Show a series that cannot be judged to whoever lists what is held."""
         index = self._deps.index
-        free = f"to leave it alone: segnode series discard {series_instance_uid}"
-        sentence = f"{error} when it was judged, tried again every {BROKEN_S:.0f} s; {free}"
+        why = Reason(ReasonCode.NOT_JUDGED, {"error": error, "again_after_s": BROKEN_S})
         was = index.series(series_instance_uid)
         instances = [one for _, one in index.arrivals_of(series_instance_uid)]
-        row = not_judged(was, instances, sentence, now)
+        row = not_judged(was, instances, why, now)
         index.put_series(row, was=was)
 
 
-def _roles_true(active: ActiveRule, header: Header) -> Iterable[str]:
-    """Roles of the model that this series could fill; a rule on single series has one."""
-    for role, verdict in explain(active.rule, header).roles.items():
-        if verdict.truth is Truth.TRUE:
-            yield role or active.model.grid_role
-
-
-def _names(active: ActiveRule, watch: SeriesWatch) -> bool:
-    """Whether a rule asks for this series by naming its SOP class, and fires on it."""
-    if isinstance(active.rule, StudyRule):
-        return False
-    classes = {one.sop_class_uid for one in watch.others}
-    is_named = any(names_sop_class(active.rule.condition, each) for each in classes)
-    return is_named and explain(active.rule, watch.header()).truth is Truth.TRUE
+def _told(row: SeriesRow) -> dict[str, Any]:
+    """What the log says of a series that was settled."""
+    return {
+        "series_instance_uid": row.series_instance_uid,
+        "state": row.state.value,
+        "revision": row.revision,
+        "instances": row.instances,
+        "evidence": row.evidence.value,
+    }

@@ -13,13 +13,15 @@ from pydicom.dataset import Dataset
 
 from node.assemble.activity import ExpectedCount, trusted_images_in_acquisition
 from node.assemble.derive import derive
-from node.assemble.gate import GateVerdict, MinimumSize, judge_geometry
+from node.assemble.gate import GateVerdict, judge_geometry
 from node.assemble.phases import PhaseHints, phase_hints_of
 from node.domain.frames import Frame, frames_of
 from node.domain.header import Header, HeaderMerger, Missing, value_of
-from node.domain.instance import Instance
+from node.domain.instance import Instance, Origin
 from node.domain.loss import Loss
+from node.jobs.values import SeriesPart
 from node.receive.syntaxes import IMAGE_SOP_CLASSES, can_be_input
+from node.route.sets import Candidate
 
 ReadHeader = Callable[[Instance], Dataset]
 
@@ -33,6 +35,49 @@ class _Image:
     frames: tuple[Frame, ...]
     hints: tuple[PhaseHints, ...]
     instance_number: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompleteSeries:
+    """A series at one revision: the snapshot that rules judge and jobs are made of.
+
+    Args:
+        instances: In the order they came.
+        frames: Of all instances.
+        phase_hints: What may tell phases apart, frame by frame.
+        missing: Images known to be missing, which somebody went on without.
+    """
+
+    series_instance_uid: str
+    study_instance_uid: str
+    patient_id: str
+    revision: int
+    header: Header
+    instances: Sequence[Instance]
+    frames: Sequence[Frame]
+    origin: Origin
+    phase_hints: Sequence[PhaseHints] = ()
+    missing: int = 0
+
+    @property
+    def part(self) -> SeriesPart:
+        """The series and its revision."""
+        return SeriesPart(series_instance_uid=self.series_instance_uid, revision=self.revision)
+
+    @property
+    def candidate(self) -> Candidate:
+        """What a study rule chooses by."""
+        return Candidate(
+            series_instance_uid=self.series_instance_uid,
+            patient_id=self.patient_id,
+            header=self.header,
+            slices=len(self.frames),
+        )
+
+    @property
+    def snapshot(self) -> dict[str, int]:
+        """SOP Instance UID -> version."""
+        return {one.sop_instance_uid: one.version for one in self.instances}
 
 
 class SeriesWatch:
@@ -143,10 +188,8 @@ class SeriesWatch:
         """All frames of all images."""
         return [frame for image in self._images.values() for frame in image.frames]
 
-    def gate(self, minimum: MinimumSize | None = None) -> GateVerdict:
+    def gate(self) -> GateVerdict:
         """The geometry gate's verdict on what is there now."""
-        if minimum is not None:
-            return judge_geometry(self.frames, minimum, phase_hints=self.phase_hints)
         if self._verdict is None:
             self._verdict = judge_geometry(self.frames, phase_hints=self.phase_hints)
         return self._verdict
@@ -160,6 +203,22 @@ class SeriesWatch:
             origin = self.newest.origin
             self._header = merged.with_derived(derive(merged, self.frames, self.gate(), origin))
         return self._header
+
+    def complete(self, *, revision: int, missing: int = 0) -> CompleteSeries:
+        """What is there now, as rules and models take it."""
+        header = self.header()
+        return CompleteSeries(
+            series_instance_uid=self.series_instance_uid,
+            study_instance_uid=self.study_instance_uid,
+            patient_id=header.text("PatientID"),
+            revision=revision,
+            header=header,
+            instances=sorted(self.inputs, key=lambda one: one.received_at),
+            frames=self.frames,
+            origin=self.newest.origin,
+            phase_hints=self.phase_hints,
+            missing=missing,
+        )
 
     def expected(self) -> ExpectedCount | None:
         """A count of images from the headers, where it can be trusted."""

@@ -14,8 +14,8 @@ from node.domain.instance import Instance
 from node.jobs.leases import JobLeases
 from node.jobs.matches import MatchStore
 from node.jobs.outbox import Outbox
-from node.jobs.progress import WorkProgress
 from node.jobs.results import ResultStore
+from node.jobs.series_work import SeriesWork
 from node.jobs.store import JobStore
 from node.pipeline.build import Plan
 from node.pipeline.deliver import DeliveryDeps
@@ -40,7 +40,7 @@ def settle_deps(plan: Plan, engine: Engine) -> SettleDeps:
     return SettleDeps(
         index=Arrivals(engine),
         losses=Losses(engine, around_s=plan.policy.quiet_max_s),
-        work=WorkProgress(engine),
+        work=SeriesWork(engine),
         match=MatchDeps(
             matches=MatchStore(engine),
             jobs=JobStore(engine),

@@ -16,18 +16,17 @@ from typing import Any
 
 from sqlalchemy.exc import OperationalError
 
-from node import __version__
-from node.domain.errors import LeaseLost, NodeError
+from node import __version__, words
+from node.domain.errors import LeaseLost, NodeError, SeriesUnusable
 from node.domain.form import FormsTaken
 from node.domain.job import Settled
-from node.domain.reasons import Reason, ReasonCode, codes_of, in_one_sentence
+from node.domain.reasons import Reason, ReasonCode, codes_of, reasons_from_json, told
 from node.domain.result import Provenance
 from node.infer.assets import locked_licences
 from node.infer.registry import ModelSpec
 from node.infer.runner import Failed, Finished, Noted, Runner, StageFinished, StageStarted
 from node.jobs.leases import JobLeases
 from node.jobs.results import ResultStore
-from node.jobs.store import ACCEPTED, accept_hint
 from node.jobs.values import LABELS, LeasedJob, ResultFile
 from node.pipeline.crash_points import crash_point
 from node.pipeline.job_order import InputFiles, JobOrder
@@ -153,10 +152,11 @@ class Worker:
         except LeaseLost:
             log.warning("job cancelled or in other hands", extra={"job": job.id})
         except NodeError as error:
-            self._end(job, str(error), permanent=True)
+            self._end(job, reasons_of(error), permanent=True)
         except Exception as error:
             log.exception("job failed", extra={"job": job.id})
-            self._end(job, f"{type(error).__name__} in the worker", permanent=False)
+            failed = told(ReasonCode.ATTEMPT_FAILED, f"{type(error).__name__} in the worker")
+            self._end(job, [failed], permanent=False)
         finally:
             self._may_warm = True
             if self._runner.is_busy:
@@ -178,8 +178,7 @@ class Worker:
             deadline_s=job.deadline_s,
             memory_bytes=self._memory_bytes(model),
         )
-        incomplete = incomplete_of(job.inputs)
-        notes = [f"made of {incomplete}"] if incomplete else []
+        notes: list[Reason] = []
         beat_at = time.monotonic() + HEARTBEAT_S
         while True:
             if signals.stop.is_set():
@@ -193,7 +192,7 @@ class Worker:
                     case StageFinished(name=name, seconds=seconds):
                         self._deps.leases.stage(job.id, self._owner, name, seconds)
                     case Noted(sentence=sentence):
-                        notes.append(sentence)
+                        notes.append(told(ReasonCode.NOTED, sentence))
                     case Finished(result=result):
                         self._keep(job, result, notes)
                         return
@@ -209,11 +208,11 @@ class Worker:
             log.error("traceback of the job", extra={"job": job.id, "at": event.detail})
         if event.waits:
             log.warning("job waits", extra={"job": job.id, "sentence": event.sentence})
-            self._deps.leases.release(
-                job.id, self._owner, sentence=event.sentence, wait_s=SHORTAGE_WAIT_S
-            )
+            short = told(ReasonCode.RESOURCE_SHORT, event.sentence)
+            self._deps.leases.release(job.id, self._owner, reasons=[short], wait_s=SHORTAGE_WAIT_S)
         else:
-            self._end(job, event.sentence, permanent=event.permanent)
+            failed = event.reasons or [told(ReasonCode.ATTEMPT_FAILED, event.sentence)]
+            self._end(job, failed, permanent=event.permanent)
 
     def _order(self, job: LeasedJob, model: ModelSpec) -> JobOrder:
         inputs = tuple(
@@ -242,14 +241,12 @@ class Worker:
             return None
         return int((model.resources.memory_gb + LIBRARIES_GB) * 2**30)
 
-    def _keep(self, job: LeasedJob, result: Mapping[str, Any], notes: list[str]) -> None:
+    def _keep(self, job: LeasedJob, result: Mapping[str, Any], notes: Sequence[Reason]) -> None:
         volumes_ml = {"volumes_ml": result["volumes_ml"]}
         labels = _file(job, {**result["labels"], "form": LABELS, "summary": volumes_ml})
         self._deps.results.put_labels(job.id, self._owner, labels)
         crash_point("between encode and outbox")
-        reasons = [Reason(ReasonCode(code), told) for code, told in result["implausible"]]
-        is_kept_back = bool(reasons) and self._is_held(job)
-        sentence = _how_it_ended(job, reasons, notes, is_kept_back=is_kept_back)
+        implausible = reasons_from_json(result["implausible"])
         self._deps.results.put_results(
             job.id,
             self._owner,
@@ -259,12 +256,12 @@ class Worker:
             ],
             forms=self._forms_of(job),
             taken=self._deps.taken,
-            sentence=sentence,
-            reasons=codes_of(reasons),
-            is_kept_back=is_kept_back,
+            reasons=_how_it_ended(job, result, implausible, notes),
+            is_kept_back=bool(implausible) and self._is_held(job),
         )
-        if reasons:
-            log.warning("implausible result", extra={"job": job.id, "reasons": codes_of(reasons)})
+        if implausible:
+            codes = codes_of(implausible)
+            log.warning("implausible result", extra={"job": job.id, "reasons": codes})
         log.info("job done", extra={"job": job.id, "files": len(result["files"])})
 
     def _forms_of(self, job: LeasedJob) -> tuple[str, ...]:
@@ -278,9 +275,9 @@ class Worker:
             return self._deps.holds_implausible
         return job.settled is Settled.IMPLAUSIBLE
 
-    def _end(self, job: LeasedJob, sentence: str, *, permanent: bool) -> None:
+    def _end(self, job: LeasedJob, reasons: Sequence[Reason], *, permanent: bool) -> None:
         try:
-            state = self._deps.leases.fail(job.id, self._owner, sentence, permanent=permanent)
+            state = self._deps.leases.fail(job.id, self._owner, reasons, permanent=permanent)
         except LeaseLost:
             log.warning("job cancelled or in other hands", extra={"job": job.id})
         except OperationalError:
@@ -289,7 +286,7 @@ class Worker:
         else:
             log.error(
                 "job attempt ended",
-                extra={"job": job.id, "sentence": sentence, "state": state.value},
+                extra={"job": job.id, "sentence": words.tell_all(reasons), "state": state.value},
             )
 
 
@@ -304,14 +301,24 @@ def _file(job: LeasedJob, facts: Mapping[str, Any]) -> ResultFile:
 
 
 def _how_it_ended(
-    job: LeasedJob, reasons: Sequence[Reason], notes: Sequence[str], *, is_kept_back: bool
-) -> str:
-    """The sentence of a job with a result; where it is kept back, with the command that frees it."""
-    implausible = [f"implausible: {in_one_sentence(reasons)}"] if reasons else []
-    said = "; ".join(dict.fromkeys([*implausible, *notes]))
-    if is_kept_back:
-        return said + accept_hint(job.id)
-    return said + ACCEPTED if job.settled is Settled.ACCEPTED else said
+    job: LeasedJob,
+    result: Mapping[str, Any],
+    implausible: Sequence[Reason],
+    notes: Sequence[Reason],
+) -> list[Reason]:
+    """What a job with a result says of itself."""
+    nothing = [] if result["volumes_ml"] else [Reason(ReasonCode.NOTHING_FOUND)]
+    ended = [*implausible, *nothing, *notes]
+    if job.settled is Settled.ACCEPTED:
+        ended.append(Reason(ReasonCode.TAKEN_ALL_THE_SAME))
+    return ended
+
+
+def reasons_of(error: NodeError) -> Sequence[Reason]:
+    """Why a job failed, by the error that ended it."""
+    if isinstance(error, SeriesUnusable):
+        return error.reasons
+    return [told(ReasonCode.ATTEMPT_FAILED, str(error))]
 
 
 def _provenance(job: LeasedJob, model: ModelSpec) -> Provenance:

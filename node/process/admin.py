@@ -6,8 +6,8 @@ from sqlalchemy import Engine
 
 from node.domain.health import Readiness
 from node.domain.job import DeliveryState, MatchState
-from node.domain.series import SeriesState
-from node.jobs.counts import count_matches
+from node.domain.series import Forced, SeriesState
+from node.jobs.matches import MatchStore
 from node.jobs.outbox import Outbox
 from node.jobs.store import JobStore
 from node.pipeline.accept import IngestService
@@ -31,15 +31,15 @@ class Admin:
 
     def proceed_series(self, series_instance_uid: str, /) -> None:
         """Take a series as complete with what is there."""
-        self._arrivals.force(series_instance_uid, "proceed")
+        self._arrivals.force(series_instance_uid, Forced.PROCEED)
 
     def rerun_series(self, series_instance_uid: str, /) -> None:
         """Judge a series again, as a new revision, by the rules in force."""
-        self._arrivals.force(series_instance_uid, "rerun")
+        self._arrivals.force(series_instance_uid, Forced.RERUN)
 
     def discard_series(self, series_instance_uid: str, /) -> None:
         """Leave a series alone from now on."""
-        self._arrivals.force(series_instance_uid, "discard")
+        self._arrivals.force(series_instance_uid, Forced.DISCARD)
 
     def retry_job(self, job_id: int, /) -> None:
         """Queue a parked, failed or cancelled job again."""
@@ -77,7 +77,7 @@ class NodeHealth:
     def readiness(self) -> Readiness:
         """What ``/readyz`` and ``segnode status`` say."""
         degraded: dict[str, str] = {}
-        matches = count_matches(self._engine)
+        matches = MatchStore(self._engine).counts()
         held = Arrivals(self._engine).count(SeriesState.HELD) + matches.get(MatchState.HELD, 0)
         if held:
             degraded["held"] = f"{held} series wait for a person: segnode series list --state held"

@@ -8,13 +8,12 @@ belongs to a process that died and counts as aborted.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Final, Literal, Protocol, TypeAlias
+from typing import Final, Protocol
 
+from node.domain.association import Ending
 from node.domain.instance import Origin
 
 HEARTBEAT_S: Final = 2.0
-
-End: TypeAlias = Literal["released", "aborted"]
 
 
 class AssociationLog(Protocol):
@@ -35,7 +34,7 @@ class AssociationLog(Protocol):
     def closed(
         self,
         association_id: str,
-        end: End,
+        ending: Ending,
         *,
         brought: Mapping[str, Collection[str]] | None = None,
         losses: int = 0,

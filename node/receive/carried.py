@@ -8,19 +8,11 @@ whole series comes again without any loss.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+
+from node.receive.arrival import Receipt
 
 # of one series, before a sender of millions costs memory; beyond it only a person settles a loss
 MAX_IMAGES = 65_536
-
-
-class _Kept(Protocol):
-    """What the ingest says of an instance that it keeps."""
-
-    @property
-    def sop_instance_uid(self) -> str: ...
-    @property
-    def series_instance_uid(self) -> str: ...
 
 
 @dataclass(slots=True)
@@ -36,7 +28,7 @@ class Carried:
     series: dict[str, set[str]] = field(default_factory=dict)
     losses: int = 0
 
-    def note(self, receipt: _Kept) -> None:
+    def note(self, receipt: Receipt) -> None:
         """An instance is kept."""
         images = self.series.setdefault(receipt.series_instance_uid, set())
         if len(images) < MAX_IMAGES:

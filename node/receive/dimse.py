@@ -25,11 +25,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from threading import Event, Lock, Thread
 
+from node.domain.association import Ending
 from node.domain.errors import ConfigInvalid, TryLater
 from node.domain.instance import Origin, Transport
 from node.domain.peers import Peer, is_ae_title, is_loopback_host, match_peer
 from node.domain.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from node.receive.associations import HEARTBEAT_S, AssociationLog, End
+from node.receive.associations import HEARTBEAT_S, AssociationLog
 from node.receive.carried import Carried
 from node.receive.dimse_transfer import (
     VERIFICATION_SOP_CLASS_UID,
@@ -237,7 +238,7 @@ class _Session:
             except TryLater as late:
                 _log.warning("no heartbeat for an association: %s", late)
 
-    def end(self, end: End) -> None:
+    def end(self, ending: Ending) -> None:
         """Give the slot back and close the row, once; every instance was answered before."""
         with self.lock:
             if self.is_over:
@@ -251,7 +252,7 @@ class _Session:
         carried = self.transfer.carried if self.transfer is not None else Carried()
         try:
             self.admission.associations.closed(
-                self.origin.association_id, end, brought=carried.series, losses=carried.losses
+                self.origin.association_id, ending, brought=carried.series, losses=carried.losses
             )
         except TryLater as late:
             # without heartbeats the row counts as aborted before long

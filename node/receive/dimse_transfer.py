@@ -15,12 +15,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from node.domain import statuses
 from node.domain.errors import InstanceRejected
 from node.domain.instance import Origin
 from node.receive import dimse_command as dimse
+from node.receive.arrival import Arrival
 from node.receive.carried import Carried
 from node.receive.dimse_command import Command, ProtocolFault
-from node.receive.ingest import Announced, Receipt
+from node.receive.ingest import Announced
 
 VERIFICATION_SOP_CLASS_UID = "1.2.840.10008.1.1"
 # A C-STORE command set is about 300 bytes; the largest legal one is far below this.
@@ -34,16 +36,6 @@ _COMMAND, _LAST = 0x01, 0x02  # PS3.8 E.2
 _SMALLEST_FRAGMENT_BYTES = 64
 
 _log = logging.getLogger(__name__)
-
-
-class Arrival(Protocol):
-    """One instance on its way in; what is wrong with it is told by ``finish``."""
-
-    def write(self, data: bytes | memoryview) -> None: ...
-
-    def finish(self) -> Receipt: ...
-
-    def abandon(self) -> None: ...
 
 
 class InstanceSink(Protocol):
@@ -199,9 +191,9 @@ class Transfer:
         elif field == dimse.C_ECHO_RQ and not command.has_data_set:
             if command.uid(dimse.AFFECTED_SOP_CLASS_UID) == VERIFICATION_SOP_CLASS_UID:
                 return ToProvider(_pdu(context_id, encoded, is_last=True))
-            request.refusal = _refused("C-ECHO of another class", dimse.SOP_CLASS_NOT_SUPPORTED)
+            request.refusal = _refused("C-ECHO of another class", statuses.SOP_CLASS_NOT_SUPPORTED)
         else:
-            request.refusal = _refused("operation is not served", dimse.UNRECOGNIZED_OPERATION)
+            request.refusal = _refused("operation is not served", statuses.UNRECOGNIZED_OPERATION)
         if command.has_data_set:
             self._request = request
             return None
@@ -234,16 +226,18 @@ class Transfer:
         self, command: Command, announced: Announced, context: Context
     ) -> InstanceRejected | None:
         if not announced.sop_class_uid or not announced.sop_instance_uid:
-            return _refused("Affected SOP Class or Instance UID missing", dimse.MISTYPED_ARGUMENT)
+            return _refused(
+                "Affected SOP Class or Instance UID missing", statuses.MISTYPED_ARGUMENT
+            )
         if announced.sop_class_uid != context.abstract_syntax:
             known = {accepted.abstract_syntax for accepted in self._contexts.values()}
             if announced.sop_class_uid not in known:
-                return _refused("SOP class was not negotiated", dimse.SOP_CLASS_NOT_SUPPORTED)
+                return _refused("SOP class was not negotiated", statuses.SOP_CLASS_NOT_SUPPORTED)
             return _refused(
-                "SOP class is not the one of its context", dimse.DATA_SET_DOES_NOT_MATCH_SOP_CLASS
+                "SOP class is not the one of its context", statuses.DOES_NOT_MATCH_SOP_CLASS
             )
         if not command.has_data_set:
-            return _refused("C-STORE without a data set", dimse.CANNOT_UNDERSTAND)
+            return _refused("C-STORE without a data set", statuses.CANNOT_UNDERSTAND)
         return None
 
     def _complete(self, request: _Request) -> bytes:
@@ -259,7 +253,7 @@ class Transfer:
     def _respond(self, request: _Request) -> bytes:
         refusal = request.refusal
         if refusal is None:
-            encoded = dimse.encode_response(request.command, dimse.SUCCESS)
+            encoded = dimse.encode_response(request.command, statuses.SUCCESS)
         else:
             _log.warning(
                 "refused a request: %s",

@@ -44,7 +44,7 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AssociationServer, AssociationSocket, RequestHandler
 
-from node.receive.associations import End
+from node.domain.association import Ending
 from node.receive.dimse_command import UNEXPECTED_PDU, ProtocolFault
 from node.receive.dimse_transfer import P_DATA_TF, Context, ToProvider
 from node.receive.dimse_wire import PATIENCE_S, Wire
@@ -95,7 +95,7 @@ class Session(Protocol):
         """Take one P-DATA-TF; may raise ProtocolFault."""
         ...
 
-    def end(self, end: End) -> None:
+    def end(self, ending: Ending) -> None:
         """The association is over; called at least once, the first call counts."""
         ...
 
@@ -330,7 +330,7 @@ class _Provider(DULServiceProvider):
             self._session = session
             is_over = self._is_over
         if is_over:
-            session.end("aborted")
+            session.end(Ending.ABORTED)
 
     def retire(self) -> None:
         """End the association after the message in hand."""
@@ -460,9 +460,9 @@ class _Provider(DULServiceProvider):
 
     def _send(self, pdu: Any) -> None:
         if isinstance(pdu, A_RELEASE_RP):
-            self._end_session("released")
+            self._end_session(Ending.RELEASED)
         elif isinstance(pdu, A_ABORT_RQ):
-            self._end_session("aborted")
+            self._end_session(Ending.ABORTED)
             if self._abort_reason:
                 pdu.source, pdu.reason_diagnostic = 0x02, self._abort_reason
         super()._send(pdu)
@@ -524,17 +524,17 @@ class _Provider(DULServiceProvider):
     def _session_is_idle(self) -> bool:
         return self._session is None or not self._is_established or self._session.is_idle
 
-    def _end_session(self, end: End) -> None:
+    def _end_session(self, ending: Ending) -> None:
         with self._session_lock:
             session = self._session
         if session is not None:
-            session.end(end)
+            session.end(ending)
 
     def _finish(self) -> None:
         """The thread ends: whatever the state, nothing stays open or half done."""
         with self._session_lock:
             self._is_over = True
-        self._end_session("aborted")
+        self._end_session(Ending.ABORTED)
         if self.state_machine.current_state != _GONE:
             self._say_goodbye()
         # an association thread that still waits for a request stops waiting

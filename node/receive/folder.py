@@ -1,23 +1,24 @@
 """The folder road: a watched folder, whose settled files go through the same ingest.
 
 A file is settled when size and time of change were the same in two scans. One scan that finds
-something counts as one association. What becomes of a file afterwards is an option: it is deleted,
-moved aside, or left (and then remembered, so that it is not taken twice).
+something counts as one association. Files stay where they are, and are remembered so that none is
+taken twice.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+from node.domain.association import Ending
 from node.domain.errors import InstanceRejected
 from node.domain.instance import Origin, Transport
+from node.domain.statuses import is_out_of_resources
+from node.receive.arrival import Arrival, Receipt
 from node.receive.associations import AssociationLog
 from node.receive.carried import Carried
 
@@ -26,33 +27,6 @@ _HEARTBEAT_EVERY = 20
 _MEDIA_DIRECTORY = "DICOMDIR"
 _DICOM_SUFFIXES = frozenset(("dcm", "dicom", "dic", "ima"))
 _TEXT_BYTES = 4096
-# PS3.4 Table B.2-1: out of resources; the file is tried again
-_TRY_LATER = range(0xA700, 0xA800)
-
-
-class Afterwards(StrEnum):
-    """What happens to a file once it has been taken or refused."""
-
-    DELETE = "delete"
-    MOVE = "move"
-    LEAVE = "leave"
-
-
-class Receipt(Protocol):
-    """What the ingest says of an instance that it keeps."""
-
-    @property
-    def sop_instance_uid(self) -> str: ...
-    @property
-    def series_instance_uid(self) -> str: ...
-
-
-class Arrival(Protocol):
-    """One file on its way in."""
-
-    def write(self, data: bytes | memoryview) -> None: ...
-    def finish(self) -> Receipt: ...
-    def abandon(self) -> None: ...
 
 
 class FileIngest(Protocol):
@@ -80,21 +54,11 @@ class FolderSettings:
     """One watched folder.
 
     Args:
-        moved_to: With ``MOVE``: gets ``taken/`` and ``refused/``; outside the watched folder.
         peer: Configured peer that counts as the sender, or empty.
     """
 
     folder: Path
     peer: str = ""
-    afterwards: Afterwards = Afterwards.LEAVE
-    moved_to: Path | None = None
-
-    def __post_init__(self) -> None:
-        if self.afterwards is Afterwards.MOVE:
-            if self.moved_to is None:
-                raise ValueError("moving files needs a folder to move them to")
-            if self.moved_to.resolve().is_relative_to(self.folder.resolve()):
-                raise ValueError("files cannot be moved to a place inside the watched folder")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,13 +150,13 @@ class FolderWatch:
                         taken.append(path)
                 except InstanceRejected as rejection:
                     carried.losses += 1
-                    if rejection.dimse_status in _TRY_LATER:
-                        break
+                    if is_out_of_resources(rejection.dimse_status):
+                        break  # the file is tried again
                     beside.lost(path, rejection)
                     refused.append(_refused(path, rejection))
-                    self._dispose(path, traces[path], "refused")
+                    self._done[path] = traces[path]
                     continue
-                self._dispose(path, traces[path], "taken")
+                self._done[path] = traces[path]
             is_whole = True
         finally:
             self.associations.settle_losses({printable(path) for path in taken})
@@ -200,7 +164,7 @@ class FolderWatch:
                 self.associations.count_losses(association_id, images, series)
             self.associations.closed(
                 association_id,
-                "released" if is_whole else "aborted",
+                Ending.RELEASED if is_whole else Ending.ABORTED,
                 brought=carried.series,
                 losses=carried.losses,
             )
@@ -225,16 +189,6 @@ class FolderWatch:
             finally:
                 arrival.abandon()
         return receipt
-
-    def _dispose(self, path: Path, trace: _Trace, outcome: str) -> None:
-        if self.settings.afterwards is Afterwards.DELETE and outcome == "taken":
-            path.unlink(missing_ok=True)
-        elif self.settings.afterwards is Afterwards.MOVE and self.settings.moved_to is not None:
-            target = self.settings.moved_to / outcome / path.relative_to(self.settings.folder)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(path, target)
-        else:
-            self._done[path] = trace
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import BinaryIO
 
 from node.domain.errors import InstanceRejected
-from node.receive.statuses import (
+from node.domain.statuses import (
     CANNOT_UNDERSTAND,
     INFLATES_BEYOND_LIMIT,
     OUT_OF_RESOURCES,

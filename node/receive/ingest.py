@@ -11,6 +11,14 @@ from node.domain.errors import InstanceRejected
 from node.domain.instance import InstanceState, Origin
 from node.domain.loss import Loss
 from node.domain.received import Received
+from node.domain.statuses import (
+    CANNOT_UNDERSTAND,
+    DOES_NOT_MATCH_SOP_CLASS,
+    DOES_NOT_MATCH_STUDY,
+    OUT_OF_RESOURCES,
+    SOP_CLASS_NOT_SUPPORTED,
+    TRANSFER_SYNTAX_NOT_SUPPORTED,
+)
 from node.domain.uids import is_uid
 from node.receive.header_check import (
     SERIES_INSTANCE_UID,
@@ -23,14 +31,6 @@ from node.receive.header_check import (
 )
 from node.receive.inflate import inflated
 from node.receive.part10 import Part10Splitter, guess_transfer_syntax
-from node.receive.statuses import (
-    CANNOT_UNDERSTAND,
-    DOES_NOT_MATCH_COMMAND,
-    DOES_NOT_MATCH_STUDY,
-    OUT_OF_RESOURCES,
-    SOP_CLASS_NOT_SUPPORTED,
-    TRANSFER_SYNTAX_NOT_SUPPORTED,
-)
 from node.receive.store import InstanceStore, Part
 from node.receive.syntaxes import (
     DEFLATED,
@@ -407,7 +407,7 @@ class Arrival:
                 if uids[tag] and uids[tag] != expected:
                     raise InstanceRejected(
                         "the data set is not the instance that the command names",
-                        dimse_status=DOES_NOT_MATCH_COMMAND,
+                        dimse_status=DOES_NOT_MATCH_SOP_CLASS,
                         offending_tags=[tag],
                     )
         expected_study = self._study_instance_uid

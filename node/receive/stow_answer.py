@@ -14,15 +14,13 @@ from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
 
 from node.domain.errors import InstanceRejected
+from node.domain.statuses import is_out_of_resources
 
 JSON_TYPE = "application/dicom+json"
 XML_TYPE = "application/dicom+xml"
 
 # DICOM JSON is what clients parse without being asked to
 ANSWER_TYPES = (JSON_TYPE, XML_TYPE)
-
-# PS3.18 Annex I.2.2: the range "refused: out of resources"
-_OUT_OF_RESOURCES = range(0xA700, 0xA800)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +48,7 @@ class Outcome:
             return HTTPStatus.OK
         if self.stored:
             return HTTPStatus.ACCEPTED
-        if any(failure.dimse_status in _OUT_OF_RESOURCES for failure in self.failed):
+        if any(is_out_of_resources(failure.dimse_status) for failure in self.failed):
             return HTTPStatus.SERVICE_UNAVAILABLE
         return HTTPStatus.CONFLICT
 

@@ -13,9 +13,12 @@ from http import HTTPStatus
 from time import monotonic
 from typing import Protocol
 
+from node.domain.association import Ending
 from node.domain.errors import InstanceRejected, NodeError, TryLater
 from node.domain.instance import Origin
-from node.receive.associations import HEARTBEAT_S, AssociationLog, End
+from node.domain.statuses import CANNOT_UNDERSTAND, OUT_OF_RESOURCES
+from node.receive.arrival import Arrival
+from node.receive.associations import HEARTBEAT_S, AssociationLog
 from node.receive.carried import Carried
 from node.receive.media import MediaTypeMalformed, parse_media_type
 from node.receive.multipart import (
@@ -28,10 +31,6 @@ from node.receive.multipart import (
 from node.receive.stow_answer import Outcome, Stored
 
 DICOM_TYPE = "application/dicom"
-
-# PS3.4 Table B.2-1: out of resources, cannot understand
-_OUT_OF_RESOURCES = 0xA700
-_CANNOT_UNDERSTAND = 0xC000
 
 _BINARY_ENCODINGS = frozenset({"", "binary", "8bit", "7bit"})
 
@@ -46,25 +45,6 @@ class RequestRefused(NodeError):
         self.status = status
         self.reason = reason
         self.headers = headers or {}
-
-
-class Receipt(Protocol):
-    """What the ingest says of an instance it keeps."""
-
-    @property
-    def sop_class_uid(self) -> str: ...
-    @property
-    def sop_instance_uid(self) -> str: ...
-    @property
-    def series_instance_uid(self) -> str: ...
-
-
-class Arrival(Protocol):
-    """One file on its way in."""
-
-    def write(self, data: bytes | memoryview) -> None: ...
-    def finish(self) -> Receipt: ...
-    def abandon(self) -> None: ...
 
 
 class FileIngest(Protocol):
@@ -162,7 +142,7 @@ class PartTaker:
         except InstanceRejected as rejected:
             self._fail(rejected)
         except TryLater as short:
-            self._fail(InstanceRejected(str(short), dimse_status=_OUT_OF_RESOURCES))
+            self._fail(InstanceRejected(str(short), dimse_status=OUT_OF_RESOURCES))
 
     def end_part(self) -> None:
         """The part is complete: make it durable."""
@@ -216,11 +196,11 @@ def _require_dicom(part: PartStarted) -> None:
     encoding = part.headers.get("content-transfer-encoding", "").lower()
     if name != DICOM_TYPE:
         raise InstanceRejected(
-            "the part is not application/dicom", dimse_status=_CANNOT_UNDERSTAND, quarantine=False
+            "the part is not application/dicom", dimse_status=CANNOT_UNDERSTAND, quarantine=False
         )
     if encoding not in _BINARY_ENCODINGS:
         raise InstanceRejected(
-            "the part has a transfer encoding", dimse_status=_CANNOT_UNDERSTAND, quarantine=False
+            "the part has a transfer encoding", dimse_status=CANNOT_UNDERSTAND, quarantine=False
         )
 
 
@@ -230,7 +210,7 @@ class Reply:
 
     Args:
         association_id: The row that is still open; empty where there is none.
-        end: How that row ends: released where the request was well formed to its end.
+        ending: How that row ends: released where the request was well formed to its end.
         carried: What the row then counts.
     """
 
@@ -238,7 +218,7 @@ class Reply:
     outcome: Outcome
     reason: str = ""
     association_id: str = ""
-    end: End = "aborted"
+    ending: Ending = Ending.ABORTED
     carried: Carried = field(default_factory=Carried)
 
 
@@ -264,10 +244,10 @@ class PartReceiver:
             return Reply(status=status, outcome=Outcome(), reason=str(short))
         origin = replace(origin, association_id=association_id)
         taker = PartTaker(self.ingest, origin, study_instance_uid, self.limits.max_parts)
-        end: End = "aborted"
+        ending = Ending.ABORTED
         try:
             self._read(body, reader, taker, association_id)
-            status, reason, end = taker.outcome.status, "", "released"
+            status, reason, ending = taker.outcome.status, "", Ending.RELEASED
         except MultipartMalformed as malformed:
             status, reason = HTTPStatus.BAD_REQUEST, str(malformed)
         except RequestRefused as refused:
@@ -279,7 +259,7 @@ class PartReceiver:
             outcome=taker.outcome,
             reason=reason,
             association_id=association_id,
-            end=end,
+            ending=ending,
             carried=taker.carried,
         )
 
@@ -294,7 +274,7 @@ class PartReceiver:
                 carried = reply.carried
                 self.associations.closed(
                     reply.association_id,
-                    reply.end,
+                    reply.ending,
                     brought=carried.series,
                     losses=carried.losses,
                 )

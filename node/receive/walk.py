@@ -37,7 +37,7 @@ from pydicom._dicom_dict import DicomDictionary
 
 from node.domain.errors import InstanceRejected
 from node.domain.notes import Note
-from node.receive.statuses import CANNOT_UNDERSTAND
+from node.domain.statuses import CANNOT_UNDERSTAND
 
 Buffer: TypeAlias = bytes | bytearray | memoryview | mmap.mmap
 

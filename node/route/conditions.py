@@ -384,7 +384,12 @@ def _verdict(
     condition: Leaf, truth: Truth, *, reason: str = "", found: tuple[Scalar, ...] = ()
 ) -> Verdict:
     return Verdict(
-        truth=truth, name=condition.name, clause=str(condition), reason=reason, found=found
+        truth=truth,
+        name=condition.name,
+        clause=str(condition),
+        asked=condition.asked,
+        reason=reason,
+        found=found,
     )
 
 

@@ -35,17 +35,10 @@ class Explanation:
         """Of a rule on single series: whether it fires; of a study rule: whether a role fits."""
         return any_of(verdict.truth for verdict in self.roles.values())
 
-    @property
-    def sentence(self) -> str:
-        """One sentence without any value of the header, fit to be stored."""
-        if self.truth is Truth.TRUE:
-            fitting = [name for name, v in self.roles.items() if name and v.truth is Truth.TRUE]
-            return f"fits role {' and '.join(fitting)}" if fitting else "all clauses are true"
-        parts = [
-            f"role {name}: {why_not(verdict)}" if name else why_not(verdict)
-            for name, verdict in self.roles.items()
-        ]
-        return "; ".join(parts)
+    def why_silent(self) -> tuple[str, tuple[tuple[Any, ...], ...]]:
+        """The rule, and for each role why it does not fit: plain facts without header values."""
+        roles = ((name, *why_not(verdict)) for name, verdict in self.roles.items())
+        return self.rule, tuple(roles)
 
     def as_json(self, *, values: bool = False) -> dict[str, Any]:
         """A JSON-ready structure.
@@ -79,46 +72,37 @@ def explain(rule: Rule | StudyRule, header: Header) -> Explanation:
     return Explanation(rule=rule.name, roles=rule.judge(header))
 
 
-def why_not(verdict: Verdict) -> str:
-    """The clauses that kept a verdict from being true, by attribute and without values."""
+def why_not(verdict: Verdict) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
+    """The clauses that kept a verdict from being true: attributes that do not fit, and those that
+    are unknown with the reason; without values.
+    """
     false, unknown = [], []
     for leaf, wanted in _deciding(verdict, Truth.TRUE):
         if leaf.truth is Truth.UNKNOWN:
-            unknown.append(f"{leaf.name} ({leaf.reason})")
+            unknown.append((leaf.name, leaf.reason))
         elif leaf.truth is not wanted:
             false.append(leaf.name)
-    parts = [("does not fit: ", false), ("unknown: ", unknown)]
-    return "; ".join(word + ", ".join(dict.fromkeys(names)) for word, names in parts if names)
+    return tuple(dict.fromkeys(false)), tuple(dict.fromkeys(unknown))
 
 
-def why_true(verdict: Verdict) -> str:
-    """The clauses that made a verdict true, without values of the header.
+def why_true(verdict: Verdict) -> tuple[tuple[Any, ...], ...]:
+    """The clauses that made a verdict true: attribute, what is asked, whether that holds, found.
 
-    A clause of clauses is told by its parts; ``any`` by those of its clauses that are true.
+    A clause of clauses is told by its parts; ``any`` by those of its clauses that are true. What was
+    found stands there only where it is one of few values that the node made.
     """
-    return "; ".join(dict.fromkeys(_true_clauses(verdict, Truth.TRUE)))
+    return tuple(dict.fromkeys(_true_clauses(verdict, Truth.TRUE)))
 
 
-def _true_clauses(verdict: Verdict, wanted: Truth) -> Iterator[str]:
+def _true_clauses(verdict: Verdict, wanted: Truth) -> Iterator[tuple[Any, ...]]:
     if verdict.truth is not wanted:
         return
     if not verdict.children:
-        yield _as_told(verdict, wanted)
+        is_ours = verdict.name in DERIVED and bool(DERIVED[verdict.name].values)
+        found = tuple(map(str, verdict.found)) if is_ours else ()
+        yield verdict.name, verdict.asked, wanted is Truth.TRUE, found
     for child in verdict.children:
         yield from _true_clauses(child, wanted.negated() if verdict.name == "not" else wanted)
-
-
-def _as_told(leaf: Verdict, wanted: Truth) -> str:
-    """A leaf in words; the header's own value only where it is one of few that the node made."""
-    value = leaf.clause.partition(": ")[2]
-    listed = value if len(value) <= _VALUE_LENGTH else f"{value[:_VALUE_LENGTH]} ..."
-    if value.startswith("{"):
-        return f"{leaf.name} {'fits' if wanted is Truth.TRUE else 'does not fit'} {listed}"
-    if wanted is Truth.TRUE:
-        return f"{leaf.name} is {'one of ' if value.startswith('[') else ''}{listed.strip('[]')}"
-    is_ours = leaf.name in DERIVED and bool(DERIVED[leaf.name].values)
-    found = f"{', '.join(map(str, leaf.found))}, " if is_ours and leaf.found else ""
-    return f"{leaf.name} is {found}not {listed.strip('[]').replace(', ', ' or ')}"
 
 
 def _deciding(verdict: Verdict, wanted: Truth) -> Iterator[tuple[Verdict, Truth]]:

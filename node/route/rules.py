@@ -67,19 +67,28 @@ def compile_rule(
     return rule
 
 
-def mistakes_in(rules: Iterable[object], path: str = "rules") -> list[tuple[str, str]]:
-    """Everything wrong with the clauses of raw rules, as (path, sentence); pure.
+def compile_rules(
+    rules: Iterable[object], path: str = "rules"
+) -> tuple[list[Rule | StudyRule], Mistakes]:
+    """Raw rules in their order, and everything wrong with their clauses; pure.
 
     Takes what stands in the YAML, whatever it is: the shape around the clauses is checked by
-    whoever reads the file.
+    whoever reads the file. Without a mistake there is one compiled rule for each.
     """
     mistakes: Mistakes = []
-    for index, rule in enumerate(rules):
-        if isinstance(rule, Mapping):
+    compiled: list[Rule | StudyRule] = []
+    for index, raw in enumerate(rules):
+        if isinstance(raw, Mapping):
             where = f"{path}.{index}"
-            name = str(rule.get("name", index))
-            _collect_rule(name, rule.get("when"), rule.get("study"), where, mistakes)
-    return mistakes
+            name = str(raw.get("name", index))
+            rule = _collect_rule(name, raw.get("when"), raw.get("study"), where, mistakes)
+            compiled += [rule] if rule is not None else []
+    return compiled, mistakes
+
+
+def mistakes_in(rules: Iterable[object], path: str = "rules") -> Mistakes:
+    """Everything wrong with the clauses of raw rules, as (path, sentence)."""
+    return compile_rules(rules, path)[1]
 
 
 def conditions_of(rule: Rule | StudyRule) -> Mapping[str, Condition]:

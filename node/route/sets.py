@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from node.domain.header import Header
+from node.domain.reasons import Reason, ReasonCode
 from node.route.conditions import Condition
 from node.route.verdict import Truth
 
@@ -55,7 +56,7 @@ class Waiting:
     """Roles without a series; a later one may fill them."""
 
     missing: tuple[str, ...]
-    sentence: str
+    reasons: tuple[Reason, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +65,7 @@ class Ambiguous:
 
     roles: tuple[str, ...]
     series_instance_uids: tuple[str, ...]
-    sentence: str
+    reasons: tuple[Reason, ...]
 
 
 SetChoice: TypeAlias = Chosen | Waiting | Ambiguous
@@ -134,55 +135,39 @@ def _waiting(
 ) -> Waiting:
     """Name the empty roles, and what is not known about the series that might have filled them."""
     used = {candidate.series_instance_uid for candidate in taken.values()}
-    parts = []
+    empty = []
     for name in missing:
         unknown: set[str] = set()
         for candidate in candidates:
             verdict = roles[name].condition.judge(candidate.header)
             if candidate.series_instance_uid not in used and verdict.truth is Truth.UNKNOWN:
                 unknown |= {leaf.name for leaf in verdict.leaves() if leaf.truth is Truth.UNKNOWN}
-        known = f" ({', '.join(sorted(unknown))} unknown in some series)" if unknown else ""
-        parts.append(f"{name}{known}")
-    word = "role" if len(missing) == 1 else "roles"
-    return Waiting(missing=missing, sentence=f"no series yet for {word} {', '.join(parts)}")
+        empty.append((name, sorted(unknown)))
+    return Waiting(missing=missing, reasons=(Reason(ReasonCode.ROLE_EMPTY, {"empty": empty}),))
 
 
 def _one_for_two(rivals: Mapping[str, Candidate]) -> Waiting:
     """Two roles that only one and the same series fits: one of them lacks a series."""
     uid = min(candidate.series_instance_uid for candidate in rivals.values())
     names = tuple(name for name, c in rivals.items() if c.series_instance_uid == uid)
-    return Waiting(
-        missing=names,
-        sentence=f"series {uid} is the only one for roles {' and '.join(names)}, "
-        "and a series fills one role only",
-    )
+    only = Reason(ReasonCode.ONE_SERIES_FOR_ROLES, {"series": uid, "roles": names})
+    return Waiting(missing=names, reasons=(only,))
 
 
 def _ambiguous(roles: Mapping[str, Role], fits: _Fits) -> Ambiguous:
     for name, fitting in fits.items():
         uids = tuple(sorted(c.series_instance_uid for c in _best(roles[name], fitting)))
         if len(uids) > 1:
-            count = "two" if len(uids) == 2 else str(len(uids))
-            return Ambiguous(
-                roles=(name,),
-                series_instance_uids=uids,
-                sentence=f"{count} series fit role {name}: {', '.join(uids)}",
-            )
+            fit = Reason(ReasonCode.SEVERAL_SERIES_FIT, {"fitted_role": name, "series": uids})
+            return Ambiguous(roles=(name,), series_instance_uids=uids, reasons=(fit,))
     rivals = _rivals(_claims_of_the_best(roles, fits))
     uid = min(candidate.series_instance_uid for candidate in rivals.values())
     names = tuple(name for name, c in rivals.items() if c.series_instance_uid == uid)
-    return Ambiguous(
-        roles=names,
-        series_instance_uids=(uid,),
-        sentence=f"series {uid} fits roles {' and '.join(names)} best, "
-        "and a series fills one role only",
-    )
+    best = Reason(ReasonCode.BEST_FOR_ROLES, {"series": uid, "roles": names})
+    return Ambiguous(roles=names, series_instance_uids=(uid,), reasons=(best,))
 
 
 def _two_patients(taken: Mapping[str, Candidate]) -> Ambiguous:
     uids = tuple(sorted(candidate.series_instance_uid for candidate in taken.values()))
-    return Ambiguous(
-        roles=tuple(taken),
-        series_instance_uids=uids,
-        sentence=f"the series of this set differ in Patient ID: {', '.join(uids)}",
-    )
+    differ = Reason(ReasonCode.PATIENTS_DIFFER, {"series": uids})
+    return Ambiguous(roles=tuple(taken), series_instance_uids=uids, reasons=(differ,))

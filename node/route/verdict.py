@@ -52,6 +52,7 @@ class Verdict:
     Args:
         name: The attribute, or ``all``, ``any``, ``not`` for a clause of clauses.
         clause: The clause as text, the way it stands in the rule.
+        asked: The same without the attribute; empty for a clause of clauses.
         reason: Why it is unknown, without any value; empty for true and false.
         found: The values it was decided by: for a screen, never for a row or a log.
     """
@@ -59,6 +60,7 @@ class Verdict:
     truth: Truth
     name: str
     clause: str
+    asked: str = ""
     reason: str = ""
     found: tuple[Scalar, ...] = ()
     children: tuple[Verdict, ...] = ()

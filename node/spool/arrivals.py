@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, and_, exists, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from node.database.engine import epoch_s, reading, writing
+from node.domain.association import Ending
 from node.domain.errors import NodeError
 from node.domain.instance import Instance, Origin, Transport
-from node.domain.series import SeriesRow, SeriesState
+from node.domain.reasons import reasons_from_json, reasons_to_json
+from node.domain.series import Evidence, Forced, SeriesRow, SeriesState
 from node.spool.tables import association, instance, peer_habit, series
 
 _OPEN_STATES = (SeriesState.RECEIVING.value, SeriesState.HELD.value)
 # much longer than a heartbeat: a process that was only slow may still say how it ended
 _DEAD_AFTER_S = 60.0
-FORCES = ("proceed", "rerun", "discard")
 
 
 class Arrivals:
@@ -143,7 +144,7 @@ class Arrivals:
         dead = and_(
             association.c.closed_at.is_(None), association.c.heartbeat_at < now - _DEAD_AFTER_S
         )
-        values = {"closed_at": association.c.heartbeat_at, "end": "aborted"}
+        values = {"closed_at": association.c.heartbeat_at, "end": Ending.ABORTED.value}
         with writing(self._engine) as connection:
             return connection.execute(update(association).where(dead).values(**values)).rowcount
 
@@ -163,8 +164,13 @@ class Arrivals:
     def put_series(self, row: SeriesRow, *, was: SeriesRow | None) -> bool:
         """Write a row if it is still as it was; False when another process was faster."""
         guard = (was.guard if was is not None else 0) + 1
-        values = asdict(row) | {"state": row.state.value, "guard": guard}
-        values["reasons"] = list(row.reasons)
+        values = {each.name: getattr(row, each.name) for each in fields(row)} | {
+            "state": row.state.value,
+            "evidence": row.evidence.value,
+            "forced": row.forced.value if row.forced else "",
+            "reasons": reasons_to_json(row.reasons),
+            "guard": guard,
+        }
         with writing(self._engine) as connection:
             if was is None:
                 try:
@@ -178,20 +184,16 @@ class Arrivals:
             )
             return connection.execute(update(series).where(mine).values(**values)).rowcount == 1
 
-    def force(self, series_instance_uid: str, what: str) -> None:
+    def force(self, series_instance_uid: str, what: Forced) -> None:
         """Write down what a person decided; the tick does it.
 
-        Args:
-            what: One of ``FORCES``.
         Raises:
             NodeError: There is no such series.
         """
-        if what not in FORCES:
-            raise ValueError(f"a series can be told to {', '.join(FORCES)}, not {what}")
         statement = (
             update(series)
             .where(series.c.series_instance_uid == series_instance_uid)
-            .values(forced=what, guard=series.c.guard + 1)
+            .values(forced=what.value, guard=series.c.guard + 1)
         )
         with writing(self._engine) as connection:
             if connection.execute(statement).rowcount == 0:
@@ -306,7 +308,9 @@ def _others_since(connection: Connection, carriers: Sequence[Row[Any]]) -> Seque
 def _series_row(row: Row[Any]) -> SeriesRow:
     known = {name: row._mapping[name] for name in SeriesRow.__dataclass_fields__}
     known["state"] = SeriesState(row.state)
+    known["evidence"] = Evidence(row.evidence)
+    known["forced"] = Forced(row.forced) if row.forced else None
     known["snapshot"] = row.snapshot or {}
     known["gate"] = row.gate or {}
-    known["reasons"] = tuple(row.reasons)
+    known["reasons"] = reasons_from_json(row.reasons)
     return SeriesRow(**known)

@@ -22,6 +22,7 @@ from node.domain.instance import InstanceState, Origin
 from node.domain.loss import Loss
 from node.domain.notes import Note
 from node.domain.received import Received
+from node.domain.statuses import PATIENT_MIX_UP, SAME_UID_OTHER_PIXELS
 from node.domain.uids import file_stem, is_uid
 from node.spool.digest_process import DigestProcess
 from node.spool.duplicates import Duplicate, Known, Verdict, judge_duplicate
@@ -33,9 +34,6 @@ from node.spool.quarantine import QuarantineFolder
 from node.spool.record import InstanceRecord, encode_record, read_record
 from node.spool.space import SpaceGuard, Watermark
 from node.spool.tombstones import Tombstones
-
-SAME_UID_OTHER_PIXELS = 0xC020
-PATIENT_MIX_UP = 0xC021
 
 # answers that a person may overrule, for the bytes themselves are sound
 OVERRULABLE = frozenset((SAME_UID_OTHER_PIXELS, PATIENT_MIX_UP))

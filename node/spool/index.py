@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Condition, Thread
-from typing import Literal, cast
+from typing import cast
 from uuid import uuid4
 
 from sqlalchemy import Connection, Engine, Table, insert, text, update
@@ -21,6 +21,7 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import DBAPIError
 
 from node.database.engine import epoch_s, writing
+from node.domain.association import Ending
 from node.domain.errors import TryLater
 from node.domain.instance import Instance, Origin, Transport
 from node.domain.loss import Loss
@@ -163,7 +164,7 @@ class Index:
     def closed(
         self,
         association_id: str,
-        end: Literal["released", "aborted"],
+        ending: Ending,
         *,
         brought: Mapping[str, Collection[str]] | None = None,
         losses: int = 0,
@@ -182,9 +183,9 @@ class Index:
             now = self.now()
             if losses:
                 attribute_losses(connection, association_id, list(brought or ()), now)
-            elif brought and end == "released":
+            elif brought and ending is Ending.RELEASED:
                 settle_nameless(connection, association_id, brought, now)
-            connection.execute(update(row).where(open_row).values(closed_at=now, end=end))
+            connection.execute(update(row).where(open_row).values(closed_at=now, end=ending.value))
 
         self._now_or_later(close)
 

@@ -18,9 +18,8 @@ from typing import BinaryIO, Protocol
 from node.domain.errors import InstanceRejected
 from node.domain.instance import InstanceState, Origin
 from node.domain.received import Received
+from node.domain.statuses import OUT_OF_RESOURCES
 from node.spool.record import HEAD_BYTES
-
-OUT_OF_RESOURCES = 0xA700
 
 
 def no_room(reason: str) -> InstanceRejected:

@@ -89,9 +89,8 @@ series = Table(
     Column("state", String(16), nullable=False),  # receiving | held | complete | discarded
     Column("evidence", String(32), nullable=False, default=""),
     Column("expected_instances", Integer),
-    Column("gate", JSON),  # findings and notes of the geometry gate
-    Column("sentence", Text, nullable=False, default=""),
-    # codes of domain/reasons.py
+    Column("gate", JSON),  # findings and notes of the geometry gate, each like reasons
+    # [{"code", "facts"}]: why it is in its state, domain/reasons.py
     Column("reasons", JSON, nullable=False, default=list, server_default="[]"),
     # images known to be missing from the revision in force
     Column("missing", Integer, nullable=False, default=0, server_default="0"),

@@ -1,6 +1,6 @@
 """HTTP: STOW-RS mounted, a REST API, probes for whoever watches the node.
 
-Enters: ``WebServices`` (Protocols over index, jobs and models; ``services``), the STOW-RS service
+Enters: ``WebServices`` (the catalogs of index and jobs, and Protocols for what acts; ``services``), the STOW-RS service
 of ``node.receive.stow``, who may come in (``access.Authentication``). Leaves: an ASGI application
 (``app.create_app``) and a server for it (``server.make_server``).
 

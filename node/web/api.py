@@ -14,6 +14,7 @@ from fastapi import APIRouter, HTTPException, Query, Response
 from fastapi import Path as PathParameter
 from fastapi.responses import FileResponse
 
+from node import words
 from node.domain.errors import NodeError, TryLater
 from node.web.services import Page, Row, WebServices
 
@@ -48,13 +49,14 @@ def _add_series(router: APIRouter, services: WebServices) -> None:
     ) -> Body:
         """Series, the last received first."""
         page = spool.list_series(state=state, study_instance_uid=study, limit=limit, offset=offset)
-        return _listing(page, limit, offset)
+        return _listing(page, limit, offset, words.show_series)
 
     @router.get("/series/{uid}", tags=["series"])
     def get_series(uid: Uid) -> Body:
         """One series with its header, geometry findings, instances and what rules made of it."""
         row = _found(spool.get_series(uid))
-        return {**row, "matches": list(services.jobs.matches_of_series(uid))}
+        matches = [words.show_match(each) for each in services.jobs.matches_of_series(uid)]
+        return {**words.show_series(row), "matches": matches}
 
     @router.post("/series/{uid}/proceed", status_code=204, tags=["series"])
     def proceed(uid: Uid) -> Response:
@@ -81,12 +83,12 @@ def _add_jobs(router: APIRouter, services: WebServices) -> None:
     ) -> Body:
         """Jobs, the newest first."""
         page = jobs.list_jobs(state=state, study_instance_uid=study, limit=limit, offset=offset)
-        return _listing(page, limit, offset)
+        return _listing(page, limit, offset, words.show_job)
 
     @router.get("/jobs/{job_id}", tags=["jobs"])
     def get_job(job_id: Number) -> Body:
         """One job with its inputs, matches, results and deliveries."""
-        return dict(_found(jobs.get_job(job_id)))
+        return words.show_job(_found(jobs.get_job(job_id)))
 
     @router.post("/jobs/{job_id}/retry", status_code=204, tags=["jobs"])
     def retry_job(job_id: Number) -> Response:
@@ -144,12 +146,12 @@ def _add_deliveries(router: APIRouter, services: WebServices) -> None:
         page = jobs.list_deliveries(
             state=state, destination=destination, limit=limit, offset=offset
         )
-        return _listing(page, limit, offset)
+        return _listing(page, limit, offset, words.show_delivery)
 
     @router.get("/deliveries/{delivery_id}", tags=["deliveries"])
     def get_delivery(delivery_id: Number) -> Body:
         """One delivery."""
-        return dict(_found(jobs.get_delivery(delivery_id)))
+        return words.show_delivery(_found(jobs.get_delivery(delivery_id)))
 
     @router.post("/deliveries/{delivery_id}/retry", status_code=204, tags=["deliveries"])
     def retry_delivery(delivery_id: Number) -> Response:
@@ -197,9 +199,14 @@ def _add_models(router: APIRouter, services: WebServices) -> None:
         return dict(_found(models.get_model(name)))
 
 
-def _listing(page: Page, limit: int, offset: int) -> Body:
+def _listing(page: Page, limit: int, offset: int, show: Callable[[Row], Row] = dict) -> Body:
+    """One page of rows.
+
+    Args:
+        show: Puts a row into words, where it has reasons.
+    """
     rows, total = page
-    return {"items": list(rows), "total": total, "limit": limit, "offset": offset}
+    return {"items": [show(row) for row in rows], "total": total, "limit": limit, "offset": offset}
 
 
 def _found(row: Row | None) -> Row:

@@ -1,7 +1,4 @@
-"""What the web part asks of the rest of the node: Protocols that the composition fills in.
-
-``node.spool.catalog.SpoolCatalog`` and ``node.jobs.catalog.JobCatalog`` are the first two.
-"""
+"""What the web part asks of the rest of the node: the two catalogs, and what acts or judges."""
 
 from __future__ import annotations
 
@@ -11,39 +8,12 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from node.domain.health import Readiness
+from node.jobs.catalog import JobCatalog
+from node.spool.catalog import SpoolCatalog
 
 Row: TypeAlias = Mapping[str, Any]
 Page: TypeAlias = tuple[Sequence[Row], int]
 """Rows of one page, and the number of all rows."""
-
-
-class SpoolQueries(Protocol):
-    """Series and what was refused."""
-
-    def list_series(
-        self, *, state: str | None, study_instance_uid: str | None, limit: int, offset: int
-    ) -> Page: ...
-    def get_series(self, series_instance_uid: str, /) -> Row | None: ...
-    def list_quarantine(self, *, state: str | None, limit: int, offset: int) -> Page: ...
-    def get_quarantine(self, quarantine_id: int, /) -> Row | None: ...
-
-
-class JobQueries(Protocol):
-    """Matches, jobs, results, deliveries."""
-
-    def matches_of_series(self, series_instance_uid: str, /) -> Sequence[Row]: ...
-    def list_jobs(
-        self, *, state: str | None, study_instance_uid: str | None, limit: int, offset: int
-    ) -> Page: ...
-    def get_job(self, job_id: int, /) -> Row | None: ...
-    def list_results(
-        self, *, state: str | None, study_instance_uid: str | None, limit: int, offset: int
-    ) -> Page: ...
-    def get_result(self, result_id: int, /) -> Row | None: ...
-    def list_deliveries(
-        self, *, state: str | None, destination: str | None, limit: int, offset: int
-    ) -> Page: ...
-    def get_delivery(self, delivery_id: int, /) -> Row | None: ...
 
 
 class ModelQueries(Protocol):
@@ -83,8 +53,8 @@ class Health(Protocol):
 class WebServices:
     """All that the web part is given."""
 
-    spool: SpoolQueries
-    jobs: JobQueries
+    spool: SpoolCatalog
+    jobs: JobCatalog
     models: ModelQueries
     actions: Actions
     health: Health

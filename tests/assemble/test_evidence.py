@@ -12,20 +12,19 @@ from hypothesis import strategies as st
 from node.assemble import (
     Association,
     CompletionPolicy,
-    CompletionState,
     CountSource,
-    Ending,
-    Evidence,
     ExpectedCount,
-    Forced,
     OnGiveUp,
     OnRefused,
     SeriesActivity,
     judge_completion,
     learns_splitting,
 )
+from node.domain.association import Ending
 from node.domain.loss import Loss
-from node.domain.reasons import ReasonCode
+from node.domain.reasons import ReasonCode, has_code
+from node.domain.series import Evidence, Forced, SeriesState
+from node.words import tell_all
 
 POLICY = CompletionPolicy()
 START = 1_800_000_000.0
@@ -81,15 +80,15 @@ def test_a_regular_stack_is_complete_when_release_has_settled() -> None:
 
     before, after = judge(subject, 11.499), judge(subject, 11.5)
 
-    assert before.state is CompletionState.RECEIVING
+    assert before.state is SeriesState.RECEIVING
     assert before.look_again_at == START + 11.5
-    assert (after.state, after.level) == (CompletionState.COMPLETE, Evidence.RELEASE)
+    assert (after.state, after.level) == (SeriesState.COMPLETE, Evidence.RELEASE)
 
 
 def test_an_irregular_stack_does_not_follow_from_release() -> None:
     subject = activity(association(closed=10.5), regular=False)
 
-    assert judge(subject, 69.9).state is CompletionState.RECEIVING
+    assert judge(subject, 69.9).state is SeriesState.RECEIVING
     assert judge(subject, 70.0).level is Evidence.QUIET_MAX
 
 
@@ -97,7 +96,7 @@ def test_an_open_association_of_the_same_peer_defers_to_quiet() -> None:
     other = association(2, opened=5.0, heartbeat=14.0, carried=0)
     subject = activity(association(closed=10.5), other)
 
-    assert judge(subject, 14.9).state is CompletionState.RECEIVING
+    assert judge(subject, 14.9).state is SeriesState.RECEIVING
     assert judge(subject, 15.0).level is Evidence.QUIET
 
 
@@ -105,7 +104,7 @@ def test_an_association_opened_since_the_release_defers_to_quiet_even_when_close
     other = association(2, opened=10.9, closed=11.0, carried=0)
     subject = activity(association(closed=10.5), other)
 
-    assert judge(subject, 12.0).state is CompletionState.RECEIVING
+    assert judge(subject, 12.0).state is SeriesState.RECEIVING
     assert judge(subject, 15.0).level is Evidence.QUIET
 
 
@@ -124,7 +123,7 @@ def test_an_association_that_closed_before_the_release_does_not_matter() -> None
 def test_a_peer_known_to_split_series_is_judged_by_quiet() -> None:
     subject = replace(activity(association(closed=10.5)), splits_series=True)
 
-    assert judge(subject, 14.9).state is CompletionState.RECEIVING
+    assert judge(subject, 14.9).state is SeriesState.RECEIVING
     assert judge(subject, 15.0).level is Evidence.QUIET
 
 
@@ -136,8 +135,8 @@ def test_a_half_stack_cut_off_by_an_abort_waits_for_the_sender() -> None:
 
     waiting, given_up = judge(subject, 69.9), judge(subject, 70.0)
 
-    assert waiting.state is CompletionState.RECEIVING
-    assert "abort" in waiting.sentence
+    assert waiting.state is SeriesState.RECEIVING
+    assert has_code(waiting.reasons, ReasonCode.ABORTED)
     assert waiting.look_again_at == START + 70.0
     assert given_up.level is Evidence.QUIET_MAX
 
@@ -153,14 +152,14 @@ def test_without_a_heartbeat_an_association_is_an_abort() -> None:
     silent = association(opened=0.0, heartbeat=10.0)
     subject = activity(silent)
 
-    assert judge(subject, 20.0).sentence.startswith("the association was aborted")
+    assert has_code(judge(subject, 20.0).reasons, ReasonCode.ABORTED)
 
 
 def test_silence_of_an_association_without_heartbeat_is_no_quiet() -> None:
     silent = association(opened=0.0, heartbeat=10.0)
     alive = replace(silent, heartbeat_at=START + 15.0)
 
-    assert judge(activity(silent), 19.9).state is CompletionState.RECEIVING
+    assert judge(activity(silent), 19.9).state is SeriesState.RECEIVING
     assert judge(activity(alive), 19.9).level is Evidence.QUIET
 
 
@@ -168,7 +167,7 @@ def test_silence_counts_from_when_somebody_listens() -> None:
     cut = activity(association(closed=10.5, ended=Ending.ABORTED))
     listening = replace(cut, listening_since=START + 100.0)
 
-    assert judge(listening, 159.9).state is CompletionState.RECEIVING
+    assert judge(listening, 159.9).state is SeriesState.RECEIVING
     assert judge(listening, 160.0).level is Evidence.QUIET_MAX
 
 
@@ -194,19 +193,17 @@ def test_lost_images_hold_a_series_when_it_would_be_complete(regular: bool) -> N
 
     before, after = judge(subject, 11.4), judge(subject, 11.5)
 
-    assert before.state is CompletionState.RECEIVING
-    assert (after.state, after.reasons) == (CompletionState.HELD, (ReasonCode.IMAGES_REFUSED,))
-    assert after.sentence == (
-        "2 of 12 images were refused (2 x cut); "
-        "go on without them with: segnode series proceed 1.2.3"
-    )
+    assert before.state is SeriesState.RECEIVING
+    assert after.state is SeriesState.HELD
+    assert [reason.code for reason in after.reasons] == [ReasonCode.IMAGES_REFUSED]
+    assert tell_all(after.reasons) == "2 of 12 images were refused (2 x cut)"
 
 
 def test_lost_images_count_beside_a_known_count_that_is_reached() -> None:
     expected = ExpectedCount(instances=10, source=CountSource.PEER)
     subject = replace(activity(association(closed=10.5)), losses=lost("1"), expected=expected)
 
-    assert judge(subject, 100.0).state is CompletionState.HELD
+    assert judge(subject, 100.0).state is SeriesState.HELD
 
 
 def test_a_person_may_go_on_without_lost_images() -> None:
@@ -214,14 +211,14 @@ def test_a_person_may_go_on_without_lost_images() -> None:
 
     judged = judge(subject, 11.0)
 
-    assert (judged.state, judged.level) == (CompletionState.COMPLETE, Evidence.PERSON)
-    assert judged.sentence == "a person said to go on with 10 of 11 images"
+    assert (judged.state, judged.level) == (SeriesState.COMPLETE, Evidence.PERSON)
+    assert tell_all(judged.reasons) == "a person said to go on with 10 of 11 images"
 
 
 def test_to_judge_again_is_not_to_go_on_without_lost_images() -> None:
     subject = replace(activity(), losses=lost("1"), forced=Forced.RERUN)
 
-    assert judge(subject, 100.0).state is CompletionState.HELD
+    assert judge(subject, 100.0).state is SeriesState.HELD
     assert judge(replace(subject, accepted_losses=1), 100.0).level is Evidence.PERSON
 
 
@@ -248,7 +245,7 @@ def test_an_abort_at_the_same_moment_as_a_release_wins() -> None:
         association(1, closed=10.0), association(2, closed=10.0, ended=Ending.ABORTED)
     )
 
-    assert judge(subject, 16.0).state is CompletionState.RECEIVING
+    assert judge(subject, 16.0).state is SeriesState.RECEIVING
 
 
 # --- (3) and (4) quiet
@@ -259,9 +256,9 @@ def test_quiet_needs_a_regular_stack_and_quiet_max_needs_nothing() -> None:
     regular = activity(still_open)
     irregular = activity(still_open, regular=False)
 
-    assert judge(regular, 14.999).state is CompletionState.RECEIVING
+    assert judge(regular, 14.999).state is SeriesState.RECEIVING
     assert judge(regular, 15.0).level is Evidence.QUIET
-    assert judge(irregular, 69.999).state is CompletionState.RECEIVING
+    assert judge(irregular, 69.999).state is SeriesState.RECEIVING
     assert judge(irregular, 70.0).level is Evidence.QUIET_MAX
 
 
@@ -283,7 +280,7 @@ def test_a_count_in_the_header_waits_for_one_more_image_that_would_refute_it() -
 
     before = judge(subject, 10.999)
 
-    assert before.state is CompletionState.RECEIVING
+    assert before.state is SeriesState.RECEIVING
     assert before.look_again_at == START + 11.0
     assert judge(subject, 11.0).level is Evidence.COUNT
 
@@ -294,22 +291,22 @@ def test_a_short_count_blocks_release_and_quiet_until_it_is_given_up(source: Cou
 
     blocked, held = judge(subject, 5409.9), judge(subject, 5410.0)
 
-    assert blocked.state is CompletionState.RECEIVING
+    assert blocked.state is SeriesState.RECEIVING
     assert blocked.look_again_at == START + 5410.0
-    assert held.state is CompletionState.HELD
-    assert "10 of 12" in held.sentence
-    assert "segnode series proceed 1.2.3" in held.sentence
+    assert held.state is SeriesState.HELD
+    assert has_code(held.reasons, ReasonCode.COUNT_NOT_REACHED)
+    assert "10 of 12" in tell_all(held.reasons)
 
 
 @pytest.mark.parametrize(
     ("choice", "state"),
     [
-        (OnGiveUp.HOLD, CompletionState.HELD),
-        (OnGiveUp.PROCEED, CompletionState.COMPLETE),
-        (OnGiveUp.DISCARD, CompletionState.DISCARDED),
+        (OnGiveUp.HOLD, SeriesState.HELD),
+        (OnGiveUp.PROCEED, SeriesState.COMPLETE),
+        (OnGiveUp.DISCARD, SeriesState.DISCARDED),
     ],
 )
-def test_giving_up_does_what_the_policy_says(choice: OnGiveUp, state: CompletionState) -> None:
+def test_giving_up_does_what_the_policy_says(choice: OnGiveUp, state: SeriesState) -> None:
     subject = counted(activity(association(closed=10.5)), 12, CountSource.PEER)
 
     found = judge(subject, 5410.0, replace(POLICY, on_give_up=choice))
@@ -320,12 +317,12 @@ def test_giving_up_does_what_the_policy_says(choice: OnGiveUp, state: Completion
 @pytest.mark.parametrize(
     ("forced", "state"),
     [
-        (Forced.PROCEED, CompletionState.COMPLETE),
-        (Forced.RERUN, CompletionState.COMPLETE),
-        (Forced.DISCARD, CompletionState.DISCARDED),
+        (Forced.PROCEED, SeriesState.COMPLETE),
+        (Forced.RERUN, SeriesState.COMPLETE),
+        (Forced.DISCARD, SeriesState.DISCARDED),
     ],
 )
-def test_a_person_frees_a_short_series_at_any_time(forced: Forced, state: CompletionState) -> None:
+def test_a_person_frees_a_short_series_at_any_time(forced: Forced, state: SeriesState) -> None:
     short = counted(activity(association(heartbeat=10.0)), 12, CountSource.PEER)
 
     found = judge(replace(short, forced=forced), 10.1)
@@ -416,7 +413,7 @@ def play(
         )
         splits = splits or learns_splitting(subject, POLICY, START + at)
         judged = judge_completion(subject, POLICY, START + at)
-        if judged.state is CompletionState.COMPLETE:
+        if judged.state is SeriesState.COMPLETE:
             found.append((at, len(came), judged.level))
             taken = len(came)
     return found
@@ -494,19 +491,19 @@ def test_nothing_changes_before_the_time_to_look_again(
     now = judge(subject, at)
 
     if now.look_again_at is None:
-        assert now.state is not CompletionState.RECEIVING
+        assert now.state is not SeriesState.RECEIVING
     else:
         assert now.look_again_at > START + at
         halfway = (START + at + now.look_again_at) / 2
         if halfway < now.look_again_at:
-            assert judge_completion(subject, POLICY, halfway).state is CompletionState.RECEIVING
+            assert judge_completion(subject, POLICY, halfway).state is SeriesState.RECEIVING
 
 
 @given(st.floats(0, 4000), st.booleans())
 def test_without_a_known_count_silence_always_ends_the_wait(last: float, regular: bool) -> None:
     subject = activity(association(heartbeat=last), last=last, regular=regular)
 
-    assert judge(subject, last + 60.5).state is CompletionState.COMPLETE
+    assert judge(subject, last + 60.5).state is SeriesState.COMPLETE
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from node.assemble import GateVerdict, MinimumSize, is_regular, judge_geometry
 from node.domain.frames import Frame
-from tests.assemble.stacks import AXIAL, ORIGIN_MM, frame, regular, stack_at
+from node.domain.reasons import ReasonCode
+from node.words import tell
+from tests.assemble.stacks import ORIGIN_MM, frame, regular, stack_at
 
 
 @st.composite
@@ -34,7 +36,7 @@ def rotations(draw: st.DrawFn) -> NDArray[np.float64]:
 
 
 def sentences(verdict: GateVerdict) -> tuple[str, ...]:
-    return tuple(finding.sentence for finding in verdict.findings)
+    return tuple(tell(finding) for finding in verdict.findings)
 
 
 def findings(frames: list[Frame], **minimum: int) -> tuple[str, ...]:
@@ -121,8 +123,8 @@ def test_steps_within_a_twentieth_are_accepted_and_noted(factor: float) -> None:
     verdict = judge_geometry(with_step(11, 4, factor))
 
     assert verdict.findings == ()
-    assert [note.split(" ")[:2] for note in verdict.notes] == [["spacing", "jitter"]]
-    assert f"{abs(factor - 1):.1%}" in verdict.notes[0]
+    assert [note.code for note in verdict.notes] == [ReasonCode.SPACING_JITTER]
+    assert verdict.notes[0].facts["worst"] == pytest.approx(abs(factor - 1), abs=1e-6)
 
 
 @pytest.mark.parametrize("factor", [1.0501, 0.9499, 1.5, 1.94, 2.06, 0.3])
@@ -243,7 +245,7 @@ def test_images_of_different_kinds_are_no_phases(keyword: str) -> None:
 
     (finding,) = judge_geometry(frames, phase_hints=hints).findings
 
-    assert finding.sentence.endswith(f"could be split into 2 kinds of image by {keyword}")
+    assert tell(finding).endswith(f"could be split into 2 kinds of image by {keyword}")
 
 
 def test_two_echoes_beside_a_field_map_are_two_kinds_and_not_three_phases() -> None:
@@ -256,7 +258,7 @@ def test_two_echoes_beside_a_field_map_are_two_kinds_and_not_three_phases() -> N
 
     (finding,) = judge_geometry(frames, phase_hints=hints).findings
 
-    assert finding.sentence.endswith("positions: 2 kinds of image by ImageType")
+    assert tell(finding).endswith("positions: 2 kinds of image by ImageType")
 
 
 def test_a_clock_time_that_differs_at_each_position_is_no_phase() -> None:
@@ -482,10 +484,3 @@ def _timed(call) -> float:  # type: ignore[no-untyped-def]
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
-
-
-def test_the_sentence_says_what_the_volume_is_or_why_it_is_none() -> None:
-    assert judge_geometry(regular(5)).sentence == "one volume of 5 slices of 64 x 48"
-    assert judge_geometry(regular(5, orientation=AXIAL, frame_of_reference_uid=None)).sentence == (
-        "no Frame of Reference"
-    )

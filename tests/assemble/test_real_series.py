@@ -15,6 +15,7 @@ from pydicom.errors import InvalidDicomError
 from node.assemble import GateVerdict, MinimumSize, derive, judge_geometry, phase_hints_of
 from node.domain.frames import Frame, frames_of
 from node.domain.header import HeaderMerger, Missing
+from node.words import tell
 
 # real headers break length limits (Study ID); the node reads them all the same
 pytestmark = pytest.mark.filterwarnings("ignore:The value length:UserWarning:pydicom")
@@ -114,7 +115,7 @@ def series_of(folder: Path) -> dict[str, list[Dataset]]:
 
 
 def sentences(verdict: GateVerdict) -> list[str]:
-    return [finding.sentence for finding in verdict.findings]
+    return [tell(finding) for finding in verdict.findings]
 
 
 def frames_and_hints(instances: list[Dataset]):
@@ -184,7 +185,7 @@ def test_the_jitter_of_a_real_pet_is_noted(shared_data: Path) -> None:
 
     verdict = judge_geometry(frames, MINIMUM)
 
-    assert [note.split(":")[0] for note in verdict.notes] == ["spacing jitter 0.6%"]
+    assert [tell(note).split(":")[0] for note in verdict.notes] == ["spacing jitter 0.6%"]
     assert len({frame.slope for frame in frames}) == 80
 
 

@@ -11,11 +11,12 @@ from node.assemble import (
     Late,
     Lateness,
     OldWork,
-    Progress,
-    is_amended,
     is_late,
     judge_late,
 )
+from node.domain.job import Progress
+from node.domain.reasons import ReasonCode
+from node.words import tell
 
 SNAPSHOT = {"1.2.1": 1, "1.2.2": 1}
 
@@ -26,7 +27,6 @@ def late(progress: Progress, policy: Late = Late.RERUN, count: int = 1) -> Laten
         revision=1,
         progress=progress,
         late_instances=count,
-        series_instance_uid="1.2.3",
     )
 
 
@@ -37,13 +37,6 @@ def test_an_instance_after_the_snapshot_is_late_and_one_of_it_is_not() -> None:
 
 def test_before_the_first_snapshot_nothing_is_late() -> None:
     assert not is_late({}, "1.2.1")
-
-
-def test_a_corrected_header_is_amended_and_not_late() -> None:
-    assert is_amended(SNAPSHOT, "1.2.1", 2)
-    assert not is_amended(SNAPSHOT, "1.2.1", 1)
-    assert not is_amended(SNAPSHOT, "1.2.9", 2)
-    assert not is_late(SNAPSHOT, "1.2.1")
 
 
 @pytest.mark.parametrize(
@@ -67,7 +60,7 @@ def test_after_delivery_the_hold_policy_leaves_it_to_a_person() -> None:
     found = late(Progress.DELIVERED, Late.HOLD)
 
     assert (found.revision, found.old_work, found.is_held) == (1, OldWork.NOTHING, True)
-    assert "segnode series rerun 1.2.3" in found.sentence
+    assert found.reason.code is ReasonCode.LATE_IMAGES
 
 
 @pytest.mark.parametrize("progress", [p for p in Progress if p is not Progress.DELIVERED])
@@ -76,8 +69,8 @@ def test_before_delivery_the_hold_policy_changes_nothing(progress: Progress) -> 
 
 
 def test_the_sentence_counts_the_images() -> None:
-    assert "1 image came" in late(Progress.QUEUED).sentence
-    assert "3 images came" in late(Progress.QUEUED, count=3).sentence
+    assert "1 image came" in tell(late(Progress.QUEUED).reason)
+    assert "3 images came" in tell(late(Progress.QUEUED, count=3).reason)
 
 
 def test_lateness_needs_a_snapshot_and_an_instance() -> None:

@@ -11,6 +11,7 @@ from node.assemble import judge_geometry, judge_quantity, judge_values
 from node.domain.frames import Frame, frames_of
 from node.domain.quantity import Quantity
 from node.domain.reasons import ReasonCode
+from node.words import tell
 from tests.support.phantoms import Phantom
 
 HU = (Quantity.HU,)
@@ -135,7 +136,7 @@ def test_each_fault_of_stored_values_is_one_finding(case: str) -> None:
     verdict = judge_geometry(frames(change))
 
     assert [finding.code for finding in verdict.findings] == [code]
-    assert words in verdict.findings[0].sentence
+    assert words in tell(verdict.findings[0])
 
 
 def test_an_enhanced_frame_without_its_transformation_is_found() -> None:
@@ -149,7 +150,7 @@ def test_an_enhanced_frame_without_its_transformation_is_found() -> None:
 
     (finding,) = judge_geometry(frames(change, enhanced=True)).findings
 
-    assert finding.sentence == (
+    assert tell(finding) == (
         "Rescale Slope and Rescale Intercept absent or empty in 1 of 24 images"
     )
 
@@ -187,7 +188,7 @@ def test_a_model_for_hounsfield_units_is_given_nothing_else(kind: str) -> None:
     (reason,) = judge_quantity(series, HU)
 
     assert reason.code is ReasonCode.QUANTITY_NOT_TAKEN
-    assert reason.sentence.startswith("the model takes HU, the series is ")
+    assert tell(reason).startswith("the model takes HU, the series is ")
     assert judge_geometry(series).stack is not None
     assert judge_geometry(series, quantities=HU).stack is None
 

@@ -53,7 +53,6 @@ def put(engine: Engine, deliverable: DeliverableObject, destinations: list[str])
         rule="chest",
         study_instance_uid="1.2",
         series_key=series,
-        roles={"image": series},
         revision=1,
         job_key=job_key([series], "model", {}),
         model="ct_tissue",

@@ -11,6 +11,7 @@ from pydicom.dataset import Dataset
 from node.domain.errors import SeriesUnusable
 from node.domain.reasons import ReasonCode
 from node.domain.uptake import suv_factor, uptake_of
+from node.words import tell_all
 
 # half of the dose is left after one half life: 70 kg * 1000 / (200 MBq / 2)
 FACTOR = 70_000 / 100e6
@@ -95,8 +96,8 @@ def test_series_time_after_the_acquisition_and_nothing_to_compute_back_from_is_r
 def refusal(*images: Dataset) -> str:
     with pytest.raises(SeriesUnusable) as refused:
         factor(*images)
-    assert [each.code for each in refused.value.findings] == [ReasonCode.SUV_NOT_COMPUTABLE]
-    return str(refused.value)
+    assert [each.code for each in refused.value.reasons] == [ReasonCode.SUV_NOT_COMPUTABLE]
+    return tell_all(refused.value.reasons)
 
 
 @pytest.mark.parametrize(

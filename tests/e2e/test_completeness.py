@@ -20,7 +20,7 @@ from tests.support.memory_node import eventually
 from tests.support.node_in_process import MODELS_PROBE, SharedWorker
 from tests.support.peers import Node, store, wait_for
 from tests.support.phantoms import Phantom
-from tests.support.simulated_node import SimulatedNode, ct, simulated_node
+from tests.support.simulated_node import SimulatedNode, ct, said, simulated_node
 
 SLICES = 36
 HOUR_S = 3600.0
@@ -123,12 +123,12 @@ def test_a_slice_an_hour_late_is_held_by_policy_and_freed_by_one_command(
         node.run()
         held = node.series(phantom)
         delivered_before = len(node.delivered())
-        command = held.sentence.partition("segnode ")[2].split()
+        command = said(held).partition("segnode ")[2].split()
         segnode(node, *command)
         node.run()
 
         assert (held.state, delivered_before) == ("held", 1)
-        assert held.sentence.startswith("1 image came after the result of revision 1 was delivered")
+        assert said(held).startswith("1 image came after the result of revision 1 was delivered")
         assert command == ["series", "rerun", phantom.uid("series")]
         assert node.segmentations()[1].SeriesDescription.endswith("revision 2")
         assert len(node.delivered()) == 2
@@ -145,13 +145,13 @@ def test_a_known_count_that_is_short_is_held_and_freed_by_one_command(
         node.tick(HOUR_S)
         held = node.series(phantom)
 
-        command = held.sentence.partition("segnode ")[2].split()
+        command = said(held).partition("segnode ")[2].split()
         segnode(node, *command)
         node.tick()
         node.node.work()
 
         assert (waiting.state, held.state) == ("receiving", "held")
-        assert held.sentence.startswith("36 of 37 (Images in Acquisition) images arrived")
+        assert said(held).startswith("36 of 37 (Images in Acquisition) images arrived")
         assert command == ["series", "proceed", phantom.uid("series")]
         assert node.series(phantom).evidence == "person"
         assert len(node.segmentations()) == 1

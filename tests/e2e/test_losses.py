@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom import dcmread
 
+from node.domain.reasons import codes_of
 from node.domain.series import SeriesState
 from node.process.admin import Admin
 from node.spool.catalog import SpoolCatalog
@@ -24,7 +25,7 @@ from tests.support.raw_dimse import (
     RawAssociation,
     store_command,
 )
-from tests.support.simulated_node import CT_RULE, SimulatedNode, ct, simulated_node
+from tests.support.simulated_node import CT_RULE, SimulatedNode, ct, said, simulated_node
 from tests.wrong_inputs import losses
 from tests.wrong_inputs.losses import (
     BREAKINGS,
@@ -80,8 +81,8 @@ def test_a_series_of_which_images_were_refused_is_held_a_second_after_its_end(
 
     row = node.series(ct())
     assert before is SeriesState.RECEIVING
-    assert (row.state, row.reasons) == ("held", ("images_refused",))
-    assert row.sentence.startswith("2 of 8 images were refused (2 x the pixel data are not ")
+    assert (row.state, codes_of(row.reasons)) == ("held", ["images_refused"])
+    assert said(row).startswith("2 of 8 images were refused (2 x the pixel data are not ")
     assert jobs(node) == []
 
 
@@ -145,7 +146,7 @@ def test_to_judge_again_does_not_free_it(node: SimulatedNode) -> None:
 
     node.run()
 
-    assert (node.series(ct()).state, node.series(ct()).forced, jobs(node)) == ("held", "", [])
+    assert (node.series(ct()).state, node.series(ct()).forced, jobs(node)) == ("held", None, [])
 
 
 def test_to_accept_a_refused_image_lets_it_go_on_by_itself(node: SimulatedNode) -> None:
@@ -321,7 +322,7 @@ def test_an_instance_cut_off_in_the_middle_is_missing_until_it_comes(node: Simul
 
     row = node.series(ct())
     assert row.state == "held"
-    assert row.sentence.startswith("1 of 8 images was refused (1 x its transfer was cut off)")
+    assert said(row).startswith("1 of 8 images was refused (1 x its transfer was cut off)")
 
 
 # --- any subset, any cause, any road -------------------------------------------------------------

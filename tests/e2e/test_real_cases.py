@@ -23,6 +23,7 @@ from pydicom import dcmread
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 
+from node.domain.series import Forced
 from node.spool.arrivals import Arrivals
 from tests.e2e import real_cases
 from tests.e2e.real_cases import CASES, DONE, MEMBERS, PARKED, STS, Case, Series
@@ -175,7 +176,7 @@ def _go_on(node: NodeInProcess, why: str) -> None:
     for row in held:
         assert (row["state"], row["reasons"]) == ("held", ["images_refused"])
         assert why in row["sentence"]
-        Arrivals(node.engine).force(row["series_instance_uid"], "proceed")
+        Arrivals(node.engine).force(row["series_instance_uid"], Forced.PROCEED)
     node.settle()
 
 

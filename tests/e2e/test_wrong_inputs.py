@@ -26,6 +26,7 @@ from node.jobs.catalog import JobCatalog
 from node.receive.dry import DryRun
 from node.receive.syntaxes import Decodable
 from node.spool.catalog import SpoolCatalog
+from node.words import show_match, show_series
 from tests.support import raw_dimse as raw
 from tests.support.http_server import MULTIPART, body_of
 from tests.support.node_in_process import (
@@ -163,10 +164,11 @@ def assert_became(case: Case, became: Became) -> None:
 
 def of_node(node: NodeInProcess, case: Case) -> Became:
     uid = series_of(case)
-    series = SpoolCatalog(node.engine).get_series(uid)
-    assert series is not None, f"{case.name}: there is no series"
+    found = SpoolCatalog(node.engine).get_series(uid)
+    assert found is not None, f"{case.name}: there is no series"
+    series = show_series(found)
     matches = [
-        match
+        show_match(match)
         for match in JobCatalog(node.engine).matches_of_series(uid)
         if match["rule"] == case.model or match["rule"] == ""
     ]

@@ -79,7 +79,7 @@ def finds_no_room(request: Request, report: Report, kept: Kept) -> Request:
 
 
 def unusable(request: Request, report: Report, kept: Kept) -> Request:
-    raise SeriesUnusable([Reason(ReasonCode.SAME_POSITION, "two images at one position")])
+    raise SeriesUnusable([Reason(ReasonCode.SAME_POSITION, {"each": 2, "positions": 1})])
 
 
 def bug(request: Request, report: Report, kept: Kept) -> Request:

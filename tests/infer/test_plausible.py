@@ -18,6 +18,7 @@ from node.domain.result import LabelVolume
 from node.infer.measure import measure_labels
 from node.infer.plausible import why_implausible
 from node.infer.registry import default_models_folder, load_model
+from node.words import tell
 from tests.infer.test_registry import mistakes_of, spoil
 
 MODELS = default_models_folder()
@@ -282,7 +283,7 @@ def test_a_sentence_tells_label_value_and_bound() -> None:
 
     (reason,) = why_implausible(model.plausible, measure_labels(volume_of(labels)))
 
-    assert reason.sentence == "Spleen 13824.0 ml, plausible is up to 10000 ml"
+    assert tell(reason) == "Spleen 13824.0 ml, plausible is up to 10000 ml"
 
 
 # --- the file ------------------------------------------------------------------------------------

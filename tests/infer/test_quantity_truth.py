@@ -36,6 +36,7 @@ from node.infer.report import Stopwatch
 from node.infer.run_context import RunContext, SeriesInput
 from node.infer.runners import run_model
 from node.infer.volume import read_volume
+from node.words import tell_all
 from tests.support.phantoms import Phantom, encoded_as, stack_of
 
 MODELS = Path(__file__).parents[1] / "support" / "models_probe"
@@ -332,7 +333,7 @@ def test_every_encoding_gives_the_right_labels_or_is_parked(name: str, tmp_path:
     verdict, _ = judged(files)
 
     if encoding.parks is not None:
-        print(f"{name:45} parked: {verdict.sentence}")
+        print(f"{name:45} parked: {tell_all(verdict.findings)}")
         assert [finding.code for finding in verdict.findings] == [encoding.parks]
         return
     labels = labels_of(files, tmp_path) > 0

@@ -16,6 +16,7 @@ from pydicom import dcmread
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import JPEG2000Lossless
 
+from node.domain.reasons import Reason, ReasonCode
 from node.infer.ct_tissue import label_tissues
 from node.infer.labels_file import read_labels
 from node.infer.registry import default_models_folder
@@ -175,7 +176,13 @@ def test_a_failure_keeps_its_sentence_and_whether_it_is_permanent(
 def test_an_unusable_series_is_a_permanent_failure(runner: Runner) -> None:
     events = run_to_end(runner, "unusable")
 
-    assert events == [Failed(sentence="two images at one position", permanent=True)]
+    assert events == [
+        Failed(
+            sentence="same_position",
+            reasons=(Reason(ReasonCode.SAME_POSITION, {"each": 2, "positions": 1}),),
+            permanent=True,
+        )
+    ]
 
 
 def test_a_fault_in_the_code_names_its_place(runner: Runner) -> None:

@@ -16,6 +16,7 @@ from node.domain.frames import frames_of
 from node.domain.quantity import Quantity
 from node.domain.reasons import ReasonCode
 from node.infer.volume import read_volume
+from node.words import tell
 from tests.support.phantoms import Phantom, encoded_as, stack_of
 
 SUV = (Quantity.SUVBW,)
@@ -58,7 +59,7 @@ def test_activity_becomes_suv_slice_by_slice(tmp_path: Path) -> None:
     files = written(pet(), tmp_path)
     headers = [dcmread(path, stop_before_pixels=True) for path in files.values()]
     verdict = judge_geometry([f for h in headers for f in frames_of(h)], quantities=SUV)
-    assert verdict.stack is not None, verdict.sentence
+    assert verdict.stack is not None, verdict.findings
 
     volume = read_volume(verdict.stack, files, SUV)
     activity = read_volume(verdict.stack, files, (Quantity.BQML,))
@@ -112,7 +113,7 @@ def test_what_is_missing_for_suv_is_named_by_the_gate_and_refused_by_the_reader(
     (finding,) = judge_geometry([f for h in headers for f in frames_of(h)], quantities=SUV).findings
 
     assert finding.code is code
-    assert words in finding.sentence
+    assert words in tell(finding)
     if code is ReasonCode.QUANTITY_NOT_TAKEN:
         with pytest.raises(JobFailed, match="not what the model takes"):
             read_volume(stack_of(headers), files, SUV)

@@ -407,7 +407,7 @@ def test_a_volume_is_what_float64_says_or_its_series_is_parked(drawn: Drawn) -> 
         verdict = judge_geometry(frames)
         for_hounsfield = judge_geometry(frames, quantities=(Quantity.HU,))
 
-        assert (verdict.stack is None) == must_park(drawn), verdict.sentence
+        assert (verdict.stack is None) == must_park(drawn), verdict.findings
         is_hu = {quantity(drawn, plane) for plane in drawn.planes} == {"HU"}
         assert (for_hounsfield.stack is None) == (must_park(drawn) or not is_hu)
         if verdict.stack is None:

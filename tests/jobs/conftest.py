@@ -59,7 +59,6 @@ def make_request() -> MakeRequest:
             rule=rule,
             study_instance_uid=study,
             series_key=series,
-            roles={"image": series},
             revision=revision,
             job_key=job_key([pixels], "model", {}),
             model="ct_tissue",

@@ -9,12 +9,13 @@ from node.database.engine import reading
 from node.domain.errors import NodeError
 from node.domain.form import FormsTaken
 from node.domain.job import MatchState
+from node.domain.reasons import ReasonCode, told
 from node.jobs.outbox import Outbox
 from node.jobs.tables import outbox, result
 from tests.jobs.test_store import LEASE_S, Road
 
 TAKEN = FormsTaken({"shelf": ("nifti",), "both": ("seg", "nifti")})
-CODES = ["implausible_volume"]
+REASONS = [told(ReasonCode.IMPLAUSIBLE_VOLUME, "too large")]
 
 
 class ManyForms(Road):
@@ -107,7 +108,7 @@ def test_a_form_asked_for_while_the_job_runs_is_made_after_it(
 def test_a_form_without_a_file_is_not_made_again(road, make_request, make_file) -> None:
     job_id, _ = road.jobs.enqueue(make_request(destinations=("pacs",)))
     road.leases.lease("w", LEASE_S)
-    road.results.put_results(job_id, "w", [], forms=["seg"], taken=TAKEN, sentence="nothing found")
+    road.results.put_results(job_id, "w", [], forms=["seg"], taken=TAKEN)
 
     road.jobs.enqueue(make_request(rule="later", destinations=("archive",), taken=TAKEN))
 
@@ -150,7 +151,7 @@ def test_giving_a_job_that_is_not_there_is_said(road) -> None:
 
 def test_what_a_person_took_stays_taken(road, make_request, make_file) -> None:
     job_id, _ = road.jobs.enqueue(make_request(destinations=("pacs",)))
-    road.work(make_file, reasons=CODES, is_kept_back=True)
+    road.work(make_file, reasons=REASONS, is_kept_back=True)
     road.jobs.accept(job_id)
     (seg,) = (one.id for one in road.results.files_of(job_id))
 
@@ -158,19 +159,19 @@ def test_what_a_person_took_stays_taken(road, make_request, make_file) -> None:
     road.outbox.send(seg, "pacs")  # while the other form is made
 
     assert road.leases.is_any_ready()
-    assert road.work(make_file, reasons=CODES) == ("nifti",)
+    assert road.work(make_file, reasons=REASONS) == ("nifti",)
     assert road.sent() == {("seg", "pacs", "waiting"), ("nifti", "shelf", "waiting")}
 
 
 def test_what_is_kept_back_stays_so_in_every_form(road, make_request, make_file) -> None:
     job_id, _ = road.jobs.enqueue(make_request(destinations=("pacs",)))
-    road.work(make_file, reasons=CODES, is_kept_back=True)
+    road.work(make_file, reasons=REASONS, is_kept_back=True)
 
     road.jobs.enqueue(make_request(rule="later", destinations=("shelf",), taken=TAKEN))
     leased = road.leases.lease("w", LEASE_S)
     assert leased.settled == "implausible"
     road.results.put_results(
-        job_id, "w", [make_file(form="nifti")], forms=["nifti"], taken=TAKEN, reasons=CODES,
+        job_id, "w", [make_file(form="nifti")], forms=["nifti"], taken=TAKEN, reasons=REASONS,
         is_kept_back=True,
     )  # fmt: skip
 

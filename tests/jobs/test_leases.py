@@ -13,6 +13,7 @@ from sqlalchemy import Engine, select
 from node.database.engine import epoch_s, open_engine, reading
 from node.domain.errors import LeaseLost, NodeError
 from node.domain.job import JobState, MatchState, Priority
+from node.domain.reasons import ReasonCode, told
 from node.jobs.leases import JobLeases
 from node.jobs.matches import MatchStore
 from node.jobs.results import ResultStore
@@ -32,6 +33,11 @@ def leases(engine: Engine) -> JobLeases:
     return JobLeases(engine)
 
 
+BROKEN = told(ReasonCode.ATTEMPT_FAILED, "broken")
+OUT_OF_MEMORY = told(ReasonCode.ATTEMPT_FAILED, "out of memory")
+SHORT = told(ReasonCode.RESOURCE_SHORT, "no room on the disk")
+
+
 def row(engine: Engine, job_id: int):
     with reading(engine) as connection:
         return connection.execute(select(job).where(job.c.id == job_id)).one()
@@ -40,6 +46,10 @@ def row(engine: Engine, job_id: int):
 def end(engine, job_id: int, owner: str, **at: float) -> None:
     """A job in which nothing was found."""
     ResultStore(engine).put_results(job_id, owner, [], forms=["seg"], **at)
+
+
+def codes(engine: Engine, job_id: int) -> list[str]:
+    return [reason["code"] for reason in row(engine, job_id).reasons]
 
 
 def drain(database_url: str, owner: str) -> list[int]:
@@ -129,7 +139,7 @@ def test_a_worker_that_lost_its_lease_changes_nothing(jobs, leases, engine, make
         lambda: leases.heartbeat(job_id, "slow", LEASE_S, now=62.0),
         lambda: leases.stage(job_id, "slow", "infer", 1.0),
         lambda: end(engine, job_id, "slow", now=62.0),
-        lambda: leases.fail(job_id, "slow", "broken", now=62.0),
+        lambda: leases.fail(job_id, "slow", [BROKEN], now=62.0),
         lambda: leases.release(job_id, "slow", now=62.0),
     ):
         with pytest.raises(LeaseLost):
@@ -157,7 +167,7 @@ def test_a_job_that_kills_its_worker_three_times_is_parked(
 
     assert leases.lease("w", LEASE_S, now=1000.0) is None
     assert row(engine, job_id).state == JobState.PARKED
-    assert "killed its worker 3 times" in row(engine, job_id).sentence
+    assert codes(engine, job_id) == ["kills_workers"]
     assert MatchStore(engine).state("chest", "1.2.3", 1) is MatchState.PARKED
 
 
@@ -168,19 +178,20 @@ def test_failures_are_tried_again_later_and_parked_after_three(
     states, now = [], 0.0
     for _ in range(3):
         assert leases.lease("w", LEASE_S, now=now) is not None
-        states.append(leases.fail(job_id, "w", "out of memory", now=now))
+        states.append(leases.fail(job_id, "w", [OUT_OF_MEMORY], now=now))
         assert leases.lease("w", LEASE_S, now=now) is None
         now += 100.0
 
     assert states == [JobState.QUEUED, JobState.QUEUED, JobState.PARKED]
-    assert "out of memory" in row(engine, job_id).sentence
+    (why,) = row(engine, job_id).reasons
+    assert why["facts"] == {"told": "out of memory", "attempt": 3, "attempts": 3}
 
 
 def test_a_permanent_failure_is_not_tried_again(jobs, leases, make_request) -> None:
     job_id, _ = jobs.enqueue(make_request(), now=0.0)
     leases.lease("w", LEASE_S, now=0.0)
 
-    state = leases.fail(job_id, "w", "no such label", permanent=True, now=0.0)
+    state = leases.fail(job_id, "w", [BROKEN], permanent=True, now=0.0)
 
     assert state is JobState.FAILED
     assert leases.lease("w", LEASE_S, now=9999.0) is None
@@ -201,10 +212,10 @@ def test_a_shortage_lets_the_job_wait_and_costs_no_attempt(
     job_id, _ = jobs.enqueue(make_request(), now=0.0)
     leases.lease("w", LEASE_S, now=0.0)
 
-    leases.release(job_id, "w", sentence="no room on the disk", wait_s=30.0, now=1.0)
+    leases.release(job_id, "w", reasons=[SHORT], wait_s=30.0, now=1.0)
 
     assert leases.lease("w", LEASE_S, now=30.9) is None
-    assert row(engine, job_id).sentence == "no room on the disk"
+    assert codes(engine, job_id) == ["resource_short"]
     assert leases.lease("w", LEASE_S, now=31.1).attempts == 1
 
 

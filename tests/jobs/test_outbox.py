@@ -140,8 +140,8 @@ def test_five_refusals_in_a_row_block(box, put, engine) -> None:
 
     assert states == [DeliveryState.WAITING] * (MAX_REFUSALS - 1) + [DeliveryState.BLOCKED]
     with reading(engine) as connection:
-        sentence = connection.execute(select(outbox.c.sentence)).scalar_one()
-    assert "deliveries retry" in sentence
+        (why,) = connection.execute(select(outbox.c.reasons)).scalar_one()
+    assert why == {"code": "delivery_blocked", "facts": {"told": "cannot understand"}}
 
 
 def test_another_end_between_refusals_starts_their_count_again(box, put) -> None:

@@ -10,6 +10,7 @@ from sqlalchemy import Engine, select
 from node.database.engine import reading
 from node.domain.errors import LeaseLost, ResultRefused
 from node.domain.job import MatchState, Priority
+from node.domain.reasons import Reason, ReasonCode, told
 from node.jobs.leases import JobLeases
 from node.jobs.matches import MatchStore
 from node.jobs.results import ResultStore
@@ -111,7 +112,7 @@ def test_the_same_request_again_changes_nothing(road, make_request, make_file) -
 def test_a_parked_job_waits_for_a_person_whoever_asks(road, make_request) -> None:
     job_id, _ = road.jobs.enqueue(make_request())
     road.leases.lease("w", LEASE_S)
-    road.leases.fail(job_id, "w", "no good", permanent=True)
+    road.leases.fail(job_id, "w", [told(ReasonCode.ATTEMPT_FAILED, "no good")], permanent=True)
 
     road.jobs.enqueue(make_request(rule="lung"))
 
@@ -326,9 +327,11 @@ def test_nothing_found_is_done_without_an_object(road, make_request) -> None:
     job_id, _ = road.jobs.enqueue(make_request())
     road.leases.lease("w", LEASE_S)
 
-    road.results.put_results(job_id, "w", [], forms=["seg"], sentence="nothing found")
+    nothing = [Reason(ReasonCode.NOTHING_FOUND)]
+    road.results.put_results(job_id, "w", [], forms=["seg"], reasons=nothing)
 
-    assert (road.job(job_id).state, road.job(job_id).sentence) == ("done", "nothing found")
+    assert road.job(job_id).state == "done"
+    assert road.job(job_id).reasons == [{"code": "nothing_found", "facts": {}}]
     assert road.matches.state("chest", "1.2.3", 1) is MatchState.DONE
     assert road.deliveries() == {}
 
@@ -367,7 +370,7 @@ def test_a_report_never_overwrites_a_match_that_has_a_job(road, make_request) ->
         rule="chest",
         study_instance_uid="1.2",
         series_key="1.2.3",
-        roles={},
+        made_of={},
         revision=1,
         state=MatchState.HELD,
     )
@@ -382,10 +385,10 @@ def test_a_held_match_becomes_queued_when_its_job_is_made(road, make_request) ->
         rule="chest",
         study_instance_uid="1.2",
         series_key="1.2.3",
-        roles={},
+        made_of={},
         revision=1,
         state=MatchState.HELD,
-        sentence="waits for more slices",
+        reasons=(told(ReasonCode.TOLD, "waits for more slices"),),
     )
     assert road.matches.put(report) == road.matches.put(report)
     assert road.matches.state("chest", "1.2.3", 1) is MatchState.HELD

@@ -22,6 +22,7 @@ from pydicom.uid import MRImageStorage
 
 from node.domain.header import HeaderMerger
 from node.domain.job import Priority
+from node.domain.reasons import codes_of
 from node.domain.result import LabelVolume
 from node.dryrun.inspect_folder import SeriesFinding, inspect_folder
 from node.infer.measure import measure_labels
@@ -32,7 +33,7 @@ from node.infer.run_context import SeriesInput
 from node.infer.runners import run_model
 from node.pipeline.acceptance import accepted_inputs, refused_inputs
 from node.pipeline.build import Plan, plan
-from node.pipeline.matching import ActiveRule
+from node.pipeline.judge import ActiveRule
 from node.route import compile_rule
 from tests.support.phantoms import Phantom, stack_of
 from tests.support.rooms import room
@@ -144,7 +145,7 @@ def verdicts(folder: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for series in judged(folder):
         for rule in series.rules:
-            said = "taken" if rule.would_run else ", ".join(rule.reasons)
+            said = "taken" if rule.would_run else ", ".join(codes_of(rule.reasons))
             name = rule.explanation.rule
             found[name] = said if found.get(name, said) != "taken" else "taken"
     return found

@@ -19,6 +19,7 @@ from node.pipeline.accept import spool_settings
 from node.pipeline.acceptance import refused_inputs
 from node.process.admin import NodeHealth
 from node.spool.space import SpaceGuard
+from node.words import tell_all
 from tests.cli.conftest import Segnode
 from tests.cli.conftest import segnode as segnode  # a fixture
 from tests.support.node_in_process import MODELS_PROBE, SharedWorker
@@ -68,8 +69,8 @@ def test_a_refused_series_is_parked_with_code_and_sentence_and_explained_alike(
         finding = inspect_folder(node.node.plan, phantom.write(tmp_path / "files")[0].parent)
     assert (row["state"], row["reasons"]) == ("parked", [code])
     assert words in row["sentence"]
-    refusals = finding.series[0].rules[0].refusals
-    assert row["sentence"].startswith("; ".join(refusals))
+    reasons = finding.series[0].rules[0].reasons
+    assert row["sentence"].startswith(tell_all(reasons))
 
 
 def test_too_little_of_the_body_is_parked_and_enough_is_not(

@@ -83,8 +83,7 @@ def test_the_series_row_keeps_the_codes_of_the_gate(node: SimulatedNode) -> None
     node.settle()
 
     assert node.series(series).gate == {
-        "findings": ["Rescale Slope 0 in 1 of 8 images"],
-        "reasons": ["rescale_slope_zero"],
+        "findings": [{"code": "rescale_slope_zero", "facts": {"count": 1, "of": 8}}],
         "notes": [],
     }
 

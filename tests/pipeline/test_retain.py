@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from node.domain.errors import InstanceRejected
+from node.jobs.series_work import SeriesWork
 from node.pipeline.retain import Retention
 from node.spool import space
 from tests.support.node_in_process import SharedWorker
-from tests.support.simulated_node import CT_RULE, SimulatedNode, ct, simulated_node
+from tests.support.simulated_node import CT_RULE, SimulatedNode, ct, said, simulated_node
 
 DAY_S = 86_400.0
 AT_ONCE = {"done": 0, "unmatched": 0, "parked": 0, "quarantine": 0, "results": 0}
@@ -61,17 +62,15 @@ def test_nothing_goes_before_its_result_is_delivered(node: SimulatedNode) -> Non
 def test_an_image_that_comes_while_a_sweep_runs_is_left_alone(
     node: SimulatedNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from node.pipeline import retain
+    asked = SeriesWork.fates
 
-    asked = retain.fates_of_series
-
-    def slowly(engine: object) -> object:
+    def slowly(work: SeriesWork) -> object:
         node.pass_time(-5)  # stamped before the sweep began, its row written after
         node.receive(ct().files())
         node.node.door.index.flush()
-        return asked(engine)  # type: ignore[arg-type]
+        return asked(work)
 
-    monkeypatch.setattr(retain, "fates_of_series", slowly)
+    monkeypatch.setattr(SeriesWork, "fates", slowly)
     sweep(node)
 
     assert images(node) == 8
@@ -131,9 +130,9 @@ def test_a_late_image_after_deletion_is_held_and_rerun_takes_all_of_it_again(
     node.run()
 
     assert held.state == "held"
-    assert "were deleted by retention" in held.sentence
-    assert f"segnode series rerun {held.series_instance_uid}" in held.sentence
-    assert asked_for.sentence == "its images were deleted by retention: send the series again"
+    assert "were deleted by retention" in said(held)
+    assert f"segnode series rerun {held.series_instance_uid}" in said(held)
+    assert said(asked_for) == "its images were deleted by retention: send the series again"
     assert len(node.series(ct(slices=9)).snapshot) == 9
     assert [row["state"] for row in node.table("job")] == ["done", "done"]
     assert len(node.delivered()) == 2
@@ -150,8 +149,8 @@ def test_a_decision_about_a_series_without_any_file_says_what_to_do(node: Simula
     node.decide(ct(), "discard")
     node.tick()
 
-    assert (row.state, row.forced) == ("held", "")
-    assert "send the series again" in row.sentence
+    assert (row.state, row.forced) == ("held", None)
+    assert "send the series again" in said(row)
     assert node.series(ct()).state == "discarded"
 
 

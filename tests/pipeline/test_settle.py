@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
+from node.domain.association import Ending
 from node.domain.series import SeriesState
+from node.pipeline import decide as decide_module
 from node.pipeline import settle as settle_module
 from node.spool.catalog import SpoolCatalog
 from tests.support.node_in_process import SharedWorker
 from tests.support.segmentations import of_phantom
-from tests.support.simulated_node import CT_RULE, SimulatedNode, ct, simulated_node
+from tests.support.simulated_node import CT_RULE, SimulatedNode, ct, said, simulated_node
 
 
 @pytest.fixture
@@ -49,7 +51,7 @@ def test_a_released_regular_series_is_complete_a_second_later(node: SimulatedNod
 def test_the_end_of_an_association_is_noticed_though_nothing_arrives(node: SimulatedNode) -> None:
     association = node.receive(ct().files(), end=None)
     node.tick(0.2)
-    node.node.door.index.closed(association, "released")
+    node.node.door.index.closed(association, Ending.RELEASED)
 
     node.tick(0.2)
     node.tick(1.0)
@@ -68,7 +70,7 @@ def test_a_series_that_grew_after_the_tick_began_is_not_judged_by_the_old_part(
     def late_to_ask(uid: str) -> Any:
         monkeypatch.undo()
         node.bring(association, sliced(ct(), slice(5, 8)))
-        node.node.door.index.closed(association, "released")
+        node.node.door.index.closed(association, Ending.RELEASED)
         node.pass_time(30)
         return asked(uid)
 
@@ -99,7 +101,7 @@ def test_a_corrected_name_counts_while_the_series_is_still_coming(node: Simulate
     association = node.receive(sliced(ct(), slice(5)), end=None)
     node.tick(0.2)
     node.bring(association, [*sliced(renamed, slice(5)), *sliced(renamed, slice(5, 8))])
-    node.node.door.index.closed(association, "released")
+    node.node.door.index.closed(association, Ending.RELEASED)
 
     node.tick(0.2)
     node.tick(1.0)
@@ -160,9 +162,9 @@ def test_a_short_count_is_held_and_freed_by_one_command(node: SimulatedNode) -> 
     node.decide(short, "proceed")
     node.tick()
 
-    assert (waiting.state, waiting.sentence[:20]) == ("receiving", "8 of 9 (Images in Ac")
+    assert (waiting.state, said(waiting)[:20]) == ("receiving", "8 of 9 (Images in Ac")
     assert held.state == "held"
-    assert f"segnode series proceed {short.uid('series')}" in held.sentence
+    assert f"segnode series proceed {short.uid('series')}" in said(held)
     assert node.series(short).state == "complete"
     assert jobs(node) == [(1, "queued")]
 
@@ -257,8 +259,8 @@ def test_images_that_come_to_a_held_series_are_counted_in_its_sentence(
         node.settle()
 
         assert (one.state, two.state, node.series(ct()).state) == ("held", "held", "held")
-        assert one.sentence.startswith("1 image came after the result of revision 1")
-        assert two.sentence.startswith("2 images came after")
+        assert said(one).startswith("1 image came after the result of revision 1")
+        assert said(two).startswith("2 images came after")
         assert jobs(node) == [(1, "done")]
 
         node.decide(ct(), "rerun")
@@ -288,14 +290,14 @@ def test_a_series_that_cannot_be_judged_is_held_and_holds_up_no_other(
     node: SimulatedNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bad = ct("bad")
-    real = settle_module.judge_completion
+    real = decide_module.judge_completion
 
     def judge(activity: Any, *rest: Any) -> Any:
         if activity.series_instance_uid == bad.uid("series"):
             raise ArithmeticError("patient data must not be told")
         return real(activity, *rest)
 
-    monkeypatch.setattr(settle_module, "judge_completion", judge)
+    monkeypatch.setattr(decide_module, "judge_completion", judge)
     node.receive(bad.files())
     node.receive(ct("good").files())
     node.settle()
@@ -304,8 +306,8 @@ def test_a_series_that_cannot_be_judged_is_held_and_holds_up_no_other(
     node.tick(61)
 
     assert node.series(ct("good")).state == "complete"
-    assert (held.state, held.sentence[:30]) == ("held", "ArithmeticError when it was ju")
-    assert "patient data" not in held.sentence
+    assert (held.state, said(held)[:30]) == ("held", "ArithmeticError when it was ju")
+    assert "patient data" not in said(held)
     assert node.series(bad).state == "complete"
 
 

@@ -12,12 +12,10 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from node.deliver.folder import FolderDestination
 from tests.cli.conftest import CHEST
 
 REPOSITORY = Path(__file__).parents[2]
@@ -167,10 +165,6 @@ def test_the_road_brings_the_new_form_into_a_folder(package: Path, tmp_path: Pat
     assert table(tmp_path / "shelf" / "ct_tissue.csv")["Left lung"] > 100
 
 
-@pytest.mark.skipif(
-    "forms" not in {field.name for field in fields(FolderDestination)},
-    reason="destinations have no key forms yet",
-)
 @pytest.mark.parametrize(
     ("kind", "code", "word"),
     [
@@ -184,7 +178,8 @@ def test_a_configuration_may_ask_for_the_new_form(
 ) -> None:
     (tmp_path / "shelf").mkdir()
     config = tmp_path / "node.yaml"
-    config.write_text(f"data_dir: data\ndestinations:\n  there: {{{kind}}}\n")
+    rules = "rules: [{name: ct, when: {Modality: CT}, run: ct_tissue, send: [there]}]"
+    config.write_text(f"data_dir: data\ndestinations:\n  there: {{{kind}}}\n{rules}\n")
 
     done = python(package, "-m", "node", "check-config", "--config", config)
 

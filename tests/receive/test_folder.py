@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from node.receive.folder import Afterwards, FolderSettings, FolderWatch
+from node.receive.folder import FolderSettings, FolderWatch
 from node.spool.space import Watermark
 from tests.support.instances import Node, ct_slice, opened_node, part10_bytes
 
@@ -26,9 +26,8 @@ def inbox(tmp_path: Path) -> Path:
     return folder
 
 
-def watch(node: Node, inbox: Path, afterwards: Afterwards = Afterwards.LEAVE) -> FolderWatch:
-    moved_to = inbox.parent / "done" if afterwards is Afterwards.MOVE else None
-    settings = FolderSettings(folder=inbox, afterwards=afterwards, moved_to=moved_to)
+def watch(node: Node, inbox: Path) -> FolderWatch:
+    settings = FolderSettings(folder=inbox)
     return FolderWatch(settings, node.ingest, node.index)
 
 
@@ -82,31 +81,10 @@ def test_text_and_empty_files_are_reported_and_left(node: Node, inbox: Path) -> 
     assert watched.scan(is_settled_at_once=True).refused == ()
 
 
-def test_taken_and_refused_files_are_moved_apart(node: Node, inbox: Path) -> None:
-    put(inbox, "deep/good.dcm", part10_bytes(ct_slice(1)))
-    put(inbox, "bad.txt", b"no DICOM")
-
-    watch(node, inbox, Afterwards.MOVE).scan(is_settled_at_once=True)
-
-    done = inbox.parent / "done"
-    assert (done / "taken/deep/good.dcm").exists()
-    assert (done / "refused/bad.txt").exists()
-    assert [path for path in inbox.rglob("*") if path.is_file()] == []
-
-
-def test_only_what_was_taken_is_deleted(node: Node, inbox: Path) -> None:
-    good = put(inbox, "good.dcm", part10_bytes(ct_slice(1)))
-    bad = put(inbox, "bad.txt", b"no DICOM")
-
-    watch(node, inbox, Afterwards.DELETE).scan(is_settled_at_once=True)
-
-    assert (good.exists(), bad.exists()) == (False, True)
-
-
 def test_without_room_files_wait_and_are_kept(tmp_path: Path, inbox: Path) -> None:
     path = put(inbox, "good.dcm", part10_bytes(ct_slice(1)))
     with opened_node(tmp_path, watermark=Watermark(reserve_gb=1e9)) as full:
-        report = watch(full, inbox, Afterwards.DELETE).scan(is_settled_at_once=True)
+        report = watch(full, inbox).scan(is_settled_at_once=True)
 
     assert (report.taken, report.refused, report.waiting) == ((), (), 1)
     assert path.exists()
@@ -118,8 +96,3 @@ def test_links_are_not_followed(node: Node, inbox: Path, tmp_path: Path) -> None
     (inbox / "link.dcm").symlink_to(outside)
 
     assert watch(node, inbox).scan(is_settled_at_once=True).taken == ()
-
-
-def test_files_cannot_be_moved_into_the_watched_folder(inbox: Path) -> None:
-    with pytest.raises(ValueError, match="inside the watched folder"):
-        FolderSettings(folder=inbox, afterwards=Afterwards.MOVE, moved_to=inbox / "done")

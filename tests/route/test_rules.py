@@ -27,6 +27,7 @@ from node.route import (
     mistakes_in,
     names_sop_class,
 )
+from node.words import tell_all
 
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 
@@ -127,8 +128,8 @@ def test_the_explanation_agrees_with_the_verdict(clause: dict[str, Any], header:
     assert explanation.truth is rule.judge(header).truth
     assert explanation.as_json()["truth"] == explanation.truth.value
     assert explanation.lines()[0] == f"rule r: {explanation.truth.value}"
-    assert bool(explanation.sentence)
-    assert (explanation.sentence == "all clauses are true") is (explanation.truth is Truth.TRUE)
+    ((_, does_not_fit, unknown),) = explanation.why_silent()[1]
+    assert bool(does_not_fit or unknown) is (explanation.truth is not Truth.TRUE)
 
 
 @given(clauses, clauses, headers)
@@ -221,9 +222,9 @@ def test_an_explanation_for_storage_holds_no_header_value() -> None:
 
     explanation = explain(Rule(name="r", condition=condition), header)
 
-    assert "Secretname" not in str(explanation.as_json()) + explanation.sentence
+    assert "Secretname" not in str(explanation.as_json()) + str(explanation.why_silent())
     assert "Secretname" in "".join(explanation.lines(values=True))
-    assert explanation.sentence == "does not fit: StudyDescription"
+    assert explanation.why_silent() == ("r", (("", ("StudyDescription",), ()),))
 
 
 def test_a_header_cannot_write_control_characters_to_a_terminal() -> None:
@@ -272,14 +273,17 @@ def test_every_role_gets_its_series_in_any_order(candidates: list[Candidate]) ->
 def test_a_missing_role_is_waited_for_by_name() -> None:
     choice = glioma().choose([T1C, T1])
 
-    assert choice == Waiting(missing=("flair",), sentence="no series yet for role flair")
+    assert choice.missing == ("flair",)
+    assert tell_all(choice.reasons) == "no series yet for role flair"
 
 
 def test_what_is_unknown_about_a_missing_role_is_said() -> None:
     choice = glioma().choose([T1, FLAIR, series("1.4", sequence="T1")])
 
     assert isinstance(choice, Waiting)
-    assert choice.sentence == "no series yet for role t1c (contrast unknown in some series)"
+    assert (
+        tell_all(choice.reasons) == "no series yet for role t1c (contrast unknown in some series)"
+    )
 
 
 @given(st.permutations([T1C, T1, FLAIR, series("1.4", sequence="FLAIR")]))
@@ -287,7 +291,7 @@ def test_two_series_that_fit_equally_are_never_decided(candidates: list[Candidat
     choice = glioma().choose(candidates)
 
     assert isinstance(choice, Ambiguous)
-    assert choice.sentence == "two series fit role flair: 1.3, 1.4"
+    assert tell_all(choice.reasons) == "two series fit role flair: 1.3, 1.4"
 
 
 def test_the_most_slices_win_and_a_preference_beats_them() -> None:
@@ -303,7 +307,7 @@ def test_one_series_never_fills_two_roles() -> None:
     choice = glioma().choose([T1C, FLAIR])
 
     assert isinstance(choice, Waiting)
-    assert choice.sentence == (
+    assert tell_all(choice.reasons) == (
         "series 1.1 is the only one for roles t1c and t1, and a series fills one role only"
     )
 
@@ -314,7 +318,7 @@ def test_a_series_that_is_best_for_two_roles_is_not_guessed() -> None:
     choice = glioma().choose([T1C, T1, FLAIR, both])
 
     assert isinstance(choice, Ambiguous)
-    assert choice.sentence.startswith("series 1.6 fits roles t1c and t1 best")
+    assert tell_all(choice.reasons).startswith("series 1.6 fits roles t1c and t1 best")
 
 
 def test_two_patients_in_one_set_are_parked_without_naming_them() -> None:
@@ -323,8 +327,8 @@ def test_two_patients_in_one_set_are_parked_without_naming_them() -> None:
     choice = glioma().choose([T1C, T1, stranger])
 
     assert isinstance(choice, Ambiguous)
-    assert "differ in Patient ID" in choice.sentence
-    assert "OTHER" not in choice.sentence
+    assert "differ in Patient ID" in tell_all(choice.reasons)
+    assert "OTHER" not in tell_all(choice.reasons)
 
 
 @given(

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from node.database.engine import writing
+from node.domain.association import Ending
 from node.domain.errors import InstanceRejected, TryLater
 from node.domain.instance import InstanceState, Origin
-from node.domain.series import SeriesRow, SeriesState
+from node.domain.series import Forced, SeriesRow, SeriesState
 from node.receive.dry import DryRun
 from node.receive.syntaxes import NATIVE_SYNTAXES
 from node.spool import tables
@@ -350,7 +351,7 @@ def test_rows_of_an_association_are_there_when_it_is_closed(node: Node) -> None:
     arrivals = Arrivals(node.engine)
     open_now = arrivals.open_associations()
 
-    node.index.closed(association_id, "released")
+    node.index.closed(association_id, Ending.RELEASED)
 
     assert (open_now, arrivals.open_associations()) == ({association_id}, frozenset())
     (association,) = arrivals.associations_around(SERIES_UID)
@@ -408,7 +409,7 @@ def test_the_rows_of_a_decision_come_before_what_the_tick_knows(node: Node) -> N
     arrivals.put_series(row, was=None)
     known = arrivals.series(SERIES_UID)
 
-    arrivals.force(SERIES_UID, "proceed")
+    arrivals.force(SERIES_UID, Forced.PROCEED)
 
     assert known is not None
     assert arrivals.put_series(known, was=known) is False

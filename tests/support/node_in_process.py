@@ -39,6 +39,7 @@ from node.spool.catalog import SpoolCatalog
 from node.spool.space import SpaceGuard
 from node.web.app import create_app
 from node.web.services import WebServices
+from node.words import show_job, show_match, show_series
 from tests.support.http_server import Site, serving
 from tests.support.memory_node import eventually
 
@@ -146,16 +147,20 @@ class NodeInProcess:
         self.door.index.flush()
         with reading(self.engine) as connection:
             found = connection.execute(select(tables.metadata.tables[table]))
-            return [dict(row._mapping) for row in found]
+            rows = [dict(row._mapping) for row in found]
+        return [show_series(row) for row in rows] if table == "series" else rows
 
     @property
     def jobs(self) -> list[Mapping[str, Any]]:
         catalog = JobCatalog(self.engine)
         rows, _ = catalog.list_jobs()
-        return [whole for row in rows if (whole := catalog.get_job(row["id"])) is not None]
+        return [
+            show_job(whole) for row in rows if (whole := catalog.get_job(row["id"])) is not None
+        ]
 
     def matches(self, series_instance_uid: str) -> list[dict[str, Any]]:
-        return JobCatalog(self.engine).matches_of_series(series_instance_uid)
+        found = JobCatalog(self.engine).matches_of_series(series_instance_uid)
+        return [show_match(row) for row in found]
 
     def segmentations(self) -> list[Path]:
         """The files of all SEG objects that are results."""

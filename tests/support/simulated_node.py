@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,11 @@ from pydicom.dataset import Dataset
 from sqlalchemy import select
 
 from node.database.engine import reading
+from node.domain.association import Ending
 from node.domain.errors import InstanceRejected
 from node.domain.instance import Origin, Transport
-from node.domain.series import SeriesRow
+from node.domain.reasons import reasons_to_json
+from node.domain.series import Forced, SeriesRow
 from node.jobs.outbox import Outbox
 from node.jobs.tables import job, match, outbox, result
 from node.pipeline.build import plan
@@ -30,6 +32,7 @@ from node.pipeline.settle import Settler
 from node.pipeline.wiring import delivery_deps, settle_deps
 from node.receive.carried import Carried
 from node.spool.arrivals import Arrivals
+from node.words import show_delivery, show_job, show_match, show_series
 from tests.support.node_in_process import MODELS_PROBE, NodeInProcess, SharedWorker, node_in_process
 from tests.support.phantoms import Phantom
 
@@ -118,7 +121,7 @@ class SimulatedNode:
         self,
         instances: Iterable[bytes | Dataset],
         *,
-        end: str | None = "released",
+        end: str | None = Ending.RELEASED,
         caller: str = "PACS",
         peer: str = "",
     ) -> str:
@@ -138,12 +141,12 @@ class SimulatedNode:
             self.close(association_id, end)
         return association_id
 
-    def close(self, association_id: str, end: str = "released") -> None:
+    def close(self, association_id: str, end: str = Ending.RELEASED) -> None:
         """End an association, as the road that served it does."""
         carried = self.carried.pop(association_id, Carried())
         self.node.door.index.closed(
             association_id,
-            end,  # type: ignore[arg-type]
+            Ending(end),
             brought=carried.series,
             losses=carried.losses,
         )
@@ -185,13 +188,16 @@ class SimulatedNode:
 
     def decide(self, phantom: Phantom, what: str) -> None:
         """What ``segnode series proceed|rerun|discard`` writes down."""
-        Arrivals(self.node.engine).force(phantom.uid("series"), what)
+        Arrivals(self.node.engine).force(phantom.uid("series"), Forced(what))
 
     def table(self, name: str) -> list[dict[str, Any]]:
+        """All rows of a table as the API shows them."""
         tables = {each.name: each for each in (match, job, result, outbox)}
         statement = select(tables[name]).order_by(tables[name].c.id)
         with reading(self.node.engine) as connection:
-            return [dict(row._mapping) for row in connection.execute(statement)]
+            rows = [dict(row._mapping) for row in connection.execute(statement)]
+        shows = {"match": show_match, "job": show_job, "outbox": show_delivery}
+        return [shows[name](row) for row in rows] if name in shows else rows
 
     def match_states(self, rule: str = "ct") -> list[tuple[int, str]]:
         return [
@@ -211,6 +217,13 @@ class SimulatedNode:
     @property
     def outbox(self) -> Outbox:
         return Outbox(self.node.engine, self.node.plan.config.digest)
+
+
+def said(row: SeriesRow) -> str:
+    """What people are told of a series."""
+    values = {each.name: getattr(row, each.name) for each in fields(row)}
+    values |= {"reasons": reasons_to_json(row.reasons), "gate": None}
+    return str(show_series(values)["sentence"])
 
 
 def part10(instance: Dataset) -> bytes:

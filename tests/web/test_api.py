@@ -177,7 +177,11 @@ def fill(connection: Any) -> None:
         )
     connection.execute(
         jobs_tables.outbox.insert().values(
-            result_id=2, destination="pacs", state="blocked", sentence="refused", created_at=1.0
+            result_id=2,
+            destination="pacs",
+            state="blocked",
+            reasons=[{"code": "delivery_blocked", "facts": {"told": "refused"}}],
+            created_at=1.0,
         )
     )
 

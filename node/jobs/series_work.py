@@ -1,14 +1,15 @@
-"""The work that was made of one series, alone or in a set: how far it went, and its end."""
+"""The work that was made of series, alone or in a set: how far it went, its end, what they became."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, select, update
 
 from node.database.engine import reading, writing
-from node.domain.job import DeliveryState, JobState, MatchState
+from node.domain.job import DeliveryState, JobState, MatchState, Progress
+from node.domain.reasons import Reason, ReasonCode, reasons_to_json
 from node.jobs.revisions import drop_unwanted
 from node.jobs.rows import hold_study
 from node.jobs.tables import job, match, outbox, result
@@ -17,14 +18,14 @@ _DELIVERED = (DeliveryState.SENT.value, DeliveryState.WARNED.value)
 _IN_WORK = (JobState.RUNNING.value, JobState.DONE.value)
 
 
-class WorkProgress:
-    """Reads and ends what rules made of a series."""
+class SeriesWork:
+    """Reads and ends what rules made of series."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def furthest(self, study_instance_uid: str, series_instance_uid: str) -> str:
-        """NO_JOB, QUEUED, IN_WORK or DELIVERED, whichever its work in force reached."""
+    def furthest(self, study_instance_uid: str, series_instance_uid: str) -> Progress:
+        """How far its work in force went."""
         with reading(self._engine) as connection:
             rows = _in_force(connection, study_instance_uid, series_instance_uid)
             jobs = [row.job_id for row in rows if row.job_id is not None]
@@ -37,10 +38,10 @@ class WorkProgress:
                 .where(result.c.job_id.in_(jobs), outbox.c.state.in_(_DELIVERED))
             )
             if connection.execute(sent).first() is not None:
-                return "DELIVERED"
+                return Progress.DELIVERED
         if states.intersection(_IN_WORK):
-            return "IN_WORK"
-        return "QUEUED" if states else "NO_JOB"
+            return Progress.IN_WORK
+        return Progress.QUEUED if states else Progress.NO_JOB
 
     def supersede(
         self, study_instance_uid: str, series_instance_uid: str, revision: int, now: float
@@ -49,7 +50,7 @@ class WorkProgress:
 
         Also of rules that do not exist any more, and of sets that an older state is a part of.
         """
-        sentence = f"revision {revision} of the series took its place"
+        why = Reason(ReasonCode.SUPERSEDED, {"revision": revision, "is_of_series": True})
         with writing(self._engine) as connection:
             hold_study(connection, study_instance_uid)
             older = [
@@ -60,10 +61,26 @@ class WorkProgress:
             connection.execute(
                 update(match)
                 .where(match.c.id.in_([row.id for row in older]))
-                .values(state=MatchState.SUPERSEDED.value, sentence=sentence, updated_at=now)
+                .values(
+                    state=MatchState.SUPERSEDED.value,
+                    reasons=reasons_to_json([why]),
+                    updated_at=now,
+                )
             )
             jobs = {row.job_id for row in older if row.job_id is not None}
-            drop_unwanted(connection, jobs, sentence, now)
+            drop_unwanted(connection, jobs, why, now)
+
+    def fates(self) -> Mapping[str, frozenset[MatchState]]:
+        """Series Instance UID -> states of every match in force that it has a part in."""
+        fates: dict[str, set[MatchState]] = {}
+        statement = select(match.c.roles, match.c.state).where(
+            match.c.state != MatchState.SUPERSEDED.value
+        )
+        with reading(self._engine) as connection:
+            for row in connection.execute(statement):
+                for uid in row.roles.values():
+                    fates.setdefault(str(uid), set()).add(MatchState(row.state))
+        return {uid: frozenset(states) for uid, states in fates.items()}
 
 
 def _in_force(
@@ -80,10 +97,10 @@ def _in_force(
 
 
 def _is_older(row: Row[Any], series_instance_uid: str, revision: int) -> bool:
-    if row.series_key == series_instance_uid:
-        return bool(row.revision < revision)
-    # the match of a set says of which revisions of its series it is made: "UID@2"
-    if row.job_id is None:
-        return False
-    parts = (str(part).partition("@") for part in (row.explanation or {}).values())
-    return any(uid == series_instance_uid and int(of) < revision for uid, _, of in parts)
+    is_set = row.series_key != series_instance_uid
+    if is_set and row.job_id is None:
+        return False  # judged anew with every change of its study
+    return any(
+        part["series_instance_uid"] == series_instance_uid and part["revision"] < revision
+        for part in row.made_of.values()
+    )

@@ -1,0 +1,25 @@
+"""Words: what rows and reasons say to people. The only room that makes sentences of facts.
+
+Enters: reasons (``node.domain.reasons``) and rows as the catalogs read them. Leaves: sentences, for
+the command line, the API, the log and the text of a DICOM object.
+
+- ``tell``: one reason in words; ``tell_all``: several in one line;
+- ``show_series``, ``show_match``, ``show_job``, ``show_delivery``: a row for people and programs:
+  ``reasons`` become codes, and ``sentence`` says them, with the command that frees what is stuck.
+
+A node and ``segnode run`` have different commands, so who is spoken to is an argument
+(``Audience``). No code reads what is made here: words may change without a decision changing.
+"""
+
+from node.words.reasons import tell, tell_all
+from node.words.rows import Audience, show_delivery, show_job, show_match, show_series
+
+__all__ = [
+    "Audience",
+    "show_delivery",
+    "show_job",
+    "show_match",
+    "show_series",
+    "tell",
+    "tell_all",
+]
