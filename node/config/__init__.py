@@ -101,8 +101,12 @@ def parse(
     keys = reader.read(content)
     mistakes = reader.mistakes
     config = build(keys, environ, base, mistakes)
-    peers, destinations = _names(content, "peers"), _names(content, "destinations")
-    mistakes += mistakes_between(keys, peers=peers, destinations=destinations)
+    mistakes += mistakes_between(
+        keys,
+        peers=_names(content, "peers"),
+        destinations=_names(content, "destinations"),
+        users=_names(content, "web", "auth", "users"),
+    )
     if forms is not None:
         mistakes += mistakes_of_forms(keys, forms)
     rules = content.get("rules")
@@ -122,9 +126,11 @@ def _text_of(path: Path) -> str:
         raise ConfigInvalid([("", f"{path} is not UTF-8 text")]) from None
 
 
-def _names(content: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    named = content.get(key)
-    return tuple(str(name) for name in named) if isinstance(named, Mapping) else ()
+def _names(content: Any, *keys: str) -> tuple[str, ...]:
+    """Every name that the file gives at a place, also of what is wrong in other ways."""
+    for key in keys:
+        content = content.get(key) if isinstance(content, Mapping) else None
+    return tuple(str(name) for name in content) if isinstance(content, Mapping) else ()
 
 
 def _first_of_each_path(mistakes: Iterable[Mistake]) -> list[Mistake]:

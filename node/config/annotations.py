@@ -56,10 +56,13 @@ def is_required(settings: type, name: str) -> bool:
 
 
 def is_given(settings: type, name: str, content: Mapping[Any, Any]) -> bool:
-    """Whether the file gives a field; null counts as not given where nothing is the default."""
+    """Whether the file gives a field; null counts as not given where nothing stands for it."""
     if name not in content:
         return False
-    return content[name] is not None or _fields(settings)[name].default not in (None, "")
+    has_none = _fields(settings)[name].default in (None, "")
+    return content[name] is not None or not (
+        has_none or Given.BY_NODE in marks(hints_of(settings)[name])
+    )
 
 
 @cache

@@ -13,14 +13,17 @@ from node.domain.settings import Mistake
 Names = tuple[str, ...]
 
 
-def mistakes_between(keys: FileKeys, *, peers: Names, destinations: Names) -> Iterator[Mistake]:
+def mistakes_between(
+    keys: FileKeys, *, peers: Names, destinations: Names, users: Names
+) -> Iterator[Mistake]:
     """Everything that is wrong only in combination.
 
     Args:
         peers: Every name given in the file, also of peers that are wrong in other ways.
         destinations: Likewise.
+        users: Likewise, of ``web.auth``.
     """
-    yield from _references_of_peers(keys, destinations)
+    yield from _references_of_peers(keys, destinations, users)
     yield from _references(keys, peers, destinations)
     yield from _binds(keys)
     yield from _names(keys, destinations)
@@ -46,8 +49,7 @@ def mistakes_of_forms(keys: FileKeys, forms: Mapping[str, bool]) -> Iterator[Mis
                 yield path, f"{form} is named twice"
 
 
-def _references_of_peers(keys: FileKeys, destinations: Names) -> Iterator[Mistake]:
-    users = tuple(keys.web.auth.users)
+def _references_of_peers(keys: FileKeys, destinations: Names, users: Names) -> Iterator[Mistake]:
     for name, peer in keys.peers.items():
         if peer.reply_to and peer.reply_to not in destinations:
             sentence = f"no destination {peer.reply_to}{known_names(destinations)}"

@@ -112,14 +112,17 @@ class Reader:
         self, key: str, entry: Any, value: Mapping[Any, Any]
     ) -> Iterator[tuple[str, object]]:
         for name, each in value.items():
-            if not _NAME.fullmatch(str(name)):
+            if not isinstance(name, str) or not _NAME.fullmatch(name):
                 self.mistakes.append((f"{key}.{name}", BAD_NAME))
-            elif (read := self._value(entry, each, (key, str(name)))) is not None:
-                yield str(name), read
+            elif (read := self._value(entry, each, (key, name))) is not None:
+                yield name, read
 
     def _value(self, annotation: Any, value: Any, at: Location) -> Any:
         """The value, or None where it is wrong altogether."""
-        if annotation is Destination and isinstance(value, Mapping):
+        if is_settings(annotation) and not isinstance(value, Mapping):
+            self.mistakes.append((dotted(at), KEYS_AND_VALUES))
+            return None
+        if annotation is Destination:
             kind = value.get("kind")
             if not isinstance(kind, str) or kind not in KINDS:
                 self.mistakes.append((dotted((*at, "kind")), _mistake_of_kind(kind, at)))
@@ -127,7 +130,7 @@ class Reader:
             annotation = kind_of(kind)
         rest = (
             self._keys(annotation, value, at)
-            if is_settings(annotation) and isinstance(value, Mapping)
+            if is_settings(annotation)
             else self._prepared(annotation, value, at)
         )
         adapter = _adapter(annotation)
@@ -189,7 +192,10 @@ class Reader:
 
     def _mapping(self, inner: Any, value: Mapping[Any, Any], at: Location) -> dict[str, Any]:
         for name in value:
-            self._check_text(str(name), (*at, name))
+            if isinstance(name, str):
+                self._check_text(name, (*at, name))
+            else:
+                self.mistakes.append((dotted((*at, name)), BAD_NAME))
         return {str(name): self._prepared(inner, each, (*at, name)) for name, each in value.items()}
 
     def _check_text(self, text: str, at: Location) -> None:
@@ -199,6 +205,8 @@ class Reader:
     def _peer(self, name: Any, at: Location) -> Peer:
         if not isinstance(name, str):
             self.mistakes.append((dotted(at), REQUIRED if name is None else ONE_TEXT))
+        elif sentence := mistake_of_text(name):
+            self.mistakes.append((dotted(at), sentence))
         elif name not in self._peer_names:
             sentence = f"no peer {name}{known_names(self._peer_names)}"
             self.mistakes.append((dotted(at), sentence))

@@ -37,12 +37,12 @@ class Settings:
     """A value that judges itself when it is built."""
 
     def __post_init__(self) -> None:
-        mistakes = (*_out_of_bounds(self), *self.mistakes())
+        mistakes = tuple(_out_of_bounds(self)) or tuple(self.mistakes())
         if mistakes:
             raise SettingsInvalid(type(self).__name__, mistakes)
 
     def mistakes(self) -> Iterator[Mistake]:
-        """What is wrong beyond types and bounds, by field."""
+        """What is wrong by field, of a value that is within its bounds."""
         yield from ()
 
 

@@ -95,6 +95,7 @@ def accepted(text: str, environ: dict[str, str] | None = None) -> NodeConfig:
         (RULES + "peers: {P: {ae_title: X, host: h, reply_to: nix}}", "peers.P.reply_to", "nix"),
         (RULES + "peers: {P: {ae_title: X}}", "peers.P", "host or allow_from"),
         (RULES + "peers: {P: {host: h}}", "peers.P", "ae_title (DIMSE) or http_user"),
+        (RULES + "peers: {P: P}", "peers.P", "takes keys and values"),
         (
             RULES + "peers: {P: {ae_title: X, allow_from: [10.0.0.300]}}",
             "peers.P.allow_from.0",
@@ -108,6 +109,12 @@ def accepted(text: str, environ: dict[str, str] | None = None) -> NodeConfig:
             "of peer P",
         ),
         (RULES + "peers: {'a b': {ae_title: X, host: h}}", "peers.a b", "names have letters"),
+        (RULES + "peers: {1: {ae_title: X, host: h}}", "peers.1", "names have letters"),
+        (
+            "rules: [{name: a, run: m, when: {Modality: CT}, parameters: {1: 2}}]",
+            "rules.0.parameters.1",
+            "names have letters",
+        ),
         (RULES + "dimse: {host: 0.0.0.0}", "dimse.host", "no peer may send"),
         (RULES + "dimse: {host: '::'}", "dimse.host", "no peer may send"),
         (RULES + "web: {host: 192.168.1.5}", "web.host", "without authentication"),
