@@ -40,7 +40,7 @@ class InputSpec:
     """One series that a model takes.
 
     Args:
-        accepts: Conditions in the rule language, as written; compiled by whoever routes.
+        accepts: Conditions in the rule language, as written; ``node.pipeline.acceptance`` compiles them.
         quantities: What its numbers may measure; empty: anything.
         padding: What padding becomes; None: see ``node.infer.padding``.
         labels_on_padding: Whether labels may lie on padding.
@@ -150,7 +150,7 @@ def default_models_folder() -> Path:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnusableModel:
-    """A model folder with mistakes: it is told and set aside, and whoever names it is refused."""
+    """A model folder with mistakes: it is told and set aside, and a rule that names it is refused."""
 
     name: str
     folder: Path
