@@ -26,7 +26,6 @@ from node.observe.log import configure_logging
 from node.pipeline.accept import receive
 from node.pipeline.build import Plan, plan
 from node.pipeline.data_folder import lock_data_folder
-from node.pipeline.outdated import judge_outdated_again
 from node.pipeline.signals import Signals
 from node.process import roles
 from node.process.supervise import RoleMain, Supervisor
@@ -72,7 +71,9 @@ def serve(
         if is_whole and current.config.database_url.startswith("sqlite"):
             forget_the_dead(current)
         if is_whole or Role.ROUTE in wanted:
-            judge_outdated(current)
+            engine = current.open_engine()
+            roles.judge_outdated(current, engine)
+            engine.dispose()
         code = Supervisor(
             role_mains(config, current, set(Role) if is_whole else wanted),
             check_reload=lambda: _check(config),
@@ -126,8 +127,7 @@ def prepare(current: Plan, wanted: set[Role]) -> None:
         ConfigInvalid: A port is in use, or the database cannot be used.
     """
     settings = current.config
-    for name, model in current.found.unusable.items():
-        log.warning("a model is set aside", extra={"model": name, "sentence": str(model)})
+    roles.log_set_aside(current)
     for name, sentence in _not_ready(current):
         log.warning("jobs of a model would fail", extra={"model": name, "sentence": sentence})
     if Role.RECEIVE in wanted:
@@ -156,14 +156,6 @@ def forget_the_dead(current: Plan) -> None:
     engine = current.open_engine()
     JobLeases(engine).take_back(None)
     Outbox(engine).take_back(None)
-    engine.dispose()
-
-
-def judge_outdated(current: Plan) -> None:
-    """Jobs that another state of their model was queued for are made anew, as after an upgrade."""
-    engine = current.open_engine()
-    for uid in judge_outdated_again(current, engine):
-        log.info("judged again: the model of its job changed", extra={"series": uid})
     engine.dispose()
 
 

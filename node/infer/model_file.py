@@ -28,7 +28,7 @@ QuantityName = Annotated[str, AfterValidator(_known_quantity)]
 
 
 class InputPart(Part):
-    """One input series.
+    """One series that a model takes.
 
     ``accepts`` must be true of it, ``refuses`` must not; what is unknown is not refused.
     ``min_extent_mm`` is of the body, along the stack: slices x their distance. ``quantity`` is what

@@ -19,11 +19,10 @@ from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
 from node.domain.errors import ConfigInvalid
-from node.domain.quantity import Quantity
 from node.domain.segment import Segment
 from node.infer.assets import Asset
 from node.infer.labels_table import read_labels_table
-from node.infer.model_file import ModelFile, read_model_file
+from node.infer.model_file import InputPart, ModelFile, ResourcesPart, read_model_file
 from node.infer.plausible import Plausible
 from node.infer.plausible_file import read_plausible
 from node.infer.revision import revision_of
@@ -33,30 +32,6 @@ CARD_SECTIONS = ("Intended use", "How it works", "Where it fails", "Licence")
 
 _REGION_LIMIT = 16  # as many as a label array has bits
 _VOXELS = "node.infer.volume"  # what reads the voxels of every model
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InputSpec:
-    """One series that a model takes.
-
-    Args:
-        accepts: Conditions in the rule language, as written; compiled by whoever routes.
-        quantities: What its numbers may measure; empty: anything.
-        padding: What padding becomes; None: see ``node.infer.padding``.
-        labels_on_padding: Whether labels may lie on padding.
-        refuses: The same, of series that the model must not be given.
-        min_extent_mm: Of the body along the stack.
-    """
-
-    accepts: Mapping[str, object]
-    refuses: Mapping[str, object] = field(default_factory=dict)
-    min_slices: int
-    min_rows: int
-    min_columns: int
-    quantities: tuple[Quantity, ...] = ()
-    padding: float | None = None
-    labels_on_padding: bool = False
-    min_extent_mm: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,15 +46,6 @@ class RunnerSpec:
     entry: str
     parameters: Mapping[str, object] = field(default_factory=dict)
     settings: RunnerPart
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resources:
-    """What one run may take."""
-
-    deadline_s: float
-    memory_gb: float
-    device: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,11 +68,11 @@ class ModelSpec:
     title: str
     series_description: str
     research_use: bool
-    inputs: Mapping[str, InputSpec]
+    inputs: Mapping[str, InputPart]
     runner: RunnerSpec
     files: tuple[Asset, ...]
     weights: tuple[Asset, ...]
-    resources: Resources
+    resources: ResourcesPart
     outputs: tuple[str, ...]
     segments: tuple[Segment, ...]
     plausible: Plausible = field(default_factory=Plausible)
@@ -150,7 +116,7 @@ def default_models_folder() -> Path:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnusableModel:
-    """A model folder with mistakes: it is told and set aside, and whoever names it is refused."""
+    """A model folder with mistakes: it is told and set aside, and a rule that names it is refused."""
 
     name: str
     folder: Path
@@ -217,18 +183,19 @@ def load_model(folder: Path) -> ModelSpec:
     file, mistakes = read_model_file(folder / "model.yaml", f"{place}/model.yaml")
     segments, label_mistakes = read_labels_table(folder / "labels.csv", f"{place}/labels.csv")
     mistakes = [*mistakes, *label_mistakes, *_card_mistakes(folder, place)]
+    plausible = Plausible()
     if file is not None:
-        mistakes += [*_runner_mistakes(file, folder, place), *_asset_mistakes(file, place)]
-        if file.outputs == ["regions"] and any(s.label_value > _REGION_LIMIT for s in segments):
-            mistakes.append(
-                (f"{place}/labels.csv", f"regions have label values 1 to {_REGION_LIMIT}")
-            )
-        if file.name != folder.name:
-            mistakes.append((f"{place}/model.yaml: name", f"is {file.name!r}, the folder is not"))
+        mistakes += _file_mistakes(file, folder, segments)
         plausible, implausible = read_plausible(file.plausible, segments, f"{place}/model.yaml")
         mistakes += implausible
     if mistakes or file is None:
         raise ConfigInvalid(mistakes)
+    return _spec(folder, file, segments, plausible)
+
+
+def _spec(
+    folder: Path, file: ModelFile, segments: Sequence[Segment], plausible: Plausible
+) -> ModelSpec:
     return ModelSpec(
         folder=folder,
         name=file.name,
@@ -236,20 +203,7 @@ def load_model(folder: Path) -> ModelSpec:
         title=file.title,
         series_description=file.series_description or f"{file.title} ({file.name} {file.version})",
         research_use=file.research_use,
-        inputs={
-            role: InputSpec(
-                accepts=item.accepts,
-                refuses=item.refuses,
-                min_slices=item.min_slices,
-                min_rows=item.min_rows,
-                min_columns=item.min_columns,
-                quantities=item.quantities,
-                padding=item.padding,
-                labels_on_padding=item.labels_on_padding,
-                min_extent_mm=item.min_extent_mm,
-            )
-            for role, item in file.inputs.items()
-        },
+        inputs=file.inputs,
         runner=RunnerSpec(
             kind=file.runner.kind,
             entry=file.runner.entry,
@@ -258,12 +212,24 @@ def load_model(folder: Path) -> ModelSpec:
         ),
         files=tuple(Asset(**each.model_dump()) for each in file.files),
         weights=tuple(Asset(**each.model_dump()) for each in file.weights),
-        resources=Resources(**file.resources.model_dump()),
+        resources=file.resources,
         outputs=tuple(file.outputs),
         segments=tuple(segments),
         plausible=plausible,
         digest=_digest(folder, file),
     )
+
+
+def _file_mistakes(file: ModelFile, folder: Path, segments: Sequence[Segment]) -> Iterator[Mistake]:
+    """What is wrong with a model.yaml of the right form."""
+    place = _place(folder)
+    for key, sentence in file.runner.mistakes(file, folder):
+        yield f"{place}/model.yaml: {key}", sentence
+    yield from _asset_mistakes(file, place)
+    if file.outputs == ["regions"] and any(s.label_value > _REGION_LIMIT for s in segments):
+        yield f"{place}/labels.csv", f"regions have label values 1 to {_REGION_LIMIT}"
+    if file.name != folder.name:
+        yield f"{place}/model.yaml: name", f"is {file.name!r}, the folder is not"
 
 
 def _model_folders(folder: Path) -> list[Path]:
@@ -286,11 +252,6 @@ def _card_mistakes(folder: Path, place: str) -> list[tuple[str, str]]:
         for section in CARD_SECTIONS
         if f"## {section}" not in lines
     ]
-
-
-def _runner_mistakes(file: ModelFile, folder: Path, place: str) -> Iterator[Mistake]:
-    for key, sentence in file.runner.mistakes(file, folder):
-        yield f"{place}/model.yaml: {key}", sentence
 
 
 def _asset_mistakes(file: ModelFile, place: str) -> Iterator[tuple[str, str]]:

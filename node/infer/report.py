@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 LOG_FILE = "run.log"
-"""In the folder of a job: the words of programs that a runner started (see ``Room.log``)."""
+"""In the folder of a job: the output of programs that a runner started (see ``RunContext.log``)."""
 
 
 class Report(Protocol):

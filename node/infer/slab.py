@@ -52,7 +52,7 @@ class Slab:
         """The slice itself, where stored values of this type can be read into it as they are."""
         if not self._is_whole or self._frames[index].values.lut is not None:
             return None
-        return self._context(index, dtype)
+        return self._slice(index, dtype)
 
     def put(self, index: int, plane: Plane) -> None:
         """Take the stored values of one slice."""
@@ -64,13 +64,13 @@ class Slab:
             slope, intercept = self._rescales[index]
             self._floats[index] = plane * slope + intercept
             return
-        context = self._context(index, plane.dtype)
-        if context is None and self._stored is not None:
+        place = self._slice(index, plane.dtype)
+        if place is None and self._stored is not None:
             # signed and unsigned slices in one series: a type that holds both
             self._stored = self._stored.astype(np.promote_types(self._stored.dtype, plane.dtype))
-            context = self._stored[index]
-        if context is not None:
-            context[...] = plane
+            place = self._stored[index]
+        if place is not None:
+            place[...] = plane
 
     def pad(self, index: int, where: Mask) -> None:
         """Note where a slice is padding."""
@@ -78,7 +78,7 @@ class Slab:
             self.padding = np.zeros(self._shape, bool)
         self.padding[index] = where
 
-    def _context(self, index: int, dtype: np.dtype[np.integer]) -> Plane | None:
+    def _slice(self, index: int, dtype: np.dtype[np.integer]) -> Plane | None:
         if self._stored is None:
             self._stored = np.empty(self._shape, dtype)
         return self._stored[index] if self._stored.dtype == dtype else None

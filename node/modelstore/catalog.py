@@ -1,4 +1,4 @@
-"""What there is to see of models, for people and programs that ask."""
+"""The models of this node, as the command line and the API show them."""
 
 from __future__ import annotations
 

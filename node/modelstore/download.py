@@ -186,7 +186,7 @@ def require_space(folder: Path, size_bytes: int) -> None:
 
 
 def disk_sentence(error: OSError, path: Path) -> str:
-    """What a failure to write means for who reads it."""
+    """A failure to write, in a sentence for the operator."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"no room left for {path.name} in weights_dir: make room, or name another folder"
     why = os.strerror(error.errno).lower() if error.errno else type(error).__name__

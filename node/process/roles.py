@@ -43,8 +43,8 @@ def route(plan: Plan, replan: Replan, signals: Signals) -> None:
             if fresh is not None:
                 settler.use(settle_deps(fresh, engine))
                 retention.use(fresh)
-                for uid in judge_outdated_again(fresh, engine):
-                    log.info("judged again: the model of its job changed", extra={"series": uid})
+                log_set_aside(fresh)
+                judge_outdated(fresh, engine)
         _guarded("tick", lambda: settler.tick(_now(engine)))
 
     clock = Clock()
@@ -57,6 +57,18 @@ def route(plan: Plan, replan: Replan, signals: Signals) -> None:
     signals.stop.wait()
     clock.stop()
     engine.dispose()
+
+
+def log_set_aside(plan: Plan) -> None:
+    """Tell which model folders cannot be used, and why."""
+    for name, model in plan.found.unusable.items():
+        log.warning("a model is set aside", extra={"model": name, "sentence": str(model)})
+
+
+def judge_outdated(plan: Plan, engine: Engine) -> None:
+    """Make jobs anew that another state of their model was queued for, as after an upgrade."""
+    for uid in judge_outdated_again(plan, engine):
+        log.info("judged again: the model of its job changed", extra={"series": uid})
 
 
 def work(plan: Plan, replan: Replan, signals: Signals, *, owner: str, device: str) -> None:

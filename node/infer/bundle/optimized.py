@@ -77,7 +77,7 @@ def chosen_optimized(spec: ModelSpec, variant: str, weights_dir: Path) -> str:
     """Which optimized network a job would have, as text that differs where it is another one.
 
     Raises:
-        JobFailed: The parameter ``optimized`` is none; permanent.
+        JobFailed: The parameter ``optimized`` has no such value; permanent.
     """
     entry = _chosen(spec, variant, weights_dir)
     return "" if entry is None else repr(entry)
@@ -118,7 +118,7 @@ def _wish(spec: ModelSpec) -> str:
     given = spec.runner.parameters.get("optimized", "auto")
     wish = {True: "auto", False: "off"}[given] if isinstance(given, bool) else str(given)
     if wish not in WISHES:
-        raise JobFailed(f"optimized: {wish!r} is none; use auto or off", permanent=True)
+        raise JobFailed(f"optimized: there is no {wish!r}; use auto or off", permanent=True)
     return wish
 
 

@@ -216,7 +216,7 @@ def _failure(code: int, last_line: str) -> JobFailed:
 
 
 def _last_line(log: Path, started_at: int) -> str:
-    """The last words of the process, without the folders of this machine."""
+    """The last line that the process wrote, without the folders of this machine."""
     with log.open("rb") as file:
         file.seek(max(started_at, log.stat().st_size - _TAIL_BYTES))
         text = file.read().decode("utf-8", "replace")

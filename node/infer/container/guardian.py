@@ -1,4 +1,4 @@
-"""A process that removes a container when whoever wanted it is gone.
+"""A process that removes a container when the process that started it is gone.
 
 ::
 
