@@ -36,7 +36,15 @@ from node.domain.job import Priority
 from node.domain.peers import is_ae_title
 
 LAYOUT_FIELDS = frozenset(
-    {"StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "Modality", "model", "ext"}
+    {
+        "StudyInstanceUID",
+        "SeriesInstanceUID",
+        "SOPInstanceUID",
+        "Modality",
+        "model",
+        "output",
+        "ext",
+    }
 )
 _DATABASES = ("sqlite:///", "postgresql+psycopg://")
 
