@@ -98,13 +98,13 @@ def _stages(
 
 
 def _volumes(current: Plan, job: Mapping[str, Any]) -> Mapping[str, float]:
-    made = next((one for one in job["results"] if one["sop_instance_uid"]), None)
+    made = next((one for one in job["results"] if one["sop_class_uid"]), None)
     return volumes_by_name(current.models[job["model"]], made["summary"]) if made else {}
 
 
 def _files(folders: Sequence[Path], job: Mapping[str, Any]) -> list[Path]:
     """Where the result of a job lies outside the node."""
-    uids = [one["sop_instance_uid"] for one in job["results"] if one["sop_instance_uid"]]
+    uids = [one["sop_instance_uid"] for one in job["results"] if one["sop_class_uid"]]
     return [
         path for folder in folders for path in sorted(folder.rglob("*.dcm")) if path.stem in uids
     ]

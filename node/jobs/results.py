@@ -138,9 +138,12 @@ class ResultStore:
         )
         with writing(self._engine) as connection:
             gone = tuple(result_of(row) for row in connection.execute(statement))
-            jobs = {stored.job_id for stored in gone}
-            # who asks for them again has them made again
-            connection.execute(update(job).where(job.c.id.in_(jobs)).values(forms=[]))
+            for job_id in {stored.job_id for stored in gone}:
+                # whoever asks for these again has them made again
+                deleted = {stored.file.form for stored in gone if stored.job_id == job_id}
+                row = connection.execute(select(job.c.forms).where(job.c.id == job_id)).one()
+                forms = [form for form in row.forms if form not in deleted]
+                connection.execute(update(job).where(job.c.id == job_id).values(forms=forms))
         return gone
 
 

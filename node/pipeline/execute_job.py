@@ -25,6 +25,7 @@ from node.domain.job import ResultIdentity, result_key
 from node.domain.reasons import reasons_to_json
 from node.domain.result import EncodedFile, LabelVolume, Provenance
 from node.encode.header import read_tables
+from node.infer.assets import sync_folder
 from node.infer.kept import Kept
 from node.infer.labels_file import read_labels, write_labels
 from node.infer.measure import measure_labels
@@ -198,7 +199,7 @@ def _encode_and_verify(form: Form, result: _Result, report: Report) -> list[dict
     )
     volume, segments, provenance = result.volume, result.model.segments, result.provenance
     with report.stage(_stage("encode", form)):
-        encoded = form.encoder()(volume, result.grid.for_encoder, segments, provenance, identity)
+        encoded = form.encoder()(volume, result.grid.headers(), segments, provenance, identity)
         written = [
             _write(form, number if file.part else None, file, result.folder)
             for number, file in enumerate(encoded, 1)
@@ -206,7 +207,7 @@ def _encode_and_verify(form: Form, result: _Result, report: Report) -> list[dict
     crash_point("result written")
     with report.stage(_stage("verify", form)):
         files = {facts["part"]: _mapped(result.folder / facts["file_name"]) for facts in written}
-        form.verifier()(files, result.grid.for_verifier, volume, segments, provenance, identity)
+        form.verifier()(files, result.grid.headers(), volume, segments, provenance, identity)
     return written
 
 
@@ -263,9 +264,5 @@ def _write_durable(path: Path, chunks: Iterator[bytes]) -> str:
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
     return digest.hexdigest()

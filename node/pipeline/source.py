@@ -1,9 +1,8 @@
 """An input series as a job reads it: every file once, judged once, for each of its readers.
 
 Runners want frames and voxels, encoders and verifiers want the bytes of a header as they came. To
-look at an element of a pydicom data set decodes it in place, so three data sets are made over the raw
-elements of one reading: one is looked at here, one is the encoder's, one is the verifier's. Neither
-can change what another one reads.
+look at an element of a pydicom data set decodes it in place, so each of them gets data sets of its own
+over the raw elements of one reading, and none can change what another one reads.
 """
 
 from __future__ import annotations
@@ -47,13 +46,14 @@ class Source:
 
     Args:
         given: As a runner gets it.
-        for_encoder: Headers of all instances that nobody has looked at.
-        for_verifier: The same again, so that the verifier depends on nothing that an encoder did.
     """
 
     given: SeriesInput
-    for_encoder: tuple[Dataset, ...]
-    for_verifier: tuple[Dataset, ...]
+    _pristine: tuple[Dataset, ...]
+
+    def headers(self) -> tuple[Dataset, ...]:
+        """Headers of all instances that nobody has looked at; other ones at each call."""
+        return tuple(_as_read(header) for header in self._pristine)
 
     @property
     def stack(self) -> Stack:
@@ -100,8 +100,7 @@ def judged_source(
     Raises:
         SeriesUnusable: It is not one regular volume, or not of what the model takes.
     """
-    for_encoder = tuple(_as_read(header.dataset) for header in headers.values())
-    for_verifier = tuple(_as_read(header.dataset) for header in headers.values())
+    pristine = tuple(_as_read(header.dataset) for header in headers.values())
     frames = [frame for header in headers.values() for frame in frames_of(header.dataset)]
     verdict = judge_geometry(frames, minimum_of(wanted), quantities=wanted.quantities)
     if verdict.stack is None:
@@ -119,10 +118,10 @@ def judged_source(
             for uid, header in headers.items()
         },
     )
-    return Source(given=given, for_encoder=for_encoder, for_verifier=for_verifier)
+    return Source(given=given, _pristine=pristine)
 
 
-def _as_read(header: FileDataset) -> Dataset:
+def _as_read(header: Dataset) -> Dataset:
     """A data set of its own over the same raw elements, none of which was looked at.
 
     Raw elements cannot be changed; sequences of undefined length were taken apart while reading.

@@ -208,6 +208,17 @@ def test_what_retention_took_is_made_again_for_who_asks(road, make_request, make
     assert road.sent() == {("seg", "pacs", "sent"), ("seg", "archive", "waiting")}
 
 
+def test_what_retention_left_counts_as_made(road, make_request, make_file) -> None:
+    job_id, _ = road.jobs.enqueue(make_request(destinations=("pacs",)))
+    road.work(make_file)
+    assert [one.file.form for one in road.results.retire(before=1e12)] == ["labels"]
+
+    road.jobs.enqueue(make_request(rule="later", destinations=("archive",), taken=TAKEN))
+
+    assert road.job(job_id).state == "done"
+    assert road.sent() == {("seg", "pacs", "waiting"), ("seg", "archive", "waiting")}
+
+
 def test_all_files_of_a_revision_are_superseded_by_the_next(road, make_request, make_file) -> None:
     job_id, _ = road.jobs.enqueue(make_request(destinations=("both",)))
     road.work(make_file)

@@ -136,6 +136,24 @@ def test_an_implausible_result_leaves_in_no_form_and_is_marked_in_each(
         assert header[228:252].rstrip(b"\0") == b"IMPLAUSIBLE"
 
 
+def test_a_form_that_a_destination_takes_no_more_waits_for_a_person(
+    tmp_path: Path, worker: SharedWorker
+) -> None:
+    with node_with(tmp_path, worker, {"images": ("nifti",)}) as node:
+        node.receive(ct().datasets())
+        node.settle()
+        node.node.work()
+        inner = node.node.plan.destinations["images"].inner
+        node.node.plan = replace(node.node.plan, destinations={"images": Taking(inner, ("seg",))})
+
+        node.deliver()
+
+        (row,) = node.table("outbox")
+        assert row["state"] == "blocked"
+        assert "says that 'images' takes no nifti" in row["sentence"]
+        assert names(tmp_path / "images") == set()
+
+
 def test_retention_knows_every_file(tmp_path: Path, worker: SharedWorker) -> None:
     with node_with(tmp_path, worker, {"both": ("seg", "nifti")}) as node:
         node.receive(ct().datasets())
@@ -155,4 +173,14 @@ def test_a_form_is_called_as_it_calls_itself_and_its_parts_are_there(name: str) 
     assert form.name == name
     assert callable(form.encoder())
     assert callable(form.verifier())
-    assert not form.encoder().__module__.startswith("node.verify")
+    assert form.encoder() is not form.verifier()
+
+
+def test_the_manual_lists_every_form_with_its_reader() -> None:
+    manual = (Path(__file__).parents[2] / "docs" / "results.md").read_text()
+
+    rows = [line for line in manual.splitlines() if line.startswith("| `")]
+    listed = {row.split("`")[1]: row for row in rows if row.split("`")[1] in FORMS}
+    assert list(listed) == list(FORMS)
+    for name, row in listed.items():
+        assert f"{FORMS[name].read_by}s" in row

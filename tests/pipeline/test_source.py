@@ -63,10 +63,10 @@ def test_compressed_pixels_cost_one_more_reading(tmp_path: Path, parsed: list[st
     assert sorted(name for name in parsed if name in files) == sorted(files * 2)
 
 
-def test_elements_that_were_looked_at_are_raw_for_encoder_and_verifier(tmp_path: Path) -> None:
+def test_elements_that_were_looked_at_are_raw_for_each_reader(tmp_path: Path) -> None:
     source = read_source(given_files(PHANTOM, tmp_path).files, WANTED)
 
-    for header in (*source.for_encoder, *source.for_verifier):
+    for header in source.headers():
         assert isinstance(header.get_item("ImagePositionPatient"), RawDataElement)
         assert isinstance(header.get_item("PatientName"), RawDataElement)
 
@@ -74,12 +74,12 @@ def test_elements_that_were_looked_at_are_raw_for_encoder_and_verifier(tmp_path:
 def test_what_an_encoder_does_to_its_headers_no_verifier_sees(tmp_path: Path) -> None:
     source = read_source(given_files(PHANTOM, tmp_path).files, WANTED)
 
-    for header in source.for_encoder:
+    for header in source.headers():
         header.PatientName = "Somebody^Else"
         header.file_meta.TransferSyntaxUID = RLELossless
         del header.StudyInstanceUID
 
-    for header in source.for_verifier:
+    for header in source.headers():
         assert header.PatientName != "Somebody^Else"
         assert header.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
         assert header.StudyInstanceUID == PHANTOM.uid("study")

@@ -178,9 +178,9 @@ def test_a_configuration_may_ask_for_the_new_form(
 ) -> None:
     (tmp_path / "shelf").mkdir()
     config = tmp_path / "node.yaml"
-    rules = "rules: [{name: ct, when: {Modality: CT}, run: ct_tissue, send: [there]}]"
-    config.write_text(f"data_dir: data\ndestinations:\n  there: {{{kind}}}\n{rules}\n")
+    rule = "{name: ct, when: {Modality: CT}, run: ct_tissue, send: [there]}"
+    config.write_text(f"rules: [{rule}]\ndestinations:\n  there: {{{kind}}}\n")
 
-    done = python(package, "-m", "node", "check-config", "--config", config)
+    done = python(package, "-m", "node", "check-config", config)
 
     assert (done.returncode, word in done.stderr + done.stdout) == (code, True)

@@ -22,6 +22,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import CTImageStorage, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from node.domain.errors import ResultRefused
+from node.verify.seg import verify
 from tests.support.phantoms import Phantom
 from tests.support.segmentations import Segmentation, of_phantom
 
@@ -634,3 +635,20 @@ def test_an_implausible_result_that_lacks_a_mark_is_refused(
     case.verify(good)
     with pytest.raises(ResultRefused, match=fault):
         case.verify(spoilt.getvalue())
+
+
+def test_that_there_is_no_object_is_held_against_the_labels(classic: Segmentation) -> None:
+    given = classic
+    about = (given.source, given.volume, given.segments, given.provenance, given.identity)
+
+    with pytest.raises(ResultRefused, match="no object was made"):
+        verify({}, *about)
+    with pytest.raises(ResultRefused, match="2 objects of one result"):
+        verify({"": memoryview(b""), "more": memoryview(b"")}, *about)
+
+
+def test_no_object_passes_where_nothing_was_found(classic: Segmentation) -> None:
+    given = classic
+    nothing = replace(given.volume, labels=np.zeros_like(given.volume.labels))
+
+    verify({}, given.source, nothing, given.segments, given.provenance, given.identity)
