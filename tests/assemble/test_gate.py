@@ -124,7 +124,7 @@ def test_steps_within_a_twentieth_are_accepted_and_noted(factor: float) -> None:
 
     assert verdict.findings == ()
     assert [note.code for note in verdict.notes] == [ReasonCode.SPACING_JITTER]
-    assert f"{abs(factor - 1):.1%}" in verdict.notes[0]
+    assert f"{abs(factor - 1):.1%}" in tell(verdict.notes[0])
 
 
 @pytest.mark.parametrize("factor", [1.0501, 0.9499, 1.5, 1.94, 2.06, 0.3])
