@@ -5,7 +5,7 @@ Enters: what the index knows of a series (``SeriesActivity``), its frames and it
 Leaves:
 
 - ``judge_completion`` -> ``Completion``: receiving, complete, held or discarded, on which evidence,
-  in one sentence, and when to look again. ``learns_splitting`` tells when to remember that a peer
+  with its reasons, and when to look again. ``learns_splitting`` tells when to remember that a peer
   sends one series over several associations.
 - ``judge_late`` -> ``Lateness``: what an image means that comes after the snapshot.
 - ``judge_geometry`` -> ``GateVerdict``: all findings with their numbers, or the stack in the order

@@ -25,6 +25,7 @@ from node.process.admin import NodeHealth
 from node.spool.arrivals import Arrivals
 from node.spool.catalog import SpoolCatalog
 from node.spool.space import SpaceGuard
+from node.words import show_degraded
 
 
 def add_to(app: typer.Typer) -> None:
@@ -53,7 +54,7 @@ def _look(node: OpenNode) -> dict[str, Any]:
     return {
         "is_running": _is_locked(settings.data_dir / "lock"),
         "takes_instances": readiness.is_ready,
-        "degraded": dict(readiness.degraded),
+        "degraded": show_degraded(readiness),
         "data_dir": str(settings.data_dir),
         "config_digest": settings.digest,
         "series": _counted(SeriesState, arrivals.count),

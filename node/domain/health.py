@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Readiness:
-    """Whether the node takes work, and what needs a person.
+    """Whether the node takes work, and how much of it needs a person; it names no patient.
 
     Args:
-        is_ready: False when instances sent now would be refused, as with a full disk.
-        degraded: Reason such as ``held``, ``parked``, ``blocked``, ``disk`` -> one plain sentence
-            without names of patients: this is shown to everybody.
+        held: Series, and sets of series, that wait for a person.
+        parked: Matches that cannot run.
+        implausible: Results that are kept back.
+        blocked: Deliveries that do not leave.
+        shortage: Why instances sent now would be refused, as with a full disk; empty where not.
     """
 
-    is_ready: bool
-    degraded: Mapping[str, str] = field(default_factory=dict)
+    held: int = 0
+    parked: int = 0
+    implausible: int = 0
+    blocked: int = 0
+    shortage: str = ""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether instances sent now would be taken."""
+        return not self.shortage

@@ -23,7 +23,7 @@ from node.domain.errors import SeriesUnusable
 from node.domain.frames import frames_of
 from node.domain.grid import Stack
 from node.domain.header import HeaderMerger
-from node.infer.registry import InputSpec
+from node.infer.model_file import InputPart
 from node.infer.run_context import SeriesInput
 from node.infer.volume import StoredPixels
 
@@ -61,7 +61,7 @@ class Source:
         return self.given.stack
 
 
-def minimum_of(wanted: InputSpec) -> MinimumSize:
+def minimum_of(wanted: InputPart) -> MinimumSize:
     """The smallest series that a model takes for a role."""
     return MinimumSize(slices=wanted.min_slices, rows=wanted.min_rows, columns=wanted.min_columns)
 
@@ -80,7 +80,7 @@ def read_header(path: Path, *, force: bool = True) -> StoredHeader:
         return StoredHeader(dataset=dataset, pixels_at=file.tell())
 
 
-def read_source(files: Mapping[str, Path], wanted: InputSpec) -> Source:
+def read_source(files: Mapping[str, Path], wanted: InputPart) -> Source:
     """Read and judge a series.
 
     Args:
@@ -93,7 +93,7 @@ def read_source(files: Mapping[str, Path], wanted: InputSpec) -> Source:
 
 
 def judged_source(
-    headers: Mapping[str, StoredHeader], files: Mapping[str, Path], wanted: InputSpec
+    headers: Mapping[str, StoredHeader], files: Mapping[str, Path], wanted: InputPart
 ) -> Source:
     """Judge a series whose headers were read.
 

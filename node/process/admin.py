@@ -75,27 +75,13 @@ class NodeHealth:
         self._space = space
 
     def readiness(self) -> Readiness:
-        """What ``/readyz`` and ``segnode status`` say."""
-        degraded: dict[str, str] = {}
+        """What ``/readyz`` and ``segnode status`` tell."""
         matches = MatchStore(self._engine).counts()
-        held = Arrivals(self._engine).count(SeriesState.HELD) + matches.get(MatchState.HELD, 0)
-        if held:
-            degraded["held"] = f"{held} series wait for a person: segnode series list --state held"
-        parked = matches.get(MatchState.PARKED, 0) + matches.get(MatchState.FAILED, 0)
-        if parked:
-            degraded["parked"] = f"{parked} series cannot run: segnode jobs list --matches"
-        implausible = matches.get(MatchState.IMPLAUSIBLE, 0)
-        if implausible:
-            degraded["implausible"] = (
-                f"{implausible} results are implausible and not delivered:"
-                " segnode jobs list --state implausible"
-            )
-        blocked = Outbox(self._engine).counts().get(DeliveryState.BLOCKED, 0)
-        if blocked:
-            degraded["blocked"] = (
-                f"{blocked} results cannot be delivered: segnode deliveries list --state blocked"
-            )
-        shortage = self._space.shortage
-        if shortage:
-            degraded["disk"] = f"{shortage}: new instances are refused"
-        return Readiness(is_ready=not shortage, degraded=degraded)
+        held = Arrivals(self._engine).count(SeriesState.HELD)
+        return Readiness(
+            held=held + matches.get(MatchState.HELD, 0),
+            parked=matches.get(MatchState.PARKED, 0) + matches.get(MatchState.FAILED, 0),
+            implausible=matches.get(MatchState.IMPLAUSIBLE, 0),
+            blocked=Outbox(self._engine).counts().get(DeliveryState.BLOCKED, 0),
+            shortage=self._space.shortage,
+        )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -13,6 +12,7 @@ from node.receive.stow import StowService
 from node.web.access import OPEN, AccessControl, Authentication
 from node.web.api import make_router
 from node.web.services import WebServices
+from node.words import show_degraded
 
 DEFAULT_STOW_PREFIX = "/dicom-web"
 
@@ -60,10 +60,9 @@ def _add_probes(application: FastAPI, services: WebServices) -> None:
     def readyz() -> JSONResponse:
         """Whether instances are taken now (503 if not), and what needs a person."""
         readiness = services.health.readiness()
-        status = "unready" if not readiness.is_ready else "ready"
-        if readiness.is_ready and readiness.degraded:
-            status = "degraded"
-        body: dict[str, Any] = {"status": status, "degraded": dict(readiness.degraded)}
+        degraded = show_degraded(readiness)
+        status = "degraded" if degraded else "ready"
+        body = {"status": status if readiness.is_ready else "unready", "degraded": degraded}
         return JSONResponse(body, status_code=200 if readiness.is_ready else 503)
 
 

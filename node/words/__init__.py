@@ -6,16 +6,19 @@ the command line, the API, the log and the text of a DICOM object.
 - ``tell``: one reason in words; ``tell_all``: several in one line;
 - ``show_series``, ``show_match``, ``show_job``, ``show_delivery``: a row for people and programs:
   ``reasons`` become codes, and ``sentence`` says them, with the command that frees what is stuck.
+- ``show_degraded``: what needs a person, with the commands that show it.
 
 A node and ``segnode run`` have different commands, so who is spoken to is an argument
 (``Audience``). No code reads what is made here: words may change without a decision changing.
 """
 
+from node.words.health import show_degraded
 from node.words.reasons import tell, tell_all
 from node.words.rows import Audience, show_delivery, show_job, show_match, show_series
 
 __all__ = [
     "Audience",
+    "show_degraded",
     "show_delivery",
     "show_job",
     "show_match",

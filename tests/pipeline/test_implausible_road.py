@@ -19,7 +19,7 @@ from node.pipeline.accept import spool_settings
 from node.pipeline.acceptance import refused_inputs
 from node.process.admin import NodeHealth
 from node.spool.space import SpaceGuard
-from node.words import tell_all
+from node.words import show_degraded, tell_all
 from tests.cli.conftest import Segnode
 from tests.cli.conftest import segnode as segnode  # a fixture
 from tests.support.node_in_process import MODELS_PROBE, SharedWorker
@@ -31,7 +31,7 @@ RULE = {"name": "ct", "when": {"Modality": "CT"}, "run": "bounded", "send": ["sh
 def health(node: SimulatedNode) -> dict[str, str]:
     plan = node.node.plan
     space = SpaceGuard(node.node.data_dir, spool_settings(plan.config).watermark)
-    return dict(NodeHealth(plan, node.node.engine, space).readiness().degraded)
+    return show_degraded(NodeHealth(plan, node.node.engine, space).readiness())
 
 
 def parameters_of(seg: Dataset) -> str:

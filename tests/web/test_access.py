@@ -51,7 +51,7 @@ class Nothing:
         return None
 
     def readiness(self) -> Readiness:
-        return Readiness(is_ready=True)
+        return Readiness()
 
     def __getattr__(self, name: str) -> Callable[[object], None]:
         def refuse(key: object) -> None:

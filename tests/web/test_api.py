@@ -20,6 +20,7 @@ from node.spool import tables as spool_tables
 from node.spool.catalog import SpoolCatalog
 from node.web.app import create_app
 from node.web.services import Row, WebServices
+from node.words import show_degraded
 from tests.support.http_server import Answer, Site, serving
 
 
@@ -55,7 +56,7 @@ class Recorder:
 class Health:
     """Says what it is told."""
 
-    now: Readiness = field(default_factory=lambda: Readiness(is_ready=True))
+    now: Readiness = field(default_factory=lambda: Readiness())
 
     def readiness(self) -> Readiness:
         return self.now
@@ -393,7 +394,7 @@ def test_a_wrong_method_is_405_with_allow(site: Site) -> None:
 
 
 def test_healthz_is_200_while_the_process_lives(site: Site, health: Health) -> None:
-    health.now = Readiness(is_ready=False)
+    health.now = Readiness(shortage="5 GB are kept free")
 
     assert site.request("GET", "/healthz").status == 200
     assert site.request("HEAD", "/healthz").body == b""
@@ -402,9 +403,9 @@ def test_healthz_is_200_while_the_process_lives(site: Site, health: Health) -> N
 @pytest.mark.parametrize(
     ("readiness", "status", "word"),
     [
-        (Readiness(is_ready=True), 200, "ready"),
-        (Readiness(is_ready=True, degraded={"held": "2 series are held"}), 200, "degraded"),
-        (Readiness(is_ready=False, degraded={"disk": "5 GB are kept free"}), 503, "unready"),
+        (Readiness(), 200, "ready"),
+        (Readiness(held=2), 200, "degraded"),
+        (Readiness(shortage="5 GB are kept free"), 503, "unready"),
     ],
 )
 def test_readyz_tells_whether_instances_are_taken_and_what_needs_a_person(
@@ -415,7 +416,7 @@ def test_readyz_tells_whether_instances_are_taken_and_what_needs_a_person(
     answer = site.request("GET", "/readyz")
 
     assert answer.status == status
-    assert json.loads(answer.body) == {"status": word, "degraded": dict(readiness.degraded)}
+    assert json.loads(answer.body) == {"status": word, "degraded": show_degraded(readiness)}
 
 
 def test_openapi_describes_every_route_and_no_page_loads_scripts(site: Site) -> None:
