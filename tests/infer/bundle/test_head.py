@@ -14,7 +14,7 @@ from monai.networks.nets.segresnet import SegResNet  # noqa: E402
 from torch import nn  # noqa: E402
 
 from node.domain.errors import JobFailed  # noqa: E402
-from node.infer.bundle import head as module  # noqa: E402
+from node.infer.bundle import classifier as module  # noqa: E402
 from node.infer.bundle.classifier import largest_by_windows  # noqa: E402
 from node.infer.bundle.windows import windowing_of  # noqa: E402
 
