@@ -35,8 +35,9 @@ from tests.bench.bench_road import RULES
 from tests.bench.processes import cpu_s
 from tests.bench.report import Goal, Report, spread
 from tests.support import raw_dimse as raw
-from tests.support.peers import ORTHANC, Node, free_port, wait_for
+from tests.support.peers import ORTHANC, Node, free_port
 from tests.support.raw_dimse import RawAssociation
+from tests.support.waiting import wait_for
 
 STORESCP = "/usr/bin/storescp"
 ROWS = COLUMNS = 512

@@ -17,7 +17,8 @@ from tempfile import TemporaryDirectory
 from tests.bench.bench_road import RULES, read_case, renewed, send
 from tests.bench.processes import pss_mb, tree
 from tests.bench.report import Goal, Report, Row
-from tests.support.peers import Node, wait_for
+from tests.support.peers import Node
+from tests.support.waiting import wait_for
 
 LIMIT_MB = 400.0
 REST_S = 3.0

@@ -25,8 +25,9 @@ from pydicom import dcmread
 from node.infer.volume import Volume
 from tests.infer.brain.heads import HeadSeries, acquired, t1_image
 from tests.support.cases import Cases
-from tests.support.peers import Node, Orthanc, store, wait_for
+from tests.support.peers import Node, Orthanc, store
 from tests.support.phantoms import stack_of
+from tests.support.waiting import wait_for
 
 pytest.importorskip("torch")
 

@@ -34,7 +34,8 @@ from tests.support.node_in_process import (
     SharedWorker,
     node_in_process,
 )
-from tests.support.peers import DCMSEND, Node, need, wait_for
+from tests.support.peers import DCMSEND, Node, need
+from tests.support.waiting import wait_for
 
 pytestmark = [
     pytest.mark.peers,
@@ -551,7 +552,7 @@ def test_segnode_serve_takes_a_real_study_a_real_ct_and_a_name_once(
                     for match in node.api(f"/series/{row['series_instance_uid']}")["matches"]
                 )
 
-            wait_for("all series", lambda: states() == expected, 90)
+            wait_for("all series", lambda: states() == expected)
         jobs = node.api("/jobs")["items"]
         wait_for(
             "all deliveries",

@@ -40,7 +40,7 @@ from node.spool.space import SpaceGuard
 from node.web.app import create_app
 from node.web.services import WebServices
 from tests.support.http_server import Site, serving
-from tests.support.memory_node import eventually
+from tests.support.waiting import eventually
 
 MODELS_PROBE = Path(__file__).resolve().parent / "models_probe"
 STOW_PATH = "/dicom-web/studies"
@@ -127,7 +127,7 @@ class NodeInProcess:
 
     def settle(self, after_s: float | None = None) -> None:
         """The tick, so long after now that everything that came is quiet for long enough."""
-        assert eventually(lambda: all(row["closed_at"] for row in self.rows("association")), 10)
+        assert eventually(lambda: all(row["closed_at"] for row in self.rows("association")))
         quiet_s = self.plan.policy.quiet_max_s + 1 if after_s is None else after_s
         self.settler.tick(self.now() + quiet_s)
 
