@@ -102,7 +102,7 @@ class Deliverer:
         heart = threading.Thread(target=self._beat, args=(leased, deps, done), daemon=True)
         heart.start()
         try:
-            outcome = self._send(leased, deps)
+            outcome = send_leased(leased, deps)
             crash_point("mid-delivery")
             state = deps.outbox.record(leased.id, self._owner, outcome)
             log.info(
@@ -122,33 +122,35 @@ class Deliverer:
             self._free.release()
             self._finished.set()
 
-    def _send(self, leased: LeasedDelivery, deps: DeliveryDeps) -> Outcome:
-        destination = deps.destinations.get(leased.destination)
-        if destination is None:
-            return unknown_destination(leased.destination)
-        file = leased.result.file
-        deliverable = DeliverableObject(
-            path=str(deps.results / file.file_name),
-            size_bytes=file.size_bytes,
-            sop_class_uid=file.sop_class_uid,
-            sop_instance_uid=file.sop_instance_uid,
-            series_instance_uid=file.series_instance_uid,
-            study_instance_uid=file.study_instance_uid,
-            transfer_syntax_uid=ExplicitVRLittleEndian,
-            model=leased.model,
-        )
-        try:
-            return destination.send(deliverable)
-        except Exception as error:
-            log.exception("delivery failed", extra={"delivery": leased.id})
-            return Outcome(
-                kind=DeliveryClass.RETRY,
-                sentence=f"the node could not send: {type(error).__name__}",
-            )
-
     def _beat(self, leased: LeasedDelivery, deps: DeliveryDeps, done: threading.Event) -> None:
         while not done.wait(HEARTBEAT_S):
             try:
                 deps.outbox.heartbeat(leased.id, self._owner, LEASE_S)
             except LeaseLost:
                 return
+
+
+def send_leased(leased: LeasedDelivery, deps: DeliveryDeps) -> Outcome:
+    """Send the object of a leased delivery; whatever happens is an outcome."""
+    destination = deps.destinations.get(leased.destination)
+    if destination is None:
+        return unknown_destination(leased.destination)
+    file = leased.result.file
+    deliverable = DeliverableObject(
+        path=str(deps.results / file.file_name),
+        size_bytes=file.size_bytes,
+        sop_class_uid=file.sop_class_uid,
+        sop_instance_uid=file.sop_instance_uid,
+        series_instance_uid=file.series_instance_uid,
+        study_instance_uid=file.study_instance_uid,
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        model=leased.model,
+    )
+    try:
+        return destination.send(deliverable)
+    except Exception as error:
+        log.exception("delivery failed", extra={"delivery": leased.id})
+        return Outcome(
+            kind=DeliveryClass.RETRY,
+            sentence=f"the node could not send: {type(error).__name__}",
+        )
