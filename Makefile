@@ -1,5 +1,6 @@
 # make demo    set up, start a node, send it a series by C-STORE and one by STOW-RS, show the results
 # make test    set up, run all tests
+# make test-data   fetch the public cases that tests look at (80 MB); MIRROR=file:///folder or URL
 # make test-without-torch   the road again where torch and monai are absent
 # make check   formatting, lints, types, import rules, spelling
 # make coverage   the tests again, with branch coverage
@@ -16,7 +17,7 @@ ENGINE := docker
 WORKERS := $(shell expr $$(nproc) + 1)
 PEERS  := dcmtk dicom3tools orthanc orthanc-dicomweb orthanc-python postgresql
 
-.PHONY: setup demo test test-without-torch test-long coverage check bench image peers clean
+.PHONY: setup demo test test-data test-without-torch test-long coverage check bench image peers clean
 
 setup: $(VENV)/.dev
 
@@ -42,6 +43,9 @@ demo: $(VENV)/.run
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "not long" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+test-data: $(VENV)/.dev
+	$(BIN)/python -m tests.support.fetch_cases $(if $(MIRROR),--mirror $(MIRROR))
 
 test-without-torch: $(BARE)/.dev
 	$(BARE)/bin/python -m pytest -m "not long" -n $(WORKERS) --dist loadfile --no-loadscope-reorder \

@@ -15,38 +15,35 @@ import pytest
 from sqlalchemy import text
 
 from node.database.engine import open_engine
+from tests.support.cases import CACHE, Cases, lay_packaged, roots
 from tests.support.peers import free_port
 
 _databases = count(1)
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 
-
-def _shared(folder: str) -> Path:
-    named = os.environ.get("SEGNODE_TEST_DATA")
-    root = Path(named) if named else REPOSITORY.parent / "shared"
-    path = root / folder
-    if not path.is_dir():
-        pytest.skip(f"no {folder} in {root}: set SEGNODE_TEST_DATA to the folder that holds it")
-    return path
+@pytest.fixture(scope="session")
+def case_roots() -> tuple[Path, ...]:
+    """Where real cases may lie; those that pydicom's wheel carries are there."""
+    lay_packaged(CACHE)
+    return tuple(roots())
 
 
 @pytest.fixture(scope="session")
-def shared_data() -> Path:
-    """The folder of real DICOM cases."""
-    return _shared("data")
+def shared_data(case_roots: tuple[Path, ...]) -> Cases:
+    """Real DICOM series and objects."""
+    return Cases("data", case_roots)
 
 
 @pytest.fixture(scope="session")
-def shared_labels() -> Path:
-    """The folder of structure names and codes."""
-    return _shared("labels")
+def shared_labels(case_roots: tuple[Path, ...]) -> Cases:
+    """Names and codes of structures."""
+    return Cases("labels", case_roots)
 
 
 @pytest.fixture(scope="session")
-def shared_models() -> Path:
-    """The folder of small networks with learned weights."""
-    return _shared("models")
+def shared_models(case_roots: tuple[Path, ...]) -> Cases:
+    """Small networks with learned weights."""
+    return Cases("models", case_roots)
 
 
 @pytest.fixture(scope="session")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from sqlite3 import Connection as SqliteConnection
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
 
 BUSY_TIMEOUT_S = 10.0
+
+Now = Callable[[], float]
+"""A clock: tells epoch seconds."""
 
 _EPOCH_S = {
     "sqlite": "SELECT (julianday('now') - 2440587.5) * 86400.0",
@@ -47,6 +51,21 @@ def reading(engine: Engine) -> Iterator[Connection]:
 def epoch_s(connection: Connection) -> float:
     """Seconds since 1970 by the database's clock, the one that all processes share."""
     return float(connection.execute(text(_EPOCH_S[connection.dialect.name])).scalar_one())
+
+
+class DatabaseClock:
+    """Epoch seconds by the database's clock, asked once: no query for each instance.
+
+    Raises:
+        sqlalchemy.exc.DBAPIError: The database cannot be reached.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        with writing(engine) as connection:
+            self._ahead_s = epoch_s(connection) - time.time()
+
+    def __call__(self) -> float:
+        return time.time() + self._ahead_s
 
 
 def _prepare_sqlite(connection: SqliteConnection, _record: object) -> None:

@@ -14,6 +14,7 @@ from threading import Event, Thread
 from typing import Any
 
 from node.config import NodeConfig
+from node.database.engine import Now
 from node.domain.errors import ConfigInvalid, TryLater
 from node.domain.instance import Origin, Transport
 from node.pipeline.build import Plan
@@ -77,10 +78,14 @@ def spool_settings(config: NodeConfig) -> SpoolSettings:
 
 
 @contextmanager
-def open_ingest(plan: Plan) -> Iterator[IngestService]:
-    """The ingest of one process; rows in hand are written when it closes."""
+def open_ingest(plan: Plan, now: Now | None = None) -> Iterator[IngestService]:
+    """The ingest of one process; rows in hand are written when it closes.
+
+    Args:
+        now: As in ``Index``.
+    """
     engine = plan.open_engine()
-    index = Index(engine)
+    index = Index(engine, now=now)
     spool = Spool(spool_settings(plan.config), index)
     try:
         yield IngestService(

@@ -24,7 +24,7 @@ from node.domain.form import TakesForms
 from node.jobs.outbox import Outbox
 from node.jobs.values import LeasedDelivery, ResultFile
 from node.pipeline.crash_points import crash_point
-from node.pipeline.forms import FORMS, forms_taken
+from node.pipeline.forms import FORMS
 from node.pipeline.signals import Signals
 
 log = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ class Deliverer:
         heart = threading.Thread(target=self._beat, args=(leased, deps, done), daemon=True)
         heart.start()
         try:
-            outcome = self._send(leased, deps)
+            outcome = send_leased(leased, deps)
             crash_point("mid-delivery")
             state = deps.outbox.record(leased.id, self._owner, outcome)
             log.info(
@@ -129,32 +129,33 @@ class Deliverer:
             self._free.release()
             self._finished.set()
 
-    def _send(self, leased: LeasedDelivery, deps: DeliveryDeps) -> Outcome:
-        destination = deps.destinations.get(leased.destination)
-        if destination is None:
-            return unknown_destination(leased.destination)
-        file = leased.result.file
-        taken = forms_taken({leased.destination: destination}).of(leased.destination)
-        if not FORMS[file.form].is_dicom and file.form not in taken:
-            return form_not_taken(leased.destination, file.form)
-        try:
-            role = deps.grid_roles.get(leased.model, "")
-            source = leased.sources.get(role) or next(iter(leased.sources.values()), "")
-            deliverable = deliverable_of(file, leased.model, deps.results, source=source)
-            return destination.send(deliverable)
-        except Exception as error:
-            log.exception("delivery failed", extra={"delivery": leased.id})
-            return Outcome(
-                kind=DeliveryClass.RETRY,
-                sentence=f"the node could not send: {type(error).__name__}",
-            )
-
     def _beat(self, leased: LeasedDelivery, deps: DeliveryDeps, done: threading.Event) -> None:
         while not done.wait(HEARTBEAT_S):
             try:
                 deps.outbox.heartbeat(leased.id, self._owner, LEASE_S)
             except LeaseLost:
                 return
+
+
+def send_leased(leased: LeasedDelivery, deps: DeliveryDeps) -> Outcome:
+    """Send the file of a leased delivery; whatever happens is an outcome."""
+    destination = deps.destinations.get(leased.destination)
+    if destination is None:
+        return unknown_destination(leased.destination)
+    file = leased.result.file
+    if not FORMS[file.form].is_dicom and file.form not in destination.forms:
+        return form_not_taken(leased.destination, file.form)
+    try:
+        role = deps.grid_roles.get(leased.model, "")
+        source = leased.sources.get(role) or next(iter(leased.sources.values()), "")
+        deliverable = deliverable_of(file, leased.model, deps.results, source=source)
+        return destination.send(deliverable)
+    except Exception as error:
+        log.exception("delivery failed", extra={"delivery": leased.id})
+        return Outcome(
+            kind=DeliveryClass.RETRY,
+            sentence=f"the node could not send: {type(error).__name__}",
+        )
 
 
 def deliverable_of(

@@ -54,6 +54,11 @@ class Settler:
         """Go on with another configuration."""
         self._deps = deps
 
+    @property
+    def watched_series(self) -> frozenset[str]:
+        """Series Instance UIDs of what has not settled yet."""
+        return frozenset(self._watched)
+
     def tick(self, now: float) -> None:
         """One look at everything that is due; a series that fails does not hold up the others."""
         self._take_in(now)

@@ -55,6 +55,12 @@ class BodyPipe:
             self._pieces.clear()
         self._room.set()
 
+    @property
+    def waiting_bytes(self) -> int:
+        """What has come and was not taken yet."""
+        with self._changed:
+            return self._size_bytes
+
     def pieces(self) -> Iterator[bytes]:
         """What was put, in order; an empty piece whenever ``HEARTBEAT_S`` passed without any."""
         while True:

@@ -82,7 +82,7 @@ class Spool:
         )
         self._space = SpaceGuard(settings.folders.root, settings.watermark)
         self._digests = DigestProcess()
-        self._tombstones = Tombstones(index.engine)
+        self._tombstones = Tombstones(index.engine, index.now)
         self._noted: set[tuple[str, Note]] = set()
         self._name, self._numbers = uuid4().hex, count(1)  # no two spools name a part alike
 

@@ -20,7 +20,7 @@ from sqlalchemy.dialects.sqlite import Insert as SqliteInsert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import DBAPIError
 
-from node.database.engine import epoch_s, writing
+from node.database.engine import DatabaseClock, Now, writing
 from node.domain.association import Ending
 from node.domain.errors import TryLater
 from node.domain.instance import Instance, Origin, Transport
@@ -53,11 +53,13 @@ class _Row:
 class Index:
     """The writing side of the index; one per process, safe to share between threads.
 
+    Args:
+        now: The clock that everything which comes in is stamped by; the database's by default.
     Raises:
         TryLater: The database cannot be reached at start.
     """
 
-    def __init__(self, engine: Engine, *, batch_s: float = BATCH_S) -> None:
+    def __init__(self, engine: Engine, *, batch_s: float = BATCH_S, now: Now | None = None) -> None:
         self.engine = engine
         self._batch_s = batch_s
         self._waiting: list[_Row] = []
@@ -66,8 +68,7 @@ class Index:
         self._trouble = ""
         self._is_closing = False
         try:
-            with writing(engine) as connection:
-                self._clock_offset_s = epoch_s(connection) - time.time()
+            self.now = now or DatabaseClock(engine)
         except DBAPIError as error:
             raise TryLater("the index cannot be reached") from error
         self._writer = Thread(target=self._write_batches, name="index-writer", daemon=True)
@@ -79,10 +80,6 @@ class Index:
         if len(self._waiting) > MAX_WAITING:
             return "the index is behind"
         return self._trouble
-
-    def now(self) -> float:
-        """Epoch seconds by the database's clock, without asking it."""
-        return time.time() + self._clock_offset_s
 
     def record_instance(self, instance: Instance) -> None:
         """A row for a kept file."""

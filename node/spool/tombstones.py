@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections import OrderedDict
 from threading import Lock
 
 from sqlalchemy import Engine, select
 from sqlalchemy.exc import DBAPIError
 
-from node.database.engine import reading
+from node.database.engine import Now, reading
 from node.domain.received import Received
 from node.spool.parts import no_room
 from node.spool.tables import instance
@@ -21,8 +20,9 @@ _KEEP_S = 30.0
 class Tombstones:
     """Remembers the deleted instances of the series that come in now."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, now: Now) -> None:
         self._engine = engine
+        self._now = now
         self._lock = Lock()
         self._by_series: OrderedDict[str, tuple[float, dict[str, dict[int, str]]]] = OrderedDict()
 
@@ -33,10 +33,10 @@ class Tombstones:
             InstanceRejected: 0xA700, the index cannot be read.
         """
         series = received.series_instance_uid
-        now = time.monotonic()
+        now = self._now()
         with self._lock:
             asked_at, deleted = self._by_series.get(series, (float("-inf"), {}))
-        if now - asked_at > _KEEP_S:
+        if not 0 <= now - asked_at <= _KEEP_S:  # a clock may be set back
             deleted = self._ask(series)
             with self._lock:
                 self._by_series[series] = (now, deleted)

@@ -16,6 +16,7 @@ from node.assemble import GateVerdict, MinimumSize, derive, judge_geometry, phas
 from node.domain.frames import Frame, frames_of
 from node.domain.header import HeaderMerger, Missing
 from node.words import tell
+from tests.support.cases import Cases
 
 # real headers break length limits (Study ID); the node reads them all the same
 pytestmark = pytest.mark.filterwarnings("ignore:The value length:UserWarning:pydicom")
@@ -126,7 +127,7 @@ def frames_and_hints(instances: list[Dataset]):
 
 
 @pytest.mark.parametrize("case", OWN_FINDINGS)
-def test_each_case_has_the_findings_that_are_expected(shared_data: Path, case: str) -> None:
+def test_each_case_has_the_findings_that_are_expected(shared_data: Cases, case: str) -> None:
     series = series_of(shared_data / case)
     first = ["no Frame of Reference"] if case in NO_FRAME_OF_REFERENCE else []
 
@@ -140,7 +141,7 @@ def test_each_case_has_the_findings_that_are_expected(shared_data: Path, case: s
 
 @pytest.mark.parametrize("case", sorted(NO_FRAME_OF_REFERENCE & OWN_FINDINGS.keys()))
 def test_copies_with_a_frame_of_reference_park_for_their_own_finding_alone(
-    shared_data: Path, case: str
+    shared_data: Cases, case: str
 ) -> None:
     for name, instances in series_of(shared_data / case).items():
         for instance in instances:
@@ -152,7 +153,7 @@ def test_copies_with_a_frame_of_reference_park_for_their_own_finding_alone(
         assert sentences(verdict) == OWN_FINDINGS[case][name]
 
 
-def test_mixed_transfer_syntaxes_lack_only_a_frame_of_reference(shared_data: Path) -> None:
+def test_mixed_transfer_syntaxes_lack_only_a_frame_of_reference(shared_data: Cases) -> None:
     for folder in sorted(p for p in (shared_data / "mr_mixed_transfer_syntaxes").iterdir()):
         if not folder.is_dir():
             continue
@@ -161,7 +162,7 @@ def test_mixed_transfer_syntaxes_lack_only_a_frame_of_reference(shared_data: Pat
         assert sentences(judge_geometry(frames, MINIMUM)) == ["no Frame of Reference"]
 
 
-def test_tiny_series_are_below_the_minimum_and_one_has_a_gap(shared_data: Path) -> None:
+def test_tiny_series_are_below_the_minimum_and_one_has_a_gap(shared_data: Cases) -> None:
     by_series: dict[str, list[Frame]] = defaultdict(list)
     for instance in series_of(shared_data / "ct_tiny_series")["CT"]:
         by_series[str(instance.SeriesInstanceUID)] += frames_of(instance)
@@ -173,14 +174,14 @@ def test_tiny_series_are_below_the_minimum_and_one_has_a_gap(shared_data: Path) 
     assert found == [[small], [gap, small]]
 
 
-def test_instances_without_positions_are_said_to_have_none(shared_data: Path) -> None:
+def test_instances_without_positions_are_said_to_have_none(shared_data: Cases) -> None:
     (instance,) = series_of(shared_data / "mr_enhanced_small_transfer_syntaxes")["Enhanced MR"]
     frames, _ = frames_and_hints([instance])
 
     assert sentences(judge_geometry(frames, MINIMUM))[0].startswith("no positions at all: ")
 
 
-def test_the_jitter_of_a_real_pet_is_noted(shared_data: Path) -> None:
+def test_the_jitter_of_a_real_pet_is_noted(shared_data: Cases) -> None:
     frames, _ = frames_and_hints(series_of(shared_data / "pet_uneven_spacing_slope")["PT"])
 
     verdict = judge_geometry(frames, MINIMUM)
@@ -189,7 +190,7 @@ def test_the_jitter_of_a_real_pet_is_noted(shared_data: Path) -> None:
     assert len({frame.slope for frame in frames}) == 80
 
 
-def test_classic_and_converted_images_are_the_same_volume(shared_data: Path) -> None:
+def test_classic_and_converted_images_are_the_same_volume(shared_data: Cases) -> None:
     series = series_of(shared_data / "ct_legacy_converted_enhanced")
     classic, converted = (
         judge_geometry(frames_and_hints(series[name])[0], MINIMUM).stack
@@ -249,7 +250,7 @@ ATTRIBUTES = {
 
 
 @pytest.mark.parametrize("case", ATTRIBUTES)
-def test_derived_attributes_tell_what_the_headers_tell(shared_data: Path, case: str) -> None:
+def test_derived_attributes_tell_what_the_headers_tell(shared_data: Cases, case: str) -> None:
     (instances,) = series_of(shared_data / case).values()
     merger = HeaderMerger()
     for instance in instances:

@@ -29,7 +29,7 @@ import numpy as np
 import node
 from node.infer.assets import record_asset, sha256_of
 from node.infer.registry import default_models_folder, load_model
-from tests.bench.bench_memory import tree
+from tests.bench.processes import resident_mb, sum_of_tree
 from tests.bench.report import Goal, Report, Row
 from tests.support.boxes import boxes_runner
 from tests.support.phantoms import HOUNSFIELD, Phantom, Region, region_at
@@ -236,21 +236,6 @@ def _timed(command: Sequence[str], output: Path, environment: Mapping[str, str])
     return {"s": seconds, "peak MB": max(peaks)}
 
 
-def _resident_mb(process_id: int) -> float:
-    """Resident memory; cheap to ask for, where the proportional one stops the process for long.
-
-    Source: proc(5), statm
-    """
-    pages = int(Path(f"/proc/{process_id}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
-
-
 def _sample(process_id: int, done: threading.Event, peaks: list[float]) -> None:
     while not done.wait(_SAMPLE_S):
-        total = 0.0
-        try:
-            for each in tree(process_id):
-                total += _resident_mb(each)
-        except (OSError, ValueError):
-            continue  # one of them has just ended
-        peaks.append(total)
+        peaks.append(sum_of_tree(process_id, resident_mb))

@@ -31,19 +31,19 @@ from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 
-from tests.bench.bench_memory import tree
 from tests.bench.bench_road import RULES
+from tests.bench.processes import cpu_s
 from tests.bench.report import Goal, Report, spread
 from tests.support import raw_dimse as raw
-from tests.support.peers import ORTHANC, Node, free_port, wait_for
+from tests.support.peers import ORTHANC, Node, free_port
 from tests.support.raw_dimse import RawAssociation
+from tests.support.waiting import wait_for
 
 STORESCP = "/usr/bin/storescp"
 ROWS = COLUMNS = 512
 GOALS = {"dcmtk": 0.7, "orthanc": 1.5}
 DISK = "disk alone"
 SERVERS = ("node", "dcmtk", "orthanc", DISK)
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
@@ -194,15 +194,6 @@ def _answers(port: int) -> bool:
         return accepted.kind == raw.ASSOCIATE_AC and client.echo(1) == 0 and bool(client.release())
 
 
-def _cpu_s(process_id: int) -> float:
-    """CPU seconds of a process tree, children that ended included."""
-    ticks = 0
-    for each in tree(process_id):
-        fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
-        ticks += sum(int(field) for field in fields[11:15])
-    return ticks / _TICKS_PER_S
-
-
 # ---- measuring
 
 
@@ -214,15 +205,15 @@ def run_once(name: str, batches: Sequence[Sequence[Encoded]], root: Path) -> Run
     port = free_port()
     server = start_server(name, folder, port)
     try:
-        cpu_before_s = _cpu_s(server.pid)
+        cpu_before_s = cpu_s(server.pid)
         elapsed_s = blast(port, b"SEGNODE", batches)
         time.sleep(0.2)  # lets a forked child end, so that its time is counted
-        cpu_s = _cpu_s(server.pid) - cpu_before_s
+        used_s = cpu_s(server.pid) - cpu_before_s
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait(30)
     number = sum(len(batch) for batch in batches)
-    return Run(number / elapsed_s, cpu_s / number * 1000)
+    return Run(number / elapsed_s, used_s / number * 1000)
 
 
 def _write_alone(batches: Sequence[Sequence[Encoded]], folder: Path) -> Run:
@@ -241,10 +232,10 @@ def _write_alone(batches: Sequence[Sequence[Encoded]], folder: Path) -> Run:
     with ThreadPoolExecutor(len(batches)) as pool:
         started, cpu_before_s = time.perf_counter(), time.process_time()
         list(pool.map(write, batches))
-        elapsed_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu_before_s
+        elapsed_s, used_s = time.perf_counter() - started, time.process_time() - cpu_before_s
     os.close(directory)
     number = sum(len(batch) for batch in batches)
-    return Run(number / elapsed_s, cpu_s / number * 1000)
+    return Run(number / elapsed_s, used_s / number * 1000)
 
 
 def compare(

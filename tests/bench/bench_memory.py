@@ -11,39 +11,20 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tests.bench.bench_road import RULES, read_case, renewed, send
+from tests.bench.processes import pss_mb, tree
 from tests.bench.report import Goal, Report, Row
-from tests.support.peers import Node, wait_for
+from tests.support.peers import Node
+from tests.support.waiting import wait_for
 
 LIMIT_MB = 400.0
 REST_S = 3.0
 # what only a model may need; nothing outside its child imports it
 HEAVY = ("torch", "monai", "SimpleITK")
 _ROLE = re.compile(r"role started role=(.+?) child=(\d+)")
-
-
-def tree(process_id: int) -> Iterator[int]:
-    """A process and all below it."""
-    yield process_id
-    for task in Path(f"/proc/{process_id}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            yield from tree(int(child))
-
-
-def pss_mb(process_id: int) -> float:
-    """Proportional set size of one process.
-
-    Source: proc(5), smaps_rollup
-    """
-    rollup = Path(f"/proc/{process_id}/smaps_rollup").read_text()
-    found = re.search(r"^Pss: +(\d+) kB", rollup, re.MULTILINE)
-    if found is None:
-        raise ValueError(f"no Pss of process {process_id}")
-    return int(found[1]) * 1024 / 1e6
 
 
 def heavy_imports(module: str) -> list[str]:
@@ -56,6 +37,7 @@ def heavy_imports(module: str) -> list[str]:
 def _by_role(node: Node, process_id: int) -> dict[str, float]:
     names = {int(pid): role.strip("'") for role, pid in _ROLE.findall(node.log())}
     names[process_id] = "supervisor"
+    # a node at rest: one that ends while it is measured is a failure of the node, and is told
     return {names.get(pid, "model child"): pss_mb(pid) for pid in tree(process_id)}
 
 

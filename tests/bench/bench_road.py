@@ -10,7 +10,6 @@ node's own, from its database.
 from __future__ import annotations
 
 import json
-import os
 import socket
 import sqlite3
 import time
@@ -26,6 +25,7 @@ from pydicom.uid import generate_uid
 from pynetdicom import AE, evt
 
 from tests.bench.report import Goal, Report, median_of, spread
+from tests.support.cases import Cases, roots
 from tests.support.peers import Node, Orthanc
 
 CALLING = "STORESCU"
@@ -56,11 +56,9 @@ def case_folder() -> Path:
     Raises:
         FileNotFoundError: It is not there.
     """
-    named = os.environ.get("SEGNODE_TEST_DATA")
-    root = Path(named) if named else Path(__file__).resolve().parents[3] / "shared"
-    folder = root / "data" / CASE
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no {folder}: set SEGNODE_TEST_DATA to the folder above data")
+    folder = Cases("data", tuple(roots())).find(CASE)
+    if folder is None:
+        raise FileNotFoundError(f"{CASE} is not here: make test-data")
     return folder
 
 

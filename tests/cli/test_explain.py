@@ -8,6 +8,7 @@ import pytest
 from pydicom import dcmread
 
 from tests.cli.conftest import CHEST, Segnode
+from tests.support.cases import Cases
 from tests.support.malformed import TAKEN, nested_file
 from tests.support.phantoms import Phantom
 
@@ -95,7 +96,7 @@ def test_a_path_that_is_not_there_ends_with_1(segnode: Segnode) -> None:
     ],
 )
 def test_real_series_that_are_no_volume_are_told_why(
-    segnode: Segnode, shared_data: Path, tmp_path: Path, case: str, word: str
+    segnode: Segnode, shared_data: Cases, tmp_path: Path, case: str, word: str
 ) -> None:
     (tmp_path / "any.yaml").write_text(
         "rules: [{name: any, when: {Modality: CT}, run: ct_tissue, send: []}]"
@@ -118,7 +119,7 @@ def test_real_series_that_are_no_volume_are_told_why(
     assert not any(rule["would_run"] for series in body["series"] for rule in series["rules"])
 
 
-def test_every_broken_file_is_answered_for(segnode: Segnode, shared_data: Path) -> None:
+def test_every_broken_file_is_answered_for(segnode: Segnode, shared_data: Cases) -> None:
     files = [path for path in (shared_data / "broken_files").rglob("*") if path.is_file()]
 
     body = segnode("explain", shared_data / "broken_files", "--json").json

@@ -14,7 +14,7 @@ import pytest
 from pydicom import dcmread
 
 from tests.cli.conftest import CHEST, FLAT, MAGNETIC, Segnode, write_mixed_folder
-from tests.support.peers import wait_for
+from tests.support.waiting import wait_for
 
 
 def test_each_result_lies_under_the_series_it_was_made_of(finished_run: Path) -> None:

@@ -20,8 +20,8 @@ import SimpleITK as sitk  # noqa: N813 - its own documentation calls it that
 import yaml
 
 from tests.cli.conftest import CHEST, MAGNETIC, Segnode
-from tests.support.peers import wait_for
 from tests.support.phantoms import Phantom, Region, region_at
+from tests.support.waiting import wait_for
 
 REPOSITORY = Path(__file__).parents[2]
 PROBES = REPOSITORY / "tests" / "support" / "models_probe"
@@ -241,7 +241,7 @@ def test_a_second_device_takes_the_jobs_that_the_first_is_not_free_for(
         },
     )
     # one worker stands still in its job: the three others can only be done by the second
-    wait_for("three results", lambda: len(written(tmp_path / "out")) == 3, 90)
+    wait_for("three results", lambda: len(written(tmp_path / "out")) == 3)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
 

@@ -12,7 +12,8 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittle
 
 from node.domain.delivery import DeliveryClass
 from tests.support.evil_peers import StoreScp, hanging_up, raw_server, rejecting, silent
-from tests.support.peers import Orthanc, free_port, need, wait_for
+from tests.support.peers import Orthanc, free_port, need
+from tests.support.waiting import wait_for
 
 SENT, WARNED, RETRY, REFUSED, BLOCKED = (
     DeliveryClass.SENT,

@@ -27,7 +27,8 @@ from node.jobs.store import JobStore
 from node.jobs.tables import metadata, outbox
 from node.jobs.values import JobRequest, ResultFile
 from tests.support.evil_peers import StoreScp, raw_server, rejecting
-from tests.support.peers import free_port, wait_for
+from tests.support.peers import free_port
+from tests.support.waiting import wait_for
 
 LEASE_S = 600.0
 HOUR_S = 3600.0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -12,6 +10,7 @@ from node.domain.errors import SeriesUnusable
 from node.domain.reasons import ReasonCode
 from node.domain.uptake import suv_factor, uptake_of
 from node.words import tell_all
+from tests.support.cases import Cases
 
 # half of the dose is left after one half life: 70 kg * 1000 / (200 MBq / 2)
 FACTOR = 70_000 / 100e6
@@ -132,7 +131,7 @@ def test_everything_missing_is_named_at_once() -> None:
     assert all(name in sentence for name in ("Weight", "ATTN", "DECY"))
 
 
-def test_the_real_activity_images_give_the_factor_of_their_header(shared_data: Path) -> None:
+def test_the_real_activity_images_give_the_factor_of_their_header(shared_data: Cases) -> None:
     paths = sorted((shared_data / "pet_uneven_spacing_slope").rglob("*.dcm"))
     headers = [dcmread(path, stop_before_pixels=True) for path in paths]
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from tests.support.cases import Cases
+
 DONE, PARKED, UNMATCHED, NOT_AN_INPUT = "done", "parked", "unmatched", "not_an_input"
 State = Literal["done", "parked", "unmatched", "not_an_input"]
 
@@ -85,7 +87,7 @@ class Case:
     def __str__(self) -> str:
         return f"{self.folder}/{self.member}" if self.member else self.folder
 
-    def files(self, shared_data: Path) -> dict[str, Path]:
+    def files(self, shared_data: Cases) -> dict[str, Path]:
         """What is sent."""
         root = shared_data / self.folder
         found = {

@@ -24,8 +24,10 @@ from pydicom import dcmread
 
 from node.infer.volume import Volume
 from tests.infer.brain.heads import HeadSeries, acquired, t1_image
-from tests.support.peers import Node, Orthanc, store, wait_for
+from tests.support.cases import Cases
+from tests.support.peers import Node, Orthanc, store
 from tests.support.phantoms import stack_of
+from tests.support.waiting import wait_for
 
 pytest.importorskip("torch")
 
@@ -80,7 +82,7 @@ def real(folder: Path) -> Case:
 
 
 @pytest.fixture(scope="module")
-def cases(shared_models: Path, shared_data: Path) -> Mapping[str, Case]:
+def cases(shared_models: Cases, shared_data: Cases) -> Mapping[str, Case]:
     array, affine = t1_image(shared_models)
     marked = array.copy()
     marked[MARK] = 0
@@ -95,7 +97,7 @@ def cases(shared_models: Path, shared_data: Path) -> Mapping[str, Case]:
 
 @pytest.fixture(scope="module")
 def results(
-    cases: Mapping[str, Case], shared_models: Path, tmp_path_factory: pytest.TempPathFactory
+    cases: Mapping[str, Case], shared_models: Cases, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Mapping[str, bytes]]:
     """The SEG of each case, as it lies in Orthanc."""
     folder = tmp_path_factory.mktemp("brain-models")
@@ -190,7 +192,7 @@ def halves(data: bytes, middle_x: float) -> Halves:
 
 
 @pytest.fixture(scope="module")
-def expected(cases: Mapping[str, Case], shared_models: Path) -> Callable[[str], Halves]:
+def expected(cases: Mapping[str, Case], shared_models: Cases) -> Callable[[str], Halves]:
     """Volumes by the published recipe, computed once for the three planes of one image."""
     network = shared_models / "brainchop" / "model18cls"
     names = json.loads((network / "colormap.json").read_text())["labels"]

@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 
 from node.cli import app
 from tests.support.evil_peers import StoreScp
-from tests.support.memory_node import eventually
 from tests.support.node_in_process import MODELS_PROBE, SharedWorker
-from tests.support.peers import Node, store, wait_for
+from tests.support.peers import Node, store
 from tests.support.phantoms import Phantom
 from tests.support.simulated_node import SimulatedNode, ct, said, simulated_node
+from tests.support.waiting import eventually, wait_for
 
 SLICES = 36
 HOUR_S = 3600.0
@@ -202,7 +202,7 @@ def jobs_of(serving: Node, phantom: Phantom) -> list[dict[str, Any]]:
 
 
 def assert_one_segmentation_of_all(serving: Node, scp: StoreScp, phantom: Phantom) -> None:
-    wait_for("the segmentation", lambda: scp.stored, 60)
+    wait_for("the segmentation", lambda: scp.stored)
     (job,) = jobs_of(serving, phantom)
     series = serving.api(f"/series/{phantom.uid('series')}")
     assert len(scp.stored) == 1

@@ -24,9 +24,9 @@ from node.infer.registry import default_models_folder
 from node.jobs.catalog import JobCatalog
 from tests.e2e.container_images import REFERENCE, SLEEPING, Machine, machine
 from tests.infer.container.made import segmentation, volume_image, written
-from tests.support.memory_node import eventually
 from tests.support.node_in_process import NodeInProcess, SharedWorker, node_in_process
 from tests.support.phantoms import Phantom
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.long
 
@@ -323,8 +323,8 @@ def test_after_the_deadline_nothing_of_the_container_is_left(bench: Bench, tmp_p
 
         assert "passed its deadline of 6 s in stage infer" in str(job["sentence"])
         assert node.segmentations() == []
-    assert eventually(lambda: sleepers() == [], 20)
-    assert eventually(lambda: bench.machine.containers() == [], 20)
+    assert eventually(lambda: sleepers() == [])
+    assert eventually(lambda: bench.machine.containers() == [])
     assert bench.machine.call("volume", "ls", "--quiet") == ""
     with node_with(bench, tmp_path / "good", model(tmp_path / "good models")) as node:
         assert run_on(node, SMALL, tmp_path / "series")["state"] == "done"

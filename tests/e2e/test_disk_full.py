@@ -11,9 +11,10 @@ import pytest
 
 from tests.support.evil_peers import StoreScp
 from tests.support.node_in_process import MODELS_PROBE
-from tests.support.peers import Node, store, wait_for
+from tests.support.peers import Node, store
 from tests.support.phantoms import Phantom
 from tests.support.simulated_node import ct
+from tests.support.waiting import wait_for
 
 OUT_OF_RESOURCES = 0xA700
 DISK = "48m"
@@ -67,14 +68,14 @@ def test_a_full_disk_recovers_by_itself_and_loses_nothing_undelivered(
         refused = statuses[-1]
         first = ct("first", study="first")
 
-        wait_for("room", lambda: is_taken(node, first), 60)
-        undelivered = wait_for("its result", lambda: waiting(node), 60)
-        taken_again = wait_for("room", lambda: is_taken(node, large(99)), 60)
+        wait_for("room", lambda: is_taken(node, first))
+        undelivered = wait_for("its result", lambda: waiting(node))
+        taken_again = wait_for("room", lambda: is_taken(node, large(99)))
         still_there = waiting(node)
 
         with StoreScp(ae_title="PACS", port=scp.port).listening() as pacs:
             node.cli("deliveries", "retry", "--destination", "pacs")
-            wait_for("the delivery", lambda: pacs.stored, 60)
+            wait_for("the delivery", lambda: pacs.stored)
             wait_for("its state", lambda: not waiting(node))
 
         assert refused == OUT_OF_RESOURCES

@@ -26,8 +26,9 @@ import pytest
 import yaml
 from pydicom import dcmread
 
-from tests.support.peers import free_port, storescu, wait_for
+from tests.support.peers import free_port, storescu
 from tests.support.phantoms import Phantom
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.long
 

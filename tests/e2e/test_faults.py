@@ -32,9 +32,10 @@ from pydicom.uid import (
 from tests.support import raw_dimse as raw
 from tests.support.http_server import BOUNDARY, MULTIPART, Answer, Site, body_of
 from tests.support.instances import ct_slice, data_set_bytes, part10_bytes
-from tests.support.peers import Node, echo, wait_for
+from tests.support.peers import Node, echo
 from tests.support.phantoms import Phantom
 from tests.support.raw_dimse import RawAssociation
+from tests.support.waiting import wait_for
 
 pytestmark = [
     pytest.mark.peers,
@@ -92,7 +93,7 @@ class Watched:
             found = self.node.api(f"/series/{uid}")["matches"]
             return found[0] if [one["state"] for one in found] == [state] else None
 
-        return dict(wait_for(f"series {uid} {state}", match, 60))
+        return dict(wait_for(f"series {uid} {state}", match))
 
     @property
     def quarantined(self) -> int:
@@ -474,7 +475,7 @@ def _seg_of(running: Watched, study_instance_uid: str) -> Dataset:
         assert len(of_study) <= 1
         return of_study[0] if of_study else None
 
-    return wait_for("the SEG", found, 60)
+    return wait_for("the SEG", found)
 
 
 def test_f60_a_source_without_type_2_attributes_gets_a_seg_with_empty_ones(

@@ -17,7 +17,6 @@ from node.domain.series import SeriesState
 from node.process.admin import Admin
 from node.spool.catalog import SpoolCatalog
 from tests.support.http_server import MULTIPART, body_of
-from tests.support.memory_node import eventually
 from tests.support.node_in_process import STOW_PATH, SharedWorker
 from tests.support.raw_dimse import (
     CT_IMAGE_STORAGE,
@@ -26,6 +25,7 @@ from tests.support.raw_dimse import (
     store_command,
 )
 from tests.support.simulated_node import CT_RULE, SimulatedNode, ct, said, simulated_node
+from tests.support.waiting import eventually
 from tests.wrong_inputs import losses
 from tests.wrong_inputs.losses import (
     BREAKINGS,
@@ -406,7 +406,7 @@ def send(node: SimulatedNode, files: Sequence[bytes], uids: Sequence[str]) -> No
 
 
 def wait_until_closed(node: SimulatedNode) -> None:
-    assert eventually(lambda: all(row["closed_at"] for row in node.node.rows("association")), 10)
+    assert eventually(lambda: all(row["closed_at"] for row in node.node.rows("association")))
 
 
 def data_set(file: bytes) -> bytes:

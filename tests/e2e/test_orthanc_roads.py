@@ -14,8 +14,9 @@ import yaml
 from pydicom import dcmread
 
 from tests.support.evil_peers import StoreScp
-from tests.support.peers import Node, Orthanc, storescu, wait_for
+from tests.support.peers import Node, Orthanc, storescu
 from tests.support.phantoms import Phantom
+from tests.support.waiting import wait_for
 
 RECIPES = Path(__file__).parent.parent.parent / "config/orthanc"
 LUA, PYTHON, DICOMWEB = "forward.lua", "forward.py", "forward_dicomweb.lua"
@@ -103,7 +104,7 @@ def assert_one_segmentation(
 ) -> None:
     """Each study holds its CT and one SEG, of that series and patient, sent once."""
     for phantom in phantoms:
-        found = wait_for("a SEG in the study", lambda p=phantom: segmentations_of(orthanc, p), 60)
+        found = wait_for("a SEG in the study", lambda p=phantom: segmentations_of(orthanc, p))
         (instance,) = found
         segmentation = dcmread(BytesIO(orthanc.get(f"/instances/{instance['ID']}/file")))
         (referenced,) = segmentation.ReferencedSeriesSequence
@@ -112,7 +113,7 @@ def assert_one_segmentation(
         study = orthanc.get(f"/instances/{instance['ID']}/study")
         assert len(study["Series"]) == 2
     expected = ["sent"] * (deliveries or len(phantoms))
-    wait_for("the deliveries", lambda: states(node) == expected, 30)
+    wait_for("the deliveries", lambda: states(node) == expected)
     assert len(orthanc.segmentations()) == len(phantoms)
 
 

@@ -20,8 +20,9 @@ from tests.support.evil_peers import (
     rejecting,
     stored_answer,
 )
-from tests.support.peers import Node, Orthanc, free_port, store, wait_for
+from tests.support.peers import Node, Orthanc, free_port, store
 from tests.support.phantoms import Phantom
+from tests.support.waiting import wait_for
 
 HERE = "127.0.0.1"
 
@@ -140,7 +141,7 @@ def test_a_pacs_that_was_down_for_the_whole_run_gets_everything_once(tmp_path: P
         node.start()
 
         with orthanc, counter.listening():
-            wait_for("all of them", lambda: len(deliveries(node, state=SENT)) == 6, 60)
+            wait_for("all of them", lambda: len(deliveries(node, state=SENT)) == 6)
 
             results = {row["sop_instance_uid"] for row in deliveries(node)}
             assert len(results) == 3
@@ -177,7 +178,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
         node = stack.enter_context(node_with(folder, others, ports))
 
         store(node.dicom_port, ct("first").files())
-        wait_for("an end for each", lambda: all_ended(node, 1), 60)
+        wait_for("an end for each", lambda: all_ended(node, 1))
         yield node
 
 
@@ -241,7 +242,7 @@ def test_sick_peers_do_not_hold_up_the_others(ended: Node) -> None:
         ]
         return {row["destination"] for row in rows} >= set(HEALTHY)
 
-    wait_for("the second result at every healthy peer", arrived, 20)
+    wait_for("the second result at every healthy peer", arrived)
     result = next(
         row for row in deliveries(ended) if row["study_instance_uid"] == second.uid("study")
     )

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.support.evil_peers import StoreScp
-from tests.support.peers import Node, storescu, wait_for
+from tests.support.peers import Node, storescu
 from tests.support.phantoms import Phantom
+from tests.support.waiting import wait_for
 
 
 def test_the_whole_road_runs_on_postgresql(
@@ -26,7 +27,7 @@ def test_the_whole_road_runs_on_postgresql(
         try:
             assert storescu(node.dicom_port, "SEGNODE", *files) == 0
 
-            wait_for("the SEG", lambda: len(scp.objects) == 1, 60)
+            wait_for("the SEG", lambda: len(scp.objects) == 1)
             wait_for(
                 "its row",
                 lambda: [r["state"] for r in node.api("/deliveries")["items"]] == ["sent"],

@@ -28,13 +28,15 @@ from node.spool.arrivals import Arrivals
 from tests.e2e import real_cases
 from tests.e2e.real_cases import CASES, DONE, MEMBERS, PARKED, STS, Case, Series
 from tests.e2e.real_roads import ROADS
+from tests.support.cases import Cases, manifest
 from tests.support.node_in_process import (
     MODELS_PROBE,
     NodeInProcess,
     SharedWorker,
     node_in_process,
 )
-from tests.support.peers import DCMSEND, Node, need, wait_for
+from tests.support.peers import DCMSEND, Node, need
+from tests.support.waiting import wait_for
 
 pytestmark = [
     pytest.mark.peers,
@@ -90,9 +92,9 @@ def _config(folder: Path) -> dict[str, Any]:
 # --- the table ----------------------------------------------------------------------------------
 
 
-def test_every_case_that_there_is_has_a_row(shared_data: Path) -> None:
-    there = {path.name for path in shared_data.iterdir() if path.is_dir()} - {STS}
-    there |= {f"{STS}/{path.name}" for path in (shared_data / STS).iterdir() if path.is_dir()}
+def test_every_case_that_there_is_has_a_row() -> None:
+    listed = [file.path.split("/") for file in manifest() if file.path.startswith("data/")]
+    there = {"/".join(parts[1:3]) if parts[1] == STS else parts[1] for parts in listed}
 
     for transport in ROADS:
         assert {case.folder for case, of_road in real_cases.rows() if of_road == transport} == there
@@ -102,7 +104,7 @@ def test_every_case_that_there_is_has_a_row(shared_data: Path) -> None:
     ("case", "transport"), real_cases.rows(), ids=[f"{c}-{r}" for c, r in real_cases.rows()]
 )
 def test_a_case_ends_as_its_row_says(
-    node: NodeInProcess, shared_data: Path, tmp_path: Path, case: Case, transport: str
+    node: NodeInProcess, shared_data: Cases, tmp_path: Path, case: Case, transport: str
 ) -> None:
     _send(node, case, transport, shared_data, tmp_path)
 
@@ -124,7 +126,7 @@ def test_a_case_ends_as_its_row_says(
 @pytest.mark.parametrize("transport", ROADS)
 @pytest.mark.parametrize("folder", MEMBERS)
 def test_encodings_of_one_instance_are_stored_with_equal_pixels(
-    shared_data: Path, tmp_path: Path, worker: SharedWorker, folder: str, transport: str
+    shared_data: Cases, tmp_path: Path, worker: SharedWorker, folder: str, transport: str
 ) -> None:
     pixels: dict[str, list[np.ndarray]] = {}
     for number, case in enumerate(MEMBERS[folder]):
@@ -143,7 +145,7 @@ def test_encodings_of_one_instance_are_stored_with_equal_pixels(
 
 
 def _send(
-    node: NodeInProcess, case: Case, transport: str, shared_data: Path, tmp_path: Path
+    node: NodeInProcess, case: Case, transport: str, shared_data: Cases, tmp_path: Path
 ) -> None:
     files = case.files(shared_data)
     answers = ROADS[transport](node, files, tmp_path)
@@ -268,7 +270,7 @@ def _stored_pixels(node: NodeInProcess) -> list[np.ndarray]:
 
 
 def test_a_series_that_comes_by_every_road_is_inferred_once(
-    node: NodeInProcess, shared_data: Path, tmp_path: Path
+    node: NodeInProcess, shared_data: Cases, tmp_path: Path
 ) -> None:
     case = _case("plain")
     for transport in ROADS:
@@ -279,7 +281,7 @@ def test_a_series_that_comes_by_every_road_is_inferred_once(
     _check_jobs(node, case.series)
 
 
-def test_a_conflict_is_flagged(node: NodeInProcess, shared_data: Path, tmp_path: Path) -> None:
+def test_a_conflict_is_flagged(node: NodeInProcess, shared_data: Cases, tmp_path: Path) -> None:
     _send(node, _case("same_uid_other_pixels"), "folder", shared_data, tmp_path)
 
     (event,) = node.rows("event")
@@ -288,7 +290,7 @@ def test_a_conflict_is_flagged(node: NodeInProcess, shared_data: Path, tmp_path:
 
 
 def test_raw_data_of_a_series_is_no_input_beside_its_images(
-    node: NodeInProcess, shared_data: Path, tmp_path: Path
+    node: NodeInProcess, shared_data: Cases, tmp_path: Path
 ) -> None:
     case = next(c for c in CASES if c.folder == "mr_enhanced_philips_phantom")
     _send(node, case, "dimse", shared_data, tmp_path)
@@ -326,7 +328,7 @@ NAMES = {
 
 
 def test_names_in_every_character_set_are_right_in_index_and_api(
-    node: NodeInProcess, shared_data: Path, tmp_path: Path
+    node: NodeInProcess, shared_data: Cases, tmp_path: Path
 ) -> None:
     folder = shared_data / "charsets"
     (tmp_path / "inbox").mkdir()
@@ -350,7 +352,7 @@ def test_names_in_every_character_set_are_right_in_index_and_api(
     ids=str,
 )
 def test_a_copy_with_a_frame_of_reference_parks_for_its_own_finding_alone(
-    node: NodeInProcess, shared_data: Path, tmp_path: Path, case: Case
+    node: NodeInProcess, shared_data: Cases, tmp_path: Path, case: Case
 ) -> None:
     (expected,) = case.series
     inbox = tmp_path / "copies"
@@ -381,7 +383,7 @@ SegOf = Callable[..., Path]
 
 @pytest.fixture(scope="module")
 def seg_of(
-    shared_data: Path, tmp_path_factory: pytest.TempPathFactory, worker: SharedWorker
+    shared_data: Cases, tmp_path_factory: pytest.TempPathFactory, worker: SharedWorker
 ) -> SegOf:
     """(folder of a case) -> the SEG of its only inferred series, by folder; kept for the module."""
 
@@ -404,7 +406,7 @@ DERIVED_DONE = [c.folder for c in real_cases.DERIVED if c.series[0].state == DON
 
 @pytest.mark.parametrize("folder", DERIVED_DONE)
 def test_patient_and_study_attributes_are_byte_for_byte_those_of_the_source(
-    shared_data: Path, seg_of: SegOf, folder: str
+    shared_data: Cases, seg_of: SegOf, folder: str
 ) -> None:
     sources = [p for p in sorted((shared_data / folder).glob("*.dcm")) if "README" not in p.name]
     good = next(p for p in sources if p.name.startswith(("000", "good_0")))
@@ -446,7 +448,7 @@ def test_an_encoding_gives_the_label_volume_of_the_plain_one(seg_of: SegOf, name
 
 
 def test_classic_and_converted_images_give_equal_voxels(
-    shared_data: Path, worker: SharedWorker, tmp_path: Path
+    shared_data: Cases, worker: SharedWorker, tmp_path: Path
 ) -> None:
     """By a model that takes any quantity: that of these images is unspecified."""
     case = next(c for c in CASES if c.folder == "ct_legacy_converted_enhanced")
@@ -511,7 +513,7 @@ def test_another_lattice_gives_the_same_labels_in_patient_space(
 
 
 def test_segnode_serve_takes_a_real_study_a_real_ct_and_a_name_once(
-    shared_data: Path, tmp_path: Path
+    shared_data: Cases, tmp_path: Path
 ) -> None:
     config = _config(tmp_path)
     config["completion"] = {"quiet_s": 1, "quiet_max_s": 2}
@@ -551,7 +553,7 @@ def test_segnode_serve_takes_a_real_study_a_real_ct_and_a_name_once(
                     for match in node.api(f"/series/{row['series_instance_uid']}")["matches"]
                 )
 
-            wait_for("all series", lambda: states() == expected, 90)
+            wait_for("all series", lambda: states() == expected)
         jobs = node.api("/jobs")["items"]
         wait_for(
             "all deliveries",

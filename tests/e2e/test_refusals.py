@@ -16,9 +16,10 @@ import pytest
 
 from node.cli import main
 from tests.support.node_in_process import MODELS_PROBE
-from tests.support.peers import Node, echo, free_port, store, wait_for
+from tests.support.peers import Node, echo, free_port, store
 from tests.support.phantoms import Phantom
 from tests.support.simulated_node import ct
+from tests.support.waiting import wait_for
 
 RULE: dict[str, Any] = {"name": "ct", "when": {"Modality": "CT"}, "run": "ct_tissue", "send": []}
 PAIR: dict[str, Any] = {"name": "set", "run": "pair", "send": []}
@@ -203,5 +204,5 @@ def reload(node: Node, keys: dict[str, Any]) -> None:
 def arrived(node: Node, phantom: Phantom, folder: Path) -> int:
     """Send a series; how many results lie in the folder once there is one."""
     assert set(store(node.dicom_port, phantom.files())) == {0}
-    wait_for(f"a result in {folder.name}", lambda: list(folder.glob("*.dcm")), 60)
+    wait_for(f"a result in {folder.name}", lambda: list(folder.glob("*.dcm")))
     return len(list(folder.glob("*.dcm")))

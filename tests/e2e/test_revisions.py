@@ -18,9 +18,10 @@ from pydicom.dataset import Dataset
 
 from tests.support.evil_peers import StoreScp
 from tests.support.node_in_process import MODELS_PROBE
-from tests.support.peers import Node, store, wait_for
+from tests.support.peers import Node, store
 from tests.support.phantoms import Phantom
 from tests.support.simulated_node import ct
+from tests.support.waiting import wait_for
 
 NAME = "Müller^Ännchen"
 
@@ -104,9 +105,9 @@ def test_a_set_waits_for_both_roles_and_a_late_slice_in_one_makes_its_next_revis
     wait_for("the wait", lambda: set_match(node, fixed).get("state") == "receiving")
     waiting = set_match(node, fixed)["sentence"]
     send(node, moving.files())
-    wait_for("the first result", lambda: len(scp.stored) == 1, 60)
+    wait_for("the first result", lambda: len(scp.stored) == 1)
     send(node, fixed.files()[8:])
-    wait_for("the second result", lambda: len(scp.stored) == 2, 60)
+    wait_for("the second result", lambda: len(scp.stored) == 2)
 
     assert waiting == "no series yet for role moving: send it"
     first, second = (received(data) for _, data in scp.stored)

@@ -32,7 +32,7 @@ from tests.support.bundles import (
     windows,
     write_bundle_model,
 )
-from tests.support.peers import Node, Orthanc, store, wait_for
+from tests.support.peers import Node, Orthanc, store
 from tests.support.phantoms import region_at
 from tests.support.training import (
     CORE,
@@ -47,6 +47,7 @@ from tests.support.training import (
     tumour_example,
     tumour_study,
 )
+from tests.support.waiting import wait_for
 
 torch = pytest.importorskip("torch")
 monai = pytest.importorskip("monai")
@@ -66,22 +67,27 @@ ACQUIRED = {
 STUDY = tumour_study(shape=(60, 88, 96), spacing_mm=(3.0, 2.4, 2.6), study="t-tumour")
 
 
-def organs() -> Recipe:
-    """One channel, resampled: lungs, and the tissue around them."""
+def organs(seed: int = 3) -> Recipe:
+    """One channel, resampled: lungs, and the tissue around them.
+
+    Probabilities come back to the grid of the series before the largest is taken. Labels that come
+    back by the nearest would have a perfect network agree by no more than 0.978 with the truth, and
+    how a network is taught depends on rounding and threads by more than what that leaves.
+    """
     recipe = inference(
         seg_resnet(1, 3) | KEEPS_SHADES,
         [*LOAD, ORIENT, spacing([ORGAN_MM] * 3), _scaled(1000.0)],
         windows(64, 0.25, mode="gaussian", padding_mode="replicate"),
-        [SOFTMAX, ARGMAX, inverted(nearest=True)],
+        [SOFTMAX, inverted(nearest=False), ARGMAX],
     )
-    network = _network(recipe)
+    network = _network(recipe, seed)
     loss = monai.losses.DiceCELoss(to_onehot_y=True, softmax=True, batch=True)
     example = organ_example(ORGAN_MM, side=32)
-    taught = teach(network, example, loss, steps=450, fixed_after=150)
+    taught = teach(network, example, loss, steps=450, fixed_after=150, seed=seed)
     return Recipe(config=recipe, weights={"models/model.pt": taught}, labels=2)
 
 
-def tumour() -> Recipe:
+def tumour(seed: int = 3) -> Recipe:
     """Four channels, three regions one in the other."""
     recipe = inference(
         seg_resnet(4, 3) | KEEPS_SHADES,
@@ -89,9 +95,9 @@ def tumour() -> Recipe:
         windows(64, 0.5),
         [on_answer("Activationsd", sigmoid=True), on_answer("AsDiscreted", threshold=0.5)],
     )
-    network = _network(recipe)
+    network = _network(recipe, seed)
     loss = monai.losses.DiceCELoss(sigmoid=True, batch=True)
-    taught = teach(network, tumour_example(2.6, side=24), loss, steps=300)
+    taught = teach(network, tumour_example(2.6, side=24), loss, steps=300, seed=seed)
     return Recipe(
         config=recipe,
         weights={"models/model.pt": taught},
@@ -106,8 +112,8 @@ def _scaled(by: float) -> dict[str, Any]:
     return transform("ScaleIntensityRanged", a_min=0.0, a_max=by, b_min=0.0, b_max=1.0, clip=False)
 
 
-def _network(config: dict[str, Any]) -> Any:
-    torch.manual_seed(5)
+def _network(config: dict[str, Any], seed: int) -> Any:
+    torch.manual_seed(seed)
     return monai.bundle.ConfigParser(dict(config)).get_parsed_content("network_def")
 
 

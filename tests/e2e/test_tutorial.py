@@ -23,7 +23,8 @@ from pydicom import dcmread
 from tests.e2e import tutorial
 from tests.e2e.tutorial import COUNT, GAPPED, MAGNETIC, MODEL, TAKEN, Tutorial
 from tests.support.http_server import MULTIPART, body_of
-from tests.support.peers import Node, store, wait_for
+from tests.support.peers import Node, store
+from tests.support.waiting import wait_for
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DCMQI = Path(sys.executable).with_name("segimage2itkimage")
@@ -276,8 +277,8 @@ def test_the_network_brings_the_same_results_and_sent_again_nothing_new(
 
     transport(node, ran.tutorial.instances)
 
-    wait_for("what becomes of every series", lambda: states() == expected, 120)
-    wait_for("every result", lambda: node.api("/deliveries?state=sent")["total"] == 3, 60)
+    wait_for("what becomes of every series", lambda: states() == expected)
+    wait_for("every result", lambda: node.api("/deliveries?state=sent")["total"] == 3)
     for case, phantom in TAKEN.items():
         came = dcmread(tmp_path / "shelf" / f"{phantom.uid('study')}.dcm")
         ours = dcmread(ran.seg(case))
@@ -289,6 +290,6 @@ def test_the_network_brings_the_same_results_and_sent_again_nothing_new(
     # what comes after it is settled after it
     store(node.dicom_port, LATER.files())
     expected[LATER.uid("series")] = "unmatched"
-    wait_for("what becomes of a series sent later", lambda: states() == expected, 60)
+    wait_for("what becomes of a series sent later", lambda: states() == expected)
     assert node.api("/jobs")["total"] == node.api("/deliveries")["total"] == 3
     assert len(list((tmp_path / "shelf").iterdir())) == 3

@@ -18,8 +18,9 @@ import pytest
 import SimpleITK as sitk  # noqa: N813 - its own documentation calls it that
 from numpy.typing import NDArray
 
-from tests.support.peers import Node, store, wait_for
+from tests.support.peers import Node, store
 from tests.support.phantoms import PLANES, TRANSFER_SYNTAXES, Phantom, Region, region_at
+from tests.support.waiting import wait_for
 
 DCMQI = Path(sys.executable).with_name("segimage2itkimage")
 THRESHOLD_HU = 170  # between soft tissue with its noise and the marker

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,6 +29,7 @@ from node.domain.patient_study import COPIED_KEYWORDS, NEVER_ABSENT_KEYWORDS
 from node.domain.segment import PRIVATE_SCHEME, Code, Segment
 from node.domain.uids import is_uid
 from node.encode.seg import encode_seg
+from tests.support.cases import Cases
 from tests.support.phantoms import Phantom
 from tests.support.segmentations import (
     IDENTITY,
@@ -413,7 +413,7 @@ def _fresh(seg: Dataset) -> Dataset:
 @pytest.mark.parametrize(
     "case_name", ["names_utf8", "names_iso2022jp", "names_gb18030", "names_empty"]
 )
-def test_real_names_are_equal_byte_for_byte(shared_data: Path, case_name: str) -> None:
+def test_real_names_are_equal_byte_for_byte(shared_data: Cases, case_name: str) -> None:
     paths = sorted((shared_data / "derived_ct_sts_001" / case_name).glob("*.dcm"))
     headers = [dcmread(path, stop_before_pixels=True) for path in paths]
     case = of_series(headers)
@@ -439,7 +439,7 @@ def test_text_that_its_character_set_cannot_hold_is_copied_as_it_is(phantom: Pha
     assert b"Phant\xc3\xf6m^Torso" in data
 
 
-def test_private_attributes_of_the_source_are_left_behind(shared_data: Path) -> None:
+def test_private_attributes_of_the_source_are_left_behind(shared_data: Cases) -> None:
     paths = sorted((shared_data / "derived_ct_sts_001" / "private_tags").glob("*.dcm"))
     headers = [dcmread(path, stop_before_pixels=True) for path in paths]
     assert any(tag.is_private for tag in headers[0].keys())  # noqa: SIM118

@@ -18,6 +18,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813 - its own documentation calls it that
 from pydicom import dcmread
 
+from tests.support.cases import Cases
 from tests.support.phantoms import PLANES, Phantom, stack_of
 from tests.support.segmentations import IDENTITY, Segmentation, gated, of_phantom, of_series
 
@@ -111,7 +112,7 @@ class Real:
 
 @pytest.fixture(scope="module", params=[*SOUND, *STUDY_ID_TOO_LONG])
 def real(
-    request: pytest.FixtureRequest, shared_data: Path, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, shared_data: Cases, tmp_path_factory: pytest.TempPathFactory
 ) -> Real:
     paths = _source_paths(shared_data / request.param)
     case = of_series([dcmread(path, stop_before_pixels=True) for path in paths])

@@ -26,9 +26,9 @@ from node.spool.folders import SpoolFolders
 from node.spool.index import Index
 from node.spool.space import Watermark
 from tests.support import raw_dimse as raw
-from tests.support.memory_node import eventually
 from tests.support.peers import ECHOSCU, STORESCU, need
 from tests.support.raw_dimse import RawAssociation
+from tests.support.waiting import eventually
 
 DEFLATED = "1.2.840.10008.1.2.1.99"
 UID = "1.2.826.0.1.3680043.8.498.77"
@@ -254,7 +254,7 @@ def test_f12_a_reset_in_the_middle_leaves_no_part(node: Node) -> None:
 
     client.reset()
 
-    assert eventually(lambda: not node.parts(), within_s=1)
+    assert eventually(lambda: not node.parts())
     assert eventually(lambda: ("RAW", "aborted") in node.rows())
 
 

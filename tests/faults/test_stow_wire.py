@@ -211,7 +211,7 @@ def test_a_slow_disk_holds_the_client_back_at_a_fixed_amount_of_memory() -> None
         filling = asyncio.create_task(put_all(pipe))
         await asyncio.sleep(0.01)
         assert not filling.done()
-        size = sum(map(len, pipe._pieces))
+        size = pipe.waiting_bytes
         reader = threading.Thread(target=lambda: received.extend(pipe.pieces()))
         reader.start()
         await asyncio.wait_for(filling, 10)

@@ -28,6 +28,7 @@ from node.domain.grid import Grid, Stack
 from node.infer.codestream import coded_size
 from node.infer.volume import Volume, read_volume
 from node.words import tell_all
+from tests.support.cases import Cases
 from tests.support.phantoms import ORDERS, TRANSFER_SYNTAXES, Phantom, stack_of
 
 SHAPE = (4, 40, 50)
@@ -115,7 +116,7 @@ def test_slices_stand_in_the_order_of_the_stack(plane: str, order: str, tmp_path
     "case",
     ["ts_rle", "ts_jpegls", "ts_j2k", "ts_deflated", "ts_big_endian", "ts_jpeg_lossless_sv1"],
 )
-def test_real_slices_read_the_same_from_every_encoding(shared_data: Path, case: str) -> None:
+def test_real_slices_read_the_same_from_every_encoding(shared_data: Cases, case: str) -> None:
     plain = read_volume(*series(shared_data / "derived_ct_sts_001" / "plain"))
 
     encoded = read_volume(*series(shared_data / "derived_ct_sts_001" / case))
@@ -123,7 +124,7 @@ def test_real_slices_read_the_same_from_every_encoding(shared_data: Path, case: 
     assert np.array_equal(encoded.array, plain.array)
 
 
-def test_each_pet_slice_gets_its_own_slope(shared_data: Path) -> None:
+def test_each_pet_slice_gets_its_own_slope(shared_data: Cases) -> None:
     stack, files = series(shared_data / "pet_uneven_spacing_slope")
 
     volume = read_volume(stack, files)
@@ -136,7 +137,7 @@ def test_each_pet_slice_gets_its_own_slope(shared_data: Path) -> None:
         assert np.allclose(volume.array[index], expected, rtol=1e-6)
 
 
-def test_a_converted_enhanced_ct_reads_like_its_classic_series(shared_data: Path) -> None:
+def test_a_converted_enhanced_ct_reads_like_its_classic_series(shared_data: Cases) -> None:
     folder = shared_data / "ct_legacy_converted_enhanced"
     kinds: dict[str, list[tuple[Dataset, Path]]] = {}
     for path in sorted(folder.rglob("*.dcm")):
@@ -387,7 +388,7 @@ def test_a_file_that_is_no_dicom_fails_the_job(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:End of file reached:UserWarning")
-def test_the_real_frame_that_is_too_short_fails_and_its_siblings_agree(shared_data: Path) -> None:
+def test_the_real_frame_that_is_too_short_fails_and_its_siblings_agree(shared_data: Cases) -> None:
     folder = shared_data / "mr_enhanced_small_transfer_syntaxes"
     arrays, failures = [], []
     for path in sorted(folder.glob("*.dcm")):

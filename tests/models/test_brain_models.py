@@ -14,6 +14,7 @@ from node.infer.registry import default_models_folder, load_model
 from node.infer.report import Stopwatch
 from node.infer.runners import run_model
 from tests.infer.brain.heads import HeadSeries, acquired, t1_image
+from tests.support.cases import Cases
 from tests.support.rooms import given_files, room
 
 pytest.importorskip("torch")
@@ -27,21 +28,21 @@ MODELS = {
 }
 
 
-def in_room(name: str, shared_models: Path, folder: Path) -> Path:
+def in_room(name: str, shared_models: Cases, folder: Path) -> Path:
     """The network where a pull would have put it."""
     weights_dir = folder / "weights"
     shutil.copytree(shared_models / "brainchop" / MODELS[name][0], weights_dir / name)
     return weights_dir
 
 
-def piece_of(name: str, shared_models: Path) -> HeadSeries:
+def piece_of(name: str, shared_models: Cases) -> HeadSeries:
     array, affine = t1_image(shared_models)
     return HeadSeries(volume=acquired(array[MODELS[name][1]], affine, "coronal"), series=name)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_series_of_files_gives_the_labels_of_the_published_recipe(
-    name: str, shared_models: Path, tmp_path: Path
+    name: str, shared_models: Cases, tmp_path: Path
 ) -> None:
     network, _, above, margin = MODELS[name]
     series = piece_of(name, shared_models)
@@ -64,7 +65,7 @@ def test_a_series_of_files_gives_the_labels_of_the_published_recipe(
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_every_class_of_the_network_has_a_segment(name: str, shared_models: Path) -> None:
+def test_every_class_of_the_network_has_a_segment(name: str, shared_models: Cases) -> None:
     from node.infer.brain.tfjs import Convolution, read_layers
 
     last = read_layers(shared_models / "brainchop" / MODELS[name][0])[-1]
@@ -84,7 +85,7 @@ def test_every_class_of_the_network_has_a_segment(name: str, shared_models: Path
     ],
 )
 def test_parameters_that_it_does_not_know_end_the_job(
-    parameters: dict[str, object], sentence: str, shared_models: Path, tmp_path: Path
+    parameters: dict[str, object], sentence: str, shared_models: Cases, tmp_path: Path
 ) -> None:
     name = "brain_t1_meshnet"
     model = load_model(default_models_folder() / name)
@@ -99,7 +100,7 @@ def test_parameters_that_it_does_not_know_end_the_job(
     assert caught.value.permanent
 
 
-def test_another_network_in_its_place_is_refused(shared_models: Path, tmp_path: Path) -> None:
+def test_another_network_in_its_place_is_refused(shared_models: Cases, tmp_path: Path) -> None:
     model = load_model(default_models_folder() / "brain_t1_meshnet")
     weights_dir = tmp_path / "weights"
     shutil.copytree(shared_models / "brainchop" / "mindgrab", weights_dir / model.name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from node.infer.ct_tissue.compose import Tissue
 from node.infer.registry import default_models_folder, load_model
 from node.infer.report import Stopwatch
 from node.infer.volume import Volume, read_volume
+from tests.support.cases import Cases
 from tests.support.phantoms import PLANES, POSITIONS, Phantom, Region, stack_of
 from tests.support.rooms import entry_labels
 
@@ -350,7 +350,7 @@ def test_the_label_table_names_the_labels_of_the_code() -> None:
 
 
 @pytest.fixture(scope="module")
-def liver_ct(shared_data: Path) -> Volume:
+def liver_ct(shared_data: Cases) -> Volume:
     paths = sorted((shared_data / "ct_abdomen_crlm-ct-1004").glob("*.dcm"))
     headers = {path: dcmread(path, stop_before_pixels=True) for path in paths}
     files = {str(header.SOPInstanceUID): path for path, header in headers.items()}

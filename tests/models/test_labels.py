@@ -20,6 +20,7 @@ from pydicom.sr.codedict import codes
 from node.domain.segment import PRIVATE_SCHEME, Code, Segment, name_words, segments_named
 from node.infer.labels_table import read_labels_table
 from node.infer.registry import default_models_folder
+from tests.support.cases import Cases
 
 PROBES = Path(__file__).resolve().parent.parent / "support" / "models_probe"
 TABLES = sorted(
@@ -59,7 +60,7 @@ def dictionary() -> Mapping[Triple, set[str]]:
     return names
 
 
-def published_rows(shared_labels: Path) -> list[dict[str, str]]:
+def published_rows(shared_labels: Cases) -> list[dict[str, str]]:
     with (shared_labels / "snomed_totalsegmentator.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 
@@ -73,15 +74,13 @@ def of(code: Code | None) -> Triple | None:
     return (code.scheme, code.value) if code else None
 
 
-def source_names(shared_labels: Path, model: str) -> dict[int, str]:
+def source_names(shared_labels: Cases, shared_models: Cases, model: str) -> dict[int, str]:
     """Label value -> the name that the model's own files give it."""
     if model == "ctmr":
         labels = json.loads((shared_labels / "ctmr.json").read_text())["labels"]
         return {fact["index"]: name for name, fact in labels.items()}
     if model == "brain_t1_meshnet":
-        path = shared_labels.parent / "models" / "brainchop" / "model18cls" / "colormap.json"
-        if not path.is_file():
-            pytest.skip(f"no {path.name} of the model in {path.parent}")
+        path = shared_models / "brainchop/model18cls/colormap.json"
         return dict(enumerate(json.loads(path.read_text())["labels"][1:], 1))
     names = json.loads((shared_labels / "wholebody_ct.json").read_text())
     return {int(value): name for value, name in names.items() if value != "0"}
@@ -105,9 +104,9 @@ def test_every_label_of_the_model_is_described(model: str, values: range | list[
 
 @pytest.mark.parametrize("model", ["wholebody_ct", "ctmr", "brain_t1_meshnet"])
 def test_every_label_is_found_by_the_name_that_the_model_gives_it(
-    model: str, shared_labels: Path
+    model: str, shared_labels: Cases, shared_models: Cases
 ) -> None:
-    names = source_names(shared_labels, model)
+    names = source_names(shared_labels, shared_models, model)
 
     found = segments_named(segments_of(model), list(names.values()))
 
@@ -185,7 +184,7 @@ OTHERWISE = {"subclavian_artery_left", "subclavian_artery_right"}
 
 @pytest.mark.parametrize(("model", "least"), [("wholebody_ct", 104), ("ctmr", 116)])
 def test_codes_agree_with_the_table_of_totalsegmentator(
-    model: str, least: int, shared_labels: Path
+    model: str, least: int, shared_labels: Cases
 ) -> None:
     segments = {name_words(segment.name): segment for segment in segments_of(model)}
     compared = 0
@@ -204,7 +203,7 @@ def test_codes_agree_with_the_table_of_totalsegmentator(
     assert compared >= least
 
 
-def test_every_code_is_known_to_others(table: tuple[Segment, ...], shared_labels: Path) -> None:
+def test_every_code_is_known_to_others(table: tuple[Segment, ...], shared_labels: Cases) -> None:
     published = {
         published_code(row, part.removesuffix(".CodeValue"))
         for row in published_rows(shared_labels)

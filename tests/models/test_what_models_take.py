@@ -35,6 +35,7 @@ from node.pipeline.acceptance import accepted_inputs, refused_inputs
 from node.pipeline.build import Plan, plan
 from node.pipeline.judge import ActiveRule
 from node.route import compile_rule
+from tests.support.cases import Cases
 from tests.support.phantoms import Phantom, stack_of
 from tests.support.rooms import room
 
@@ -151,15 +152,15 @@ def verdicts(folder: Path) -> dict[str, str]:
     return found
 
 
-def real_cases(shared_data: Path) -> Mapping[str, Path]:
+def real_cases(shared_data: Cases) -> Mapping[str, Path]:
     """Every folder that holds files and no folders."""
     folders = [
         path
-        for path in sorted(shared_data.rglob("*"))
+        for path in sorted(shared_data.all().rglob("*"))
         if path.is_dir()
         and any(child.suffix != ".md" for child in path.iterdir() if child.is_file())
     ]
-    return {str(path.relative_to(shared_data)): path for path in folders}
+    return {str(path.relative_to(shared_data.all())): path for path in folders}
 
 
 def table(rows: Mapping[str, Mapping[str, str]]) -> str:
@@ -173,7 +174,7 @@ def table(rows: Mapping[str, Mapping[str, str]]) -> str:
     return "\n".join(lines)
 
 
-def test_each_model_takes_the_real_cases_that_it_is_for_and_no_other(shared_data: Path) -> None:
+def test_each_model_takes_the_real_cases_that_it_is_for_and_no_other(shared_data: Cases) -> None:
     rows = {name: verdicts(folder) for name, folder in real_cases(shared_data).items()}
 
     print(table(rows))
@@ -187,7 +188,7 @@ def test_each_model_takes_the_real_cases_that_it_is_for_and_no_other(shared_data
     assert f"{STS}/localizer_two_slices" not in tissue
 
 
-def test_a_leg_goes_to_no_model_of_the_brain(shared_data: Path) -> None:
+def test_a_leg_goes_to_no_model_of_the_brain(shared_data: Cases) -> None:
     found = verdicts(shared_data / LEG_MR)
 
     assert found["brain_t1_meshnet"] == found["mindgrab"] == "model_refuses"
@@ -249,7 +250,7 @@ def outcome(
 
 @pytest.mark.parametrize("case", QUICK)
 def test_what_ct_tissue_makes_of_real_cases_is_plausible(
-    case: str, shared_data: Path, tmp_path: Path
+    case: str, shared_data: Cases, tmp_path: Path
 ) -> None:
     assert outcome(MODELS["ct_tissue"], given_of(shared_data / case), tmp_path) == "done"
 
@@ -266,7 +267,7 @@ def test_ct_tissue_finds_no_lung_and_no_bone_in_a_bottle_of_water(tmp_path: Path
 
 @pytest.mark.long
 def test_what_ct_tissue_makes_of_every_case_that_it_takes(
-    shared_data: Path, tmp_path: Path
+    shared_data: Cases, tmp_path: Path
 ) -> None:
     rows = {
         name: {"ct_tissue": outcome(MODELS["ct_tissue"], given_of(folder), tmp_path)}
@@ -278,7 +279,7 @@ def test_what_ct_tissue_makes_of_every_case_that_it_takes(
     assert {row["ct_tissue"] for row in rows.values()} <= {"done", "nothing found"}
 
 
-def weights_of(model: str, shared_models: Path, folder: Path) -> Path:
+def weights_of(model: str, shared_models: Cases, folder: Path) -> Path:
     shutil.copytree(shared_models / "brainchop" / NETWORKS[model], folder / "weights" / model)
     return folder / "weights"
 
@@ -296,8 +297,8 @@ def test_what_networks_make_of_a_head_is_a_brain_and_of_a_leg_is_none(
     model: str,
     case: str,
     expected: set[str],
-    shared_data: Path,
-    shared_models: Path,
+    shared_data: Cases,
+    shared_models: Cases,
     tmp_path: Path,
 ) -> None:
     pytest.importorskip("torch")

@@ -335,7 +335,7 @@ def test_a_death_before_the_series_row_loses_no_set(
     node.receive(fixed().files())
     node.settle()
     node.receive(moving().files())
-    index = node.node.settler._deps.index
+    index = node.node.deps.index
 
     def die(*_: object, **__: object) -> bool:
         raise KeyboardInterrupt

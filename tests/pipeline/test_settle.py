@@ -64,7 +64,7 @@ def test_a_series_that_grew_after_the_tick_began_is_not_judged_by_the_old_part(
 ) -> None:
     """The rest came, and its association ended, while the tick was busy with another series."""
     association = node.receive(sliced(ct(), slice(5)), end=None)
-    index = node.node.settler._deps.index
+    index = node.node.deps.index
     asked = index.associations_around
 
     def late_to_ask(uid: str) -> Any:
@@ -86,7 +86,7 @@ def test_more_arrivals_than_one_question_answers_are_all_taken_before_judging(
     node: SimulatedNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node.tick()
-    index = node.node.settler._deps.index
+    index = node.node.deps.index
     asked = index.arrivals_after
     monkeypatch.setattr(index, "arrivals_after", lambda row: asked(row, limit=3))
     node.receive(ct().files())
@@ -145,7 +145,7 @@ def test_nothing_is_watched_any_more_when_it_is_settled(node: SimulatedNode) -> 
     node.tick(6000)
 
     assert node.series(ct("short")).state is SeriesState.HELD
-    assert node.node.settler._watched == {}
+    assert node.node.settler.watched_series == frozenset()
 
 
 # --- what a person decides -----------------------------------------------------------------------

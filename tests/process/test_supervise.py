@@ -13,7 +13,7 @@ import pytest
 
 from node.domain.errors import ConfigInvalid
 from node.pipeline import data_folder
-from tests.support.peers import wait_for
+from tests.support.waiting import wait_for
 
 PROGRAM = """
     import os, sys, time
@@ -131,7 +131,7 @@ def test_process_1_of_a_container_takes_the_orphans_of_its_roles(tmp_path: Path)
     try:
         pid = int(wait_for("the orphan", lambda: orphan.exists() and orphan.read_text()))
 
-        wait_for("its end, and no zombie", lambda: not Path(f"/proc/{pid}").exists(), 10)
+        wait_for("its end, and no zombie", lambda: not Path(f"/proc/{pid}").exists())
     finally:
         process.terminate()
         assert process.wait(10) == 0
@@ -159,7 +159,7 @@ def test_a_role_that_ran_well_for_long_is_started_again_at_once(tmp_path: Path) 
     )
 
     try:
-        wait_for("its second life", (tmp_path / "life.again").exists, 15)
+        wait_for("its second life", (tmp_path / "life.again").exists)
     finally:
         process.terminate()
         assert process.wait(10) == 0

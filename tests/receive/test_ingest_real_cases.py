@@ -9,6 +9,7 @@ import pytest
 
 from node.domain.errors import InstanceRejected
 from node.receive.syntaxes import decodable_syntaxes
+from tests.support.cases import Cases
 from tests.support.instances import Node, opened_node
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -48,16 +49,16 @@ def answers(node: Node, folder: Path) -> dict[str, str | int]:
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_each_broken_file_gets_its_answer_and_a_place(
-    shared_data: Path, tmp_path: Path, name: str
+    shared_data: Cases, tmp_path: Path, name: str
 ) -> None:
     with opened_node(tmp_path, transfer_syntaxes=decodable_syntaxes()) as node:
-        got = answer(node, shared_data / "broken_files" / name)
+        got = answer(node, shared_data / f"broken_files/{name}")
 
         assert got == BROKEN[name]
         assert len(node.rows("quarantine")) == (0 if got == "stored" else 1)
 
 
-def test_one_instance_in_eight_encodings_is_stored_once(shared_data: Path, tmp_path: Path) -> None:
+def test_one_instance_in_eight_encodings_is_stored_once(shared_data: Cases, tmp_path: Path) -> None:
     with opened_node(tmp_path, transfer_syntaxes=decodable_syntaxes()) as node:
         got = answers(node, shared_data / "mr_small_transfer_syntaxes")
 
@@ -65,7 +66,7 @@ def test_one_instance_in_eight_encodings_is_stored_once(shared_data: Path, tmp_p
 
 
 def test_an_enhanced_instance_in_six_encodings_is_stored_once_and_the_short_one_refused(
-    shared_data: Path, tmp_path: Path
+    shared_data: Cases, tmp_path: Path
 ) -> None:
     with opened_node(tmp_path, transfer_syntaxes=decodable_syntaxes()) as node:
         got = answers(node, shared_data / "mr_enhanced_small_transfer_syntaxes")
@@ -74,7 +75,9 @@ def test_an_enhanced_instance_in_six_encodings_is_stored_once_and_the_short_one_
     assert Counter(got.values()) == {"stored": 1, "duplicate": 4}
 
 
-def test_corrupt_files_among_good_ones_are_refused_alone(shared_data: Path, tmp_path: Path) -> None:
+def test_corrupt_files_among_good_ones_are_refused_alone(
+    shared_data: Cases, tmp_path: Path
+) -> None:
     with opened_node(tmp_path) as node:
         got = answers(node, shared_data / "derived_ct_sts_001" / "corrupt")
 
@@ -107,7 +110,7 @@ def test_corrupt_files_among_good_ones_are_refused_alone(shared_data: Path, tmp_
     ],
 )
 def test_each_case_gets_its_answers(
-    shared_data: Path, tmp_path: Path, case: str, expected: dict[str | int, int]
+    shared_data: Cases, tmp_path: Path, case: str, expected: dict[str | int, int]
 ) -> None:
     folder = shared_data / case
     paths = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.suffix != ".md"]
@@ -127,7 +130,7 @@ def test_each_case_gets_its_answers(
     ],
 )
 def test_what_is_no_image_is_stored_and_no_input(
-    shared_data: Path, tmp_path: Path, case: str
+    shared_data: Cases, tmp_path: Path, case: str
 ) -> None:
     path = shared_data / case
     paths = [path] if path.is_file() else [p for p in path.glob("*") if p.suffix != ".md"]

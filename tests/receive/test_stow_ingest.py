@@ -21,6 +21,7 @@ from node.spool.catalog import SpoolCatalog
 from node.spool.files import Spool, SpoolSettings
 from node.spool.folders import SpoolFolders
 from node.spool.index import Index
+from tests.support.cases import Cases
 from tests.support.http_server import MULTIPART, REFUSED_SYNTAX, Answer, Site, body_of, stow_site
 from tests.support.peers import Orthanc
 from tests.support.phantoms import Phantom
@@ -173,7 +174,7 @@ def test_f45_a_truncated_body_leaves_no_part_behind(running: Running) -> None:
 
 
 def test_real_corrupt_files_fail_and_real_good_ones_are_stored(
-    running: Running, shared_data: Path
+    running: Running, shared_data: Cases
 ) -> None:
     folder = shared_data / "derived_ct_sts_001" / "corrupt"
     names = sorted(path.name for path in folder.glob("*.dcm"))
@@ -192,7 +193,7 @@ def test_real_corrupt_files_fail_and_real_good_ones_are_stored(
 
 @pytest.mark.parametrize("case", ["ts_big_endian", "ts_deflated", "ts_jpegls", "names_gb18030"])
 def test_real_encodings_are_stored_as_received(
-    running: Running, shared_data: Path, case: str
+    running: Running, shared_data: Cases, case: str
 ) -> None:
     contents = [
         path.read_bytes()

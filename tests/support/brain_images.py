@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
+from tests.support.cases import Cases
 from tests.support.phantoms import Phantom
 
 
-def t1_phantom(shared_models: Path, *, side: int) -> Phantom:
+def t1_phantom(shared_models: Cases, *, side: int) -> Phantom:
     """A cube of a head around its middle, axial, 1 mm; MR values in place of Hounsfield units."""
     import nibabel
 

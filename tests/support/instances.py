@@ -154,12 +154,13 @@ def opened_node(
     watermark: Watermark | None = None,
     limits: IngestLimits | None = None,
     transfer_syntaxes: tuple[str, ...] = (*NATIVE_SYNTAXES, *COMPRESSED_SYNTAXES),
+    batch_s: float = 0.005,
     **settings: object,
 ) -> Iterator[Node]:
     """A node over a folder; opened twice it is two processes of one node."""
     engine = open_engine(f"sqlite:///{folder / 'index.sqlite'}")
     tables.metadata.create_all(engine)
-    index = Index(engine, batch_s=0.005)
+    index = Index(engine, batch_s=batch_s)
     spool = Spool(
         SpoolSettings(
             folders=SpoolFolders.of(folder),

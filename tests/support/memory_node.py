@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from node.receive.dimse import DimseServer, DimseSettings
 from node.receive.ingest import Announced, Receipt
 from tests.support import raw_dimse as raw
 from tests.support.raw_dimse import RawAssociation
+from tests.support.waiting import eventually
 
 JPEG_2000_LOSSLESS = "1.2.840.10008.1.2.4.90"
 JPEG_BASELINE = "1.2.840.10008.1.2.4.50"
@@ -134,15 +134,6 @@ class Node:
 
 
 Serve = Callable[..., Node]
-
-
-def eventually(claim: Callable[[], bool], within_s: float = 2.0) -> bool:
-    deadline = time.monotonic() + within_s
-    while not claim():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.005)
-    return True
 
 
 @contextmanager

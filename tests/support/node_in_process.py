@@ -18,13 +18,14 @@ from typing import Any
 
 from sqlalchemy import Engine, select
 
-from node.database.engine import epoch_s, reading
+from node.database.engine import reading
 from node.database.migrate import migrate
 from node.jobs.catalog import JobCatalog
 from node.modelstore.catalog import ModelCatalog
 from node.pipeline.accept import IngestService, open_ingest, spool_settings
 from node.pipeline.build import Plan, plan
 from node.pipeline.settle import Settler
+from node.pipeline.settle_deps import SettleDeps
 from node.pipeline.signals import Signals
 from node.pipeline.wiring import settle_deps, work_deps
 from node.pipeline.work import Worker
@@ -40,8 +41,9 @@ from node.spool.space import SpaceGuard
 from node.web.app import create_app
 from node.web.services import WebServices
 from node.words import show_job, show_match, show_series
+from tests.support.clock import MovedClock
 from tests.support.http_server import Site, serving
-from tests.support.memory_node import eventually
+from tests.support.waiting import eventually
 
 MODELS_PROBE = Path(__file__).resolve().parent / "models_probe"
 STOW_PATH = "/dicom-web/studies"
@@ -76,6 +78,8 @@ class NodeInProcess:
     door: IngestService
     worker: SharedWorker
     closing: ExitStack
+    clock: MovedClock
+    deps: SettleDeps = field(init=False)
     settler: Settler = field(init=False)
 
     def __post_init__(self) -> None:
@@ -128,13 +132,19 @@ class NodeInProcess:
 
     def settle(self, after_s: float | None = None) -> None:
         """The tick, so long after now that everything that came is quiet for long enough."""
-        assert eventually(lambda: all(row["closed_at"] for row in self.rows("association")), 10)
+        assert eventually(lambda: all(row["closed_at"] for row in self.rows("association")))
         quiet_s = self.plan.policy.quiet_max_s + 1 if after_s is None else after_s
-        self.settler.tick(self.now() + quiet_s)
+        self.settler.tick(self.clock() + quiet_s)
 
     def restart_settling(self) -> None:
         """What a route process that was started again knows: what is in the database."""
-        self.settler = Settler(settle_deps(self.plan, self.engine))
+        self.deps = settle_deps(self.plan, self.engine)
+        self.settler = Settler(self.deps)
+
+    def reconfigure(self) -> None:
+        """The route process goes on with another plan, as after SIGHUP."""
+        self.deps = settle_deps(self.plan, self.engine)
+        self.settler.use(self.deps)
 
     def work(self) -> None:
         """The work loop until no job is queued."""
@@ -173,10 +183,6 @@ class NodeInProcess:
         assert answer.status == 200, answer
         return json.loads(answer.body)
 
-    def now(self) -> float:
-        with reading(self.engine) as connection:
-            return epoch_s(connection)
-
 
 @contextmanager
 def node_in_process(
@@ -191,5 +197,6 @@ def node_in_process(
     engine = checked.open_engine()
     migrate(engine)
     engine.dispose()
-    with open_ingest(checked) as door, ExitStack() as closing:
-        yield NodeInProcess(checked, door, worker, closing)
+    clock = MovedClock()
+    with open_ingest(checked, clock) as door, ExitStack() as closing:
+        yield NodeInProcess(checked, door, worker, closing, clock)

@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ import pytest
 from pydicom import dcmread
 
 from tests.support.raw_dimse import RawAssociation, accepted, status
+from tests.support.waiting import PATIENCE_S, wait_for
 
 ORTHANC = "/usr/sbin/Orthanc"
 ORTHANC_PLUGINS = Path("/usr/share/orthanc/plugins")
@@ -46,22 +46,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def wait_for(what: str, claim: Callable[[], object], timeout_s: float = 30.0) -> Any:
-    """Ask again and again until the claim holds; its value is returned."""
-    deadline = time.monotonic() + timeout_s
-    last: object = None
-    while time.monotonic() < deadline:
-        try:
-            last = claim()
-        except (OSError, urllib.error.URLError, KeyError, IndexError) as error:
-            last = error
-        else:
-            if last:
-                return last
-        time.sleep(0.05)
-    raise AssertionError(f"{what}: not within {timeout_s} s, last seen {last!r}")
 
 
 @dataclass
@@ -104,13 +88,13 @@ class Orthanc:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "TCP_NODELAY": "1"},
             )
-        wait_for("Orthanc", lambda: self.get("/system"), 60)
+        wait_for("Orthanc", lambda: self.get("/system"))
         return self
 
     def stop(self) -> None:
         if self.process is not None:
             self.process.terminate()
-            self.process.wait(30)
+            self.process.wait(PATIENCE_S)
             self.process = None
 
     def __enter__(self) -> Orthanc:
@@ -120,14 +104,14 @@ class Orthanc:
         self.stop()
 
     def get(self, path: str) -> Any:
-        with urllib.request.urlopen(self.url + path, timeout=30) as answer:
+        with urllib.request.urlopen(self.url + path, timeout=PATIENCE_S) as answer:
             body = answer.read()
         return json.loads(body) if body[:1] in (b"{", b"[") else body
 
     def post(self, path: str, body: object) -> Any:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data=data, method="POST")
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
             return json.loads(answer.read() or b"null")
 
     @property
@@ -211,9 +195,9 @@ class Node:
                 urllib.request.urlopen(self.url + "/healthz", timeout=2).close()
             return True
 
-        wait_for("the node", listening, 60)
+        wait_for("the node", listening)
 
-    def stop(self, timeout_s: float = 30.0) -> int:
+    def stop(self, timeout_s: float = PATIENCE_S) -> int:
         """SIGTERM, as a service manager does; the exit code."""
         assert self.process is not None
         self.process.terminate()
@@ -232,7 +216,7 @@ class Node:
         """kill -9 of the whole tree."""
         assert self.process is not None
         os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(30)
+        self.process.wait(PATIENCE_S)
         self.process = None
 
     def log(self) -> str:
@@ -243,7 +227,7 @@ class Node:
         if self.credentials:
             encoded = base64.b64encode(self.credentials.encode()).decode()
             request.add_header("Authorization", f"Basic {encoded}")
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
             return json.loads(answer.read() or b"null")
 
     def cli(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -254,7 +238,7 @@ class Node:
             text=True,
             check=check,
             env={**os.environ, **self.environment},
-            timeout=120,
+            timeout=PATIENCE_S,
         )
 
 
@@ -293,7 +277,7 @@ def store(
     """
     meta = dcmread(BytesIO(files[0]), stop_before_pixels=True).file_meta
     offer = (str(meta.MediaStorageSOPClassUID), [str(meta.TransferSyntaxUID)])
-    with RawAssociation(port, timeout_s=60) as association:
+    with RawAssociation(port, timeout_s=PATIENCE_S) as association:
         answer = association.request([offer], called=called.encode(), calling=calling.encode())
         assert accepted(answer)[1][0] == 0, "the presentation context was refused"
         statuses = []

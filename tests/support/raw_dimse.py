@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
+from tests.support.waiting import PATIENCE_S
+
 CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
 MR_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.4"
 VERIFICATION = "1.2.840.10008.1.1"
@@ -116,7 +118,7 @@ class RawAssociation:
 
     port: int
     host: str = "127.0.0.1"
-    timeout_s: float = 10.0
+    timeout_s: float = PATIENCE_S
     connection: socket.socket = field(init=False)
     max_pdu_bytes: int = 16384
     messages: count[int] = field(default_factory=lambda: count(1))

@@ -27,7 +27,7 @@ from node.domain.series import Forced, SeriesRow
 from node.jobs.outbox import Outbox
 from node.jobs.tables import job, match, outbox, result
 from node.pipeline.build import plan
-from node.pipeline.deliver import Deliverer
+from node.pipeline.deliver import send_leased
 from node.pipeline.settle import Settler
 from node.pipeline.wiring import delivery_deps, settle_deps
 from node.receive.carried import Carried
@@ -67,13 +67,11 @@ class SimulatedNode:
 
     @property
     def now(self) -> float:
-        return self.node.door.index.now()
+        return self.node.clock()
 
     def pass_time(self, seconds: float) -> None:
         """Let everything that the node is told about time be later."""
-        self.node.door.index._clock_offset_s += seconds
-        if seconds >= 30:  # the ingest asks for tombstones anew
-            self.node.door.spool._tombstones._by_series.clear()
+        self.node.clock.pass_time(seconds)
 
     def tick(self, after_s: float = 0.0) -> None:
         """One tick, after a while."""
@@ -94,11 +92,9 @@ class SimulatedNode:
 
     def deliver(self) -> None:
         """The delivery loop until nothing is due."""
-        room = delivery_deps(self.node.plan, self.node.engine)
-        deliverer = Deliverer(room, owner="deliver")
-        while leased := room.outbox.lease_delivery("deliver", 60.0, now=self.now):
-            room.outbox.record(leased.id, "deliver", deliverer._send(leased, room), now=self.now)
-        deliverer._pool.shutdown()
+        deps = delivery_deps(self.node.plan, self.node.engine)
+        while leased := deps.outbox.lease_delivery("deliver", 60.0, now=self.now):
+            deps.outbox.record(leased.id, "deliver", send_leased(leased, deps), now=self.now)
 
     def start_again(self) -> None:
         """The route process starts anew and knows what the database knows."""
@@ -109,7 +105,7 @@ class SimulatedNode:
         path = self.node.data_dir.parent / "node.yaml"
         path.write_text(_text(self.node.data_dir, self.shelf, keys))
         self.node.plan = plan(path, environ={})
-        self.node.settler.use(settle_deps(self.node.plan, self.node.engine))
+        self.node.reconfigure()
 
     def another_settler(self) -> Settler:
         """A second route process on the same database."""

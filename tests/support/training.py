@@ -20,23 +20,20 @@ Floats = NDArray[np.float64]
 
 # --- organs of the torso -------------------------------------------------------------------------
 
-BRIGHT_LUNG_HU = 1500  # no mixture of two other tissues at a border looks like it
-_TISSUE = (Region.FAT, Region.SOFT_TISSUE, Region.BONE, Region.MARKER)
-ORGANS = {Region.LEFT_LUNG: 1, Region.RIGHT_LUNG: 1, **dict.fromkeys(_TISSUE, 2)}
+# Every border lies between two labels that are neighbours in brightness, and half way across it is
+# far from every tissue: what is to be learnt leaves no room for luck.
+_LUNGS = (Region.LEFT_LUNG, Region.RIGHT_LUNG)
+_TISSUE = (Region.FAT, Region.SOFT_TISSUE, Region.AIRWAY, Region.BONE, Region.MARKER)
+ORGANS = dict.fromkeys(_LUNGS, 1) | dict.fromkeys(_TISSUE, 2)
 """Region -> label. The lungs are of different size, so a mirrored mask is far from the truth."""
 
-_SHOWN_HU = np.array(
-    [
-        BRIGHT_LUNG_HU if region in (Region.LEFT_LUNG, Region.RIGHT_LUNG) else HOUNSFIELD[region]
-        for region in Region
-    ],
-    np.float32,
-)
+_CHANGED_HU = dict.fromkeys(_LUNGS, 2400) | {Region.AIRWAY: HOUNSFIELD[Region.SOFT_TISSUE]}
+_SHOWN_HU = np.array([(HOUNSFIELD | _CHANGED_HU)[region] for region in Region], np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
 class BrightTorso(Phantom):
-    """The torso with lungs that a minute of teaching is enough for."""
+    """The torso with bright lungs and filled airways."""
 
     @cached_property
     def hu_volume(self) -> NDArray[np.int16]:
@@ -125,7 +122,7 @@ def teach(
     *,
     steps: int,
     fixed_after: int | None = None,
-    seed: int = 3,
+    seed: int,
 ) -> Any:
     """The network's weights after some steps over images and their truth, two at a time.
 

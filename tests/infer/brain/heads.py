@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -15,6 +14,7 @@ from pydicom.uid import MRImageStorage
 
 from node.domain.grid import Grid
 from node.infer.volume import Volume
+from tests.support.cases import Cases
 from tests.support.phantoms import Phantom
 
 Plane = Literal["axial", "coronal", "sagittal"]
@@ -28,7 +28,7 @@ _AS_ACQUIRED = {
 }
 
 
-def t1_image(shared_models: Path) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+def t1_image(shared_models: Cases) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     """The array of the file, index (left, inferior, anterior), and its affine to RAS mm."""
     nibabel = pytest.importorskip("nibabel")
     image = nibabel.load(shared_models / "brainchop" / "t1_crop.nii.gz")

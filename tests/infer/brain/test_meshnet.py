@@ -13,6 +13,7 @@ from node.infer.brain import meshnet
 from node.infer.brain.tfjs import load_network
 from tests.infer.brain.heads import t1_image
 from tests.infer.brain.networks import model_json, random_network, write_network
+from tests.support.cases import Cases
 
 torch = pytest.importorskip("torch")
 
@@ -44,7 +45,7 @@ def test_slabs_give_the_labels_of_the_whole_network(
     ("name", "side"), [("model5_gw_ae", 32), ("model18cls", 32), ("mindgrab", 24)]
 )
 def test_the_published_networks_give_their_labels_in_slabs(
-    name: str, side: int, shared_models: Path
+    name: str, side: int, shared_models: Cases
 ) -> None:
     image = t1_image(shared_models)[0][80 : 80 + 2 * side, 90 : 90 + side, 140 : 140 + side]
     image = (image / 255).astype(np.float32)
@@ -57,7 +58,7 @@ def test_the_published_networks_give_their_labels_in_slabs(
     assert np.count_nonzero(labels != expected) <= 2  # a tie of two classes, broken by rounding
 
 
-def test_the_image_is_left_as_it_was(shared_models: Path) -> None:
+def test_the_image_is_left_as_it_was(shared_models: Cases) -> None:
     image = np.random.default_rng(2).random((8, 8, 8), np.float32)
     before = image.copy()
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -15,6 +13,7 @@ from node.infer.brain.resampling import resampled
 from node.infer.report import Stopwatch
 from node.infer.volume import Volume
 from tests.infer.brain.heads import acquired, t1_image
+from tests.support.cases import Cases
 
 Matrix = NDArray[np.float64]
 
@@ -40,7 +39,7 @@ def turned(degrees: tuple[float, float, float], shift_mm: tuple[float, float, fl
 
 
 @pytest.fixture(scope="module")
-def head(shared_models: Path) -> Volume:
+def head(shared_models: Cases) -> Volume:
     """A real T1 at 2 mm."""
     array, affine = t1_image(shared_models)
     coarse = array.reshape(128, 2, 128, 2, 128, 2).mean(axis=(1, 3, 5))

@@ -17,6 +17,7 @@ from node.infer.brain.template import in_unit_range, onto_template, prepare, wit
 from node.infer.report import Stopwatch
 from node.infer.volume import Volume
 from tests.infer.brain.heads import acquired, t1_image
+from tests.support.cases import Cases
 
 Matrix = NDArray[np.float64]
 
@@ -29,7 +30,7 @@ TEMPLATE = Grid(  # RAS, as templates are: columns to the right, rows to the fro
 
 
 @pytest.fixture(scope="module")
-def brain(shared_models: Path) -> Volume:
+def brain(shared_models: Cases) -> Volume:
     """The middle of a real T1 at 2 mm, cut to an ellipsoid in place of a brain."""
     array, affine = t1_image(shared_models)
     coarse = array.reshape(128, 2, 128, 2, 128, 2).mean(axis=(1, 3, 5))

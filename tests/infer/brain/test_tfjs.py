@@ -13,6 +13,7 @@ import pytest
 from node.domain.errors import JobFailed
 from node.infer.brain.tfjs import Convolution, read_layers
 from tests.infer.brain.networks import by_hand, model_json, random_network, write_network
+from tests.support.cases import Cases
 
 LAYERS = random_network(3, widths=(1, 4, 5, 4, 3), dilations=(1, 2, 3, 1))
 CONTENT, DATA = model_json(LAYERS)
@@ -37,7 +38,7 @@ def test_a_network_computes_what_its_layers_say(tmp_path: Path) -> None:
     [("model5_gw_ae", 10, 3, 5_598), ("model18cls", 10, 18, 96_408), ("mindgrab", 26, 2, 146_237)],
 )
 def test_every_weight_of_the_published_networks_is_taken(
-    name: str, convolutions: int, classes: int, parameters: int, shared_models: Path
+    name: str, convolutions: int, classes: int, parameters: int, shared_models: Cases
 ) -> None:
     layers = read_layers(shared_models / "brainchop" / name)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -12,6 +10,7 @@ from node.domain.errors import JobFailed
 from node.infer.report import Stopwatch
 from node.infer.volume import Volume
 from tests.infer.brain.heads import Plane, acquired, as_lia, t1_image
+from tests.support.cases import Cases
 
 pytest.importorskip("torch")
 
@@ -26,7 +25,7 @@ MARK = (slice(95, 107), slice(30, 42), slice(34, 46))
 
 
 @pytest.fixture(scope="module")
-def piece(shared_models: Path) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+def piece(shared_models: Cases) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     array, affine = t1_image(shared_models)
     moved = affine.copy()
     moved[:3, 3] += affine[:3, :3] @ [part.start for part in PIECE]
@@ -34,7 +33,7 @@ def piece(shared_models: Path) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
 
 
 def labels_of(
-    volume: Volume, shared_models: Path, report: Stopwatch | None = None
+    volume: Volume, shared_models: Cases, report: Stopwatch | None = None
 ) -> NDArray[np.uint8]:
     return head_labels(
         volume,
@@ -47,7 +46,7 @@ def labels_of(
 
 @pytest.fixture(scope="module")
 def expected(
-    piece: tuple[NDArray[np.uint8], NDArray[np.float64]], shared_models: Path
+    piece: tuple[NDArray[np.uint8], NDArray[np.float64]], shared_models: Cases
 ) -> NDArray[np.generic]:
     """The labels by the published recipe, axes LIA."""
     volume = acquired(*piece, "axial")
@@ -66,7 +65,7 @@ def test_labels_equal_the_published_recipe_in_every_plane(
     plane: Plane,
     piece: tuple[NDArray[np.uint8], NDArray[np.float64]],
     expected: NDArray[np.generic],
-    shared_models: Path,
+    shared_models: Cases,
 ) -> None:
     labels = labels_of(acquired(*piece, plane), shared_models)
 
@@ -78,7 +77,7 @@ def test_labels_equal_the_published_recipe_in_every_plane(
 def test_a_mark_in_the_left_hemisphere_shows_in_the_left_half(
     piece: tuple[NDArray[np.uint8], NDArray[np.float64]],
     expected: NDArray[np.generic],
-    shared_models: Path,
+    shared_models: Cases,
 ) -> None:
     array, affine = piece
     marked = array.copy()
@@ -95,7 +94,7 @@ def test_a_mark_in_the_left_hemisphere_shows_in_the_left_half(
     assert np.mean(x > middle[0]) > 0.9  # x grows to the patient's left
 
 
-def test_what_lies_outside_the_cube_is_told_and_stays_without_labels(shared_models: Path) -> None:
+def test_what_lies_outside_the_cube_is_told_and_stays_without_labels(shared_models: Cases) -> None:
     array, affine = t1_image(shared_models)
     thin = acquired(array[110:150, ::4, ::4], affine @ np.diag([1, 1.5 * 4, 4, 1]), "axial")
     report = Stopwatch()
@@ -111,7 +110,7 @@ def test_what_lies_outside_the_cube_is_told_and_stays_without_labels(shared_mode
     assert not labels[-10:].any()
 
 
-def test_a_series_without_contrast_is_refused(shared_models: Path) -> None:
+def test_a_series_without_contrast_is_refused(shared_models: Cases) -> None:
     array, affine = t1_image(shared_models)
     flat = acquired(np.full_like(array[::8, ::8, ::8], 7), affine)
 

@@ -32,6 +32,7 @@ from tests.support.bundles import (
     threshold,
     write_bundle_model,
 )
+from tests.support.cases import Cases
 from tests.support.phantoms import Phantom
 from tests.support.rooms import given_files, room
 
@@ -170,7 +171,7 @@ def test_each_bundle_is_run_with_its_own_code(tmp_path: Path, first_is_package: 
     np.testing.assert_array_equal(in_air, LATTICES["oblique"].hu_volume < -500)
 
 
-def test_learned_weights_agree_on_a_real_image(tmp_path: Path, shared_models: Path) -> None:
+def test_learned_weights_agree_on_a_real_image(tmp_path: Path, shared_models: Cases) -> None:
     head = t1_phantom(shared_models, side=48)
     case = _mesh_net(tmp_path, shared_models, head)
 
@@ -180,7 +181,7 @@ def test_learned_weights_agree_on_a_real_image(tmp_path: Path, shared_models: Pa
 
 
 def test_half_precision_keeps_learned_labels(
-    tmp_path: Path, shared_models: Path, record_property: Callable[[str, object], None]
+    tmp_path: Path, shared_models: Cases, record_property: Callable[[str, object], None]
 ) -> None:
     case = _mesh_net(tmp_path, shared_models, t1_phantom(shared_models, side=72))
 
@@ -194,7 +195,7 @@ def test_half_precision_keeps_learned_labels(
     assert np.any(full != half)  # it was another precision
 
 
-def _mesh_net(folder: Path, shared_models: Path, head: Phantom) -> Case:
+def _mesh_net(folder: Path, shared_models: Cases, head: Phantom) -> Case:
     from node.infer.brain.tfjs import load_network
 
     network = load_network(shared_models / "brainchop" / "model5_gw_ae")

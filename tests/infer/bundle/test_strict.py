@@ -29,9 +29,9 @@ from node.infer.runner import Runner
 from node.infer.volume import Volume
 from tests.support import bad_bundles
 from tests.support.bundles import MADE_BUNDLES, Recipe, overlapping, threshold, write_bundle_model
-from tests.support.memory_node import eventually
 from tests.support.phantoms import PLANES, POSITIONS, Phantom
 from tests.support.rooms import room
+from tests.support.waiting import eventually
 
 SMALL = Phantom(plane="oblique", position="HFDR", shape=(20, 24, 28), spacing_mm=(9.0, 8.0, 7.0))
 LONG_S = 60.0

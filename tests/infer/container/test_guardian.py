@@ -18,7 +18,7 @@ import pytest
 
 from node.infer.container.engine import Engine
 from node.infer.container.leftovers import OWNER, STARTED, owner_labels, remove_leftovers
-from tests.support.memory_node import eventually
+from tests.support.waiting import eventually
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -90,7 +90,7 @@ def test_a_container_goes_at_the_end_of_its_block(engine: Path) -> None:
 @pytest.mark.parametrize("whole_group", [True, False])
 def test_a_container_goes_when_its_runner_is_killed(engine: Path, whole_group: bool) -> None:
     with runner(engine, "stay") as process:
-        assert eventually(lambda: (engine.parent / "log").exists(), 10)
+        assert eventually(lambda: (engine.parent / "log").exists())
         assert containers(engine) == ["segnode-x"]
         if whole_group:
             os.killpg(process.pid, signal.SIGKILL)
@@ -98,18 +98,18 @@ def test_a_container_goes_when_its_runner_is_killed(engine: Path, whole_group: b
             process.kill()
         process.wait()
 
-    assert eventually(lambda: containers(engine) == [], 15)
+    assert eventually(lambda: containers(engine) == [])
 
 
 def test_a_container_that_comes_after_the_death_of_its_runner_goes_too(engine: Path) -> None:
     with runner(engine, "stay") as process:
         process.kill()
         process.wait()
-    assert eventually(lambda: containers(engine) == [], 15)
+    assert eventually(lambda: containers(engine) == [])
 
     (engine.parent / "containers/segnode-x").touch()
 
-    assert eventually(lambda: containers(engine) == [], 15)
+    assert eventually(lambda: containers(engine) == [])
 
 
 @pytest.fixture
