@@ -70,10 +70,6 @@ def serve(
         prepare(current, wanted if not is_whole else set(Role))
         if is_whole and current.config.database_url.startswith("sqlite"):
             forget_the_dead(current)
-        if is_whole or Role.ROUTE in wanted:
-            engine = current.open_engine()
-            roles.judge_outdated(current, engine)
-            engine.dispose()
         code = Supervisor(
             role_mains(config, current, set(Role) if is_whole else wanted),
             check_reload=lambda: _check(config),

@@ -109,6 +109,7 @@ class ReasonCode(StrEnum):
     KILLS_WORKERS = "kills_workers"
     RESOURCE_SHORT = "resource_short"
     CANCELLED = "cancelled"
+    MODEL_CHANGED = "model_changed"
     SUPERSEDED = "superseded"
     TAKEN_ALL_THE_SAME = "taken_all_the_same"
     NOTHING_FOUND = "nothing_found"
@@ -174,7 +175,8 @@ _COURSE = frozenset(
         *(ReasonCode.QUIET, ReasonCode.QUIET_LONG, ReasonCode.GAVE_UP_WAITING),
         *(ReasonCode.PERSON_WENT_ON, ReasonCode.PERSON_DISCARDED, ReasonCode.AS_SETTLED),
         *(ReasonCode.NO_INPUT, ReasonCode.NO_RULE_FIRED, ReasonCode.SPACING_JITTER),
-        *(ReasonCode.CANCELLED, ReasonCode.SUPERSEDED, ReasonCode.TAKEN_ALL_THE_SAME),
+        *(ReasonCode.CANCELLED, ReasonCode.MODEL_CHANGED, ReasonCode.SUPERSEDED),
+        ReasonCode.TAKEN_ALL_THE_SAME,
         *(ReasonCode.NOTHING_FOUND, ReasonCode.NOTED, ReasonCode.TOLD),
     }
 )

@@ -153,6 +153,18 @@ class JobLeases:
             follow_job(connection, job_id, state, now)
         return state
 
+    def cancel(
+        self, job_id: int, owner: str, reasons: Sequence[Reason], now: float | None = None
+    ) -> None:
+        """End a job that is not to be done as it was asked for.
+
+        Raises:
+            LeaseLost: See ``heartbeat``.
+        """
+        with writing(self._engine) as connection:
+            now = clock(connection, now)
+            finish_held(connection, job_id, owner, reasons, now, state=JobState.CANCELLED)
+
     def release(
         self,
         job_id: int,

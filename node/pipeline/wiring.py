@@ -11,6 +11,7 @@ from pydicom.dataset import Dataset
 from sqlalchemy import Engine
 
 from node.domain.instance import Instance
+from node.domain.series import Forced
 from node.jobs.leases import JobLeases
 from node.jobs.matches import MatchStore
 from node.jobs.outbox import Outbox
@@ -75,6 +76,7 @@ def work_deps(plan: Plan, engine: Engine) -> WorkDeps:
         taken=forms_taken(plan.destinations),
         files_of=files_of,
         is_work_coming=lambda: arrivals.is_any_arriving(ARRIVING_S),
+        judge_again=lambda uid: arrivals.force(uid, Forced.RERUN),
         results_folder=plan.results_folder,
         weights_dir=plan.config.weights_dir,
         accept_licences=frozenset(plan.config.accept_licences),

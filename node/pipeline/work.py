@@ -23,7 +23,7 @@ from node.domain.job import Settled
 from node.domain.reasons import Reason, ReasonCode, codes_of, reasons_from_json, told
 from node.domain.result import Provenance
 from node.infer.assets import locked_licences
-from node.infer.registry import ModelSpec
+from node.infer.registry import ModelSpec, load_model
 from node.infer.runner import Failed, Finished, Noted, Runner, StageFinished, StageStarted
 from node.jobs.leases import JobLeases
 from node.jobs.results import ResultStore
@@ -55,6 +55,7 @@ class WorkDeps:
         files_of: (Series Instance UID, SOP Instance UID -> version) -> paths of those versions.
         in_rules: Model -> parameters of its first rule: what a child is warmed up for.
         is_work_coming: Whether a series is arriving that may become a job.
+        judge_again: Has the rules judge a series again, as a new revision.
         devices: Of all workers.
         holds_implausible: A result that no patient can have is not delivered before a person took it.
     """
@@ -66,6 +67,7 @@ class WorkDeps:
     taken: FormsTaken
     files_of: FilesOf
     is_work_coming: Callable[[], bool]
+    judge_again: Callable[[str], None]
     results_folder: Path
     weights_dir: Path
     accept_licences: frozenset[str]
@@ -163,9 +165,10 @@ class Worker:
                 self._runner.kill()
 
     def _attempt(self, job: LeasedJob, signals: Signals) -> None:
-        model = self._deps.models.get(job.model)
-        if model is None:
-            raise NodeError(f"no model {job.model} in this configuration")
+        model = self._model_of(job)
+        if model.digest != job.model_digest:
+            self._make_anew(job)
+            return
         locked = locked_licences(model, self._deps.accept_licences)
         if locked:
             raise NodeError(
@@ -202,6 +205,25 @@ class Worker:
             if time.monotonic() >= beat_at:
                 self._deps.leases.heartbeat(job.id, self._owner, LEASE_S)
                 beat_at = time.monotonic() + HEARTBEAT_S
+
+    def _model_of(self, job: LeasedJob) -> ModelSpec:
+        """The model as the job was made for it, where this process or the disk has it so."""
+        model = self._deps.models.get(job.model)
+        if model is None:
+            raise NodeError(f"no model {job.model} in this configuration")
+        if model.digest == job.model_digest:
+            return model
+        return load_model(model.folder)  # a reload that has not come here yet
+
+    def _make_anew(self, job: LeasedJob) -> None:
+        """The model is another one by now, as after an upgrade: a result must name what made it.
+
+        Judging the first series again judges the sets that it is in, too.
+        """
+        grid, *_ = job.inputs.values()
+        self._deps.judge_again(str(grid["series_instance_uid"]))
+        self._deps.leases.cancel(job.id, self._owner, [Reason(ReasonCode.MODEL_CHANGED)])
+        log.warning("judged again: the model changed", extra={"job": job.id, "model": job.model})
 
     def _failed(self, job: LeasedJob, event: Failed) -> None:
         if event.detail:

@@ -15,7 +15,6 @@ from node.jobs.leases import JobLeases
 from node.pipeline.accept import Replan
 from node.pipeline.build import Plan
 from node.pipeline.deliver import Deliverer
-from node.pipeline.outdated import judge_outdated_again
 from node.pipeline.retain import Retention
 from node.pipeline.settle import Settler
 from node.pipeline.signals import Signals
@@ -44,7 +43,6 @@ def route(plan: Plan, replan: Replan, signals: Signals) -> None:
                 settler.use(settle_deps(fresh, engine))
                 retention.use(fresh)
                 log_set_aside(fresh)
-                judge_outdated(fresh, engine)
         _guarded("tick", lambda: settler.tick(_now(engine)))
 
     clock = Clock()
@@ -63,12 +61,6 @@ def log_set_aside(plan: Plan) -> None:
     """Tell which model folders cannot be used, and why."""
     for name, model in plan.found.unusable.items():
         log.warning("a model is set aside", extra={"model": name, "sentence": str(model)})
-
-
-def judge_outdated(plan: Plan, engine: Engine) -> None:
-    """Make jobs anew that another state of their model was queued for, as after an upgrade."""
-    for uid in judge_outdated_again(plan, engine):
-        log.info("judged again: the model of its job changed", extra={"series": uid})
 
 
 def work(plan: Plan, replan: Replan, signals: Signals, *, owner: str, device: str) -> None:

@@ -153,7 +153,7 @@ def _record(head: InstanceRecord) -> Json:
     return {
         "study": head.study_instance_uid,
         "series": head.series_instance_uid,
-        "transport": origin.transport.value,
+        "road": origin.transport.value,  # the key that files of before have, too
         "association": origin.association_id,
         **{name: value for name, value in named.items() if value},
         "received_at": head.received_at,
@@ -177,7 +177,7 @@ def _head(record: Mapping[str, str], texts: Mapping[int, str]) -> InstanceRecord
         study_instance_uid=str(record["study"]),
         series_instance_uid=str(record["series"]),
         origin=Origin(
-            transport=Transport(record["transport"]),
+            transport=Transport(record["road"]),
             association_id=str(record["association"]),
             **{name: str(record.get(name, "")) for name in _LIMITS},
         ),

@@ -209,6 +209,7 @@ TELLINGS: Mapping[str, Any] = {
     Code.KILLS_WORKERS: "killed its worker {times} times, or outlived its lease",
     Code.RESOURCE_SHORT: "a resource is short",
     Code.CANCELLED: _cancelled,
+    Code.MODEL_CHANGED: "the model changed since the job was made: judged again",
     Code.SUPERSEDED: _superseded,
     Code.TAKEN_ALL_THE_SAME: "taken by an operator all the same",
     Code.NOTHING_FOUND: "nothing found",

@@ -10,8 +10,12 @@ from typing import Any
 
 import pytest
 
+from node.domain.reasons import ReasonCode, told
+from node.domain.series import Forced
 from node.infer.registry import FoundModels, load_model
-from node.pipeline.outdated import judge_outdated_again
+from node.jobs.leases import JobLeases
+from node.jobs.store import JobStore
+from node.spool.arrivals import Arrivals
 from tests.support.node_in_process import (
     MODELS_PROBE,
     NodeInProcess,
@@ -61,28 +65,54 @@ def test_its_series_is_judged_again_and_the_job_that_follows_is_done(
     ((_, before),) = states(node)
     upgrade(node, tmp_path)
 
-    renewed = judge_outdated_again(node.plan, node.engine)
+    node.work()
     node.settle()
     node.work()
 
-    assert renewed == [CT.uid("series")]
     after = node.plan.models["probe"].digest
     assert sorted(states(node)) == sorted([("cancelled", before), ("done", after)])
     assert len(node.segmentations()) == 1
 
 
-def test_without_it_the_job_fails_and_tells(node: NodeInProcess, tmp_path: Path) -> None:
+def test_the_old_job_says_why_it_ended(node: NodeInProcess, tmp_path: Path) -> None:
     upgrade(node, tmp_path)
 
     node.work()
 
     (job,) = node.jobs
-    assert job["state"] == "failed"
-    assert "changed on disk since the job was made: rerun the series" in job["sentence"]
+    assert (job["state"], job["sentence"]) == (
+        "cancelled",
+        "the model changed since the job was made: judged again",
+    )
 
 
-def test_jobs_of_models_that_did_not_change_are_left_alone(node: NodeInProcess) -> None:
-    assert judge_outdated_again(node.plan, node.engine) == []
+def test_a_job_that_failed_before_the_upgrade_is_made_anew_when_it_is_retried(
+    node: NodeInProcess, tmp_path: Path
+) -> None:
+    leases = JobLeases(node.engine)
+    leased = leases.lease("w", 30.0)
+    assert leased is not None
+    leases.fail(leased.id, "w", [told(ReasonCode.ATTEMPT_FAILED, "broken")], permanent=True)
+    upgrade(node, tmp_path)
+
+    JobStore(node.engine).retry(leased.id)
+    node.work()
     node.settle()
+    node.work()
 
-    assert [state for state, _ in states(node)] == ["queued"]
+    assert [state for state, _ in states(node)] == ["cancelled", "done"]
+
+
+def test_a_worker_that_a_reload_has_not_reached_takes_the_model_from_the_disk(
+    node: NodeInProcess, tmp_path: Path
+) -> None:
+    stale = node.plan
+    upgrade(node, tmp_path)
+    node.settle()
+    Arrivals(node.engine).force(CT.uid("series"), Forced.RERUN)
+    node.settle()
+    node.plan = stale
+
+    node.work()
+
+    assert [state for state, _ in states(node)] == ["cancelled", "done"]

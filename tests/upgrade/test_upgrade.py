@@ -21,6 +21,7 @@ from node.process.admin import Admin
 from node.spool.catalog import SpoolCatalog
 from node.spool.folders import SpoolFolders
 from node.spool.rebuild import rebuild_index
+from node.words import show_match, show_series
 from tests.support.node_in_process import SharedWorker
 from tests.support.phantoms import Phantom
 from tests.support.simulated_node import SimulatedNode, ct, simulated_node
@@ -185,7 +186,7 @@ def test_what_waits_for_a_person_still_says_why(upgraded: Upgraded) -> None:
 
     told = {
         name: [
-            row["sentence"]
+            show_match(row)["sentence"]
             for row in upgraded.catalog.matches_of_series(upgraded.uids[name])
             if row["state"] != "superseded"
         ]
@@ -198,7 +199,7 @@ def test_what_waits_for_a_person_still_says_why(upgraded: Upgraded) -> None:
     assert "moving" in told["set_waiting"][0]
     held = SpoolCatalog(upgraded.node.node.engine).get_series(upgraded.uids["held"])
     assert held is not None
-    assert "1 of 8 images was refused" in held["sentence"]
+    assert "1 of 8 images was refused" in show_series(held)["sentence"]
 
 
 def test_what_waits_for_a_person_is_freed_by_the_same_commands(upgraded: Upgraded) -> None:
