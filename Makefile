@@ -3,7 +3,7 @@
 # make test-data   fetch the public cases that tests look at (80 MB); MIRROR=file:///folder or URL
 # make test-without-torch   the road again where torch and monai are absent
 # make check   formatting, lints, types, import rules, spelling
-# make coverage   the tests again, with branch coverage
+# make coverage   the tests again, with branch coverage, each room held against its floor
 # make bench   benchmarks against dcmtk, Orthanc, highdicom and dcmqi in the same run
 # make image   build the container image; ENGINE=podman, OPTIONS='--build-arg TORCH_INDEX=...': docs/docker.md
 # make peers   install what the tests need from Debian or Ubuntu (root, or sudo)
@@ -58,6 +58,8 @@ coverage: $(VENV)/.dev
 	$(BIN)/python -m coverage run -m pytest -q -m "not long"
 	$(BIN)/python -m coverage combine -q
 	$(BIN)/python -m coverage report
+	$(BIN)/python -m coverage json -q -o .coverage.json
+	$(BIN)/python -m tests.support.coverage_floor .coverage.json
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check node tests

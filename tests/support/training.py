@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -151,17 +152,42 @@ def teach(
 
 
 def organ_example(spacing_mm: float, side: int) -> Callable[..., tuple[Any, Any]]:
-    """Cubes of the torso in RAS order, sampled coarser and resampled, as a bundle sees them."""
+    """Cubes of the torso in RAS order, acquired on another grid and resampled, as a bundle sees them.
+
+    Every mixture of two tissues comes as often as it does in a resampled series, so that a network
+    learns where between them the border lies.
+    """
     labels = np.zeros(len(Region), np.int64)
     for region, value in ORGANS.items():
         labels[region] = value
 
     def example(chance: np.random.Generator) -> tuple[Any, Any]:
-        resampling = _some_cube(chance, spacing_mm, side, _SIGHTS_MM)
-        hu = _SHOWN_HU[region_at(resampling)] + chance.normal(0, 4, resampling.shape[:3])
-        return _seen(hu, chance)[None] / 1000, labels[region_at(resampling)][None]
+        points_mm = _some_cube(chance, spacing_mm, side, _SIGHTS_MM)
+        hu = _resampled(points_mm, chance)
+        return hu.astype(np.float32)[None] / 1000, labels[region_at(points_mm)][None]
 
     return example
+
+
+def _resampled(points_mm: Floats, chance: np.random.Generator) -> Floats:
+    """Hounsfield units at points of a cube, linear between those of some finer or coarser grid."""
+    step_mm = chance.uniform(2.1, 2.7, 3)
+    low_mm = points_mm.min((0, 1, 2)) - step_mm * chance.uniform(1, 2, 3)
+    shape = np.ceil((points_mm.max((0, 1, 2)) - low_mm) / step_mm).astype(int) + 1
+    acquired = np.moveaxis(np.indices(shape), 0, -1) * step_mm + low_mm
+    hu = _SHOWN_HU[region_at(acquired)] + chance.normal(0, 4, shape)
+    return _linear(hu, (points_mm - low_mm) / step_mm)
+
+
+def _linear(values: Floats, index: Floats) -> Floats:
+    """Values between the points of a grid, by the eight around each."""
+    low = np.floor(index).astype(int)
+    share = index - low
+    found = np.zeros(index.shape[:-1])
+    for corner in product((0, 1), repeat=3):
+        weight = np.where(corner, share, 1 - share).prod(-1)
+        found += weight * values[tuple(np.moveaxis(low + corner, -1, 0))]
+    return found
 
 
 def tumour_example(spacing_mm: float, side: int) -> Callable[..., tuple[Any, Any]]:
@@ -191,12 +217,3 @@ def _some_cube(
 def _points(shape: tuple[int, ...], affine: Floats) -> Floats:
     index = np.stack(np.indices(shape), axis=-1).astype(float)
     return index @ affine[:3, :3].T + affine[:3, 3]
-
-
-def _seen(values: NDArray[Any], chance: np.random.Generator) -> NDArray[np.float32]:
-    """Softened along each axis by some amount, as resampling softens, and not shifted."""
-    for axis in range(3):
-        share = chance.uniform(0, 0.2)
-        beside = np.roll(values, 1, axis) + np.roll(values, -1, axis)
-        values = (1 - 2 * share) * values + share * beside
-    return values.astype(np.float32)
