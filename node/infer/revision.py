@@ -25,13 +25,22 @@ def revision_of(module: str) -> int:
     Raises:
         NoRevision: With one sentence.
     """
+    declared = _DECLARED.search(source_of(module))
+    if declared is None:
+        raise NoRevision(f"{module} declares no REVISION")
+    return int(declared[1])
+
+
+def source_of(module: str) -> str:
+    """The source of a module, found without importing it.
+
+    Raises:
+        NoRevision: There is no such module.
+    """
     try:
         found = importlib.util.find_spec(module)
     except ModuleNotFoundError:
         found = None
     if found is None or not found.origin:
         raise NoRevision(f"there is no module {module}")
-    declared = _DECLARED.search(Path(found.origin).read_text(encoding="utf-8"))
-    if declared is None:
-        raise NoRevision(f"{module} declares no REVISION")
-    return int(declared[1])
+    return Path(found.origin).read_text(encoding="utf-8")

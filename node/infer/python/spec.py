@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from node.infer.revision import NoRevision, revision_of
+from node.infer.revision import NoRevision, revision_of, source_of
 from node.infer.runner_part import Mistake, Part, RunnerPart
 
 if TYPE_CHECKING:
@@ -47,10 +47,12 @@ class PythonPart(RunnerPart):
     def mistakes(self, file: ModelFile, folder: Path) -> Iterator[Mistake]:
         """An entry that is not there, and code that is not the declared one."""
         del file
-        where, _, _ = self.entry.partition(":")
+        where, _, name = self.entry.partition(":")
         if _IN_PACKAGE.fullmatch(self.entry):
             try:
                 revision_of(where)
+                if re.search(rf"\b{name}\b", source_of(where)) is None:
+                    yield "runner.entry", f"{where} has no function {name}"
             except NoRevision as error:
                 yield "runner.entry", str(error)
         elif not self.is_own_code:
