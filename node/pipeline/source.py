@@ -8,13 +8,13 @@ over the raw elements of one reading, and none can change what another one reads
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydicom import dcmread
 from pydicom.dataelem import DataElement, RawDataElement
-from pydicom.dataset import Dataset, FileDataset
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.tag import BaseTag
 
 from node.assemble.derive import derive
@@ -122,16 +122,21 @@ def judged_source(
 
 
 def _as_read(header: Dataset) -> Dataset:
-    """A data set of its own over the same raw elements, none of which was looked at.
-
-    Raw elements cannot be changed; sequences of undefined length were taken apart while reading.
-    """
-    elements: dict[BaseTag, DataElement | RawDataElement] = {}
-    for tag in header.keys():  # noqa: SIM118 - iterating a Dataset would decode every element
-        found: DataElement | RawDataElement = header.get_item(tag)
-        elements[tag] = found if isinstance(found, RawDataElement) else deepcopy(found)
-    twin = Dataset(elements)
+    """A data set of its own over the same raw elements, none of which was looked at."""
+    twin = Dataset(_own_elements(header))
     is_implicit, is_little = header.original_encoding
     twin.set_original_encoding(is_implicit, is_little, header.original_character_set)
-    twin.file_meta = deepcopy(header.file_meta)
+    twin.file_meta = FileMetaDataset(_own_elements(header.file_meta))
     return twin
+
+
+def _own_elements(dataset: Dataset) -> dict[BaseTag, DataElement | RawDataElement]:
+    """Its elements; raw ones cannot be changed, what reading took apart already is copied."""
+    elements: dict[BaseTag, DataElement | RawDataElement] = {}
+    for tag in dataset.keys():  # noqa: SIM118 - iterating a Dataset would decode every element
+        found: DataElement | RawDataElement = dataset.get_item(tag)
+        if isinstance(found, DataElement):
+            is_plain = found.VR != "SQ" and found.VM == 1
+            found = copy(found) if is_plain else deepcopy(found)
+        elements[tag] = found
+    return elements
