@@ -18,6 +18,7 @@ from pynetdicom import AE
 from pynetdicom.sop_class import CTImageStorage
 
 import node
+from node.infer.kept import Kept
 from node.infer.report import Report
 from node.infer.runner import Event, Finished, Noted, StageFinished, StageStarted
 from node.pipeline.execute_job import run as execute_job
@@ -71,10 +72,11 @@ class InThisProcess:
 
     def __init__(self) -> None:
         self._events: list[Event] = []
+        self._kept = Kept()
 
     def start(self, _target: str, request: Mapping[str, Any], **_limits: Any) -> None:
         report = _Report(self._events)
-        self._events.append(Finished(result=execute_job(request, report)))
+        self._events.append(Finished(result=execute_job(request, report, self._kept)))
 
     def poll(self, _wait_s: float = 0.0) -> list[Event]:
         events, self._events = self._events, []
