@@ -12,6 +12,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from sqlalchemy import text
 
 from node.database.engine import open_engine
@@ -19,6 +20,10 @@ from tests.support.cases import CACHE, Cases, lay_packaged, roots
 from tests.support.peers import free_port
 
 _databases = count(1)
+
+# a machine may be busy: how long an example takes says nothing of the code
+settings.register_profile("claims", deadline=None)
+settings.load_profile("claims")
 
 
 @pytest.fixture(scope="session")

@@ -33,21 +33,20 @@ from node.assemble.activity import (
     peer_key,
     trusted_images_in_acquisition,
 )
-from node.assemble.derive import DERIVED_ATTRIBUTES, contrast_of, derive, plane_name
+from node.assemble.derive import derive
 from node.assemble.evidence import (
     Completion,
     judge_completion,
     learns_splitting,
 )
-from node.assemble.gate import GateVerdict, MinimumSize, is_regular, judge_geometry
+from node.assemble.gate import MinimumSize, is_regular, judge_geometry
 from node.assemble.phases import PhaseHints, phase_hints_of
 from node.assemble.revisions import Lateness, OldWork, is_late, judge_late
-from node.assemble.sequence import sequence_of
 from node.assemble.values import judge_quantity, judge_values
 from node.domain.completion_policy import CompletionPolicy, Late, OnGiveUp, OnRefused
+from node.domain.gate_verdict import GateVerdict
 
 __all__ = [
-    "DERIVED_ATTRIBUTES",
     "Association",
     "Completion",
     "CompletionPolicy",
@@ -62,7 +61,6 @@ __all__ = [
     "OnRefused",
     "PhaseHints",
     "SeriesActivity",
-    "contrast_of",
     "derive",
     "is_late",
     "is_regular",
@@ -74,7 +72,5 @@ __all__ = [
     "learns_splitting",
     "peer_key",
     "phase_hints_of",
-    "plane_name",
-    "sequence_of",
     "trusted_images_in_acquisition",
 ]

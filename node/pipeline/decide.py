@@ -8,9 +8,9 @@ from math import inf
 
 from node.assemble.activity import SeriesActivity
 from node.assemble.evidence import judge_completion
-from node.assemble.gate import GateVerdict
 from node.assemble.revisions import OldWork, is_late, judge_late
 from node.domain.completion_policy import CompletionPolicy
+from node.domain.gate_verdict import GateVerdict
 from node.domain.job import Progress
 from node.domain.reasons import Reason, ReasonCode, has_code, reasons_to_json
 from node.domain.series import Evidence, SeriesRow, SeriesState

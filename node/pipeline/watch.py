@@ -13,9 +13,10 @@ from pydicom.dataset import Dataset
 
 from node.assemble.activity import ExpectedCount, trusted_images_in_acquisition
 from node.assemble.derive import derive
-from node.assemble.gate import GateVerdict, judge_geometry
+from node.assemble.gate import judge_geometry
 from node.assemble.phases import PhaseHints, phase_hints_of
 from node.domain.frames import Frame, frames_of
+from node.domain.gate_verdict import GateVerdict
 from node.domain.header import Header, HeaderMerger, Missing, value_of
 from node.domain.instance import Instance, Origin
 from node.domain.loss import Loss

@@ -5,10 +5,7 @@ Source: PS3.5 6.2 (value representations), PS3.6 (registry of data elements).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from difflib import get_close_matches
-from enum import StrEnum
 from functools import cache
 
 from pydicom.datadict import (
@@ -19,99 +16,7 @@ from pydicom.datadict import (
     tag_for_keyword,
 )
 
-from node.domain.quantity import Quantity
-
-
-class Kind(StrEnum):
-    """How values of an attribute are compared."""
-
-    TEXT = "text"  # trimmed and without case
-    EXACT = "exact text"  # trimmed; case matters (AE titles, UIDs)
-    NUMBER = "number"
-    AGE = "age"  # AS: ranges in years, or the text as it stands ("045Y")
-    FLAG = "true or false"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attribute:
-    """One name that a clause may use.
-
-    Args:
-        is_single: At most one value, so that two different values contradict each other.
-        values: All values a text may have; empty for free text.
-    """
-
-    name: str
-    kind: Kind
-    is_single: bool = True
-    values: tuple[str, ...] = ()
-    meaning: str = ""
-
-
-def _derived(
-    name: str,
-    kind: Kind,
-    meaning: str,
-    values: tuple[str, ...] = (),
-    *,
-    is_single: bool = True,
-) -> tuple[str, Attribute]:
-    return name, Attribute(
-        name=name, kind=kind, is_single=is_single, values=values, meaning=meaning
-    )
-
-
-SEQUENCES = (
-    *("T1", "T2", "T2*", "PD", "FLAIR", "STIR"),
-    *("DWI", "ADC", "SWI", "TOF", "PERFUSION"),
-)
-BODY_REGIONS = (
-    *("HEAD", "NECK", "CHEST", "BREAST", "ABDOMEN", "PELVIS", "SPINE", "ARM", "LEG"),
-    "PHANTOM",
-)
-
-QUANTITIES = tuple(quantity.value for quantity in Quantity if quantity is not Quantity.UNSPECIFIED)
-
-DERIVED: Mapping[str, Attribute] = dict(
-    (
-        _derived(
-            "slices", Kind.NUMBER, "planes of the series; frames count in multi-frame objects"
-        ),
-        _derived("rows", Kind.NUMBER, "rows of every plane"),
-        _derived("columns", Kind.NUMBER, "columns of every plane"),
-        _derived(
-            "spacing_mm", Kind.NUMBER, "largest edge of a voxel: of slice, row and column spacing"
-        ),
-        _derived(
-            "orientation",
-            Kind.TEXT,
-            "the plane that the slices lie in",
-            ("AXIAL", "SAGITTAL", "CORONAL", "OBLIQUE"),
-        ),
-        _derived(
-            "is_localizer",
-            Kind.FLAG,
-            "Image Type says LOCALIZER, or few images lie in two or three planes",
-        ),
-        _derived("is_derived", Kind.FLAG, "Image Type says DERIVED"),
-        _derived("is_volume", Kind.FLAG, "the geometry gate accepts it as one regular volume"),
-        _derived("has_gaps", Kind.FLAG, "slices are missing inside the stack"),
-        _derived("quantity", Kind.TEXT, "what the numbers measure", QUANTITIES),
-        _derived("sequence", Kind.TEXT, "the kind of MR weighting", SEQUENCES),
-        _derived("contrast", Kind.FLAG, "a contrast agent was given"),
-        _derived(
-            "body_region",
-            Kind.TEXT,
-            "every part of the body that Body Part Examined or a name tells of",
-            BODY_REGIONS,
-            is_single=False,
-        ),
-        _derived("transport", Kind.TEXT, "how it came in", ("dimse", "stow", "folder")),
-        _derived("peer", Kind.TEXT, "name of the configured peer that sent it"),
-        _derived("calling_ae_title", Kind.EXACT, "how the sender called itself"),
-        _derived("called_ae_title", Kind.EXACT, "how the sender called this node"),
-    )
-)
+from node.domain.derived import DERIVED, Attribute, Kind
 
 _NUMBER_VRS = frozenset({"US", "SS", "UL", "SL", "UV", "SV", "FL", "FD", "IS", "DS"})
 _TEXT_VRS = frozenset({"CS", "DA", "DT", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UR", "UT"})

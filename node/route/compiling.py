@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from difflib import get_close_matches
 
+from node.domain.derived import Kind
 from node.domain.errors import ConfigInvalid
 from node.domain.header import Scalar
 from node.domain.uids import is_uid
-from node.route.attributes import Kind, UnknownAttribute, find_attribute
+from node.route.attributes import UnknownAttribute, find_attribute
 from node.route.conditions import OPERATORS, AllOf, AnyOf, Between, Condition, Not, OneOf
 from node.route.sop_classes import sop_class_uid
 

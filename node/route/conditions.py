@@ -20,8 +20,9 @@ from typing import Any, ClassVar, Self, TypeAlias
 
 import re2
 
+from node.domain.derived import Attribute, Kind
 from node.domain.header import ABSENT, DIFFERS, MALFORMED, Header, Missing, Scalar
-from node.route.attributes import Attribute, Kind, find_attribute
+from node.route.attributes import find_attribute
 from node.route.verdict import Truth, Verdict, all_of, any_of
 
 EMPTY = Missing("empty")

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from node.domain.derived import DERIVED
 from node.domain.header import Header
-from node.route.attributes import DERIVED
 from node.route.rules import Rule, StudyRule
 from node.route.verdict import Truth, Verdict, any_of
 

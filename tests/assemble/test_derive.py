@@ -5,14 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from node.assemble import (
-    DERIVED_ATTRIBUTES,
-    contrast_of,
-    derive,
-    judge_geometry,
-    plane_name,
-    sequence_of,
-)
+from node.assemble import derive, judge_geometry
+from node.domain.derived import DERIVED
+from node.domain.derived.contrast import contrast_of
+from node.domain.derived.planes import plane_name
+from node.domain.derived.sequence import sequence_of
 from node.domain.frames import Frame
 from node.domain.header import DIFFERS, Header, Missing, Value
 from node.domain.instance import Origin, Transport
@@ -50,7 +47,7 @@ def derived(
 
 
 def test_exactly_the_documented_names_are_derived() -> None:
-    assert tuple(derived(regular(5))) == DERIVED_ATTRIBUTES
+    assert list(derived(regular(5))) == list(DERIVED)
 
 
 def test_spacing_is_the_largest_of_the_three() -> None:

@@ -330,7 +330,6 @@ def test_an_instance_cut_off_in_the_middle_is_missing_until_it_comes(node: Simul
 
 @settings(
     max_examples=12,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(

@@ -101,7 +101,7 @@ def test_encoding_twice_gives_the_same_bytes(phantom: Phantom) -> None:
 
 
 @given(st.permutations(range(24)))
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 def test_bytes_do_not_depend_on_the_order_of_the_headers(arrival: list[int]) -> None:
     case = of_phantom(Phantom(**SMALL))
 

@@ -54,7 +54,7 @@ def volume_of(
     seed=st.integers(0, 2**32 - 1),
     scale=st.sampled_from([1, 997]),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_measures_are_those_of_brute_force(
     shape: tuple[int, int, int], dtype: type, overlapping: bool, seed: int, scale: int
 ) -> None:

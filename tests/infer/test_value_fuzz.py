@@ -394,7 +394,6 @@ def _run_length(instance: Dataset, drawn: Drawn) -> None:
 @given(series())
 @settings(
     max_examples=EXAMPLES,
-    deadline=None,
     derandomize="SEGNODE_FUZZ_EXAMPLES" not in os.environ,
     suppress_health_check=list(HealthCheck),
 )
@@ -427,7 +426,7 @@ def test_the_generator_reaches_both_ends() -> None:
     ends = {True: 0, False: 0}
 
     @given(series())
-    @settings(max_examples=100, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=100, derandomize=True, database=None)
     def count(drawn: Drawn) -> None:
         ends[must_park(drawn)] += 1
 

@@ -56,7 +56,7 @@ def watched(instances: Sequence[Instance]) -> SeriesWatch:
     return watch
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(order=st.permutations([(n, v) for n in range(6) for v in (1, 2)]))
 def test_neither_order_nor_repetition_of_copies_changes_what_is_known(
     order: list[tuple[int, int]],

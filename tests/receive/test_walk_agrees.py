@@ -70,7 +70,7 @@ def patched(data: bytes, structure: Structure) -> bytes:
     return bytes(whole)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.integers(0, len(SOURCES) - 1), st.lists(EDIT, min_size=1, max_size=3))
 def test_what_the_walk_takes_pydicom_reads_alike(
     source: int, edits: list[tuple[float, int, bytes | tuple[float, int]]]

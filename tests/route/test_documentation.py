@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from node.domain.derived import DERIVED, Kind
 from node.route import mistakes_in
-from node.route.attributes import DERIVED, Kind
 from node.route.conditions import OPERATORS
 
 RULES_PAGE = Path(__file__).resolve().parents[2] / "docs" / "rules.md"

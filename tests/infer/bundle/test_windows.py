@@ -108,7 +108,7 @@ def test_an_image_smaller_than_a_window_is_enlarged_as_the_inferer_says(padding_
     batch=st.integers(1, 5),
     maps=st.integers(1, 3),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_any_shape_is_blended_as_the_whole_map(
     shape: Shape,
     roi: Shape,

@@ -16,6 +16,7 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Final
 
+from node.domain.derived.attribute import DerivedAttribute, Kind
 from node.domain.header import Header, Missing, Value
 
 REGIONS: Final = (
@@ -141,3 +142,13 @@ def _named(words: str) -> frozenset[str]:
     return frozenset(limbs) | {
         region for region, pattern in _NAMED.items() if pattern.search(words)
     }
+
+
+BODY_REGION = DerivedAttribute(
+    name="body_region",
+    kind=Kind.TEXT,
+    values=REGIONS,
+    is_single=False,
+    meaning="every part of the body that Body Part Examined or a name tells of",
+    of=lambda facts: body_region_of(facts.header),
+)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from node.domain.derived.attribute import DerivedAttribute, Kind
 from node.domain.header import Header, Missing, Value
 
 NOT_MR = Missing("not an MR series")
@@ -213,3 +214,15 @@ def _number(header: Header, name: str) -> float | None:
     if isinstance(value, Missing) or len(value) != 1 or isinstance(value[0], bool | str):
         return None
     return float(value[0])
+
+
+SEQUENCE = DerivedAttribute(
+    name="sequence",
+    kind=Kind.TEXT,
+    values=(
+        *("T1", "T2", "T2*", "PD", "FLAIR", "STIR"),
+        *("DWI", "ADC", "SWI", "TOF", "PERFUSION"),
+    ),
+    meaning="the kind of MR weighting",
+    of=lambda facts: sequence_of(facts.header),
+)

@@ -1,0 +1,32 @@
+"""Derived attributes: what rules may ask for beside DICOM keywords.
+
+Each is one ``DerivedAttribute`` in the file of its subject and one entry of ``DERIVED``: rules, their
+explanations and ``docs/rules.md`` take it from there. What the headers do not tell is ``Missing`` with the
+reason: unknown, never a silent no.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from node.domain.derived.attribute import Attribute, DerivedAttribute, Kind, SeriesFacts
+from node.domain.derived.body_region import BODY_REGION
+from node.domain.derived.contrast import CONTRAST
+from node.domain.derived.image_type import IMAGE_TYPE
+from node.domain.derived.measured import QUANTITY
+from node.domain.derived.origin import ORIGIN
+from node.domain.derived.planes import PLANES, VOLUME
+from node.domain.derived.sequence import SEQUENCE
+from node.domain.header import Value
+
+__all__ = ["DERIVED", "Attribute", "DerivedAttribute", "Kind", "SeriesFacts", "derive"]
+
+DERIVED: Mapping[str, DerivedAttribute] = {
+    each.name: each
+    for each in (*PLANES, *IMAGE_TYPE, *VOLUME, QUANTITY, SEQUENCE, CONTRAST, BODY_REGION, *ORIGIN)
+}
+
+
+def derive(facts: SeriesFacts) -> dict[str, Value]:
+    """The derived attributes of a series, by name."""
+    return {name: attribute.of(facts) for name, attribute in DERIVED.items()}

@@ -1,0 +1,106 @@
+"""What the planes of a series tell: how many, how large, how they lie."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from node.domain.derived.attribute import DerivedAttribute, Kind, SeriesFacts
+from node.domain.frames import Triple
+from node.domain.gate_verdict import GateVerdict
+from node.domain.header import Missing, Value
+
+_ALONG_AN_AXIS = 0.8
+_AXES = ("sagittal", "coronal", "axial")  # normal along x, y, z of LPS
+
+
+def plane_name(normal: Triple) -> str:
+    """The anatomical plane with this normal, LPS."""
+    cosines = np.abs(normal)
+    axis = int(np.argmax(cosines))
+    return _AXES[axis] if cosines[axis] >= _ALONG_AN_AXIS else "oblique"
+
+
+def _common(values: Sequence[int]) -> Value:
+    if not values:
+        return Missing("no images")
+    return (values[0],) if len(set(values)) == 1 else Missing("different between images")
+
+
+def _spacing_mm(verdict: GateVerdict) -> Value:
+    if verdict.spacing_mm is None:
+        return Missing(f"spacing cannot be measured: {_faults(verdict)}")
+    return (round(max(verdict.spacing_mm), 6),)
+
+
+def _faults(verdict: GateVerdict) -> str:
+    codes = dict.fromkeys(finding.code.value.replace("_", " ") for finding in verdict.findings)
+    return ", ".join(codes) or "no stack"
+
+
+def _orientation(verdict: GateVerdict) -> Value:
+    if verdict.normal is None:
+        return Missing("no common orientation")
+    return (plane_name(verdict.normal),)
+
+
+def _has_gaps(verdict: GateVerdict) -> Value:
+    if verdict.has_gaps is None:
+        return Missing("no stack of slices to look for gaps in")
+    return (verdict.has_gaps,)
+
+
+def _slices(facts: SeriesFacts) -> Value:
+    return (len(facts.frames),) if facts.frames else Missing("no images")
+
+
+PLANES = (
+    DerivedAttribute(
+        name="slices",
+        kind=Kind.NUMBER,
+        meaning="planes of the series; frames count in multi-frame objects",
+        of=_slices,
+    ),
+    DerivedAttribute(
+        name="rows",
+        kind=Kind.NUMBER,
+        meaning="rows of every plane",
+        of=lambda facts: _common([frame.rows for frame in facts.frames]),
+    ),
+    DerivedAttribute(
+        name="columns",
+        kind=Kind.NUMBER,
+        meaning="columns of every plane",
+        of=lambda facts: _common([frame.columns for frame in facts.frames]),
+    ),
+    # measured from positions, not from Slice Thickness
+    DerivedAttribute(
+        name="spacing_mm",
+        kind=Kind.NUMBER,
+        meaning="largest edge of a voxel: of slice, row and column spacing",
+        of=lambda facts: _spacing_mm(facts.verdict),
+    ),
+    DerivedAttribute(
+        name="orientation",
+        kind=Kind.TEXT,
+        values=("AXIAL", "SAGITTAL", "CORONAL", "OBLIQUE"),
+        meaning="the plane that the slices lie in",
+        of=lambda facts: _orientation(facts.verdict),
+    ),
+)
+
+VOLUME = (
+    DerivedAttribute(
+        name="is_volume",
+        kind=Kind.FLAG,
+        meaning="the geometry gate accepts it as one regular volume",
+        of=lambda facts: (facts.verdict.stack is not None,),
+    ),
+    DerivedAttribute(
+        name="has_gaps",
+        kind=Kind.FLAG,
+        meaning="slices are missing inside the stack",
+        of=lambda facts: _has_gaps(facts.verdict),
+    ),
+)
