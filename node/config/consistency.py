@@ -28,6 +28,9 @@ def mistakes_between(
     yield from _binds(keys)
     yield from _names(keys, destinations)
     yield from _same_callers(keys)
+    # roles of `serve` are told apart by their device; `run` may have several workers on one
+    if len(set(keys.work.devices)) < len(keys.work.devices):
+        yield "work.devices", "a device is named twice"
 
 
 def mistakes_of_forms(keys: FileKeys, forms: Mapping[str, bool]) -> Iterator[Mistake]:

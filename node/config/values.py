@@ -164,11 +164,9 @@ class WorkConfig(Settings):
     on_implausible: Literal["hold", "deliver"] = "hold"
 
     def mistakes(self) -> Iterator[Mistake]:
-        """No device, or one for two workers."""
+        """No device at all."""
         if not self.devices:
             yield "devices", NOT_EMPTY
-        if len(set(self.devices)) < len(self.devices):
-            yield "devices", "a device is named twice"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

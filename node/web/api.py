@@ -127,7 +127,7 @@ def _add_results(router: APIRouter, services: WebServices) -> None:
         """The file of a result: a DICOM object, or the label volume it was made of."""
         row = _found(jobs.get_result(result_id))
         path = _result_path(services.results_dir, row)
-        is_dicom = bool(row["sop_class_uid"])
+        is_dicom = bool(row["sop_instance_uid"])
         return FileResponse(
             path,
             media_type="application/dicom" if is_dicom else "application/octet-stream",

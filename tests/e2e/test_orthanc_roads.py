@@ -229,7 +229,7 @@ def test_an_orthanc_that_sends_everything_back_makes_no_loop(tmp_path: Path) -> 
             "ORTHANC": {"ae_title": "ORTHANC", "host": "127.0.0.1", "port": orthanc.dicom_port}
         },
         "rules": [{"name": "everything", "when": {"PatientID": {"present": True}}, "run": "probe"}],
-        "models_dirs": [str(RECIPES.parent.parent / "tests/models_probe")],
+        "models_dirs": [str(RECIPES.parent.parent / "tests/support/models_probe")],
     }
     phantom = ct("loop")
 

@@ -11,7 +11,9 @@ from pydicom.dataelem import RawDataElement
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from node.domain.errors import SeriesUnusable
+from node.domain.reasons import ReasonCode
 from node.domain.result import Provenance
+from node.infer.kept import Kept
 from node.infer.registry import load_model
 from node.infer.report import Stopwatch
 from node.pipeline import execute_job
@@ -46,7 +48,7 @@ def test_a_job_parses_each_file_of_its_series_once(
     order = order_of(replace(PHANTOM, transfer_syntax=syntax), tmp_path)
     parsed.clear()
 
-    made = execute_job.run(order.to_json(), Stopwatch())
+    made = execute_job.run(order.to_json(), Stopwatch(), Kept())
 
     files = [str(path) for path in order.inputs[0].files.values()]
     assert made["files"]
@@ -57,7 +59,7 @@ def test_compressed_pixels_cost_one_more_reading(tmp_path: Path, parsed: list[st
     order = order_of(replace(PHANTOM, transfer_syntax=RLELossless), tmp_path)
     parsed.clear()
 
-    execute_job.run(order.to_json(), Stopwatch())
+    execute_job.run(order.to_json(), Stopwatch(), Kept())
 
     files = [str(path) for path in order.inputs[0].files.values()]
     assert sorted(name for name in parsed if name in files) == sorted(files * 2)
@@ -88,8 +90,10 @@ def test_what_an_encoder_does_to_its_headers_no_verifier_sees(tmp_path: Path) ->
 def test_a_series_below_what_the_model_takes_is_refused(tmp_path: Path) -> None:
     small = replace(PHANTOM, shape=(2, 24, 28))
 
-    with pytest.raises(SeriesUnusable, match="2 slices"):
+    with pytest.raises(SeriesUnusable) as refused:
         read_source(given_files(small, tmp_path).files, WANTED)
+
+    assert [reason.code for reason in refused.value.reasons] == [ReasonCode.TOO_SMALL]
 
 
 def order_of(phantom: Phantom, folder: Path) -> JobOrder:
