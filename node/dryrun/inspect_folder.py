@@ -311,7 +311,7 @@ def _judge_series(
         },
         findings=gate.findings if gate else (),
         notes=gate.notes if gate else (),
-        # as in the node: what is no input is never judged
+        # as in the node: series without images are never judged
         rules=tuple(_judge_rule(plan, each, complete, held, origin) for each in single)
         if complete
         else (),

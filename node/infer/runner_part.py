@@ -54,7 +54,7 @@ class RunnerPart(Part):
 
     @property
     def variant_names(self) -> tuple[str, ...]:
-        """The ways to run the model; the first goes without saying."""
+        """The ways to run the model; the first is the default."""
         return ()
 
     @property

@@ -143,7 +143,7 @@ class Worker:
         return frozenset(model.name for model in models if model.resources.device == "cuda")
 
     def close(self) -> None:
-        """End the warm child; for who calls ``do_next`` without ``run``."""
+        """End the warm child; needed if you call ``do_next`` directly, without ``run``."""
         self._runner.kill()
 
     def _do(self, job: LeasedJob, signals: Signals) -> None:

@@ -232,7 +232,7 @@ class Losses:
             connection.execute(delete(loss).where(loss.c.lost_at <= now - keep_s, ~alive))
 
     def listening_since(self) -> Mapping[str, float]:
-        """Road -> since when somebody listens on it."""
+        """Transport -> since when somebody listens on it."""
         with reading(self._engine) as connection:
             rows = connection.execute(select(listener.c.transport, listener.c.since))
             return {row.transport: row.since for row in rows}

@@ -64,7 +64,7 @@ class BoundedHttp(HttpToolsProtocol):
                 self.send_400_response("")
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no HTTP; a header block beyond its limit is answered 431."""
+        """Refuse anything but HTTP; a header block beyond its limit is answered 431."""
         if max(self._header_bytes, self._field_bytes) <= MAX_HEADER_BYTES:
             super().send_400_response(msg)
             return

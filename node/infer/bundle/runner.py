@@ -51,7 +51,7 @@ class Step:
 
 
 def warm(spec: ModelSpec, weights_dir: Path, device: str, kept: Kept) -> None:
-    """Load the variant that goes without saying, so that the first job finds it loaded.
+    """Load the default variant, so that the first job finds it loaded.
 
     Of several models the first: one network is warm at a time.
     """
