@@ -39,7 +39,7 @@ def serving(scp: StoreScp, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     config = {
         "peers": {"ONE": {"ae_title": "ONE", **peer}, "TWO": {"ae_title": "TWO", **peer}},
         "models_dirs": [str(MODELS_PROBE)],
-        "completion": {"release_settle_s": 0.4, "quiet_s": 1.7, "quiet_max_s": 20},
+        "completion": {"release_settle_s": 0.4, "quiet_s": 5, "quiet_max_s": 40},
         "rules": [{"name": "ct", "when": {"Modality": "CT"}, "run": "probe", "send": ["sender"]}],
     }
     with Node(tmp_path_factory.mktemp("serving"), config) as node:
@@ -77,7 +77,7 @@ def test_an_aborted_association_and_the_rest_later_give_one_segmentation(
     everything = instances(phantom)
 
     send(serving.dicom_port, everything[:20], calling="TWO", aborts=True)
-    time.sleep(3.5)  # twice as long as is quiet enough without an abort
+    time.sleep(10.5)  # twice as long as is quiet enough without an abort
     assert jobs_of(serving, phantom) == []
     send(serving.dicom_port, everything[20:], calling="TWO")
 
