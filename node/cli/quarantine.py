@@ -40,7 +40,7 @@ class Kept(StrEnum):
 _COLUMNS = (
     Column("ID", "id"),
     Column("RECEIVED", "received_at", when),
-    Column("ROAD", "transport"),
+    Column("TRANSPORT", "transport"),
     Column("FROM", "calling_ae_title"),
     Column("STATUS", "dimse_status", status_code),
     Column("STATE", "state"),
