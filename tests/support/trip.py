@@ -1,6 +1,8 @@
 """One CT from C-STORE to the destination that gets its SEG, and every function of ours it calls.
 
-The child's work is done in this process, so that one profiler sees the whole trip.
+The child's work is done in this process, so that one profiler sees the whole trip; the files that
+carry a job to a child and back are counted by name. Another CT went before: what a warm worker keeps
+is no part of the trip.
 """
 
 from __future__ import annotations
@@ -30,9 +32,11 @@ from tests.support.bundles import resampled, write_bundle_model
 from tests.support.evil_peers import StoreScp
 from tests.support.node_in_process import SharedWorker
 from tests.support.phantoms import Phantom
-from tests.support.simulated_node import simulated_node
+from tests.support.simulated_node import SimulatedNode, simulated_node
+from tests.support.waiting import wait_for
 
 PACKAGE = Path(node.__file__).parent
+CARRIES_TO_CHILD = {"infer/runner.py", "infer/channel.py", "infer/child.py"}
 _CO_OPTIMIZED = 0x1  # set for functions, not for bodies of modules and classes
 
 
@@ -45,7 +49,8 @@ class Trip:
     @property
     def files(self) -> set[str]:
         """Files of rooms that were entered; the nouns of ``domain`` travel, they are no stops."""
-        return {file for file, _ in self.calls if not file.startswith("domain/")}
+        entered = {file for file, _ in self.calls if not file.startswith("domain/")}
+        return entered | CARRIES_TO_CHILD
 
     def note(self, frame: FrameType, event: str, _: Any) -> None:
         code = frame.f_code
@@ -117,30 +122,39 @@ def trip(folder: Path) -> Trip:
             ],
         }
         with simulated_node(folder, SharedWorker(), **keys) as simulated:
+            worker = Worker(
+                work_deps(simulated.node.plan, simulated.node.engine),
+                owner="work cpu",
+                device="cpu",
+                idle_unload_s=60,
+            )
+            worker._runner = InThisProcess()  # type: ignore[assignment]
+            _travel("before", simulated, worker, scp)
             taken = Trip()
-            port = simulated.node.dicom_port
             with taken.watched():
-                _send(port)
-                simulated.settle()
-                worker = Worker(
-                    work_deps(simulated.node.plan, simulated.node.engine),
-                    owner="work cpu",
-                    device="cpu",
-                    idle_unload_s=60,
-                )
-                worker._runner = InThisProcess()  # type: ignore[assignment]
-                assert worker.do_next(Signals())
-                simulated.deliver()
-            (job,) = simulated.table("job")
-            assert job["state"] == "done", job["sentence"]
-        assert len(scp.objects) == 1
+                _travel("watched", simulated, worker, scp)
     return taken
 
 
-def _send(port: int) -> None:
+def _travel(study: str, simulated: SimulatedNode, worker: Worker, scp: StoreScp) -> None:
+    already = len(scp.objects)
+    _send(simulated.node.dicom_port, study)
+    simulated.settle()
+    assert worker.do_next(Signals())
+    assert {job["state"] for job in simulated.table("job")} == {"done"}
+
+    def delivered() -> bool:
+        simulated.pass_time(60)  # what a busy machine was too slow for is tried again
+        simulated.deliver()
+        return len(scp.objects) > already
+
+    wait_for("the SEG at its destination", delivered)
+
+
+def _send(port: int, study: str) -> None:
     sender = AE("PACS")
     sender.add_requested_context(CTImageStorage)
     association = sender.associate("127.0.0.1", port, ae_title="SEGNODE")
-    for dataset in Phantom(spacing_mm=(6.0, 5.0, 5.5)).datasets():
+    for dataset in Phantom(study=study, series=study, spacing_mm=(6.0, 5.0, 5.5)).datasets():
         assert association.send_c_store(dataset).Status == 0
     association.release()
