@@ -7,8 +7,10 @@ from a real Orthanc, and are compared with the formula where the object itself s
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import highdicom as hd
@@ -22,6 +24,7 @@ from tests.support.bundles import (
     LOAD,
     ORIENT,
     SOFTMAX,
+    BundleModel,
     Recipe,
     inference,
     inverted,
@@ -33,7 +36,8 @@ from tests.support.bundles import (
     write_bundle_model,
 )
 from tests.support.peers import Node, Orthanc, store
-from tests.support.phantoms import region_at
+from tests.support.phantoms import Phantom, region_at
+from tests.support.rooms import labels_of
 from tests.support.training import (
     CORE,
     ENHANCING,
@@ -54,6 +58,7 @@ monai = pytest.importorskip("monai")
 pytestmark = pytest.mark.long
 
 LEAST_DICE = 0.95
+SURE_DICE = LEAST_DICE + 0.02  # what is taught must pass whatever a machine rounds
 KEEPS_SHADES = {"norm": "BATCH"}  # the others forget how bright a whole window is
 ORGAN_MM = 2.5
 FINE = {"spacing_mm": (2.6, 2.2, 2.3)}
@@ -212,6 +217,36 @@ def test_the_parts_of_a_tumour_overlap_and_say_so(hospital: Hospital) -> None:
     assert seg.SegmentsOverlap == "YES"
     assert np.count_nonzero(whole & core) > 0.99 * np.count_nonzero(core)
     assert np.count_nonzero(core & enhancing) > 0.99 * np.count_nonzero(enhancing)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_organs_are_taught_well_by_any_seed_and_threads(
+    seed: int, threads: int, tmp_path: Path
+) -> None:
+    with _threads(threads):
+        made = write_bundle_model(tmp_path, "organs", organs(seed))
+        found = {plane: _organ_dices(made, ACQUIRED[plane]) for plane in ACQUIRED}
+
+    print(f"seed {seed}, {threads} threads:", found)  # the table of a run with -s
+    assert min(min(dices) for dices in found.values()) >= SURE_DICE
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _organ_dices(made: BundleModel, phantom: Phantom) -> list[float]:
+    """Lungs and tissue, where no node is around the model."""
+    labels = labels_of(made.spec, phantom, weights_dir=made.weights_dir)
+    truth = np.vectorize(ORGANS.get)(phantom.regions, 0)
+    return [float(_dice(labels == label, truth == label)) for label in (1, 2)]
 
 
 def _places(volume: Any) -> NDArray[np.float64]:

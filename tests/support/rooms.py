@@ -61,13 +61,16 @@ def labels_of(
     phantom: Phantom,
     parameters: Mapping[str, object] | None = None,
     report: Report | None = None,
+    *,
+    weights_dir: Path | None = None,
 ) -> LabelArray:
-    """What a model that needs no weights makes of a phantom in every role."""
+    """What a model makes of a phantom in every role."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "series").mkdir()
         inputs = dict.fromkeys(model.inputs, given_files(phantom, folder / "series"))
-        return run_model(model, inputs, room(folder), report or Stopwatch(), parameters).labels
+        here = room(folder, weights_dir=weights_dir)
+        return run_model(model, inputs, here, report or Stopwatch(), parameters).labels
 
 
 def entry_labels(
