@@ -13,7 +13,7 @@ def t1_phantom(shared_models: Cases, *, side: int) -> Phantom:
     import nibabel
 
     image = nibabel.load(shared_models / "brainchop" / "t1_crop.nii.gz")
-    ras = np.asarray(nibabel.as_closest_canonical(image).dataobj)
+    ras = np.asarray(nibabel.as_closest_canonical(image).dataobj)  # type: ignore[no-untyped-call]
     lps = ras[::-1, ::-1].transpose()  # (slice, row, column)
     filled = np.argwhere(lps > 0)
     middle = (filled.min(axis=0) + filled.max(axis=0)) // 2

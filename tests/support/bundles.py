@@ -107,7 +107,7 @@ _CHANNELS = {"channel_def": {"0": "background"}}
 
 def _save_weights(made: BundleModel, recipe: Recipe) -> None:
     import torch
-    from monai.bundle import ConfigParser
+    from monai.bundle.config_parser import ConfigParser
 
     for path, given in recipe.weights.items():
         values = given

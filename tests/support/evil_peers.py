@@ -48,7 +48,7 @@ class StoreScp:
         entity = AE(ae_title=self.ae_title)
         for sop_class in self.sop_classes:
             entity.add_supported_context(sop_class, list(self.syntaxes))
-        server = entity.start_server(
+        server: Any = entity.start_server(
             ("127.0.0.1", self.port),
             block=False,
             evt_handlers=[
@@ -75,7 +75,7 @@ class StoreScp:
         if self.misdeed == "abort at once":
             event.assoc.acse.send_abort(0x00)
 
-    def _store(self, event: evt.Event) -> int:
+    def _store(self, event: Any) -> int:
         if self.delay_s:
             time.sleep(self.delay_s)
         status = self.answer(len(self.stored)) if callable(self.answer) else self.answer

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 from sqlalchemy import Engine, select
 
 from node.database.engine import open_engine, reading
@@ -91,7 +92,7 @@ def data_set_bytes(
 def part10_bytes(dataset: Dataset, transfer_syntax_uid: str = ExplicitVRLittleEndian) -> bytes:
     """A data set as a file."""
     dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = transfer_syntax_uid
+    dataset.file_meta.TransferSyntaxUID = UID(transfer_syntax_uid)
     buffer = io.BytesIO()
     dataset.save_as(buffer, enforce_file_format=True)
     return buffer.getvalue()
@@ -155,7 +156,7 @@ def opened_node(
     limits: IngestLimits | None = None,
     transfer_syntaxes: tuple[str, ...] = (*NATIVE_SYNTAXES, *COMPRESSED_SYNTAXES),
     batch_s: float = 0.005,
-    **settings: object,
+    **settings: Any,
 ) -> Iterator[Node]:
     """A node over a folder; opened twice it is two processes of one node."""
     engine = open_engine(f"sqlite:///{folder / 'index.sqlite'}")

@@ -32,6 +32,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filewriter import dcmwrite
 from pydicom.uid import (
+    UID,
     CTImageStorage,
     DeflatedExplicitVRLittleEndian,
     EnhancedCTImageStorage,
@@ -44,7 +45,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from node.domain.frames import Frame, frames_of
+from node.domain.frames import Frame, Triple, frames_of
 from node.domain.grid import Grid, Stack
 
 Floats = NDArray[np.float64]
@@ -195,15 +196,15 @@ class Phantom:
         origin = _LATTICE_CENTRE_MM - (np.array(shape) - 1) / 2 @ steps
         return Grid(
             shape=shape,
-            origin_mm=tuple(np.round(origin, 4).tolist()),
-            steps_mm=tuple(tuple(step) for step in steps.tolist()),
+            origin_mm=_triple(np.round(origin, 4)),
+            steps_mm=(_triple(steps[0]), _triple(steps[1]), _triple(steps[2])),
             frame_of_reference_uid=self.uid("frame of reference"),
         )
 
     @cached_property
     def regions(self) -> NDArray[np.uint8]:
         """The region of each voxel centre, shape (slice, row, column)."""
-        index = np.stack(np.indices(self.grid.shape), axis=-1).astype(float)
+        index = np.moveaxis(np.indices(self.grid.shape), 0, -1).astype(float)
         affine = self.grid.affine_lps
         return region_at(index @ affine[:3, :3].T + affine[:3, 3])
 
@@ -397,9 +398,11 @@ def stack_of(instances: Sequence[Dataset]) -> Stack:
     """The frames of a well-formed series as a stack, ordered along the normal."""
     frames: list[Frame] = [frame for instance in instances for frame in frames_of(instance)]
     first = frames[0]
+    assert first.pixel_spacing_mm is not None
+    assert first.frame_of_reference_uid is not None
     row_direction, column_direction = np.array(first.orientation).reshape(2, 3)
     normal = np.cross(row_direction, column_direction)
-    frames.sort(key=lambda frame: float(np.dot(frame.position_mm, normal)))
+    frames.sort(key=lambda frame: float(np.array(frame.position_mm) @ normal))
     positions = np.array([frame.position_mm for frame in frames])
     step = (positions[-1] - positions[0]) / max(len(frames) - 1, 1)
     between_rows, between_columns = first.pixel_spacing_mm
@@ -407,19 +410,24 @@ def stack_of(instances: Sequence[Dataset]) -> Stack:
         frames=tuple(frames),
         grid=Grid(
             shape=(len(frames), first.rows, first.columns),
-            origin_mm=tuple(positions[0].tolist()),
+            origin_mm=_triple(positions[0]),
             steps_mm=(
-                tuple((step if len(frames) > 1 else normal).tolist()),
-                tuple((column_direction * between_rows).tolist()),
-                tuple((row_direction * between_columns).tolist()),
+                _triple(step if len(frames) > 1 else normal),
+                _triple(column_direction * between_rows),
+                _triple(row_direction * between_columns),
             ),
             frame_of_reference_uid=first.frame_of_reference_uid,
         ),
     )
 
 
+def _triple(vector: NDArray[np.float64]) -> Triple:
+    x, y, z = vector.tolist()
+    return (x, y, z)
+
+
 def _part10(instance: Dataset, transfer_syntax_uid: str) -> bytes:
-    instance.file_meta.TransferSyntaxUID = transfer_syntax_uid
+    instance.file_meta.TransferSyntaxUID = UID(transfer_syntax_uid)
     buffer = BytesIO()
     implicit = transfer_syntax_uid == ImplicitVRLittleEndian
     little = transfer_syntax_uid != ExplicitVRBigEndian
@@ -444,7 +452,7 @@ def _file_meta(instance: Dataset) -> FileMetaDataset:
     meta.MediaStorageSOPClassUID = instance.SOPClassUID
     meta.MediaStorageSOPInstanceUID = instance.SOPInstanceUID
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.ImplementationClassUID = "2.25.1"
+    meta.ImplementationClassUID = UID("2.25.1")
     return meta
 
 

@@ -143,5 +143,6 @@ def _decodable_copy(header: Dataset) -> Dataset:
     copy = Dataset()
     for tag in header.keys():  # noqa: SIM118 - iterating a Dataset would decode every element
         copy[tag] = header.get_item(tag)
-    copy.set_original_encoding(*header.original_encoding, header.original_character_set)
+    implicit_vr, little_endian = header.original_encoding
+    copy.set_original_encoding(implicit_vr, little_endian, header.original_character_set)
     return copy

@@ -61,7 +61,7 @@ _SHADES = {
 def depth_at(points_mm: Floats) -> NDArray[np.uint8]:
     """How deep in the tumour a point lies: 0 outside, 1 head, 2 oedema, 3 core, 4 enhancing."""
     x, y, z = np.moveaxis(points_mm - CENTRE_MM, -1, 0)
-    depth = ((x / 110) ** 2 + (y / 85) ** 2 + (z / 100) ** 2 < 1).astype(np.uint8)
+    depth: NDArray[np.uint8] = ((x / 110) ** 2 + (y / 85) ** 2 + (z / 100) ** 2 < 1).astype("u1")
     away = np.linalg.norm(points_mm - _TUMOUR_CENTRE_MM, axis=-1)
     for radius in TUMOUR_MM.values():
         depth += (away < radius).astype(np.uint8)
@@ -215,5 +215,6 @@ def _some_cube(
 
 
 def _points(shape: tuple[int, ...], affine: Floats) -> Floats:
-    index = np.stack(np.indices(shape), axis=-1).astype(float)
-    return index @ affine[:3, :3].T + affine[:3, 3]
+    index = np.moveaxis(np.indices(shape), 0, -1).astype(float)
+    points: Floats = index @ affine[:3, :3].T + affine[:3, 3]
+    return points
