@@ -1,27 +1,21 @@
-"""Plausible: whether the labels of a result can be a patient's.
+"""Plausible: between which bounds the labels of a result can be a patient's, as a model.yaml says it.
 
-A model answers whatever it is given. Its model.yaml says between which bounds a result may lie; they
-are wide, so that what lies outside is not unusual but cannot be (a spleen of 30 litres). What is
-found is a list of reasons; nobody decides here what becomes of the result. Pure.
+The bounds are wide, so that what lies outside is not unusual but cannot be (a spleen of 30 litres).
+Names become label values here, and mistakes get their paths; ``measure`` holds results to it.
 
 Bounds of what a border cuts: upper ones hold all the same, lower ones and ratios do not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from math import inf
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from node.domain.reasons import Reason, ReasonCode
-
-if TYPE_CHECKING:  # who only lists models does not wait for numpy
-    from node.infer.measure import Measure, Measured
-
-# a label is on a side only where there is enough of it, and clearly
-_SIDED_ML = 1.0
-_SIDED_MM = 10.0
+from node.domain.segment import Segment, segments_named
+from node.infer.model_file import BoundsPart, PlausiblePart
+from node.infer.runner_part import Mistake
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,88 +93,86 @@ class Plausible:
             )
 
 
-def why_implausible(
-    plausible: Plausible, measured: Measured, *, are_chosen: bool = False
-) -> Sequence[Reason]:
-    """What no patient has; nothing where the result is empty or lies within all bounds.
-
-    Args:
-        are_chosen: The job asked for some labels only, so that the absence of others tells nothing.
-    """
-    if not measured.labels:
-        return ()
-    if are_chosen:
-        plausible = _without_lower_bounds(plausible)
-    found = [reason for bounds in plausible.bounds for reason in _outside(bounds, measured.labels)]
-    found += [reason for ratio in plausible.ratios for reason in _ratio(ratio, measured.labels)]
-    found += [reason for sides in plausible.sides for reason in _sides(sides, measured.labels)]
-    if not plausible.least_filled <= measured.filled <= plausible.most_filled:
-        facts = {"share": measured.filled, "low": plausible.least_filled}
-        facts["high"] = plausible.most_filled
-        found.append(Reason(ReasonCode.IMPLAUSIBLE_SHARE, facts))
-    return tuple(found)
+def read_plausible(
+    part: PlausiblePart, segments: Sequence[Segment], place: str
+) -> tuple[Plausible, list[Mistake]]:
+    """The bounds, and what is wrong with them as (``place: key``, sentence)."""
+    reader = _Reader(segments, f"{place}: plausible")
+    bounds = (*reader.labels(part), *reader.together(part))
+    ratios, sides = tuple(reader.ratios(part)), tuple(reader.sides(part))
+    low, high = part.share.min, part.share.max
+    if low > high:
+        reader.mistakes.append((f"{reader.where}.share", f"min {low:g} is above max {high:g}"))
+        low, high = 0.0, 1.0
+    found = Plausible(bounds=bounds, ratios=ratios, sides=sides, least_filled=low, most_filled=high)
+    return found, reader.mistakes
 
 
-def _without_lower_bounds(plausible: Plausible) -> Plausible:
-    together = [b for b in plausible.bounds if len(b.label_values) > 1]
-    alone = [b for b in plausible.bounds if len(b.label_values) == 1]
-    return replace(
-        plausible,
-        bounds=(*alone, *(replace(b, min_ml=0.0, min_cut_ml=0.0) for b in together)),
-        ratios=(),
-        least_filled=0.0,
-    )
+class _Reader:
+    def __init__(self, segments: Sequence[Segment], where: str) -> None:
+        self._segments = segments
+        self.where = where
+        self.mistakes: list[Mistake] = []
 
+    def labels(self, part: PlausiblePart) -> Iterator[Bounds]:
+        for name, given in part.labels.items():
+            where = f"{self.where}.labels.{name}"
+            yield from self._bounds(name, self._values([name], where), given, where)
 
-def _there(labels: Mapping[int, Measure], values: Sequence[int]) -> list[Measure]:
-    return [labels[value] for value in values if value in labels]
+    def together(self, part: PlausiblePart) -> Iterator[Bounds]:
+        for index, given in enumerate(part.together):
+            where = f"{self.where}.together.{index}"
+            values = (
+                tuple(segment.label_value for segment in self._segments)
+                if given.of == "all"
+                else self._values(given.of, f"{where}.of")
+            )
+            yield from self._bounds(given.name, values, given, where)
 
+    def ratios(self, part: PlausiblePart) -> Iterator[Ratio]:
+        for index, given in enumerate(part.ratios):
+            where = f"{self.where}.ratios.{index}"
+            of, to = self._values(given.of, f"{where}.of"), self._values(given.to, f"{where}.to")
+            try:
+                yield Ratio(
+                    name=given.name or f"{' + '.join(given.of)} : {' + '.join(given.to)}",
+                    of=of,
+                    to=to,
+                    low=given.min or 0.0,
+                    high=given.max or inf,
+                    from_ml=given.from_ml,
+                    is_for_cut=given.even_cut,
+                )
+            except ValueError as error:
+                self.mistakes.append((where, str(error)))
 
-def _outside(bounds: Bounds, labels: Mapping[int, Measure]) -> Iterator[Reason]:
-    parts = _there(labels, bounds.label_values)
-    if not parts:
-        return
-    ml = sum(part.ml for part in parts)
-    is_cut = any(part.touches_border for part in parts)
-    edge_mm = max(max(part.edges_mm) for part in parts)
-    least_ml = bounds.min_cut_ml if is_cut else bounds.min_ml
-    cut = max(part.cut for part in parts)
+    def sides(self, part: PlausiblePart) -> Iterator[Sides]:
+        for index, name in enumerate(part.sides):
+            pair = self._values([f"left {name}", f"right {name}"], f"{self.where}.sides.{index}")
+            if len(pair) == 2:
+                yield Sides(name=name, left=pair[0], right=pair[1])
 
-    def reason(code: ReasonCode, **facts: object) -> Reason:
-        return Reason(code, {"what": bounds.name, **facts})
+    def _values(self, names: Sequence[str], where: str) -> tuple[int, ...]:
+        try:
+            found = segments_named(self._segments, names)
+        except ValueError as error:
+            self.mistakes.append((where, str(error)))
+            return ()
+        return tuple(segment.label_value for segment in found)
 
-    if ml > bounds.max_ml:
-        yield reason(ReasonCode.IMPLAUSIBLE_VOLUME, ml=ml, high_ml=bounds.max_ml)
-    if ml < least_ml:
-        yield reason(ReasonCode.IMPLAUSIBLE_VOLUME, ml=ml, low_ml=least_ml, is_cut=is_cut)
-    if edge_mm > bounds.max_mm:
-        yield reason(ReasonCode.IMPLAUSIBLE_EXTENT, edge_mm=edge_mm, high_mm=bounds.max_mm)
-    if cut > bounds.max_cut:
-        yield reason(ReasonCode.IMPLAUSIBLE_BORDER, cut=cut, high=bounds.max_cut)
-    if bounds.border is not None and is_cut is not (bounds.border == "always"):
-        yield reason(ReasonCode.IMPLAUSIBLE_BORDER, touches=is_cut)
-
-
-def _ratio(ratio: Ratio, labels: Mapping[int, Measure]) -> Iterator[Reason]:
-    of, to = _there(labels, ratio.of), _there(labels, ratio.to)
-    is_cut = any(part.touches_border for part in (*of, *to))
-    to_ml = sum(part.ml for part in to)
-    if to_ml < ratio.from_ml or (is_cut and not ratio.is_for_cut):
-        return
-    value = sum(part.ml for part in of) / to_ml
-    if not ratio.low <= value <= ratio.high:
-        facts = {"what": ratio.name, "value": value, "low": ratio.low}
-        facts |= {"high": ratio.high} if ratio.high < inf else {}
-        yield Reason(ReasonCode.IMPLAUSIBLE_RATIO, facts)
-
-
-def _sides(sides: Sides, labels: Mapping[int, Measure]) -> Iterator[Reason]:
-    left, right = labels.get(sides.left), labels.get(sides.right)
-    if left is None or right is None or min(left.ml, right.ml) < _SIDED_ML:
-        return
-    if left.middle_mm is None or right.middle_mm is None:
-        return
-    beyond_mm = right.middle_mm[0] - left.middle_mm[0]
-    if beyond_mm > _SIDED_MM:
-        facts = {"what": sides.name, "beyond_mm": beyond_mm}
-        yield Reason(ReasonCode.IMPLAUSIBLE_SIDES, facts)
+    def _bounds(
+        self, name: str, values: tuple[int, ...], given: BoundsPart, where: str
+    ) -> Iterator[Bounds]:
+        try:
+            yield Bounds(
+                name=name,
+                label_values=values,
+                min_ml=given.min_ml or 0.0,
+                min_cut_ml=given.min_cut_ml or 0.0,
+                max_ml=given.max_ml or inf,
+                max_mm=given.max_mm or inf,
+                max_cut=1.0 if given.max_cut is None else given.max_cut,
+                border=given.border,
+            )
+        except ValueError as error:
+            self.mistakes.append((where, str(error)))

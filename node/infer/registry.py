@@ -23,8 +23,7 @@ from node.domain.segment import Segment
 from node.infer.assets import Asset
 from node.infer.labels_table import read_labels_table
 from node.infer.model_file import InputPart, ModelFile, ResourcesPart, read_model_file
-from node.infer.plausible import Plausible
-from node.infer.plausible_file import read_plausible
+from node.infer.plausible import Plausible, read_plausible
 from node.infer.revision import revision_of
 from node.infer.runner_part import Mistake, RunnerPart
 

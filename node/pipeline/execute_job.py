@@ -28,13 +28,11 @@ from node.encode.header import read_tables
 from node.infer.assets import sync_folder
 from node.infer.kept import Kept
 from node.infer.labels_file import read_labels, write_labels
-from node.infer.measure import measure_labels
-from node.infer.plausible import why_implausible
+from node.infer.measure import measure_labels, why_implausible
 from node.infer.registry import ModelSpec, load_model
 from node.infer.report import Report
-from node.infer.run_context import RunContext
-from node.infer.runners import run_model
-from node.infer.runners import warm as warm_runners
+from node.infer.run_context import RunContext, run_model
+from node.infer.run_context import warm as warm_runners
 from node.observe.log import configure_logging
 from node.pipeline.acceptance import variant_by_header
 from node.pipeline.crash_points import crash_point

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from node.domain.errors import ConfigInvalid
 from node.domain.quantity import Quantity
-from node.infer.padding import cleared, fill
 from node.infer.registry import load_model
+from node.infer.run_context import cleared, fill
 from node.infer.volume import Volume
 from tests.support.phantoms import Phantom
 

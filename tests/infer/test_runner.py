@@ -298,7 +298,7 @@ def test_an_idle_child_can_be_warmed_for_a_model(runner: Runner) -> None:
     model = {"folder": str(default_models_folder() / "ct_tissue"), "parameters": {}}
 
     request = {"models": [model], "weights_dir": "", "device": "cpu"}
-    runner.start("node.infer.runners:warm", request, deadline_s=LONG_S)
+    runner.start("node.infer.run_context:warm", request, deadline_s=LONG_S)
 
     assert isinstance(listen(runner)[-1], Finished)
 

@@ -13,7 +13,7 @@ from node.domain.errors import JobFailed
 from node.infer import threshold
 from node.infer.registry import ModelSpec, load_model
 from node.infer.report import Stopwatch
-from node.infer.runners import check_labels, run_model
+from node.infer.run_context import check_labels, run_model
 from node.infer.volume import Volume
 from tests.support.phantoms import Phantom
 from tests.support.rooms import entry_labels, labels_of, nothing_known, room
