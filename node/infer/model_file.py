@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args
 
@@ -47,7 +48,7 @@ class InputPart(Part):
     padding: float | None = Field(default=None, allow_inf_nan=False)
     labels_on_padding: bool = False
 
-    @property
+    @cached_property
     def quantities(self) -> tuple[Quantity, ...]:
         """As values, in the order written."""
         names = [self.quantity] if isinstance(self.quantity, str) else self.quantity

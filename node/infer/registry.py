@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
@@ -47,15 +46,20 @@ class RunnerSpec:
     settings: RunnerPart
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
     """A model folder.
 
     Args:
         folder: Where it lies; relative paths in it start there.
-        inputs: Role -> series; the labels lie on the grid of the first.
+        inputs: Role -> series.
+        grid_role: The first input: on its grid the labels lie.
         files: Configuration and code of a bundle, outside the folder.
         weights: Learned parameters, outside the folder.
+        weights_digest: The hash of the weights, or one over those of several; empty where there are none.
+        image: Of a container, with the licence of the weights in it.
+        has_regions: Whether the output may overlap: bit n-1 of a voxel is label value n.
+        segment_of: Label value -> segment.
         plausible: What a result may be.
         digest: Changes when the model may give other results: model.yaml, labels.csv, files, weights,
             and the revisions of the code that runs it.
@@ -68,42 +72,18 @@ class ModelSpec:
     series_description: str
     research_use: bool
     inputs: Mapping[str, InputPart]
+    grid_role: str
     runner: RunnerSpec
     files: tuple[Asset, ...]
     weights: tuple[Asset, ...]
+    weights_digest: str
+    image: Asset | None
     resources: ResourcesPart
-    outputs: tuple[str, ...]
+    has_regions: bool
     segments: tuple[Segment, ...]
-    plausible: Plausible = field(default_factory=Plausible)
+    segment_of: Mapping[int, Segment]
+    plausible: Plausible
     digest: str
-
-    @property
-    def grid_role(self) -> str:
-        """The input whose grid the labels lie on."""
-        return next(iter(self.inputs))
-
-    @property
-    def image(self) -> Asset | None:
-        """The image of a container, with the licence of the weights in it."""
-        return self.runner.settings.image
-
-    @property
-    def weights_digest(self) -> str:
-        """The hash of the weights, or one over those of several; empty for a model without any."""
-        if len(self.weights) == 1:
-            return self.weights[0].identity
-        digest = hashlib.sha256("\n".join(each.identity for each in self.weights).encode())
-        return digest.hexdigest() if self.weights else ""
-
-    @property
-    def has_regions(self) -> bool:
-        """Whether the output may overlap: bit n-1 of a voxel is label value n."""
-        return self.outputs == ("regions",)
-
-    @cached_property
-    def segment_of(self) -> Mapping[int, Segment]:
-        """Label value -> segment."""
-        return MappingProxyType({segment.label_value: segment for segment in self.segments})
 
 
 def default_models_folder() -> Path:
@@ -195,6 +175,7 @@ def load_model(folder: Path) -> ModelSpec:
 def _spec(
     folder: Path, file: ModelFile, segments: Sequence[Segment], plausible: Plausible
 ) -> ModelSpec:
+    weights = tuple(Asset(**each.model_dump()) for each in file.weights)
     return ModelSpec(
         folder=folder,
         name=file.name,
@@ -203,6 +184,7 @@ def _spec(
         series_description=file.series_description or f"{file.title} ({file.name} {file.version})",
         research_use=file.research_use,
         inputs=file.inputs,
+        grid_role=next(iter(file.inputs)),
         runner=RunnerSpec(
             kind=file.runner.kind,
             entry=file.runner.entry,
@@ -210,13 +192,23 @@ def _spec(
             settings=file.runner,
         ),
         files=tuple(Asset(**each.model_dump()) for each in file.files),
-        weights=tuple(Asset(**each.model_dump()) for each in file.weights),
+        weights=weights,
+        weights_digest=_weights_digest(weights),
+        image=file.runner.image,
         resources=file.resources,
-        outputs=tuple(file.outputs),
+        has_regions=file.outputs == ["regions"],
         segments=tuple(segments),
+        segment_of=MappingProxyType({segment.label_value: segment for segment in segments}),
         plausible=plausible,
         digest=_digest(folder, file),
     )
+
+
+def _weights_digest(weights: Sequence[Asset]) -> str:
+    if len(weights) == 1:
+        return weights[0].identity
+    digest = hashlib.sha256("\n".join(each.identity for each in weights).encode())
+    return digest.hexdigest() if weights else ""
 
 
 def _file_mistakes(file: ModelFile, folder: Path, segments: Sequence[Segment]) -> Iterator[Mistake]:

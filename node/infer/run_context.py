@@ -199,7 +199,8 @@ def warm(request: Mapping[str, Any], report: Report, kept: Kept) -> Mapping[str,
     """
     with report.stage("warm"):
         for given in request["models"]:
-            spec = _with(load_model(Path(given["folder"])), given["parameters"])
+            model = kept.model(Path(given["folder"]), load_model)
+            spec = _with(model, given["parameters"])
             worker = importlib.import_module(spec.runner.settings.WORKER.partition(":")[0])
             if hasattr(worker, "warm"):
                 worker.warm(spec, Path(request["weights_dir"]), request["device"], kept)

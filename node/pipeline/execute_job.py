@@ -64,7 +64,7 @@ def run(request: Mapping[str, Any], report: Report, kept: Kept) -> dict[str, Any
 
 
 def _run(order: JobOrder, report: Report, kept: Kept) -> dict[str, Any]:
-    model = load_model(order.model_folder)
+    model = kept.model(order.model_folder, load_model, order.model_digest)
     if model.digest != order.model_digest:
         raise JobFailed(
             f"model {model.name} changed on disk since the job was made: rerun the series",

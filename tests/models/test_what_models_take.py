@@ -119,7 +119,7 @@ def alone(name: str, model: ModelSpec) -> Iterator[ActiveRule]:
             rule=compile_rule(
                 name=label, when={"Modality": {"present": True}}, study=None, path=""
             ),
-            model=replace(model, inputs={role: given}),
+            model=replace(model, inputs={role: given}, grid_role=role),
             accepts=accepted_inputs(model),
             refuses=refused_inputs(model),
             send=(),

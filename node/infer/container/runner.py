@@ -41,7 +41,7 @@ def run(
             choose(files, settings.outputs),
             inputs,
             spec.segments,
-            overlapping="regions" in spec.outputs,
+            overlapping=spec.has_regions,
         )
         padding = padding_of(inputs[spec.grid_role])
     ran = {"image": image.reference, "image_id": image.image_id}
