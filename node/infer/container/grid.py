@@ -1,7 +1,8 @@
-"""Where pixels of an output lie on the source grid, judged in patient space.
+"""Where pixels of an output lie on the source grid, judged in patient space, and what is painted there.
 
 An output may have its axes flipped or exchanged, its frames in any order, or show only a part of the
-grid; what does not fall onto voxel centres of the source is refused, never resampled.
+grid; what does not fall onto voxel centres of the source is refused, never resampled, and so is what
+overlaps where it may not.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from node.domain.errors import JobFailed
 from node.domain.frames import Frame, Triple
 from node.domain.grid import Stack
 from node.domain.result import LabelArray
+from node.domain.segment import Segment
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -24,6 +26,7 @@ TOLERANCE_VOXELS = 0.1
 """How far a pixel may lie off the voxel centre that it is taken for; formats round positions."""
 
 _SLICE = 0
+_REGIONS_LIMIT = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,3 +178,54 @@ def _walk(step: Floats, size: int) -> tuple[int, int]:
     if np.max(np.abs(step - whole)) * max(size - 1, 1) > TOLERANCE_VOXELS:
         raise off_grid("its pixels have another size or direction")
     return axis, sign
+
+
+class Canvas:
+    """A label array on the source grid that starts as background.
+
+    Args:
+        overlapping: The model's output is regions: label value n becomes bit n-1.
+    """
+
+    def __init__(
+        self, shape: tuple[int, int, int], segments: Sequence[Segment], *, overlapping: bool
+    ) -> None:
+        highest = max(segment.label_value for segment in segments)
+        if overlapping and highest > _REGIONS_LIMIT:
+            raise JobFailed(
+                f"regions have label values up to {_REGIONS_LIMIT}, labels.csv has {highest}",
+                permanent=True,
+            )
+        is_small = highest <= (8 if overlapping else 255)
+        self.labels: LabelArray = (
+            np.zeros(shape, np.uint8) if is_small else np.zeros(shape, np.uint16)
+        )
+        self._names = {segment.label_value: segment.name for segment in segments}
+        self._overlapping = overlapping
+
+    def paint(self, window: Window, mask: NDArray[np.bool_], label_value: int) -> None:
+        """Give the voxels under a mask to a label.
+
+        Raises:
+            JobFailed: One of them has another exclusive label; permanent.
+        """
+        if label_value not in self._names:
+            raise JobFailed(
+                f"the container's output holds label {label_value}, which labels.csv does not"
+                " describe",
+                permanent=True,
+            )
+        view = window.of(self.labels)
+        if self._overlapping:
+            view[mask] |= view.dtype.type(1 << (label_value - 1))
+            return
+        there = view[mask]
+        taken = set(np.unique(there).tolist()) - {0, label_value} if there.any() else set()
+        if taken:
+            other = self._names[min(taken)]
+            raise JobFailed(
+                f"{self._names[label_value]!r} and {other!r} overlap in the container's output,"
+                " and the model's labels are exclusive",
+                permanent=True,
+            )
+        view[mask] = label_value

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from node.domain.errors import JobFailed
-from node.infer.container.templates import default_template
+from node.infer.container.spec import default_template
 from node.infer.run_context import SeriesInput
 
 _READ_BY_ALL = 0o444

@@ -7,10 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from node.domain.errors import JobFailed
-from node.infer.container.container_process import begins_for_good, held_container
+from node.infer.container.container_process import (
+    begins_for_good,
+    held_container,
+    owner_labels,
+    remove_leftovers,
+)
 from node.infer.container.engine import ContainerOrder, Engine, Image, extra_flags, find_image
 from node.infer.container.layout import lay_out
-from node.infer.container.leftovers import owner_labels, remove_leftovers
 from node.infer.container.outputs import OutputFile, choose, read_outputs
 from node.infer.container.spec import ContainerPart
 from node.infer.registry import ModelSpec

@@ -25,9 +25,8 @@ from pydicom.uid import UID, SegmentationStorage
 from node.domain.errors import JobFailed, SeriesUnusable
 from node.domain.frames import Frame, frame_sources, frames_of
 from node.domain.segment import Segment
-from node.infer.container.grid import SourceGrid
+from node.infer.container.grid import Canvas, SourceGrid
 from node.infer.container.matching import match_segments
-from node.infer.container.paint import Canvas
 from node.infer.run_context import SeriesInput
 
 Plane = NDArray[np.integer]
