@@ -14,9 +14,12 @@ import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from node.domain.errors import JobFailed
+
+if TYPE_CHECKING:
+    from node.infer.registry import ModelSpec
 
 PULLED = "pulled.json"
 
@@ -68,39 +71,27 @@ class FileHashes:
         return digest
 
 
-class NeedsAssets(Protocol):
-    """A model, as far as this module looks at it."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def files(self) -> tuple[Asset, ...]: ...
-    @property
-    def weights(self) -> tuple[Asset, ...]: ...
-    @property
-    def image(self) -> Asset | None: ...
-
-
-def missing_assets(model: NeedsAssets, weights_dir: Path) -> list[Asset]:
+def missing_assets(model: ModelSpec, weights_dir: Path) -> list[Asset]:
     """What ``models pull`` still has to bring; looks for the files, not into them."""
     folder = weights_dir / model.name
-    return [asset for asset in _assets(model) if not (folder / asset.path).is_file()]
+    assets = (*model.files, *model.weights)
+    return [asset for asset in assets if not (folder / asset.path).is_file()]
 
 
-def locked_licences(model: NeedsAssets, accepted: Collection[str]) -> list[str]:
+def locked_licences(model: ModelSpec, accepted: Collection[str]) -> list[str]:
     """Licences that forbid commercial use and that nobody has accepted."""
     return sorted(
         {a.licence for a in learned(model) if not a.commercial_use and a.licence not in accepted}
     )
 
 
-def learned(model: NeedsAssets) -> tuple[Asset, ...]:
+def learned(model: ModelSpec) -> tuple[Asset, ...]:
     """What may have a licence of its own: weights, or the image that holds them."""
     return (*model.weights, *([model.image] if model.image else []))
 
 
 def check_assets(
-    model: NeedsAssets,
+    model: ModelSpec,
     weights_dir: Path,
     paths: Iterable[str] | None = None,
     *,
@@ -118,7 +109,7 @@ def check_assets(
     wanted = None if paths is None else set(paths)
     hashes = hashes or FileHashes()
     checked: dict[str, Path] = {}
-    for asset in _assets(model):
+    for asset in (*model.files, *model.weights):
         if wanted is not None and asset.path not in wanted:
             continue
         path = folder / asset.path
@@ -192,10 +183,6 @@ def sha256_of(path: Path) -> str:
     """Digest of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _assets(model: NeedsAssets) -> tuple[Asset, ...]:
-    return (*model.files, *model.weights)
 
 
 def _records(folder: Path) -> dict[str, Any]:

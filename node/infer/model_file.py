@@ -165,21 +165,6 @@ class ModelFile(Part):
     plausible: PlausiblePart = PlausiblePart()
 
 
-_FIELDS_OF: dict[str, type[Part]] = {
-    "inputs": InputPart,
-    "files": FilePart,
-    "weights": WeightsPart,
-    "resources": ResourcesPart,
-    "plausible": PlausiblePart,
-}
-_PLAUSIBLE: dict[str, type[Part]] = {
-    "labels": BoundsPart,
-    "together": TogetherPart,
-    "ratios": RatioPart,
-    "share": SharePart,
-}
-
-
 # libyaml's parser, where PyYAML was built with it, is ten times as fast
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -214,11 +199,10 @@ def read_model_file(path: Path, place: str) -> tuple[ModelFile | None, list[Mist
 
 def _mistake(place: str, error: dict[str, Any]) -> Mistake:
     parts = [str(part) for part in error["loc"]]
-    holder = _FIELDS_OF.get(parts[0], ModelFile) if len(parts) > 1 else ModelFile
     if parts[:1] == ["runner"] and len(parts) > 1:  # the kind stands in the path, not in the file
         holder = _part_at(KINDS[parts.pop(1)], parts[1:-1])
-    if parts[:1] == ["plausible"] and len(parts) > 2:
-        holder = _PLAUSIBLE.get(parts[1], PlausiblePart)
+    else:
+        holder = _part_at(ModelFile, parts[:-1])
     if error["type"].startswith("union_tag"):
         parts.append("kind")
     path = ".".join(parts)

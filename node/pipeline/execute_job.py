@@ -146,10 +146,10 @@ def _labels(
     with report.stage("keep labels"):
         content = {role: source.given.content for role, source in sources.items()}
         facts = {**_facts(order, model), "ran": dict(produced.ran), "content": content}
-        written = write_labels(path, produced.labels, facts)
+        sha256 = write_labels(path, produced.labels, facts)
     crash_point("labels written")
     volume = LabelVolume(labels=produced.labels, stack=stack, overlapping=model.has_regions)
-    return _Made(volume, content, produced.ran, _file_facts(path, written.sha256))
+    return _Made(volume, content, produced.ran, _file_facts(path, sha256))
 
 
 @contextmanager

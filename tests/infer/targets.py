@@ -121,5 +121,5 @@ def segments(request: Request, report: Report, kept: Kept) -> Request:
         model, {model.grid_role: given}, room(Path(request["folder"])), report
     ).labels
     with report.stage("write"):
-        written = write_labels(Path(request["labels"]), labels, {"model": model.name})
-    return {"sha256": written.sha256, "voxels": len(written.voxels)}
+        sha256 = write_labels(Path(request["labels"]), labels, {"model": model.name})
+    return {"sha256": sha256}

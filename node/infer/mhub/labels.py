@@ -12,10 +12,11 @@ import csv
 import hashlib
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from node.domain.segment import PRIVATE_SCHEME, Code, Segment
 from node.infer.container.matching import Key, name_key
-from node.infer.labels_table import COLUMNS
+from node.infer.labels_table import CODE_COLUMNS, COLUMNS
 
 ANATOMICAL_STRUCTURE = Code("91723000", "SCT", "Anatomical Structure")
 
@@ -40,7 +41,7 @@ def draft_labels(
     """
     by_name: dict[Key, Segment] = {}
     for segment in known:
-        if segment.type.scheme != PRIVATE_SCHEME:
+        if not segment.is_private:
             by_name.setdefault(name_key(segment.name), segment)
     labels: list[Segment] = []
     private: list[str] = []
@@ -50,23 +51,12 @@ def draft_labels(
         if any(label.name.casefold() == name.casefold() for label in labels):
             name = f"{name[:58]} {value}"
         found = by_name.get(name_key(name))
-        if found is None or _codes(found) in used:
+        if found is None or found.codes in used:
             private.append(name)
             labels.append(_private(value, name, segment_id))
         else:
-            used.add(_codes(found))
-            labels.append(
-                Segment(
-                    label_value=value,
-                    name=found.name,
-                    category=found.category,
-                    type=found.type,
-                    modifier=found.modifier,
-                    region=found.region,
-                    region_modifier=found.region_modifier,
-                    rgb=found.rgb,
-                )
-            )
+            used.add(found.codes)
+            labels.append(replace(found, label_value=value))
     return labels, private
 
 
@@ -92,28 +82,14 @@ def _private(value: int, name: str, segment_id: str) -> Segment:
     )
 
 
-def _codes(segment: Segment) -> tuple[Code | None, ...]:
-    return (
-        segment.category,
-        segment.type,
-        segment.modifier,
-        segment.region,
-        segment.region_modifier,
-    )
-
-
 def _row(label: Segment) -> Mapping[str, object]:
-    codes = {
-        "category": label.category,
-        "type": label.type,
-        "modifier": label.modifier,
-        "region": label.region,
-        "region_modifier": label.region_modifier,
-    }
     red, green, blue = label.rgb
     return {
         "label_value": label.label_value,
         "name": label.name,
-        **{key: f"{c.scheme}:{c.value}:{c.meaning}" if c else "" for key, c in codes.items()},
+        **{
+            column: f"{code.scheme}:{code.value}:{code.meaning}" if code else ""
+            for column, code in zip(CODE_COLUMNS, label.codes, strict=True)
+        },
         "rgb": f"#{red:02X}{green:02X}{blue:02X}",
     }

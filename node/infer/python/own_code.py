@@ -12,8 +12,8 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.abc import MetaPathFinder, SourceLoader
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -74,8 +74,8 @@ def _import(sources: Mapping[str, bytes], folder: Path, name: str) -> ModuleType
     return importlib.import_module(f"{package}.{name}")
 
 
-class _OwnCode(MetaPathFinder):
-    """Finds the modules of one package among sources in memory."""
+class _OwnCode(MetaPathFinder, SourceLoader):  # type: ignore[misc]  # of typeshed
+    """The modules of one package among sources in memory; their paths are for tracebacks."""
 
     def __init__(self, package: str, sources: Mapping[str, bytes], folder: Path) -> None:
         self._package, self._sources, self._folder = package, sources, folder
@@ -88,23 +88,12 @@ class _OwnCode(MetaPathFinder):
         package, _, name = fullname.rpartition(".")
         if package != self._package or name not in self._sources:
             return None
-        place = self._folder / f"{name}.py"
-        loader = _CheckedSource(fullname, str(place), self._sources[name])
-        return importlib.util.spec_from_file_location(fullname, place, loader=loader)
+        return importlib.util.spec_from_loader(fullname, self, origin=self.get_filename(fullname))
 
-
-class _CheckedSource(SourceFileLoader):
-    """Runs bytes that were read before; the path is for tracebacks."""
-
-    def __init__(self, fullname: str, path: str, source: bytes) -> None:
-        super().__init__(fullname, path)
-        self._source = source
+    def get_filename(self, fullname: str) -> str:
+        """Where its source lies."""
+        return str(self._folder / f"{fullname.rpartition('.')[2]}.py")
 
     def get_data(self, path: Any) -> bytes:
-        """The source, whatever the disk holds by now."""
-        del path
-        return self._source
-
-    def path_stats(self, path: Any) -> Mapping[str, Any]:
-        """No file: so that no compiled file is looked for."""
-        raise OSError(path)
+        """The source, whatever the disk holds by now; no compiled file is looked for."""
+        return self._sources[Path(path).stem]

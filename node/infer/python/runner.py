@@ -21,18 +21,16 @@ Entry = Callable[[ModelSpec, Mapping[str, Volume], RunContext, Report], LabelArr
 
 
 def warm(spec: ModelSpec, weights_dir: Path, device: str, kept: Kept) -> None:
-    """Import the entry."""
+    """Import the entry.
+
+    Raises:
+        JobFailed: It is not there.
+    """
     del weights_dir, device, kept
     entry_of(spec)
 
 
-def check(spec: ModelSpec, weights_dir: Path, device: str, kept: Kept) -> None:
-    """Whether the entry is there.
-
-    Raises:
-        JobFailed: It is not.
-    """
-    warm(spec, weights_dir, device, kept)
+check = warm
 
 
 def run(
