@@ -112,26 +112,18 @@ def check_assets(
     for asset in (*model.files, *model.weights):
         if wanted is not None and asset.path not in wanted:
             continue
-        path = folder / asset.path
-        if not path.is_file():
-            raise JobFailed(
-                f"{asset.path} of {model.name} is missing: segnode models pull {model.name}",
-                permanent=True,
-            )
+        path = checked[asset.path] = folder / asset.path
         expected = asset.sha256 or recorded_sha256(folder, asset)
-        if not expected:
-            raise JobFailed(
-                f"{asset.path} of {model.name} was not brought by segnode models pull"
-                f" {model.name}: nothing says that it is the right file",
-                permanent=True,
-            )
-        if hashes.of(path) != expected:
-            raise JobFailed(
-                f"{asset.path} of {model.name} is not the file with the hash that is expected:"
-                f" segnode models pull {model.name} brings it anew",
-                permanent=True,
-            )
-        checked[asset.path] = path
+        pull = f"segnode models pull {model.name}"
+        if not path.is_file():
+            fault = f"is missing: {pull}"
+        elif not expected:
+            fault = f"was not brought by {pull}: nothing says that it is the right file"
+        elif hashes.of(path) != expected:
+            fault = f"is not the file with the hash that is expected: {pull} brings it anew"
+        else:
+            continue
+        raise JobFailed(f"{asset.path} of {model.name} {fault}", permanent=True)
     return checked
 
 
@@ -149,13 +141,8 @@ def record_asset(folder: Path, asset: Asset, *, sha256: str, source: str, at: st
     Args:
         folder: Of the model, below weights_dir.
     """
-    record = {
-        "sha256": sha256,
-        "identity": asset.identity,
-        "source": source,
-        "at": at,
-        "licence": asset.licence,
-    }
+    record = {"sha256": sha256, "identity": asset.identity, "source": source, "at": at}
+    record["licence"] = asset.licence
     write_json(folder / PULLED, {**_records(folder), asset.path: record})
 
 

@@ -219,11 +219,12 @@ def why_implausible(
 
 
 def _without_lower_bounds(plausible: Plausible) -> Plausible:
-    together = [b for b in plausible.bounds if len(b.label_values) > 1]
-    alone = [b for b in plausible.bounds if len(b.label_values) == 1]
     return replace(
         plausible,
-        bounds=(*alone, *(replace(b, min_ml=0.0, min_cut_ml=0.0) for b in together)),
+        bounds=tuple(
+            replace(each, min_ml=0.0, min_cut_ml=0.0) if len(each.label_values) > 1 else each
+            for each in plausible.bounds
+        ),
         ratios=(),
         least_filled=0.0,
     )

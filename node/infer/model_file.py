@@ -69,11 +69,9 @@ class FilePart(Part):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
-class WeightsPart(Part):
+class WeightsPart(FilePart):
     """Learned parameters; without any hash the first pull records what it saw."""
 
-    path: str = Field(min_length=1)
-    url: str = Field(min_length=1)
     sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
     md5: str = Field(default="", pattern=r"^([0-9a-f]{32})?$")
     licence: str = Field(min_length=1)

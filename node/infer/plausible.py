@@ -9,12 +9,13 @@ Bounds of what a border cuts: upper ones hold all the same, lower ones and ratio
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Literal
 
 from node.domain.segment import Segment, segments_named
-from node.infer.model_file import BoundsPart, PlausiblePart
+from node.infer.model_file import BoundsPart, PlausiblePart, RatioPart
 from node.infer.runner_part import Mistake
 
 
@@ -97,82 +98,70 @@ def read_plausible(
     part: PlausiblePart, segments: Sequence[Segment], place: str
 ) -> tuple[Plausible, list[Mistake]]:
     """The bounds, and what is wrong with them as (``place: key``, sentence)."""
-    reader = _Reader(segments, f"{place}: plausible")
-    bounds = (*reader.labels(part), *reader.together(part))
-    ratios, sides = tuple(reader.ratios(part)), tuple(reader.sides(part))
-    low, high = part.share.min, part.share.max
-    if low > high:
-        reader.mistakes.append((f"{reader.where}.share", f"min {low:g} is above max {high:g}"))
-        low, high = 0.0, 1.0
-    found = Plausible(bounds=bounds, ratios=ratios, sides=sides, least_filled=low, most_filled=high)
-    return found, reader.mistakes
+    mistakes: list[Mistake] = []
 
-
-class _Reader:
-    def __init__(self, segments: Sequence[Segment], where: str) -> None:
-        self._segments = segments
-        self.where = where
-        self.mistakes: list[Mistake] = []
-
-    def labels(self, part: PlausiblePart) -> Iterator[Bounds]:
-        for name, given in part.labels.items():
-            where = f"{self.where}.labels.{name}"
-            yield from self._bounds(name, self._values([name], where), given, where)
-
-    def together(self, part: PlausiblePart) -> Iterator[Bounds]:
-        for index, given in enumerate(part.together):
-            where = f"{self.where}.together.{index}"
-            values = (
-                tuple(segment.label_value for segment in self._segments)
-                if given.of == "all"
-                else self._values(given.of, f"{where}.of")
-            )
-            yield from self._bounds(given.name, values, given, where)
-
-    def ratios(self, part: PlausiblePart) -> Iterator[Ratio]:
-        for index, given in enumerate(part.ratios):
-            where = f"{self.where}.ratios.{index}"
-            of, to = self._values(given.of, f"{where}.of"), self._values(given.to, f"{where}.to")
-            try:
-                yield Ratio(
-                    name=given.name or f"{' + '.join(given.of)} : {' + '.join(given.to)}",
-                    of=of,
-                    to=to,
-                    low=given.min or 0.0,
-                    high=given.max or inf,
-                    from_ml=given.from_ml,
-                    is_for_cut=given.even_cut,
-                )
-            except ValueError as error:
-                self.mistakes.append((where, str(error)))
-
-    def sides(self, part: PlausiblePart) -> Iterator[Sides]:
-        for index, name in enumerate(part.sides):
-            pair = self._values([f"left {name}", f"right {name}"], f"{self.where}.sides.{index}")
-            if len(pair) == 2:
-                yield Sides(name=name, left=pair[0], right=pair[1])
-
-    def _values(self, names: Sequence[str], where: str) -> tuple[int, ...]:
+    @contextmanager
+    def at(key: str) -> Iterator[None]:
         try:
-            found = segments_named(self._segments, names)
+            yield
         except ValueError as error:
-            self.mistakes.append((where, str(error)))
-            return ()
+            mistakes.append((f"{place}: plausible.{key}", str(error)))
+
+    def values(names: Sequence[str], key: str) -> tuple[int, ...]:
+        found: list[Segment] = []
+        with at(key):
+            found = segments_named(segments, names)
         return tuple(segment.label_value for segment in found)
 
-    def _bounds(
-        self, name: str, values: tuple[int, ...], given: BoundsPart, where: str
-    ) -> Iterator[Bounds]:
-        try:
-            yield Bounds(
-                name=name,
-                label_values=values,
-                min_ml=given.min_ml or 0.0,
-                min_cut_ml=given.min_cut_ml or 0.0,
-                max_ml=given.max_ml or inf,
-                max_mm=given.max_mm or inf,
-                max_cut=1.0 if given.max_cut is None else given.max_cut,
-                border=given.border,
-            )
-        except ValueError as error:
-            self.mistakes.append((where, str(error)))
+    bounds, ratios, sides = [], [], []
+    for name, alone in part.labels.items():
+        labels = values([name], f"labels.{name}")
+        with at(f"labels.{name}"):
+            bounds.append(_bounds(name, labels, alone))
+    for index, several in enumerate(part.together):
+        if several.of == "all":
+            labels = tuple(segment.label_value for segment in segments)
+        else:
+            labels = values(several.of, f"together.{index}.of")
+        with at(f"together.{index}"):
+            bounds.append(_bounds(several.name, labels, several))
+    for index, ratio in enumerate(part.ratios):
+        of = values(ratio.of, f"ratios.{index}.of")
+        to = values(ratio.to, f"ratios.{index}.to")
+        with at(f"ratios.{index}"):
+            ratios.append(_ratio(of, to, ratio))
+    for index, name in enumerate(part.sides):
+        pair = values([f"left {name}", f"right {name}"], f"sides.{index}")
+        if len(pair) == 2:
+            sides.append(Sides(name=name, left=pair[0], right=pair[1]))
+    found = Plausible(bounds=tuple(bounds), ratios=tuple(ratios), sides=tuple(sides))
+    low, high = part.share.min, part.share.max
+    if low > high:
+        mistakes.append((f"{place}: plausible.share", f"min {low:g} is above max {high:g}"))
+        return found, mistakes
+    return replace(found, least_filled=low, most_filled=high), mistakes
+
+
+def _bounds(name: str, labels: tuple[int, ...], given: BoundsPart) -> Bounds:
+    return Bounds(
+        name=name,
+        label_values=labels,
+        min_ml=given.min_ml or 0.0,
+        min_cut_ml=given.min_cut_ml or 0.0,
+        max_ml=given.max_ml or inf,
+        max_mm=given.max_mm or inf,
+        max_cut=1.0 if given.max_cut is None else given.max_cut,
+        border=given.border,
+    )
+
+
+def _ratio(of: tuple[int, ...], to: tuple[int, ...], given: RatioPart) -> Ratio:
+    return Ratio(
+        name=given.name or f"{' + '.join(given.of)} : {' + '.join(given.to)}",
+        of=of,
+        to=to,
+        low=given.min or 0.0,
+        high=given.max or inf,
+        from_ml=given.from_ml,
+        is_for_cut=given.even_cut,
+    )

@@ -143,12 +143,11 @@ def find_models(folders: Sequence[Path]) -> FoundModels:
             if other is not None:
                 where = f"is also the name of the model in {other.folder}"
                 raise ConfigInvalid([(_place(model_folder), where)])
+            usable[name] = model
         except ConfigInvalid as invalid:
             mistakes = tuple(invalid.mistakes)
             unusable[name] = UnusableModel(name=name, folder=model_folder, mistakes=mistakes)
             usable.pop(name, None)
-        else:
-            usable[name] = model
     return FoundModels(usable=MappingProxyType(usable), unusable=MappingProxyType(unusable))
 
 
@@ -216,7 +215,12 @@ def _file_mistakes(file: ModelFile, folder: Path, segments: Sequence[Segment]) -
     place = _place(folder)
     for key, sentence in file.runner.mistakes(file, folder):
         yield f"{place}/model.yaml: {key}", sentence
-    yield from _asset_mistakes(file, place)
+    paths = [each.path for each in (*file.files, *file.weights)]
+    for path in sorted({path for path in paths if paths.count(path) > 1}):
+        yield f"{place}/model.yaml: files", f"{path} stands twice"
+    for path in paths:
+        if path.startswith("/") or ".." in PurePosixPath(path).parts:
+            yield f"{place}/model.yaml: files", f"{path} does not lie below the model's folder"
     if file.outputs == ["regions"] and any(s.label_value > _REGION_LIMIT for s in segments):
         yield f"{place}/labels.csv", f"regions have label values 1 to {_REGION_LIMIT}"
     if file.name != folder.name:
@@ -233,25 +237,15 @@ def _place(folder: Path) -> str:
     return f"{folder.resolve().parent.name}/{folder.name}"
 
 
-def _card_mistakes(folder: Path, place: str) -> list[tuple[str, str]]:
+def _card_mistakes(folder: Path, place: str) -> Iterator[Mistake]:
     card = folder / "README.md"
     if not card.is_file():
-        return [(f"{place}/README.md", "is missing: every model has a card")]
+        yield f"{place}/README.md", "is missing: every model has a card"
+        return
     lines = {line.strip() for line in card.read_text(encoding="utf-8").splitlines()}
-    return [
-        (f"{place}/README.md", f"has no section '## {section}'")
-        for section in CARD_SECTIONS
-        if f"## {section}" not in lines
-    ]
-
-
-def _asset_mistakes(file: ModelFile, place: str) -> Iterator[tuple[str, str]]:
-    paths = [*(each.path for each in file.files), *(each.path for each in file.weights)]
-    for path in sorted({path for path in paths if paths.count(path) > 1}):
-        yield f"{place}/model.yaml: files", f"{path} stands twice"
-    for path in paths:
-        if path.startswith("/") or ".." in PurePosixPath(path).parts:
-            yield f"{place}/model.yaml: files", f"{path} does not lie below the model's folder"
+    for section in CARD_SECTIONS:
+        if f"## {section}" not in lines:
+            yield f"{place}/README.md", f"has no section '## {section}'"
 
 
 def _digest(folder: Path, file: ModelFile) -> str:
@@ -260,11 +254,6 @@ def _digest(folder: Path, file: ModelFile) -> str:
     modules = [_VOXELS, *runner.modules()]
     revisions = [f"{runner.kind} {type(runner).REVISION}"]
     revisions += [f"{module} {revision_of(module)}" for module in modules]
-    digest = hashlib.sha256()
-    for part in (
-        (folder / "model.yaml").read_bytes(),
-        (folder / "labels.csv").read_bytes(),
-        "\n".join(revisions).encode(),
-    ):
-        digest.update(hashlib.sha256(part).digest())
-    return digest.hexdigest()
+    files = [(folder / name).read_bytes() for name in ("model.yaml", "labels.csv")]
+    parts = [*files, "\n".join(revisions).encode()]
+    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()

@@ -45,7 +45,7 @@ REVISION = 1
 _INT16 = np.iinfo(np.int16)
 
 # what pydicom, gdcm, pylibjpeg, pillow and pyjpegls raise over a frame that they cannot decode
-_DECODE_ERRORS = (
+DECODE_ERRORS = (
     ArithmeticError,
     AttributeError,
     EOFError,
@@ -56,19 +56,6 @@ _DECODE_ERRORS = (
     ValueError,
     struct.error,
     zlib.error,
-)
-_IMAGE_PIXEL = (
-    "SOPInstanceUID",
-    "SamplesPerPixel",
-    "NumberOfFrames",
-    "Rows",
-    "Columns",
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
-    "PixelRepresentation",
-    "PixelPaddingValue",
-    "PixelPaddingRangeLimit",
 )
 _PIXEL_DATA = b"\xe0\x7f\x10\x00"  # (7FE0,0010), little endian
 _RLE_GAIN = 64  # two bytes stand for at most 128 (PS3.5 G.3)
@@ -220,15 +207,14 @@ def _read_instance(
     with file:
         try:
             if pixels is None:
-                header = dcmread(file, stop_before_pixels=True, specific_tags=list(_IMAGE_PIXEL))
-                pixels = StoredPixels.of(header, file.tell())
+                pixels = StoredPixels.of(dcmread(file, stop_before_pixels=True), file.tell())
             _check_agreement(pixels, wanted)
             if pixels.lie_as_they_are:
                 _read_native(file, pixels, wanted, slab)
             else:
                 file.seek(0)
                 _decode(dcmread(file), pixels, wanted, slab)
-        except (InvalidDicomError, *_DECODE_ERRORS) as error:
+        except (InvalidDicomError, *DECODE_ERRORS) as error:
             sentence = f"instance {sop_instance_uid} cannot be decoded ({type(error).__name__})"
             raise JobFailed(sentence, permanent=True) from error
 

@@ -1,19 +1,5 @@
 """Runner kind ``container``: an image that keeps MHub's contract, run by podman or docker.
 
-::
-
-    runner         run: image -> input folder -> container -> output files -> labels
-    spec           what model.yaml says to it, and what this machine lacks
-    layout         the input folder
-    engine         podman or docker: which, which image, which command line
-    container_process    one container: made, run, emptied, gone with the block that holds it;
-                   what dead runner processes left behind
-    guardian       the process that removes it when the runner process dies
-    outputs        which files are the result; a NIfTI file -> labels
-    seg_output     a DICOM Segmentation -> labels
-    grid           where its pixels lie on the source grid, and labels as they are painted there
-    matching       which label of the model a segment is
-
 What enters: the files of the input series. What leaves: labels on the grid of the first input, so
 that what is delivered is made and verified by this node like any other result; the container's own
 objects go nowhere. Its exit code is worth nothing, MHub's is 0 whatever happens: success is an output

@@ -11,11 +11,11 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from node.domain.errors import JobFailed
 from node.infer.container.engine import ContainerOrder, Engine, is_for_good, tied
@@ -74,24 +74,28 @@ class ContainerProcess:
     @property
     def exit_code(self) -> int:
         """Its exit code: worth a remark, never a verdict."""
-        return int(self._engine.inspect(self._order.name).get("ExitCode", 0))
+        return int(self._state.get("ExitCode", 0))
 
     @property
     def ran_out_of_memory(self) -> bool:
         """Whether the kernel ended it for passing its memory limit."""
-        return bool(self._engine.inspect(self._order.name).get("OOMKilled", False))
+        return bool(self._state.get("OOMKilled", False))
 
     @property
     def ended_at_once(self) -> bool:
         """Whether it ended so soon that it cannot have done any work."""
-        state = self._engine.inspect(self._order.name)
+        state = self._state
         began, ended = (_seconds(str(state.get(key, ""))) for key in ("StartedAt", "FinishedAt"))
         return began is not None and ended is not None and ended - began < _NO_WORK_S
 
     @property
+    def _state(self) -> Mapping[str, Any]:
+        return self._engine.inspect(self._order.name)
+
+    @property
     def _started(self) -> str:
         """When it started, by the engine; empty where it never did."""
-        at = str(self._engine.inspect(self._order.name).get("StartedAt", ""))
+        at = str(self._state.get("StartedAt", ""))
         return "" if at.startswith("0001-") else at
 
     def output(self, folder: Path) -> list[OutputFile]:
@@ -110,11 +114,7 @@ class ContainerProcess:
         ) as process:
             if process.stdout is None:
                 raise JobFailed("the container's output could not be taken out")
-            return take_out(
-                process.stdout,
-                folder,
-                newer_than_s=at - _CLOCK_SLACK_S,
-            )
+            return take_out(process.stdout, folder, newer_than_s=at - _CLOCK_SLACK_S)
 
 
 @contextmanager

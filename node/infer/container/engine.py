@@ -40,12 +40,10 @@ class Image:
     """An image on this machine.
 
     Args:
-        reference: As it was asked for.
         image_id: ``sha256:...``, which names its content.
         digests: Of its manifests, as registries know them.
     """
 
-    reference: str
     image_id: str
     digests: tuple[str, ...] = ()
 
@@ -153,7 +151,6 @@ class Engine:
         if facts.get("Digest"):  # podman's
             digests.add(str(facts["Digest"]))
         return Image(
-            reference=reference,
             image_id=image_id if image_id.startswith("sha256:") else f"sha256:{image_id}",
             digests=tuple(sorted(digests)),
         )

@@ -83,17 +83,16 @@ def choose(files: Sequence[OutputFile], patterns: Sequence[str]) -> list[OutputF
         JobFailed: A pattern fits no file or several; permanent.
     """
     chosen: list[OutputFile] = []
-    for pattern in patterns:
+    for pattern in patterns or USUAL_OUTPUTS:
         fitting = _fitting(files, pattern)
-        if not fitting:
+        if fitting and not patterns:
+            return fitting
+        if patterns and not fitting:
             raise JobFailed(f"the container wrote no file that fits {pattern}", permanent=True)
         chosen += fitting
-    if patterns:
-        return chosen
-    for pattern in USUAL_OUTPUTS:
-        if fitting := _fitting(files, pattern):
-            return fitting
-    raise JobFailed("the container wrote files, but no segmentation", permanent=True)
+    if not chosen:
+        raise JobFailed("the container wrote files, but no segmentation", permanent=True)
+    return chosen
 
 
 def read_outputs(
@@ -127,7 +126,10 @@ def _fitting(files: Sequence[OutputFile], pattern: str) -> list[OutputFile]:
     Raises:
         JobFailed: Several do; permanent.
     """
-    glob = re.compile(_regular_expression(pattern))
+    # a glob as in a shell: ``**/`` is any folders or none, ``*`` and ``?`` stay in one folder
+    meaning = {"**/": "(?:.*/)?", "*": "[^/]*", "?": "[^/]"}
+    parts = re.split(r"(\*\*/|\*|\?)", pattern)
+    glob = re.compile("".join(meaning.get(part, re.escape(part)) for part in parts))
     fitting = [file for file in files if glob.fullmatch(str(file.name))]
     if len(fitting) > 1:
         raise JobFailed(
@@ -136,13 +138,6 @@ def _fitting(files: Sequence[OutputFile], pattern: str) -> list[OutputFile]:
             permanent=True,
         )
     return fitting
-
-
-def _regular_expression(pattern: str) -> str:
-    """A glob as in a shell: ``**/`` is any folders or none, ``*`` and ``?`` stay in one folder."""
-    meaning = {"**/": "(?:.*/)?", "*": "[^/]*", "?": "[^/]"}
-    parts = re.split(r"(\*\*/|\*|\?)", pattern)
-    return "".join(meaning.get(part, re.escape(part)) for part in parts)
 
 
 def _suffix(name: PurePosixPath) -> str:

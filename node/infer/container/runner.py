@@ -33,7 +33,9 @@ def run(
     Raises:
         JobFailed: No engine, no image, no output, or an output that is not a result of these inputs.
     """
-    settings = _settings_of(spec)
+    settings = spec.runner.settings
+    if not isinstance(settings, ContainerPart):
+        raise TypeError(f"{spec.name} is no container model")
     with report.stage("prepare"):
         engine, image = find_image(settings.entry, settings.image_id)
         if removed := remove_leftovers(engine):
@@ -48,25 +50,8 @@ def run(
             overlapping=spec.has_regions,
         )
         padding = padding_of(inputs[spec.grid_role])
-    ran = {"image": image.reference, "image_id": image.image_id}
+    ran = {"image": settings.entry, "image_id": image.image_id}
     return ModelOutput(labels=labels, ran=ran, padding=padding)
-
-
-def _settings_of(spec: ModelSpec) -> ContainerPart:
-    settings = spec.runner.settings
-    if not isinstance(settings, ContainerPart):
-        raise TypeError(f"{spec.name} is no container model")
-    return settings
-
-
-def _arguments(spec: ModelSpec, settings: ContainerPart) -> tuple[str, ...]:
-    """Those of model.yaml, and the parameters of the job behind them.
-
-    A parameter becomes ``key=value``, which is how MHub's images take changes to their workflow:
-    ``--config:modules.NAME.KEY=VALUE``.
-    """
-    changes = (f"{key}={value}" for key, value in spec.runner.parameters.items())
-    return (*settings.arguments, *changes)
 
 
 def _run(
@@ -107,11 +92,14 @@ def _run(
 def _order(
     spec: ModelSpec, settings: ContainerPart, image: Image, context: RunContext
 ) -> ContainerOrder:
+    # a parameter becomes ``key=value``, which is how MHub's images take changes to their workflow:
+    # ``--config:modules.NAME.KEY=VALUE``
+    changes = (f"{key}={value}" for key, value in spec.runner.parameters.items())
     return ContainerOrder(
         name=f"segnode-{spec.name}-{uuid.uuid4().hex[:12]}",
         labels={**owner_labels(), "segnode.model": spec.name},
         image_id=image.image_id,
-        arguments=_arguments(spec, settings),
+        arguments=(*settings.arguments, *changes),
         input_folder=(Path(context.scratch / "in").absolute(), settings.input_folder),
         output_folder=settings.output_folder,
         device=context.device,
