@@ -82,7 +82,9 @@ def main(arguments: list[str]) -> int:
 
 def _answer(message: Message, report: ChannelReport, kept: Kept) -> Message:
     try:
-        result = _resolve(message["target"])(message["request"], report, kept)
+        module, _, name = message["target"].partition(":")
+        target: Target = getattr(importlib.import_module(module), name)
+        result = target(message["request"], report, kept)
         return {"kind": "finished", "result": dict(result)}
     except JobFailed as error:
         return _failure(error.reason, permanent=error.permanent)
@@ -112,12 +114,6 @@ def _sentence(error: Exception) -> str:
     place = traceback.extract_tb(error.__traceback__)[-1]
     text = f"{type(error).__name__} in {Path(place.filename).name} line {place.lineno}"
     return text if "pydicom" in place.filename else f"{text}: {error}"
-
-
-def _resolve(target: str) -> Target:
-    module, _, name = target.partition(":")
-    function: Target = getattr(importlib.import_module(module), name)
-    return function
 
 
 def _give_memory_back() -> None:

@@ -120,8 +120,9 @@ class Engine:
         except (OSError, subprocess.TimeoutExpired) as error:
             raise JobFailed(f"{self.name} {arguments[0]}: {type(error).__name__}") from error
         if done.returncode != 0:
+            *_, last = ("it says nothing", *done.stderr.strip().splitlines())
             raise JobFailed(
-                f"{self.name} {arguments[0]} failed: {_last_line(done.stderr)}",
+                f"{self.name} {arguments[0]} failed: {last.strip()[:_SENTENCE]}",
                 permanent=is_for_good(done.stderr),
             )
         return done.stdout
@@ -245,8 +246,3 @@ def _engines() -> list[Engine]:
             permanent=True,
         )
     return [Engine(path) for path in found]
-
-
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:_SENTENCE] if lines else "it says nothing"

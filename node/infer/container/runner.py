@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,14 +16,14 @@ from node.infer.container.container_process import (
     remove_leftovers,
 )
 from node.infer.container.engine import ContainerOrder, Engine, Image, extra_flags, find_image
-from node.infer.container.layout import lay_out
 from node.infer.container.outputs import OutputFile, choose, read_outputs
-from node.infer.container.spec import ContainerPart
+from node.infer.container.spec import ContainerPart, default_template
 from node.infer.registry import ModelSpec
 from node.infer.report import Report
 from node.infer.run_context import ModelOutput, RunContext, SeriesInput, padding_of
 
 _NO_USE = (0, 126, 127)  # it ended well; its program cannot be run, or is not there
+_READ_BY_ALL = 0o444
 _KILLED = 128 + 9  # some engines do not tell whose kill it was
 
 
@@ -107,3 +109,44 @@ def _order(
         shm_gb=settings.shm_gb,
         flags=extra_flags(),
     )
+
+
+def lay_out(inputs: Mapping[str, SeriesInput], layout: Mapping[str, str], folder: Path) -> None:
+    """Fill a new folder with the files of all inputs, readable by whoever the image runs as.
+
+    Raises:
+        JobFailed: A file is gone, or an input does not say which series it is.
+    """
+    folder.mkdir(mode=0o755)
+    for role, given in inputs.items():
+        template = layout.get(role, default_template(role, inputs.keys()))
+        place = folder / template.format(**_names(role, given))
+        place.mkdir(parents=True, exist_ok=True)
+        for number, (sop_instance_uid, source) in enumerate(given.files.items(), 1):
+            try:
+                _provide(source, place / f"{number:06d}.dcm")
+            except FileNotFoundError as error:
+                raise JobFailed(f"the file of instance {sop_instance_uid} is gone") from error
+
+
+def _names(role: str, given: SeriesInput) -> dict[str, str]:
+    names = {"role": role}
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID"):
+        value = given.header.text(keyword)
+        if not value or set(value) - set("0123456789."):
+            raise JobFailed(f"input {role} has no {keyword}", permanent=True)
+        names[keyword] = value
+    return names
+
+
+def _provide(source: Path, target: Path) -> None:
+    """A second name of the file where that is enough, else a copy: its mode is not ours to change."""
+    if source.stat().st_mode & _READ_BY_ALL == _READ_BY_ALL:
+        try:
+            os.link(source, target)
+        except OSError:
+            pass  # another file system, or one without hard links
+        else:
+            return
+    shutil.copyfile(source, target)
+    target.chmod(_READ_BY_ALL)
