@@ -75,16 +75,18 @@ def measure_labels(volume: LabelVolume) -> Measured:
     step = tuple(max(1, -(-n // _LATTICE)) for n in labels.shape[1:])
     resampling = cast(LabelArray, np.ascontiguousarray(labels[:, :: step[0], :: step[1]]))
     in_rows, in_columns = _line_counts(resampling, stored)
-    faces = _face_counts(labels, stored)
+    faces = [
+        _slice_counts(np.moveaxis(labels, axis, 0)[[0, -1]], stored) for axis in range(3)
+    ]  # in the first and the last plane across each axis
     grid = volume.stack.grid
     return Measured(
         labels={
             label: _measure(
                 count,
                 grid,
-                [_of(each, members[label]) for each in (in_slices, in_rows, in_columns)],
+                [each[:, members[label]].sum(axis=1) for each in (in_slices, in_rows, in_columns)],
                 (1, *step),
-                [_of(face, members[label]) for face in faces],
+                [face[:, members[label]].sum(axis=1) for face in faces],
             )
             for label, count in voxels.items()
         },
@@ -131,19 +133,6 @@ def _line_counts(resampling: LabelArray, stored: int) -> tuple[Counts, Counts]:
     return in_rows, in_columns
 
 
-def _face_counts(labels: LabelArray, stored: int) -> list[Counts]:
-    """For each axis (2, stored values): voxels in the first and the last plane across it."""
-    return [
-        np.stack(
-            [
-                np.bincount(np.moveaxis(labels, axis, 0)[end].ravel(), minlength=stored)
-                for end in (0, -1)
-            ]
-        )
-        for axis in range(3)
-    ]
-
-
 def _members(values: list[int], totals: Counts, *, overlapping: bool) -> Mapping[int, list[int]]:
     """Label value -> the places of the stored values that hold it."""
     members: dict[int, list[int]] = {}
@@ -151,11 +140,6 @@ def _members(values: list[int], totals: Counts, *, overlapping: bool) -> Mapping
         for label in label_values_of(values[place], overlapping=overlapping):
             members.setdefault(label, []).append(place)
     return members
-
-
-def _of(counts: Counts, stored: list[int]) -> Counts:
-    found: Counts = counts[:, stored].sum(axis=1)
-    return found
 
 
 def _measure(

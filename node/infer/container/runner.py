@@ -15,7 +15,7 @@ from node.infer.container.container_process import (
     owner_labels,
     remove_leftovers,
 )
-from node.infer.container.engine import ContainerOrder, Engine, Image, extra_flags, find_image
+from node.infer.container.engine import ContainerOrder, Engine, extra_flags, find_image
 from node.infer.container.outputs import OutputFile, choose, read_outputs
 from node.infer.container.spec import ContainerPart, default_template
 from node.infer.registry import ModelSpec
@@ -39,11 +39,11 @@ def run(
     if not isinstance(settings, ContainerPart):
         raise TypeError(f"{spec.name} is no container model")
     with report.stage("prepare"):
-        engine, image = find_image(settings.entry, settings.image_id)
+        engine, image_id = find_image(settings.entry, settings.image_id)
         if removed := remove_leftovers(engine):
             report.note(f"containers that a dead runner had left, now removed: {removed}")
         lay_out(inputs, settings.layout, context.scratch / "in")
-    files = _run(engine, _order(spec, settings, image, context), context, report)
+    files = _run(engine, _order(spec, settings, image_id, context), context, report)
     with report.stage("read outputs"):
         labels = read_outputs(
             choose(files, settings.outputs),
@@ -52,7 +52,7 @@ def run(
             overlapping=spec.has_regions,
         )
         padding = padding_of(inputs[spec.grid_role])
-    ran = {"image": settings.entry, "image_id": image.image_id}
+    ran = {"image": settings.entry, "image_id": image_id}
     return ModelOutput(labels=labels, ran=ran, padding=padding)
 
 
@@ -92,7 +92,7 @@ def _run(
 
 
 def _order(
-    spec: ModelSpec, settings: ContainerPart, image: Image, context: RunContext
+    spec: ModelSpec, settings: ContainerPart, image_id: str, context: RunContext
 ) -> ContainerOrder:
     # a parameter becomes ``key=value``, which is how MHub's images take changes to their workflow:
     # ``--config:modules.NAME.KEY=VALUE``
@@ -100,7 +100,7 @@ def _order(
     return ContainerOrder(
         name=f"segnode-{spec.name}-{uuid.uuid4().hex[:12]}",
         labels={**owner_labels(), "segnode.model": spec.name},
-        image_id=image.image_id,
+        image_id=image_id,
         arguments=(*settings.arguments, *changes),
         input_folder=(Path(context.scratch / "in").absolute(), settings.input_folder),
         output_folder=settings.output_folder,

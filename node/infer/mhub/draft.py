@@ -245,7 +245,15 @@ def _labels_csv(labels: Iterable[Segment]) -> str:
     table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     table.writeheader()
     for label in labels:
-        table.writerow(_row(label))
+        red, green, blue = label.rgb
+        codes = {
+            column: f"{code.scheme}:{code.value}:{code.meaning}" if code else ""
+            for column, code in zip(CODE_COLUMNS, label.codes, strict=True)
+        }
+        colour = f"#{red:02X}{green:02X}{blue:02X}"
+        table.writerow(
+            {"label_value": label.label_value, "name": label.name, **codes, "rgb": colour}
+        )
     return text.getvalue()
 
 
@@ -259,16 +267,3 @@ def _private(value: int, name: str, segment_id: str) -> Segment:
         type=Code(f"mhub-{digest[:11]}", PRIVATE_SCHEME, name),
         rgb=(int(red * 255), int(green * 255), int(blue * 255)),
     )
-
-
-def _row(label: Segment) -> Mapping[str, object]:
-    red, green, blue = label.rgb
-    return {
-        "label_value": label.label_value,
-        "name": label.name,
-        **{
-            column: f"{code.scheme}:{code.value}:{code.meaning}" if code else ""
-            for column, code in zip(CODE_COLUMNS, label.codes, strict=True)
-        },
-        "rgb": f"#{red:02X}{green:02X}{blue:02X}",
-    }
