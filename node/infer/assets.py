@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -93,7 +93,7 @@ def learned(model: ModelSpec) -> tuple[Asset, ...]:
 def check_assets(
     model: ModelSpec,
     weights_dir: Path,
-    paths: Iterable[str] | None = None,
+    paths: Collection[str] | None = None,
     *,
     hashes: FileHashes | None = None,
 ) -> dict[str, Path]:
@@ -106,11 +106,10 @@ def check_assets(
         JobFailed: One is missing, or is not the one that was declared or pulled; permanent.
     """
     folder = weights_dir / model.name
-    wanted = None if paths is None else set(paths)
     hashes = hashes or FileHashes()
     checked: dict[str, Path] = {}
     for asset in (*model.files, *model.weights):
-        if wanted is not None and asset.path not in wanted:
+        if paths is not None and asset.path not in paths:
             continue
         path = checked[asset.path] = folder / asset.path
         expected = asset.sha256 or recorded_sha256(folder, asset)

@@ -143,16 +143,8 @@ def read_plausible(
 
 
 def _bounds(name: str, labels: tuple[int, ...], given: BoundsPart) -> Bounds:
-    return Bounds(
-        name=name,
-        label_values=labels,
-        min_ml=given.min_ml or 0.0,
-        min_cut_ml=given.min_cut_ml or 0.0,
-        max_ml=given.max_ml or inf,
-        max_mm=given.max_mm or inf,
-        max_cut=1.0 if given.max_cut is None else given.max_cut,
-        border=given.border,
-    )
+    limits = given.model_dump(exclude={"name", "of"}, exclude_none=True)
+    return Bounds(name=name, label_values=labels, **limits)
 
 
 def _ratio(of: tuple[int, ...], to: tuple[int, ...], given: RatioPart) -> Ratio:
