@@ -64,7 +64,7 @@ def _segment(row: Mapping[str, str]) -> Segment:
     colour = _COLOUR.fullmatch(row["rgb"].strip())
     if colour is None:
         raise ValueError(f"rgb {row['rgb']!r} is not #RRGGBB")
-    category, kind, modifier, region, region_modifier = (_code(row[key]) for key in CODE_COLUMNS)
+    category, kind = _code(row["category"]), _code(row["type"])
     if category is None or kind is None:
         raise ValueError("category and type are required")
     red, green, blue = (int(part, 16) for part in colour.groups())
@@ -73,9 +73,9 @@ def _segment(row: Mapping[str, str]) -> Segment:
         name=row["name"].strip(),
         category=category,
         type=kind,
-        modifier=modifier,
-        region=region,
-        region_modifier=region_modifier,
+        modifier=_code(row["modifier"]),
+        region=_code(row["region"]),
+        region_modifier=_code(row["region_modifier"]),
         rgb=(red, green, blue),
     )
 
