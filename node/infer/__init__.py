@@ -7,23 +7,22 @@ durable file of them.
 ::
 
     registry     models/<name>/ -> ModelSpec, every mistake with its path
-                 (model_file: the form of model.yaml, labels_table: labels.csv)
+                 (model_file: the form of model.yaml, labels_table: labels.csv, plausible: bounds)
     kinds        KINDS: runner kind -> its class; runner_part: what such a class says of itself
     revision     the revision that a module declares; what digests cover of our code
     volume       stack + files  -> Volume: numbers of one quantity, (slice, row, column)
-                 (codestream: what a compressed frame says about its size, slab: rescale and tables)
-    padding      voxels that only fill the rectangle: as a model wants them, and out of its labels
+                 (codestream: what a compressed frame says about its size)
     assets       files that a model needs beyond its folder, each held to its hash
-    run_context  what a runner kind is given, and what it hands on
-    runners      run_model: calls the worker's side of a kind, and checks what comes back
+    run_context  run_model: what a kind is given, the call of its worker's side, what is checked
     python/      runner kind "python": a function of this package, or of the model's own folder
     bundle/      runner kind "monai_bundle": any MONAI bundle, unchanged
     container/   runner kind "container": an image with MHub's contract (mhub/: its cards)
     brain/       MeshNet and mindgrab, and what brain models need done before: strip, register
     labels_file  labels <-> one durable file
+    measure      labels -> how large each is and where, and whether a patient can have it
     runner       the parent's side: one warm child per device, deadline, cancel, respawn
     child        the child's side: resolves a target, calls it, answers over its own socket
-                 (channel: messages, report: stages and remarks)
+                 (channel: messages, report: stages and remarks, kept: what stays between jobs)
     ct_tissue, threshold    entries of the runner kind "python"
 
 Everything that can crash, hang or eat memory (codecs, model libraries) runs in the child, and only

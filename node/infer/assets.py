@@ -11,12 +11,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from node.domain.errors import JobFailed
+
+if TYPE_CHECKING:
+    from node.infer.registry import ModelSpec
 
 PULLED = "pulled.json"
 
@@ -68,41 +71,29 @@ class FileHashes:
         return digest
 
 
-class NeedsAssets(Protocol):
-    """A model, as far as this module looks at it."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def files(self) -> tuple[Asset, ...]: ...
-    @property
-    def weights(self) -> tuple[Asset, ...]: ...
-    @property
-    def image(self) -> Asset | None: ...
-
-
-def missing_assets(model: NeedsAssets, weights_dir: Path) -> list[Asset]:
+def missing_assets(model: ModelSpec, weights_dir: Path) -> list[Asset]:
     """What ``models pull`` still has to bring; looks for the files, not into them."""
     folder = weights_dir / model.name
-    return [asset for asset in _assets(model) if not (folder / asset.path).is_file()]
+    assets = (*model.files, *model.weights)
+    return [asset for asset in assets if not (folder / asset.path).is_file()]
 
 
-def locked_licences(model: NeedsAssets, accepted: Collection[str]) -> list[str]:
+def locked_licences(model: ModelSpec, accepted: Collection[str]) -> list[str]:
     """Licences that forbid commercial use and that nobody has accepted."""
     return sorted(
         {a.licence for a in learned(model) if not a.commercial_use and a.licence not in accepted}
     )
 
 
-def learned(model: NeedsAssets) -> tuple[Asset, ...]:
+def learned(model: ModelSpec) -> tuple[Asset, ...]:
     """What may have a licence of its own: weights, or the image that holds them."""
     return (*model.weights, *([model.image] if model.image else []))
 
 
 def check_assets(
-    model: NeedsAssets,
+    model: ModelSpec,
     weights_dir: Path,
-    paths: Iterable[str] | None = None,
+    paths: Collection[str] | None = None,
     *,
     hashes: FileHashes | None = None,
 ) -> dict[str, Path]:
@@ -115,32 +106,23 @@ def check_assets(
         JobFailed: One is missing, or is not the one that was declared or pulled; permanent.
     """
     folder = weights_dir / model.name
-    wanted = None if paths is None else set(paths)
     hashes = hashes or FileHashes()
     checked: dict[str, Path] = {}
-    for asset in _assets(model):
-        if wanted is not None and asset.path not in wanted:
+    for asset in (*model.files, *model.weights):
+        if paths is not None and asset.path not in paths:
             continue
-        path = folder / asset.path
-        if not path.is_file():
-            raise JobFailed(
-                f"{asset.path} of {model.name} is missing: segnode models pull {model.name}",
-                permanent=True,
-            )
+        path = checked[asset.path] = folder / asset.path
         expected = asset.sha256 or recorded_sha256(folder, asset)
-        if not expected:
-            raise JobFailed(
-                f"{asset.path} of {model.name} was not brought by segnode models pull"
-                f" {model.name}: nothing says that it is the right file",
-                permanent=True,
-            )
-        if hashes.of(path) != expected:
-            raise JobFailed(
-                f"{asset.path} of {model.name} is not the file with the hash that is expected:"
-                f" segnode models pull {model.name} brings it anew",
-                permanent=True,
-            )
-        checked[asset.path] = path
+        pull = f"segnode models pull {model.name}"
+        if not path.is_file():
+            fault = f"is missing: {pull}"
+        elif not expected:
+            fault = f"was not brought by {pull}: nothing says that it is the right file"
+        elif hashes.of(path) != expected:
+            fault = f"is not the file with the hash that is expected: {pull} brings it anew"
+        else:
+            continue
+        raise JobFailed(f"{asset.path} of {model.name} {fault}", permanent=True)
     return checked
 
 
@@ -158,13 +140,8 @@ def record_asset(folder: Path, asset: Asset, *, sha256: str, source: str, at: st
     Args:
         folder: Of the model, below weights_dir.
     """
-    record = {
-        "sha256": sha256,
-        "identity": asset.identity,
-        "source": source,
-        "at": at,
-        "licence": asset.licence,
-    }
+    record = {"sha256": sha256, "identity": asset.identity, "source": source, "at": at}
+    record["licence"] = asset.licence
     write_json(folder / PULLED, {**_records(folder), asset.path: record})
 
 
@@ -192,10 +169,6 @@ def sha256_of(path: Path) -> str:
     """Digest of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _assets(model: NeedsAssets) -> tuple[Asset, ...]:
-    return (*model.files, *model.weights)
 
 
 def _records(folder: Path) -> dict[str, Any]:

@@ -82,15 +82,16 @@ def main(arguments: list[str]) -> int:
 
 def _answer(message: Message, report: ChannelReport, kept: Kept) -> Message:
     try:
-        result = _resolve(message["target"])(message["request"], report, kept)
+        module, _, name = message["target"].partition(":")
+        target: Target = getattr(importlib.import_module(module), name)
+        result = target(message["request"], report, kept)
         return {"kind": "finished", "result": dict(result)}
     except JobFailed as error:
         return _failure(error.reason, permanent=error.permanent)
     except TryLater as error:
         return _failure(str(error), waits=True)
     except SeriesUnusable as error:
-        reasons = reasons_to_json(error.reasons)
-        return {**_failure(str(error), permanent=True), "reasons": reasons}
+        return _failure(str(error), permanent=True, reasons=reasons_to_json(error.reasons))
     except NodeError as error:
         return _failure(str(error), permanent=True)
     except SystemExit as error:
@@ -99,27 +100,13 @@ def _answer(message: Message, report: ChannelReport, kept: Kept) -> Message:
         # the heap may be in pieces now: a fresh process serves the next job
         return _failure("out of memory", retires=True)
     except Exception as error:  # noqa: BLE001 - this is a process loop: the job's row gets it
-        return _failure(
-            _sentence(error), detail="".join(traceback.format_tb(error.__traceback__)), retires=True
-        )
+        detail = "".join(traceback.format_tb(error.__traceback__))
+        return _failure(_sentence(error), detail=detail, retires=True)
 
 
-def _failure(
-    sentence: str,
-    *,
-    permanent: bool = False,
-    waits: bool = False,
-    detail: str = "",
-    retires: bool = False,
-) -> Message:
-    return {
-        "kind": "failed",
-        "sentence": sentence,
-        "permanent": permanent,
-        "waits": waits,
-        "detail": detail,
-        "retires": retires,
-    }
+def _failure(sentence: str, **more: Any) -> Message:
+    """What ``Failed`` says of the attempt; ``retires``: this process ends with it."""
+    return {"kind": "failed", "sentence": sentence, **more}
 
 
 def _sentence(error: Exception) -> str:
@@ -127,12 +114,6 @@ def _sentence(error: Exception) -> str:
     place = traceback.extract_tb(error.__traceback__)[-1]
     text = f"{type(error).__name__} in {Path(place.filename).name} line {place.lineno}"
     return text if "pydicom" in place.filename else f"{text}: {error}"
-
-
-def _resolve(target: str) -> Target:
-    module, _, name = target.partition(":")
-    function: Target = getattr(importlib.import_module(module), name)
-    return function
 
 
 def _give_memory_back() -> None:

@@ -12,7 +12,6 @@ import os
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +24,6 @@ from node.infer.assets import sync_folder
 _LABELS = "labels.npy"
 _FACTS = "facts.json"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first moment a zip archive can name
-_HASH_BYTES = 1 << 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LabelsFile:
-    """A label file that is on the disk for good.
-
-    Args:
-        voxels: Label value -> number of voxels; background and absent labels are left out.
-    """
-
-    path: Path
-    size_bytes: int
-    sha256: str
-    voxels: Mapping[int, int]
 
 
 def count_voxels(labels: LabelArray) -> dict[int, int]:
@@ -50,31 +34,26 @@ def count_voxels(labels: LabelArray) -> dict[int, int]:
     return {int(value): int(counts[value]) for value in np.flatnonzero(counts) if value}
 
 
-def write_labels(path: Path, labels: LabelArray, facts: Mapping[str, Any]) -> LabelsFile:
-    """Write labels and what is known of them; durable and whole when this returns.
+def write_labels(path: Path, labels: LabelArray, facts: Mapping[str, Any]) -> str:
+    """Write labels and what is known of them; durable and whole when this returns its sha256.
 
     Args:
         facts: Plain values kept beside the labels, such as model and job key.
     """
-    voxels = count_voxels(labels)
-    own = {"shape": list(labels.shape), "dtype": str(labels.dtype), "voxels": _text_keys(voxels)}
+    body = json.dumps({"facts": dict(facts), **_told_of(labels)}, sort_keys=True)
     part = path.with_name(path.name + ".part")
     with part.open("w+b") as file:
         with zipfile.ZipFile(file, "w") as archive:
             with archive.open(_member(_LABELS), "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, np.ascontiguousarray(labels), allow_pickle=False)
-            body = json.dumps({"facts": dict(facts), **own}, sort_keys=True)
             archive.writestr(_member(_FACTS), body)
         file.flush()
         os.fsync(file.fileno())
         file.seek(0)
-        digest = hashlib.sha256()
-        while block := file.read(_HASH_BYTES):
-            digest.update(block)
-        size_bytes = file.tell()
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     part.replace(path)
     sync_folder(path.parent)
-    return LabelsFile(path=path, size_bytes=size_bytes, sha256=digest.hexdigest(), voxels=voxels)
+    return sha256
 
 
 def read_labels(path: Path) -> tuple[LabelArray, dict[str, Any]]:
@@ -85,20 +64,21 @@ def read_labels(path: Path) -> tuple[LabelArray, dict[str, Any]]:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            facts = json.loads(archive.read(_FACTS))
+            written = json.loads(archive.read(_FACTS))
             with archive.open(_LABELS) as member:
                 labels: LabelArray = np.lib.format.read_array(member, allow_pickle=False)
                 member.read(1)  # the end of the member is where its CRC is checked
     except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError) as error:
         raise JobFailed(f"the label file {path.name} is damaged") from error
-    written = (tuple(facts["shape"]), facts["dtype"], facts["voxels"])
-    if written != (labels.shape, str(labels.dtype), _text_keys(count_voxels(labels))):
+    facts = written.pop("facts")
+    if written != _told_of(labels):
         raise JobFailed(f"the label file {path.name} does not hold what was written")
-    return labels, facts["facts"]
+    return labels, facts
 
 
-def _text_keys(voxels: Mapping[int, int]) -> dict[str, int]:
-    return {str(value): count for value, count in voxels.items()}
+def _told_of(labels: LabelArray) -> dict[str, Any]:
+    voxels = {str(value): count for value, count in count_voxels(labels).items()}
+    return {"shape": list(labels.shape), "dtype": str(labels.dtype), "voxels": voxels}
 
 
 def _member(name: str) -> zipfile.ZipInfo:

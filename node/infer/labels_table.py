@@ -14,19 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from node.domain.segment import Code, Segment, name_words
+from node.infer.runner_part import Mistake
 
-Mistake = tuple[str, str]
-
-COLUMNS = (
-    "label_value",
-    "name",
-    "category",
-    "type",
-    "modifier",
-    "region",
-    "region_modifier",
-    "rgb",
-)
+CODE_COLUMNS = ("category", "type", "modifier", "region", "region_modifier")
+COLUMNS = ("label_value", "name", *CODE_COLUMNS, "rgb")
 
 _LABEL_LIMIT = 64  # Segment Label is an LO (PS3.5 6.2)
 _LABEL_VALUE_LIMIT = 65535
@@ -108,24 +99,18 @@ def _check(segment: Segment, taken: dict[object, int]) -> None:
     value = segment.label_value
     if value in taken:
         raise ValueError(f"label_value {value} stands twice")
-    words, codes = ("name", name_words(segment.name)), ("codes", _codes(segment))
+    words = ("name", name_words(segment.name))
+    codes = ("codes", *((code.scheme, code.value) if code else None for code in segment.codes))
     if words in taken:
         raise ValueError(f"the name {segment.name!r} stands twice")
     if codes in taken:
         raise ValueError(f"has the same codes as label {taken[codes]}")
-    said, coded = _sides(segment.name), _sides(" ".join(code.meaning for code in _own(segment)))
+    # the category says neither what it is nor where
+    meanings = [code.meaning for code in segment.codes[1:] if code is not None]
+    said, coded = _sides(segment.name), _sides(" ".join(meanings))
     if said != coded:
         raise ValueError(f"the name says {_named(said)}, the codes say {_named(coded)}")
     taken.update(dict.fromkeys((value, words, codes), value))
-
-
-def _own(segment: Segment) -> list[Code]:
-    """The codes that say what it is and where; the category says neither."""
-    return [code for code in segment.codes[1:] if code is not None]
-
-
-def _codes(segment: Segment) -> tuple[tuple[str, str] | None, ...]:
-    return tuple((code.scheme, code.value) if code else None for code in segment.codes)
 
 
 def _sides(text: str) -> frozenset[str]:

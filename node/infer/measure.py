@@ -1,4 +1,7 @@
-"""How large each label is, where it lies and whether the volume's border cuts it.
+"""How large each label is, where it lies, whether the volume's border cuts it, and if that can be.
+
+A model answers whatever it is given; its model.yaml says what a result may be (``plausible``). What is
+found to be no patient's is a list of reasons; nobody decides here what becomes of the result.
 
 One pass over all voxels counts them slice by slice; edges and middles within slices are taken from a
 grid of about 128 x 128 of their voxels, which is enough for centimetres. Pure numpy, no IO.
@@ -6,18 +9,24 @@ grid of about 128 x 128 of their voxels, which is enough for centimetres. Pure n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import inf
 from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from node.domain.grid import Grid
+from node.domain.reasons import Reason, ReasonCode
 from node.domain.result import LabelArray, LabelVolume, label_values_of, voxels_by_label
+from node.infer.plausible import Bounds, Plausible, Ratio, Sides
 
 _LATTICE = 128
 _MANY = 1024  # stored values; more are numbered anew
+# a label is on a side only where there is enough of it, and clearly
+_SIDED_ML = 1.0
+_SIDED_MM = 10.0
 
 Counts = NDArray[np.int64]
 
@@ -66,16 +75,18 @@ def measure_labels(volume: LabelVolume) -> Measured:
     step = tuple(max(1, -(-n // _LATTICE)) for n in labels.shape[1:])
     resampling = cast(LabelArray, np.ascontiguousarray(labels[:, :: step[0], :: step[1]]))
     in_rows, in_columns = _line_counts(resampling, stored)
-    faces = _face_counts(labels, stored)
+    faces = [
+        _slice_counts(np.moveaxis(labels, axis, 0)[[0, -1]], stored) for axis in range(3)
+    ]  # in the first and the last plane across each axis
     grid = volume.stack.grid
     return Measured(
         labels={
             label: _measure(
                 count,
                 grid,
-                [_of(each, members[label]) for each in (in_slices, in_rows, in_columns)],
+                [each[:, members[label]].sum(axis=1) for each in (in_slices, in_rows, in_columns)],
                 (1, *step),
-                [_of(face, members[label]) for face in faces],
+                [face[:, members[label]].sum(axis=1) for face in faces],
             )
             for label, count in voxels.items()
         },
@@ -122,19 +133,6 @@ def _line_counts(resampling: LabelArray, stored: int) -> tuple[Counts, Counts]:
     return in_rows, in_columns
 
 
-def _face_counts(labels: LabelArray, stored: int) -> list[Counts]:
-    """For each axis (2, stored values): voxels in the first and the last plane across it."""
-    return [
-        np.stack(
-            [
-                np.bincount(np.moveaxis(labels, axis, 0)[end].ravel(), minlength=stored)
-                for end in (0, -1)
-            ]
-        )
-        for axis in range(3)
-    ]
-
-
 def _members(values: list[int], totals: Counts, *, overlapping: bool) -> Mapping[int, list[int]]:
     """Label value -> the places of the stored values that hold it."""
     members: dict[int, list[int]] = {}
@@ -142,11 +140,6 @@ def _members(values: list[int], totals: Counts, *, overlapping: bool) -> Mapping
         for label in label_values_of(values[place], overlapping=overlapping):
             members.setdefault(label, []).append(place)
     return members
-
-
-def _of(counts: Counts, stored: list[int]) -> Counts:
-    found: Counts = counts[:, stored].sum(axis=1)
-    return found
 
 
 def _measure(
@@ -185,3 +178,91 @@ def _cut(grid: Grid, lines: list[Counts], steps: tuple[int, ...], faces: list[Co
         if largest:
             shares.append(float(faces[axis].max()) / largest)
     return min(1.0, max(shares))
+
+
+def why_implausible(
+    plausible: Plausible, measured: Measured, *, are_chosen: bool = False
+) -> Sequence[Reason]:
+    """What no patient has; nothing where the result is empty or lies within all bounds.
+
+    Args:
+        are_chosen: The job asked for some labels only, so that the absence of others tells nothing.
+    """
+    if not measured.labels:
+        return ()
+    if are_chosen:
+        plausible = _without_lower_bounds(plausible)
+    found = [reason for bounds in plausible.bounds for reason in _outside(bounds, measured.labels)]
+    found += [reason for ratio in plausible.ratios for reason in _ratio(ratio, measured.labels)]
+    found += [reason for sides in plausible.sides for reason in _sides(sides, measured.labels)]
+    if not plausible.least_filled <= measured.filled <= plausible.most_filled:
+        facts = {"share": measured.filled, "low": plausible.least_filled}
+        facts["high"] = plausible.most_filled
+        found.append(Reason(ReasonCode.IMPLAUSIBLE_SHARE, facts))
+    return tuple(found)
+
+
+def _without_lower_bounds(plausible: Plausible) -> Plausible:
+    return replace(
+        plausible,
+        bounds=tuple(
+            replace(each, min_ml=0.0, min_cut_ml=0.0) if len(each.label_values) > 1 else each
+            for each in plausible.bounds
+        ),
+        ratios=(),
+        least_filled=0.0,
+    )
+
+
+def _there(labels: Mapping[int, Measure], values: Sequence[int]) -> list[Measure]:
+    return [labels[value] for value in values if value in labels]
+
+
+def _outside(bounds: Bounds, labels: Mapping[int, Measure]) -> Iterator[Reason]:
+    parts = _there(labels, bounds.label_values)
+    if not parts:
+        return
+    ml = sum(part.ml for part in parts)
+    is_cut = any(part.touches_border for part in parts)
+    edge_mm = max(max(part.edges_mm) for part in parts)
+    least_ml = bounds.min_cut_ml if is_cut else bounds.min_ml
+    cut = max(part.cut for part in parts)
+
+    def reason(code: ReasonCode, **facts: object) -> Reason:
+        return Reason(code, {"what": bounds.name, **facts})
+
+    if ml > bounds.max_ml:
+        yield reason(ReasonCode.IMPLAUSIBLE_VOLUME, ml=ml, high_ml=bounds.max_ml)
+    if ml < least_ml:
+        yield reason(ReasonCode.IMPLAUSIBLE_VOLUME, ml=ml, low_ml=least_ml, is_cut=is_cut)
+    if edge_mm > bounds.max_mm:
+        yield reason(ReasonCode.IMPLAUSIBLE_EXTENT, edge_mm=edge_mm, high_mm=bounds.max_mm)
+    if cut > bounds.max_cut:
+        yield reason(ReasonCode.IMPLAUSIBLE_BORDER, cut=cut, high=bounds.max_cut)
+    if bounds.border is not None and is_cut is not (bounds.border == "always"):
+        yield reason(ReasonCode.IMPLAUSIBLE_BORDER, touches=is_cut)
+
+
+def _ratio(ratio: Ratio, labels: Mapping[int, Measure]) -> Iterator[Reason]:
+    of, to = _there(labels, ratio.of), _there(labels, ratio.to)
+    is_cut = any(part.touches_border for part in (*of, *to))
+    to_ml = sum(part.ml for part in to)
+    if to_ml < ratio.from_ml or (is_cut and not ratio.is_for_cut):
+        return
+    value = sum(part.ml for part in of) / to_ml
+    if not ratio.low <= value <= ratio.high:
+        facts = {"what": ratio.name, "value": value, "low": ratio.low}
+        facts |= {"high": ratio.high} if ratio.high < inf else {}
+        yield Reason(ReasonCode.IMPLAUSIBLE_RATIO, facts)
+
+
+def _sides(sides: Sides, labels: Mapping[int, Measure]) -> Iterator[Reason]:
+    left, right = labels.get(sides.left), labels.get(sides.right)
+    if left is None or right is None or min(left.ml, right.ml) < _SIDED_ML:
+        return
+    if left.middle_mm is None or right.middle_mm is None:
+        return
+    beyond_mm = right.middle_mm[0] - left.middle_mm[0]
+    if beyond_mm > _SIDED_MM:
+        facts = {"what": sides.name, "beyond_mm": beyond_mm}
+        yield Reason(ReasonCode.IMPLAUSIBLE_SIDES, facts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args
 
@@ -47,7 +48,7 @@ class InputPart(Part):
     padding: float | None = Field(default=None, allow_inf_nan=False)
     labels_on_padding: bool = False
 
-    @property
+    @cached_property
     def quantities(self) -> tuple[Quantity, ...]:
         """As values, in the order written."""
         names = [self.quantity] if isinstance(self.quantity, str) else self.quantity
@@ -68,11 +69,9 @@ class FilePart(Part):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
-class WeightsPart(Part):
+class WeightsPart(FilePart):
     """Learned parameters; without any hash the first pull records what it saw."""
 
-    path: str = Field(min_length=1)
-    url: str = Field(min_length=1)
     sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
     md5: str = Field(default="", pattern=r"^([0-9a-f]{32})?$")
     licence: str = Field(min_length=1)
@@ -164,21 +163,6 @@ class ModelFile(Part):
     plausible: PlausiblePart = PlausiblePart()
 
 
-_FIELDS_OF: dict[str, type[Part]] = {
-    "inputs": InputPart,
-    "files": FilePart,
-    "weights": WeightsPart,
-    "resources": ResourcesPart,
-    "plausible": PlausiblePart,
-}
-_PLAUSIBLE: dict[str, type[Part]] = {
-    "labels": BoundsPart,
-    "together": TogetherPart,
-    "ratios": RatioPart,
-    "share": SharePart,
-}
-
-
 # libyaml's parser, where PyYAML was built with it, is ten times as fast
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -213,11 +197,10 @@ def read_model_file(path: Path, place: str) -> tuple[ModelFile | None, list[Mist
 
 def _mistake(place: str, error: dict[str, Any]) -> Mistake:
     parts = [str(part) for part in error["loc"]]
-    holder = _FIELDS_OF.get(parts[0], ModelFile) if len(parts) > 1 else ModelFile
     if parts[:1] == ["runner"] and len(parts) > 1:  # the kind stands in the path, not in the file
         holder = _part_at(KINDS[parts.pop(1)], parts[1:-1])
-    if parts[:1] == ["plausible"] and len(parts) > 2:
-        holder = _PLAUSIBLE.get(parts[1], PlausiblePart)
+    else:
+        holder = _part_at(ModelFile, parts[:-1])
     if error["type"].startswith("union_tag"):
         parts.append("kind")
     path = ".".join(parts)

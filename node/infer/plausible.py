@@ -1,27 +1,22 @@
-"""Plausible: whether the labels of a result can be a patient's.
+"""Plausible: between which bounds the labels of a result can be a patient's, as a model.yaml says it.
 
-A model answers whatever it is given. Its model.yaml says between which bounds a result may lie; they
-are wide, so that what lies outside is not unusual but cannot be (a spleen of 30 litres). What is
-found is a list of reasons; nobody decides here what becomes of the result. Pure.
+The bounds are wide, so that what lies outside is not unusual but cannot be (a spleen of 30 litres).
+Names become label values here, and mistakes get their paths; ``measure`` holds results to it.
 
 Bounds of what a border cuts: upper ones hold all the same, lower ones and ratios do not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import inf
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from node.domain.reasons import Reason, ReasonCode
-
-if TYPE_CHECKING:  # who only lists models does not wait for numpy
-    from node.infer.measure import Measure, Measured
-
-# a label is on a side only where there is enough of it, and clearly
-_SIDED_ML = 1.0
-_SIDED_MM = 10.0
+from node.domain.segment import Segment, segments_named
+from node.infer.model_file import BoundsPart, PlausiblePart, RatioPart
+from node.infer.runner_part import Mistake
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,88 +94,66 @@ class Plausible:
             )
 
 
-def why_implausible(
-    plausible: Plausible, measured: Measured, *, are_chosen: bool = False
-) -> Sequence[Reason]:
-    """What no patient has; nothing where the result is empty or lies within all bounds.
+def read_plausible(
+    part: PlausiblePart, segments: Sequence[Segment], place: str
+) -> tuple[Plausible, list[Mistake]]:
+    """The bounds, and what is wrong with them as (``place: key``, sentence)."""
+    mistakes: list[Mistake] = []
 
-    Args:
-        are_chosen: The job asked for some labels only, so that the absence of others tells nothing.
-    """
-    if not measured.labels:
-        return ()
-    if are_chosen:
-        plausible = _without_lower_bounds(plausible)
-    found = [reason for bounds in plausible.bounds for reason in _outside(bounds, measured.labels)]
-    found += [reason for ratio in plausible.ratios for reason in _ratio(ratio, measured.labels)]
-    found += [reason for sides in plausible.sides for reason in _sides(sides, measured.labels)]
-    if not plausible.least_filled <= measured.filled <= plausible.most_filled:
-        facts = {"share": measured.filled, "low": plausible.least_filled}
-        facts["high"] = plausible.most_filled
-        found.append(Reason(ReasonCode.IMPLAUSIBLE_SHARE, facts))
-    return tuple(found)
+    @contextmanager
+    def at(key: str) -> Iterator[None]:
+        try:
+            yield
+        except ValueError as error:
+            mistakes.append((f"{place}: plausible.{key}", str(error)))
+
+    def values(names: Sequence[str], key: str) -> tuple[int, ...]:
+        found: list[Segment] = []
+        with at(key):
+            found = segments_named(segments, names)
+        return tuple(segment.label_value for segment in found)
+
+    bounds, ratios, sides = [], [], []
+    for name, alone in part.labels.items():
+        labels = values([name], f"labels.{name}")
+        with at(f"labels.{name}"):
+            bounds.append(_bounds(name, labels, alone))
+    for index, several in enumerate(part.together):
+        if several.of == "all":
+            labels = tuple(segment.label_value for segment in segments)
+        else:
+            labels = values(several.of, f"together.{index}.of")
+        with at(f"together.{index}"):
+            bounds.append(_bounds(several.name, labels, several))
+    for index, ratio in enumerate(part.ratios):
+        of = values(ratio.of, f"ratios.{index}.of")
+        to = values(ratio.to, f"ratios.{index}.to")
+        with at(f"ratios.{index}"):
+            ratios.append(_ratio(of, to, ratio))
+    for index, name in enumerate(part.sides):
+        pair = values([f"left {name}", f"right {name}"], f"sides.{index}")
+        if len(pair) == 2:
+            sides.append(Sides(name=name, left=pair[0], right=pair[1]))
+    found = Plausible(bounds=tuple(bounds), ratios=tuple(ratios), sides=tuple(sides))
+    low, high = part.share.min, part.share.max
+    if low > high:
+        mistakes.append((f"{place}: plausible.share", f"min {low:g} is above max {high:g}"))
+        return found, mistakes
+    return replace(found, least_filled=low, most_filled=high), mistakes
 
 
-def _without_lower_bounds(plausible: Plausible) -> Plausible:
-    together = [b for b in plausible.bounds if len(b.label_values) > 1]
-    alone = [b for b in plausible.bounds if len(b.label_values) == 1]
-    return replace(
-        plausible,
-        bounds=(*alone, *(replace(b, min_ml=0.0, min_cut_ml=0.0) for b in together)),
-        ratios=(),
-        least_filled=0.0,
+def _bounds(name: str, labels: tuple[int, ...], given: BoundsPart) -> Bounds:
+    limits = given.model_dump(exclude={"name", "of"}, exclude_none=True)
+    return Bounds(name=name, label_values=labels, **limits)
+
+
+def _ratio(of: tuple[int, ...], to: tuple[int, ...], given: RatioPart) -> Ratio:
+    return Ratio(
+        name=given.name or f"{' + '.join(given.of)} : {' + '.join(given.to)}",
+        of=of,
+        to=to,
+        low=given.min or 0.0,
+        high=given.max or inf,
+        from_ml=given.from_ml,
+        is_for_cut=given.even_cut,
     )
-
-
-def _there(labels: Mapping[int, Measure], values: Sequence[int]) -> list[Measure]:
-    return [labels[value] for value in values if value in labels]
-
-
-def _outside(bounds: Bounds, labels: Mapping[int, Measure]) -> Iterator[Reason]:
-    parts = _there(labels, bounds.label_values)
-    if not parts:
-        return
-    ml = sum(part.ml for part in parts)
-    is_cut = any(part.touches_border for part in parts)
-    edge_mm = max(max(part.edges_mm) for part in parts)
-    least_ml = bounds.min_cut_ml if is_cut else bounds.min_ml
-    cut = max(part.cut for part in parts)
-
-    def reason(code: ReasonCode, **facts: object) -> Reason:
-        return Reason(code, {"what": bounds.name, **facts})
-
-    if ml > bounds.max_ml:
-        yield reason(ReasonCode.IMPLAUSIBLE_VOLUME, ml=ml, high_ml=bounds.max_ml)
-    if ml < least_ml:
-        yield reason(ReasonCode.IMPLAUSIBLE_VOLUME, ml=ml, low_ml=least_ml, is_cut=is_cut)
-    if edge_mm > bounds.max_mm:
-        yield reason(ReasonCode.IMPLAUSIBLE_EXTENT, edge_mm=edge_mm, high_mm=bounds.max_mm)
-    if cut > bounds.max_cut:
-        yield reason(ReasonCode.IMPLAUSIBLE_BORDER, cut=cut, high=bounds.max_cut)
-    if bounds.border is not None and is_cut is not (bounds.border == "always"):
-        yield reason(ReasonCode.IMPLAUSIBLE_BORDER, touches=is_cut)
-
-
-def _ratio(ratio: Ratio, labels: Mapping[int, Measure]) -> Iterator[Reason]:
-    of, to = _there(labels, ratio.of), _there(labels, ratio.to)
-    is_cut = any(part.touches_border for part in (*of, *to))
-    to_ml = sum(part.ml for part in to)
-    if to_ml < ratio.from_ml or (is_cut and not ratio.is_for_cut):
-        return
-    value = sum(part.ml for part in of) / to_ml
-    if not ratio.low <= value <= ratio.high:
-        facts = {"what": ratio.name, "value": value, "low": ratio.low}
-        facts |= {"high": ratio.high} if ratio.high < inf else {}
-        yield Reason(ReasonCode.IMPLAUSIBLE_RATIO, facts)
-
-
-def _sides(sides: Sides, labels: Mapping[int, Measure]) -> Iterator[Reason]:
-    left, right = labels.get(sides.left), labels.get(sides.right)
-    if left is None or right is None or min(left.ml, right.ml) < _SIDED_ML:
-        return
-    if left.middle_mm is None or right.middle_mm is None:
-        return
-    beyond_mm = right.middle_mm[0] - left.middle_mm[0]
-    if beyond_mm > _SIDED_MM:
-        facts = {"what": sides.name, "beyond_mm": beyond_mm}
-        yield Reason(ReasonCode.IMPLAUSIBLE_SIDES, facts)

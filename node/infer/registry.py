@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
@@ -23,8 +22,7 @@ from node.domain.segment import Segment
 from node.infer.assets import Asset
 from node.infer.labels_table import read_labels_table
 from node.infer.model_file import InputPart, ModelFile, ResourcesPart, read_model_file
-from node.infer.plausible import Plausible
-from node.infer.plausible_file import read_plausible
+from node.infer.plausible import Plausible, read_plausible
 from node.infer.revision import revision_of
 from node.infer.runner_part import Mistake, RunnerPart
 
@@ -48,15 +46,20 @@ class RunnerSpec:
     settings: RunnerPart
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
     """A model folder.
 
     Args:
         folder: Where it lies; relative paths in it start there.
-        inputs: Role -> series; the labels lie on the grid of the first.
+        inputs: Role -> series.
+        grid_role: The first input: on its grid the labels lie.
         files: Configuration and code of a bundle, outside the folder.
         weights: Learned parameters, outside the folder.
+        weights_digest: The hash of the weights, or one over those of several; empty where there are none.
+        image: Of a container, with the licence of the weights in it.
+        has_regions: Whether the output may overlap: bit n-1 of a voxel is label value n.
+        segment_of: Label value -> segment.
         plausible: What a result may be.
         digest: Changes when the model may give other results: model.yaml, labels.csv, files, weights,
             and the revisions of the code that runs it.
@@ -69,42 +72,18 @@ class ModelSpec:
     series_description: str
     research_use: bool
     inputs: Mapping[str, InputPart]
+    grid_role: str
     runner: RunnerSpec
     files: tuple[Asset, ...]
     weights: tuple[Asset, ...]
+    weights_digest: str
+    image: Asset | None
     resources: ResourcesPart
-    outputs: tuple[str, ...]
+    has_regions: bool
     segments: tuple[Segment, ...]
-    plausible: Plausible = field(default_factory=Plausible)
+    segment_of: Mapping[int, Segment]
+    plausible: Plausible
     digest: str
-
-    @property
-    def grid_role(self) -> str:
-        """The input whose grid the labels lie on."""
-        return next(iter(self.inputs))
-
-    @property
-    def image(self) -> Asset | None:
-        """The image of a container, with the licence of the weights in it."""
-        return self.runner.settings.image
-
-    @property
-    def weights_digest(self) -> str:
-        """The hash of the weights, or one over those of several; empty for a model without any."""
-        if len(self.weights) == 1:
-            return self.weights[0].identity
-        digest = hashlib.sha256("\n".join(each.identity for each in self.weights).encode())
-        return digest.hexdigest() if self.weights else ""
-
-    @property
-    def has_regions(self) -> bool:
-        """Whether the output may overlap: bit n-1 of a voxel is label value n."""
-        return self.outputs == ("regions",)
-
-    @cached_property
-    def segment_of(self) -> Mapping[int, Segment]:
-        """Label value -> segment."""
-        return MappingProxyType({segment.label_value: segment for segment in self.segments})
 
 
 def default_models_folder() -> Path:
@@ -164,12 +143,11 @@ def find_models(folders: Sequence[Path]) -> FoundModels:
             if other is not None:
                 where = f"is also the name of the model in {other.folder}"
                 raise ConfigInvalid([(_place(model_folder), where)])
+            usable[name] = model
         except ConfigInvalid as invalid:
             mistakes = tuple(invalid.mistakes)
             unusable[name] = UnusableModel(name=name, folder=model_folder, mistakes=mistakes)
             usable.pop(name, None)
-        else:
-            usable[name] = model
     return FoundModels(usable=MappingProxyType(usable), unusable=MappingProxyType(unusable))
 
 
@@ -196,6 +174,7 @@ def load_model(folder: Path) -> ModelSpec:
 def _spec(
     folder: Path, file: ModelFile, segments: Sequence[Segment], plausible: Plausible
 ) -> ModelSpec:
+    weights = tuple(Asset(**each.model_dump()) for each in file.weights)
     return ModelSpec(
         folder=folder,
         name=file.name,
@@ -204,6 +183,7 @@ def _spec(
         series_description=file.series_description or f"{file.title} ({file.name} {file.version})",
         research_use=file.research_use,
         inputs=file.inputs,
+        grid_role=next(iter(file.inputs)),
         runner=RunnerSpec(
             kind=file.runner.kind,
             entry=file.runner.entry,
@@ -211,13 +191,23 @@ def _spec(
             settings=file.runner,
         ),
         files=tuple(Asset(**each.model_dump()) for each in file.files),
-        weights=tuple(Asset(**each.model_dump()) for each in file.weights),
+        weights=weights,
+        weights_digest=_weights_digest(weights),
+        image=file.runner.image,
         resources=file.resources,
-        outputs=tuple(file.outputs),
+        has_regions=file.outputs == ["regions"],
         segments=tuple(segments),
+        segment_of=MappingProxyType({segment.label_value: segment for segment in segments}),
         plausible=plausible,
         digest=_digest(folder, file),
     )
+
+
+def _weights_digest(weights: Sequence[Asset]) -> str:
+    if len(weights) == 1:
+        return weights[0].identity
+    digest = hashlib.sha256("\n".join(each.identity for each in weights).encode())
+    return digest.hexdigest() if weights else ""
 
 
 def _file_mistakes(file: ModelFile, folder: Path, segments: Sequence[Segment]) -> Iterator[Mistake]:
@@ -225,7 +215,12 @@ def _file_mistakes(file: ModelFile, folder: Path, segments: Sequence[Segment]) -
     place = _place(folder)
     for key, sentence in file.runner.mistakes(file, folder):
         yield f"{place}/model.yaml: {key}", sentence
-    yield from _asset_mistakes(file, place)
+    paths = [each.path for each in (*file.files, *file.weights)]
+    for path in sorted({path for path in paths if paths.count(path) > 1}):
+        yield f"{place}/model.yaml: files", f"{path} stands twice"
+    for path in paths:
+        if path.startswith("/") or ".." in PurePosixPath(path).parts:
+            yield f"{place}/model.yaml: files", f"{path} does not lie below the model's folder"
     if file.outputs == ["regions"] and any(s.label_value > _REGION_LIMIT for s in segments):
         yield f"{place}/labels.csv", f"regions have label values 1 to {_REGION_LIMIT}"
     if file.name != folder.name:
@@ -242,25 +237,15 @@ def _place(folder: Path) -> str:
     return f"{folder.resolve().parent.name}/{folder.name}"
 
 
-def _card_mistakes(folder: Path, place: str) -> list[tuple[str, str]]:
+def _card_mistakes(folder: Path, place: str) -> Iterator[Mistake]:
     card = folder / "README.md"
     if not card.is_file():
-        return [(f"{place}/README.md", "is missing: every model has a card")]
+        yield f"{place}/README.md", "is missing: every model has a card"
+        return
     lines = {line.strip() for line in card.read_text(encoding="utf-8").splitlines()}
-    return [
-        (f"{place}/README.md", f"has no section '## {section}'")
-        for section in CARD_SECTIONS
-        if f"## {section}" not in lines
-    ]
-
-
-def _asset_mistakes(file: ModelFile, place: str) -> Iterator[tuple[str, str]]:
-    paths = [*(each.path for each in file.files), *(each.path for each in file.weights)]
-    for path in sorted({path for path in paths if paths.count(path) > 1}):
-        yield f"{place}/model.yaml: files", f"{path} stands twice"
-    for path in paths:
-        if path.startswith("/") or ".." in PurePosixPath(path).parts:
-            yield f"{place}/model.yaml: files", f"{path} does not lie below the model's folder"
+    for section in CARD_SECTIONS:
+        if f"## {section}" not in lines:
+            yield f"{place}/README.md", f"has no section '## {section}'"
 
 
 def _digest(folder: Path, file: ModelFile) -> str:
@@ -269,11 +254,6 @@ def _digest(folder: Path, file: ModelFile) -> str:
     modules = [_VOXELS, *runner.modules()]
     revisions = [f"{runner.kind} {type(runner).REVISION}"]
     revisions += [f"{module} {revision_of(module)}" for module in modules]
-    digest = hashlib.sha256()
-    for part in (
-        (folder / "model.yaml").read_bytes(),
-        (folder / "labels.csv").read_bytes(),
-        "\n".join(revisions).encode(),
-    ):
-        digest.update(hashlib.sha256(part).digest())
-    return digest.hexdigest()
+    files = [(folder / name).read_bytes() for name in ("model.yaml", "labels.csv")]
+    parts = [*files, "\n".join(revisions).encode()]
+    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()

@@ -149,9 +149,9 @@ class Runner:
         if not alive:
             events.append(Failed(sentence=self._last_words()))
         elif time.monotonic() >= self._ends_at:
-            where = f" in stage {self._stage}" if self._stage else ""
+            sentence = f"passed its deadline of {self._deadline_s:g} s{self._where}"
             self.kill()
-            events.append(Failed(sentence=f"passed its deadline of {self._deadline_s:g} s{where}"))
+            events.append(Failed(sentence=sentence))
         return events
 
     def kill(self) -> None:
@@ -222,31 +222,30 @@ class Runner:
         return events, bool(data)
 
     def _read(self, message: Wire) -> Event | None:
-        match message.get("kind"):
+        match message.pop("kind", None):
             case "stage_started":
-                self._stage = str(message["name"])
-                return StageStarted(name=self._stage)
+                self._stage = message["name"]
+                return StageStarted(**message)
             case "stage_finished":
                 self._stage = ""
-                return StageFinished(name=str(message["name"]), seconds=float(message["seconds"]))
+                return StageFinished(**message)
             case "note":
-                return Noted(sentence=str(message["sentence"]))
+                return Noted(**message)
             case "finished":
                 self._rest()
-                return Finished(result=message["result"])
+                return Finished(**message)
             case "failed":
-                where = f" in stage {self._stage}" if self._stage else ""
+                sentence = message.pop("sentence") + self._where
+                reasons = reasons_from_json(message.pop("reasons", ()))
                 self._rest()
-                if message["retires"]:
+                if message.pop("retires", False):
                     self.kill()
-                return Failed(
-                    sentence=f"{message['sentence']}{where}",
-                    reasons=reasons_from_json(message.get("reasons", ())),
-                    permanent=bool(message["permanent"]),
-                    waits=bool(message["waits"]),
-                    detail=str(message["detail"]),
-                )
+                return Failed(sentence=sentence, reasons=reasons, **message)
         return None  # "ready"
+
+    @property
+    def _where(self) -> str:
+        return f" in stage {self._stage}" if self._stage else ""
 
     def _rest(self) -> None:
         self._busy, self._stage, self._idle_since = False, "", time.monotonic()
@@ -257,8 +256,7 @@ class Runner:
         Its channel closed because it ended: by then the kernel has its exit code, and the signal
         that ``kill`` sends for the sake of the group no longer changes it.
         """
-        where = f" in stage {self._stage}" if self._stage else ""
-        process = self._process
+        where, process = self._where, self._process
         self.kill()
         code = process.returncode if process else None
         if code is not None and code < 0:

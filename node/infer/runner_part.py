@@ -42,7 +42,7 @@ class RunnerPart(Part):
 
     Attributes:
         REVISION: Raised when the runner may give other labels for the same input and model.
-        WORKER: "module:function", imported in the worker alone; see ``node.infer.runners``.
+        WORKER: "module:function", imported in the worker alone; see ``node.infer.run_context``.
     """
 
     REVISION: ClassVar[int]

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.encaps import generate_frames
@@ -33,13 +34,19 @@ from node.domain.quantity import Quantity, given_as
 from node.domain.sources import integer
 from node.domain.uptake import suv_factor
 from node.infer.codestream import coded_size
-from node.infer.slab import Mask, Plane, Slab, VoxelArray
+
+VoxelArray: TypeAlias = NDArray[np.int16] | NDArray[np.float32]
+Plane: TypeAlias = NDArray[np.integer]
+Mask: TypeAlias = NDArray[np.bool_]
+_Wanted: TypeAlias = Mapping[int, Frame]  # of one instance: the slice that a frame becomes -> it
 
 REVISION = 1
-"""Raised when this module, ``slab`` or ``padding`` may give other voxels."""
+"""Raised when this module, or ``fill`` of ``run_context``, may give other voxels."""
+
+_INT16 = np.iinfo(np.int16)
 
 # what pydicom, gdcm, pylibjpeg, pillow and pyjpegls raise over a frame that they cannot decode
-_DECODE_ERRORS = (
+DECODE_ERRORS = (
     ArithmeticError,
     AttributeError,
     EOFError,
@@ -50,19 +57,6 @@ _DECODE_ERRORS = (
     ValueError,
     struct.error,
     zlib.error,
-)
-_IMAGE_PIXEL = (
-    "SOPInstanceUID",
-    "SamplesPerPixel",
-    "NumberOfFrames",
-    "Rows",
-    "Columns",
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
-    "PixelRepresentation",
-    "PixelPaddingValue",
-    "PixelPaddingRangeLimit",
 )
 _PIXEL_DATA = b"\xe0\x7f\x10\x00"  # (7FE0,0010), little endian
 _RLE_GAIN = 64  # two bytes stand for at most 128 (PS3.5 G.3)
@@ -146,19 +140,6 @@ class StoredPixels:
         return JobFailed(f"instance {self.sop_instance_uid}: {reason}", permanent=True)
 
 
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    """One frame and the slice that it becomes."""
-
-    slice_index: int
-    frame: Frame
-
-    @property
-    def frame_index(self) -> int:
-        """0-based place in the pixel data of its instance."""
-        return (self.frame.frame_number or 1) - 1
-
-
 def read_volume(
     stack: Stack,
     files: Mapping[str, Path],
@@ -178,15 +159,15 @@ def read_volume(
         SeriesUnusable: SUV is wanted and cannot be computed.
     """
     quantity, factor = _as_wanted(stack, quantities)
-    by_instance: dict[str, list[_Wanted]] = {}
+    by_instance: dict[str, dict[int, Frame]] = {}
     for index, frame in enumerate(stack.frames):
-        by_instance.setdefault(frame.sop_instance_uid, []).append(_Wanted(index, frame))
+        by_instance.setdefault(frame.sop_instance_uid, {})[index] = frame
     slab = Slab(stack, factor)
     for sop_instance_uid, wanted in by_instance.items():
         if sop_instance_uid not in files:
             raise JobFailed(f"no file of instance {sop_instance_uid}")
         known = (pixels or {}).get(sop_instance_uid)
-        _read_instance(files[sop_instance_uid], wanted, slab, known)
+        _read_instance(sop_instance_uid, files[sop_instance_uid], wanted, slab, known)
     return Volume(array=slab.finish(), grid=stack.grid, quantity=quantity, padding=slab.padding)
 
 
@@ -204,9 +185,12 @@ def _as_wanted(stack: Stack, quantities: Collection[Quantity]) -> tuple[Quantity
 
 
 def _read_instance(
-    path: Path, wanted: Sequence[_Wanted], slab: Slab, pixels: StoredPixels | None
+    sop_instance_uid: str,
+    path: Path,
+    wanted: _Wanted,
+    slab: Slab,
+    pixels: StoredPixels | None,
 ) -> None:
-    sop_instance_uid = wanted[0].frame.sop_instance_uid
     try:
         file = path.open("rb")
     except OSError as error:
@@ -214,39 +198,41 @@ def _read_instance(
     with file:
         try:
             if pixels is None:
-                header = dcmread(file, stop_before_pixels=True, specific_tags=list(_IMAGE_PIXEL))
-                pixels = StoredPixels.of(header, file.tell())
+                pixels = StoredPixels.of(dcmread(file, stop_before_pixels=True), file.tell())
             _check_agreement(pixels, wanted)
             if pixels.lie_as_they_are:
                 _read_native(file, pixels, wanted, slab)
             else:
                 file.seek(0)
                 _decode(dcmread(file), pixels, wanted, slab)
-        except (InvalidDicomError, *_DECODE_ERRORS) as error:
+        except (InvalidDicomError, *DECODE_ERRORS) as error:
             sentence = f"instance {sop_instance_uid} cannot be decoded ({type(error).__name__})"
             raise JobFailed(sentence, permanent=True) from error
 
 
-def _check_agreement(pixels: StoredPixels, wanted: Sequence[_Wanted]) -> None:
+def _place_in_file(frame: Frame) -> int:
+    """0-based place in the pixel data of its instance."""
+    return (frame.frame_number or 1) - 1
+
+
+def _check_agreement(pixels: StoredPixels, wanted: _Wanted) -> None:
     """Refuse an Image Pixel module that does not agree with the frames that the gate judged."""
-    for item in wanted:
-        if item.frame.sop_instance_uid != pixels.sop_instance_uid:
-            raise pixels.refused(f"is not {item.frame.sop_instance_uid}, as the index says")
-        if (item.frame.rows, item.frame.columns) != (pixels.rows, pixels.columns):
+    for frame in wanted.values():
+        if frame.sop_instance_uid != pixels.sop_instance_uid:
+            raise pixels.refused(f"is not {frame.sop_instance_uid}, as the index says")
+        if (frame.rows, frame.columns) != (pixels.rows, pixels.columns):
             raise pixels.refused(
                 f"{pixels.rows} rows and {pixels.columns} columns are not the stack's"
             )
-        if item.frame_index >= pixels.frames:
-            raise pixels.refused(f"has no frame {item.frame_index + 1}")
+        if _place_in_file(frame) >= pixels.frames:
+            raise pixels.refused(f"has no frame {frame.frame_number}")
     for fault in pixels.format.faults():
         raise SeriesUnusable([fault.having(instance=pixels.sop_instance_uid)])
-    if any(item.frame.values.format != pixels.format for item in wanted):
+    if any(frame.values.format != pixels.format for frame in wanted.values()):
         raise pixels.refused("its bits or its padding are not those that were judged")
 
 
-def _read_native(
-    file: BinaryIO, pixels: StoredPixels, wanted: Sequence[_Wanted], slab: Slab
-) -> None:
+def _read_native(file: BinaryIO, pixels: StoredPixels, wanted: _Wanted, slab: Slab) -> None:
     """Read frames as they lie in the file."""
     file.seek(pixels.begin_at)
     element = file.read(8 if pixels.transfer_syntax_uid.is_implicit_VR else 12)
@@ -257,17 +243,19 @@ def _read_native(
         due = pixels.frame_bytes * pixels.frames
         raise pixels.refused(f"{length} bytes of pixel data where {due} are due")
     start = file.tell()
-    for item in wanted:
-        file.seek(start + item.frame_index * pixels.frame_bytes)
-        place = slab.room_for(item.slice_index, pixels.dtype)
+    for index, frame in wanted.items():
+        file.seek(start + _place_in_file(frame) * pixels.frame_bytes)
+        place = slab.room_for(index, pixels.dtype)
         plane = np.empty((pixels.rows, pixels.columns), pixels.dtype) if place is None else place
         if file.readinto(plane.reshape(-1).view(np.uint8)) != pixels.frame_bytes:  # type: ignore[attr-defined]
             raise pixels.refused("its pixel data end early")
         whole_cells = _padding_of_whole_cells(plane, pixels)
-        _clear_unused_bits(plane, pixels)
-        _take_padding_out(item.slice_index, plane, pixels.format, whole_cells, slab)
+        if pixels.unused_bits:  # they may hold anything, old overlays for instance
+            plane <<= pixels.unused_bits
+            plane >>= pixels.unused_bits
+        _take_padding_out(index, plane, pixels.format, whole_cells, slab)
         if place is None:
-            slab.put(item.slice_index, plane)
+            slab.put(index, plane)
 
 
 def _padding_of_whole_cells(plane: Plane, pixels: StoredPixels) -> Mask | None:
@@ -301,16 +289,7 @@ def _take_padding_out(
         np.copyto(plane, 0, where=where)
 
 
-def _clear_unused_bits(plane: Plane, pixels: StoredPixels) -> None:
-    """Bits above the highest stored one may hold anything, old overlays for instance."""
-    if pixels.unused_bits:
-        plane <<= pixels.unused_bits
-        plane >>= pixels.unused_bits
-
-
-def _decode(
-    instance: FileDataset, pixels: StoredPixels, wanted: Sequence[_Wanted], slab: Slab
-) -> None:
+def _decode(instance: FileDataset, pixels: StoredPixels, wanted: _Wanted, slab: Slab) -> None:
     """Let pydicom's decoders make the frames of one instance."""
     syntax = pixels.transfer_syntax_uid
     if syntax.is_encapsulated:
@@ -320,15 +299,15 @@ def _decode(
     else:
         due = pixels.frame_bytes * pixels.frames
         instance["PixelData"].value = instance.PixelData[: due + due % 2]
-    in_order = sorted(wanted, key=lambda item: item.frame_index)
-    planes = iter_pixels(instance, indices=[item.frame_index for item in in_order], raw=True)
-    for item, plane in zip(in_order, planes, strict=True):
+    in_order = sorted((_place_in_file(frame), index) for index, frame in wanted.items())
+    planes = iter_pixels(instance, indices=[place for place, _ in in_order], raw=True)
+    for (_, index), plane in zip(in_order, planes, strict=True):
         if plane.shape != (pixels.rows, pixels.columns):
             raise pixels.refused(f"a decoded frame has the shape {plane.shape}")
         if pixels.format.padding is not None and not plane.flags.writeable:
             plane = plane.copy()
-        _take_padding_out(item.slice_index, plane, pixels.format, None, slab)
-        slab.put(item.slice_index, plane)
+        _take_padding_out(index, plane, pixels.format, None, slab)
+        slab.put(index, plane)
 
 
 def _check_code_streams(instance: FileDataset, syntax: UID, pixels: StoredPixels) -> None:
@@ -341,3 +320,101 @@ def _check_code_streams(instance: FileDataset, syntax: UID, pixels: StoredPixels
             raise pixels.refused(f"frame {number} is coded as {size}, rows x columns x samples")
         if syntax == RLELossless and len(code_stream) * _RLE_GAIN < pixels.frame_bytes:
             raise pixels.refused(f"frame {number} is too short for its rows and columns")
+
+
+class Slab:
+    """The volume while it fills: stored values while one integer rescale may do, else float32.
+
+    Args:
+        factor: What every number is multiplied with, slope and intercept first.
+
+    Attributes:
+        padding: Where padding was found; None until then.
+    """
+
+    def __init__(self, stack: Stack, factor: float) -> None:
+        for frame in stack.frames:
+            _require_transformation(frame)
+        self._rescales = [
+            (frame.slope * factor, frame.intercept * factor) for frame in stack.frames
+        ]
+        self._frames = stack.frames
+        self._shape = stack.grid.shape
+        self._slope, self._intercept = self._rescales[0]
+        self._is_whole = (
+            len(set(self._rescales)) == 1
+            and self._slope.is_integer()
+            and self._intercept.is_integer()
+        )
+        self._stored: Plane | None = None
+        self._floats = np.empty(() if self._is_whole else self._shape, np.float32)
+        self.padding: Mask | None = None
+
+    def room_for(self, index: int, dtype: np.dtype[np.integer]) -> Plane | None:
+        """The slice itself, where stored values of this type can be read into it as they are."""
+        if not self._is_whole or self._frames[index].values.lut is not None:
+            return None
+        return self._slice(index, dtype)
+
+    def put(self, index: int, plane: Plane) -> None:
+        """Take the stored values of one slice."""
+        lut = self._frames[index].values.lut
+        plane = plane.astype(plane.dtype.newbyteorder("="), copy=False)
+        if lut is not None:
+            plane = lut.apply(plane)
+        if not self._is_whole:
+            slope, intercept = self._rescales[index]
+            self._floats[index] = plane * slope + intercept
+            return
+        place = self._slice(index, plane.dtype)
+        if place is None and self._stored is not None:
+            # signed and unsigned slices in one series: a type that holds both
+            self._stored = self._stored.astype(np.promote_types(self._stored.dtype, plane.dtype))
+            place = self._stored[index]
+        if place is not None:
+            place[...] = plane
+
+    def pad(self, index: int, where: Mask) -> None:
+        """Note where a slice is padding."""
+        if self.padding is None:
+            self.padding = np.zeros(self._shape, bool)
+        self.padding[index] = where
+
+    def _slice(self, index: int, dtype: np.dtype[np.integer]) -> Plane | None:
+        if self._stored is None:
+            self._stored = np.empty(self._shape, dtype)
+        return self._stored[index] if self._stored.dtype == dtype else None
+
+    def finish(self) -> VoxelArray:
+        """Apply the rescale that all slices share."""
+        if self._stored is None:
+            return self._floats
+        stored, slope, intercept = self._stored, int(self._slope), int(self._intercept)
+        ends = [int(end) * slope + intercept for end in (stored.min(), stored.max())]
+        if min(ends) < _INT16.min or max(ends) > _INT16.max:
+            floats = np.empty(self._shape, np.float32)
+            for index, plane in enumerate(stored):
+                floats[index] = plane * float(slope) + float(intercept)
+            return floats
+        # the result fits, so arithmetic modulo 2**16 is exact and can happen in place
+        whole = stored.view(np.int16) if stored.itemsize == 2 else stored.astype(np.int16)
+        if slope != 1:
+            whole *= _modular(slope)
+        if intercept:
+            whole += _modular(intercept)
+        return whole
+
+
+def _require_transformation(frame: Frame) -> None:
+    """What the gate lets pass; a stack that came another way is held to it here."""
+    values = frame.values
+    is_finite = bool(np.isfinite(frame.slope) and np.isfinite(frame.intercept))
+    if not is_finite or frame.slope == 0:
+        raise JobFailed(f"rescale slope {frame.slope} and {frame.intercept}", permanent=True)
+    if values.lut_fault or (values.lut is not None and (frame.slope, frame.intercept) != (1, 0)):
+        sentence = values.lut_fault or "a Modality LUT beside Rescale Slope and Intercept"
+        raise JobFailed(sentence, permanent=True)
+
+
+def _modular(number: int) -> np.int16:
+    return np.uint16(number % (1 << 16)).view(np.int16)

@@ -25,12 +25,12 @@ from urllib.parse import quote, unquote, urlsplit
 from node.domain.errors import ConfigInvalid, NodeError
 from node.infer.assets import (
     Asset,
-    NeedsAssets,
     record_asset,
     recorded_sha256,
     sha256_of,
     sync_folder,
 )
+from node.infer.registry import ModelSpec
 from node.modelstore.download import (
     Download,
     FetchFailed,
@@ -101,7 +101,7 @@ class WeightsSource:
 
 
 def pull(
-    model: NeedsAssets,
+    model: ModelSpec,
     weights_dir: Path,
     origin: WeightsSource,
     download: Download,
@@ -126,7 +126,7 @@ def pull(
     return brought
 
 
-def licence_sentences(model: NeedsAssets, accepted: Collection[str]) -> Iterator[str]:
+def licence_sentences(model: ModelSpec, accepted: Collection[str]) -> Iterator[str]:
     """What whoever pulls these weights must know of their licences."""
     for licence in dict.fromkeys(asset.licence for asset in model.weights):
         is_free = all(asset.commercial_use for asset in model.weights if asset.licence == licence)

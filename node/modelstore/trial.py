@@ -14,8 +14,7 @@ from node.domain.result import mask_of
 from node.infer.kept import Kept
 from node.infer.registry import ModelSpec, load_model
 from node.infer.report import Report
-from node.infer.run_context import RunContext
-from node.infer.runners import run_model
+from node.infer.run_context import RunContext, run_model
 from node.pipeline.acceptance import variant_by_header
 from node.pipeline.optimize_job import read_sample
 

@@ -28,13 +28,11 @@ from node.encode.header import read_tables
 from node.infer.assets import sync_folder
 from node.infer.kept import Kept
 from node.infer.labels_file import read_labels, write_labels
-from node.infer.measure import measure_labels
-from node.infer.plausible import why_implausible
+from node.infer.measure import measure_labels, why_implausible
 from node.infer.registry import ModelSpec, load_model
 from node.infer.report import Report
-from node.infer.run_context import RunContext
-from node.infer.runners import run_model
-from node.infer.runners import warm as warm_runners
+from node.infer.run_context import RunContext, run_model
+from node.infer.run_context import warm as warm_runners
 from node.observe.log import configure_logging
 from node.pipeline.acceptance import variant_by_header
 from node.pipeline.crash_points import crash_point
@@ -66,7 +64,7 @@ def run(request: Mapping[str, Any], report: Report, kept: Kept) -> dict[str, Any
 
 
 def _run(order: JobOrder, report: Report, kept: Kept) -> dict[str, Any]:
-    model = load_model(order.model_folder)
+    model = kept.model(order.model_folder, load_model, order.model_digest)
     if model.digest != order.model_digest:
         raise JobFailed(
             f"model {model.name} changed on disk since the job was made: rerun the series",
@@ -148,10 +146,10 @@ def _labels(
     with report.stage("keep labels"):
         content = {role: source.given.content for role, source in sources.items()}
         facts = {**_facts(order, model), "ran": dict(produced.ran), "content": content}
-        written = write_labels(path, produced.labels, facts)
+        sha256 = write_labels(path, produced.labels, facts)
     crash_point("labels written")
     volume = LabelVolume(labels=produced.labels, stack=stack, overlapping=model.has_regions)
-    return _Made(volume, content, produced.ran, _file_facts(path, written.sha256))
+    return _Made(volume, content, produced.ran, _file_facts(path, sha256))
 
 
 @contextmanager

@@ -24,11 +24,10 @@ from numpy.typing import NDArray
 import node.infer
 from node.domain.grid import Grid
 from node.infer.kinds import KINDS
-from node.infer.padding import fill
 from node.infer.registry import default_models_folder, load_model
 from node.infer.report import Stopwatch
 from node.infer.revision import revision_of
-from node.infer.runners import run_model
+from node.infer.run_context import fill, run_model
 from node.infer.volume import Volume, read_volume
 from tests.support.node_in_process import MODELS_PROBE
 from tests.support.phantoms import Phantom

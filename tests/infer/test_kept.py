@@ -1,13 +1,17 @@
-"""What a child keeps from job to job: one network, and hashes of files that did not change."""
+"""What a child keeps from job to job: one network, models as read, and hashes of unchanged files."""
 
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
 
 import pytest
 
 from node.infer.kept import Kept
+from node.infer.registry import ModelSpec, load_model
+
+PROBE = Path(__file__).resolve().parents[1] / "support" / "models_probe" / "probe"
 
 
 def test_a_network_is_loaded_once_and_makes_room_for_another() -> None:
@@ -52,3 +56,23 @@ def test_a_file_that_changed_is_hashed_again(tmp_path: Path) -> None:
         found.append((hashes.of(path), hashlib.sha256(content).hexdigest()))
 
     assert all(ours == truth for ours, truth in found)
+
+
+def test_a_model_is_read_again_only_where_a_job_names_another_digest(tmp_path: Path) -> None:
+    kept, folder, told = Kept(), tmp_path / "probe", []
+    shutil.copytree(PROBE, folder)
+
+    def load(folder: Path) -> ModelSpec:
+        told.append(folder.name)
+        return load_model(folder)
+
+    first = kept.model(folder, load)
+    assert kept.model(folder, load, first.digest) is first
+    with (folder / "model.yaml").open("a") as file:
+        file.write("# changed\n")
+    assert kept.model(folder, load, first.digest) is first
+    second = kept.model(folder, load, load_model(folder).digest)
+
+    assert second.digest != first.digest
+    assert kept.model(folder, load, first.digest).digest == second.digest  # the first is gone
+    assert told == ["probe"] * 3

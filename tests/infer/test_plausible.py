@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from node.domain.frames import Frame
 from node.domain.grid import Grid, Stack
 from node.domain.result import LabelVolume
-from node.infer.measure import measure_labels
-from node.infer.plausible import why_implausible
+from node.infer.measure import measure_labels, why_implausible
 from node.infer.registry import default_models_folder, load_model
 from node.words import tell
 from tests.infer.test_registry import mistakes_of, spoil

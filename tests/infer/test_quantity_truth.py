@@ -33,8 +33,7 @@ from node.domain.header import Header
 from node.domain.reasons import ReasonCode
 from node.infer.registry import default_models_folder, load_model
 from node.infer.report import Stopwatch
-from node.infer.run_context import RunContext, SeriesInput
-from node.infer.runners import run_model
+from node.infer.run_context import RunContext, SeriesInput, run_model
 from node.infer.volume import read_volume
 from node.words import tell_all
 from tests.support.phantoms import Phantom, encoded_as, stack_of

@@ -12,7 +12,7 @@ import pytest
 from node.domain.errors import JobFailed
 from node.infer.registry import default_models_folder, load_model
 from node.infer.report import Stopwatch
-from node.infer.runners import run_model
+from node.infer.run_context import run_model
 from tests.infer.brain.heads import HeadSeries, acquired, t1_image
 from tests.support.cases import Cases
 from tests.support.rooms import given_files, room

@@ -25,12 +25,10 @@ from node.domain.job import Priority
 from node.domain.reasons import codes_of
 from node.domain.result import LabelVolume
 from node.dryrun.inspect_folder import SeriesFinding, inspect_folder
-from node.infer.measure import measure_labels
-from node.infer.plausible import why_implausible
+from node.infer.measure import measure_labels, why_implausible
 from node.infer.registry import ModelSpec, default_models_folder, load_model
 from node.infer.report import Stopwatch
-from node.infer.run_context import SeriesInput
-from node.infer.runners import run_model
+from node.infer.run_context import SeriesInput, run_model
 from node.pipeline.acceptance import accepted_inputs, refused_inputs
 from node.pipeline.build import Plan, plan
 from node.pipeline.judge import ActiveRule
@@ -121,7 +119,7 @@ def alone(name: str, model: ModelSpec) -> Iterator[ActiveRule]:
             rule=compile_rule(
                 name=label, when={"Modality": {"present": True}}, study=None, path=""
             ),
-            model=replace(model, inputs={role: given}),
+            model=replace(model, inputs={role: given}, grid_role=role),
             accepts=accepted_inputs(model),
             refuses=refused_inputs(model),
             send=(),

@@ -16,8 +16,7 @@ from node.infer.kept import Kept
 from node.infer.python.runner import entry_of
 from node.infer.registry import ModelSpec
 from node.infer.report import Report, Stopwatch
-from node.infer.run_context import RunContext, SeriesInput
-from node.infer.runners import run_model
+from node.infer.run_context import RunContext, SeriesInput, run_model
 from node.infer.volume import Volume
 from tests.support.phantoms import Phantom
 

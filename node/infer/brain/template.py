@@ -30,8 +30,7 @@ from node.infer.brain.resampling import labels_onto, resampled
 from node.infer.brain.skull import network_folder, skull_strip
 from node.infer.bundle.image import Image, Prepared
 from node.infer.report import Report
-from node.infer.slab import VoxelArray
-from node.infer.volume import Volume
+from node.infer.volume import Volume, VoxelArray
 
 REVISION = 1
 

@@ -25,8 +25,7 @@ from node.infer.bundle.config import Bundle, bundle_of
 from node.infer.bundle.optimized import FOLDER, Optimized, made_with, write_lock
 from node.infer.registry import ModelSpec
 from node.infer.report import Report, Stopwatch
-from node.infer.run_context import RunContext, SeriesInput
-from node.infer.runners import run_model
+from node.infer.run_context import RunContext, SeriesInput, run_model
 
 DICE_LEAST = 0.99
 _ARGUMENTS = "arguments.json"

@@ -1,21 +1,5 @@
 """Runner kind ``container``: an image that keeps MHub's contract, run by podman or docker.
 
-::
-
-    runner         run: image -> input folder -> container -> output files -> labels
-    spec           what model.yaml says to it, and what this machine lacks
-    templates      role -> folder of its files, and what is wrong with a template
-    layout         the input folder
-    engine         podman or docker: which, which image, which command line
-    container_process    one container: made, run, emptied, gone with the block that holds it
-    guardian       the process that removes it when the runner process dies
-    leftovers      what dead runner processes left behind, found by label
-    outputs        which files are the result
-    seg_output, nifti_output    one such file -> labels
-    grid           where its pixels lie on the source grid, in patient space
-    matching       which label of the model a segment is
-    paint          labels, and the refusal of overlaps
-
 What enters: the files of the input series. What leaves: labels on the grid of the first input, so
 that what is delivered is made and verified by this node like any other result; the container's own
 objects go nowhere. Its exit code is worth nothing, MHub's is 0 whatever happens: success is an output

@@ -36,21 +36,6 @@ _SENTENCE = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Image:
-    """An image on this machine.
-
-    Args:
-        reference: As it was asked for.
-        image_id: ``sha256:...``, which names its content.
-        digests: Of its manifests, as registries know them.
-    """
-
-    reference: str
-    image_id: str
-    digests: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerOrder:
     """One container to be made.
 
@@ -122,8 +107,9 @@ class Engine:
         except (OSError, subprocess.TimeoutExpired) as error:
             raise JobFailed(f"{self.name} {arguments[0]}: {type(error).__name__}") from error
         if done.returncode != 0:
+            *_, last = ("it says nothing", *done.stderr.strip().splitlines())
             raise JobFailed(
-                f"{self.name} {arguments[0]} failed: {_last_line(done.stderr)}",
+                f"{self.name} {arguments[0]} failed: {last.strip()[:_SENTENCE]}",
                 permanent=is_for_good(done.stderr),
             )
         return done.stdout
@@ -135,8 +121,11 @@ class Engine:
         )
         return state
 
-    def find_image(self, reference: str) -> Image | None:
-        """The image of that reference on this machine, None where the engine knows none.
+    def find_image(self, reference: str) -> tuple[str, ...]:
+        """What names the image of that reference on this machine; nothing where the engine knows none.
+
+        Its ID, ``sha256:...``, and the digests of its manifests, as registries know them.
+
 
         Raises:
             JobFailed: The engine does not answer.
@@ -146,17 +135,13 @@ class Engine:
         except JobFailed:
             # tell an image that is not there from an engine that is not well
             self.call("image", "ls", "--quiet", timeout_s=_LOOK_S)
-            return None
+            return ()
         facts = found[0]
         image_id = str(facts["Id"])
         digests = {str(each).rpartition("@")[2] for each in facts.get("RepoDigests") or ()}
         if facts.get("Digest"):  # podman's
             digests.add(str(facts["Digest"]))
-        return Image(
-            reference=reference,
-            image_id=image_id if image_id.startswith("sha256:") else f"sha256:{image_id}",
-            digests=tuple(sorted(digests)),
-        )
+        return (f"sha256:{image_id.removeprefix('sha256:')}", *sorted(digests))
 
     def _device(self, device: str) -> list[str]:
         kind, _, index = device.partition(":")
@@ -167,8 +152,8 @@ class Engine:
         return [f"--device=nvidia.com/gpu={index or 'all'}"]
 
 
-def find_image(reference: str, image_id: str) -> tuple[Engine, Image]:
-    """An engine of this machine that has an image.
+def find_image(reference: str, image_id: str) -> tuple[Engine, str]:
+    """An engine of this machine that has an image, and the image's own ID.
 
     Args:
         image_id: What the image must be, by its own digest or that of its manifest; empty: any.
@@ -180,20 +165,20 @@ def find_image(reference: str, image_id: str) -> tuple[Engine, Image]:
     trouble: JobFailed | None = None
     for engine in _engines():
         try:
-            image = engine.find_image(reference)
+            names = engine.find_image(reference)
         except JobFailed as error:
             trouble = trouble or error
             continue
-        if image is None:
+        if not names:
             without.append(engine)
             continue
-        if image_id and image_id not in (image.image_id, *image.digests):
+        if image_id and image_id not in names:
             raise JobFailed(
                 f"the image {reference} on this machine is not the one that model.yaml pins with"
                 " image_id: pull that one, or pin this one",
                 permanent=True,
             )
-        return engine, image
+        return engine, names[0]
     if trouble is not None and not without:
         raise trouble
     raise JobFailed(
@@ -248,8 +233,3 @@ def _engines() -> list[Engine]:
             permanent=True,
         )
     return [Engine(path) for path in found]
-
-
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:_SENTENCE] if lines else "it says nothing"

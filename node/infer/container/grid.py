@@ -1,7 +1,8 @@
-"""Where pixels of an output lie on the source grid, judged in patient space.
+"""Where pixels of an output lie on the source grid, judged in patient space, and what is painted there.
 
 An output may have its axes flipped or exchanged, its frames in any order, or show only a part of the
-grid; what does not fall onto voxel centres of the source is refused, never resampled.
+grid; what does not fall onto voxel centres of the source is refused, never resampled, and so is what
+overlaps where it may not.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from node.domain.errors import JobFailed
 from node.domain.frames import Frame, Triple
 from node.domain.grid import Stack
 from node.domain.result import LabelArray
+from node.domain.segment import Segment
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -27,37 +29,23 @@ _SLICE = 0
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
-    """One axis of an output: it walks ``size`` voxels along a source axis, up or down."""
-
-    axis: int
-    sign: int
-    start: int
-    size: int
-
-    @property
-    def indices(self) -> slice:
-        stop = self.start + self.sign * self.size
-        return slice(self.start, stop if stop >= 0 else None, self.sign)
-
-
-@dataclass(frozen=True, slots=True)
 class Window:
     """The voxels of the source grid that an output's pixels are, in the order of its own axes.
 
     Args:
+        runs: For each axis of the output the source axis that it walks along, and where.
         index: Of a plane: its place on the source axis that it does not walk along.
     """
 
-    runs: tuple[_Run, ...]
+    runs: tuple[tuple[int, slice], ...]
     index: int = 0
 
     def of(self, labels: LabelArray) -> LabelArray:
         """A view of labels on the source grid, with the output's shape."""
         where: list[slice | int] = [self.index] * 3
-        for run in self.runs:
-            where[run.axis] = run.indices
-        axes = [run.axis for run in self.runs]
+        for axis, indices in self.runs:
+            where[axis] = indices
+        axes = [axis for axis, _ in self.runs]
         return labels[tuple(where)].transpose([sorted(axes).index(axis) for axis in axes])
 
 
@@ -107,12 +95,11 @@ class SourceGrid:
             raise off_grid("its axes are not those of the source")
         if any(self.shape[axis] != size for (axis, _), size in zip(walks, shape, strict=True)):
             raise off_grid(f"it has {' x '.join(str(size) for size in shape)} voxels")
-        return Window(
-            tuple(
-                self._run(axis, sign, origin[axis], size)
-                for (axis, sign), size in zip(walks, shape, strict=True)
-            )
+        runs = (
+            (axis, self._run(axis, sign, origin[axis], size))
+            for (axis, sign), size in zip(walks, shape, strict=True)
         )
+        return Window(tuple(runs))
 
     def _plane(self, frame: Frame) -> Window:
         if frame.position_mm is None or frame.orientation is None or frame.pixel_spacing_mm is None:
@@ -131,8 +118,8 @@ class SourceGrid:
             start = (self._inverse @ np.array([*frame.position_mm, 1.0]))[:3]
             place = self._run(fixed, 1, start[fixed], 1).start
         runs = (
-            self._run(down, down_sign, start[down], frame.rows),
-            self._run(across, across_sign, start[across], frame.columns),
+            (down, self._run(down, down_sign, start[down], frame.rows)),
+            (across, self._run(across, across_sign, start[across], frame.columns)),
         )
         return Window(runs, place)
 
@@ -145,14 +132,16 @@ class SourceGrid:
                 return nearest, offsets[nearest]
         raise off_grid("a frame lies between its slices, or beyond them")
 
-    def _run(self, axis: int, sign: int, start: float, size: int) -> _Run:
+    def _run(self, axis: int, sign: int, start: float, size: int) -> slice:
+        """The voxels of a source axis that ``size`` pixels are, walking up or down."""
         first = round(float(start))
         if abs(start - first) > TOLERANCE_VOXELS:
             raise off_grid("its pixels lie between those of the source")
         last = first + sign * (size - 1)
         if not (0 <= first < self.shape[axis] and 0 <= last < self.shape[axis]):
             raise off_grid("it reaches beyond the source")
-        return _Run(axis, sign, first, size)
+        stop = last + sign
+        return slice(first, stop if stop >= 0 else None, sign)
 
 
 def off_grid(why: str) -> JobFailed:
@@ -175,3 +164,49 @@ def _walk(step: Floats, size: int) -> tuple[int, int]:
     if np.max(np.abs(step - whole)) * max(size - 1, 1) > TOLERANCE_VOXELS:
         raise off_grid("its pixels have another size or direction")
     return axis, sign
+
+
+class Canvas:
+    """A label array on the source grid that starts as background.
+
+    Args:
+        overlapping: The model's output is regions: label value n becomes bit n-1.
+    """
+
+    def __init__(
+        self, shape: tuple[int, int, int], segments: Sequence[Segment], *, overlapping: bool
+    ) -> None:
+        highest = max(segment.label_value for segment in segments)
+        is_small = highest <= (8 if overlapping else 255)
+        self.labels: LabelArray = (
+            np.zeros(shape, np.uint8) if is_small else np.zeros(shape, np.uint16)
+        )
+        self._names = {segment.label_value: segment.name for segment in segments}
+        self._overlapping = overlapping
+
+    def paint(self, window: Window, mask: NDArray[np.bool_], label_value: int) -> None:
+        """Give the voxels under a mask to a label.
+
+        Raises:
+            JobFailed: One of them has another exclusive label; permanent.
+        """
+        if label_value not in self._names:
+            raise JobFailed(
+                f"the container's output holds label {label_value}, which labels.csv does not"
+                " describe",
+                permanent=True,
+            )
+        view = window.of(self.labels)
+        if self._overlapping:
+            view[mask] |= view.dtype.type(1 << (label_value - 1))
+            return
+        there = view[mask]
+        taken = set(np.unique(there).tolist()) - {0, label_value} if there.any() else set()
+        if taken:
+            other = self._names[min(taken)]
+            raise JobFailed(
+                f"{self._names[label_value]!r} and {other!r} overlap in the container's output,"
+                " and the model's labels are exclusive",
+                permanent=True,
+            )
+        view[mask] = label_value

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TypeAlias
 
 from pydicom.dataset import Dataset
@@ -68,21 +68,12 @@ def _candidates(item: Dataset, segments: Sequence[Segment]) -> list[Segment]:
     ]
     if not by_code:
         return [segment for segment in segments if name_key(segment.name) in names]
-    tests: Sequence[Callable[[Segment], bool]] = (
-        lambda segment: _same_region(item, segment),
-        lambda segment: name_key(segment.name) in names,
-    )
-    for test in tests:
-        if len(by_code) > 1:
-            by_code = [segment for segment in by_code if test(segment)] or by_code
-    return by_code
-
-
-def _same_region(item: Dataset, segment: Segment) -> bool:
     region = _first(item, "AnatomicRegionSequence")
-    return _is(segment.region, region) and _is(
-        segment.region_modifier, _first(region, "AnatomicRegionModifierSequence")
-    )
+    side = _first(region, "AnatomicRegionModifierSequence")
+    in_region = [s for s in by_code if _is(s.region, region) and _is(s.region_modifier, side)]
+    found = in_region or by_code
+    named = [segment for segment in found if name_key(segment.name) in names]
+    return named if len(found) > 1 and named else found
 
 
 def _is(ours: Code | None, theirs: Dataset | None) -> bool:

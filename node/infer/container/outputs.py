@@ -8,14 +8,16 @@ import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
+
+import numpy as np
+import SimpleITK as sitk  # noqa: N813 - its own documentation calls it that
+from numpy.typing import NDArray
 
 from node.domain.errors import JobFailed
 from node.domain.result import LabelArray
 from node.domain.segment import Segment
-from node.infer.container.grid import SourceGrid
-from node.infer.container.nifti_output import paint_label_map
-from node.infer.container.paint import Canvas
+from node.infer.container.grid import Canvas, Floats, SourceGrid
 from node.infer.container.seg_output import paint_segmentation
 from node.infer.run_context import SeriesInput
 
@@ -81,17 +83,16 @@ def choose(files: Sequence[OutputFile], patterns: Sequence[str]) -> list[OutputF
         JobFailed: A pattern fits no file or several; permanent.
     """
     chosen: list[OutputFile] = []
-    for pattern in patterns:
+    for pattern in patterns or USUAL_OUTPUTS:
         fitting = _fitting(files, pattern)
-        if not fitting:
+        if fitting and not patterns:
+            return fitting
+        if patterns and not fitting:
             raise JobFailed(f"the container wrote no file that fits {pattern}", permanent=True)
         chosen += fitting
-    if patterns:
-        return chosen
-    for pattern in USUAL_OUTPUTS:
-        if fitting := _fitting(files, pattern):
-            return fitting
-    raise JobFailed("the container wrote files, but no segmentation", permanent=True)
+    if not chosen:
+        raise JobFailed("the container wrote files, but no segmentation", permanent=True)
+    return chosen
 
 
 def read_outputs(
@@ -113,7 +114,7 @@ def read_outputs(
     canvas = Canvas(grid.shape, segments, overlapping=overlapping)
     for file in files:
         if _suffix(file.name) in _NIFTI:
-            paint_label_map(file.path, grid, canvas)
+            _paint_label_map(file.path, grid, canvas)
         else:
             paint_segmentation(file.path, inputs, grid, segments, canvas)
     return canvas.labels
@@ -125,7 +126,10 @@ def _fitting(files: Sequence[OutputFile], pattern: str) -> list[OutputFile]:
     Raises:
         JobFailed: Several do; permanent.
     """
-    glob = re.compile(_regular_expression(pattern))
+    # a glob as in a shell: ``**/`` is any folders or none, ``*`` and ``?`` stay in one folder
+    meaning = {"**/": "(?:.*/)?", "*": "[^/]*", "?": "[^/]"}
+    parts = re.split(r"(\*\*/|\*|\?)", pattern)
+    glob = re.compile("".join(meaning.get(part, re.escape(part)) for part in parts))
     fitting = [file for file in files if glob.fullmatch(str(file.name))]
     if len(fitting) > 1:
         raise JobFailed(
@@ -136,16 +140,49 @@ def _fitting(files: Sequence[OutputFile], pattern: str) -> list[OutputFile]:
     return fitting
 
 
-def _regular_expression(pattern: str) -> str:
-    """A glob as in a shell: ``**/`` is any folders or none, ``*`` and ``?`` stay in one folder."""
-    meaning = {"**/": "(?:.*/)?", "*": "[^/]*", "?": "[^/]"}
-    parts = re.split(r"(\*\*/|\*|\?)", pattern)
-    return "".join(meaning.get(part, re.escape(part)) for part in parts)
-
-
 def _suffix(name: PurePosixPath) -> str:
     return next((suffix for suffix in _NIFTI if name.name.casefold().endswith(suffix)), ".dcm")
 
 
 def _plain(name: str) -> PurePosixPath:
     return PurePosixPath(*(part for part in PurePosixPath(name).parts if part not in ("/", ".")))
+
+
+def _paint_label_map(path: Path, grid: SourceGrid, canvas: Canvas) -> None:
+    """Paint the labels of a file, whose values are those of labels.csv, onto the source grid.
+
+    Raises:
+        JobFailed: It is no label map, lies elsewhere or has values that the model does not
+            describe; permanent.
+    """
+    values, affine_lps = _read_nifti(path)
+    if values.ndim != 3:
+        raise _refused("is not one volume of single values")
+    if values.dtype.kind not in "biuf" or not np.isfinite(values).all():
+        raise _refused("holds values that are no labels")
+    window = grid.place_volume(affine_lps, values.shape)
+    present = np.unique(values)
+    if np.any(present != np.floor(present)) or present[0] < 0:
+        raise _refused("holds values that are no labels: negative ones or fractions")
+    for value in present:
+        if value:
+            canvas.paint(window, np.asarray(values == value), int(value))
+
+
+def _read_nifti(path: Path) -> tuple[NDArray[Any], Floats]:
+    """The values, shape (k, j, i), and from that index to LPS millimetres, SimpleITK's own frame."""
+    library: Any = sitk  # has no types
+    try:
+        image = library.ReadImage(str(path))
+    except RuntimeError as error:
+        raise _refused("cannot be read as NIfTI") from error
+    affine_lps = np.eye(4)
+    if image.GetDimension() == 3:
+        direction = np.array(image.GetDirection()).reshape(3, 3)
+        affine_lps[:3, :3] = (direction * np.array(image.GetSpacing()))[:, ::-1]
+        affine_lps[:3, 3] = image.GetOrigin()
+    return np.asarray(sitk.GetArrayFromImage(image)), affine_lps
+
+
+def _refused(why: str) -> JobFailed:
+    return JobFailed(f"the container's output {why}", permanent=True)

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
 from node.domain.errors import JobFailed
-from node.infer.container.container_process import begins_for_good, held_container
-from node.infer.container.engine import ContainerOrder, Engine, Image, extra_flags, find_image
-from node.infer.container.layout import lay_out
-from node.infer.container.leftovers import owner_labels, remove_leftovers
+from node.infer.container.container_process import (
+    begins_for_good,
+    held_container,
+    owner_labels,
+    remove_leftovers,
+)
+from node.infer.container.engine import ContainerOrder, Engine, extra_flags, find_image
 from node.infer.container.outputs import OutputFile, choose, read_outputs
-from node.infer.container.spec import ContainerPart
+from node.infer.container.spec import ContainerPart, default_template
 from node.infer.registry import ModelSpec
 from node.infer.report import Report
 from node.infer.run_context import ModelOutput, RunContext, SeriesInput, padding_of
 
 _NO_USE = (0, 126, 127)  # it ended well; its program cannot be run, or is not there
+_READ_BY_ALL = 0o444
 _KILLED = 128 + 9  # some engines do not tell whose kill it was
 
 
@@ -29,40 +35,25 @@ def run(
     Raises:
         JobFailed: No engine, no image, no output, or an output that is not a result of these inputs.
     """
-    settings = _settings_of(spec)
+    settings = spec.runner.settings
+    if not isinstance(settings, ContainerPart):
+        raise TypeError(f"{spec.name} is no container model")
     with report.stage("prepare"):
-        engine, image = find_image(settings.entry, settings.image_id)
+        engine, image_id = find_image(settings.entry, settings.image_id)
         if removed := remove_leftovers(engine):
             report.note(f"containers that a dead runner had left, now removed: {removed}")
         lay_out(inputs, settings.layout, context.scratch / "in")
-    files = _run(engine, _order(spec, settings, image, context), context, report)
+    files = _run(engine, _order(spec, settings, image_id, context), context, report)
     with report.stage("read outputs"):
         labels = read_outputs(
             choose(files, settings.outputs),
             inputs,
             spec.segments,
-            overlapping="regions" in spec.outputs,
+            overlapping=spec.has_regions,
         )
         padding = padding_of(inputs[spec.grid_role])
-    ran = {"image": image.reference, "image_id": image.image_id}
+    ran = {"image": settings.entry, "image_id": image_id}
     return ModelOutput(labels=labels, ran=ran, padding=padding)
-
-
-def _settings_of(spec: ModelSpec) -> ContainerPart:
-    settings = spec.runner.settings
-    if not isinstance(settings, ContainerPart):
-        raise TypeError(f"{spec.name} is no container model")
-    return settings
-
-
-def _arguments(spec: ModelSpec, settings: ContainerPart) -> tuple[str, ...]:
-    """Those of model.yaml, and the parameters of the job behind them.
-
-    A parameter becomes ``key=value``, which is how MHub's images take changes to their workflow:
-    ``--config:modules.NAME.KEY=VALUE``.
-    """
-    changes = (f"{key}={value}" for key, value in spec.runner.parameters.items())
-    return (*settings.arguments, *changes)
 
 
 def _run(
@@ -101,13 +92,16 @@ def _run(
 
 
 def _order(
-    spec: ModelSpec, settings: ContainerPart, image: Image, context: RunContext
+    spec: ModelSpec, settings: ContainerPart, image_id: str, context: RunContext
 ) -> ContainerOrder:
+    # a parameter becomes ``key=value``, which is how MHub's images take changes to their workflow:
+    # ``--config:modules.NAME.KEY=VALUE``
+    changes = (f"{key}={value}" for key, value in spec.runner.parameters.items())
     return ContainerOrder(
         name=f"segnode-{spec.name}-{uuid.uuid4().hex[:12]}",
         labels={**owner_labels(), "segnode.model": spec.name},
-        image_id=image.image_id,
-        arguments=_arguments(spec, settings),
+        image_id=image_id,
+        arguments=(*settings.arguments, *changes),
         input_folder=(Path(context.scratch / "in").absolute(), settings.input_folder),
         output_folder=settings.output_folder,
         device=context.device,
@@ -115,3 +109,44 @@ def _order(
         shm_gb=settings.shm_gb,
         flags=extra_flags(),
     )
+
+
+def lay_out(inputs: Mapping[str, SeriesInput], layout: Mapping[str, str], folder: Path) -> None:
+    """Fill a new folder with the files of all inputs, readable by whoever the image runs as.
+
+    Raises:
+        JobFailed: A file is gone, or an input does not say which series it is.
+    """
+    folder.mkdir(mode=0o755)
+    for role, given in inputs.items():
+        template = layout.get(role, default_template(role, inputs.keys()))
+        place = folder / template.format(**_names(role, given))
+        place.mkdir(parents=True, exist_ok=True)
+        for number, (sop_instance_uid, source) in enumerate(given.files.items(), 1):
+            try:
+                _provide(source, place / f"{number:06d}.dcm")
+            except FileNotFoundError as error:
+                raise JobFailed(f"the file of instance {sop_instance_uid} is gone") from error
+
+
+def _names(role: str, given: SeriesInput) -> dict[str, str]:
+    names = {"role": role}
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID"):
+        value = given.header.text(keyword)
+        if not value or set(value) - set("0123456789."):
+            raise JobFailed(f"input {role} has no {keyword}", permanent=True)
+        names[keyword] = value
+    return names
+
+
+def _provide(source: Path, target: Path) -> None:
+    """A second name of the file where that is enough, else a copy: its mode is not ours to change."""
+    if source.stat().st_mode & _READ_BY_ALL == _READ_BY_ALL:
+        try:
+            os.link(source, target)
+        except OSError:
+            pass  # another file system, or one without hard links
+        else:
+            return
+    shutil.copyfile(source, target)
+    target.chmod(_READ_BY_ALL)

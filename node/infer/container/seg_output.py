@@ -9,7 +9,6 @@ Source: PS3.3 A.51, C.8.20 (Segmentation), C.7.6.16 (functional groups), PS3.5 8
 
 from __future__ import annotations
 
-import struct
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,31 +24,14 @@ from pydicom.uid import UID, SegmentationStorage
 from node.domain.errors import JobFailed, SeriesUnusable
 from node.domain.frames import Frame, frame_sources, frames_of
 from node.domain.segment import Segment
-from node.infer.container.grid import SourceGrid
+from node.infer.container.grid import Canvas, SourceGrid
 from node.infer.container.matching import match_segments
-from node.infer.container.paint import Canvas
 from node.infer.run_context import SeriesInput
+from node.infer.volume import DECODE_ERRORS
 
 Plane = NDArray[np.integer]
 
 LABEL_MAP_STORAGE = UID("1.2.840.10008.5.1.4.1.1.66.7")  # Label Map Segmentation Storage
-
-# what pydicom and its decoders raise over bytes that are no DICOM, or not the DICOM they claim
-_UNREADABLE = (
-    ArithmeticError,
-    AttributeError,
-    BytesLengthException,
-    EOFError,
-    InvalidDicomError,
-    LookupError,
-    NotImplementedError,
-    OSError,
-    RecursionError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    struct.error,
-)
 
 
 def paint_segmentation(
@@ -75,7 +57,7 @@ def paint_segmentation(
             _require_segmentation(seg)
             _require_belonging(seg, inputs, grid)
             _paint(seg, match_segments(_described(seg), segments), grid, canvas)
-    except (*_UNREADABLE, SeriesUnusable) as error:
+    except (*DECODE_ERRORS, BytesLengthException, InvalidDicomError, SeriesUnusable) as error:
         raise _refused(f"cannot be read as DICOM ({type(error).__name__})") from error
 
 
@@ -146,13 +128,14 @@ def _paint(seg: FileDataset, label_of: Mapping[int, int], grid: SourceGrid, canv
         if plane.shape != (frame.rows, frame.columns):
             raise _refused("has a frame of another size than it says")
         window = grid.place_plane(frame)
-        for segment_number in _present(plane) if number is None else [number]:
+        # in a label map 0 is background
+        for value in np.unique(plane[plane != 0]).tolist() if number is None else [1]:
+            segment_number = value if number is None else number
             if segment_number not in label_of:
                 raise _refused(
                     f"has pixels of segment {segment_number}, which it does not describe"
                 )
-            mask = plane == (segment_number if number is None else 1)
-            canvas.paint(window, mask, label_of[segment_number])
+            canvas.paint(window, plane == value, label_of[segment_number])
 
 
 def _segment_numbers(seg: Dataset) -> Iterator[int | None]:
@@ -178,11 +161,6 @@ def _bit_planes(seg: FileDataset, frames: Sequence[Frame]) -> Iterator[Plane]:
         start = number * pixels
         bits = np.unpackbits(octets[start // 8 : (start + pixels + 7) // 8], bitorder="little")
         yield bits[start % 8 :][:pixels].reshape(frame.rows, frame.columns)
-
-
-def _present(plane: Plane) -> list[int]:
-    """Segment numbers in a frame of a label map; 0 is background."""
-    return [int(value) for value in np.unique(plane) if value]
 
 
 def _refused(why: str) -> JobFailed:

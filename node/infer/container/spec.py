@@ -1,9 +1,14 @@
-"""What ``model.yaml`` says to the runner kind ``container``; the defaults are MHub's contract."""
+"""What ``model.yaml`` says to the runner kind ``container``; the defaults are MHub's contract.
+
+The files of a role go to a folder whose name comes from UIDs, roles and fixed words, so that no name,
+ID or date of a patient can reach a log through a path.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+import string
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
@@ -12,11 +17,12 @@ from node.domain.errors import JobFailed
 from node.domain.quantity import Quantity
 from node.infer.assets import Asset
 from node.infer.container.engine import find_image
-from node.infer.container.templates import layout_mistakes
 from node.infer.runner_part import Mistake, RunnerPart
 
 if TYPE_CHECKING:
     from node.infer.model_file import ModelFile
+
+_FIELDS = ("StudyInstanceUID", "SeriesInstanceUID", "role")
 
 
 class ContainerPart(RunnerPart):
@@ -73,3 +79,45 @@ class ContainerPart(RunnerPart):
             find_image(self.entry, self.image_id)
         except JobFailed as error:
             yield error.reason
+
+
+def layout_mistakes(layout: Mapping[str, str], roles: Collection[str]) -> list[tuple[str, str]]:
+    """What is wrong with layout templates, as (role, sentence)."""
+    mistakes = [(role, "is no input of this model") for role in layout if role not in roles]
+    for role, template in layout.items():
+        try:
+            fields = {
+                name for _, name, _, _ in string.Formatter().parse(template) if name is not None
+            }
+        except ValueError:
+            mistakes.append((role, f"{template!r} has a brace without its partner"))
+            continue
+        unknown = sorted(fields - set(_FIELDS))
+        if unknown:
+            known = ", ".join(f"{{{name}}}" for name in _FIELDS)
+            named = ", ".join(f"{{{name}}}" for name in unknown)
+            mistakes.append((role, f"{named} is not one of {known}; a fixed word serves as well"))
+        path = PurePosixPath(template)
+        if path.is_absolute() or ".." in path.parts:
+            mistakes.append((role, f"{template!r} leaves the input folder"))
+    if not mistakes:
+        mistakes += _shared_folders(layout, roles)
+    return mistakes
+
+
+def default_template(role: str, roles: Collection[str]) -> str:
+    """A flat folder for the only input, a folder per role for several."""
+    return "." if set(roles) == {role} else "{role}"
+
+
+def _shared_folders(layout: Mapping[str, str], roles: Collection[str]) -> list[tuple[str, str]]:
+    """Roles whose counted names would meet in one folder."""
+    taken: dict[str, str] = {}
+    mistakes = []
+    for role in roles:
+        template = layout.get(role, default_template(role, roles))
+        place = str(PurePosixPath(template.replace("{role}", role)))
+        if place in taken and "{SeriesInstanceUID}" not in place:
+            mistakes.append((role, f"shares its folder with {taken[place]}"))
+        taken[place] = role
+    return mistakes

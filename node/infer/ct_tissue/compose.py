@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from node.infer.ct_tissue.body import BODY_HU, FAT_HU
 from node.infer.ct_tissue.dense import BONE_HU, TRABECULAR_HU
 from node.infer.ct_tissue.grid import CoarseGrid, Mask
-from node.infer.slab import VoxelArray
+from node.infer.volume import VoxelArray
 
 _SLAB_SLICES = 16
 _LUNG_HU = -300.0

@@ -11,7 +11,7 @@ import SimpleITK
 from numpy.typing import NDArray
 
 from node.domain.grid import Grid
-from node.infer.slab import VoxelArray
+from node.infer.volume import VoxelArray
 
 Mask = NDArray[np.bool_]
 Labels = NDArray[np.uint32]

@@ -1,19 +1,32 @@
-"""The draft of a model folder and of a rule, from a card."""
+"""The draft of a model folder and of a rule, from a card.
+
+MHub's segment ids are names (``LEFT_KIDNEY``) whose codes lie in MHub's own tables, not in the card.
+Where a model that is already here has a label of the same name, its codes are taken; else the label
+gets a private code, which ``models check`` lists until a person replaces it.
+"""
 
 from __future__ import annotations
 
+import colorsys
+import csv
+import hashlib
+import io
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import yaml
 
-from node.domain.segment import Segment
+from node.domain.segment import PRIVATE_SCHEME, Code, Segment
+from node.infer.container.matching import Key, name_key
+from node.infer.labels_table import CODE_COLUMNS, COLUMNS
 from node.infer.mhub.card import Card, CardInput, read_card
-from node.infer.mhub.labels import draft_labels, labels_csv
 
 REGISTRY = "mhubai"
+ANATOMICAL_STRUCTURE = Code("91723000", "SCT", "Anatomical Structure")
+
+_GOLDEN = 0.618033988749895  # steps that never come back to a hue
 
 _SEQUENCES = {"t1": "T1", "t2": "T2", "flair": "FLAIR", "adc": "ADC", "dwi": "DWI"}
 _WORDS = {"MR": tuple(_SEQUENCES)}
@@ -48,12 +61,12 @@ def draft_model(meta: Mapping[str, Any], known: Iterable[Segment]) -> Draft:
     """
     card = read_card(meta)
     inputs = _roles(card.inputs)
-    labels, private = draft_labels(card.classes, known)
+    labels, private = _draft_labels(card.classes, known)
     return Draft(
         name=card.name,
         files={
             "model.yaml": _model_yaml(card, inputs),
-            "labels.csv": labels_csv(labels),
+            "labels.csv": _labels_csv(labels),
             "README.md": _readme(card),
         },
         rule=_rule(card, inputs),
@@ -187,3 +200,70 @@ def _one_or_many(values: tuple[str, ...]) -> Any:
 
 def _yaml(body: Mapping[str, Any]) -> str:
     return yaml.safe_dump(dict(body), sort_keys=False, allow_unicode=True, width=98)
+
+
+def _name_of(segment_id: str) -> str:
+    """A segment id for people; a finding in an organ is written as MHub does (``LIVER+CYST``)."""
+    organ, plus, finding = segment_id.partition("+")
+    words = (f"{finding}_in_{organ}" if plus else organ).split("_")
+    spelled = " ".join(word if any(c.isdigit() for c in word) else word.lower() for word in words)
+    return (spelled[:1].upper() + spelled[1:])[:64].strip()
+
+
+def _draft_labels(
+    classes: Sequence[str], known: Iterable[Segment]
+) -> tuple[list[Segment], list[str]]:
+    """Labels of a card's classes, numbered from 1, and the names of those with a private code.
+
+    Args:
+        known: Labels whose codes may be taken.
+    """
+    by_name: dict[Key, Segment] = {}
+    for segment in known:
+        if not segment.is_private:
+            by_name.setdefault(name_key(segment.name), segment)
+    labels: list[Segment] = []
+    private: list[str] = []
+    used: set[object] = set()
+    for value, segment_id in enumerate(classes, 1):
+        name = _name_of(segment_id)
+        if any(label.name.casefold() == name.casefold() for label in labels):
+            name = f"{name[:58]} {value}"
+        found = by_name.get(name_key(name))
+        if found is None or found.codes in used:
+            private.append(name)
+            labels.append(_private(value, name, segment_id))
+        else:
+            used.add(found.codes)
+            labels.append(replace(found, label_value=value))
+    return labels, private
+
+
+def _labels_csv(labels: Iterable[Segment]) -> str:
+    """The text of a ``labels.csv``."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    table.writeheader()
+    for label in labels:
+        red, green, blue = label.rgb
+        codes = {
+            column: f"{code.scheme}:{code.value}:{code.meaning}" if code else ""
+            for column, code in zip(CODE_COLUMNS, label.codes, strict=True)
+        }
+        colour = f"#{red:02X}{green:02X}{blue:02X}"
+        table.writerow(
+            {"label_value": label.label_value, "name": label.name, **codes, "rgb": colour}
+        )
+    return text.getvalue()
+
+
+def _private(value: int, name: str, segment_id: str) -> Segment:
+    digest = hashlib.sha256(segment_id.encode()).hexdigest()
+    red, green, blue = colorsys.hsv_to_rgb(value * _GOLDEN % 1, 0.6, 0.9)
+    return Segment(
+        label_value=value,
+        name=name,
+        category=ANATOMICAL_STRUCTURE,
+        type=Code(f"mhub-{digest[:11]}", PRIVATE_SCHEME, name),
+        rgb=(int(red * 255), int(green * 255), int(blue * 255)),
+    )

@@ -1,11 +1,5 @@
 """Runner kind ``python``: a model that is a function, of this package or of its own folder.
 
-::
-
-    spec        what model.yaml says to it, and what is wrong with that
-    own_code    the functions of a model's own folder: held to their hashes, then imported
-    runner      volumes -> the function -> labels
-
 A function is named ``node.infer.<module>:<function>``, or ``run.py:<function>`` for a file beside
 model.yaml. A model folder is data, and data must not make the node run what it names: a file of code
 runs only as the bytes whose sha256 stands in model.yaml, and only in the worker's child.

@@ -1,16 +1,28 @@
-"""The worker's side of the kind ``python``: volumes, the function, labels."""
+"""The worker's side of the kind ``python``: volumes, the function, labels.
+
+Functions of a model's own folder are read once, held to their hashes, and run as those very bytes. The
+files that ``runner.code`` lists are the modules of one package, so that one may import another
+(``from . import shapes``). Nothing else of the folder can be imported, and no compiled file is read or
+written. The package is named by what is in it: a changed file is another package.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import importlib
-from collections.abc import Callable, Mapping
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib.abc import MetaPathFinder, SourceLoader
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from node.domain.errors import JobFailed
 from node.domain.result import LabelArray
 from node.infer.assets import check_assets
 from node.infer.kept import Kept
-from node.infer.python.own_code import own_function
 from node.infer.python.spec import PythonPart
 from node.infer.registry import ModelSpec
 from node.infer.report import Report
@@ -21,18 +33,16 @@ Entry = Callable[[ModelSpec, Mapping[str, Volume], RunContext, Report], LabelArr
 
 
 def warm(spec: ModelSpec, weights_dir: Path, device: str, kept: Kept) -> None:
-    """Import the entry."""
+    """Import the entry.
+
+    Raises:
+        JobFailed: It is not there.
+    """
     del weights_dir, device, kept
     entry_of(spec)
 
 
-def check(spec: ModelSpec, weights_dir: Path, device: str, kept: Kept) -> None:
-    """Whether the entry is there.
-
-    Raises:
-        JobFailed: It is not.
-    """
-    warm(spec, weights_dir, device, kept)
+check = warm
 
 
 def run(
@@ -57,9 +67,86 @@ def entry_of(spec: ModelSpec) -> Entry:
     if not isinstance(settings, PythonPart):
         raise TypeError(f"{spec.name} is no model in Python")
     if settings.is_own_code:
-        return own_function(settings, spec.folder)
+        return _own_function(settings, spec.folder)
     module, _, name = settings.entry.partition(":")
     entry: Entry | None = getattr(importlib.import_module(module), name, None)
     if entry is None:
         raise JobFailed(f"{module} has no function {name}", permanent=True)
     return entry
+
+
+def _own_function(settings: PythonPart, folder: Path) -> Callable[..., Any]:
+    """The function that ``FILE.py:<function>`` names.
+
+    Args:
+        folder: Of the model.
+    Raises:
+        JobFailed: A file is not the declared one, cannot be imported, or lacks the function; permanent.
+    """
+    path, _, name = settings.entry.partition(":")
+    try:
+        module = _import(_checked_sources(settings, folder), folder, Path(path).stem)
+    except JobFailed:
+        raise
+    except Exception as error:
+        raise JobFailed(
+            f"{path} cannot be imported: {type(error).__name__}: {error}", permanent=True
+        ) from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise JobFailed(f"{path} has no function {name}", permanent=True)
+    found: Callable[..., Any] = function
+    return found
+
+
+def _checked_sources(settings: PythonPart, folder: Path) -> dict[str, bytes]:
+    """Module name -> source, every file held to its hash before any of it runs."""
+    sources = {}
+    for each in settings.code:
+        path = folder / each.path
+        source = path.read_bytes() if path.is_file() else b""
+        if hashlib.sha256(source).hexdigest() != each.sha256:
+            raise JobFailed(
+                f"{each.path} is not the file with the sha256 in model.yaml: it was not run",
+                permanent=True,
+            )
+        sources[path.stem] = source
+    return sources
+
+
+def _import(sources: Mapping[str, bytes], folder: Path, name: str) -> ModuleType:
+    identity = hashlib.sha256(str(folder).encode())
+    for module, source in sorted(sources.items()):
+        identity.update(module.encode() + hashlib.sha256(source).digest())
+    package = f"segnode_model_{identity.hexdigest()[:16]}"
+    if package not in sys.modules:
+        found = ModuleType(package)
+        found.__path__ = []
+        sys.modules[package] = found
+        sys.meta_path.append(_OwnCode(package, sources, folder))
+    return importlib.import_module(f"{package}.{name}")
+
+
+class _OwnCode(MetaPathFinder, SourceLoader):  # type: ignore[misc]  # of typeshed
+    """The modules of one package among sources in memory; their paths are for tracebacks."""
+
+    def __init__(self, package: str, sources: Mapping[str, bytes], folder: Path) -> None:
+        self._package, self._sources, self._folder = package, sources, folder
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """The module ``<package>.<name>``, where there is a source of that name."""
+        del path, target
+        package, _, name = fullname.rpartition(".")
+        if package != self._package or name not in self._sources:
+            return None
+        return importlib.util.spec_from_loader(fullname, self, origin=self.get_filename(fullname))
+
+    def get_filename(self, fullname: str) -> str:
+        """Where its source lies."""
+        return str(self._folder / f"{fullname.rpartition('.')[2]}.py")
+
+    def get_data(self, path: Any) -> bytes:
+        """The source, whatever the disk holds by now; no compiled file is looked for."""
+        return self._sources[Path(path).stem]

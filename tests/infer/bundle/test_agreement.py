@@ -19,7 +19,7 @@ import torch
 from node.domain.result import LabelArray
 from node.infer.registry import ModelSpec
 from node.infer.report import Stopwatch
-from node.infer.runners import run_model
+from node.infer.run_context import run_model
 from tests.support.brain_images import t1_phantom
 from tests.support.bundles import (
     MADE_BUNDLES,

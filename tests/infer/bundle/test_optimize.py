@@ -31,8 +31,7 @@ from node.infer.bundle.optimized import LOCK, Optimized, read_lock
 from node.infer.bundle.tensorrt import TensorRT, exporter_of
 from node.infer.registry import ModelSpec
 from node.infer.report import Stopwatch
-from node.infer.run_context import ModelOutput, SeriesInput
-from node.infer.runners import run_model
+from node.infer.run_context import ModelOutput, SeriesInput, run_model
 from tests.support.bundles import MADE_BUNDLES, BundleModel, write_bundle_model
 from tests.support.phantoms import Phantom
 from tests.support.rooms import given_files, room

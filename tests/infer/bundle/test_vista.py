@@ -33,7 +33,7 @@ from node.infer.bundle.vista import (  # noqa: E402
     vista_windowing,
 )
 from node.infer.report import Stopwatch  # noqa: E402
-from node.infer.runners import run_model  # noqa: E402
+from node.infer.run_context import run_model  # noqa: E402
 from tests.support.bundles import MADE_BUNDLES, write_bundle_model  # noqa: E402
 from tests.support.phantoms import Phantom  # noqa: E402
 from tests.support.rooms import given_files, room  # noqa: E402

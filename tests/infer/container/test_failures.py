@@ -16,7 +16,7 @@ from node.domain.errors import JobFailed
 from node.infer.container.engine import ENGINE_VARIABLE
 from node.infer.registry import ModelSpec, load_model
 from node.infer.report import Stopwatch
-from node.infer.runners import run_model
+from node.infer.run_context import run_model
 from tests.support.node_in_process import MODELS_PROBE
 from tests.support.phantoms import Phantom
 from tests.support.rooms import given_files, room

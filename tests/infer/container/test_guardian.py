@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from node.infer.container.container_process import OWNER, STARTED, owner_labels, remove_leftovers
 from node.infer.container.engine import Engine
-from node.infer.container.leftovers import OWNER, STARTED, owner_labels, remove_leftovers
 from tests.support.waiting import eventually
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -119,7 +119,7 @@ def dead() -> str:
         [
             sys.executable,
             "-c",
-            "from node.infer.container.leftovers import owner_labels, OWNER;"
+            "from node.infer.container.container_process import owner_labels, OWNER;"
             "print(owner_labels()[OWNER])",
         ],
         stdout=subprocess.PIPE,

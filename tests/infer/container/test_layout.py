@@ -9,8 +9,8 @@ from pydicom import dcmread
 
 from node.domain.errors import JobFailed
 from node.domain.header import Header
-from node.infer.container.layout import lay_out
-from node.infer.container.templates import layout_mistakes
+from node.infer.container.runner import lay_out
+from node.infer.container.spec import layout_mistakes
 from node.infer.run_context import SeriesInput
 from tests.support.phantoms import Phantom
 from tests.support.rooms import given_files, nothing_known

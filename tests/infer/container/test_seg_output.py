@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from node.domain.errors import JobFailed
 from node.domain.segment import Segment
@@ -277,3 +278,14 @@ def test_slices_a_little_off_the_lattice_are_found_by_their_measured_place(tmp_p
             position.ImagePositionPatient = [x, y, round(z + 0.9, 4)]
 
     assert np.array_equal(read(written(seg, tmp_path), jittered), labels)
+
+
+def test_a_damaged_deflated_file_is_refused(given: SeriesInput, tmp_path: Path) -> None:
+    made = segmentation(SMALL, painted_boxes(SMALL.stack))
+    made.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    path = written(made, tmp_path)
+    content = path.read_bytes()
+
+    path.write_bytes(content[: -len(content) // 4] + bytes(len(content) // 4))
+
+    assert "cannot be read as DICOM (error)" in refusal(path, given)  # of zlib
