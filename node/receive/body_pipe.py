@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final
 
-from node.receive.associations import HEARTBEAT_S
+from node.receive.store import HEARTBEAT_S
 
 BUFFERED_BYTES: Final = 2 * 1024**2
 

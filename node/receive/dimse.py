@@ -30,12 +30,9 @@ from node.domain.errors import ConfigInvalid, TryLater
 from node.domain.instance import Origin, Transport
 from node.domain.peers import Peer, is_ae_title, is_loopback_host, match_peer
 from node.domain.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from node.receive.associations import HEARTBEAT_S, AssociationLog
-from node.receive.carried import Carried
-from node.receive.dimse_transfer import (
+from node.receive.dimse_messages import (
     VERIFICATION_SOP_CLASS_UID,
     Context,
-    InstanceSink,
     ToProvider,
     Transfer,
 )
@@ -45,6 +42,8 @@ from node.receive.dimse_upper_layer import (
     UpperLayer,
     UpperLayerSettings,
 )
+from node.receive.ingest import Carried, Ingest
+from node.receive.store import HEARTBEAT_S, AssociationLog
 
 APPLICATION_CONTEXT_NAME = "1.2.840.10008.3.1.1.1"  # PS3.7 A.2.1
 
@@ -123,7 +122,7 @@ class DimseServer:
     def __init__(
         self,
         settings: DimseSettings,
-        ingest: InstanceSink,
+        ingest: Ingest,
         associations: AssociationLog,
         contexts: Mapping[str, Sequence[str]],
     ) -> None:
@@ -263,7 +262,7 @@ class _Admission:
     """Who comes in, and how many."""
 
     def __init__(
-        self, settings: DimseSettings, ingest: InstanceSink, associations: AssociationLog
+        self, settings: DimseSettings, ingest: Ingest, associations: AssociationLog
     ) -> None:
         self.ingest = ingest
         self.associations = associations

@@ -25,6 +25,7 @@ from __future__ import annotations
 import logging
 import select
 import socket
+import struct
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -45,13 +46,29 @@ from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AssociationServer, AssociationSocket, RequestHandler
 
 from node.domain.association import Ending
-from node.receive.dimse_command import UNEXPECTED_PDU, ProtocolFault
-from node.receive.dimse_transfer import P_DATA_TF, Context, ToProvider
-from node.receive.dimse_wire import PATIENCE_S, Wire
+from node.receive.dimse_messages import (
+    INVALID_PDU_PARAMETER,
+    P_DATA_TF,
+    PDU_HEADER,
+    UNEXPECTED_PDU,
+    UNRECOGNIZED_PDU,
+    Context,
+    ProtocolFault,
+    ToProvider,
+)
 
 # How long a peer may take to close after release, reject or abort. PS3.8 9.2 (Sta13)
 LINGER_S = 2.0
 _ESTABLISHED, _CLOSING, _GONE = "Sta6", "Sta13", "Sta1"
+_FIRST_BUFFER_BYTES = 16 * 1024
+# 128 contexts with every known syntax and a user identity token stay below this.
+_NEGOTIATION_LIMIT_BYTES = 512 * 1024
+_FIXED_BYTES = 4
+# How long a read or write may hold its thread before it looks around.
+_PATIENCE_S = 0.25
+_SEND_LIMIT_S = 20.0
+_TIMEVAL = struct.Struct("@ll")
+_QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 # What pynetdicom raises when a peer's PDU decodes but makes no sense to it.
 _NONSENSE = (InvalidEventError, ValueError, LookupError, AttributeError, TypeError)
 
@@ -289,10 +306,139 @@ def _described(association: Association, request: A_ASSOCIATE) -> AssociationReq
     )
 
 
+class _Wire:
+    """The socket of one association: whole PDUs out of one reused buffer.
+
+    Nothing is copied between the kernel and whoever takes the body of a PDU, and a PDU longer than its
+    type may be is refused by its header, before its body is read.
+
+    Args:
+        max_pdu_bytes: The maximum length that the association advertises.
+    Attributes:
+        heard_at_s: When bytes came last, on the monotonic clock; a long answer may set it anew.
+    Source: PS3.8 9.3.1 (PDU header), D.1 (maximum length).
+    """
+
+    def __init__(self, connection: socket.socket, max_pdu_bytes: int) -> None:
+        self._connection = connection
+        self._largest: Mapping[int, int] = {
+            0x01: _NEGOTIATION_LIMIT_BYTES,
+            0x02: _NEGOTIATION_LIMIT_BYTES,
+            0x03: _FIXED_BYTES,
+            P_DATA_TF: max_pdu_bytes,
+            0x05: _FIXED_BYTES,
+            0x06: _FIXED_BYTES,
+            0x07: _FIXED_BYTES,
+        }
+        self._capacity = 2 * (max_pdu_bytes + PDU_HEADER.size)
+        self._buffer = memoryview(bytearray(min(_FIRST_BUFFER_BYTES, self._capacity)))
+        self._start = 0
+        self._end = 0
+        self.heard_at_s = time.monotonic()
+        _set_limits(connection)
+
+    def fill(self) -> bool:
+        """Read what has come, waiting ``_PATIENCE_S`` at most; False at the end of the stream.
+
+        Raises:
+            OSError: The connection is broken.
+        """
+        self._make_room()
+        try:
+            size = self._connection.recv_into(self._buffer[self._end :])
+        except (BlockingIOError, InterruptedError):
+            return True
+        self._end += size
+        self.heard_at_s = time.monotonic()
+        if _QUICKACK is not None:
+            # The kernel leaves this mode by itself: a peer whose Nagle algorithm is on would wait
+            # 40 ms for each delayed acknowledgement.
+            self._connection.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+        return size > 0
+
+    def whole_pdu(self) -> int:
+        """Length of the PDU at the front of the buffer, its header included; 0 while it is cut.
+
+        Raises:
+            ProtocolFault: No such PDU type, or longer than this type may be.
+        """
+        if self._end - self._start < PDU_HEADER.size:
+            return 0
+        pdu_type, length = PDU_HEADER.unpack_from(self._buffer, self._start)
+        limit = self._largest.get(pdu_type)
+        if limit is None:
+            raise ProtocolFault("no such PDU type", UNRECOGNIZED_PDU)
+        if length > limit:
+            raise ProtocolFault("PDU is longer than allowed", INVALID_PDU_PARAMETER)
+        whole = PDU_HEADER.size + int(length)
+        return whole if self._end - self._start >= whole else 0
+
+    @property
+    def next_type(self) -> int:
+        """Type of the PDU at the front of the buffer."""
+        return self._buffer[self._start]
+
+    def take(self, size: int) -> memoryview:
+        """The next bytes of the buffer, valid until the next ``fill``."""
+        taken = self._buffer[self._start : min(self._start + size, self._end)]
+        self._start += len(taken)
+        return taken
+
+    def take_body(self, whole: int) -> memoryview:
+        """The body of the PDU of ``whole`` bytes at the front, valid until the next ``fill``."""
+        return self.take(whole)[PDU_HEADER.size :]
+
+    def put_back(self, data: bytes) -> None:
+        """Let ``data`` be taken next; what was in front of it has been taken."""
+        rest = bytes(self._buffer[self._start : self._end])
+        if len(data) + len(rest) > len(self._buffer):
+            self._buffer = memoryview(bytearray(len(data) + len(rest)))
+        self._start, self._end = 0, len(data) + len(rest)
+        self._buffer[: self._end] = data + rest
+
+    def discard_buffered(self) -> None:
+        """Forget what was read and not taken."""
+        self._start = self._end = 0
+
+    def discard(self) -> bool:
+        """Read and forget what has come; False at the end of the stream or of the connection."""
+        self.discard_buffered()
+        try:
+            return self.fill()
+        except OSError:
+            return False
+
+    def _make_room(self) -> None:
+        """Space for more, if possible without moving anything."""
+        if self._start == self._end:
+            self._start = self._end = 0
+        waiting = self._buffer[self._start : self._end]
+        needed = PDU_HEADER.size
+        if len(waiting) >= PDU_HEADER.size:
+            needed += PDU_HEADER.unpack_from(waiting)[1]
+        if needed > _FIRST_BUFFER_BYTES // 2 and len(self._buffer) < max(needed, self._capacity):
+            larger = memoryview(bytearray(max(needed, self._capacity)))
+            larger[: len(waiting)] = waiting
+            self._buffer, self._start, self._end = larger, 0, len(waiting)
+        elif self._start + needed > len(self._buffer) or self._end == len(self._buffer):
+            self._buffer[: len(waiting)] = waiting  # an overlapping move is safe here
+            self._start, self._end = 0, len(waiting)
+
+
+def _set_limits(connection: socket.socket) -> None:
+    """No waiting for more to send, and no call that holds a thread for long."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setblocking(True)
+    for option, seconds in ((socket.SO_RCVTIMEO, _PATIENCE_S), (socket.SO_SNDTIMEO, _SEND_LIMIT_S)):
+        value = _TIMEVAL.pack(int(seconds), int(seconds % 1 * 1_000_000))
+        connection.setsockopt(socket.SOL_SOCKET, option, value)
+
+
 class _Socket(AssociationSocket):
     """Lets pynetdicom's own reading see the bytes that are already in our buffer."""
 
-    wire: Wire
+    wire: _Wire
 
     def recv(self, nr_bytes: int) -> bytearray:
         return bytearray(self.wire.take(nr_bytes))
@@ -304,7 +450,7 @@ class _Provider(DULServiceProvider):
     def prepare(self, connection: socket.socket, server: _Server) -> None:
         """Stands for a constructor: the object exists already, its thread does not run yet."""
         self._connection = connection
-        self._wire = Wire(connection, self.assoc.ae.maximum_pdu_size)
+        self._wire = _Wire(connection, self.assoc.ae.maximum_pdu_size)
         self._transport = cast(_Socket, self.socket)
         self._transport.__class__ = _Socket
         self._transport.wire = self._wire
@@ -380,7 +526,7 @@ class _Provider(DULServiceProvider):
         self._let_reactor_run(state)
         if not self.event_queue.empty():
             return True
-        if self._has_whole_pdu() or (self._wait(PATIENCE_S) and self._fill()):
+        if self._has_whole_pdu() or (self._wait(_PATIENCE_S) and self._fill()):
             self._read_pdu_data()
             return True
         return False
@@ -493,7 +639,7 @@ class _Provider(DULServiceProvider):
             self._close_at_s = now_s + LINGER_S
             self._shut_writing()
         may_wait = now_s < self._close_at_s and not self._kill_thread
-        limit_s = min(self._close_at_s - now_s, PATIENCE_S)
+        limit_s = min(self._close_at_s - now_s, _PATIENCE_S)
         if may_wait and (not self._wait(limit_s) or self._wire.discard()):
             return True
         self._transport.close()

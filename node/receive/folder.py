@@ -9,44 +9,22 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
 
 from node.domain.association import Ending
 from node.domain.errors import InstanceRejected
 from node.domain.instance import Origin, Transport
 from node.domain.statuses import is_out_of_resources
-from node.receive.arrival import Arrival, Receipt
-from node.receive.associations import AssociationLog
-from node.receive.carried import Carried
+from node.receive.ingest import Carried, Ingest, Receipt
+from node.receive.store import FolderLog
 
 _PIECE_BYTES = 1 << 20
 _HEARTBEAT_EVERY = 20
 _MEDIA_DIRECTORY = "DICOMDIR"
 _DICOM_SUFFIXES = frozenset(("dcm", "dicom", "dic", "ima"))
 _TEXT_BYTES = 4096
-
-
-class FileIngest(Protocol):
-    """Takes DICOM files; raises InstanceRejected for what is not kept."""
-
-    def begin_file(self, origin: Origin, *, source: str, is_meant: bool) -> Arrival: ...
-
-
-class FolderLog(AssociationLog, Protocol):
-    """Where scans are told of; every call returns when its row is written."""
-
-    def settle_losses(self, images: Collection[str]) -> None:
-        """Files of these names are taken in: what was lost under one of them has come."""
-        ...
-
-    def count_losses(
-        self, association_id: str, images: Collection[str], series: Collection[str]
-    ) -> None:
-        """Count images of a scan that name no series against these, and no others of the scan."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,10 +53,12 @@ class ScanReport:
     """What one scan did.
 
     Args:
+        receipts: Of the files taken, in their order.
         waiting: Files that are not settled, or for which there was no room.
     """
 
     taken: tuple[Path, ...] = ()
+    receipts: tuple[Receipt, ...] = ()
     refused: tuple[FileRefused, ...] = ()
     waiting: int = 0
 
@@ -96,7 +76,7 @@ class FolderWatch:
     """Scans one folder; ``scan`` is called by the process loop every second or so."""
 
     settings: FolderSettings
-    ingest: FileIngest
+    ingest: Ingest
     associations: FolderLog
     _seen: dict[Path, _Trace] = field(default_factory=dict)
     _done: dict[Path, _Trace] = field(default_factory=dict)
@@ -122,7 +102,7 @@ class FolderWatch:
             return ScanReport(waiting=len(fresh))
         report = self._take_all(settled, fresh)
         waiting = len(fresh) - len(report.taken) - len(report.refused)
-        return ScanReport(taken=report.taken, refused=report.refused, waiting=waiting)
+        return replace(report, waiting=waiting)
 
     def _take_all(self, settled: list[Path], traces: Mapping[Path, _Trace]) -> ScanReport:
         origin = Origin(
@@ -133,7 +113,7 @@ class FolderWatch:
         )
         association_id = self.associations.opened(origin)
         origin = replace(origin, association_id=association_id)
-        taken: list[Path] = []
+        taken: dict[Path, Receipt] = {}
         refused: list[FileRefused] = []
         carried = Carried()
         beside = _Beside()
@@ -147,7 +127,7 @@ class FolderWatch:
                     if receipt is not None:
                         carried.note(receipt)
                         beside.note(path, receipt)
-                        taken.append(path)
+                        taken[path] = receipt
                 except InstanceRejected as rejection:
                     carried.losses += 1
                     if is_out_of_resources(rejection.dimse_status):
@@ -168,7 +148,9 @@ class FolderWatch:
                 brought=carried.series,
                 losses=carried.losses,
             )
-        return ScanReport(taken=tuple(taken), refused=tuple(refused))
+        return ScanReport(
+            taken=tuple(taken), receipts=tuple(taken.values()), refused=tuple(refused)
+        )
 
     def _take(self, path: Path, origin: Origin) -> Receipt | None:
         """Send one file through the ingest; None where there is nothing to send."""

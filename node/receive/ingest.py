@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Container, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from node.domain.errors import InstanceRejected
 from node.domain.instance import InstanceState, Origin
 from node.domain.loss import Loss
-from node.domain.received import Received
+from node.domain.received import IMAGE_SOP_CLASSES, Received
 from node.domain.statuses import (
     CANNOT_UNDERSTAND,
     DOES_NOT_MATCH_SOP_CLASS,
@@ -35,8 +35,8 @@ from node.receive.store import InstanceStore, Part
 from node.receive.syntaxes import (
     DEFLATED,
     EXPLICIT_BIG_UID,
-    IMAGE_SOP_CLASSES,
     IMPLICIT_LITTLE_UID,
+    NATIVE_SYNTAXES,
     STORAGE_SOP_CLASSES,
 )
 from node.receive.walk import (
@@ -50,6 +50,8 @@ from node.receive.walk import (
     walk,
 )
 
+# of one series, before a sender of millions costs memory; beyond it only a person settles a loss
+_MAX_IMAGES = 65_536
 _META_GROUP = b"\x02\0"  # (0002,eeee), little endian
 _ENCODINGS = {IMPLICIT_LITTLE_UID: IMPLICIT_LITTLE, EXPLICIT_BIG_UID: EXPLICIT_BIG}
 
@@ -77,6 +79,30 @@ class Receipt:
     sop_instance_uid: str
     study_instance_uid: str
     series_instance_uid: str
+
+
+@dataclass(slots=True)
+class Carried:
+    """What one association, STOW request or folder scan brought, and whether it lost nothing.
+
+    It is handed over when the association ends. A loss that names no series counts against the series
+    that came beside it; an image without a name that was lost before counts as come after all when its
+    whole series comes again without any loss.
+
+    Attributes:
+        series: Series Instance UID -> SOP Instance UIDs that are kept now, whether they are new or
+            were there before.
+        losses: Images that were not kept.
+    """
+
+    series: dict[str, set[str]] = field(default_factory=dict)
+    losses: int = 0
+
+    def note(self, receipt: Receipt) -> None:
+        """An instance is kept."""
+        images = self.series.setdefault(receipt.series_instance_uid, set())
+        if len(images) < _MAX_IMAGES:
+            images.add(receipt.sop_instance_uid)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -316,7 +342,7 @@ class Arrival:
         with self._part.content() as content:
             syntax = self._transfer_syntax(content)
             self._known = replace(self._known, transfer_syntax_uid=syntax)
-            if syntax not in self._ingest.transfer_syntaxes:
+            if syntax not in NATIVE_SYNTAXES and syntax not in self._ingest.transfer_syntaxes:
                 self._peek(content)
                 raise InstanceRejected(
                     "the transfer syntax is none that this node decodes",

@@ -1,15 +1,24 @@
-"""What the ingest asks of a store of instances."""
+"""What receiving asks of the node: a store of instances, and a log of who brings them.
+
+An association, a STOW-RS request and a folder scan are one row of the log each: completion asks
+whether a sender is still at work (the row is open), and how it ended. A row without a heartbeat for
+10 s belongs to a process that died and counts as aborted.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Final, Protocol
 
+from node.domain.association import Ending
 from node.domain.errors import InstanceRejected
 from node.domain.instance import InstanceState, Origin
 from node.domain.loss import Loss
 from node.domain.received import Received
 from node.receive.walk import Buffer
+
+HEARTBEAT_S: Final = 2.0
 
 
 class Part(Protocol):
@@ -55,4 +64,51 @@ class InstanceStore(Protocol):
 
     def record_loss(self, loss: Loss) -> None:
         """Write down that an image was not kept."""
+        ...
+
+
+class AssociationLog(Protocol):
+    """Keeps the rows; every call returns when its row is written.
+
+    Raises:
+        TryLater: The row cannot be written now; a sender must not be served without one.
+    """
+
+    def opened(self, origin: Origin) -> str:
+        """Open a row for a sender whose ``association_id`` is still empty; returns the new id."""
+        ...
+
+    def heartbeat(self, association_id: str) -> None:
+        """The sender is still there; called every ``HEARTBEAT_S`` by whoever serves it."""
+        ...
+
+    def closed(
+        self,
+        association_id: str,
+        ending: Ending,
+        *,
+        brought: Mapping[str, Collection[str]] | None = None,
+        losses: int = 0,
+    ) -> None:
+        """The sender left; its instances are in the index before the row says so.
+
+        Args:
+            brought: Series Instance UID -> SOP Instance UIDs that it brought and that are kept.
+            losses: How many images of it were not kept: those that name no series count against
+                the series that were brought beside them.
+        """
+        ...
+
+
+class FolderLog(AssociationLog, Protocol):
+    """Where scans are told of; every call returns when its row is written."""
+
+    def settle_losses(self, images: Collection[str]) -> None:
+        """Files of these names are taken in: what was lost under one of them has come."""
+        ...
+
+    def count_losses(
+        self, association_id: str, images: Collection[str], series: Collection[str]
+    ) -> None:
+        """Count images of a scan that name no series against these, and no others of the scan."""
         ...

@@ -17,9 +17,7 @@ from node.domain.association import Ending
 from node.domain.errors import InstanceRejected, NodeError, TryLater
 from node.domain.instance import Origin
 from node.domain.statuses import CANNOT_UNDERSTAND, OUT_OF_RESOURCES
-from node.receive.arrival import Arrival
-from node.receive.associations import HEARTBEAT_S, AssociationLog
-from node.receive.carried import Carried
+from node.receive.ingest import Arrival, Carried, Ingest
 from node.receive.media import MediaTypeMalformed, parse_media_type
 from node.receive.multipart import (
     Event,
@@ -28,6 +26,7 @@ from node.receive.multipart import (
     PartEnded,
     PartStarted,
 )
+from node.receive.store import HEARTBEAT_S, AssociationLog
 from node.receive.stow_answer import Outcome, Stored
 
 DICOM_TYPE = "application/dicom"
@@ -45,18 +44,6 @@ class RequestRefused(NodeError):
         self.status = status
         self.reason = reason
         self.headers = headers or {}
-
-
-class FileIngest(Protocol):
-    """Takes DICOM files; raises InstanceRejected for what is not kept."""
-
-    def begin_file(
-        self, origin: Origin, *, study_instance_uid: str | None = None, source: str = ""
-    ) -> Arrival: ...
-
-    def record_loss(
-        self, rejection: InstanceRejected, origin: Origin, *, source: str = ""
-    ) -> None: ...
 
 
 class Body(Protocol):
@@ -115,7 +102,7 @@ class PartTaker:
     """Hands the parts of one request to the ingest, one after the other."""
 
     def __init__(
-        self, ingest: FileIngest, origin: Origin, study_instance_uid: str | None, max_parts: int
+        self, ingest: Ingest, origin: Origin, study_instance_uid: str | None, max_parts: int
     ) -> None:
         self.outcome = Outcome()
         self.carried = Carried()
@@ -226,7 +213,7 @@ class Reply:
 class PartReceiver:
     """Receives the body of one request after the other; shared by all worker threads."""
 
-    ingest: FileIngest
+    ingest: Ingest
     associations: AssociationLog
     limits: BodyLimits = BodyLimits()
 
