@@ -2,37 +2,57 @@
 
 The event loop reads the socket and hands pieces to one worker thread per request
 (``stow_parts.PartReceiver``), which writes them to files as they come: a request costs at most
-``body_pipe.BUFFERED_BYTES`` of memory, whatever its size, and a slow disk slows the client and nobody else.
+``stow_parts.BUFFERED_BYTES`` of memory, whatever its size, and a slow disk slows the client and nobody else.
 
 Answers: 200 all kept; 202 some kept; 409 none kept; 400 the body is not what it says it is, or a
 UID in the path is none; 406, 411 to 415 by the headers; 408 the client fell silent; 503 with
 Retry-After when there is no room or too many requests run. What the answer lists as kept is
 durable, also under 400 and 408: parts before the fault stay.
 
-Source: PS3.18 8, 10.5, Annex I
+One subject, and so one module of more than 300 lines: requests and answers as HTTP has them.
+
+Source: PS3.18 8, 10.5, Annexes F (JSON) and I; PS3.19 A.1 (Native DICOM Model)
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
+from xml.etree import ElementTree
 
+from pydicom.datadict import keyword_for_tag
+from pydicom.dataset import Dataset
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from node.domain.errors import InstanceRejected
 from node.domain.instance import Origin, Transport
 from node.domain.uids import is_uid
-from node.receive.body_pipe import BodyPipe
-from node.receive.media import MediaType, MediaTypeMalformed, best_of, boundary_of, parse_media_type
-from node.receive.stow_answer import ANSWER_TYPES, JSON_TYPE, render, store_instances_response
-from node.receive.stow_parts import DICOM_TYPE, PartReceiver, Reply, RequestRefused, reader_for
+from node.receive.mime import MediaType, MediaTypeMalformed, best_of, boundary_of, parse_media_type
+from node.receive.stow_parts import (
+    DICOM_TYPE,
+    BodyPipe,
+    Outcome,
+    PartReceiver,
+    Reply,
+    RequestRefused,
+    Stored,
+    reader_for,
+)
+
+JSON_TYPE = "application/dicom+json"
+XML_TYPE = "application/dicom+xml"
+
+# DICOM JSON is what clients parse without being asked to
+ANSWER_TYPES = (JSON_TYPE, XML_TYPE)
 
 _METHODS: Final = ("OPTIONS", "POST")
 _ANY_METHOD: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE")
@@ -285,3 +305,73 @@ def _capabilities(request: Request) -> Response:
         {"application": {"resources": {"@base": base, "resource": [studies]}}},
         headers={"Allow": ", ".join(_METHODS)},
     )
+
+
+def store_instances_response(outcome: Outcome) -> Dataset:
+    """The Store Instances Response Module; a sequence without items is left out.
+
+    Retrieve URL is present and empty: what is stored cannot be retrieved from this service.
+
+    Source: PS3.18 Table I.1-1
+    """
+    answer = Dataset()
+    answer.RetrieveURL = ""
+    identified = [failure for failure in outcome.failed if failure.sop_instance_uid]
+    others = [failure for failure in outcome.failed if not failure.sop_instance_uid]
+    if identified:
+        answer.FailedSOPSequence = [_failed_item(failure) for failure in identified]
+    if outcome.stored:
+        answer.ReferencedSOPSequence = [_stored_item(stored) for stored in outcome.stored]
+    if others:
+        answer.OtherFailuresSequence = [_reason_item(failure) for failure in others]
+    return answer
+
+
+def render(answer: Dataset, media_type: str) -> bytes:
+    """A data set in one of ``ANSWER_TYPES``."""
+    if media_type == JSON_TYPE:
+        return json.dumps(answer.to_json_dict(), separators=(",", ":")).encode()
+    root = ElementTree.Element("NativeDicomModel", {"xml:space": "preserve"})
+    _add_attributes(root, answer)
+    return bytes(ElementTree.tostring(root, encoding="utf-8", xml_declaration=True))
+
+
+def _stored_item(stored: Stored) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID = stored.sop_class_uid
+    item.ReferencedSOPInstanceUID = stored.sop_instance_uid
+    item.RetrieveURL = ""
+    return item
+
+
+def _reason_item(failure: InstanceRejected) -> Dataset:
+    item = Dataset()
+    item.FailureReason = failure.dimse_status
+    return item
+
+
+def _failed_item(failure: InstanceRejected) -> Dataset:
+    item = _reason_item(failure)
+    item.ReferencedSOPClassUID = failure.sop_class_uid
+    item.ReferencedSOPInstanceUID = failure.sop_instance_uid
+    return item
+
+
+def _add_attributes(parent: ElementTree.Element, dataset: Dataset) -> None:
+    for element in dataset:
+        attribute = ElementTree.SubElement(
+            parent,
+            "DicomAttribute",
+            {
+                "tag": f"{element.tag.group:04X}{element.tag.element:04X}",
+                "vr": element.VR,
+                "keyword": keyword_for_tag(element.tag),
+            },
+        )
+        if element.VR == "SQ":
+            for number, item in enumerate(element.value, start=1):
+                _add_attributes(
+                    ElementTree.SubElement(attribute, "Item", {"number": str(number)}), item
+                )
+        elif not element.is_empty:
+            ElementTree.SubElement(attribute, "Value", {"number": "1"}).text = str(element.value)

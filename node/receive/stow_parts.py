@@ -1,35 +1,39 @@
 """The working half of a STOW-RS request: from the bytes of its body to instances and an outcome.
 
 Plain blocking code for one worker thread per request: writing, hashing and syncing files must not
-hold up the event loop that serves everybody else.
+hold up the event loop that serves everybody else. ``BodyPipe`` is the way from the loop to the thread.
 """
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from time import monotonic
-from typing import Protocol
+from typing import Final, Protocol
 
 from node.domain.association import Ending
 from node.domain.errors import InstanceRejected, NodeError, TryLater
 from node.domain.instance import Origin
-from node.domain.statuses import CANNOT_UNDERSTAND, OUT_OF_RESOURCES
+from node.domain.statuses import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, is_out_of_resources
 from node.receive.ingest import Arrival, Carried, Ingest
-from node.receive.media import MediaTypeMalformed, parse_media_type
-from node.receive.multipart import (
+from node.receive.mime import (
     Event,
+    MediaTypeMalformed,
     MultipartMalformed,
     MultipartReader,
     PartEnded,
     PartStarted,
+    parse_media_type,
 )
 from node.receive.store import HEARTBEAT_S, AssociationLog
-from node.receive.stow_answer import Outcome, Stored
 
 DICOM_TYPE = "application/dicom"
+BUFFERED_BYTES: Final = 2 * 1024**2
 
 _BINARY_ENCODINGS = frozenset({"", "binary", "8bit", "7bit"})
 
@@ -46,17 +50,68 @@ class RequestRefused(NodeError):
         self.headers = headers or {}
 
 
-class Body(Protocol):
-    """The body of a request as it arrives."""
+class BodyPipe:
+    """Carries a body from the event loop to a thread, and holds the loop's reader back when full."""
 
-    def pieces(self) -> Iterator[bytes]:
-        """Pieces in order; an empty one now and then while the client is silent."""
-        ...
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._changed = threading.Condition()
+        self._pieces: deque[bytes] = deque()
+        self._size_bytes = 0
+        self._ended = False
+        self._left = False
+        self._room = asyncio.Event()
+        self.is_whole = False
+
+    async def put(self, piece: bytes) -> bool:
+        """Append a piece, waiting for room; False when nobody reads any more."""
+        with self._changed:
+            if self._left:
+                return False
+            self._pieces.append(piece)
+            self._size_bytes += len(piece)
+            self._changed.notify()
+            if self._size_bytes < BUFFERED_BYTES:
+                return True
+            self._room.clear()
+        await self._room.wait()
+        return True
+
+    def end(self, *, is_whole: bool = False) -> None:
+        """No more pieces come; the first call decides whether the body is whole."""
+        with self._changed:
+            if not self._ended:
+                self._ended, self.is_whole = True, is_whole
+            self._changed.notify()
+
+    def leave(self) -> None:
+        """Nobody reads any more: called in the event loop."""
+        with self._changed:
+            self._left = True
+            self._pieces.clear()
+        self._room.set()
 
     @property
-    def is_whole(self) -> bool:
-        """Whether the client sent all of it; known once ``pieces`` is exhausted."""
-        ...
+    def waiting_bytes(self) -> int:
+        """What has come and was not taken yet."""
+        with self._changed:
+            return self._size_bytes
+
+    def pieces(self) -> Iterator[bytes]:
+        """What was put, in order; an empty piece whenever ``HEARTBEAT_S`` passed without any."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._pieces or self._ended, HEARTBEAT_S)
+                taken, is_over = list(self._pieces), self._ended
+                self._pieces.clear()
+                self._size_bytes = 0
+            with suppress(RuntimeError):  # the loop is closed: nobody waits for room
+                self._loop.call_soon_threadsafe(self._room.set)
+            yield from taken
+            if is_over:
+                return
+            if not taken:
+                yield b""
 
 
 class PartReader(Protocol):
@@ -96,6 +151,41 @@ class BodyLimits:
 
     max_request_bytes: int = 64 * 1024**3
     max_parts: int = 50_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """An instance that is kept, by this request or by one before."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of each part of one request, in the order of the parts."""
+
+    stored: list[Stored] = field(default_factory=list)
+    failed: list[InstanceRejected] = field(default_factory=list)
+
+    @property
+    def status(self) -> HTTPStatus:
+        """The status of a request that was read to its end.
+
+        Source: PS3.18 Table 10.5.3-1
+        """
+        if not self.failed:
+            return HTTPStatus.OK
+        if self.stored:
+            return HTTPStatus.ACCEPTED
+        if any(is_out_of_resources(failure.dimse_status) for failure in self.failed):
+            return HTTPStatus.SERVICE_UNAVAILABLE
+        return HTTPStatus.CONFLICT
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no part was dealt with."""
+        return not self.stored and not self.failed
 
 
 class PartTaker:
@@ -218,7 +308,7 @@ class PartReceiver:
     limits: BodyLimits = BodyLimits()
 
     def receive(
-        self, body: Body, reader: PartReader, origin: Origin, study_instance_uid: str | None
+        self, body: BodyPipe, reader: PartReader, origin: Origin, study_instance_uid: str | None
     ) -> Reply:
         """Read one body to its end; what the reply calls stored is durable.
 
@@ -266,7 +356,9 @@ class PartReceiver:
                     losses=carried.losses,
                 )
 
-    def _read(self, body: Body, reader: PartReader, taker: PartTaker, association_id: str) -> None:
+    def _read(
+        self, body: BodyPipe, reader: PartReader, taker: PartTaker, association_id: str
+    ) -> None:
         size_bytes = 0
         beat_at = monotonic()
         for piece in body.pieces():

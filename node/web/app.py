@@ -10,8 +10,7 @@ from fastapi.responses import JSONResponse
 
 from node.receive.stow import StowService
 from node.web.access import OPEN, AccessControl, Authentication
-from node.web.api import make_router
-from node.web.services import WebServices
+from node.web.api import WebServices, make_router
 from node.words import show_degraded
 
 DEFAULT_STOW_PREFIX = "/dicom-web"

@@ -18,9 +18,9 @@ from node.receive.stow_parts import PartReceiver
 from node.spool.catalog import SpoolCatalog
 from node.spool.space import SpaceGuard
 from node.web.access import OPEN, Account, Authentication
+from node.web.api import WebServices
 from node.web.app import create_app
 from node.web.server import make_server
-from node.web.services import WebServices
 
 
 def web(plan: Plan, replan: Replan, signals: Signals) -> None:

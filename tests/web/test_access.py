@@ -19,8 +19,8 @@ from node.receive.stow_parts import PartReceiver
 from node.spool import tables as spool_tables
 from node.spool.catalog import SpoolCatalog
 from node.web.access import Account, Authentication, May
+from node.web.api import Row, WebServices
 from node.web.app import create_app
-from node.web.services import Row, WebServices
 from tests.support.http_server import (
     MULTIPART,
     MemoryAssociations,
