@@ -20,7 +20,7 @@ import logging
 import socket
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from threading import Event, Lock, Thread
@@ -29,18 +29,15 @@ from node.domain.association import Ending
 from node.domain.errors import ConfigInvalid, TryLater
 from node.domain.instance import Origin, Transport
 from node.domain.peers import Peer, is_ae_title, is_loopback_host, match_peer
-from node.domain.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.receive.dimse_messages import (
     VERIFICATION_SOP_CLASS_UID,
     Context,
-    ToProvider,
     Transfer,
 )
 from node.receive.dimse_upper_layer import (
     AssociationRequest,
     Refusal,
     UpperLayer,
-    UpperLayerSettings,
 )
 from node.receive.ingest import Carried, Ingest
 from node.receive.store import HEARTBEAT_S, AssociationLog
@@ -57,6 +54,9 @@ LOCAL_LIMIT_EXCEEDED = Refusal(2, 3, 2)
 
 _SMALLEST_PDU_BYTES, _LARGEST_PDU_BYTES = 4096, 1024 * 1024
 _NAMES_KEPT_S = 60.0
+_STOP_S = 5.0
+# Verification has no data set; PS3.5 10.1: the default comes first
+_VERIFICATION_SYNTAXES = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")
 
 _log = logging.getLogger(__name__)
 
@@ -82,31 +82,32 @@ class DimseSettings:
     idle_timeout_s: float = 60.0
 
     def __post_init__(self) -> None:
-        mistakes = list(self._mistakes())
-        if mistakes:
+        titles, is_local = self.ae_titles, is_loopback_host(self.host)
+        has_callers = any(peer.ae_title for peer in self.peers)
+        is_pdu = _SMALLEST_PDU_BYTES <= self.max_pdu_bytes <= _LARGEST_PDU_BYTES
+        checks = (
+            (
+                bool(titles) and all(is_ae_title(title) for title in titles),
+                "ae_titles",
+                "give one or more titles of 1 to 16 printable characters",
+            ),
+            (0 <= self.port <= 65535, "dimse.port", "must lie between 0 and 65535"),
+            (self.max_associations >= 1, "dimse.max_associations", "must be 1 or more"),
+            (
+                self.max_associations_per_peer >= 1,
+                "dimse.max_associations_per_peer",
+                "must be 1 or more",
+            ),
+            (is_pdu, "dimse.max_pdu_bytes", "must lie between 4096 and 1048576"),
+            (
+                has_callers or is_local,
+                "dimse.host",
+                f"{self.host} can be reached from other machines: "
+                "add the peers that may call, or bind to 127.0.0.1",
+            ),
+        )
+        if mistakes := [(key, why) for is_right, key, why in checks if not is_right]:
             raise ConfigInvalid(mistakes)
-
-    def _mistakes(self) -> Collection[tuple[str, str]]:
-        found = []
-        if not self.ae_titles or not all(is_ae_title(title) for title in self.ae_titles):
-            found.append(("ae_titles", "give one or more titles of 1 to 16 printable characters"))
-        if not 0 <= self.port <= 65535:
-            found.append(("dimse.port", "must lie between 0 and 65535"))
-        if self.max_associations < 1:
-            found.append(("dimse.max_associations", "must be 1 or more"))
-        if self.max_associations_per_peer < 1:
-            found.append(("dimse.max_associations_per_peer", "must be 1 or more"))
-        if not _SMALLEST_PDU_BYTES <= self.max_pdu_bytes <= _LARGEST_PDU_BYTES:
-            found.append(("dimse.max_pdu_bytes", "must lie between 4096 and 1048576"))
-        if not any(peer.ae_title for peer in self.peers) and not is_loopback_host(self.host):
-            found.append(
-                (
-                    "dimse.host",
-                    f"{self.host} can be reached from other machines: "
-                    "add the peers that may call, or bind to 127.0.0.1",
-                )
-            )
-        return found
 
 
 class DimseServer:
@@ -116,7 +117,7 @@ class DimseServer:
         contexts: Transfer syntaxes by storage SOP class, in our order of preference; Verification
             is added.
     Raises:
-        ConfigInvalid: The address cannot be listened on.
+        ConfigInvalid: The port is in use, or the address is not ours to listen on.
     """
 
     def __init__(
@@ -126,46 +127,30 @@ class DimseServer:
         associations: AssociationLog,
         contexts: Mapping[str, Sequence[str]],
     ) -> None:
-        self._settings = settings
-        self._contexts = {**contexts, VERIFICATION_SOP_CLASS_UID: _native_syntaxes()}
-        self._associations = associations
         self._admission = _Admission(settings, ingest, associations)
-        self._upper_layer: UpperLayer | None = None
+        try:
+            self._upper_layer = UpperLayer(
+                (settings.host, settings.port),
+                settings.ae_titles[0].strip(),
+                {**contexts, VERIFICATION_SOP_CLASS_UID: _VERIFICATION_SYNTAXES},
+                self._admission.admit,
+                max_pdu_bytes=settings.max_pdu_bytes,
+                negotiation_timeout_s=settings.negotiation_timeout_s,
+                idle_timeout_s=settings.idle_timeout_s,
+            )
+        except OSError as error:
+            raise ConfigInvalid([_why_not_listening(settings, error)]) from error
         self._stopping = Event()
         self._heart = Thread(target=self._beat, name="dimse-heartbeat", daemon=True)
 
     def start(self) -> None:
-        """Listen; returns when the port is open.
-
-        Raises:
-            ConfigInvalid: The port is in use, or the address is not ours to listen on.
-        """
-        settings = self._settings
-        try:
-            self._upper_layer = UpperLayer(
-                UpperLayerSettings(
-                    host=settings.host,
-                    port=settings.port,
-                    ae_title=settings.ae_titles[0].strip(),
-                    implementation_class_uid=IMPLEMENTATION_CLASS_UID,
-                    implementation_version_name=IMPLEMENTATION_VERSION_NAME,
-                    max_pdu_bytes=settings.max_pdu_bytes,
-                    negotiation_timeout_s=settings.negotiation_timeout_s,
-                    idle_timeout_s=settings.idle_timeout_s,
-                ),
-                self._contexts,
-                self._admission,
-            )
-        except OSError as error:
-            raise ConfigInvalid([_why_not_listening(settings, error)]) from error
+        """Serve whoever calls."""
         self._upper_layer.start()
         self._heart.start()
 
     @property
     def port(self) -> int:
         """The port that is listened on, also where 0 was asked for."""
-        if self._upper_layer is None:
-            raise RuntimeError("the server was not started")
         return self._upper_layer.port
 
     def open_associations(self) -> int:
@@ -179,25 +164,22 @@ class DimseServer:
             Whether all associations ended by themselves within the time.
         """
         self._admission.refuse_all()
-        upper_layer = self._upper_layer
         deadline_s = time.monotonic() + timeout_s
-        while upper_layer is not None and self._admission.open_sessions():
-            if time.monotonic() >= deadline_s:
-                break
-            upper_layer.retire()
+        while self._admission.open_sessions() and time.monotonic() < deadline_s:
+            self._upper_layer.retire()
             self._admission.changed.wait(0.05)
             self._admission.changed.clear()
         is_clean = not self._admission.open_sessions()
         self.stop()
         return is_clean
 
-    def stop(self, timeout_s: float = 5.0) -> None:
+    def stop(self) -> None:
         """Close the port and abort what is open; an instance in hand leaves nothing behind."""
         self._stopping.set()
         self._admission.refuse_all()
-        if self._upper_layer is not None:
-            self._upper_layer.stop(timeout_s)
-            self._heart.join(timeout_s)
+        self._upper_layer.stop(_STOP_S)
+        if self._heart.is_alive():
+            self._heart.join(_STOP_S)
 
     def _beat(self) -> None:
         while not self._stopping.wait(HEARTBEAT_S):
@@ -216,17 +198,9 @@ class _Session:
     is_over: bool = False
     lock: Lock = field(default_factory=Lock)
 
-    @property
-    def is_idle(self) -> bool:
-        return self.transfer is None or self.transfer.is_idle
-
-    def establish(self, contexts: Mapping[int, Context], peer_max_pdu_bytes: int) -> None:
+    def establish(self, contexts: Mapping[int, Context], peer_max_pdu_bytes: int) -> Transfer:
         self.transfer = Transfer(self.admission.ingest, self.origin, contexts, peer_max_pdu_bytes)
-
-    def receive(self, body: memoryview) -> bytes | ToProvider | None:
-        if self.transfer is None:
-            raise RuntimeError("a message came before its association was established")
-        return self.transfer.receive(body)
+        return self.transfer
 
     def beat(self) -> None:
         with self.lock:
@@ -368,11 +342,6 @@ class _Names:
             known = frozenset(str(entry[4][0]) for entry in socket.getaddrinfo(host, None))
         self._found[host] = (time.monotonic(), known)
         return known
-
-
-def _native_syntaxes() -> tuple[str, ...]:
-    """For Verification, which has no data set: PS3.5 10.1 default first."""
-    return ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")
 
 
 def _why_not_listening(settings: DimseSettings, error: OSError) -> tuple[str, str]:

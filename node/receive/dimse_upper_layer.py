@@ -27,12 +27,12 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from socketserver import TCPServer
 from threading import Event, Lock, Thread
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeAlias, cast
 
 from pynetdicom import _config
 from pynetdicom.acse import ACSE
@@ -46,6 +46,7 @@ from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AssociationServer, AssociationSocket, RequestHandler
 
 from node.domain.association import Ending
+from node.domain.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.receive.dimse_messages import (
     INVALID_PDU_PARAMETER,
     P_DATA_TF,
@@ -55,6 +56,7 @@ from node.receive.dimse_messages import (
     Context,
     ProtocolFault,
     ToProvider,
+    Transfer,
 )
 
 # How long a peer may take to close after release, reject or abort. PS3.8 9.2 (Sta13)
@@ -97,19 +99,10 @@ class Refusal:
 
 
 class Session(Protocol):
-    """One admitted association, from admission to its end."""
+    """One admitted association, which holds its slot from admission to its end."""
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether no message is half received."""
-        ...
-
-    def establish(self, contexts: Mapping[int, Context], peer_max_pdu_bytes: int) -> None:
-        """Negotiation is over; messages follow."""
-        ...
-
-    def receive(self, body: memoryview) -> bytes | ToProvider | None:
-        """Take one P-DATA-TF; may raise ProtocolFault."""
+    def establish(self, contexts: Mapping[int, Context], peer_max_pdu_bytes: int) -> Transfer:
+        """Negotiation is over; whoever takes the messages that follow."""
         ...
 
     def end(self, ending: Ending) -> None:
@@ -117,26 +110,8 @@ class Session(Protocol):
         ...
 
 
-class Gate(Protocol):
-    """Who may come in."""
-
-    def admit(self, request: AssociationRequest) -> Session | Refusal:
-        """Judge a request; an admitted session holds its slot until it ends."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UpperLayerSettings:
-    """What the upper layer needs to know."""
-
-    host: str
-    port: int
-    ae_title: str
-    implementation_class_uid: str
-    implementation_version_name: str
-    max_pdu_bytes: int
-    negotiation_timeout_s: float
-    idle_timeout_s: float
+Gate: TypeAlias = Callable[[AssociationRequest], Session | Refusal]
+"""Judges who may come in."""
 
 
 class UpperLayer:
@@ -149,26 +124,28 @@ class UpperLayer:
     """
 
     def __init__(
-        self, settings: UpperLayerSettings, contexts: Mapping[str, Sequence[str]], gate: Gate
+        self,
+        address: tuple[str, int],
+        ae_title: str,
+        contexts: Mapping[str, Sequence[str]],
+        gate: Gate,
+        *,
+        max_pdu_bytes: int,
+        negotiation_timeout_s: float,
+        idle_timeout_s: float,
     ) -> None:
         # its standard event handlers describe PDUs and data sets to the log, and cost time
         _config.LOG_HANDLER_LEVEL = "none"
-        entity = ApplicationEntity(settings.ae_title)
-        entity.implementation_class_uid = settings.implementation_class_uid
-        entity.implementation_version_name = settings.implementation_version_name
-        entity.maximum_pdu_size = settings.max_pdu_bytes
-        entity.acse_timeout = settings.negotiation_timeout_s
-        entity.network_timeout = settings.idle_timeout_s
+        entity = ApplicationEntity(ae_title)
+        entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+        entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+        entity.maximum_pdu_size = max_pdu_bytes
+        entity.acse_timeout = negotiation_timeout_s
+        entity.network_timeout = idle_timeout_s
         entity.maximum_associations = 1_000_000  # the gate counts
         for abstract_syntax, transfer_syntaxes in contexts.items():
             entity.add_supported_context(abstract_syntax, list(transfer_syntaxes))
-        self._server = _Server(
-            entity,
-            (settings.host, settings.port),
-            settings.ae_title,
-            _Shared(entity.supported_contexts),
-            gate,
-        )
+        self._server = _Server(entity, address, ae_title, _Shared(entity.supported_contexts), gate)
         self._thread = Thread(
             target=self._server.serve_forever, args=(0.1,), name="dimse-listen", daemon=True
         )
@@ -186,10 +163,6 @@ class UpperLayer:
         """Let every association end after the message in hand, by A-ABORT."""
         for provider in self._server.providers():
             provider.retire()
-
-    def count(self) -> int:
-        """Connections that still have a thread."""
-        return len(self._server.providers())
 
     def stop(self, timeout_s: float) -> None:
         """Stop listening, abort what is left, wait for the threads."""
@@ -280,7 +253,7 @@ class _Negotiation(ACSE):
 
     def _admit_and_negotiate(self, association: Association, request: A_ASSOCIATE) -> None:
         server = cast(_Server, association._server)
-        admitted = server.gate.admit(_described(association, request))
+        admitted = server.gate(_described(association, request))
         if isinstance(admitted, Refusal):
             self.send_reject(admitted.result, admitted.source, admitted.reason)
             association.kill()
@@ -321,14 +294,10 @@ class _Wire:
 
     def __init__(self, connection: socket.socket, max_pdu_bytes: int) -> None:
         self._connection = connection
-        self._largest: Mapping[int, int] = {
-            0x01: _NEGOTIATION_LIMIT_BYTES,
-            0x02: _NEGOTIATION_LIMIT_BYTES,
-            0x03: _FIXED_BYTES,
+        self._largest = {
+            **dict.fromkeys((0x01, 0x02), _NEGOTIATION_LIMIT_BYTES),
+            **dict.fromkeys((0x03, 0x05, 0x06, 0x07), _FIXED_BYTES),
             P_DATA_TF: max_pdu_bytes,
-            0x05: _FIXED_BYTES,
-            0x06: _FIXED_BYTES,
-            0x07: _FIXED_BYTES,
         }
         self._capacity = 2 * (max_pdu_bytes + PDU_HEADER.size)
         self._buffer = memoryview(bytearray(min(_FIRST_BUFFER_BYTES, self._capacity)))
@@ -384,9 +353,9 @@ class _Wire:
         self._start += len(taken)
         return taken
 
-    def take_body(self, whole: int) -> memoryview:
-        """The body of the PDU of ``whole`` bytes at the front, valid until the next ``fill``."""
-        return self.take(whole)[PDU_HEADER.size :]
+    def take_body(self) -> memoryview:
+        """The body of the whole PDU at the front, valid until the next ``fill``."""
+        return self.take(self.whole_pdu())[PDU_HEADER.size :]
 
     def put_back(self, data: bytes) -> None:
         """Let ``data`` be taken next; what was in front of it has been taken."""
@@ -458,7 +427,7 @@ class _Provider(DULServiceProvider):
         self._owner = server
         self._session: Session | None = None
         self._session_lock = Lock()
-        self._is_established = False
+        self._transfer: Transfer | None = None
         self._is_over = False
         self._is_retiring = Event()
         self._abort_reason = 0
@@ -520,7 +489,7 @@ class _Provider(DULServiceProvider):
         state = self.state_machine.current_state
         if state == _CLOSING:
             return self._linger()
-        if state == _ESTABLISHED and self._is_retiring.is_set() and self._session_is_idle():
+        if state == _ESTABLISHED and self._is_retiring.is_set() and self._is_idle():
             self._abort_as_user()
             return False
         self._let_reactor_run(state)
@@ -537,23 +506,23 @@ class _Provider(DULServiceProvider):
             if self._wire.next_type != P_DATA_TF:
                 super()._read_pdu_data()
                 return
-            if not self._transfer() or self._session_is_idle() or self._kill_thread:
+            if not self._take_pdu() or self._is_idle() or self._kill_thread:
                 return
             while not self._has_whole_pdu():
                 if self._must_look_around() or not self._fill():
                     return
 
-    def _transfer(self) -> bool:
+    def _take_pdu(self) -> bool:
         """Give one P-DATA-TF to the session; False when the state machine must act first."""
         session = self._session
         if self.state_machine.current_state != _ESTABLISHED or session is None:
             self._fault(ProtocolFault("P-DATA-TF outside an association", UNEXPECTED_PDU))
             return False
-        if not self._is_established:
-            self._is_established = True
-            session.establish(_accepted(self.assoc), self.assoc.requestor.maximum_length or 0)
+        if self._transfer is None:
+            peer_max_pdu_bytes = self.assoc.requestor.maximum_length or 0
+            self._transfer = session.establish(_accepted(self.assoc), peer_max_pdu_bytes)
         try:
-            reply = session.receive(self._wire.take_body(self._wire.whole_pdu()))
+            reply = self._transfer.receive(self._wire.take_body())
         except ProtocolFault as fault:
             self._fault(fault)
             return False
@@ -593,9 +562,8 @@ class _Provider(DULServiceProvider):
 
     def _must_look_around(self) -> bool:
         """Whether something other than more data wants this thread."""
-        if self.idle_timer_expired():
-            return True
-        return self._kill_thread or not self.to_provider_queue.empty()
+        is_wanted = self._kill_thread or not self.to_provider_queue.empty()
+        return is_wanted or self.idle_timer_expired()
 
     def _fault(self, fault: ProtocolFault) -> None:
         _log.warning("association aborted: %s", fault)
@@ -667,8 +635,9 @@ class _Provider(DULServiceProvider):
         with suppress(OSError):  # full: it will wake anyway; closed: it is gone
             self._waker.send(b"\0")
 
-    def _session_is_idle(self) -> bool:
-        return self._session is None or not self._is_established or self._session.is_idle
+    def _is_idle(self) -> bool:
+        """Whether no message is half received."""
+        return self._transfer is None or self._transfer.is_idle
 
     def _end_session(self, ending: Ending) -> None:
         with self._session_lock:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Container, Mapping
+from collections.abc import Container
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from node.domain.errors import InstanceRejected
 from node.domain.instance import InstanceState, Origin
@@ -20,15 +21,7 @@ from node.domain.statuses import (
     TRANSFER_SYNTAX_NOT_SUPPORTED,
 )
 from node.domain.uids import is_uid
-from node.receive.header_check import (
-    SERIES_INSTANCE_UID,
-    SOP_CLASS_UID,
-    SOP_INSTANCE_UID,
-    STUDY_INSTANCE_UID,
-    TopLevel,
-    check_header,
-    read_uids,
-)
+from node.receive.header_check import UID_TAGS, check_header, read_uids
 from node.receive.inflate import inflated
 from node.receive.part10 import Part10Splitter, guess_transfer_syntax
 from node.receive.store import InstanceStore, Part
@@ -43,6 +36,7 @@ from node.receive.walk import (
     EXPLICIT_BIG,
     EXPLICIT_LITTLE,
     IMPLICIT_LITTLE,
+    MAX_ELEMENTS,
     Buffer,
     Element,
     Encoding,
@@ -53,12 +47,8 @@ from node.receive.walk import (
 # of one series, before a sender of millions costs memory; beyond it only a person settles a loss
 _MAX_IMAGES = 65_536
 _META_GROUP = b"\x02\0"  # (0002,eeee), little endian
+# how element headers are written; under all others in explicit VR little endian
 _ENCODINGS = {IMPLICIT_LITTLE_UID: IMPLICIT_LITTLE, EXPLICIT_BIG_UID: EXPLICIT_BIG}
-
-
-def encoding_of(transfer_syntax_uid: str) -> Encoding:
-    """How element headers are written under a transfer syntax."""
-    return _ENCODINGS.get(transfer_syntax_uid, EXPLICIT_LITTLE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,13 +137,11 @@ class Ingest:
         Raises:
             InstanceRejected: 0xA700, there is no room now.
         """
-        try:
-            part = self.store.new_part()
-        except InstanceRejected as rejection:
-            rejection.sop_instance_uid = announced.sop_instance_uid
-            rejection.sop_class_uid = announced.sop_class_uid
-            self.record_loss(rejection, origin)
-            raise
+        part = self._new_part(
+            origin,
+            sop_class_uid=announced.sop_class_uid,
+            sop_instance_uid=announced.sop_instance_uid,
+        )
         return Arrival(self, part, origin, announced=announced)
 
     def begin_file(
@@ -174,19 +162,30 @@ class Ingest:
         Raises:
             InstanceRejected: 0xA700, there is no room now.
         """
-        try:
-            part = self.store.new_part()
-        except InstanceRejected as rejection:
-            self.record_loss(rejection, origin, source=source)
-            raise
         return Arrival(
             self,
-            part,
+            self._new_part(origin, source=source),
             origin,
             study_instance_uid=study_instance_uid,
             source=source,
             is_meant=is_meant,
         )
+
+    def _new_part(
+        self,
+        origin: Origin,
+        *,
+        sop_class_uid: str = "",
+        sop_instance_uid: str = "",
+        source: str = "",
+    ) -> Part:
+        try:
+            return self.store.new_part()
+        except InstanceRejected as rejection:
+            rejection.sop_class_uid = sop_class_uid
+            rejection.sop_instance_uid = sop_instance_uid
+            self.record_loss(rejection, origin, source=source)
+            raise
 
     def record_loss(
         self, rejection: InstanceRejected, origin: Origin, *, series: str = "", source: str = ""
@@ -252,7 +251,9 @@ class Arrival:
         try:
             self._take(data if self._splitter is None else self._splitter.feed(data))
         except InstanceRejected as rejection:
-            self._refuse_early(rejection)
+            self._rejection = rejection
+            self._put_aside(rejection)
+            self._part.discard()  # at once; a peer may go on sending for long
 
     def finish(self) -> Receipt:
         """Check the instance and keep it; it is durable when this returns.
@@ -306,25 +307,15 @@ class Arrival:
         self._sha256.update(data)
         self._part.write(data)
 
-    def _refuse_early(self, rejection: InstanceRejected) -> None:
-        """Give the room back at once; a peer may go on sending for long."""
-        self._rejection = rejection
-        self._put_aside(rejection)
-        self._part.discard()
-
     def _put_aside(self, rejection: InstanceRejected) -> None:
         """Keep what is worth it for a person, and remember that an image is missing."""
         self._identify(rejection)
         if rejection.quarantine:
             self._part.quarantine(self._known, self._origin, rejection, source=self._source)
-        if self._is_meant or self._looks_like_dicom:
+        has_prefix = self._splitter is not None and self._splitter.has_prefix
+        if self._is_meant or has_prefix or is_uid(self._known.sop_instance_uid):
             series = self._known.series_instance_uid
             self._ingest.record_loss(rejection, self._origin, series=series, source=self._source)
-
-    @property
-    def _looks_like_dicom(self) -> bool:
-        has_prefix = self._splitter is not None and self._splitter.has_prefix
-        return has_prefix or is_uid(self._known.sop_instance_uid)
 
     def _identify(self, rejection: InstanceRejected) -> None:
         """Name the instance in the rejection, as far as the command or the data set told."""
@@ -364,25 +355,11 @@ class Arrival:
 
     def _check_data_set(self, data: Buffer, syntax: str) -> Received:
         limits = self._ingest.limits
-        encoding = encoding_of(syntax)
-        found: dict[int, Element] = {}
-        try:
-            structure = walk(data, encoding, max_elements=limits.max_elements, found=found)
-        except InstanceRejected:
-            # what stood before the fault may name the series that misses it
-            self._guess(data, encoding, found)
-            raise
-        top = TopLevel(data, structure)
-        uids = self._learn(top)
-        self._check_announced(uids)
-        received = check_header(
-            top,
-            syntax,
-            size_bytes=self._size_bytes,
-            received_sha256=self._known.received_sha256,
-            max_pixel_bytes=limits.max_pixel_bytes,
-        )
-        for offset, written in top.structure.rewrites:
+        top = self._walk(data, _ENCODINGS.get(syntax, EXPLICIT_LITTLE), limits.max_elements)
+        self._known = replace(self._known, **read_uids(top))
+        self._check_announced()
+        received = check_header(top, self._known, max_pixel_bytes=limits.max_pixel_bytes)
+        for offset, written in top.rewrites:
             self._part.rewrite(offset, written)
         if self._splitter is not None and self._splitter.notes:
             received = replace(received, notes=(*received.notes, *self._splitter.notes))
@@ -390,58 +367,44 @@ class Arrival:
             raise InstanceRejected(
                 "the SOP class is none that this node stores",
                 dimse_status=SOP_CLASS_NOT_SUPPORTED,
-                offending_tags=[SOP_CLASS_UID],
+                offending_tags=[UID_TAGS["sop_class_uid"]],
             )
         return received
 
-    def _learn(self, top: TopLevel) -> Mapping[int, str]:
-        """Remember the UIDs that a data set names."""
-        uids = read_uids(top)
-        self._remember(uids)
-        return uids
-
-    def _remember(self, uids: Mapping[int, str]) -> None:
-        self._known = replace(
-            self._known,
-            sop_class_uid=uids[SOP_CLASS_UID],
-            sop_instance_uid=uids[SOP_INSTANCE_UID],
-            study_instance_uid=uids[STUDY_INSTANCE_UID],
-            series_instance_uid=uids[SERIES_INSTANCE_UID],
-        )
+    def _walk(self, data: Buffer, encoding: Encoding, max_elements: int) -> Structure:
+        """Walk a data set; where that fails what stood before the fault may name its series."""
+        found: dict[int, Element] = {}
+        try:
+            return walk(data, encoding, max_elements=max_elements, found=found)
+        except InstanceRejected:
+            self._guess(Structure(data=data, encoding=encoding, elements=found))
+            raise
 
     def _peek(self, content: Buffer) -> None:
         """Learn what a data set of a foreign transfer syntax names, if it reads as explicit VR."""
-        found: dict[int, Element] = {}
         with suppress(InstanceRejected):
-            walk(content, EXPLICIT_LITTLE, found=found)
-        self._guess(content, EXPLICIT_LITTLE, found)
+            self._guess(self._walk(content, EXPLICIT_LITTLE, MAX_ELEMENTS))
 
-    def _guess(self, data: Buffer, encoding: Encoding, found: dict[int, Element]) -> None:
+    def _guess(self, top: Structure) -> None:
         """Remember the UIDs of a data set that cannot be read to its end, where they are any."""
-        top = TopLevel(data, Structure(encoding=encoding, elements=found, fragments=None))
-        self._remember({tag: uid if is_uid(uid) else "" for tag, uid in read_uids(top).items()})
+        uids = read_uids(top)
+        legal: dict[str, Any] = {name: uid if is_uid(uid) else "" for name, uid in uids.items()}
+        self._known = replace(self._known, **legal)
 
-    def _check_announced(self, uids: Mapping[int, str]) -> None:
+    def _check_announced(self) -> None:
         """The data set is the one that was announced. Source: PS3.4 Table B.2-1."""
-        announced = self._announced
-        if announced is not None:
-            pairs = (
-                (SOP_CLASS_UID, announced.sop_class_uid),
-                (SOP_INSTANCE_UID, announced.sop_instance_uid),
-            )
-            for tag, expected in pairs:
-                if uids[tag] and uids[tag] != expected:
-                    raise InstanceRejected(
-                        "the data set is not the instance that the command names",
-                        dimse_status=DOES_NOT_MATCH_SOP_CLASS,
-                        offending_tags=[tag],
-                    )
-        expected_study = self._study_instance_uid
-        if expected_study is not None and uids[STUDY_INSTANCE_UID] != expected_study:
+        for name in ("sop_class_uid", "sop_instance_uid") if self._announced else ():
+            if getattr(self._known, name) not in ("", getattr(self._announced, name)):
+                raise InstanceRejected(
+                    "the data set is not the instance that the command names",
+                    dimse_status=DOES_NOT_MATCH_SOP_CLASS,
+                    offending_tags=[UID_TAGS[name]],
+                )
+        if self._study_instance_uid not in (None, self._known.study_instance_uid):
             raise InstanceRejected(
                 "the instance belongs to another study than the request names",
                 dimse_status=DOES_NOT_MATCH_STUDY,
-                offending_tags=[STUDY_INSTANCE_UID],
+                offending_tags=[UID_TAGS["study_instance_uid"]],
             )
 
     def _transfer_syntax(self, content: Buffer) -> str:

@@ -93,7 +93,7 @@ class Element:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Structure:
-    """The top level of a whole data set.
+    """The top level of a data set; its values are read from where the walk found them.
 
     Args:
         fragments: Of encapsulated pixel data, without the offset table; None where it is native.
@@ -103,22 +103,33 @@ class Structure:
             know CP-246 find the end of an element; the data set says the same with them.
     """
 
+    data: Buffer
     encoding: Encoding
     elements: dict[int, Element]
-    fragments: tuple[Element, ...] | None
+    fragments: tuple[Element, ...] | None = None
     notes: frozenset[Note] = frozenset()
     rewrites: tuple[tuple[int, bytes], ...] = ()
+
+    def value(self, tag: int) -> bytes:
+        """The encoded value; empty where the element is absent."""
+        element = self.elements.get(tag)
+        if element is None:
+            return b""
+        return bytes(self.data[element.offset : element.offset + element.length])
+
+    def text(self, tag: int) -> str:
+        """A value of the default character repertoire, padding removed."""
+        return self.value(tag).rstrip(b" \0").lstrip(b" ").decode("latin-1")
 
 
 def walk(
     data: Buffer,
     encoding: Encoding,
     *,
-    start: int = 0,
     max_elements: int = MAX_ELEMENTS,
     found: dict[int, Element] | None = None,
 ) -> Structure:
-    """Walk a data set from ``start`` to the end of the buffer.
+    """Walk a data set from the start of the buffer to its end.
 
     Args:
         found: Gets the elements of the top level as they are found: after a refusal it holds what
@@ -127,15 +138,14 @@ def walk(
         InstanceRejected: 0xC000; the bytes are not one whole data set in this encoding.
     """
     walker = _Walker(data, encoding, max_elements, {} if found is None else found)
-    end = len(data)
-    if start >= end:
+    if not len(data):
         _refuse("the data set is empty")
-    walker.data_set(start, end, open_ended=False, is_implicit=encoding.is_implicit, depth=0)
-    fragments = None if walker.fragments is None else tuple(walker.fragments)
+    walker.data_set(0, len(data), open_ended=False, is_implicit=encoding.is_implicit, depth=0)
     return Structure(
+        data=data,
         encoding=encoding,
         elements=walker.elements,
-        fragments=fragments,
+        fragments=None if walker.fragments is None else tuple(walker.fragments),
         notes=frozenset(walker.notes),
         rewrites=tuple(walker.rewrites),
     )

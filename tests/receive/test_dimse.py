@@ -447,10 +447,9 @@ def test_twenty_associations_at_once_do_not_mix_their_instances(node: Node) -> N
 
 def test_a_port_in_use_is_named(node: Node) -> None:
     settings = DimseSettings(port=node.server.port)
-    second = DimseServer(settings, node.ingest, node.log, CONTEXTS)
 
     with pytest.raises(ConfigInvalid, match=rf"dimse\.port: {node.server.port} .* is in use"):
-        second.start()
+        DimseServer(settings, node.ingest, node.log, CONTEXTS)
 
 
 def test_an_open_port_without_peers_is_refused() -> None:
