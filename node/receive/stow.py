@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 from xml.etree import ElementTree
 
 from pydicom.datadict import keyword_for_tag
@@ -33,10 +33,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from node.domain.errors import InstanceRejected
 from node.domain.instance import Origin, Transport
 from node.domain.uids import is_uid
-from node.receive.mime import MediaType, MediaTypeMalformed, best_of, boundary_of, parse_media_type
+from node.receive.mime import MediaTypeMalformed, best_of, boundary_of, parse_media_type
 from node.receive.stow_parts import (
     DICOM_TYPE,
     BodyPipe,
@@ -44,8 +43,6 @@ from node.receive.stow_parts import (
     PartReceiver,
     Reply,
     RequestRefused,
-    Stored,
-    reader_for,
 )
 
 JSON_TYPE = "application/dicom+json"
@@ -97,11 +94,12 @@ class StowService:
         self._closers = ThreadPoolExecutor(2, thread_name_prefix="stow-close")
         self.application = Starlette(
             routes=[
-                Route("/", self._capabilities, methods=["OPTIONS"]),
+                Route("/", _capabilities, methods=["OPTIONS"]),
                 Route("/studies", self._store, methods=list(_METHODS)),
                 Route("/studies/{study}", self._store, methods=list(_METHODS)),
-                Route("/studies/{study}/{rest:path}", self._elsewhere, methods=list(_ANY_METHOD)),
-            ]
+                Route("/studies/{study}/{rest:path}", _elsewhere, methods=list(_ANY_METHOD)),
+            ],
+            exception_handlers={RequestRefused: _refusal},
         )
 
     def close(self) -> None:
@@ -109,27 +107,13 @@ class StowService:
         self._threads.shutdown(wait=True)
         self._closers.shutdown(wait=True)
 
-    async def _capabilities(self, request: Request) -> Response:
-        return _capabilities(request)
-
-    async def _elsewhere(self, request: Request) -> Response:
-        """A path below a study: an encoded slash makes it a malformed UID, else nothing is there."""
-        if b"%2f" in request.scope.get("raw_path", b"").lower():
-            return _refusal(
-                RequestRefused(HTTPStatus.BAD_REQUEST, "the study in the path is no UID")
-            )
-        return _refusal(RequestRefused(HTTPStatus.NOT_FOUND, "no such resource"))
-
     async def _store(self, request: Request) -> Response:
         if request.method == "OPTIONS":
-            return _capabilities(request)
-        try:
-            study = _study_of(request)
-            answer_type = _answer_type(request, strict=self._settings.strict_accept)
-            boundary = _boundary(request)
-            self._require_room(request)
-        except RequestRefused as refused:
-            return _refusal(refused)
+            return await _capabilities(request)
+        study = _study_of(request)
+        answer_type = _answer_type(request, strict=self._settings.strict_accept)
+        boundary = _boundary(request)
+        self._require_room(request)
         self._running += 1
         try:
             reply = await self._receive(request, boundary, study)
@@ -159,7 +143,7 @@ class StowService:
             self._threads,
             self._receiver.receive,
             pipe,
-            reader_for(boundary),
+            boundary,
             self._origin(request),
             study,
         )
@@ -209,12 +193,19 @@ class StowService:
         if reply.status == HTTPStatus.SERVICE_UNAVAILABLE:
             headers["Retry-After"] = str(self._settings.retry_after_s)
         if reply.outcome.is_empty:
-            return _refusal(RequestRefused(reply.status, reply.reason, headers=headers))
+            raise RequestRefused(reply.status, reply.reason, headers=headers)
         body = render(store_instances_response(reply.outcome), answer_type)
         response = Response(body, status_code=reply.status, headers=headers)
         # set by hand: the media type must stand alone, without a charset (PS3.18 8.7.3)
         response.headers["Content-Type"] = answer_type
         return response
+
+
+async def _elsewhere(request: Request) -> Response:
+    """A path below a study: an encoded slash makes it a malformed UID, else nothing is there."""
+    if b"%2f" in request.scope.get("raw_path", b"").lower():
+        raise RequestRefused(HTTPStatus.BAD_REQUEST, "the study in the path is no UID")
+    raise RequestRefused(HTTPStatus.NOT_FOUND, "no such resource")
 
 
 def _study_of(request: Request) -> str | None:
@@ -246,17 +237,14 @@ def _boundary(request: Request) -> bytes | None:
         raise _unsupported(f"Content-Type: {malformed}") from malformed
     if media_type.name == DICOM_TYPE:
         return None
-    if media_type.name != "multipart/related" or not _carries_dicom(media_type):
+    # the root part is DICOM: unsaid it is assumed, as each part says it again
+    root_type = media_type.parameters.get("type", DICOM_TYPE).strip().lower()
+    if media_type.name != "multipart/related" or root_type != DICOM_TYPE:
         raise _unsupported(f'the body must be multipart/related; type="{DICOM_TYPE}"')
     try:
         return boundary_of(media_type)
     except MediaTypeMalformed as malformed:
         raise RequestRefused(HTTPStatus.BAD_REQUEST, str(malformed)) from malformed
-
-
-def _carries_dicom(media_type: MediaType) -> bool:
-    """Whether the root part is DICOM; unsaid it is assumed, as each part says it again."""
-    return media_type.parameters.get("type", DICOM_TYPE).strip().lower() == DICOM_TYPE
 
 
 def _unsupported(reason: str) -> RequestRefused:
@@ -267,13 +255,13 @@ def _unsupported(reason: str) -> RequestRefused:
     )
 
 
-def _refusal(refused: RequestRefused) -> Response:
+async def _refusal(_request: Request, refused: Any) -> Response:
     return PlainTextResponse(
         refused.reason + "\n", status_code=refused.status, headers=refused.headers
     )
 
 
-def _capabilities(request: Request) -> Response:
+async def _capabilities(request: Request) -> Response:
     """What the service offers, as WADL in JSON.
 
     Source: PS3.18 8.9, Annex H
@@ -314,17 +302,39 @@ def store_instances_response(outcome: Outcome) -> Dataset:
 
     Source: PS3.18 Table I.1-1
     """
-    answer = Dataset()
-    answer.RetrieveURL = ""
+    answer = _data_set(RetrieveURL="")
     identified = [failure for failure in outcome.failed if failure.sop_instance_uid]
     others = [failure for failure in outcome.failed if not failure.sop_instance_uid]
     if identified:
-        answer.FailedSOPSequence = [_failed_item(failure) for failure in identified]
+        answer.FailedSOPSequence = [
+            _data_set(
+                FailureReason=failure.dimse_status,
+                ReferencedSOPClassUID=failure.sop_class_uid,
+                ReferencedSOPInstanceUID=failure.sop_instance_uid,
+            )
+            for failure in identified
+        ]
     if outcome.stored:
-        answer.ReferencedSOPSequence = [_stored_item(stored) for stored in outcome.stored]
+        answer.ReferencedSOPSequence = [
+            _data_set(
+                ReferencedSOPClassUID=stored.sop_class_uid,
+                ReferencedSOPInstanceUID=stored.sop_instance_uid,
+                RetrieveURL="",
+            )
+            for stored in outcome.stored
+        ]
     if others:
-        answer.OtherFailuresSequence = [_reason_item(failure) for failure in others]
+        answer.OtherFailuresSequence = [
+            _data_set(FailureReason=failure.dimse_status) for failure in others
+        ]
     return answer
+
+
+def _data_set(**values: str | int) -> Dataset:
+    data_set = Dataset()
+    for keyword, value in values.items():
+        setattr(data_set, keyword, value)
+    return data_set
 
 
 def render(answer: Dataset, media_type: str) -> bytes:
@@ -334,27 +344,6 @@ def render(answer: Dataset, media_type: str) -> bytes:
     root = ElementTree.Element("NativeDicomModel", {"xml:space": "preserve"})
     _add_attributes(root, answer)
     return bytes(ElementTree.tostring(root, encoding="utf-8", xml_declaration=True))
-
-
-def _stored_item(stored: Stored) -> Dataset:
-    item = Dataset()
-    item.ReferencedSOPClassUID = stored.sop_class_uid
-    item.ReferencedSOPInstanceUID = stored.sop_instance_uid
-    item.RetrieveURL = ""
-    return item
-
-
-def _reason_item(failure: InstanceRejected) -> Dataset:
-    item = Dataset()
-    item.FailureReason = failure.dimse_status
-    return item
-
-
-def _failed_item(failure: InstanceRejected) -> Dataset:
-    item = _reason_item(failure)
-    item.ReferencedSOPClassUID = failure.sop_class_uid
-    item.ReferencedSOPInstanceUID = failure.sop_instance_uid
-    return item
 
 
 def _add_attributes(parent: ElementTree.Element, dataset: Dataset) -> None:

@@ -13,14 +13,15 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
+from itertools import chain
 from time import monotonic
-from typing import Final, Protocol
+from typing import Final
 
 from node.domain.association import Ending
 from node.domain.errors import InstanceRejected, NodeError, TryLater
 from node.domain.instance import Origin
 from node.domain.statuses import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, is_out_of_resources
-from node.receive.ingest import Arrival, Carried, Ingest
+from node.receive.ingest import Arrival, Carried, Ingest, Receipt
 from node.receive.mime import (
     Event,
     MediaTypeMalformed,
@@ -114,37 +115,6 @@ class BodyPipe:
                 yield b""
 
 
-class PartReader(Protocol):
-    """Finds the parts in a body."""
-
-    def feed(self, data: bytes) -> Iterator[Event]: ...
-    def finish(self) -> None: ...
-
-
-class SinglePartReader:
-    """A body that is one DICOM file: not in PS3.18 Table 10.5.4-1, but clients send it."""
-
-    def __init__(self) -> None:
-        self._started = False
-
-    def feed(self, data: bytes) -> Iterator[Event]:
-        """The body as the content of one part."""
-        if data and not self._started:
-            self._started = True
-            yield PartStarted({})
-        if data:
-            yield memoryview(data)
-
-    def finish(self) -> None:
-        """A body without bytes is no part.
-
-        Raises:
-            MultipartMalformed: Nothing was sent.
-        """
-        if not self._started:
-            raise MultipartMalformed("the body is empty")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BodyLimits:
     """What one request may hold; beyond either it is answered 413."""
@@ -153,20 +123,18 @@ class BodyLimits:
     max_parts: int = 50_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stored:
-    """An instance that is kept, by this request or by one before."""
-
-    sop_class_uid: str
-    sop_instance_uid: str
-
-
 @dataclass(slots=True)
 class Outcome:
-    """What became of each part of one request, in the order of the parts."""
+    """What became of each part of one request, in the order of the parts.
 
-    stored: list[Stored] = field(default_factory=list)
+    Args:
+        stored: What is kept, by this request or by one before.
+        carried: What the row of the request counts.
+    """
+
+    stored: list[Receipt] = field(default_factory=list)
     failed: list[InstanceRejected] = field(default_factory=list)
+    carried: Carried = field(default_factory=Carried)
 
     @property
     def status(self) -> HTTPStatus:
@@ -195,7 +163,6 @@ class PartTaker:
         self, ingest: Ingest, origin: Origin, study_instance_uid: str | None, max_parts: int
     ) -> None:
         self.outcome = Outcome()
-        self.carried = Carried()
         self._ingest = ingest
         self._origin = origin
         self._study_instance_uid = study_instance_uid
@@ -213,7 +180,7 @@ class PartTaker:
             if isinstance(event, PartStarted):
                 self._start(event)
             elif isinstance(event, PartEnded):
-                self.end_part()
+                self._end()
             elif self._arrival is not None:
                 self._arrival.write(event)
         except InstanceRejected as rejected:
@@ -221,23 +188,10 @@ class PartTaker:
         except TryLater as short:
             self._fail(InstanceRejected(str(short), dimse_status=OUT_OF_RESOURCES))
 
-    def end_part(self) -> None:
-        """The part is complete: make it durable."""
-        if self._arrival is None:
-            return
-        receipt = self._arrival.finish()
-        self._arrival = None
-        self.carried.note(receipt)
-        self.outcome.stored.append(
-            Stored(sop_class_uid=receipt.sop_class_uid, sop_instance_uid=receipt.sop_instance_uid)
-        )
-
     def abandon(self) -> None:
         """Throw away the part that is not complete, if there is one."""
         if self._arrival is not None:
-            self.carried.losses += 1
-            self._arrival.abandon()
-            self._arrival = None
+            self._lose()
 
     def _start(self, part: PartStarted) -> None:
         self._parts += 1
@@ -255,10 +209,22 @@ class PartTaker:
             self._origin, study_instance_uid=self._study_instance_uid, source=source
         )
 
+    def _end(self) -> None:
+        """The part is complete: make it durable."""
+        if self._arrival is None:
+            return
+        receipt = self._arrival.finish()
+        self._arrival = None
+        self.outcome.carried.note(receipt)
+        self.outcome.stored.append(receipt)
+
     def _fail(self, rejected: InstanceRejected) -> None:
         self.outcome.failed.append(rejected)
+        self._lose()
+
+    def _lose(self) -> None:
+        self.outcome.carried.losses += 1
         arrival, self._arrival = self._arrival, None
-        self.carried.losses += 1
         if arrival is not None:
             arrival.abandon()
 
@@ -271,14 +237,10 @@ def _require_dicom(part: PartStarted) -> None:
     except MediaTypeMalformed:
         name = ""
     encoding = part.headers.get("content-transfer-encoding", "").lower()
-    if name != DICOM_TYPE:
-        raise InstanceRejected(
-            "the part is not application/dicom", dimse_status=CANNOT_UNDERSTAND, quarantine=False
-        )
-    if encoding not in _BINARY_ENCODINGS:
-        raise InstanceRejected(
-            "the part has a transfer encoding", dimse_status=CANNOT_UNDERSTAND, quarantine=False
-        )
+    if name == DICOM_TYPE and encoding in _BINARY_ENCODINGS:
+        return
+    reason = "has a transfer encoding" if name == DICOM_TYPE else "is not application/dicom"
+    raise InstanceRejected(f"the part {reason}", dimse_status=CANNOT_UNDERSTAND, quarantine=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -288,15 +250,13 @@ class Reply:
     Args:
         association_id: The row that is still open; empty where there is none.
         ending: How that row ends: released where the request was well formed to its end.
-        carried: What the row then counts.
     """
 
     status: HTTPStatus
-    outcome: Outcome
+    outcome: Outcome = field(default_factory=Outcome)
     reason: str = ""
     association_id: str = ""
     ending: Ending = Ending.ABORTED
-    carried: Carried = field(default_factory=Carried)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -308,22 +268,31 @@ class PartReceiver:
     limits: BodyLimits = BodyLimits()
 
     def receive(
-        self, body: BodyPipe, reader: PartReader, origin: Origin, study_instance_uid: str | None
+        self,
+        body: BodyPipe,
+        boundary: bytes | None,
+        origin: Origin,
+        study_instance_uid: str | None,
     ) -> Reply:
         """Read one body to its end; what the reply calls stored is durable.
 
         The association stays open: ``close`` it once the client has its answer.
+
+        Args:
+            boundary: Of a multipart body; None: the body is one DICOM file.
         """
         try:
             association_id = self.associations.opened(origin)
         except TryLater as short:
-            status = HTTPStatus.SERVICE_UNAVAILABLE
-            return Reply(status=status, outcome=Outcome(), reason=str(short))
+            return Reply(status=HTTPStatus.SERVICE_UNAVAILABLE, reason=str(short))
         origin = replace(origin, association_id=association_id)
         taker = PartTaker(self.ingest, origin, study_instance_uid, self.limits.max_parts)
         ending = Ending.ABORTED
         try:
-            self._read(body, reader, taker, association_id)
+            for event in _events(self._pieces(body, association_id), boundary):
+                taker.take(event)
+            if taker.outcome.is_empty:
+                raise MultipartMalformed("the body has no parts")
             status, reason, ending = taker.outcome.status, "", Ending.RELEASED
         except MultipartMalformed as malformed:
             status, reason = HTTPStatus.BAD_REQUEST, str(malformed)
@@ -337,7 +306,6 @@ class PartReceiver:
             reason=reason,
             association_id=association_id,
             ending=ending,
-            carried=taker.carried,
         )
 
     def close(self, reply: Reply) -> None:
@@ -348,7 +316,7 @@ class PartReceiver:
         """
         if reply.association_id:
             with suppress(TryLater):  # an unclosed row turns stale, which counts as aborted
-                carried = reply.carried
+                carried = reply.outcome.carried
                 self.associations.closed(
                     reply.association_id,
                     reply.ending,
@@ -356,9 +324,12 @@ class PartReceiver:
                     losses=carried.losses,
                 )
 
-    def _read(
-        self, body: BodyPipe, reader: PartReader, taker: PartTaker, association_id: str
-    ) -> None:
+    def _pieces(self, body: BodyPipe, association_id: str) -> Iterator[bytes]:
+        """The bytes of a body; the row of its request stays alive meanwhile.
+
+        Raises:
+            RequestRefused: It is too long, or did not arrive in full.
+        """
         size_bytes = 0
         beat_at = monotonic()
         for piece in body.pieces():
@@ -366,25 +337,33 @@ class PartReceiver:
                 beat_at = monotonic()
                 with suppress(TryLater):  # the next one may come through
                     self.associations.heartbeat(association_id)
-            if not piece:
-                continue
             size_bytes += len(piece)
             if size_bytes > self.limits.max_request_bytes:
                 raise RequestRefused(
                     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
                     f"more than {self.limits.max_request_bytes} bytes",
                 )
-            for event in reader.feed(piece):
-                taker.take(event)
+            if piece:
+                yield piece
         if not body.is_whole:
             raise RequestRefused(HTTPStatus.REQUEST_TIMEOUT, "the body did not arrive in full")
-        reader.finish()
-        if isinstance(reader, SinglePartReader):
-            taker.take(PartEnded())
-        if taker.outcome.is_empty:
-            raise MultipartMalformed("the body has no parts")
 
 
-def reader_for(boundary: bytes | None) -> PartReader:
-    """The reader of a multipart body, or of a body that is one file."""
-    return SinglePartReader() if boundary is None else MultipartReader(boundary)
+def _events(pieces: Iterator[bytes], boundary: bytes | None) -> Iterator[Event]:
+    """What a body brings; without a boundary it is one part.
+
+    That is not in PS3.18 Table 10.5.4-1, but clients send it.
+    """
+    if boundary is None:
+        first = next(pieces, None)
+        if first is None:
+            raise MultipartMalformed("the body is empty")
+        yield PartStarted({})
+        for piece in chain((first,), pieces):
+            yield memoryview(piece)
+        yield PartEnded()
+        return
+    reader = MultipartReader(boundary)
+    for piece in pieces:
+        yield from reader.feed(piece)
+    reader.finish()
