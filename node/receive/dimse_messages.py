@@ -52,7 +52,6 @@ RESPONSE_BIT = 0x8000
 NO_DATA_SET = 0x0101
 
 # PS3.8 Table 9-26
-REASON_NOT_SPECIFIED = 0
 UNRECOGNIZED_PDU = 1
 UNEXPECTED_PDU = 2
 UNEXPECTED_PDU_PARAMETER = 5
@@ -74,7 +73,7 @@ class ProtocolFault(NodeError):
         reason: PS3.8 Table 9-26.
     """
 
-    def __init__(self, text: str, reason: int = REASON_NOT_SPECIFIED) -> None:
+    def __init__(self, text: str, reason: int) -> None:
         super().__init__(text)
         self.reason = reason
 
@@ -148,6 +147,13 @@ def encode_response(
     return _element(0x0000, struct.pack("<L", len(body))) + body
 
 
+def _echo_request(command: Command) -> Command:
+    """A C-ECHO as its response names it: the class padded as is due, and no instance."""
+    uid = f"{VERIFICATION_SOP_CLASS_UID}\0".encode()
+    values = {name: command.values[name] for name in (COMMAND_FIELD, MESSAGE_ID)}
+    return Command({AFFECTED_SOP_CLASS_UID: uid, **values})
+
+
 def _element(element: int, value: bytes) -> bytes:
     return _ELEMENT.pack(0, element, len(value)) + value
 
@@ -164,13 +170,6 @@ class Context:
 
     abstract_syntax: str
     transfer_syntax: str
-
-
-@dataclass(frozen=True, slots=True)
-class ToProvider:
-    """A request that the general DIMSE provider serves (C-ECHO), as one whole P-DATA-TF PDU."""
-
-    pdu: bytes
 
 
 @dataclass(slots=True)
@@ -223,17 +222,17 @@ class Transfer:
             self.carried.losses += 1
             request.arrival.abandon()
 
-    def receive(self, body: memoryview) -> bytes | ToProvider | None:
+    def receive(self, body: memoryview) -> bytes | None:
         """Take the body of one P-DATA-TF PDU.
 
         Returns:
-            PDUs to send, a request for the general provider, or nothing yet.
+            PDUs to send, or nothing yet.
         Raises:
             ProtocolFault: The association must be aborted.
         """
         if not body:
             raise ProtocolFault("P-DATA-TF without a value", INVALID_PDU_PARAMETER)
-        reply: bytes | ToProvider | None = None
+        reply: bytes | None = None
         position = 0
         while position < len(body):
             if len(body) - position < _PDV_HEADER.size:
@@ -252,9 +251,7 @@ class Transfer:
                 reply = answer
         return reply
 
-    def _fragment(
-        self, context_id: int, control: int, data: memoryview
-    ) -> bytes | ToProvider | None:
+    def _fragment(self, context_id: int, control: int, data: memoryview) -> bytes | None:
         if control & _COMMAND:
             return self._command_fragment(context_id, data, bool(control & _LAST))
         request = self._request
@@ -267,9 +264,7 @@ class Transfer:
             request.arrival.write(data)
         return self._complete(request) if control & _LAST else None
 
-    def _command_fragment(
-        self, context_id: int, data: memoryview, is_last: bool
-    ) -> bytes | ToProvider | None:
+    def _command_fragment(self, context_id: int, data: memoryview, is_last: bool) -> bytes | None:
         if self._request is not None:
             raise ProtocolFault("command inside a data set", UNEXPECTED_PDU)
         if self._command and context_id != self._command_context_id:
@@ -286,7 +281,7 @@ class Transfer:
         whole, self._command = self._command, bytearray()
         return self._dispatch(context_id, bytes(whole))
 
-    def _dispatch(self, context_id: int, encoded: bytes) -> bytes | ToProvider | None:
+    def _dispatch(self, context_id: int, encoded: bytes) -> bytes | None:
         command = decode_command(encoded)
         field = command.number(COMMAND_FIELD)
         if field is None or field & RESPONSE_BIT:
@@ -300,8 +295,11 @@ class Transfer:
             self._begin(request)
         elif field == C_ECHO_RQ and not command.has_data_set:
             if command.uid(AFFECTED_SOP_CLASS_UID) == VERIFICATION_SOP_CLASS_UID:
-                return ToProvider(_pdu(context_id, encoded, is_last=True))
-            request.refusal = _refused("C-ECHO of another class", statuses.SOP_CLASS_NOT_SUPPORTED)
+                request.command = _echo_request(command)
+            else:
+                request.refusal = _refused(
+                    "C-ECHO of another class", statuses.SOP_CLASS_NOT_SUPPORTED
+                )
         else:
             request.refusal = _refused("operation is not served", statuses.UNRECOGNIZED_OPERATION)
         if command.has_data_set:

@@ -1,6 +1,6 @@
 """Where pynetdicom ends and our data path begins: the only file that touches its internals.
 
-pynetdicom keeps the association: state machine, negotiation, C-ECHO, release, abort. Between
+pynetdicom keeps the association: state machine, negotiation, release, abort. Between
 acceptance and release, P-DATA goes from the socket to a ``Session`` in the thread that reads it, and
 the response leaves from that thread.
 
@@ -55,7 +55,6 @@ from node.receive.dimse_messages import (
     UNRECOGNIZED_PDU,
     Context,
     ProtocolFault,
-    ToProvider,
     Transfer,
 )
 
@@ -357,14 +356,6 @@ class _Wire:
         """The body of the whole PDU at the front, valid until the next ``fill``."""
         return self.take(self.whole_pdu())[PDU_HEADER.size :]
 
-    def put_back(self, data: bytes) -> None:
-        """Let ``data`` be taken next; what was in front of it has been taken."""
-        rest = bytes(self._buffer[self._start : self._end])
-        if len(data) + len(rest) > len(self._buffer):
-            self._buffer = memoryview(bytearray(len(data) + len(rest)))
-        self._start, self._end = 0, len(data) + len(rest)
-        self._buffer[: self._end] = data + rest
-
     def discard_buffered(self) -> None:
         """Forget what was read and not taken."""
         self._start = self._end = 0
@@ -526,10 +517,6 @@ class _Provider(DULServiceProvider):
         except ProtocolFault as fault:
             self._fault(fault)
             return False
-        if isinstance(reply, ToProvider):
-            self._wire.put_back(reply.pdu)
-            super()._read_pdu_data()
-            return False
         return reply is None or self._send_reply(reply)
 
     def _send_reply(self, reply: bytes) -> bool:
@@ -592,10 +579,7 @@ class _Provider(DULServiceProvider):
         Left alone it looks around every millisecond, for each association, in the way of the data.
         """
         needed = (
-            state != _ESTABLISHED
-            or not self.assoc.dimse.msg_queue.empty()
-            or not self.to_user_queue.empty()
-            or self.idle_timer_expired()
+            state != _ESTABLISHED or not self.to_user_queue.empty() or self.idle_timer_expired()
         )
         checkpoint = self.assoc._reactor_checkpoint
         checkpoint.set() if needed else checkpoint.clear()
