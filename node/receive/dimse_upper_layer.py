@@ -102,11 +102,9 @@ class Session(Protocol):
 
     def establish(self, contexts: Mapping[int, Context], peer_max_pdu_bytes: int) -> Transfer:
         """Negotiation is over; whoever takes the messages that follow."""
-        ...
 
     def end(self, ending: Ending) -> None:
         """The association is over; called at least once, the first call counts."""
-        ...
 
 
 Gate: TypeAlias = Callable[[AssociationRequest], Session | Refusal]

@@ -20,11 +20,10 @@ from node.domain.errors import InstanceRejected
 from node.domain.instance import InstanceState, Origin, Transport
 from node.domain.loss import Loss
 from node.domain.received import Received
-from node.receive.folder import is_meant_as_dicom, printable
+from node.receive.folder import take_file
 from node.receive.ingest import Ingest
 from node.receive.walk import Buffer
 
-_PIECE_BYTES = 1 << 20
 _UID_BYTES = 64
 _PREFIX_END = 132
 _ORIGIN = Origin(transport=Transport.FOLDER, association_id="")
@@ -63,14 +62,9 @@ class DryRun:
         """
         self.loss = None
         with path.open("rb") as file:
-            piece = file.read(_PIECE_BYTES)
-            self.is_part10 = piece[:_PREFIX_END].endswith(b"DICM")
-            is_meant = is_meant_as_dicom(path.name, piece)
-            arrival = self._ingest.begin_file(_ORIGIN, source=printable(path), is_meant=is_meant)
-            while piece:
-                arrival.write(piece)
-                piece = file.read(_PIECE_BYTES)
-            arrival.finish()
+            self.is_part10 = file.read(_PREFIX_END).endswith(b"DICM")
+            file.seek(0)
+            take_file(self._ingest, file, path, _ORIGIN)
         return self._part.received
 
     def record_loss(self, loss: Loss) -> None:

@@ -26,33 +26,26 @@ class Part(Protocol):
 
     def write(self, data: bytes | memoryview) -> None:
         """Append data-set bytes; raises InstanceRejected 0xA700 when there is no room."""
-        ...
 
     def rewrite(self, offset: int, data: bytes) -> None:
         """Put bytes in the place of some that were written; raises InstanceRejected 0xA700."""
-        ...
 
     def content(self) -> AbstractContextManager[Buffer]:
         """The bytes written so far, without a copy."""
-        ...
 
     def scratch(self) -> AbstractContextManager[BinaryIO]:
         """A nameless file for the time of the check."""
-        ...
 
     def keep(self, received: Received, origin: Origin) -> InstanceState:
         """Make the instance durable; raises InstanceRejected for conflicts and lack of room."""
-        ...
 
     def quarantine(
         self, received: Received, origin: Origin, rejection: InstanceRejected, *, source: str = ""
     ) -> None:
         """Keep the bytes aside, with the reason and the file that they came from."""
-        ...
 
     def discard(self) -> None:
         """Remove what was written; harmless when it is gone already."""
-        ...
 
 
 class InstanceStore(Protocol):
@@ -60,11 +53,9 @@ class InstanceStore(Protocol):
 
     def new_part(self) -> Part:
         """Room for one instance; raises InstanceRejected 0xA700 when there is none."""
-        ...
 
     def record_loss(self, loss: Loss) -> None:
         """Write down that an image was not kept."""
-        ...
 
 
 class AssociationLog(Protocol):
@@ -76,11 +67,9 @@ class AssociationLog(Protocol):
 
     def opened(self, origin: Origin) -> str:
         """Open a row for a sender whose ``association_id`` is still empty; returns the new id."""
-        ...
 
     def heartbeat(self, association_id: str) -> None:
         """The sender is still there; called every ``HEARTBEAT_S`` by whoever serves it."""
-        ...
 
     def closed(
         self,
@@ -97,7 +86,6 @@ class AssociationLog(Protocol):
             losses: How many images of it were not kept: those that name no series count against
                 the series that were brought beside them.
         """
-        ...
 
 
 class FolderLog(AssociationLog, Protocol):
@@ -105,10 +93,8 @@ class FolderLog(AssociationLog, Protocol):
 
     def settle_losses(self, images: Collection[str]) -> None:
         """Files of these names are taken in: what was lost under one of them has come."""
-        ...
 
     def count_losses(
         self, association_id: str, images: Collection[str], series: Collection[str]
     ) -> None:
         """Count images of a scan that name no series against these, and no others of the scan."""
-        ...

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
@@ -34,6 +34,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from node.domain.instance import Origin, Transport
+from node.domain.peers import Peer, match_http_user
 from node.domain.uids import is_uid
 from node.receive.mime import MediaTypeMalformed, best_of, boundary_of, parse_media_type
 from node.receive.stow_parts import (
@@ -72,22 +73,22 @@ class StowSettings:
     strict_accept: bool = False
 
 
-PeerOf = Callable[[str, str], str]
-"""The configured peer of an HTTP user and an address, or an empty string."""
-
-
 class StowService:
-    """The service as an ASGI application to be mounted; owns its worker threads."""
+    """The service as an ASGI application to be mounted; owns its worker threads.
+
+    Args:
+        peers: Of which one may be named after the user of a request.
+    """
 
     def __init__(
         self,
         receiver: PartReceiver,
         *,
-        peer_of: PeerOf = lambda _user, _address: "",
+        peers: Iterable[Peer] = (),
         settings: StowSettings = StowSettings(),
     ) -> None:
         self._receiver = receiver
-        self._peer_of = peer_of
+        self._peers = tuple(peers)
         self._settings = settings
         self._running = 0
         self._threads = ThreadPoolExecutor(settings.max_requests, thread_name_prefix="stow")
@@ -179,12 +180,12 @@ class StowService:
 
     def _origin(self, request: Request) -> Origin:
         user = str(request.scope.get("segnode.user", ""))
-        address = request.client.host if request.client else ""
+        peer = match_http_user(self._peers, user)
         return Origin(
             transport=Transport.STOW,
             association_id="",
-            peer=self._peer_of(user, address),
-            address=address,
+            peer=peer.name if peer else "",
+            address=request.client.host if request.client else "",
             http_user=user,
         )
 
