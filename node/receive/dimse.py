@@ -230,9 +230,24 @@ class _Admission:
 
     def admit(self, request: AssociationRequest) -> _Session | Refusal:
         """Judge a request; what is admitted has its slot and its row."""
-        refusal, peer = self._judge(request)
-        if refusal is not None:
-            return self._refuse(request, refusal)
+        admitted = self._admit(request)
+        if isinstance(admitted, Refusal):
+            _log.warning(
+                "refused an association: result %d source %d reason %d",
+                admitted.result,
+                admitted.source,
+                admitted.reason,
+                extra={
+                    "calling_ae_title": ascii(request.calling_ae_title),
+                    "address": request.address,
+                },
+            )
+        return admitted
+
+    def _admit(self, request: AssociationRequest) -> _Session | Refusal:
+        peer = self._judge(request)
+        if isinstance(peer, Refusal):
+            return peer
         origin = Origin(
             transport=Transport.DIMSE,
             association_id="",
@@ -241,17 +256,17 @@ class _Admission:
             called_ae_title=request.called_ae_title,
             address=request.address,
         )
-        session = _Session(origin, peer.name if peer else request.address, self)
+        session = _Session(origin, origin.peer or request.address, self)
         refusal = self._enter(session)
         if refusal is not None:
-            return self._refuse(request, refusal)
+            return refusal
         if request.abstract_syntaxes <= {VERIFICATION_SOP_CLASS_UID}:
             return session  # an echo sends nothing that anybody waits for
         try:
             session.origin = replace(origin, association_id=self.associations.opened(origin))
         except TryLater:
             self.leave(session)
-            return self._refuse(request, TEMPORARY_CONGESTION)
+            return TEMPORARY_CONGESTION
         return session
 
     def open_sessions(self) -> list[_Session]:
@@ -270,18 +285,17 @@ class _Admission:
                 self._taken += Counter()  # drops what is zero
         self.changed.set()
 
-    def _judge(self, request: AssociationRequest) -> tuple[Refusal | None, Peer | None]:
+    def _judge(self, request: AssociationRequest) -> Peer | Refusal | None:
+        """Which of the peers it is; None where everybody may call."""
         if request.application_context_name != APPLICATION_CONTEXT_NAME:
-            return APPLICATION_CONTEXT_NOT_SUPPORTED, None
+            return APPLICATION_CONTEXT_NOT_SUPPORTED
         if request.called_ae_title not in self._called:
-            return CALLED_AE_TITLE_NOT_RECOGNIZED, None
+            return CALLED_AE_TITLE_NOT_RECOGNIZED
         peers = self._settings.peers
         peer = match_peer(peers, request.calling_ae_title, request.address, self._names.addresses)
         if peer is None and any(known.ae_title for known in peers):
-            return CALLING_AE_TITLE_NOT_RECOGNIZED, None
-        if not request.is_well_formed:
-            return NO_REASON_GIVEN, None
-        return None, peer
+            return CALLING_AE_TITLE_NOT_RECOGNIZED
+        return peer if request.is_well_formed else NO_REASON_GIVEN
 
     def _enter(self, session: _Session) -> Refusal | None:
         with self._lock:
@@ -294,17 +308,6 @@ class _Admission:
             self._sessions.add(session)
             self._taken[session.slot] += 1
         return None
-
-    @staticmethod
-    def _refuse(request: AssociationRequest, refusal: Refusal) -> Refusal:
-        _log.warning(
-            "refused an association: result %d source %d reason %d",
-            refusal.result,
-            refusal.source,
-            refusal.reason,
-            extra={"calling_ae_title": ascii(request.calling_ae_title), "address": request.address},
-        )
-        return refusal
 
 
 class _Names:

@@ -317,14 +317,13 @@ class Transfer:
             sop_instance_uid=command.uid(AFFECTED_SOP_INSTANCE_UID),
             transfer_syntax_uid=context.transfer_syntax,
         )
-        request.refusal = self._judge(command, announced, context)
-        if request.refusal is not None:
-            request.refusal.sop_class_uid = announced.sop_class_uid
-            request.refusal.sop_instance_uid = announced.sop_instance_uid
-            self.carried.losses += 1
-            self._ingest.record_loss(request.refusal, self._origin)
-            return
         try:
+            refusal = self._judge(command, announced, context)
+            if refusal is not None:
+                refusal.sop_class_uid = announced.sop_class_uid
+                refusal.sop_instance_uid = announced.sop_instance_uid
+                self._ingest.record_loss(refusal, self._origin)
+                raise refusal
             request.arrival = self._ingest.begin(self._origin, announced)
         except InstanceRejected as rejected:
             self.carried.losses += 1

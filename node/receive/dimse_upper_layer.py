@@ -111,7 +111,26 @@ Gate: TypeAlias = Callable[[AssociationRequest], Session | Refusal]
 """Judges who may come in."""
 
 
-class UpperLayer:
+class _Shared(list[PresentationContext]):
+    """Supported contexts, never changed: a copy per association would cost milliseconds."""
+
+    def __deepcopy__(self, _memo: object) -> _Shared:
+        return self
+
+
+class _Handler(RequestHandler):
+    def _create_association(self) -> Association:
+        association = super()._create_association()
+        server = cast(UpperLayer, self.server)
+        association.acse.__class__ = _Negotiation
+        association.dul.__class__ = _Provider
+        provider = _provider(association)
+        provider.daemon = True
+        provider.prepare(self.request, server)
+        return association
+
+
+class UpperLayer(AssociationServer):
     """A listening port and its associations.
 
     Args:
@@ -119,6 +138,8 @@ class UpperLayer:
     Raises:
         OSError: The address cannot be bound.
     """
+
+    request_queue_size = 128
 
     def __init__(
         self,
@@ -142,32 +163,33 @@ class UpperLayer:
         entity.maximum_associations = 1_000_000  # the gate counts
         for abstract_syntax, transfer_syntaxes in contexts.items():
             entity.add_supported_context(abstract_syntax, list(transfer_syntaxes))
-        self._server = _Server(entity, address, ae_title, _Shared(entity.supported_contexts), gate)
+        self.gate = gate
+        self.providers: set[_Provider] = set()  # every use is one call, which no thread interrupts
         self._thread = Thread(
-            target=self._server.serve_forever, args=(0.1,), name="dimse-listen", daemon=True
+            target=self.serve_forever, args=(0.1,), name="dimse-listen", daemon=True
         )
+        shared = _Shared(entity.supported_contexts)
+        super().__init__(entity, address, ae_title, shared, request_handler=_Handler)
 
     @property
     def port(self) -> int:
-        """The port that is listened on."""
-        return int(self._server.server_address[1])
+        return int(self.server_address[1])
 
     def start(self) -> None:
-        """Begin to accept."""
         self._thread.start()
 
     def retire(self) -> None:
         """Let every association end after the message in hand, by A-ABORT."""
-        for provider in self._server.providers():
+        for provider in list(self.providers):
             provider.retire()
 
     def stop(self, timeout_s: float) -> None:
         """Stop listening, abort what is left, wait for the threads."""
         if self._thread.is_alive():
-            TCPServer.shutdown(self._server)  # the stock one expects a registration at its entity
-        self._server.server_close()
+            TCPServer.shutdown(self)  # the stock one expects a registration at its entity
+        self.server_close()
         deadline_s = time.monotonic() + timeout_s
-        providers = self._server.providers()
+        providers = list(self.providers)
         for provider in providers:
             provider.cut()
         for provider in providers:
@@ -175,54 +197,6 @@ class UpperLayer:
             provider.assoc.join(max(deadline_s - time.monotonic(), 0.05))
         if self._thread.is_alive():
             self._thread.join(timeout_s)
-
-
-class _Shared(list[PresentationContext]):
-    """Supported contexts, never changed: a copy per association would cost milliseconds."""
-
-    def __deepcopy__(self, _memo: object) -> _Shared:
-        return self
-
-
-class _Handler(RequestHandler):
-    def _create_association(self) -> Association:
-        association = super()._create_association()
-        server = cast(_Server, self.server)
-        association.acse.__class__ = _Negotiation
-        association.dul.__class__ = _Provider
-        provider = _provider(association)
-        provider.daemon = True
-        provider.prepare(self.request, server)
-        return association
-
-
-class _Server(AssociationServer):
-    request_queue_size = 128
-
-    def __init__(
-        self,
-        entity: ApplicationEntity,
-        address: tuple[str, int],
-        ae_title: str,
-        contexts: list[PresentationContext],
-        gate: Gate,
-    ) -> None:
-        self.gate = gate
-        self._lock = Lock()
-        self._providers: set[_Provider] = set()
-        super().__init__(entity, address, ae_title, contexts, request_handler=_Handler)
-
-    def providers(self) -> list[_Provider]:
-        with self._lock:
-            return list(self._providers)
-
-    def add(self, provider: _Provider) -> None:
-        with self._lock:
-            self._providers.add(provider)
-
-    def remove(self, provider: _Provider) -> None:
-        with self._lock:
-            self._providers.discard(provider)
 
     def service_actions(self) -> None:
         """Nothing: the stock action runs a garbage collection in the accept loop."""
@@ -241,22 +215,18 @@ class _Negotiation(ACSE):
             association.kill()
             return
         try:
-            self._admit_and_negotiate(association, request)
+            admitted = cast(UpperLayer, association._server).gate(_described(association, request))
+            if isinstance(admitted, Refusal):
+                self.send_reject(admitted.result, admitted.source, admitted.reason)
+                association.kill()
+                return
+            _provider(association).attach(admitted)
+            super()._negotiate_as_acceptor()
         finally:
             if not (
                 association.is_established or association.is_rejected or association.is_aborted
             ):
                 self.send_abort(0x02)  # an error on our side must not leave the peer waiting
-
-    def _admit_and_negotiate(self, association: Association, request: A_ASSOCIATE) -> None:
-        server = cast(_Server, association._server)
-        admitted = server.gate(_described(association, request))
-        if isinstance(admitted, Refusal):
-            self.send_reject(admitted.result, admitted.source, admitted.reason)
-            association.kill()
-            return
-        _provider(association).attach(admitted)
-        super()._negotiate_as_acceptor()
 
 
 def _provider(association: Association) -> _Provider:
@@ -405,7 +375,7 @@ class _Socket(AssociationSocket):
 class _Provider(DULServiceProvider):
     """The reading thread of one association."""
 
-    def prepare(self, connection: socket.socket, server: _Server) -> None:
+    def prepare(self, connection: socket.socket, server: UpperLayer) -> None:
         """Stands for a constructor: the object exists already, its thread does not run yet."""
         self._connection = connection
         self._wire = _Wire(connection, self.assoc.ae.maximum_pdu_size)
@@ -424,7 +394,7 @@ class _Provider(DULServiceProvider):
         self._waker, self._wakened = socket.socketpair()
         self._waker.setblocking(False)
         self._wakened.setblocking(False)
-        server.add(self)
+        server.providers.add(self)
 
     # ---- called by other threads
 
@@ -479,7 +449,9 @@ class _Provider(DULServiceProvider):
         if state == _CLOSING:
             return self._linger()
         if state == _ESTABLISHED and self._is_retiring.is_set() and self._is_idle():
-            self._abort_as_user()
+            if not self.assoc._sent_abort:
+                self.assoc._sent_abort = True
+                self.assoc.acse.send_abort(0x00)
             return False
         self._let_reactor_run(state)
         if not self.event_queue.empty():
@@ -515,15 +487,13 @@ class _Provider(DULServiceProvider):
         except ProtocolFault as fault:
             self._fault(fault)
             return False
-        return reply is None or self._send_reply(reply)
-
-    def _send_reply(self, reply: bytes) -> bool:
-        try:
-            self._connection.sendall(reply)
-        except OSError:
-            self.event_queue.put("Evt17")
-            return False
-        self._wire.heard_at_s = time.monotonic()  # the time we took is not the peer's silence
+        if reply is not None:
+            try:
+                self._connection.sendall(reply)
+            except OSError:
+                self.event_queue.put("Evt17")
+                return False
+            self._wire.heard_at_s = time.monotonic()  # the time we took is not the peer's silence
         return True
 
     def _has_whole_pdu(self) -> bool:
@@ -537,11 +507,9 @@ class _Provider(DULServiceProvider):
         """Read more; False when nothing more can be read now."""
         if not self.event_queue.empty():
             return False
-        try:
+        with suppress(OSError):
             if self._wire.fill():
                 return True
-        except OSError:
-            pass
         self.event_queue.put("Evt17")
         return False
 
@@ -566,11 +534,6 @@ class _Provider(DULServiceProvider):
                 pdu.source, pdu.reason_diagnostic = 0x02, self._abort_reason
         super()._send(pdu)
 
-    def _abort_as_user(self) -> None:
-        if not self.assoc._sent_abort:
-            self.assoc._sent_abort = True
-            self.assoc.acse.send_abort(0x00)
-
     def _let_reactor_run(self, state: str) -> None:
         """Wake pynetdicom's association thread only when there is something for it.
 
@@ -587,19 +550,16 @@ class _Provider(DULServiceProvider):
         now_s = time.monotonic()
         if not self._close_at_s:
             self._close_at_s = now_s + LINGER_S
-            self._shut_writing()
+            try:
+                self._connection.shutdown(socket.SHUT_WR)
+            except OSError:
+                self._close_at_s = now_s
         may_wait = now_s < self._close_at_s and not self._kill_thread
         limit_s = min(self._close_at_s - now_s, _PATIENCE_S)
         if may_wait and (not self._wait(limit_s) or self._wire.discard()):
             return True
         self._transport.close()
         return True
-
-    def _shut_writing(self) -> None:
-        try:
-            self._connection.shutdown(socket.SHUT_WR)
-        except OSError:
-            self._close_at_s = time.monotonic()
 
     def _wait(self, limit_s: float) -> bool:
         """Whether the socket has something, within the limit; another thread may wake us."""
@@ -622,10 +582,8 @@ class _Provider(DULServiceProvider):
         return self._transfer is None or self._transfer.is_idle
 
     def _end_session(self, ending: Ending) -> None:
-        with self._session_lock:
-            session = self._session
-        if session is not None:
-            session.end(ending)
+        if self._session is not None:
+            self._session.end(ending)
 
     def _finish(self) -> None:
         """The thread ends: whatever the state, nothing stays open or half done."""
@@ -637,7 +595,7 @@ class _Provider(DULServiceProvider):
         # an association thread that still waits for a request stops waiting
         self.to_user_queue.put(cast(A_ASSOCIATE, None))
         self.assoc._reactor_checkpoint.set()
-        self._owner.remove(self)
+        self._owner.providers.discard(self)
         self._connection.close()  # pynetdicom forgets to where the peer closed first
         self._waker.close()
         self._wakened.close()

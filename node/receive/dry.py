@@ -24,11 +24,8 @@ from node.receive.folder import take_file
 from node.receive.ingest import Ingest
 from node.receive.walk import Buffer
 
-_UID_BYTES = 64
 _PREFIX_END = 132
 _ORIGIN = Origin(transport=Transport.FOLDER, association_id="")
-# preamble, group length and Transfer Syntax UID (PS3.10 7.1), before it is known which one
-_HEAD_BYTES = 128 + 4 + 12 + 8 + _UID_BYTES
 
 
 class DryRun:
@@ -85,19 +82,18 @@ class _DryPart:
     """One file in memory: all of it, once."""
 
     def __init__(self) -> None:
-        self._bytes = bytearray(_HEAD_BYTES)
+        self._bytes = bytearray()
         self.received = Received()
 
     def write(self, data: bytes | memoryview) -> None:
         self._bytes += data
 
     def rewrite(self, offset: int, data: bytes) -> None:
-        start = _HEAD_BYTES + offset
-        self._bytes[start : start + len(data)] = data
+        self._bytes[offset : offset + len(data)] = data
 
     @contextmanager
     def content(self) -> Iterator[Buffer]:
-        with memoryview(self._bytes) as whole, whole[_HEAD_BYTES:] as data:
+        with memoryview(self._bytes) as data:
             yield data
 
     @contextmanager
@@ -120,8 +116,11 @@ class _DryPart:
         """Nothing lies anywhere."""
 
     def header(self) -> Dataset:
-        syntax = self.received.transfer_syntax_uid.encode("ascii").ljust(_UID_BYTES, b"\0")
-        element = pack("<HH2sH", 0x0002, 0x0010, b"UI", _UID_BYTES) + syntax
+        syntax = self.received.transfer_syntax_uid.encode("ascii").ljust(64, b"\0")
+        element = pack("<HH2sH", 0x0002, 0x0010, b"UI", len(syntax)) + syntax
         length = pack("<HH2sHI", 0x0002, 0x0000, b"UL", 4, len(element))
-        self._bytes[:_HEAD_BYTES] = bytes(128) + b"DICM" + length + element
-        return dcmread(io.BytesIO(self._bytes), stop_before_pixels=True)
+        file = io.BytesIO()
+        file.write(bytes(128) + b"DICM" + length + element)  # PS3.10 7.1
+        file.write(self._bytes)
+        file.seek(0)
+        return dcmread(file, stop_before_pixels=True)

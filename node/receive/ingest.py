@@ -8,23 +8,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from node.domain import statuses
 from node.domain.errors import InstanceRejected
 from node.domain.instance import InstanceState, Origin
 from node.domain.loss import Loss
 from node.domain.received import IMAGE_SOP_CLASSES, Received
-from node.domain.statuses import (
-    CANNOT_UNDERSTAND,
-    DOES_NOT_MATCH_SOP_CLASS,
-    DOES_NOT_MATCH_STUDY,
-    OUT_OF_RESOURCES,
-    SOP_CLASS_NOT_SUPPORTED,
-    TRANSFER_SYNTAX_NOT_SUPPORTED,
-)
 from node.domain.uids import is_uid
+from node.receive.envelope import Part10Splitter, guess_transfer_syntax, inflated
 from node.receive.header_check import UID_TAGS, check_header, read_uids
-from node.receive.inflate import inflated
-from node.receive.part10 import Part10Splitter, guess_transfer_syntax
-from node.receive.store import InstanceStore, Part
+from node.receive.store import InstanceStore
 from node.receive.syntaxes import (
     DEFLATED,
     EXPLICIT_BIG_UID,
@@ -110,7 +102,7 @@ class IngestLimits:
     max_inflated_bytes: int = 4 << 30
     max_inflate_ratio: float = 100.0
     max_pixel_bytes: int = 16 << 30
-    max_elements: int = 4_000_000
+    max_elements: int = MAX_ELEMENTS
 
 
 class Ingest:
@@ -137,12 +129,7 @@ class Ingest:
         Raises:
             InstanceRejected: 0xA700, there is no room now.
         """
-        part = self._new_part(
-            origin,
-            sop_class_uid=announced.sop_class_uid,
-            sop_instance_uid=announced.sop_instance_uid,
-        )
-        return Arrival(self, part, origin, announced=announced)
+        return Arrival(self, origin, announced=announced)
 
     def begin_file(
         self,
@@ -164,28 +151,11 @@ class Ingest:
         """
         return Arrival(
             self,
-            self._new_part(origin, source=source),
             origin,
             study_instance_uid=study_instance_uid,
             source=source,
             is_meant=is_meant,
         )
-
-    def _new_part(
-        self,
-        origin: Origin,
-        *,
-        sop_class_uid: str = "",
-        sop_instance_uid: str = "",
-        source: str = "",
-    ) -> Part:
-        try:
-            return self.store.new_part()
-        except InstanceRejected as rejection:
-            rejection.sop_class_uid = sop_class_uid
-            rejection.sop_instance_uid = sop_instance_uid
-            self.record_loss(rejection, origin, source=source)
-            raise
 
     def record_loss(
         self, rejection: InstanceRejected, origin: Origin, *, series: str = "", source: str = ""
@@ -219,7 +189,6 @@ class Arrival:
     def __init__(
         self,
         ingest: Ingest,
-        part: Part,
         origin: Origin,
         *,
         announced: Announced | None = None,
@@ -228,7 +197,6 @@ class Arrival:
         is_meant: bool = True,
     ) -> None:
         self._ingest = ingest
-        self._part = part
         self._origin = origin
         self._announced = announced
         self._study_instance_uid = study_instance_uid
@@ -240,6 +208,14 @@ class Arrival:
         self._source = source
         self._is_meant = is_meant
         self._is_over = False
+        try:
+            self._part = ingest.store.new_part()
+        except InstanceRejected as rejection:
+            if announced is not None:
+                rejection.sop_class_uid = announced.sop_class_uid
+                rejection.sop_instance_uid = announced.sop_instance_uid
+            ingest.record_loss(rejection, origin, source=source)
+            raise
 
     def write(self, data: bytes | memoryview) -> None:
         """Take the next bytes. Never raises: a failure is told by ``finish``."""
@@ -289,7 +265,9 @@ class Arrival:
         if not self._is_over and self._rejection is None and (self._announced or self._size_bytes):
             self._is_over = True
             cut_off = InstanceRejected(
-                "its transfer was cut off", dimse_status=CANNOT_UNDERSTAND, quarantine=False
+                "its transfer was cut off",
+                dimse_status=statuses.CANNOT_UNDERSTAND,
+                quarantine=False,
             )
             self._put_aside(cut_off)
         self._part.discard()
@@ -301,7 +279,7 @@ class Arrival:
         if self._size_bytes > self._ingest.limits.max_object_bytes:
             raise InstanceRejected(
                 f"longer than {self._ingest.limits.max_object_bytes} bytes",
-                dimse_status=OUT_OF_RESOURCES,
+                dimse_status=statuses.OUT_OF_RESOURCES,
                 quarantine=False,
             )
         self._sha256.update(data)
@@ -309,23 +287,15 @@ class Arrival:
 
     def _put_aside(self, rejection: InstanceRejected) -> None:
         """Keep what is worth it for a person, and remember that an image is missing."""
-        self._identify(rejection)
+        named = self._announced or self._known
+        rejection.sop_instance_uid = rejection.sop_instance_uid or named.sop_instance_uid
+        rejection.sop_class_uid = rejection.sop_class_uid or named.sop_class_uid
         if rejection.quarantine:
             self._part.quarantine(self._known, self._origin, rejection, source=self._source)
         has_prefix = self._splitter is not None and self._splitter.has_prefix
         if self._is_meant or has_prefix or is_uid(self._known.sop_instance_uid):
             series = self._known.series_instance_uid
             self._ingest.record_loss(rejection, self._origin, series=series, source=self._source)
-
-    def _identify(self, rejection: InstanceRejected) -> None:
-        """Name the instance in the rejection, as far as the command or the data set told."""
-        announced = self._announced
-        rejection.sop_instance_uid = rejection.sop_instance_uid or (
-            announced.sop_instance_uid if announced else self._known.sop_instance_uid
-        )
-        rejection.sop_class_uid = rejection.sop_class_uid or (
-            announced.sop_class_uid if announced else self._known.sop_class_uid
-        )
 
     def _check(self) -> Received:
         received_sha256 = self._sha256.hexdigest()
@@ -334,28 +304,22 @@ class Arrival:
             syntax = self._transfer_syntax(content)
             self._known = replace(self._known, transfer_syntax_uid=syntax)
             if syntax not in NATIVE_SYNTAXES and syntax not in self._ingest.transfer_syntaxes:
-                self._peek(content)
+                with suppress(InstanceRejected):  # it may read as explicit VR, and name a series
+                    self._guess(self._walk(content, EXPLICIT_LITTLE))
                 raise InstanceRejected(
                     "the transfer syntax is none that this node decodes",
-                    dimse_status=TRANSFER_SYNTAX_NOT_SUPPORTED,
+                    dimse_status=statuses.TRANSFER_SYNTAX_NOT_SUPPORTED,
                 )
             if syntax != DEFLATED:
                 return self._check_data_set(content, syntax)
             limits = self._ingest.limits
-            with (
-                self._part.scratch() as scratch,
-                inflated(
-                    content,
-                    scratch,
-                    max_bytes=limits.max_inflated_bytes,
-                    max_ratio=limits.max_inflate_ratio,
-                ) as data,
-            ):
+            most, ratio = limits.max_inflated_bytes, limits.max_inflate_ratio
+            with self._part.scratch() as scratch, inflated(content, scratch, most, ratio) as data:
                 return self._check_data_set(data, syntax)
 
     def _check_data_set(self, data: Buffer, syntax: str) -> Received:
         limits = self._ingest.limits
-        top = self._walk(data, _ENCODINGS.get(syntax, EXPLICIT_LITTLE), limits.max_elements)
+        top = self._walk(data, _ENCODINGS.get(syntax, EXPLICIT_LITTLE))
         self._known = replace(self._known, **read_uids(top))
         self._check_announced()
         received = check_header(top, self._known, max_pixel_bytes=limits.max_pixel_bytes)
@@ -366,24 +330,20 @@ class Arrival:
         if received.sop_class_uid not in STORAGE_SOP_CLASSES:
             raise InstanceRejected(
                 "the SOP class is none that this node stores",
-                dimse_status=SOP_CLASS_NOT_SUPPORTED,
+                dimse_status=statuses.SOP_CLASS_NOT_SUPPORTED,
                 offending_tags=[UID_TAGS["sop_class_uid"]],
             )
         return received
 
-    def _walk(self, data: Buffer, encoding: Encoding, max_elements: int) -> Structure:
+    def _walk(self, data: Buffer, encoding: Encoding) -> Structure:
         """Walk a data set; where that fails what stood before the fault may name its series."""
         found: dict[int, Element] = {}
         try:
-            return walk(data, encoding, max_elements=max_elements, found=found)
+            limit = self._ingest.limits.max_elements
+            return walk(data, encoding, max_elements=limit, found=found)
         except InstanceRejected:
             self._guess(Structure(data=data, encoding=encoding, elements=found))
             raise
-
-    def _peek(self, content: Buffer) -> None:
-        """Learn what a data set of a foreign transfer syntax names, if it reads as explicit VR."""
-        with suppress(InstanceRejected):
-            self._guess(self._walk(content, EXPLICIT_LITTLE, MAX_ELEMENTS))
 
     def _guess(self, top: Structure) -> None:
         """Remember the UIDs of a data set that cannot be read to its end, where they are any."""
@@ -397,13 +357,13 @@ class Arrival:
             if getattr(self._known, name) not in ("", getattr(self._announced, name)):
                 raise InstanceRejected(
                     "the data set is not the instance that the command names",
-                    dimse_status=DOES_NOT_MATCH_SOP_CLASS,
+                    dimse_status=statuses.DOES_NOT_MATCH_SOP_CLASS,
                     offending_tags=[UID_TAGS[name]],
                 )
         if self._study_instance_uid not in (None, self._known.study_instance_uid):
             raise InstanceRejected(
                 "the instance belongs to another study than the request names",
-                dimse_status=DOES_NOT_MATCH_STUDY,
+                dimse_status=statuses.DOES_NOT_MATCH_STUDY,
                 offending_tags=[UID_TAGS["study_instance_uid"]],
             )
 

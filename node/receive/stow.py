@@ -40,7 +40,6 @@ from node.receive.mime import MediaTypeMalformed, best_of, boundary_of, parse_me
 from node.receive.stow_parts import (
     DICOM_TYPE,
     BodyPipe,
-    Outcome,
     PartReceiver,
     Reply,
     RequestRefused,
@@ -193,13 +192,11 @@ class StowService:
         headers = {}
         if reply.status == HTTPStatus.SERVICE_UNAVAILABLE:
             headers["Retry-After"] = str(self._settings.retry_after_s)
-        if reply.outcome.is_empty:
+        if reply.is_empty:
             raise RequestRefused(reply.status, reply.reason, headers=headers)
-        body = render(store_instances_response(reply.outcome), answer_type)
-        response = Response(body, status_code=reply.status, headers=headers)
-        # set by hand: the media type must stand alone, without a charset (PS3.18 8.7.3)
-        response.headers["Content-Type"] = answer_type
-        return response
+        body = render(store_instances_response(reply), answer_type)
+        # the media type stands alone, without a charset (PS3.18 8.7.3)
+        return Response(body, reply.status, headers, media_type=answer_type)
 
 
 async def _elsewhere(request: Request) -> Response:
@@ -296,7 +293,7 @@ async def _capabilities(request: Request) -> Response:
     )
 
 
-def store_instances_response(outcome: Outcome) -> Dataset:
+def store_instances_response(reply: Reply) -> Dataset:
     """The Store Instances Response Module; a sequence without items is left out.
 
     Retrieve URL is present and empty: what is stored cannot be retrieved from this service.
@@ -304,8 +301,8 @@ def store_instances_response(outcome: Outcome) -> Dataset:
     Source: PS3.18 Table I.1-1
     """
     answer = _data_set(RetrieveURL="")
-    identified = [failure for failure in outcome.failed if failure.sop_instance_uid]
-    others = [failure for failure in outcome.failed if not failure.sop_instance_uid]
+    identified = [failure for failure in reply.failed if failure.sop_instance_uid]
+    others = [failure for failure in reply.failed if not failure.sop_instance_uid]
     if identified:
         answer.FailedSOPSequence = [
             _data_set(
@@ -315,14 +312,14 @@ def store_instances_response(outcome: Outcome) -> Dataset:
             )
             for failure in identified
         ]
-    if outcome.stored:
+    if reply.stored:
         answer.ReferencedSOPSequence = [
             _data_set(
                 ReferencedSOPClassUID=stored.sop_class_uid,
                 ReferencedSOPInstanceUID=stored.sop_instance_uid,
                 RetrieveURL="",
             )
-            for stored in outcome.stored
+            for stored in reply.stored
         ]
     if others:
         answer.OtherFailuresSequence = [

@@ -123,25 +123,31 @@ class BodyLimits:
     max_parts: int = 50_000
 
 
-@dataclass(slots=True)
-class Outcome:
-    """What became of each part of one request, in the order of the parts.
+@dataclass(slots=True, kw_only=True)
+class Reply:
+    """What became of a request and of each of its parts, in their order.
 
     Args:
         stored: What is kept, by this request or by one before.
         carried: What the row of the request counts.
+        association_id: The row that is still open; empty where there is none.
+        ending: How that row ends: released where the request was well formed to its end.
+        refused_with: The status of a request that was not read to its end, and ``reason`` says why.
     """
 
     stored: list[Receipt] = field(default_factory=list)
     failed: list[InstanceRejected] = field(default_factory=list)
     carried: Carried = field(default_factory=Carried)
+    association_id: str = ""
+    ending: Ending = Ending.ABORTED
+    refused_with: HTTPStatus | None = None
+    reason: str = ""
 
     @property
     def status(self) -> HTTPStatus:
-        """The status of a request that was read to its end.
-
-        Source: PS3.18 Table 10.5.3-1
-        """
+        """Source: PS3.18 Table 10.5.3-1."""
+        if self.refused_with is not None:
+            return self.refused_with
         if not self.failed:
             return HTTPStatus.OK
         if self.stored:
@@ -162,7 +168,7 @@ class PartTaker:
     def __init__(
         self, ingest: Ingest, origin: Origin, study_instance_uid: str | None, max_parts: int
     ) -> None:
-        self.outcome = Outcome()
+        self.reply = Reply(association_id=origin.association_id)
         self._ingest = ingest
         self._origin = origin
         self._study_instance_uid = study_instance_uid
@@ -215,15 +221,15 @@ class PartTaker:
             return
         receipt = self._arrival.finish()
         self._arrival = None
-        self.outcome.carried.note(receipt)
-        self.outcome.stored.append(receipt)
+        self.reply.carried.note(receipt)
+        self.reply.stored.append(receipt)
 
     def _fail(self, rejected: InstanceRejected) -> None:
-        self.outcome.failed.append(rejected)
+        self.reply.failed.append(rejected)
         self._lose()
 
     def _lose(self) -> None:
-        self.outcome.carried.losses += 1
+        self.reply.carried.losses += 1
         arrival, self._arrival = self._arrival, None
         if arrival is not None:
             arrival.abandon()
@@ -241,22 +247,6 @@ def _require_dicom(part: PartStarted) -> None:
         return
     reason = "has a transfer encoding" if name == DICOM_TYPE else "is not application/dicom"
     raise InstanceRejected(f"the part {reason}", dimse_status=CANNOT_UNDERSTAND, quarantine=False)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
-    """The status of a request, what became of its parts, and one sentence where it is refused.
-
-    Args:
-        association_id: The row that is still open; empty where there is none.
-        ending: How that row ends: released where the request was well formed to its end.
-    """
-
-    status: HTTPStatus
-    outcome: Outcome = field(default_factory=Outcome)
-    reason: str = ""
-    association_id: str = ""
-    ending: Ending = Ending.ABORTED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -284,29 +274,23 @@ class PartReceiver:
         try:
             association_id = self.associations.opened(origin)
         except TryLater as short:
-            return Reply(status=HTTPStatus.SERVICE_UNAVAILABLE, reason=str(short))
+            return Reply(refused_with=HTTPStatus.SERVICE_UNAVAILABLE, reason=str(short))
         origin = replace(origin, association_id=association_id)
         taker = PartTaker(self.ingest, origin, study_instance_uid, self.limits.max_parts)
-        ending = Ending.ABORTED
+        reply = taker.reply
         try:
             for event in _events(self._pieces(body, association_id), boundary):
                 taker.take(event)
-            if taker.outcome.is_empty:
+            if reply.is_empty:
                 raise MultipartMalformed("the body has no parts")
-            status, reason, ending = taker.outcome.status, "", Ending.RELEASED
+            reply.ending = Ending.RELEASED
         except MultipartMalformed as malformed:
-            status, reason = HTTPStatus.BAD_REQUEST, str(malformed)
+            reply.refused_with, reply.reason = HTTPStatus.BAD_REQUEST, str(malformed)
         except RequestRefused as refused:
-            status, reason = refused.status, refused.reason
+            reply.refused_with, reply.reason = refused.status, refused.reason
         finally:
             taker.abandon()
-        return Reply(
-            status=status,
-            outcome=taker.outcome,
-            reason=reason,
-            association_id=association_id,
-            ending=ending,
-        )
+        return reply
 
     def close(self, reply: Reply) -> None:
         """End the association of a request.
@@ -316,12 +300,11 @@ class PartReceiver:
         """
         if reply.association_id:
             with suppress(TryLater):  # an unclosed row turns stale, which counts as aborted
-                carried = reply.outcome.carried
                 self.associations.closed(
                     reply.association_id,
                     reply.ending,
-                    brought=carried.series,
-                    losses=carried.losses,
+                    brought=reply.carried.series,
+                    losses=reply.carried.losses,
                 )
 
     def _pieces(self, body: BodyPipe, association_id: str) -> Iterator[bytes]:

@@ -88,12 +88,12 @@ def _run_probe(uids: list[str]) -> list[tuple[str, bool]]:
     command = [sys.executable, "-m", "node.receive.syntaxes", *uids]
     try:
         done = subprocess.run(  # noqa: S603
-            command, capture_output=True, check=False, timeout=_PROBE_TIMEOUT_S, text=True
+            command, capture_output=True, check=False, timeout=_PROBE_TIMEOUT_S
         )
         output = done.stdout
     except subprocess.TimeoutExpired as expired:
-        output = (expired.stdout or b"").decode() if isinstance(expired.stdout, bytes) else ""
-    lines = [line.split() for line in output.splitlines()]
+        output = expired.stdout or b""
+    lines = [line.split() for line in output.decode().splitlines()]
     return [(uid, answer == "True") for uid, answer in lines]
 
 
@@ -128,11 +128,7 @@ def decodes_sample(transfer_syntax_uid: str) -> bool:
     return bool(np.abs(pixels.astype(np.int64) - ramp).max() <= _LOSSY_TOLERANCE * ramp.max())
 
 
-def _probe(uids: list[str]) -> None:
-    for uid in uids:
-        sys.stdout.write(f"{uid} {decodes_sample(uid)}\n")
-        sys.stdout.flush()
-
-
 if __name__ == "__main__":
-    _probe(sys.argv[1:])
+    for each in sys.argv[1:]:
+        sys.stdout.write(f"{each} {decodes_sample(each)}\n")
+        sys.stdout.flush()

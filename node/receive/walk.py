@@ -28,7 +28,7 @@ nesting deeper than 128, too many elements            refused
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from struct import Struct, pack
 from typing import NoReturn, TypeAlias
@@ -57,7 +57,7 @@ _PIECE_BYTES = 1 << 16
 _SHORT = frozenset(
     b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split()  # PS3.5 7.1.2
 )
-_LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 _MAY_BE_UNDEFINED = frozenset((b"SQ", b"UN"))
 _ENCAPSULATED = frozenset((b"OB", b"OW"))
 
@@ -140,7 +140,7 @@ def walk(
     walker = _Walker(data, encoding, max_elements, {} if found is None else found)
     if not len(data):
         _refuse("the data set is empty")
-    walker.data_set(0, len(data), open_ended=False, is_implicit=encoding.is_implicit, depth=0)
+    walker.data_set(0, len(data), False, encoding.is_implicit, 0)
     return Structure(
         data=data,
         encoding=encoding,
@@ -151,8 +151,12 @@ def walk(
     )
 
 
-def _has_pixels(seen: Mapping[int, Element], besides: int) -> bool:
-    return any(tag in seen and tag != besides for tag in _PIXELS)
+def is_zero(data: Buffer, start: int, end: int) -> bool:
+    """Whether nothing but zeros stands there; a piece at a time is copied."""
+    return not any(
+        bytes(data[at : min(at + _PIECE_BYTES, end)]).strip(b"\0")
+        for at in range(start, end, _PIECE_BYTES)
+    )
 
 
 def _refuse(reason: str, tag: int | None = None) -> NoReturn:
@@ -176,7 +180,7 @@ class _Walker:
     rewrites: list[tuple[int, bytes]] = field(default_factory=list)
 
     def data_set(
-        self, position: int, limit: int, *, open_ended: bool, is_implicit: bool, depth: int
+        self, position: int, limit: int, open_ended: bool, is_implicit: bool, depth: int
     ) -> int:
         """Walk elements up to ``limit``, or to an item delimiter if open-ended; where it ends.
 
@@ -203,7 +207,7 @@ class _Walker:
             else:
                 group, element, vr, length = header(data, position)
                 tag, value = group << 16 | element, position + 8
-                if vr in _LONG:
+                if vr in LONG_VRS:
                     value += 4
                     if value > limit:
                         _refuse("an element header is cut off", tag)
@@ -213,7 +217,7 @@ class _Walker:
                         if open_ended:
                             return self._delimiter_end(long_length(data, position + 4)[0], value)
                         return self._end_behind(value, limit, top or value == limit, tag)
-                    if top and self._is_zero(position, limit):
+                    if top and is_zero(self.data, position, limit):
                         return self._end_behind(position, limit, top, last)
                     vr, length = self._without_vr(tag, vr, length, is_first=last < _FIRST_TAG)
             self.count += 1
@@ -223,7 +227,7 @@ class _Walker:
             if is_regular:
                 last = tag
             else:
-                if tag == 0 and not length and top and self._is_zero(position, limit):
+                if tag == 0 and not length and top and is_zero(self.data, position, limit):
                     return self._end_behind(position, limit, top, last)
                 self._check_possible(tag, length, is_first=top and last < _FIRST_TAG)
                 if seen is None:  # once more from the start, remembering
@@ -259,7 +263,7 @@ class _Walker:
         if not may_be or not (
             not bytes(self.data[position:limit]).strip(_PADDING)
             if is_short
-            else self._is_zero(position, limit)
+            else is_zero(self.data, position, limit)
         ):
             if tag == _ITEM_END:
                 _refuse("a tag that cannot stand in a data set", tag)
@@ -268,12 +272,6 @@ class _Walker:
         if rest:
             self.notes.add(Note.BYTES_BEHIND)
         return limit
-
-    def _is_zero(self, position: int, limit: int) -> bool:
-        return not any(
-            bytes(self.data[at : min(at + _PIECE_BYTES, limit)]).strip(b"\0")
-            for at in range(position, limit, _PIECE_BYTES)
-        )
 
     def _without_vr(self, tag: int, vr: bytes, length: int, *, is_first: bool) -> tuple[bytes, int]:
         """An element header as implicit VR has it; only a short value, whose length cannot be a VR.
@@ -308,7 +306,8 @@ class _Walker:
             self.notes.add(Note.LOW_GROUP)
         elif tag < _DELIMITERS:
             is_private = (tag >> 16) & 1
-            if top and not is_private and _has_pixels(seen, tag):
+            has_pixels = any(pixels in seen for pixels in _PIXELS if pixels != tag)
+            if top and not is_private and has_pixels:
                 _refuse("an attribute behind the pixel data", tag)
             if is_implicit and not is_private and tag not in DicomDictionary:
                 _refuse("tags out of order", tag)
@@ -403,14 +402,12 @@ class _Walker:
                 _refuse("a sequence holds something else than items", tag)
             self.count += 1
             if length == _UNDEFINED:
-                position = self.data_set(
-                    value, limit, open_ended=True, is_implicit=is_implicit, depth=depth
-                )
+                position = self.data_set(value, limit, True, is_implicit, depth)
                 continue
             position = value + length
             if position > limit:
                 _refuse("an item is longer than its sequence", tag)
-            self.data_set(value, position, open_ended=False, is_implicit=is_implicit, depth=depth)
+            self.data_set(value, position, False, is_implicit, depth)
         if open_ended:
             _refuse("a sequence delimiter is missing", tag)
         return position

@@ -45,7 +45,6 @@ class BoundedHttp(HttpToolsProtocol):
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the clock for the first header block."""
         super().connection_made(transport)
         # asyncio leaves it out for sockets that were made without naming the protocol; an answer of
         # two small writes would then wait 40 ms for the peer's delayed acknowledgement
@@ -55,7 +54,6 @@ class BoundedHttp(HttpToolsProtocol):
         self._set_deadline(HEADER_S)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clock."""
         self._set_deadline(None)
         super().connection_lost(exc)
 
@@ -107,7 +105,6 @@ class BoundedHttp(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The request was read to its end."""
         self._set_deadline(None)
         super().on_message_complete()
 
@@ -136,7 +133,6 @@ class PlainServer(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Install no handlers."""
         yield
 
 
