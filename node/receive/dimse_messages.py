@@ -2,13 +2,13 @@
 
 The data set of a C-STORE goes from the receive buffer to ``Arrival.write``, fragment by fragment;
 nothing is collected and nothing is decoded here. A refused instance is read to its end, answered
-with its status, and the association goes on. No socket, no pynetdicom: a command set is a dozen short
-elements of group 0000 in implicit VR little endian, and lies in the path of every instance.
+with its status, and the association goes on. No socket, no pynetdicom, no pydicom: a command set is
+a dozen short elements in implicit VR little endian and lies in the path of every instance.
 
 One subject, and so one module of more than 300 lines: a request as it comes, and its response.
 
-Source: PS3.7 6.3 (command set), 9.1.1 (C-STORE), 9.3.1 (encoding), Annexes C and E (statuses, command
-fields); PS3.8 9.3.5 and Annex E (P-DATA-TF, PDV).
+Source: PS3.7 6.3 (command set), 9.1.1 (C-STORE), 9.3.1 (encoding), Annexes C and E (statuses,
+command fields); PS3.8 9.3.5 and Annex E (P-DATA-TF, PDV).
 """
 
 from __future__ import annotations

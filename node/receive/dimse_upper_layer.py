@@ -1,8 +1,8 @@
 """Where pynetdicom ends and our data path begins: the only file that touches its internals.
 
-pynetdicom keeps the association: state machine, negotiation, release, abort. Between
-acceptance and release, P-DATA goes from the socket to a ``Session`` in the thread that reads it, and
-the response leaves from that thread.
+pynetdicom keeps the association: state machine, negotiation, release, abort. Between acceptance and
+release, P-DATA goes from the socket to the ``Transfer`` of a ``Session`` in the thread that reads it,
+and the response leaves from that thread.
 
 Written against pynetdicom 3.0.4 (floor 3.0.4, below 4). Used beyond its public interface, and
 watched by ``tests/receive/test_dimse_upper_layer.py``:
@@ -121,12 +121,11 @@ class _Shared(list[PresentationContext]):
 class _Handler(RequestHandler):
     def _create_association(self) -> Association:
         association = super()._create_association()
-        server = cast(UpperLayer, self.server)
         association.acse.__class__ = _Negotiation
         association.dul.__class__ = _Provider
         provider = _provider(association)
         provider.daemon = True
-        provider.prepare(self.request, server)
+        provider.prepare(self.request, cast(UpperLayer, self.server))
         return association
 
 
@@ -249,7 +248,7 @@ def _described(association: Association, request: A_ASSOCIATE) -> AssociationReq
 class _Wire:
     """The socket of one association: whole PDUs out of one reused buffer.
 
-    Nothing is copied between the kernel and whoever takes the body of a PDU, and a PDU longer than its
+    Nothing is copied between the kernel and whoever takes a PDU's body, and a PDU longer than its
     type may be is refused by its header, before its body is read.
 
     Args:

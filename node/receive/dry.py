@@ -75,25 +75,32 @@ class DryRun:
 
     def header(self) -> Dataset:
         """The header of the file checked last and taken, as the node reads it from its spool."""
-        return self._part.header()
+        syntax = self.known.transfer_syntax_uid.encode("ascii").ljust(64, b"\0")
+        element = pack("<HH2sH", 0x0002, 0x0010, b"UI", len(syntax)) + syntax
+        length = pack("<HH2sHI", 0x0002, 0x0000, b"UL", 4, len(element))
+        file = io.BytesIO()
+        file.write(bytes(128) + b"DICM" + length + element)  # PS3.10 7.1
+        file.write(self._part.data)
+        file.seek(0)
+        return dcmread(file, stop_before_pixels=True)
 
 
 class _DryPart:
     """One file in memory: all of it, once."""
 
     def __init__(self) -> None:
-        self._bytes = bytearray()
+        self.data = bytearray()
         self.received = Received()
 
     def write(self, data: bytes | memoryview) -> None:
-        self._bytes += data
+        self.data += data
 
     def rewrite(self, offset: int, data: bytes) -> None:
-        self._bytes[offset : offset + len(data)] = data
+        self.data[offset : offset + len(data)] = data
 
     @contextmanager
     def content(self) -> Iterator[Buffer]:
-        with memoryview(self._bytes) as data:
+        with memoryview(self.data) as data:
             yield data
 
     @contextmanager
@@ -114,13 +121,3 @@ class _DryPart:
 
     def discard(self) -> None:
         """Nothing lies anywhere."""
-
-    def header(self) -> Dataset:
-        syntax = self.received.transfer_syntax_uid.encode("ascii").ljust(64, b"\0")
-        element = pack("<HH2sH", 0x0002, 0x0010, b"UI", len(syntax)) + syntax
-        length = pack("<HH2sHI", 0x0002, 0x0000, b"UL", 4, len(element))
-        file = io.BytesIO()
-        file.write(bytes(128) + b"DICM" + length + element)  # PS3.10 7.1
-        file.write(self._bytes)
-        file.seek(0)
-        return dcmread(file, stop_before_pixels=True)

@@ -33,14 +33,13 @@ _FREE_BYTES = 64 * 1024 * 1024
 class Part10Splitter:
     """Takes a Part 10 stream in pieces of any size and gives back data-set bytes.
 
-    Preamble and group 0002 are not kept (the node writes its own), so an executable in a preamble never
-    reaches the disk. Files without preamble, or without both, are taken as they come. Where group 0002
-    comes twice the first one counts; what its group length excludes and is not in its encoding is part
-    of the data set.
+    Preamble and group 0002 are not kept (the node writes its own), so an executable in a preamble
+    never reaches the disk. Files without preamble, or without both, are taken as they come. Where
+    group 0002 comes twice the first one counts; what its group length excludes and is not in its
+    encoding is part of the data set.
 
     Args:
         is_bare: The stream should be a data set and begins with group 0002 all the same.
-
     Attributes:
         notes: What was unusual.
     Source: PS3.10 7.1, 7.5

@@ -67,9 +67,9 @@ class Receipt:
 class Carried:
     """What one association, STOW request or folder scan brought, and whether it lost nothing.
 
-    It is handed over when the association ends. A loss that names no series counts against the series
-    that came beside it; an image without a name that was lost before counts as come after all when its
-    whole series comes again without any loss.
+    It is handed over when the association ends. A loss that names no series counts against the
+    series that came beside it; an image without a name that was lost before counts as come after
+    all when its whole series comes again without any loss.
 
     Attributes:
         series: Series Instance UID -> SOP Instance UIDs that are kept now, whether they are new or
@@ -109,7 +109,7 @@ class Ingest:
     """Opens an arrival per instance; one per process, safe to share between threads.
 
     Args:
-        transfer_syntaxes: What may be kept, such as ``syntaxes.Decodable()``.
+        transfer_syntaxes: What may be kept besides native pixels, such as ``syntaxes.Decodable()``.
     """
 
     def __init__(
@@ -150,11 +150,7 @@ class Ingest:
             InstanceRejected: 0xA700, there is no room now.
         """
         return Arrival(
-            self,
-            origin,
-            study_instance_uid=study_instance_uid,
-            source=source,
-            is_meant=is_meant,
+            self, origin, study_instance_uid=study_instance_uid, source=source, is_meant=is_meant
         )
 
     def record_loss(

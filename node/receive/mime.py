@@ -156,9 +156,9 @@ class _State(Enum):
 class MultipartReader:
     """Turns the bytes of one body into parts, as they arrive.
 
-    Nothing but an unfinished header block or a possible start of a delimiter is held back, so memory
-    does not grow with the size of a part. Lines end with CR LF and nothing else: a body whose
-    delimiters end with LF alone has no parts, which is an error and not an empty success.
+    Nothing but an unfinished header block or a possible start of a delimiter is held back, so
+    memory does not grow with the size of a part. Lines end with CR LF and nothing else: a body
+    whose delimiters end with LF alone has no parts, which is an error and not an empty success.
 
     ``feed`` every piece, then ``finish``: without its closing delimiter a body is truncated, and
     the part that was open must be thrown away.

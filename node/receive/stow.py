@@ -2,7 +2,7 @@
 
 The event loop reads the socket and hands pieces to one worker thread per request
 (``stow_parts.PartReceiver``), which writes them to files as they come: a request costs at most
-``stow_parts.BUFFERED_BYTES`` of memory, whatever its size, and a slow disk slows the client and nobody else.
+``BUFFERED_BYTES`` of memory, whatever its size, and a slow disk slows the client and nobody else.
 
 Answers: 200 all kept; 202 some kept; 409 none kept; 400 the body is not what it says it is, or a
 UID in the path is none; 406, 411 to 415 by the headers; 408 the client fell silent; 503 with
@@ -37,13 +37,7 @@ from node.domain.instance import Origin, Transport
 from node.domain.peers import Peer, match_http_user
 from node.domain.uids import is_uid
 from node.receive.mime import MediaTypeMalformed, best_of, boundary_of, parse_media_type
-from node.receive.stow_parts import (
-    DICOM_TYPE,
-    BodyPipe,
-    PartReceiver,
-    Reply,
-    RequestRefused,
-)
+from node.receive.stow_parts import DICOM_TYPE, BodyPipe, PartReceiver, Reply, RequestRefused
 
 JSON_TYPE = "application/dicom+json"
 XML_TYPE = "application/dicom+xml"
@@ -140,12 +134,7 @@ class StowService:
         loop = asyncio.get_running_loop()
         pipe = BodyPipe(loop)
         working = loop.run_in_executor(
-            self._threads,
-            self._receiver.receive,
-            pipe,
-            boundary,
-            self._origin(request),
-            study,
+            self._threads, self._receiver.receive, pipe, boundary, self._origin(request), study
         )
         working.add_done_callback(lambda _future: pipe.leave())
         pumping = asyncio.create_task(self._pump(request, pipe))

@@ -1,7 +1,7 @@
 """The working half of a STOW-RS request: from the bytes of its body to instances and an outcome.
 
 Plain blocking code for one worker thread per request: writing, hashing and syncing files must not
-hold up the event loop that serves everybody else. ``BodyPipe`` is the way from the loop to the thread.
+hold up the event loop that serves everybody else. ``BodyPipe`` leads from the loop to the thread.
 """
 
 from __future__ import annotations
@@ -258,11 +258,7 @@ class PartReceiver:
     limits: BodyLimits = BodyLimits()
 
     def receive(
-        self,
-        body: BodyPipe,
-        boundary: bytes | None,
-        origin: Origin,
-        study_instance_uid: str | None,
+        self, body: BodyPipe, boundary: bytes | None, origin: Origin, study_instance_uid: str | None
     ) -> Reply:
         """Read one body to its end; what the reply calls stored is durable.
 

@@ -73,8 +73,7 @@ class Decodable:
 
 def storage_contexts() -> dict[str, tuple[str, ...]]:
     """Transfer syntaxes by storage SOP class, for the negotiation of associations."""
-    syntaxes = decodable_syntaxes()
-    return dict.fromkeys(sorted(STORAGE_SOP_CLASSES), syntaxes)
+    return dict.fromkeys(sorted(STORAGE_SOP_CLASSES), decodable_syntaxes())
 
 
 def _samples() -> Mapping[str, Mapping[str, str | int]]:
