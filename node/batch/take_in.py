@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from node.batch.workers import Say
 from node.domain.errors import TryLater
-from node.domain.instance import InstanceState, Origin
+from node.domain.instance import InstanceState
 from node.pipeline.accept import IngestService
 from node.receive.folder import FolderSettings, FolderWatch, ScanReport
-from node.receive.ingest import Arrival, Ingest, Receipt
 
 NO_DICOM = "not a DICOM file"
 _PREAMBLE_BYTES = 128
@@ -43,34 +42,6 @@ class TakenIn:
     ignored: tuple[LeftOut, ...]
 
 
-@dataclass(slots=True)
-class _Listening:
-    """The ingest, and every receipt that it gave, in order."""
-
-    ingest: Ingest
-    receipts: list[Receipt] = field(default_factory=list)
-
-    def begin_file(self, origin: Origin, *, source: str, is_meant: bool) -> _Heard:
-        arrival = self.ingest.begin_file(origin, source=source, is_meant=is_meant)
-        return _Heard(arrival, self.receipts)
-
-
-@dataclass(slots=True)
-class _Heard:
-    arrival: Arrival
-    receipts: list[Receipt]
-
-    def write(self, data: bytes | memoryview) -> None:
-        self.arrival.write(data)
-
-    def finish(self) -> Receipt:
-        self.receipts.append(self.arrival.finish())
-        return self.receipts[-1]
-
-    def abandon(self) -> None:
-        self.arrival.abandon()
-
-
 def take_in(door: IngestService, source: Path, say: Say) -> TakenIn:
     """Take every file of a folder and those below it.
 
@@ -80,13 +51,12 @@ def take_in(door: IngestService, source: Path, say: Say) -> TakenIn:
     say(f"reading {source}")
     for row in door.quarantine.rows():  # of an earlier run; what is still no good comes again
         door.quarantine.discard(row.id)
-    listening = _Listening(door.ingest)
-    watch = FolderWatch(FolderSettings(folder=source), listening, door.index)
+    watch = FolderWatch(FolderSettings(folder=source), door.ingest, door.index)
     report = watch.scan(is_settled_at_once=True)
     if report.waiting:
         shortage = door.spool.shortage or "some files were being written"
         raise TryLater(f"{report.waiting} files could not be taken in: {shortage}")
-    duplicates = tuple(_duplicates(report, listening.receipts))
+    duplicates = tuple(_duplicates(report))
     say(
         f"{len(report.taken) - len(duplicates)} instances taken in, "
         f"{len(duplicates)} duplicates, {len(report.refused)} files refused"
@@ -101,10 +71,10 @@ def take_in(door: IngestService, source: Path, say: Say) -> TakenIn:
     )
 
 
-def _duplicates(report: ScanReport, receipts: list[Receipt]) -> Iterator[LeftOut]:
+def _duplicates(report: ScanReport) -> Iterator[LeftOut]:
     """Files whose instance came before in this scan; an earlier run does not count."""
     first: dict[str, Path] = {}
-    for path, receipt in zip(report.taken, receipts, strict=True):
+    for path, receipt in zip(report.taken, report.receipts, strict=True):
         other = first.setdefault(receipt.sop_instance_uid, path)
         if other is path:
             continue

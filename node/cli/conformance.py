@@ -16,15 +16,16 @@ from node.domain import statuses
 from node.domain.notes import Note
 from node.domain.pixels import BITS_READ
 from node.domain.quantity import RESCALE_IS_DUE, Quantity
+from node.domain.received import IMAGE_SOP_CLASSES
 from node.domain.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.pipeline.accept import dimse_settings
 from node.pipeline.build import Plan
 from node.pipeline.forms import FORMS
 from node.receive import dimse
-from node.receive.dimse_transfer import VERIFICATION_SOP_CLASS_UID
+from node.receive.dimse_messages import VERIFICATION_SOP_CLASS_UID
 from node.receive.dimse_upper_layer import Refusal
 from node.receive.stow_parts import BodyLimits
-from node.receive.syntaxes import IMAGE_SOP_CLASSES, storage_contexts
+from node.receive.syntaxes import storage_contexts
 
 
 def conformance(plan: Plan, stow_prefix: str) -> dict[str, Any]:

@@ -10,6 +10,21 @@ from dataclasses import dataclass
 
 from node.domain.notes import Note
 
+# images of a patient in a plane: what a model may be given (PS3.6 Annex A); not Secondary Capture,
+# which shows whatever a screen showed
+_IMAGE_SUFFIXES = (
+    "1 1.1 1.1.1 1.2 1.2.1 1.3 1.3.1 2 2.1 2.2 3.1 4 4.1 4.3 4.4 6.1 6.2 6.3 "
+    "12.1 12.1.1 12.2 12.2.1 13.1.1 13.1.2 13.1.3 13.1.4 13.1.5 14.1 14.2 20 "
+    "77.1.1 77.1.2 77.1.3 77.1.4 77.1.5.1 77.1.5.2 77.1.5.4 77.1.5.7 77.1.6 77.1.7 77.1.8 77.1.9 "
+    "128 128.1 130 481.1 481.23 481.24"
+)
+IMAGE_SOP_CLASSES = frozenset(
+    f"1.2.840.10008.5.1.4.1.1.{suffix}" for suffix in _IMAGE_SUFFIXES.split()
+)
+
+# PS3.3 C.7.6.3.1.2: a picture in colours has no values that a model of today could read
+_GRAY = frozenset(("MONOCHROME1", "MONOCHROME2"))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Received:
@@ -43,3 +58,8 @@ def patient_key(patient_id: bytes, study_instance_uid: str) -> str:
     """
     text = patient_id.strip(b" \0") + b"\x1f" + study_instance_uid.encode()
     return hashlib.sha256(text).hexdigest()
+
+
+def can_be_input(sop_class_uid: str, photometric_interpretation: str) -> bool:
+    """Whether an instance that has pixels may be given to a model."""
+    return sop_class_uid in IMAGE_SOP_CLASSES and photometric_interpretation in _GRAY

@@ -20,8 +20,8 @@ from node.domain.gate_verdict import GateVerdict
 from node.domain.header import Header, HeaderMerger, Missing, value_of
 from node.domain.instance import Instance, Origin
 from node.domain.loss import Loss
+from node.domain.received import IMAGE_SOP_CLASSES, can_be_input
 from node.jobs.values import SeriesPart
-from node.receive.syntaxes import IMAGE_SOP_CLASSES, can_be_input
 from node.route.sets import Candidate
 
 ReadHeader = Callable[[Instance], Dataset]

@@ -8,7 +8,7 @@ unless the reason is a lack of room.
 
 Every road gets the same checks, in one pass and before any answer:
 
-- the data set is whole, to its last byte (``walk``), deflated ones under a cap (``inflate``);
+- the data set is whole, to its last byte (``walk``), deflated ones under a cap (``envelope``);
 - study, series and SOP UIDs are there and well formed (PS3.5 9.1); class and instance are the
   announced ones; the study is the one a STOW path names;
 - native pixel data are as long as rows x columns x frames x samples x bits say; encapsulated pixel

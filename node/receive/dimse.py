@@ -20,7 +20,7 @@ import logging
 import socket
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from threading import Event, Lock, Thread
@@ -28,23 +28,11 @@ from threading import Event, Lock, Thread
 from node.domain.association import Ending
 from node.domain.errors import ConfigInvalid, TryLater
 from node.domain.instance import Origin, Transport
-from node.domain.peers import Peer, is_ae_title, is_loopback_host, match_peer
-from node.domain.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from node.receive.associations import HEARTBEAT_S, AssociationLog
-from node.receive.carried import Carried
-from node.receive.dimse_transfer import (
-    VERIFICATION_SOP_CLASS_UID,
-    Context,
-    InstanceSink,
-    ToProvider,
-    Transfer,
-)
-from node.receive.dimse_upper_layer import (
-    AssociationRequest,
-    Refusal,
-    UpperLayer,
-    UpperLayerSettings,
-)
+from node.domain.peers import Peer, is_loopback_host, match_peer
+from node.receive.dimse_messages import VERIFICATION_SOP_CLASS_UID, Context, Transfer
+from node.receive.dimse_upper_layer import AssociationRequest, Refusal, UpperLayer
+from node.receive.ingest import Carried, Ingest
+from node.receive.store import HEARTBEAT_S, AssociationLog
 
 APPLICATION_CONTEXT_NAME = "1.2.840.10008.3.1.1.1"  # PS3.7 A.2.1
 
@@ -56,8 +44,10 @@ CALLING_AE_TITLE_NOT_RECOGNIZED = Refusal(1, 1, 3)
 TEMPORARY_CONGESTION = Refusal(2, 3, 1)
 LOCAL_LIMIT_EXCEEDED = Refusal(2, 3, 2)
 
-_SMALLEST_PDU_BYTES, _LARGEST_PDU_BYTES = 4096, 1024 * 1024
 _NAMES_KEPT_S = 60.0
+_STOP_S = 5.0
+# Verification has no data set; PS3.5 10.1: the default comes first
+_VERIFICATION_SYNTAXES = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")
 
 _log = logging.getLogger(__name__)
 
@@ -83,31 +73,12 @@ class DimseSettings:
     idle_timeout_s: float = 60.0
 
     def __post_init__(self) -> None:
-        mistakes = list(self._mistakes())
-        if mistakes:
-            raise ConfigInvalid(mistakes)
-
-    def _mistakes(self) -> Collection[tuple[str, str]]:
-        found = []
-        if not self.ae_titles or not all(is_ae_title(title) for title in self.ae_titles):
-            found.append(("ae_titles", "give one or more titles of 1 to 16 printable characters"))
-        if not 0 <= self.port <= 65535:
-            found.append(("dimse.port", "must lie between 0 and 65535"))
-        if self.max_associations < 1:
-            found.append(("dimse.max_associations", "must be 1 or more"))
-        if self.max_associations_per_peer < 1:
-            found.append(("dimse.max_associations_per_peer", "must be 1 or more"))
-        if not _SMALLEST_PDU_BYTES <= self.max_pdu_bytes <= _LARGEST_PDU_BYTES:
-            found.append(("dimse.max_pdu_bytes", "must lie between 4096 and 1048576"))
         if not any(peer.ae_title for peer in self.peers) and not is_loopback_host(self.host):
-            found.append(
-                (
-                    "dimse.host",
-                    f"{self.host} can be reached from other machines: "
-                    "add the peers that may call, or bind to 127.0.0.1",
-                )
+            sentence = (
+                f"{self.host} can be reached from other machines: "
+                "add the peers that may call, or bind to 127.0.0.1"
             )
-        return found
+            raise ConfigInvalid([("dimse.host", sentence)])
 
 
 class DimseServer:
@@ -117,56 +88,40 @@ class DimseServer:
         contexts: Transfer syntaxes by storage SOP class, in our order of preference; Verification
             is added.
     Raises:
-        ConfigInvalid: The address cannot be listened on.
+        ConfigInvalid: The port is in use, or the address is not ours to listen on.
     """
 
     def __init__(
         self,
         settings: DimseSettings,
-        ingest: InstanceSink,
+        ingest: Ingest,
         associations: AssociationLog,
         contexts: Mapping[str, Sequence[str]],
     ) -> None:
-        self._settings = settings
-        self._contexts = {**contexts, VERIFICATION_SOP_CLASS_UID: _native_syntaxes()}
-        self._associations = associations
         self._admission = _Admission(settings, ingest, associations)
-        self._upper_layer: UpperLayer | None = None
+        try:
+            self._upper_layer = UpperLayer(
+                (settings.host, settings.port),
+                settings.ae_titles[0].strip(),
+                {**contexts, VERIFICATION_SOP_CLASS_UID: _VERIFICATION_SYNTAXES},
+                self._admission.admit,
+                max_pdu_bytes=settings.max_pdu_bytes,
+                negotiation_timeout_s=settings.negotiation_timeout_s,
+                idle_timeout_s=settings.idle_timeout_s,
+            )
+        except OSError as error:
+            raise ConfigInvalid([_why_not_listening(settings, error)]) from error
         self._stopping = Event()
         self._heart = Thread(target=self._beat, name="dimse-heartbeat", daemon=True)
 
     def start(self) -> None:
-        """Listen; returns when the port is open.
-
-        Raises:
-            ConfigInvalid: The port is in use, or the address is not ours to listen on.
-        """
-        settings = self._settings
-        try:
-            self._upper_layer = UpperLayer(
-                UpperLayerSettings(
-                    host=settings.host,
-                    port=settings.port,
-                    ae_title=settings.ae_titles[0].strip(),
-                    implementation_class_uid=IMPLEMENTATION_CLASS_UID,
-                    implementation_version_name=IMPLEMENTATION_VERSION_NAME,
-                    max_pdu_bytes=settings.max_pdu_bytes,
-                    negotiation_timeout_s=settings.negotiation_timeout_s,
-                    idle_timeout_s=settings.idle_timeout_s,
-                ),
-                self._contexts,
-                self._admission,
-            )
-        except OSError as error:
-            raise ConfigInvalid([_why_not_listening(settings, error)]) from error
+        """Serve whoever calls."""
         self._upper_layer.start()
         self._heart.start()
 
     @property
     def port(self) -> int:
         """The port that is listened on, also where 0 was asked for."""
-        if self._upper_layer is None:
-            raise RuntimeError("the server was not started")
         return self._upper_layer.port
 
     def open_associations(self) -> int:
@@ -180,25 +135,22 @@ class DimseServer:
             Whether all associations ended by themselves within the time.
         """
         self._admission.refuse_all()
-        upper_layer = self._upper_layer
         deadline_s = time.monotonic() + timeout_s
-        while upper_layer is not None and self._admission.open_sessions():
-            if time.monotonic() >= deadline_s:
-                break
-            upper_layer.retire()
+        while self._admission.open_sessions() and time.monotonic() < deadline_s:
+            self._upper_layer.retire()
             self._admission.changed.wait(0.05)
             self._admission.changed.clear()
         is_clean = not self._admission.open_sessions()
         self.stop()
         return is_clean
 
-    def stop(self, timeout_s: float = 5.0) -> None:
+    def stop(self) -> None:
         """Close the port and abort what is open; an instance in hand leaves nothing behind."""
         self._stopping.set()
         self._admission.refuse_all()
-        if self._upper_layer is not None:
-            self._upper_layer.stop(timeout_s)
-            self._heart.join(timeout_s)
+        self._upper_layer.stop(_STOP_S)
+        if self._heart.is_alive():
+            self._heart.join(_STOP_S)
 
     def _beat(self) -> None:
         while not self._stopping.wait(HEARTBEAT_S):
@@ -217,17 +169,9 @@ class _Session:
     is_over: bool = False
     lock: Lock = field(default_factory=Lock)
 
-    @property
-    def is_idle(self) -> bool:
-        return self.transfer is None or self.transfer.is_idle
-
-    def establish(self, contexts: Mapping[int, Context], peer_max_pdu_bytes: int) -> None:
+    def establish(self, contexts: Mapping[int, Context], peer_max_pdu_bytes: int) -> Transfer:
         self.transfer = Transfer(self.admission.ingest, self.origin, contexts, peer_max_pdu_bytes)
-
-    def receive(self, body: memoryview) -> bytes | ToProvider | None:
-        if self.transfer is None:
-            raise RuntimeError("a message came before its association was established")
-        return self.transfer.receive(body)
+        return self.transfer
 
     def beat(self) -> None:
         with self.lock:
@@ -263,7 +207,7 @@ class _Admission:
     """Who comes in, and how many."""
 
     def __init__(
-        self, settings: DimseSettings, ingest: InstanceSink, associations: AssociationLog
+        self, settings: DimseSettings, ingest: Ingest, associations: AssociationLog
     ) -> None:
         self.ingest = ingest
         self.associations = associations
@@ -278,9 +222,24 @@ class _Admission:
 
     def admit(self, request: AssociationRequest) -> _Session | Refusal:
         """Judge a request; what is admitted has its slot and its row."""
-        refusal, peer = self._judge(request)
-        if refusal is not None:
-            return self._refuse(request, refusal)
+        admitted = self._admit(request)
+        if isinstance(admitted, Refusal):
+            _log.warning(
+                "refused an association: result %d source %d reason %d",
+                admitted.result,
+                admitted.source,
+                admitted.reason,
+                extra={
+                    "calling_ae_title": ascii(request.calling_ae_title),
+                    "address": request.address,
+                },
+            )
+        return admitted
+
+    def _admit(self, request: AssociationRequest) -> _Session | Refusal:
+        peer = self._judge(request)
+        if isinstance(peer, Refusal):
+            return peer
         origin = Origin(
             transport=Transport.DIMSE,
             association_id="",
@@ -289,17 +248,17 @@ class _Admission:
             called_ae_title=request.called_ae_title,
             address=request.address,
         )
-        session = _Session(origin, peer.name if peer else request.address, self)
+        session = _Session(origin, origin.peer or request.address, self)
         refusal = self._enter(session)
         if refusal is not None:
-            return self._refuse(request, refusal)
+            return refusal
         if request.abstract_syntaxes <= {VERIFICATION_SOP_CLASS_UID}:
             return session  # an echo sends nothing that anybody waits for
         try:
             session.origin = replace(origin, association_id=self.associations.opened(origin))
         except TryLater:
             self.leave(session)
-            return self._refuse(request, TEMPORARY_CONGESTION)
+            return TEMPORARY_CONGESTION
         return session
 
     def open_sessions(self) -> list[_Session]:
@@ -318,18 +277,17 @@ class _Admission:
                 self._taken += Counter()  # drops what is zero
         self.changed.set()
 
-    def _judge(self, request: AssociationRequest) -> tuple[Refusal | None, Peer | None]:
+    def _judge(self, request: AssociationRequest) -> Peer | Refusal | None:
+        """Which of the peers it is; None where everybody may call."""
         if request.application_context_name != APPLICATION_CONTEXT_NAME:
-            return APPLICATION_CONTEXT_NOT_SUPPORTED, None
+            return APPLICATION_CONTEXT_NOT_SUPPORTED
         if request.called_ae_title not in self._called:
-            return CALLED_AE_TITLE_NOT_RECOGNIZED, None
+            return CALLED_AE_TITLE_NOT_RECOGNIZED
         peers = self._settings.peers
         peer = match_peer(peers, request.calling_ae_title, request.address, self._names.addresses)
         if peer is None and any(known.ae_title for known in peers):
-            return CALLING_AE_TITLE_NOT_RECOGNIZED, None
-        if not request.is_well_formed:
-            return NO_REASON_GIVEN, None
-        return None, peer
+            return CALLING_AE_TITLE_NOT_RECOGNIZED
+        return peer if request.is_well_formed else NO_REASON_GIVEN
 
     def _enter(self, session: _Session) -> Refusal | None:
         with self._lock:
@@ -342,17 +300,6 @@ class _Admission:
             self._sessions.add(session)
             self._taken[session.slot] += 1
         return None
-
-    @staticmethod
-    def _refuse(request: AssociationRequest, refusal: Refusal) -> Refusal:
-        _log.warning(
-            "refused an association: result %d source %d reason %d",
-            refusal.result,
-            refusal.source,
-            refusal.reason,
-            extra={"calling_ae_title": ascii(request.calling_ae_title), "address": request.address},
-        )
-        return refusal
 
 
 class _Names:
@@ -369,11 +316,6 @@ class _Names:
             known = frozenset(str(entry[4][0]) for entry in socket.getaddrinfo(host, None))
         self._found[host] = (time.monotonic(), known)
         return known
-
-
-def _native_syntaxes() -> tuple[str, ...]:
-    """For Verification, which has no data set: PS3.5 10.1 default first."""
-    return ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")
 
 
 def _why_not_listening(settings: DimseSettings, error: OSError) -> tuple[str, str]:

@@ -1,8 +1,8 @@
 """Where pynetdicom ends and our data path begins: the only file that touches its internals.
 
-pynetdicom keeps the association: state machine, negotiation, C-ECHO, release, abort. Between
-acceptance and release, P-DATA goes from the socket to a ``Session`` in the thread that reads it, and
-the response leaves from that thread.
+pynetdicom keeps the association: state machine, negotiation, release, abort. Between acceptance and
+release, P-DATA goes from the socket to the ``Transfer`` of a ``Session`` in the thread that reads it,
+and the response leaves from that thread.
 
 Written against pynetdicom 3.0.4 (floor 3.0.4, below 4). Used beyond its public interface, and
 watched by ``tests/receive/test_dimse_upper_layer.py``:
@@ -25,13 +25,14 @@ from __future__ import annotations
 import logging
 import select
 import socket
+import struct
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from socketserver import TCPServer
 from threading import Event, Lock, Thread
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeAlias, cast
 
 from pynetdicom import _config
 from pynetdicom.acse import ACSE
@@ -45,13 +46,30 @@ from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AssociationServer, AssociationSocket, RequestHandler
 
 from node.domain.association import Ending
-from node.receive.dimse_command import UNEXPECTED_PDU, ProtocolFault
-from node.receive.dimse_transfer import P_DATA_TF, Context, ToProvider
-from node.receive.dimse_wire import PATIENCE_S, Wire
+from node.domain.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from node.receive.dimse_messages import (
+    INVALID_PDU_PARAMETER,
+    P_DATA_TF,
+    PDU_HEADER,
+    UNEXPECTED_PDU,
+    UNRECOGNIZED_PDU,
+    Context,
+    ProtocolFault,
+    Transfer,
+)
 
 # How long a peer may take to close after release, reject or abort. PS3.8 9.2 (Sta13)
 LINGER_S = 2.0
 _ESTABLISHED, _CLOSING, _GONE = "Sta6", "Sta13", "Sta1"
+_FIRST_BUFFER_BYTES = 16 * 1024
+# 128 contexts with every known syntax and a user identity token stay below this.
+_NEGOTIATION_LIMIT_BYTES = 512 * 1024
+_FIXED_BYTES = 4
+# How long a read or write may hold its thread before it looks around.
+_PATIENCE_S = 0.25
+_SEND_LIMIT_S = 20.0
+_TIMEVAL = struct.Struct("@ll")
+_QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 # What pynetdicom raises when a peer's PDU decodes but makes no sense to it.
 _NONSENSE = (InvalidEventError, ValueError, LookupError, AttributeError, TypeError)
 
@@ -80,114 +98,17 @@ class Refusal:
 
 
 class Session(Protocol):
-    """One admitted association, from admission to its end."""
+    """One admitted association, which holds its slot from admission to its end."""
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether no message is half received."""
-        ...
-
-    def establish(self, contexts: Mapping[int, Context], peer_max_pdu_bytes: int) -> None:
-        """Negotiation is over; messages follow."""
-        ...
-
-    def receive(self, body: memoryview) -> bytes | ToProvider | None:
-        """Take one P-DATA-TF; may raise ProtocolFault."""
-        ...
+    def establish(self, contexts: Mapping[int, Context], peer_max_pdu_bytes: int) -> Transfer:
+        """Negotiation is over; whoever takes the messages that follow."""
 
     def end(self, ending: Ending) -> None:
         """The association is over; called at least once, the first call counts."""
-        ...
 
 
-class Gate(Protocol):
-    """Who may come in."""
-
-    def admit(self, request: AssociationRequest) -> Session | Refusal:
-        """Judge a request; an admitted session holds its slot until it ends."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UpperLayerSettings:
-    """What the upper layer needs to know."""
-
-    host: str
-    port: int
-    ae_title: str
-    implementation_class_uid: str
-    implementation_version_name: str
-    max_pdu_bytes: int
-    negotiation_timeout_s: float
-    idle_timeout_s: float
-
-
-class UpperLayer:
-    """A listening port and its associations.
-
-    Args:
-        contexts: Transfer syntaxes by abstract syntax, in our order of preference.
-    Raises:
-        OSError: The address cannot be bound.
-    """
-
-    def __init__(
-        self, settings: UpperLayerSettings, contexts: Mapping[str, Sequence[str]], gate: Gate
-    ) -> None:
-        # its standard event handlers describe PDUs and data sets to the log, and cost time
-        _config.LOG_HANDLER_LEVEL = "none"
-        entity = ApplicationEntity(settings.ae_title)
-        entity.implementation_class_uid = settings.implementation_class_uid
-        entity.implementation_version_name = settings.implementation_version_name
-        entity.maximum_pdu_size = settings.max_pdu_bytes
-        entity.acse_timeout = settings.negotiation_timeout_s
-        entity.network_timeout = settings.idle_timeout_s
-        entity.maximum_associations = 1_000_000  # the gate counts
-        for abstract_syntax, transfer_syntaxes in contexts.items():
-            entity.add_supported_context(abstract_syntax, list(transfer_syntaxes))
-        self._server = _Server(
-            entity,
-            (settings.host, settings.port),
-            settings.ae_title,
-            _Shared(entity.supported_contexts),
-            gate,
-        )
-        self._thread = Thread(
-            target=self._server.serve_forever, args=(0.1,), name="dimse-listen", daemon=True
-        )
-
-    @property
-    def port(self) -> int:
-        """The port that is listened on."""
-        return int(self._server.server_address[1])
-
-    def start(self) -> None:
-        """Begin to accept."""
-        self._thread.start()
-
-    def retire(self) -> None:
-        """Let every association end after the message in hand, by A-ABORT."""
-        for provider in self._server.providers():
-            provider.retire()
-
-    def count(self) -> int:
-        """Connections that still have a thread."""
-        return len(self._server.providers())
-
-    def stop(self, timeout_s: float) -> None:
-        """Stop listening, abort what is left, wait for the threads."""
-        if self._thread.is_alive():
-            TCPServer.shutdown(self._server)  # the stock one expects a registration at its entity
-        self._server.server_close()
-        deadline_s = time.monotonic() + timeout_s
-        providers = self._server.providers()
-        for provider in providers:
-            provider.cut()
-        for provider in providers:
-            provider.join(max(deadline_s - time.monotonic(), 0.05))
-            provider.assoc.join(max(deadline_s - time.monotonic(), 0.05))
-        if self._thread.is_alive():
-            self._thread.join(timeout_s)
+Gate: TypeAlias = Callable[[AssociationRequest], Session | Refusal]
+"""Judges who may come in."""
 
 
 class _Shared(list[PresentationContext]):
@@ -200,42 +121,81 @@ class _Shared(list[PresentationContext]):
 class _Handler(RequestHandler):
     def _create_association(self) -> Association:
         association = super()._create_association()
-        server = cast(_Server, self.server)
         association.acse.__class__ = _Negotiation
         association.dul.__class__ = _Provider
         provider = _provider(association)
         provider.daemon = True
-        provider.prepare(self.request, server)
+        provider.prepare(self.request, cast(UpperLayer, self.server))
         return association
 
 
-class _Server(AssociationServer):
+class UpperLayer(AssociationServer):
+    """A listening port and its associations.
+
+    Args:
+        contexts: Transfer syntaxes by abstract syntax, in our order of preference.
+    Raises:
+        OSError: The address cannot be bound.
+    """
+
     request_queue_size = 128
 
     def __init__(
         self,
-        entity: ApplicationEntity,
         address: tuple[str, int],
         ae_title: str,
-        contexts: list[PresentationContext],
+        contexts: Mapping[str, Sequence[str]],
         gate: Gate,
+        *,
+        max_pdu_bytes: int,
+        negotiation_timeout_s: float,
+        idle_timeout_s: float,
     ) -> None:
+        # its standard event handlers describe PDUs and data sets to the log, and cost time
+        _config.LOG_HANDLER_LEVEL = "none"
+        entity = ApplicationEntity(ae_title)
+        entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+        entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+        entity.maximum_pdu_size = max_pdu_bytes
+        entity.acse_timeout = negotiation_timeout_s
+        entity.network_timeout = idle_timeout_s
+        entity.maximum_associations = 1_000_000  # the gate counts
+        for abstract_syntax, transfer_syntaxes in contexts.items():
+            entity.add_supported_context(abstract_syntax, list(transfer_syntaxes))
         self.gate = gate
-        self._lock = Lock()
-        self._providers: set[_Provider] = set()
-        super().__init__(entity, address, ae_title, contexts, request_handler=_Handler)
+        self.providers: set[_Provider] = set()  # every use is one call, which no thread interrupts
+        self._thread = Thread(
+            target=self.serve_forever, args=(0.1,), name="dimse-listen", daemon=True
+        )
+        shared = _Shared(entity.supported_contexts)
+        super().__init__(entity, address, ae_title, shared, request_handler=_Handler)
 
-    def providers(self) -> list[_Provider]:
-        with self._lock:
-            return list(self._providers)
+    @property
+    def port(self) -> int:
+        return int(self.server_address[1])
 
-    def add(self, provider: _Provider) -> None:
-        with self._lock:
-            self._providers.add(provider)
+    def start(self) -> None:
+        self._thread.start()
 
-    def remove(self, provider: _Provider) -> None:
-        with self._lock:
-            self._providers.discard(provider)
+    def retire(self) -> None:
+        """Let every association end after the message in hand, by A-ABORT."""
+        for provider in list(self.providers):
+            provider.retire()
+
+    def stop(self, timeout_s: float) -> None:
+        """Stop listening, abort what is left, wait for the threads."""
+        if self._thread.is_alive():
+            TCPServer.shutdown(self)  # the stock one expects a registration at its entity
+        self.server_close()
+        deadline_s = time.monotonic() + timeout_s
+        providers = list(self.providers)
+        for provider in providers:
+            provider.cut()
+        for provider in providers:
+            provider.join(max(deadline_s - time.monotonic(), 0.05))
+            provider.assoc.join(max(deadline_s - time.monotonic(), 0.05))
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
 
     def service_actions(self) -> None:
         """Nothing: the stock action runs a garbage collection in the accept loop."""
@@ -254,22 +214,18 @@ class _Negotiation(ACSE):
             association.kill()
             return
         try:
-            self._admit_and_negotiate(association, request)
+            admitted = cast(UpperLayer, association._server).gate(_described(association, request))
+            if isinstance(admitted, Refusal):
+                self.send_reject(admitted.result, admitted.source, admitted.reason)
+                association.kill()
+                return
+            _provider(association).attach(admitted)
+            super()._negotiate_as_acceptor()
         finally:
             if not (
                 association.is_established or association.is_rejected or association.is_aborted
             ):
                 self.send_abort(0x02)  # an error on our side must not leave the peer waiting
-
-    def _admit_and_negotiate(self, association: Association, request: A_ASSOCIATE) -> None:
-        server = cast(_Server, association._server)
-        admitted = server.gate.admit(_described(association, request))
-        if isinstance(admitted, Refusal):
-            self.send_reject(admitted.result, admitted.source, admitted.reason)
-            association.kill()
-            return
-        _provider(association).attach(admitted)
-        super()._negotiate_as_acceptor()
 
 
 def _provider(association: Association) -> _Provider:
@@ -289,10 +245,127 @@ def _described(association: Association, request: A_ASSOCIATE) -> AssociationReq
     )
 
 
+class _Wire:
+    """The socket of one association: whole PDUs out of one reused buffer.
+
+    Nothing is copied between the kernel and whoever takes a PDU's body, and a PDU longer than its
+    type may be is refused by its header, before its body is read.
+
+    Args:
+        max_pdu_bytes: The maximum length that the association advertises.
+    Attributes:
+        heard_at_s: When bytes came last, on the monotonic clock; a long answer may set it anew.
+    Source: PS3.8 9.3.1 (PDU header), D.1 (maximum length).
+    """
+
+    def __init__(self, connection: socket.socket, max_pdu_bytes: int) -> None:
+        self._connection = connection
+        self._largest = {
+            **dict.fromkeys((0x01, 0x02), _NEGOTIATION_LIMIT_BYTES),
+            **dict.fromkeys((0x03, 0x05, 0x06, 0x07), _FIXED_BYTES),
+            P_DATA_TF: max_pdu_bytes,
+        }
+        self._capacity = 2 * (max_pdu_bytes + PDU_HEADER.size)
+        self._buffer = memoryview(bytearray(min(_FIRST_BUFFER_BYTES, self._capacity)))
+        self._start = 0
+        self._end = 0
+        self.heard_at_s = time.monotonic()
+        _set_limits(connection)
+
+    def fill(self) -> bool:
+        """Read what has come, waiting ``_PATIENCE_S`` at most; False at the end of the stream.
+
+        Raises:
+            OSError: The connection is broken.
+        """
+        self._make_room()
+        try:
+            size = self._connection.recv_into(self._buffer[self._end :])
+        except (BlockingIOError, InterruptedError):
+            return True
+        self._end += size
+        self.heard_at_s = time.monotonic()
+        if _QUICKACK is not None:
+            # The kernel leaves this mode by itself: a peer whose Nagle algorithm is on would wait
+            # 40 ms for each delayed acknowledgement.
+            self._connection.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+        return size > 0
+
+    def whole_pdu(self) -> int:
+        """Length of the PDU at the front of the buffer, its header included; 0 while it is cut.
+
+        Raises:
+            ProtocolFault: No such PDU type, or longer than this type may be.
+        """
+        if self._end - self._start < PDU_HEADER.size:
+            return 0
+        pdu_type, length = PDU_HEADER.unpack_from(self._buffer, self._start)
+        limit = self._largest.get(pdu_type)
+        if limit is None:
+            raise ProtocolFault("no such PDU type", UNRECOGNIZED_PDU)
+        if length > limit:
+            raise ProtocolFault("PDU is longer than allowed", INVALID_PDU_PARAMETER)
+        whole = PDU_HEADER.size + int(length)
+        return whole if self._end - self._start >= whole else 0
+
+    @property
+    def next_type(self) -> int:
+        """Type of the PDU at the front of the buffer."""
+        return self._buffer[self._start]
+
+    def take(self, size: int) -> memoryview:
+        """The next bytes of the buffer, valid until the next ``fill``."""
+        taken = self._buffer[self._start : min(self._start + size, self._end)]
+        self._start += len(taken)
+        return taken
+
+    def take_body(self) -> memoryview:
+        """The body of the whole PDU at the front, valid until the next ``fill``."""
+        return self.take(self.whole_pdu())[PDU_HEADER.size :]
+
+    def discard_buffered(self) -> None:
+        """Forget what was read and not taken."""
+        self._start = self._end = 0
+
+    def discard(self) -> bool:
+        """Read and forget what has come; False at the end of the stream or of the connection."""
+        self.discard_buffered()
+        try:
+            return self.fill()
+        except OSError:
+            return False
+
+    def _make_room(self) -> None:
+        """Space for more, if possible without moving anything."""
+        if self._start == self._end:
+            self._start = self._end = 0
+        waiting = self._buffer[self._start : self._end]
+        needed = PDU_HEADER.size
+        if len(waiting) >= PDU_HEADER.size:
+            needed += PDU_HEADER.unpack_from(waiting)[1]
+        if needed > _FIRST_BUFFER_BYTES // 2 and len(self._buffer) < max(needed, self._capacity):
+            larger = memoryview(bytearray(max(needed, self._capacity)))
+            larger[: len(waiting)] = waiting
+            self._buffer, self._start, self._end = larger, 0, len(waiting)
+        elif self._start + needed > len(self._buffer) or self._end == len(self._buffer):
+            self._buffer[: len(waiting)] = waiting  # an overlapping move is safe here
+            self._start, self._end = 0, len(waiting)
+
+
+def _set_limits(connection: socket.socket) -> None:
+    """No waiting for more to send, and no call that holds a thread for long."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setblocking(True)
+    for option, seconds in ((socket.SO_RCVTIMEO, _PATIENCE_S), (socket.SO_SNDTIMEO, _SEND_LIMIT_S)):
+        value = _TIMEVAL.pack(int(seconds), int(seconds % 1 * 1_000_000))
+        connection.setsockopt(socket.SOL_SOCKET, option, value)
+
+
 class _Socket(AssociationSocket):
     """Lets pynetdicom's own reading see the bytes that are already in our buffer."""
 
-    wire: Wire
+    wire: _Wire
 
     def recv(self, nr_bytes: int) -> bytearray:
         return bytearray(self.wire.take(nr_bytes))
@@ -301,10 +374,10 @@ class _Socket(AssociationSocket):
 class _Provider(DULServiceProvider):
     """The reading thread of one association."""
 
-    def prepare(self, connection: socket.socket, server: _Server) -> None:
+    def prepare(self, connection: socket.socket, server: UpperLayer) -> None:
         """Stands for a constructor: the object exists already, its thread does not run yet."""
         self._connection = connection
-        self._wire = Wire(connection, self.assoc.ae.maximum_pdu_size)
+        self._wire = _Wire(connection, self.assoc.ae.maximum_pdu_size)
         self._transport = cast(_Socket, self.socket)
         self._transport.__class__ = _Socket
         self._transport.wire = self._wire
@@ -312,7 +385,7 @@ class _Provider(DULServiceProvider):
         self._owner = server
         self._session: Session | None = None
         self._session_lock = Lock()
-        self._is_established = False
+        self._transfer: Transfer | None = None
         self._is_over = False
         self._is_retiring = Event()
         self._abort_reason = 0
@@ -320,7 +393,7 @@ class _Provider(DULServiceProvider):
         self._waker, self._wakened = socket.socketpair()
         self._waker.setblocking(False)
         self._wakened.setblocking(False)
-        server.add(self)
+        server.providers.add(self)
 
     # ---- called by other threads
 
@@ -374,13 +447,15 @@ class _Provider(DULServiceProvider):
         state = self.state_machine.current_state
         if state == _CLOSING:
             return self._linger()
-        if state == _ESTABLISHED and self._is_retiring.is_set() and self._session_is_idle():
-            self._abort_as_user()
+        if state == _ESTABLISHED and self._is_retiring.is_set() and self._is_idle():
+            if not self.assoc._sent_abort:
+                self.assoc._sent_abort = True
+                self.assoc.acse.send_abort(0x00)
             return False
         self._let_reactor_run(state)
         if not self.event_queue.empty():
             return True
-        if self._has_whole_pdu() or (self._wait(PATIENCE_S) and self._fill()):
+        if self._has_whole_pdu() or (self._wait(_PATIENCE_S) and self._fill()):
             self._read_pdu_data()
             return True
         return False
@@ -391,39 +466,33 @@ class _Provider(DULServiceProvider):
             if self._wire.next_type != P_DATA_TF:
                 super()._read_pdu_data()
                 return
-            if not self._transfer() or self._session_is_idle() or self._kill_thread:
+            if not self._take_pdu() or self._is_idle() or self._kill_thread:
                 return
             while not self._has_whole_pdu():
                 if self._must_look_around() or not self._fill():
                     return
 
-    def _transfer(self) -> bool:
+    def _take_pdu(self) -> bool:
         """Give one P-DATA-TF to the session; False when the state machine must act first."""
         session = self._session
         if self.state_machine.current_state != _ESTABLISHED or session is None:
             self._fault(ProtocolFault("P-DATA-TF outside an association", UNEXPECTED_PDU))
             return False
-        if not self._is_established:
-            self._is_established = True
-            session.establish(_accepted(self.assoc), self.assoc.requestor.maximum_length or 0)
+        if self._transfer is None:
+            peer_max_pdu_bytes = self.assoc.requestor.maximum_length or 0
+            self._transfer = session.establish(_accepted(self.assoc), peer_max_pdu_bytes)
         try:
-            reply = session.receive(self._wire.take_body(self._wire.whole_pdu()))
+            reply = self._transfer.receive(self._wire.take_body())
         except ProtocolFault as fault:
             self._fault(fault)
             return False
-        if isinstance(reply, ToProvider):
-            self._wire.put_back(reply.pdu)
-            super()._read_pdu_data()
-            return False
-        return reply is None or self._send_reply(reply)
-
-    def _send_reply(self, reply: bytes) -> bool:
-        try:
-            self._connection.sendall(reply)
-        except OSError:
-            self.event_queue.put("Evt17")
-            return False
-        self._wire.heard_at_s = time.monotonic()  # the time we took is not the peer's silence
+        if reply is not None:
+            try:
+                self._connection.sendall(reply)
+            except OSError:
+                self.event_queue.put("Evt17")
+                return False
+            self._wire.heard_at_s = time.monotonic()  # the time we took is not the peer's silence
         return True
 
     def _has_whole_pdu(self) -> bool:
@@ -437,19 +506,16 @@ class _Provider(DULServiceProvider):
         """Read more; False when nothing more can be read now."""
         if not self.event_queue.empty():
             return False
-        try:
+        with suppress(OSError):
             if self._wire.fill():
                 return True
-        except OSError:
-            pass
         self.event_queue.put("Evt17")
         return False
 
     def _must_look_around(self) -> bool:
         """Whether something other than more data wants this thread."""
-        if self.idle_timer_expired():
-            return True
-        return self._kill_thread or not self.to_provider_queue.empty()
+        is_wanted = self._kill_thread or not self.to_provider_queue.empty()
+        return is_wanted or self.idle_timer_expired()
 
     def _fault(self, fault: ProtocolFault) -> None:
         _log.warning("association aborted: %s", fault)
@@ -467,21 +533,13 @@ class _Provider(DULServiceProvider):
                 pdu.source, pdu.reason_diagnostic = 0x02, self._abort_reason
         super()._send(pdu)
 
-    def _abort_as_user(self) -> None:
-        if not self.assoc._sent_abort:
-            self.assoc._sent_abort = True
-            self.assoc.acse.send_abort(0x00)
-
     def _let_reactor_run(self, state: str) -> None:
         """Wake pynetdicom's association thread only when there is something for it.
 
         Left alone it looks around every millisecond, for each association, in the way of the data.
         """
         needed = (
-            state != _ESTABLISHED
-            or not self.assoc.dimse.msg_queue.empty()
-            or not self.to_user_queue.empty()
-            or self.idle_timer_expired()
+            state != _ESTABLISHED or not self.to_user_queue.empty() or self.idle_timer_expired()
         )
         checkpoint = self.assoc._reactor_checkpoint
         checkpoint.set() if needed else checkpoint.clear()
@@ -491,19 +549,16 @@ class _Provider(DULServiceProvider):
         now_s = time.monotonic()
         if not self._close_at_s:
             self._close_at_s = now_s + LINGER_S
-            self._shut_writing()
+            try:
+                self._connection.shutdown(socket.SHUT_WR)
+            except OSError:
+                self._close_at_s = now_s
         may_wait = now_s < self._close_at_s and not self._kill_thread
-        limit_s = min(self._close_at_s - now_s, PATIENCE_S)
+        limit_s = min(self._close_at_s - now_s, _PATIENCE_S)
         if may_wait and (not self._wait(limit_s) or self._wire.discard()):
             return True
         self._transport.close()
         return True
-
-    def _shut_writing(self) -> None:
-        try:
-            self._connection.shutdown(socket.SHUT_WR)
-        except OSError:
-            self._close_at_s = time.monotonic()
 
     def _wait(self, limit_s: float) -> bool:
         """Whether the socket has something, within the limit; another thread may wake us."""
@@ -521,14 +576,13 @@ class _Provider(DULServiceProvider):
         with suppress(OSError):  # full: it will wake anyway; closed: it is gone
             self._waker.send(b"\0")
 
-    def _session_is_idle(self) -> bool:
-        return self._session is None or not self._is_established or self._session.is_idle
+    def _is_idle(self) -> bool:
+        """Whether no message is half received."""
+        return self._transfer is None or self._transfer.is_idle
 
     def _end_session(self, ending: Ending) -> None:
-        with self._session_lock:
-            session = self._session
-        if session is not None:
-            session.end(ending)
+        if self._session is not None:
+            self._session.end(ending)
 
     def _finish(self) -> None:
         """The thread ends: whatever the state, nothing stays open or half done."""
@@ -540,7 +594,7 @@ class _Provider(DULServiceProvider):
         # an association thread that still waits for a request stops waiting
         self.to_user_queue.put(cast(A_ASSOCIATE, None))
         self.assoc._reactor_checkpoint.set()
-        self._owner.remove(self)
+        self._owner.providers.discard(self)
         self._connection.close()  # pynetdicom forgets to where the peer closed first
         self._waker.close()
         self._wakened.close()

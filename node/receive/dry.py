@@ -20,16 +20,12 @@ from node.domain.errors import InstanceRejected
 from node.domain.instance import InstanceState, Origin, Transport
 from node.domain.loss import Loss
 from node.domain.received import Received
-from node.receive.folder import is_meant_as_dicom, printable
+from node.receive.folder import take_file
 from node.receive.ingest import Ingest
 from node.receive.walk import Buffer
 
-_PIECE_BYTES = 1 << 20
-_UID_BYTES = 64
 _PREFIX_END = 132
 _ORIGIN = Origin(transport=Transport.FOLDER, association_id="")
-# preamble, group length and Transfer Syntax UID (PS3.10 7.1), before it is known which one
-_HEAD_BYTES = 128 + 4 + 12 + 8 + _UID_BYTES
 
 
 class DryRun:
@@ -63,14 +59,9 @@ class DryRun:
         """
         self.loss = None
         with path.open("rb") as file:
-            piece = file.read(_PIECE_BYTES)
-            self.is_part10 = piece[:_PREFIX_END].endswith(b"DICM")
-            is_meant = is_meant_as_dicom(path.name, piece)
-            arrival = self._ingest.begin_file(_ORIGIN, source=printable(path), is_meant=is_meant)
-            while piece:
-                arrival.write(piece)
-                piece = file.read(_PIECE_BYTES)
-            arrival.finish()
+            self.is_part10 = file.read(_PREFIX_END).endswith(b"DICM")
+            file.seek(0)
+            take_file(self._ingest, file, path, _ORIGIN)
         return self._part.received
 
     def record_loss(self, loss: Loss) -> None:
@@ -84,26 +75,32 @@ class DryRun:
 
     def header(self) -> Dataset:
         """The header of the file checked last and taken, as the node reads it from its spool."""
-        return self._part.header()
+        syntax = self.known.transfer_syntax_uid.encode("ascii").ljust(64, b"\0")
+        element = pack("<HH2sH", 0x0002, 0x0010, b"UI", len(syntax)) + syntax
+        length = pack("<HH2sHI", 0x0002, 0x0000, b"UL", 4, len(element))
+        file = io.BytesIO()
+        file.write(bytes(128) + b"DICM" + length + element)  # PS3.10 7.1
+        file.write(self._part.data)
+        file.seek(0)
+        return dcmread(file, stop_before_pixels=True)
 
 
 class _DryPart:
     """One file in memory: all of it, once."""
 
     def __init__(self) -> None:
-        self._bytes = bytearray(_HEAD_BYTES)
+        self.data = bytearray()
         self.received = Received()
 
     def write(self, data: bytes | memoryview) -> None:
-        self._bytes += data
+        self.data += data
 
     def rewrite(self, offset: int, data: bytes) -> None:
-        start = _HEAD_BYTES + offset
-        self._bytes[start : start + len(data)] = data
+        self.data[offset : offset + len(data)] = data
 
     @contextmanager
     def content(self) -> Iterator[Buffer]:
-        with memoryview(self._bytes) as whole, whole[_HEAD_BYTES:] as data:
+        with memoryview(self.data) as data:
             yield data
 
     @contextmanager
@@ -124,10 +121,3 @@ class _DryPart:
 
     def discard(self) -> None:
         """Nothing lies anywhere."""
-
-    def header(self) -> Dataset:
-        syntax = self.received.transfer_syntax_uid.encode("ascii").ljust(_UID_BYTES, b"\0")
-        element = pack("<HH2sH", 0x0002, 0x0010, b"UI", _UID_BYTES) + syntax
-        length = pack("<HH2sHI", 0x0002, 0x0000, b"UL", 4, len(element))
-        self._bytes[:_HEAD_BYTES] = bytes(128) + b"DICM" + length + element
-        return dcmread(io.BytesIO(self._bytes), stop_before_pixels=True)

@@ -9,44 +9,24 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, TypeAlias
 
 from node.domain.association import Ending
 from node.domain.errors import InstanceRejected
 from node.domain.instance import Origin, Transport
 from node.domain.statuses import is_out_of_resources
-from node.receive.arrival import Arrival, Receipt
-from node.receive.associations import AssociationLog
-from node.receive.carried import Carried
+from node.receive.ingest import Carried, Ingest, Receipt
+from node.receive.store import FolderLog
 
 _PIECE_BYTES = 1 << 20
 _HEARTBEAT_EVERY = 20
 _MEDIA_DIRECTORY = "DICOMDIR"
 _DICOM_SUFFIXES = frozenset(("dcm", "dicom", "dic", "ima"))
 _TEXT_BYTES = 4096
-
-
-class FileIngest(Protocol):
-    """Takes DICOM files; raises InstanceRejected for what is not kept."""
-
-    def begin_file(self, origin: Origin, *, source: str, is_meant: bool) -> Arrival: ...
-
-
-class FolderLog(AssociationLog, Protocol):
-    """Where scans are told of; every call returns when its row is written."""
-
-    def settle_losses(self, images: Collection[str]) -> None:
-        """Files of these names are taken in: what was lost under one of them has come."""
-        ...
-
-    def count_losses(
-        self, association_id: str, images: Collection[str], series: Collection[str]
-    ) -> None:
-        """Count images of a scan that name no series against these, and no others of the scan."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +48,7 @@ class FileRefused:
     path: Path
     reason: str
     dimse_status: int
+    sop_instance_uid: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,20 +56,18 @@ class ScanReport:
     """What one scan did.
 
     Args:
+        receipts: Of the files taken, in their order.
         waiting: Files that are not settled, or for which there was no room.
     """
 
     taken: tuple[Path, ...] = ()
+    receipts: tuple[Receipt, ...] = ()
     refused: tuple[FileRefused, ...] = ()
     waiting: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Trace:
-    """How a file looked; another look is another file."""
-
-    size_bytes: int
-    modified_ns: int
+_Trace: TypeAlias = tuple[int, int]
+"""Size in bytes and time of change in ns: how a file looked; another look is another file."""
 
 
 @dataclass(slots=True)
@@ -96,7 +75,7 @@ class FolderWatch:
     """Scans one folder; ``scan`` is called by the process loop every second or so."""
 
     settings: FolderSettings
-    ingest: FileIngest
+    ingest: Ingest
     associations: FolderLog
     _seen: dict[Path, _Trace] = field(default_factory=dict)
     _done: dict[Path, _Trace] = field(default_factory=dict)
@@ -122,7 +101,7 @@ class FolderWatch:
             return ScanReport(waiting=len(fresh))
         report = self._take_all(settled, fresh)
         waiting = len(fresh) - len(report.taken) - len(report.refused)
-        return ScanReport(taken=report.taken, refused=report.refused, waiting=waiting)
+        return replace(report, waiting=waiting)
 
     def _take_all(self, settled: list[Path], traces: Mapping[Path, _Trace]) -> ScanReport:
         origin = Origin(
@@ -133,10 +112,9 @@ class FolderWatch:
         )
         association_id = self.associations.opened(origin)
         origin = replace(origin, association_id=association_id)
-        taken: list[Path] = []
+        taken: dict[Path, Receipt] = {}
         refused: list[FileRefused] = []
         carried = Carried()
-        beside = _Beside()
         is_whole = False
         try:
             for number, path in enumerate(settled):
@@ -144,23 +122,27 @@ class FolderWatch:
                     self.associations.heartbeat(association_id)
                 try:
                     receipt = self._take(path, origin)
-                    if receipt is not None:
-                        carried.note(receipt)
-                        beside.note(path, receipt)
-                        taken.append(path)
                 except InstanceRejected as rejection:
                     carried.losses += 1
                     if is_out_of_resources(rejection.dimse_status):
                         break  # the file is tried again
-                    beside.lost(path, rejection)
-                    refused.append(_refused(path, rejection))
-                    self._done[path] = traces[path]
-                    continue
+                    refused.append(
+                        FileRefused(
+                            path=path,
+                            reason=rejection.reason,
+                            dimse_status=rejection.dimse_status,
+                            sop_instance_uid=rejection.sop_instance_uid,
+                        )
+                    )
+                else:
+                    if receipt is not None:
+                        carried.note(receipt)
+                        taken[path] = receipt
                 self._done[path] = traces[path]
             is_whole = True
         finally:
             self.associations.settle_losses({printable(path) for path in taken})
-            for images, series in beside.losses():
+            for images, series in _losses_beside(taken, refused):
                 self.associations.count_losses(association_id, images, series)
             self.associations.closed(
                 association_id,
@@ -168,7 +150,9 @@ class FolderWatch:
                 brought=carried.series,
                 losses=carried.losses,
             )
-        return ScanReport(taken=tuple(taken), refused=tuple(refused))
+        return ScanReport(
+            taken=tuple(taken), receipts=tuple(taken.values()), refused=tuple(refused)
+        )
 
     def _take(self, path: Path, origin: Origin) -> Receipt | None:
         """Send one file through the ingest; None where there is nothing to send."""
@@ -177,46 +161,43 @@ class FolderWatch:
         except FileNotFoundError:
             return None
         with file:
+            return take_file(self.ingest, file, path, origin)
+
+
+def take_file(ingest: Ingest, file: BinaryIO, path: Path, origin: Origin) -> Receipt:
+    """Send an open file through the ingest.
+
+    Raises:
+        InstanceRejected: It is not kept.
+    """
+    piece = file.read(_PIECE_BYTES)
+    is_meant = is_meant_as_dicom(path.name, piece)
+    arrival = ingest.begin_file(origin, source=printable(path), is_meant=is_meant)
+    try:
+        while piece:
+            arrival.write(piece)
             piece = file.read(_PIECE_BYTES)
-            source = printable(path)
-            is_meant = is_meant_as_dicom(path.name, piece)
-            arrival = self.ingest.begin_file(origin, source=source, is_meant=is_meant)
-            try:
-                while piece:
-                    arrival.write(piece)
-                    piece = file.read(_PIECE_BYTES)
-                receipt = arrival.finish()
-            finally:
-                arrival.abandon()
-        return receipt
+        return arrival.finish()
+    finally:
+        arrival.abandon()
 
 
-@dataclass(slots=True)
-class _Beside:
-    """Which series and which refused files lie in the same folder.
+def _losses_beside(
+    taken: Mapping[Path, Receipt], refused: Collection[FileRefused]
+) -> Iterator[tuple[set[str], set[str]]]:
+    """Refused images of each folder, with the series that it holds as well.
 
     A scan may hold a whole archive: what names no series counts against those beside it.
     """
-
-    _series: dict[Path, set[str]] = field(default_factory=dict)
-    _images: dict[Path, set[str]] = field(default_factory=dict)
-
-    def note(self, path: Path, receipt: Receipt) -> None:
-        self._series.setdefault(path.parent, set()).add(receipt.series_instance_uid)
-
-    def lost(self, path: Path, rejection: InstanceRejected) -> None:
-        named = {rejection.sop_instance_uid, printable(path)} - {""}
-        self._images.setdefault(path.parent, set()).update(named)
-
-    def losses(self) -> Iterator[tuple[set[str], set[str]]]:
-        """Refused images of each folder, with the series that it holds as well."""
-        for folder, images in self._images.items():
-            if folder in self._series:
-                yield images, self._series[folder]
-
-
-def _refused(path: Path, rejection: InstanceRejected) -> FileRefused:
-    return FileRefused(path=path, reason=rejection.reason, dimse_status=rejection.dimse_status)
+    series = defaultdict[Path, set[str]](set)
+    for path, receipt in taken.items():
+        series[path.parent].add(receipt.series_instance_uid)
+    images = defaultdict[Path, set[str]](set)
+    for each in refused:
+        images[each.path.parent] |= {each.sop_instance_uid, printable(each.path)} - {""}
+    for folder, lost in images.items():
+        if folder in series:
+            yield lost, series[folder]
 
 
 def printable(path: Path) -> str:
@@ -250,4 +231,4 @@ def _files_below(folder: Path) -> Iterator[tuple[Path, _Trace]]:
             except FileNotFoundError:
                 continue
             if stat.S_ISREG(facts.st_mode):
-                yield path, _Trace(facts.st_size, facts.st_mtime_ns)
+                yield path, (facts.st_size, facts.st_mtime_ns)

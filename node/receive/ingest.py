@@ -3,46 +3,32 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Container, Mapping
+from collections.abc import Container
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
+from node.domain import statuses
 from node.domain.errors import InstanceRejected
 from node.domain.instance import InstanceState, Origin
 from node.domain.loss import Loss
-from node.domain.received import Received
-from node.domain.statuses import (
-    CANNOT_UNDERSTAND,
-    DOES_NOT_MATCH_SOP_CLASS,
-    DOES_NOT_MATCH_STUDY,
-    OUT_OF_RESOURCES,
-    SOP_CLASS_NOT_SUPPORTED,
-    TRANSFER_SYNTAX_NOT_SUPPORTED,
-)
+from node.domain.received import IMAGE_SOP_CLASSES, Received
 from node.domain.uids import is_uid
-from node.receive.header_check import (
-    SERIES_INSTANCE_UID,
-    SOP_CLASS_UID,
-    SOP_INSTANCE_UID,
-    STUDY_INSTANCE_UID,
-    TopLevel,
-    check_header,
-    read_uids,
-)
-from node.receive.inflate import inflated
-from node.receive.part10 import Part10Splitter, guess_transfer_syntax
-from node.receive.store import InstanceStore, Part
+from node.receive.envelope import Part10Splitter, guess_transfer_syntax, inflated
+from node.receive.header_check import UID_TAGS, check_header, read_uids
+from node.receive.store import InstanceStore
 from node.receive.syntaxes import (
     DEFLATED,
     EXPLICIT_BIG_UID,
-    IMAGE_SOP_CLASSES,
     IMPLICIT_LITTLE_UID,
+    NATIVE_SYNTAXES,
     STORAGE_SOP_CLASSES,
 )
 from node.receive.walk import (
     EXPLICIT_BIG,
     EXPLICIT_LITTLE,
     IMPLICIT_LITTLE,
+    MAX_ELEMENTS,
     Buffer,
     Element,
     Encoding,
@@ -50,13 +36,11 @@ from node.receive.walk import (
     walk,
 )
 
+# of one series, before a sender of millions costs memory; beyond it only a person settles a loss
+_MAX_IMAGES = 65_536
 _META_GROUP = b"\x02\0"  # (0002,eeee), little endian
+# how element headers are written; under all others in explicit VR little endian
 _ENCODINGS = {IMPLICIT_LITTLE_UID: IMPLICIT_LITTLE, EXPLICIT_BIG_UID: EXPLICIT_BIG}
-
-
-def encoding_of(transfer_syntax_uid: str) -> Encoding:
-    """How element headers are written under a transfer syntax."""
-    return _ENCODINGS.get(transfer_syntax_uid, EXPLICIT_LITTLE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +63,30 @@ class Receipt:
     series_instance_uid: str
 
 
+@dataclass(slots=True)
+class Carried:
+    """What one association, STOW request or folder scan brought, and whether it lost nothing.
+
+    It is handed over when the association ends. A loss that names no series counts against the
+    series that came beside it; an image without a name that was lost before counts as come after
+    all when its whole series comes again without any loss.
+
+    Attributes:
+        series: Series Instance UID -> SOP Instance UIDs that are kept now, whether they are new or
+            were there before.
+        losses: Images that were not kept.
+    """
+
+    series: dict[str, set[str]] = field(default_factory=dict)
+    losses: int = 0
+
+    def note(self, receipt: Receipt) -> None:
+        """An instance is kept."""
+        images = self.series.setdefault(receipt.series_instance_uid, set())
+        if len(images) < _MAX_IMAGES:
+            images.add(receipt.sop_instance_uid)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IngestLimits:
     """What one instance may cost.
@@ -94,14 +102,14 @@ class IngestLimits:
     max_inflated_bytes: int = 4 << 30
     max_inflate_ratio: float = 100.0
     max_pixel_bytes: int = 16 << 30
-    max_elements: int = 4_000_000
+    max_elements: int = MAX_ELEMENTS
 
 
 class Ingest:
     """Opens an arrival per instance; one per process, safe to share between threads.
 
     Args:
-        transfer_syntaxes: What may be kept, such as ``syntaxes.Decodable()``.
+        transfer_syntaxes: What may be kept besides native pixels, such as ``syntaxes.Decodable()``.
     """
 
     def __init__(
@@ -121,14 +129,7 @@ class Ingest:
         Raises:
             InstanceRejected: 0xA700, there is no room now.
         """
-        try:
-            part = self.store.new_part()
-        except InstanceRejected as rejection:
-            rejection.sop_instance_uid = announced.sop_instance_uid
-            rejection.sop_class_uid = announced.sop_class_uid
-            self.record_loss(rejection, origin)
-            raise
-        return Arrival(self, part, origin, announced=announced)
+        return Arrival(self, origin, announced=announced)
 
     def begin_file(
         self,
@@ -148,18 +149,8 @@ class Ingest:
         Raises:
             InstanceRejected: 0xA700, there is no room now.
         """
-        try:
-            part = self.store.new_part()
-        except InstanceRejected as rejection:
-            self.record_loss(rejection, origin, source=source)
-            raise
         return Arrival(
-            self,
-            part,
-            origin,
-            study_instance_uid=study_instance_uid,
-            source=source,
-            is_meant=is_meant,
+            self, origin, study_instance_uid=study_instance_uid, source=source, is_meant=is_meant
         )
 
     def record_loss(
@@ -194,7 +185,6 @@ class Arrival:
     def __init__(
         self,
         ingest: Ingest,
-        part: Part,
         origin: Origin,
         *,
         announced: Announced | None = None,
@@ -203,7 +193,6 @@ class Arrival:
         is_meant: bool = True,
     ) -> None:
         self._ingest = ingest
-        self._part = part
         self._origin = origin
         self._announced = announced
         self._study_instance_uid = study_instance_uid
@@ -215,6 +204,14 @@ class Arrival:
         self._source = source
         self._is_meant = is_meant
         self._is_over = False
+        try:
+            self._part = ingest.store.new_part()
+        except InstanceRejected as rejection:
+            if announced is not None:
+                rejection.sop_class_uid = announced.sop_class_uid
+                rejection.sop_instance_uid = announced.sop_instance_uid
+            ingest.record_loss(rejection, origin, source=source)
+            raise
 
     def write(self, data: bytes | memoryview) -> None:
         """Take the next bytes. Never raises: a failure is told by ``finish``."""
@@ -226,7 +223,9 @@ class Arrival:
         try:
             self._take(data if self._splitter is None else self._splitter.feed(data))
         except InstanceRejected as rejection:
-            self._refuse_early(rejection)
+            self._rejection = rejection
+            self._put_aside(rejection)
+            self._part.discard()  # at once; a peer may go on sending for long
 
     def finish(self) -> Receipt:
         """Check the instance and keep it; it is durable when this returns.
@@ -262,7 +261,9 @@ class Arrival:
         if not self._is_over and self._rejection is None and (self._announced or self._size_bytes):
             self._is_over = True
             cut_off = InstanceRejected(
-                "its transfer was cut off", dimse_status=CANNOT_UNDERSTAND, quarantine=False
+                "its transfer was cut off",
+                dimse_status=statuses.CANNOT_UNDERSTAND,
+                quarantine=False,
             )
             self._put_aside(cut_off)
         self._part.discard()
@@ -274,41 +275,23 @@ class Arrival:
         if self._size_bytes > self._ingest.limits.max_object_bytes:
             raise InstanceRejected(
                 f"longer than {self._ingest.limits.max_object_bytes} bytes",
-                dimse_status=OUT_OF_RESOURCES,
+                dimse_status=statuses.OUT_OF_RESOURCES,
                 quarantine=False,
             )
         self._sha256.update(data)
         self._part.write(data)
 
-    def _refuse_early(self, rejection: InstanceRejected) -> None:
-        """Give the room back at once; a peer may go on sending for long."""
-        self._rejection = rejection
-        self._put_aside(rejection)
-        self._part.discard()
-
     def _put_aside(self, rejection: InstanceRejected) -> None:
         """Keep what is worth it for a person, and remember that an image is missing."""
-        self._identify(rejection)
+        named = self._announced or self._known
+        rejection.sop_instance_uid = rejection.sop_instance_uid or named.sop_instance_uid
+        rejection.sop_class_uid = rejection.sop_class_uid or named.sop_class_uid
         if rejection.quarantine:
             self._part.quarantine(self._known, self._origin, rejection, source=self._source)
-        if self._is_meant or self._looks_like_dicom:
+        has_prefix = self._splitter is not None and self._splitter.has_prefix
+        if self._is_meant or has_prefix or is_uid(self._known.sop_instance_uid):
             series = self._known.series_instance_uid
             self._ingest.record_loss(rejection, self._origin, series=series, source=self._source)
-
-    @property
-    def _looks_like_dicom(self) -> bool:
-        has_prefix = self._splitter is not None and self._splitter.has_prefix
-        return has_prefix or is_uid(self._known.sop_instance_uid)
-
-    def _identify(self, rejection: InstanceRejected) -> None:
-        """Name the instance in the rejection, as far as the command or the data set told."""
-        announced = self._announced
-        rejection.sop_instance_uid = rejection.sop_instance_uid or (
-            announced.sop_instance_uid if announced else self._known.sop_instance_uid
-        )
-        rejection.sop_class_uid = rejection.sop_class_uid or (
-            announced.sop_class_uid if announced else self._known.sop_class_uid
-        )
 
     def _check(self) -> Received:
         received_sha256 = self._sha256.hexdigest()
@@ -316,106 +299,68 @@ class Arrival:
         with self._part.content() as content:
             syntax = self._transfer_syntax(content)
             self._known = replace(self._known, transfer_syntax_uid=syntax)
-            if syntax not in self._ingest.transfer_syntaxes:
-                self._peek(content)
+            if syntax not in NATIVE_SYNTAXES and syntax not in self._ingest.transfer_syntaxes:
+                with suppress(InstanceRejected):  # it may read as explicit VR, and name a series
+                    self._guess(self._walk(content, EXPLICIT_LITTLE))
                 raise InstanceRejected(
                     "the transfer syntax is none that this node decodes",
-                    dimse_status=TRANSFER_SYNTAX_NOT_SUPPORTED,
+                    dimse_status=statuses.TRANSFER_SYNTAX_NOT_SUPPORTED,
                 )
             if syntax != DEFLATED:
                 return self._check_data_set(content, syntax)
             limits = self._ingest.limits
-            with (
-                self._part.scratch() as scratch,
-                inflated(
-                    content,
-                    scratch,
-                    max_bytes=limits.max_inflated_bytes,
-                    max_ratio=limits.max_inflate_ratio,
-                ) as data,
-            ):
+            most, ratio = limits.max_inflated_bytes, limits.max_inflate_ratio
+            with self._part.scratch() as scratch, inflated(content, scratch, most, ratio) as data:
                 return self._check_data_set(data, syntax)
 
     def _check_data_set(self, data: Buffer, syntax: str) -> Received:
         limits = self._ingest.limits
-        encoding = encoding_of(syntax)
-        found: dict[int, Element] = {}
-        try:
-            structure = walk(data, encoding, max_elements=limits.max_elements, found=found)
-        except InstanceRejected:
-            # what stood before the fault may name the series that misses it
-            self._guess(data, encoding, found)
-            raise
-        top = TopLevel(data, structure)
-        uids = self._learn(top)
-        self._check_announced(uids)
-        received = check_header(
-            top,
-            syntax,
-            size_bytes=self._size_bytes,
-            received_sha256=self._known.received_sha256,
-            max_pixel_bytes=limits.max_pixel_bytes,
-        )
-        for offset, written in top.structure.rewrites:
+        top = self._walk(data, _ENCODINGS.get(syntax, EXPLICIT_LITTLE))
+        self._known = replace(self._known, **read_uids(top))
+        self._check_announced()
+        received = check_header(top, self._known, max_pixel_bytes=limits.max_pixel_bytes)
+        for offset, written in top.rewrites:
             self._part.rewrite(offset, written)
         if self._splitter is not None and self._splitter.notes:
             received = replace(received, notes=(*received.notes, *self._splitter.notes))
         if received.sop_class_uid not in STORAGE_SOP_CLASSES:
             raise InstanceRejected(
                 "the SOP class is none that this node stores",
-                dimse_status=SOP_CLASS_NOT_SUPPORTED,
-                offending_tags=[SOP_CLASS_UID],
+                dimse_status=statuses.SOP_CLASS_NOT_SUPPORTED,
+                offending_tags=[UID_TAGS["sop_class_uid"]],
             )
         return received
 
-    def _learn(self, top: TopLevel) -> Mapping[int, str]:
-        """Remember the UIDs that a data set names."""
-        uids = read_uids(top)
-        self._remember(uids)
-        return uids
-
-    def _remember(self, uids: Mapping[int, str]) -> None:
-        self._known = replace(
-            self._known,
-            sop_class_uid=uids[SOP_CLASS_UID],
-            sop_instance_uid=uids[SOP_INSTANCE_UID],
-            study_instance_uid=uids[STUDY_INSTANCE_UID],
-            series_instance_uid=uids[SERIES_INSTANCE_UID],
-        )
-
-    def _peek(self, content: Buffer) -> None:
-        """Learn what a data set of a foreign transfer syntax names, if it reads as explicit VR."""
+    def _walk(self, data: Buffer, encoding: Encoding) -> Structure:
+        """Walk a data set; where that fails what stood before the fault may name its series."""
         found: dict[int, Element] = {}
-        with suppress(InstanceRejected):
-            walk(content, EXPLICIT_LITTLE, found=found)
-        self._guess(content, EXPLICIT_LITTLE, found)
+        try:
+            limit = self._ingest.limits.max_elements
+            return walk(data, encoding, max_elements=limit, found=found)
+        except InstanceRejected:
+            self._guess(Structure(data=data, encoding=encoding, elements=found))
+            raise
 
-    def _guess(self, data: Buffer, encoding: Encoding, found: dict[int, Element]) -> None:
+    def _guess(self, top: Structure) -> None:
         """Remember the UIDs of a data set that cannot be read to its end, where they are any."""
-        top = TopLevel(data, Structure(encoding=encoding, elements=found, fragments=None))
-        self._remember({tag: uid if is_uid(uid) else "" for tag, uid in read_uids(top).items()})
+        uids = read_uids(top)
+        legal: dict[str, Any] = {name: uid if is_uid(uid) else "" for name, uid in uids.items()}
+        self._known = replace(self._known, **legal)
 
-    def _check_announced(self, uids: Mapping[int, str]) -> None:
+    def _check_announced(self) -> None:
         """The data set is the one that was announced. Source: PS3.4 Table B.2-1."""
-        announced = self._announced
-        if announced is not None:
-            pairs = (
-                (SOP_CLASS_UID, announced.sop_class_uid),
-                (SOP_INSTANCE_UID, announced.sop_instance_uid),
-            )
-            for tag, expected in pairs:
-                if uids[tag] and uids[tag] != expected:
-                    raise InstanceRejected(
-                        "the data set is not the instance that the command names",
-                        dimse_status=DOES_NOT_MATCH_SOP_CLASS,
-                        offending_tags=[tag],
-                    )
-        expected_study = self._study_instance_uid
-        if expected_study is not None and uids[STUDY_INSTANCE_UID] != expected_study:
+        for name in ("sop_class_uid", "sop_instance_uid") if self._announced else ():
+            if getattr(self._known, name) not in ("", getattr(self._announced, name)):
+                raise InstanceRejected(
+                    "the data set is not the instance that the command names",
+                    dimse_status=statuses.DOES_NOT_MATCH_SOP_CLASS,
+                    offending_tags=[UID_TAGS[name]],
+                )
+        if self._study_instance_uid not in (None, self._known.study_instance_uid):
             raise InstanceRejected(
                 "the instance belongs to another study than the request names",
-                dimse_status=DOES_NOT_MATCH_STUDY,
-                offending_tags=[STUDY_INSTANCE_UID],
+                dimse_status=statuses.DOES_NOT_MATCH_STUDY,
+                offending_tags=[UID_TAGS["study_instance_uid"]],
             )
 
     def _transfer_syntax(self, content: Buffer) -> str:

@@ -2,37 +2,48 @@
 
 The event loop reads the socket and hands pieces to one worker thread per request
 (``stow_parts.PartReceiver``), which writes them to files as they come: a request costs at most
-``body_pipe.BUFFERED_BYTES`` of memory, whatever its size, and a slow disk slows the client and nobody else.
+``BUFFERED_BYTES`` of memory, whatever its size, and a slow disk slows the client and nobody else.
 
 Answers: 200 all kept; 202 some kept; 409 none kept; 400 the body is not what it says it is, or a
 UID in the path is none; 406, 411 to 415 by the headers; 408 the client fell silent; 503 with
 Retry-After when there is no room or too many requests run. What the answer lists as kept is
 durable, also under 400 and 408: parts before the fault stay.
 
-Source: PS3.18 8, 10.5, Annex I
+One subject, and so one module of more than 300 lines: requests and answers as HTTP has them.
+
+Source: PS3.18 8, 10.5, Annexes F (JSON) and I; PS3.19 A.1 (Native DICOM Model)
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import json
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
+from xml.etree import ElementTree
 
+from pydicom.datadict import keyword_for_tag
+from pydicom.dataset import Dataset
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from node.domain.instance import Origin, Transport
+from node.domain.peers import Peer, match_http_user
 from node.domain.uids import is_uid
-from node.receive.body_pipe import BodyPipe
-from node.receive.media import MediaType, MediaTypeMalformed, best_of, boundary_of, parse_media_type
-from node.receive.stow_answer import ANSWER_TYPES, JSON_TYPE, render, store_instances_response
-from node.receive.stow_parts import DICOM_TYPE, PartReceiver, Reply, RequestRefused, reader_for
+from node.receive.mime import MediaTypeMalformed, best_of, boundary_of, parse_media_type
+from node.receive.stow_parts import DICOM_TYPE, BodyPipe, PartReceiver, Reply, RequestRefused
+
+JSON_TYPE = "application/dicom+json"
+XML_TYPE = "application/dicom+xml"
+
+# DICOM JSON is what clients parse without being asked to
+ANSWER_TYPES = (JSON_TYPE, XML_TYPE)
 
 _METHODS: Final = ("OPTIONS", "POST")
 _ANY_METHOD: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE")
@@ -55,33 +66,34 @@ class StowSettings:
     strict_accept: bool = False
 
 
-PeerOf = Callable[[str, str], str]
-"""The configured peer of an HTTP user and an address, or an empty string."""
-
-
 class StowService:
-    """The service as an ASGI application to be mounted; owns its worker threads."""
+    """The service as an ASGI application to be mounted; owns its worker threads.
+
+    Args:
+        peers: Of which one may be named after the user of a request.
+    """
 
     def __init__(
         self,
         receiver: PartReceiver,
         *,
-        peer_of: PeerOf = lambda _user, _address: "",
+        peers: Iterable[Peer] = (),
         settings: StowSettings = StowSettings(),
     ) -> None:
         self._receiver = receiver
-        self._peer_of = peer_of
+        self._peers = tuple(peers)
         self._settings = settings
         self._running = 0
         self._threads = ThreadPoolExecutor(settings.max_requests, thread_name_prefix="stow")
         self._closers = ThreadPoolExecutor(2, thread_name_prefix="stow-close")
         self.application = Starlette(
             routes=[
-                Route("/", self._capabilities, methods=["OPTIONS"]),
+                Route("/", _capabilities, methods=["OPTIONS"]),
                 Route("/studies", self._store, methods=list(_METHODS)),
                 Route("/studies/{study}", self._store, methods=list(_METHODS)),
-                Route("/studies/{study}/{rest:path}", self._elsewhere, methods=list(_ANY_METHOD)),
-            ]
+                Route("/studies/{study}/{rest:path}", _elsewhere, methods=list(_ANY_METHOD)),
+            ],
+            exception_handlers={RequestRefused: _refusal},
         )
 
     def close(self) -> None:
@@ -89,27 +101,13 @@ class StowService:
         self._threads.shutdown(wait=True)
         self._closers.shutdown(wait=True)
 
-    async def _capabilities(self, request: Request) -> Response:
-        return _capabilities(request)
-
-    async def _elsewhere(self, request: Request) -> Response:
-        """A path below a study: an encoded slash makes it a malformed UID, else nothing is there."""
-        if b"%2f" in request.scope.get("raw_path", b"").lower():
-            return _refusal(
-                RequestRefused(HTTPStatus.BAD_REQUEST, "the study in the path is no UID")
-            )
-        return _refusal(RequestRefused(HTTPStatus.NOT_FOUND, "no such resource"))
-
     async def _store(self, request: Request) -> Response:
         if request.method == "OPTIONS":
-            return _capabilities(request)
-        try:
-            study = _study_of(request)
-            answer_type = _answer_type(request, strict=self._settings.strict_accept)
-            boundary = _boundary(request)
-            self._require_room(request)
-        except RequestRefused as refused:
-            return _refusal(refused)
+            return await _capabilities(request)
+        study = _study_of(request)
+        answer_type = _answer_type(request, strict=self._settings.strict_accept)
+        boundary = _boundary(request)
+        self._require_room(request)
         self._running += 1
         try:
             reply = await self._receive(request, boundary, study)
@@ -136,12 +134,7 @@ class StowService:
         loop = asyncio.get_running_loop()
         pipe = BodyPipe(loop)
         working = loop.run_in_executor(
-            self._threads,
-            self._receiver.receive,
-            pipe,
-            reader_for(boundary),
-            self._origin(request),
-            study,
+            self._threads, self._receiver.receive, pipe, boundary, self._origin(request), study
         )
         working.add_done_callback(lambda _future: pipe.leave())
         pumping = asyncio.create_task(self._pump(request, pipe))
@@ -175,12 +168,12 @@ class StowService:
 
     def _origin(self, request: Request) -> Origin:
         user = str(request.scope.get("segnode.user", ""))
-        address = request.client.host if request.client else ""
+        peer = match_http_user(self._peers, user)
         return Origin(
             transport=Transport.STOW,
             association_id="",
-            peer=self._peer_of(user, address),
-            address=address,
+            peer=peer.name if peer else "",
+            address=request.client.host if request.client else "",
             http_user=user,
         )
 
@@ -188,13 +181,18 @@ class StowService:
         headers = {}
         if reply.status == HTTPStatus.SERVICE_UNAVAILABLE:
             headers["Retry-After"] = str(self._settings.retry_after_s)
-        if reply.outcome.is_empty:
-            return _refusal(RequestRefused(reply.status, reply.reason, headers=headers))
-        body = render(store_instances_response(reply.outcome), answer_type)
-        response = Response(body, status_code=reply.status, headers=headers)
-        # set by hand: the media type must stand alone, without a charset (PS3.18 8.7.3)
-        response.headers["Content-Type"] = answer_type
-        return response
+        if reply.is_empty:
+            raise RequestRefused(reply.status, reply.reason, headers=headers)
+        body = render(store_instances_response(reply), answer_type)
+        # the media type stands alone, without a charset (PS3.18 8.7.3)
+        return Response(body, reply.status, headers, media_type=answer_type)
+
+
+async def _elsewhere(request: Request) -> Response:
+    """A path below a study: an encoded slash makes it a malformed UID, else nothing is there."""
+    if b"%2f" in request.scope.get("raw_path", b"").lower():
+        raise RequestRefused(HTTPStatus.BAD_REQUEST, "the study in the path is no UID")
+    raise RequestRefused(HTTPStatus.NOT_FOUND, "no such resource")
 
 
 def _study_of(request: Request) -> str | None:
@@ -226,17 +224,14 @@ def _boundary(request: Request) -> bytes | None:
         raise _unsupported(f"Content-Type: {malformed}") from malformed
     if media_type.name == DICOM_TYPE:
         return None
-    if media_type.name != "multipart/related" or not _carries_dicom(media_type):
+    # the root part is DICOM: unsaid it is assumed, as each part says it again
+    root_type = media_type.parameters.get("type", DICOM_TYPE).strip().lower()
+    if media_type.name != "multipart/related" or root_type != DICOM_TYPE:
         raise _unsupported(f'the body must be multipart/related; type="{DICOM_TYPE}"')
     try:
         return boundary_of(media_type)
     except MediaTypeMalformed as malformed:
         raise RequestRefused(HTTPStatus.BAD_REQUEST, str(malformed)) from malformed
-
-
-def _carries_dicom(media_type: MediaType) -> bool:
-    """Whether the root part is DICOM; unsaid it is assumed, as each part says it again."""
-    return media_type.parameters.get("type", DICOM_TYPE).strip().lower() == DICOM_TYPE
 
 
 def _unsupported(reason: str) -> RequestRefused:
@@ -247,13 +242,13 @@ def _unsupported(reason: str) -> RequestRefused:
     )
 
 
-def _refusal(refused: RequestRefused) -> Response:
+async def _refusal(_request: Request, refused: Any) -> Response:
     return PlainTextResponse(
         refused.reason + "\n", status_code=refused.status, headers=refused.headers
     )
 
 
-def _capabilities(request: Request) -> Response:
+async def _capabilities(request: Request) -> Response:
     """What the service offers, as WADL in JSON.
 
     Source: PS3.18 8.9, Annex H
@@ -285,3 +280,74 @@ def _capabilities(request: Request) -> Response:
         {"application": {"resources": {"@base": base, "resource": [studies]}}},
         headers={"Allow": ", ".join(_METHODS)},
     )
+
+
+def store_instances_response(reply: Reply) -> Dataset:
+    """The Store Instances Response Module; a sequence without items is left out.
+
+    Retrieve URL is present and empty: what is stored cannot be retrieved from this service.
+
+    Source: PS3.18 Table I.1-1
+    """
+    answer = _data_set(RetrieveURL="")
+    identified = [failure for failure in reply.failed if failure.sop_instance_uid]
+    others = [failure for failure in reply.failed if not failure.sop_instance_uid]
+    if identified:
+        answer.FailedSOPSequence = [
+            _data_set(
+                FailureReason=failure.dimse_status,
+                ReferencedSOPClassUID=failure.sop_class_uid,
+                ReferencedSOPInstanceUID=failure.sop_instance_uid,
+            )
+            for failure in identified
+        ]
+    if reply.stored:
+        answer.ReferencedSOPSequence = [
+            _data_set(
+                ReferencedSOPClassUID=stored.sop_class_uid,
+                ReferencedSOPInstanceUID=stored.sop_instance_uid,
+                RetrieveURL="",
+            )
+            for stored in reply.stored
+        ]
+    if others:
+        answer.OtherFailuresSequence = [
+            _data_set(FailureReason=failure.dimse_status) for failure in others
+        ]
+    return answer
+
+
+def _data_set(**values: str | int) -> Dataset:
+    data_set = Dataset()
+    for keyword, value in values.items():
+        setattr(data_set, keyword, value)
+    return data_set
+
+
+def render(answer: Dataset, media_type: str) -> bytes:
+    """A data set in one of ``ANSWER_TYPES``."""
+    if media_type == JSON_TYPE:
+        return json.dumps(answer.to_json_dict(), separators=(",", ":")).encode()
+    root = ElementTree.Element("NativeDicomModel", {"xml:space": "preserve"})
+    _add_attributes(root, answer)
+    return bytes(ElementTree.tostring(root, encoding="utf-8", xml_declaration=True))
+
+
+def _add_attributes(parent: ElementTree.Element, dataset: Dataset) -> None:
+    for element in dataset:
+        attribute = ElementTree.SubElement(
+            parent,
+            "DicomAttribute",
+            {
+                "tag": f"{element.tag.group:04X}{element.tag.element:04X}",
+                "vr": element.VR,
+                "keyword": keyword_for_tag(element.tag),
+            },
+        )
+        if element.VR == "SQ":
+            for number, item in enumerate(element.value, start=1):
+                _add_attributes(
+                    ElementTree.SubElement(attribute, "Item", {"number": str(number)}), item
+                )
+        elif not element.is_empty:
+            ElementTree.SubElement(attribute, "Value", {"number": "1"}).text = str(element.value)

@@ -1,36 +1,40 @@
 """The working half of a STOW-RS request: from the bytes of its body to instances and an outcome.
 
 Plain blocking code for one worker thread per request: writing, hashing and syncing files must not
-hold up the event loop that serves everybody else.
+hold up the event loop that serves everybody else. ``BodyPipe`` leads from the loop to the thread.
 """
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
+from itertools import chain
 from time import monotonic
-from typing import Protocol
+from typing import Final
 
 from node.domain.association import Ending
 from node.domain.errors import InstanceRejected, NodeError, TryLater
 from node.domain.instance import Origin
-from node.domain.statuses import CANNOT_UNDERSTAND, OUT_OF_RESOURCES
-from node.receive.arrival import Arrival
-from node.receive.associations import HEARTBEAT_S, AssociationLog
-from node.receive.carried import Carried
-from node.receive.media import MediaTypeMalformed, parse_media_type
-from node.receive.multipart import (
+from node.domain.statuses import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, is_out_of_resources
+from node.receive.ingest import Arrival, Carried, Ingest, Receipt
+from node.receive.mime import (
     Event,
+    MediaTypeMalformed,
     MultipartMalformed,
     MultipartReader,
     PartEnded,
     PartStarted,
+    parse_media_type,
 )
-from node.receive.stow_answer import Outcome, Stored
+from node.receive.store import HEARTBEAT_S, AssociationLog
 
 DICOM_TYPE = "application/dicom"
+BUFFERED_BYTES: Final = 2 * 1024**2
 
 _BINARY_ENCODINGS = frozenset({"", "binary", "8bit", "7bit"})
 
@@ -47,60 +51,68 @@ class RequestRefused(NodeError):
         self.headers = headers or {}
 
 
-class FileIngest(Protocol):
-    """Takes DICOM files; raises InstanceRejected for what is not kept."""
+class BodyPipe:
+    """Carries a body from the event loop to a thread, and holds the loop's reader back when full."""
 
-    def begin_file(
-        self, origin: Origin, *, study_instance_uid: str | None = None, source: str = ""
-    ) -> Arrival: ...
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._changed = threading.Condition()
+        self._pieces: deque[bytes] = deque()
+        self._size_bytes = 0
+        self._ended = False
+        self._left = False
+        self._room = asyncio.Event()
+        self.is_whole = False
 
-    def record_loss(
-        self, rejection: InstanceRejected, origin: Origin, *, source: str = ""
-    ) -> None: ...
+    async def put(self, piece: bytes) -> bool:
+        """Append a piece, waiting for room; False when nobody reads any more."""
+        with self._changed:
+            if self._left:
+                return False
+            self._pieces.append(piece)
+            self._size_bytes += len(piece)
+            self._changed.notify()
+            if self._size_bytes < BUFFERED_BYTES:
+                return True
+            self._room.clear()
+        await self._room.wait()
+        return True
 
+    def end(self, *, is_whole: bool = False) -> None:
+        """No more pieces come; the first call decides whether the body is whole."""
+        with self._changed:
+            if not self._ended:
+                self._ended, self.is_whole = True, is_whole
+            self._changed.notify()
 
-class Body(Protocol):
-    """The body of a request as it arrives."""
-
-    def pieces(self) -> Iterator[bytes]:
-        """Pieces in order; an empty one now and then while the client is silent."""
-        ...
+    def leave(self) -> None:
+        """Nobody reads any more: called in the event loop."""
+        with self._changed:
+            self._left = True
+            self._pieces.clear()
+        self._room.set()
 
     @property
-    def is_whole(self) -> bool:
-        """Whether the client sent all of it; known once ``pieces`` is exhausted."""
-        ...
+    def waiting_bytes(self) -> int:
+        """What has come and was not taken yet."""
+        with self._changed:
+            return self._size_bytes
 
-
-class PartReader(Protocol):
-    """Finds the parts in a body."""
-
-    def feed(self, data: bytes) -> Iterator[Event]: ...
-    def finish(self) -> None: ...
-
-
-class SinglePartReader:
-    """A body that is one DICOM file: not in PS3.18 Table 10.5.4-1, but clients send it."""
-
-    def __init__(self) -> None:
-        self._started = False
-
-    def feed(self, data: bytes) -> Iterator[Event]:
-        """The body as the content of one part."""
-        if data and not self._started:
-            self._started = True
-            yield PartStarted({})
-        if data:
-            yield memoryview(data)
-
-    def finish(self) -> None:
-        """A body without bytes is no part.
-
-        Raises:
-            MultipartMalformed: Nothing was sent.
-        """
-        if not self._started:
-            raise MultipartMalformed("the body is empty")
+    def pieces(self) -> Iterator[bytes]:
+        """What was put, in order; an empty piece whenever ``HEARTBEAT_S`` passed without any."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._pieces or self._ended, HEARTBEAT_S)
+                taken, is_over = list(self._pieces), self._ended
+                self._pieces.clear()
+                self._size_bytes = 0
+            with suppress(RuntimeError):  # the loop is closed: nobody waits for room
+                self._loop.call_soon_threadsafe(self._room.set)
+            yield from taken
+            if is_over:
+                return
+            if not taken:
+                yield b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,14 +123,52 @@ class BodyLimits:
     max_parts: int = 50_000
 
 
+@dataclass(slots=True, kw_only=True)
+class Reply:
+    """What became of a request and of each of its parts, in their order.
+
+    Args:
+        stored: What is kept, by this request or by one before.
+        carried: What the row of the request counts.
+        association_id: The row that is still open; empty where there is none.
+        ending: How that row ends: released where the request was well formed to its end.
+        refused_with: The status of a request that was not read to its end, and ``reason`` says why.
+    """
+
+    stored: list[Receipt] = field(default_factory=list)
+    failed: list[InstanceRejected] = field(default_factory=list)
+    carried: Carried = field(default_factory=Carried)
+    association_id: str = ""
+    ending: Ending = Ending.ABORTED
+    refused_with: HTTPStatus | None = None
+    reason: str = ""
+
+    @property
+    def status(self) -> HTTPStatus:
+        """Source: PS3.18 Table 10.5.3-1."""
+        if self.refused_with is not None:
+            return self.refused_with
+        if not self.failed:
+            return HTTPStatus.OK
+        if self.stored:
+            return HTTPStatus.ACCEPTED
+        if any(is_out_of_resources(failure.dimse_status) for failure in self.failed):
+            return HTTPStatus.SERVICE_UNAVAILABLE
+        return HTTPStatus.CONFLICT
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no part was dealt with."""
+        return not self.stored and not self.failed
+
+
 class PartTaker:
     """Hands the parts of one request to the ingest, one after the other."""
 
     def __init__(
-        self, ingest: FileIngest, origin: Origin, study_instance_uid: str | None, max_parts: int
+        self, ingest: Ingest, origin: Origin, study_instance_uid: str | None, max_parts: int
     ) -> None:
-        self.outcome = Outcome()
-        self.carried = Carried()
+        self.reply = Reply(association_id=origin.association_id)
         self._ingest = ingest
         self._origin = origin
         self._study_instance_uid = study_instance_uid
@@ -136,7 +186,7 @@ class PartTaker:
             if isinstance(event, PartStarted):
                 self._start(event)
             elif isinstance(event, PartEnded):
-                self.end_part()
+                self._end()
             elif self._arrival is not None:
                 self._arrival.write(event)
         except InstanceRejected as rejected:
@@ -144,23 +194,10 @@ class PartTaker:
         except TryLater as short:
             self._fail(InstanceRejected(str(short), dimse_status=OUT_OF_RESOURCES))
 
-    def end_part(self) -> None:
-        """The part is complete: make it durable."""
-        if self._arrival is None:
-            return
-        receipt = self._arrival.finish()
-        self._arrival = None
-        self.carried.note(receipt)
-        self.outcome.stored.append(
-            Stored(sop_class_uid=receipt.sop_class_uid, sop_instance_uid=receipt.sop_instance_uid)
-        )
-
     def abandon(self) -> None:
         """Throw away the part that is not complete, if there is one."""
         if self._arrival is not None:
-            self.carried.losses += 1
-            self._arrival.abandon()
-            self._arrival = None
+            self._lose()
 
     def _start(self, part: PartStarted) -> None:
         self._parts += 1
@@ -178,10 +215,22 @@ class PartTaker:
             self._origin, study_instance_uid=self._study_instance_uid, source=source
         )
 
+    def _end(self) -> None:
+        """The part is complete: make it durable."""
+        if self._arrival is None:
+            return
+        receipt = self._arrival.finish()
+        self._arrival = None
+        self.reply.carried.note(receipt)
+        self.reply.stored.append(receipt)
+
     def _fail(self, rejected: InstanceRejected) -> None:
-        self.outcome.failed.append(rejected)
+        self.reply.failed.append(rejected)
+        self._lose()
+
+    def _lose(self) -> None:
+        self.reply.carried.losses += 1
         arrival, self._arrival = self._arrival, None
-        self.carried.losses += 1
         if arrival is not None:
             arrival.abandon()
 
@@ -194,74 +243,50 @@ def _require_dicom(part: PartStarted) -> None:
     except MediaTypeMalformed:
         name = ""
     encoding = part.headers.get("content-transfer-encoding", "").lower()
-    if name != DICOM_TYPE:
-        raise InstanceRejected(
-            "the part is not application/dicom", dimse_status=CANNOT_UNDERSTAND, quarantine=False
-        )
-    if encoding not in _BINARY_ENCODINGS:
-        raise InstanceRejected(
-            "the part has a transfer encoding", dimse_status=CANNOT_UNDERSTAND, quarantine=False
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
-    """The status of a request, what became of its parts, and one sentence where it is refused.
-
-    Args:
-        association_id: The row that is still open; empty where there is none.
-        ending: How that row ends: released where the request was well formed to its end.
-        carried: What the row then counts.
-    """
-
-    status: HTTPStatus
-    outcome: Outcome
-    reason: str = ""
-    association_id: str = ""
-    ending: Ending = Ending.ABORTED
-    carried: Carried = field(default_factory=Carried)
+    if name == DICOM_TYPE and encoding in _BINARY_ENCODINGS:
+        return
+    reason = "has a transfer encoding" if name == DICOM_TYPE else "is not application/dicom"
+    raise InstanceRejected(f"the part {reason}", dimse_status=CANNOT_UNDERSTAND, quarantine=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartReceiver:
     """Receives the body of one request after the other; shared by all worker threads."""
 
-    ingest: FileIngest
+    ingest: Ingest
     associations: AssociationLog
     limits: BodyLimits = BodyLimits()
 
     def receive(
-        self, body: Body, reader: PartReader, origin: Origin, study_instance_uid: str | None
+        self, body: BodyPipe, boundary: bytes | None, origin: Origin, study_instance_uid: str | None
     ) -> Reply:
         """Read one body to its end; what the reply calls stored is durable.
 
         The association stays open: ``close`` it once the client has its answer.
+
+        Args:
+            boundary: Of a multipart body; None: the body is one DICOM file.
         """
         try:
             association_id = self.associations.opened(origin)
         except TryLater as short:
-            status = HTTPStatus.SERVICE_UNAVAILABLE
-            return Reply(status=status, outcome=Outcome(), reason=str(short))
+            return Reply(refused_with=HTTPStatus.SERVICE_UNAVAILABLE, reason=str(short))
         origin = replace(origin, association_id=association_id)
         taker = PartTaker(self.ingest, origin, study_instance_uid, self.limits.max_parts)
-        ending = Ending.ABORTED
+        reply = taker.reply
         try:
-            self._read(body, reader, taker, association_id)
-            status, reason, ending = taker.outcome.status, "", Ending.RELEASED
+            for event in _events(self._pieces(body, association_id), boundary):
+                taker.take(event)
+            if reply.is_empty:
+                raise MultipartMalformed("the body has no parts")
+            reply.ending = Ending.RELEASED
         except MultipartMalformed as malformed:
-            status, reason = HTTPStatus.BAD_REQUEST, str(malformed)
+            reply.refused_with, reply.reason = HTTPStatus.BAD_REQUEST, str(malformed)
         except RequestRefused as refused:
-            status, reason = refused.status, refused.reason
+            reply.refused_with, reply.reason = refused.status, refused.reason
         finally:
             taker.abandon()
-        return Reply(
-            status=status,
-            outcome=taker.outcome,
-            reason=reason,
-            association_id=association_id,
-            ending=ending,
-            carried=taker.carried,
-        )
+        return reply
 
     def close(self, reply: Reply) -> None:
         """End the association of a request.
@@ -271,15 +296,19 @@ class PartReceiver:
         """
         if reply.association_id:
             with suppress(TryLater):  # an unclosed row turns stale, which counts as aborted
-                carried = reply.carried
                 self.associations.closed(
                     reply.association_id,
                     reply.ending,
-                    brought=carried.series,
-                    losses=carried.losses,
+                    brought=reply.carried.series,
+                    losses=reply.carried.losses,
                 )
 
-    def _read(self, body: Body, reader: PartReader, taker: PartTaker, association_id: str) -> None:
+    def _pieces(self, body: BodyPipe, association_id: str) -> Iterator[bytes]:
+        """The bytes of a body; the row of its request stays alive meanwhile.
+
+        Raises:
+            RequestRefused: It is too long, or did not arrive in full.
+        """
         size_bytes = 0
         beat_at = monotonic()
         for piece in body.pieces():
@@ -287,25 +316,33 @@ class PartReceiver:
                 beat_at = monotonic()
                 with suppress(TryLater):  # the next one may come through
                     self.associations.heartbeat(association_id)
-            if not piece:
-                continue
             size_bytes += len(piece)
             if size_bytes > self.limits.max_request_bytes:
                 raise RequestRefused(
                     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
                     f"more than {self.limits.max_request_bytes} bytes",
                 )
-            for event in reader.feed(piece):
-                taker.take(event)
+            if piece:
+                yield piece
         if not body.is_whole:
             raise RequestRefused(HTTPStatus.REQUEST_TIMEOUT, "the body did not arrive in full")
-        reader.finish()
-        if isinstance(reader, SinglePartReader):
-            taker.take(PartEnded())
-        if taker.outcome.is_empty:
-            raise MultipartMalformed("the body has no parts")
 
 
-def reader_for(boundary: bytes | None) -> PartReader:
-    """The reader of a multipart body, or of a body that is one file."""
-    return SinglePartReader() if boundary is None else MultipartReader(boundary)
+def _events(pieces: Iterator[bytes], boundary: bytes | None) -> Iterator[Event]:
+    """What a body brings; without a boundary it is one part.
+
+    That is not in PS3.18 Table 10.5.4-1, but clients send it.
+    """
+    if boundary is None:
+        first = next(pieces, None)
+        if first is None:
+            raise MultipartMalformed("the body is empty")
+        yield PartStarted({})
+        for piece in chain((first,), pieces):
+            yield memoryview(piece)
+        yield PartEnded()
+        return
+    reader = MultipartReader(boundary)
+    for piece in pieces:
+        yield from reader.feed(piece)
+    reader.finish()

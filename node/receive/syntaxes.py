@@ -38,21 +38,6 @@ STORAGE_SOP_CLASSES = frozenset(
     str(context.abstract_syntax) for context in AllStoragePresentationContexts
 )
 
-# images of a patient in a plane: what a model may be given (PS3.6 Annex A); not Secondary Capture,
-# which shows whatever a screen showed
-_IMAGE_SUFFIXES = (
-    "1 1.1 1.1.1 1.2 1.2.1 1.3 1.3.1 2 2.1 2.2 3.1 4 4.1 4.3 4.4 6.1 6.2 6.3 "
-    "12.1 12.1.1 12.2 12.2.1 13.1.1 13.1.2 13.1.3 13.1.4 13.1.5 14.1 14.2 20 "
-    "77.1.1 77.1.2 77.1.3 77.1.4 77.1.5.1 77.1.5.2 77.1.5.4 77.1.5.7 77.1.6 77.1.7 77.1.8 77.1.9 "
-    "128 128.1 130 481.1 481.23 481.24"
-)
-IMAGE_SOP_CLASSES = frozenset(
-    f"1.2.840.10008.5.1.4.1.1.{suffix}" for suffix in _IMAGE_SUFFIXES.split()
-)
-
-# PS3.3 C.7.6.3.1.2: a picture in colours has no values that a model of today could read
-_GRAY = frozenset(("MONOCHROME1", "MONOCHROME2"))
-
 _SAMPLES = "codec_samples.json"
 _SIDE = 32
 # what a lossy codec may change in a smooth ramp, of its full range
@@ -79,23 +64,16 @@ def decodable_syntaxes() -> tuple[str, ...]:
 class Decodable:
     """The transfer syntaxes that can be decoded, as a container.
 
-    Codecs are probed when it is first asked about a compressed syntax: a folder of native pixels
-    does not wait for them.
+    Codecs are probed when it is first asked: a folder of native pixels does not wait for them.
     """
 
     def __contains__(self, transfer_syntax_uid: object) -> bool:
-        return transfer_syntax_uid in NATIVE_SYNTAXES or transfer_syntax_uid in decodable_syntaxes()
-
-
-def can_be_input(sop_class_uid: str, photometric_interpretation: str) -> bool:
-    """Whether an instance that has pixels may be given to a model."""
-    return sop_class_uid in IMAGE_SOP_CLASSES and photometric_interpretation in _GRAY
+        return transfer_syntax_uid in decodable_syntaxes()
 
 
 def storage_contexts() -> dict[str, tuple[str, ...]]:
     """Transfer syntaxes by storage SOP class, for the negotiation of associations."""
-    syntaxes = decodable_syntaxes()
-    return dict.fromkeys(sorted(STORAGE_SOP_CLASSES), syntaxes)
+    return dict.fromkeys(sorted(STORAGE_SOP_CLASSES), decodable_syntaxes())
 
 
 def _samples() -> Mapping[str, Mapping[str, str | int]]:
@@ -109,12 +87,12 @@ def _run_probe(uids: list[str]) -> list[tuple[str, bool]]:
     command = [sys.executable, "-m", "node.receive.syntaxes", *uids]
     try:
         done = subprocess.run(  # noqa: S603
-            command, capture_output=True, check=False, timeout=_PROBE_TIMEOUT_S, text=True
+            command, capture_output=True, check=False, timeout=_PROBE_TIMEOUT_S
         )
         output = done.stdout
     except subprocess.TimeoutExpired as expired:
-        output = (expired.stdout or b"").decode() if isinstance(expired.stdout, bytes) else ""
-    lines = [line.split() for line in output.splitlines()]
+        output = expired.stdout or b""
+    lines = [line.split() for line in output.decode().splitlines()]
     return [(uid, answer == "True") for uid, answer in lines]
 
 
@@ -149,11 +127,7 @@ def decodes_sample(transfer_syntax_uid: str) -> bool:
     return bool(np.abs(pixels.astype(np.int64) - ramp).max() <= _LOSSY_TOLERANCE * ramp.max())
 
 
-def _probe(uids: list[str]) -> None:
-    for uid in uids:
-        sys.stdout.write(f"{uid} {decodes_sample(uid)}\n")
-        sys.stdout.flush()
-
-
 if __name__ == "__main__":
-    _probe(sys.argv[1:])
+    for each in sys.argv[1:]:
+        sys.stdout.write(f"{each} {decodes_sample(each)}\n")
+        sys.stdout.flush()

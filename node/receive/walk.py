@@ -28,7 +28,7 @@ nesting deeper than 128, too many elements            refused
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from struct import Struct, pack
 from typing import NoReturn, TypeAlias
@@ -57,7 +57,7 @@ _PIECE_BYTES = 1 << 16
 _SHORT = frozenset(
     b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split()  # PS3.5 7.1.2
 )
-_LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 _MAY_BE_UNDEFINED = frozenset((b"SQ", b"UN"))
 _ENCAPSULATED = frozenset((b"OB", b"OW"))
 
@@ -93,7 +93,7 @@ class Element:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Structure:
-    """The top level of a whole data set.
+    """The top level of a data set; its values are read from where the walk found them.
 
     Args:
         fragments: Of encapsulated pixel data, without the offset table; None where it is native.
@@ -103,22 +103,33 @@ class Structure:
             know CP-246 find the end of an element; the data set says the same with them.
     """
 
+    data: Buffer
     encoding: Encoding
     elements: dict[int, Element]
-    fragments: tuple[Element, ...] | None
+    fragments: tuple[Element, ...] | None = None
     notes: frozenset[Note] = frozenset()
     rewrites: tuple[tuple[int, bytes], ...] = ()
+
+    def value(self, tag: int) -> bytes:
+        """The encoded value; empty where the element is absent."""
+        element = self.elements.get(tag)
+        if element is None:
+            return b""
+        return bytes(self.data[element.offset : element.offset + element.length])
+
+    def text(self, tag: int) -> str:
+        """A value of the default character repertoire, padding removed."""
+        return self.value(tag).rstrip(b" \0").lstrip(b" ").decode("latin-1")
 
 
 def walk(
     data: Buffer,
     encoding: Encoding,
     *,
-    start: int = 0,
     max_elements: int = MAX_ELEMENTS,
     found: dict[int, Element] | None = None,
 ) -> Structure:
-    """Walk a data set from ``start`` to the end of the buffer.
+    """Walk a data set from the start of the buffer to its end.
 
     Args:
         found: Gets the elements of the top level as they are found: after a refusal it holds what
@@ -127,22 +138,25 @@ def walk(
         InstanceRejected: 0xC000; the bytes are not one whole data set in this encoding.
     """
     walker = _Walker(data, encoding, max_elements, {} if found is None else found)
-    end = len(data)
-    if start >= end:
+    if not len(data):
         _refuse("the data set is empty")
-    walker.data_set(start, end, open_ended=False, is_implicit=encoding.is_implicit, depth=0)
-    fragments = None if walker.fragments is None else tuple(walker.fragments)
+    walker.data_set(0, len(data), False, encoding.is_implicit, 0)
     return Structure(
+        data=data,
         encoding=encoding,
         elements=walker.elements,
-        fragments=fragments,
+        fragments=None if walker.fragments is None else tuple(walker.fragments),
         notes=frozenset(walker.notes),
         rewrites=tuple(walker.rewrites),
     )
 
 
-def _has_pixels(seen: Mapping[int, Element], besides: int) -> bool:
-    return any(tag in seen and tag != besides for tag in _PIXELS)
+def is_zero(data: Buffer, start: int, end: int) -> bool:
+    """Whether nothing but zeros stands there; a piece at a time is copied."""
+    return not any(
+        bytes(data[at : min(at + _PIECE_BYTES, end)]).strip(b"\0")
+        for at in range(start, end, _PIECE_BYTES)
+    )
 
 
 def _refuse(reason: str, tag: int | None = None) -> NoReturn:
@@ -166,7 +180,7 @@ class _Walker:
     rewrites: list[tuple[int, bytes]] = field(default_factory=list)
 
     def data_set(
-        self, position: int, limit: int, *, open_ended: bool, is_implicit: bool, depth: int
+        self, position: int, limit: int, open_ended: bool, is_implicit: bool, depth: int
     ) -> int:
         """Walk elements up to ``limit``, or to an item delimiter if open-ended; where it ends.
 
@@ -193,7 +207,7 @@ class _Walker:
             else:
                 group, element, vr, length = header(data, position)
                 tag, value = group << 16 | element, position + 8
-                if vr in _LONG:
+                if vr in LONG_VRS:
                     value += 4
                     if value > limit:
                         _refuse("an element header is cut off", tag)
@@ -203,7 +217,7 @@ class _Walker:
                         if open_ended:
                             return self._delimiter_end(long_length(data, position + 4)[0], value)
                         return self._end_behind(value, limit, top or value == limit, tag)
-                    if top and self._is_zero(position, limit):
+                    if top and is_zero(self.data, position, limit):
                         return self._end_behind(position, limit, top, last)
                     vr, length = self._without_vr(tag, vr, length, is_first=last < _FIRST_TAG)
             self.count += 1
@@ -213,7 +227,7 @@ class _Walker:
             if is_regular:
                 last = tag
             else:
-                if tag == 0 and not length and top and self._is_zero(position, limit):
+                if tag == 0 and not length and top and is_zero(self.data, position, limit):
                     return self._end_behind(position, limit, top, last)
                 self._check_possible(tag, length, is_first=top and last < _FIRST_TAG)
                 if seen is None:  # once more from the start, remembering
@@ -249,7 +263,7 @@ class _Walker:
         if not may_be or not (
             not bytes(self.data[position:limit]).strip(_PADDING)
             if is_short
-            else self._is_zero(position, limit)
+            else is_zero(self.data, position, limit)
         ):
             if tag == _ITEM_END:
                 _refuse("a tag that cannot stand in a data set", tag)
@@ -258,12 +272,6 @@ class _Walker:
         if rest:
             self.notes.add(Note.BYTES_BEHIND)
         return limit
-
-    def _is_zero(self, position: int, limit: int) -> bool:
-        return not any(
-            bytes(self.data[at : min(at + _PIECE_BYTES, limit)]).strip(b"\0")
-            for at in range(position, limit, _PIECE_BYTES)
-        )
 
     def _without_vr(self, tag: int, vr: bytes, length: int, *, is_first: bool) -> tuple[bytes, int]:
         """An element header as implicit VR has it; only a short value, whose length cannot be a VR.
@@ -298,7 +306,8 @@ class _Walker:
             self.notes.add(Note.LOW_GROUP)
         elif tag < _DELIMITERS:
             is_private = (tag >> 16) & 1
-            if top and not is_private and _has_pixels(seen, tag):
+            has_pixels = any(pixels in seen for pixels in _PIXELS if pixels != tag)
+            if top and not is_private and has_pixels:
                 _refuse("an attribute behind the pixel data", tag)
             if is_implicit and not is_private and tag not in DicomDictionary:
                 _refuse("tags out of order", tag)
@@ -393,14 +402,12 @@ class _Walker:
                 _refuse("a sequence holds something else than items", tag)
             self.count += 1
             if length == _UNDEFINED:
-                position = self.data_set(
-                    value, limit, open_ended=True, is_implicit=is_implicit, depth=depth
-                )
+                position = self.data_set(value, limit, True, is_implicit, depth)
                 continue
             position = value + length
             if position > limit:
                 _refuse("an item is longer than its sequence", tag)
-            self.data_set(value, position, open_ended=False, is_implicit=is_implicit, depth=depth)
+            self.data_set(value, position, False, is_implicit, depth)
         if open_ended:
             _refuse("a sequence delimiter is missing", tag)
         return position

@@ -1,6 +1,6 @@
 """HTTP: STOW-RS mounted, a REST API, probes for whoever watches the node.
 
-Enters: ``WebServices`` (the catalogs of index and jobs, and Protocols for what acts; ``services``), the STOW-RS service
+Enters: ``api.WebServices`` (the catalogs of index, jobs and models, and what acts), the STOW-RS service
 of ``node.receive.stow``, who may come in (``access.Authentication``). Leaves: an ASGI application
 (``app.create_app``) and a server for it (``server.make_server``).
 
@@ -17,8 +17,7 @@ What can fail: 401 and 403 come before any other answer; 400, 404, 409, 410 and 
 sentence in ``detail``; an error of the node itself is 500 without a word about its inside. There is
 no CORS and no cookie, nothing is loaded from other sites, and logs hold no query strings.
 
-This part owns no SQL and no state: what it shows comes through ``services``, what it changes goes
-through ``Actions``.
+This part owns no SQL and no state: what it shows and what it changes goes through ``WebServices``.
 
 Source: PS3.18 8 (common behaviour of DICOM web services)
 """

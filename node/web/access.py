@@ -106,29 +106,27 @@ class AccessControl:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         is_open = self._authentication.kind == "none" or scope.get("path") in _OPEN_PATHS
-        if scope["type"] != "http" or is_open:
-            await self._application(scope, receive, send)
-            return
-        account = self._authentication.account_of(Headers(scope=scope).get("authorization", ""))
-        if account is None:
-            answer = JSONResponse(
-                {"detail": "credentials are needed"},
-                status_code=401,
-                headers={"WWW-Authenticate": self._authentication.challenge},
-            )
-            await answer(scope, receive, send)
-            return
-        if self._needed(scope) not in account.may:
-            answer = JSONResponse({"detail": "this account may not do that"}, status_code=403)
-            await answer(scope, receive, send)
-            return
-        scope[USER_KEY] = account.name
+        if scope["type"] == "http" and not is_open:
+            authorization = Headers(scope=scope).get("authorization", "")
+            account = self._authentication.account_of(authorization)
+            if account is None:
+                challenge = {"WWW-Authenticate": self._authentication.challenge}
+                await _refusal(401, "credentials are needed", challenge)(scope, receive, send)
+                return
+            if self._needed(scope) not in account.may:
+                await _refusal(403, "this account may not do that")(scope, receive, send)
+                return
+            scope[USER_KEY] = account.name
         await self._application(scope, receive, send)
 
     def _needed(self, scope: Scope) -> May:
         if f"{scope['path']}/".startswith(self._stow_prefix):
             return May.STORE
         return May.READ if scope["method"] in ("GET", "HEAD", "OPTIONS") else May.ACT
+
+
+def _refusal(status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    return JSONResponse({"detail": detail}, status_code=status, headers=headers)
 
 
 def _decoded(credentials: str) -> str:

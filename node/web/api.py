@@ -6,7 +6,8 @@ Lists answer ``{"items": [...], "total": n, "limit": n, "offset": n}``, newest f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias, TypeVar
 
@@ -16,7 +17,10 @@ from fastapi.responses import FileResponse
 
 from node import words
 from node.domain.errors import NodeError, TryLater
-from node.web.services import Page, Row, WebServices
+from node.jobs.catalog import JobCatalog
+from node.modelstore.catalog import ModelCatalog
+from node.process.admin import Admin, NodeHealth
+from node.spool.catalog import SpoolCatalog
 
 Limit: TypeAlias = Annotated[int, Query(ge=1, le=1000)]
 Offset: TypeAlias = Annotated[int, Query(ge=0, le=2**31)]
@@ -25,7 +29,22 @@ Number: TypeAlias = Annotated[int, PathParameter(ge=0, lt=2**63)]
 Uid: TypeAlias = Annotated[str, PathParameter(pattern=r"^[0-9.]{1,64}$")]
 Name: TypeAlias = Annotated[str, PathParameter(pattern=r"^[!-~]{1,128}$")]
 Body: TypeAlias = dict[str, Any]
+Row: TypeAlias = Mapping[str, Any]
+Page: TypeAlias = tuple[Sequence[Row], int]
+"""Rows of one page, and the number of all rows."""
 Key = TypeVar("Key")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebServices:
+    """All that the web part is given: catalogs of what the node holds, and what acts or judges."""
+
+    spool: SpoolCatalog
+    jobs: JobCatalog
+    models: ModelCatalog
+    actions: Admin
+    health: NodeHealth
+    results_dir: Path
 
 
 def make_router(services: WebServices) -> APIRouter:

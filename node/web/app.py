@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
-
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
+from node import __version__
 from node.receive.stow import StowService
 from node.web.access import OPEN, AccessControl, Authentication
-from node.web.api import make_router
-from node.web.services import WebServices
+from node.web.api import WebServices, make_router
 from node.words import show_degraded
 
 DEFAULT_STOW_PREFIX = "/dicom-web"
@@ -31,7 +29,7 @@ def create_app(
     """
     application = FastAPI(
         title="segnode",
-        version=_version(),
+        version=__version__,
         openapi_url="/api/openapi.json",
         # the documentation pages of the framework load scripts from other sites
         docs_url=None,
@@ -71,10 +69,3 @@ def _bad_request(_request: Request, error: Exception) -> JSONResponse:
     faults = error.errors() if isinstance(error, RequestValidationError) else []
     sentences = [f"{fault['loc'][-1]}: {fault['msg']}" for fault in faults]
     return JSONResponse({"detail": "; ".join(sentences)}, status_code=400)
-
-
-def _version() -> str:
-    try:
-        return version("segnode")
-    except PackageNotFoundError:
-        return "0"

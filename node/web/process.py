@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import threading
 
-from node.config import AuthConfig, NodeConfig
+from node.config import AuthConfig
 from node.domain.instance import Transport
-from node.domain.peers import match_http_user
 from node.jobs.catalog import JobCatalog
 from node.modelstore.catalog import ModelCatalog
 from node.pipeline.accept import Replan, open_ingest, spool_settings, wait_while_settings_stay
 from node.pipeline.build import Plan
 from node.pipeline.signals import Signals
 from node.process.admin import Admin, NodeHealth
-from node.receive.stow import PeerOf, StowService
+from node.receive.stow import StowService
 from node.receive.stow_parts import PartReceiver
 from node.spool.catalog import SpoolCatalog
 from node.spool.space import SpaceGuard
 from node.web.access import OPEN, Account, Authentication
+from node.web.api import WebServices
 from node.web.app import create_app
 from node.web.server import make_server
-from node.web.services import WebServices
 
 
 def web(plan: Plan, replan: Replan, signals: Signals) -> None:
     """Serve until told to stop, or until a reload changes the doors; requests in hand are finished."""
     with open_ingest(plan) as door:
         stow = StowService(
-            PartReceiver(ingest=door.ingest, associations=door.index), peer_of=_peer_of(plan.config)
+            PartReceiver(ingest=door.ingest, associations=door.index),
+            peers=plan.config.peers.values(),
         )
         engine = door.index.engine
         services = WebServices(
@@ -60,14 +60,6 @@ def web(plan: Plan, replan: Replan, signals: Signals) -> None:
         threading.Thread(target=stop, daemon=True).start()
         server.run()
         stow.close()
-
-
-def _peer_of(config: NodeConfig) -> PeerOf:
-    def peer_of(user: str, _address: str) -> str:
-        peer = match_http_user(config.peers.values(), user)
-        return peer.name if peer is not None else ""
-
-    return peer_of
 
 
 def _authentication(given: AuthConfig) -> Authentication:

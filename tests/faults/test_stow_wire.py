@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from node.receive.body_pipe import BUFFERED_BYTES, BodyPipe
-from node.web import protocol
+from node.receive.stow_parts import BUFFERED_BYTES, BodyPipe
+from node.web import server
 from tests.support.http_server import (
     BOUNDARY,
     MULTIPART,
@@ -172,7 +172,7 @@ def test_f52_a_path_that_climbs_is_400_or_404(site: Site) -> None:
 
 
 def test_f57_headers_that_drip_are_cut_off(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "HEADER_S", 0.1)
+    monkeypatch.setattr(server, "HEADER_S", 0.1)
 
     with site.connect() as line:
         line.sendall(b"POST ")
@@ -191,7 +191,7 @@ def test_an_early_answer_reaches_a_client_that_is_still_sending(site: Site) -> N
 def test_a_client_that_sends_for_ever_after_its_answer_is_cut_off(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(protocol, "DISCARDED_BYTES", 1_000_000)
+    monkeypatch.setattr(server, "DISCARDED_BYTES", 1_000_000)
     head = f"POST {STUDIES} HTTP/1.1\r\nHost: node\r\nContent-Type: text/plain\r\n"
 
     with site.connect() as line:
@@ -234,7 +234,6 @@ def test_a_long_request_keeps_its_association_alive(
     ingest: MemoryIngest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     associations = MemoryAssociations()
-    monkeypatch.setattr("node.receive.body_pipe.HEARTBEAT_S", 0.02)
     monkeypatch.setattr("node.receive.stow_parts.HEARTBEAT_S", 0.02)
     body = body_of(FILE)
 

@@ -353,6 +353,29 @@ def test_a_lost_line_keeps_what_was_acknowledged_and_nothing_else(node: Node, wa
     assert node.is_alive()
 
 
+def test_an_echo_is_answered_with_its_class_padded_and_no_instance(node: Node) -> None:
+    request = {
+        0x0002: raw.VERIFICATION.encode(),  # odd, as a sloppy peer sends it
+        0x0100: raw.us(0x0030),
+        0x0110: raw.us(9),
+        0x0800: raw.us(0x0101),
+        0x1000: raw.uid("1.2.3"),
+    }
+
+    with node.open() as client:
+        client.command(3, raw.command_set(request))
+        answer = client.response()
+
+    assert answer.pop(0x0000) == bytes([0x42, 0, 0, 0])
+    assert answer == {
+        0x0002: raw.uid(raw.VERIFICATION),
+        0x0100: raw.us(0x8030),
+        0x0120: raw.us(9),
+        0x0800: raw.us(0x0101),
+        0x0900: raw.us(0),
+    }
+
+
 def test_an_echo_opens_no_row(node: Node) -> None:
     assert node.is_alive()
 
@@ -447,10 +470,9 @@ def test_twenty_associations_at_once_do_not_mix_their_instances(node: Node) -> N
 
 def test_a_port_in_use_is_named(node: Node) -> None:
     settings = DimseSettings(port=node.server.port)
-    second = DimseServer(settings, node.ingest, node.log, CONTEXTS)
 
     with pytest.raises(ConfigInvalid, match=rf"dimse\.port: {node.server.port} .* is in use"):
-        second.start()
+        DimseServer(settings, node.ingest, node.log, CONTEXTS)
 
 
 def test_an_open_port_without_peers_is_refused() -> None:

@@ -24,9 +24,9 @@ from starlette.types import ASGIApp
 from node.domain.errors import InstanceRejected, TryLater
 from node.domain.instance import InstanceState, Origin
 from node.domain.uids import is_uid
-from node.receive.ingest import Receipt
+from node.receive.ingest import Ingest, Receipt
 from node.receive.stow import StowService, StowSettings
-from node.receive.stow_parts import BodyLimits, FileIngest, PartReceiver
+from node.receive.stow_parts import BodyLimits, PartReceiver
 from node.web.server import make_server
 
 BOUNDARY = "3f7c-boundary"
@@ -228,7 +228,7 @@ def serving(application: ASGIApp) -> Iterator[Site]:
 
 @contextmanager
 def stow_site(
-    ingest: FileIngest,
+    ingest: MemoryIngest | Ingest,
     associations: MemoryAssociations | None = None,
     *,
     limits: BodyLimits | None = None,

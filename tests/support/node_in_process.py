@@ -38,8 +38,8 @@ from node.receive.syntaxes import storage_contexts
 from node.spool import tables
 from node.spool.catalog import SpoolCatalog
 from node.spool.space import SpaceGuard
+from node.web.api import WebServices
 from node.web.app import create_app
-from node.web.services import WebServices
 from node.words import show_job, show_match, show_series
 from tests.support.clock import MovedClock
 from tests.support.http_server import Site, serving

@@ -30,7 +30,7 @@ from node.pipeline.build import plan
 from node.pipeline.deliver import send_leased
 from node.pipeline.settle import Settler
 from node.pipeline.wiring import delivery_deps, settle_deps
-from node.receive.carried import Carried
+from node.receive.ingest import Carried
 from node.spool.arrivals import Arrivals
 from node.words import show_delivery, show_job, show_match, show_series
 from tests.support.node_in_process import MODELS_PROBE, NodeInProcess, SharedWorker, node_in_process

@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 
 from node.database.engine import open_engine, writing
 from node.domain.health import Readiness
+from node.domain.peers import Peer
 from node.jobs import tables as jobs_tables
 from node.jobs.catalog import JobCatalog
 from node.receive.stow import StowService
@@ -19,8 +20,8 @@ from node.receive.stow_parts import PartReceiver
 from node.spool import tables as spool_tables
 from node.spool.catalog import SpoolCatalog
 from node.web.access import Account, Authentication, May
+from node.web.api import Row, WebServices
 from node.web.app import create_app
-from node.web.services import Row, WebServices
 from tests.support.http_server import (
     MULTIPART,
     MemoryAssociations,
@@ -94,7 +95,7 @@ def running(engine: Engine, ingest: MemoryIngest, authentication: Authentication
     )
     stow = StowService(
         PartReceiver(ingest=ingest, associations=MemoryAssociations()),
-        peer_of=lambda user, _address: {"pacs": "PACS"}.get(user, ""),
+        peers=[Peer(name="PACS", http_user="pacs")],
     )
     with serving(create_app(services, stow=stow, authentication=authentication)) as site:
         yield site

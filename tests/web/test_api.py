@@ -18,8 +18,8 @@ from node.jobs import tables as jobs_tables
 from node.jobs.catalog import JobCatalog
 from node.spool import tables as spool_tables
 from node.spool.catalog import SpoolCatalog
+from node.web.api import Row, WebServices
 from node.web.app import create_app
-from node.web.services import Row, WebServices
 from node.words import show_degraded
 from tests.support.http_server import Answer, Site, serving
 

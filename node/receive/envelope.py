@@ -1,40 +1,48 @@
-"""Splits a Part 10 stream into what stood before the data set and the data set itself.
-
-Preamble and group 0002 are not kept (the node writes its own), so an executable in a preamble never
-reaches the disk. Files without preamble, or without both, are taken as they come. Where group 0002
-comes twice the first one counts; what its group length excludes and is not in its encoding is part
-of the data set.
-
-Source: PS3.10 7.1, 7.5
-"""
+"""What stands around a data set as it arrives: the head of a Part 10 file, and deflate."""
 
 from __future__ import annotations
 
+import mmap
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from struct import Struct
+from typing import BinaryIO
 
 from node.domain.errors import InstanceRejected
 from node.domain.notes import Note
-from node.domain.statuses import CANNOT_UNDERSTAND
+from node.domain.statuses import CANNOT_UNDERSTAND, INFLATES_BEYOND_LIMIT, OUT_OF_RESOURCES
 from node.receive.syntaxes import EXPLICIT_BIG_UID, EXPLICIT_LITTLE_UID, IMPLICIT_LITTLE_UID
-from node.receive.walk import Buffer
+from node.receive.walk import LONG_VRS, Buffer, is_zero
 
 MAX_META_BYTES = 64 * 1024
 
 _HEADER = Struct("<HH2sH")
 _LONG_LENGTH = Struct("<I")
-_LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 _META_GROUP = 0x0002
 _GROUP_LENGTH, _TRANSFER_SYNTAX_UID = 0x0000, 0x0010
 
+_CHUNK_BYTES = 256 * 1024
+# some writers leave the checksum and length of the gzip format behind the stream; others fill up
+# with zeros, which every reader passes over as well: the stream itself says where it ends
+_MAX_TRAILER_BYTES = 8
+# below this size any ratio is harmless: an empty mask deflates a thousand times
+_FREE_BYTES = 64 * 1024 * 1024
+
 
 class Part10Splitter:
-    """Takes a stream in pieces of any size and gives back data-set bytes.
+    """Takes a Part 10 stream in pieces of any size and gives back data-set bytes.
+
+    Preamble and group 0002 are not kept (the node writes its own), so an executable in a preamble
+    never reaches the disk. Files without preamble, or without both, are taken as they come. Where
+    group 0002 comes twice the first one counts; what its group length excludes and is not in its
+    encoding is part of the data set.
 
     Args:
         is_bare: The stream should be a data set and begins with group 0002 all the same.
-
     Attributes:
         notes: What was unusual.
+    Source: PS3.10 7.1, 7.5
     """
 
     def __init__(self, *, is_bare: bool = False) -> None:
@@ -82,18 +90,18 @@ class Part10Splitter:
                 return position
             _, element, vr, length = _HEADER.unpack_from(held, position)
             value = position + 8
-            if vr in _LONG:
+            if vr in LONG_VRS:
                 value += 4
                 length = _LONG_LENGTH.unpack_from(held, position + 8)[0]
             elif not vr.isalpha():
                 if meta_end is not None and position >= meta_end:
                     return position
-                raise _unreadable("not in explicit VR little endian")
+                raise _broken_head("not in explicit VR little endian")
             if value + length > MAX_META_BYTES:
-                raise _unreadable("longer than 64 KiB")
+                raise _broken_head("longer than 64 KiB")
             if len(held) < value + length:
                 if is_end:
-                    raise _unreadable("cut off")
+                    raise _broken_head("cut off")
                 return None
             text = bytes(held[value : value + length])
             if element in seen or self._is_bare:
@@ -115,7 +123,67 @@ def guess_transfer_syntax(content: Buffer) -> str:
     return EXPLICIT_BIG_UID if head[0] == 0 and head[1] else EXPLICIT_LITTLE_UID
 
 
-def _unreadable(reason: str) -> InstanceRejected:
+@contextmanager
+def inflated(data: Buffer, scratch: BinaryIO, max_bytes: int, max_ratio: float) -> Iterator[Buffer]:
+    """A deflated data set as a buffer of its inflated bytes; memory stays small.
+
+    Raises:
+        InstanceRejected: 0xC000, no deflate stream or one cut off; 0xC030, it grows beyond limits;
+            0xA700, no room for it.
+    Source: PS3.5 A.5
+    """
+    limit = min(max_bytes, max(_FREE_BYTES, int(len(data) * max_ratio)))
+    try:
+        size_bytes = _inflate(data, scratch, limit)
+        scratch.flush()
+    except zlib.error:
+        raise _broken("no deflate stream") from None
+    except OSError as error:
+        raise InstanceRejected(
+            "no room to inflate", dimse_status=OUT_OF_RESOURCES, quarantine=False
+        ) from error
+    if size_bytes == 0:
+        yield b""
+        return
+    with mmap.mmap(scratch.fileno(), size_bytes, prot=mmap.PROT_READ) as mapped:
+        yield mapped
+
+
+def _inflate(data: Buffer, into: BinaryIO, limit: int) -> int:
+    stream = zlib.decompressobj(-zlib.MAX_WBITS)
+    written = 0
+    for start in range(0, len(data), _CHUNK_BYTES):
+        pending = bytes(data[start : start + _CHUNK_BYTES])
+        while pending and not stream.eof:
+            piece = stream.decompress(pending, _CHUNK_BYTES)
+            pending = stream.unconsumed_tail
+            written += len(piece)
+            if written > limit:
+                raise InstanceRejected(
+                    f"inflates to more than {limit} bytes", dimse_status=INFLATES_BEYOND_LIMIT
+                )
+            into.write(piece)
+        if stream.eof:
+            end = min(start + _CHUNK_BYTES, len(data)) - len(stream.unused_data)
+            left = len(data) - end
+            if left > _MAX_TRAILER_BYTES and not is_zero(data, end, len(data)):
+                raise _broken(f"{left} bytes follow the deflate stream")
+            return written
+    # what the last call held back for want of room
+    tail = stream.flush()
+    if not stream.eof or written + len(tail) > limit:
+        raise _broken("the deflate stream is cut off")
+    into.write(tail)
+    return written + len(tail)
+
+
+def _broken_head(reason: str) -> InstanceRejected:
     return InstanceRejected(
         f"the file meta information is {reason}", dimse_status=CANNOT_UNDERSTAND
+    )
+
+
+def _broken(reason: str) -> InstanceRejected:
+    return InstanceRejected(
+        f"the data set cannot be read: {reason}", dimse_status=CANNOT_UNDERSTAND
     )
