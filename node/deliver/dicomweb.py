@@ -21,15 +21,9 @@ from urllib.parse import urlsplit
 import requests
 from requests.auth import AuthBase, HTTPBasicAuth
 
-from node.deliver.classes import (
-    AssociationEnd,
-    classify_association,
-    classify_http,
-    result_file_gone,
-)
-from node.deliver.destination import Destination, Probe
-from node.deliver.stow_answer import judge_answer
-from node.domain.delivery import DeliverableObject, DeliveryClass, Outcome
+from node.deliver.destination import Destination, Probe, result_file_gone, sick
+from node.deliver.stow_answer import classify_http, judge_answer
+from node.domain.delivery import DeliverableObject, Outcome
 from node.domain.settings import Mistake, Secret, Settings, Timeout, mistakes_of_secrets
 
 _ANSWER_MAX_BYTES = 4 << 20
@@ -139,13 +133,13 @@ class DicomwebDestination(Destination):
                 body = _read_answer(response, time.monotonic() + self.answer_timeout_s)
         except requests.exceptions.SSLError:
             # a certificate does not mend itself, but an operator of the peer may mend it
-            return _sick("the destination's certificate cannot be verified")
+            return sick("the destination's certificate cannot be verified")
         except (requests.exceptions.ConnectTimeout, requests.exceptions.ConnectionError):
-            return _sick("no connection to the destination, or it was lost")
+            return sick("no connection to the destination, or it was lost")
         except requests.exceptions.Timeout:
-            return classify_association(AssociationEnd.TIMED_OUT)
+            return sick("the destination did not answer in time")
         except requests.exceptions.RequestException as error:
-            return _sick(f"the HTTP exchange broke off ({type(error).__name__})")
+            return sick(f"the HTTP exchange broke off ({type(error).__name__})")
         return judge_answer(response.status_code, body, sop_instance_uid, _retry_after_s(response))
 
 
@@ -230,7 +224,3 @@ def _retry_after_s(response: requests.Response) -> float | None:
     except (TypeError, ValueError):
         return None
     return max(0.0, until - time.time())
-
-
-def _sick(sentence: str) -> Outcome:
-    return Outcome(kind=DeliveryClass.RETRY, sentence=sentence, destination_sick=True)

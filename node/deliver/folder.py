@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from node.deliver.classes import result_file_gone
-from node.deliver.destination import Destination, Probe
+from node.deliver.destination import Destination, Probe, blocked, result_file_gone, sick
 from node.domain.delivery import DeliverableObject, DeliveryClass, Outcome
 from node.domain.settings import Mistake
 
@@ -110,13 +109,13 @@ def fill_layout(layout: str, values: Mapping[str, str]) -> Path:
 def place(source: Path, folder: Path, relative: Path) -> Outcome:
     """Copy a file into a folder under a free name; done when file and folder are on the disk."""
     if not folder.is_dir():
-        return _later(f"the folder {folder} is not there: create it, or mount it")
+        return sick(f"the folder {folder} is not there: create it, or mount it")
     target = folder / relative
     try:
         _make_folders(folder, target.parent)
         return _write_once(source, target)
     except OSError as error:
-        return _later(f"the folder cannot be written: {os.strerror(error.errno or 0)}")
+        return sick(f"the folder cannot be written: {os.strerror(error.errno or 0)}")
 
 
 def _safe(part: str) -> str:
@@ -138,12 +137,9 @@ def _write_once(source: Path, target: Path) -> Outcome:
     try:
         _copy(source, part)
         if not _claim(part, target) and not filecmp.cmp(source, target, shallow=False):
-            return Outcome(
-                kind=DeliveryClass.BLOCKED,
-                sentence=(
-                    "another file with other content has this name already: "
-                    "put {SOPInstanceUID} into the layout, or move that file"
-                ),
+            return blocked(
+                "another file with other content has this name already: "
+                "put {SOPInstanceUID} into the layout, or move that file"
             )
     finally:
         part.unlink(missing_ok=True)
@@ -178,7 +174,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _later(sentence: str) -> Outcome:
-    return Outcome(kind=DeliveryClass.RETRY, sentence=sentence, destination_sick=True)

@@ -1,18 +1,23 @@
 """Everything of a SEG but its frames: highdicom's modules, then ours, then the source's own bytes.
 
-Source: PS3.3 A.51, C.7.5.2 (Enhanced General Equipment), C.12.1 (SOP Common), C.12.2 (Common
-Instance Reference), PS3.10 7.1 (File Meta Information).
+Source: PS3.3 A.51, C.7.5.2 (Enhanced General Equipment), C.8.20.4 (segments), C.10.7.1.1 (CIELab
+encoding), C.12.1 (SOP Common), C.12.2 (Common Instance Reference), 10.16 (Algorithm
+Identification); PS3.10 7.1 (File Meta Information).
 """
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from itertools import groupby
 
 import numpy as np
+from highdicom import AlgorithmIdentificationSequence
 from highdicom.base import SOPClass
+from highdicom.color import CIELabColor
 from highdicom.content import PixelMeasuresSequence
-from highdicom.seg import Segmentation
+from highdicom.seg import Segmentation, SegmentDescription
+from highdicom.sr.coding import CodedConcept
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.tag import Tag
@@ -21,9 +26,10 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, SegmentationStor
 from node.domain.job import ResultIdentity
 from node.domain.patient_study import COPIED_KEYWORDS, NEVER_ABSENT_KEYWORDS
 from node.domain.result import Provenance
-from node.domain.segment import PRIVATE_SCHEME, PRIVATE_SCHEME_UID, Segment
+from node.domain.segment import PRIVATE_SCHEME, PRIVATE_SCHEME_UID, Code, Segment
 from node.domain.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.encode.elements import (
+    Source,
     copied_element,
     copied_elements,
     element,
@@ -32,8 +38,6 @@ from node.encode.elements import (
     sequence,
 )
 from node.encode.frames import coded, reference_to, shared_groups
-from node.encode.segments import IMPLAUSIBLE, RESEARCH_NOTICE, describe_segments, plain_text
-from node.encode.source import Source
 
 MANUFACTURER = "segnode"
 
@@ -283,3 +287,100 @@ def _empty(keyword: str) -> bytes:
 
 def _tag_of(data: bytes) -> int:
     return int.from_bytes(data[:2], "little") << 16 | int.from_bytes(data[2:4], "little")
+
+
+LONG_STRING = 64
+LONG_TEXT = 10240
+IMPLAUSIBLE = "IMPLAUSIBLE"
+"""In Series and Content Description of a result that no patient can have."""
+RESEARCH_NOTICE = "For research use only, not for diagnostic use"
+
+
+def plain_text(text: str, limit: int = LONG_STRING) -> str:
+    """Text of ours in the default repertoire, cut to length.
+
+    The Specific Character Set is the source's, whatever it is; ASCII reads the same in all of them.
+    A backslash would separate values (PS3.5 6.2).
+    """
+    folded = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    clean = "".join(mark if mark.isprintable() else " " for mark in folded.replace("\\", "/"))
+    return clean[:limit].strip()
+
+
+def describe_segments(
+    segments: list[Segment],
+    provenance: Provenance,
+    identity: ResultIdentity,
+    inputs: dict[str, str],
+) -> list[SegmentDescription]:
+    """Items of the Segment Sequence, numbered from 1 in the order given.
+
+    Args:
+        inputs: What else belongs into Algorithm Parameters, such as the UIDs of the input series.
+    """
+    algorithm = _algorithm(provenance, inputs)
+    return [
+        _describe(number, segment, algorithm, provenance, identity)
+        for number, segment in enumerate(segments, 1)
+    ]
+
+
+def _describe(
+    number: int,
+    segment: Segment,
+    algorithm: AlgorithmIdentificationSequence,
+    provenance: Provenance,
+    identity: ResultIdentity,
+) -> SegmentDescription:
+    description = SegmentDescription(
+        segment_number=number,
+        segment_label=plain_text(segment.name) or f"label {segment.label_value}",
+        segmented_property_category=_concept(segment.category),
+        segmented_property_type=_concept(segment.type),
+        algorithm_type="AUTOMATIC",
+        algorithm_identification=algorithm,
+        tracking_uid=identity.uid(f"tracking.{segment.label_value}"),
+        tracking_id=plain_text(f"{provenance.model_name} {segment.name}"),
+        anatomic_regions=[_concept(segment.region)] if segment.region else None,
+        display_color=CIELabColor.from_rgb(*segment.rgb),
+    )
+    if provenance.research_use:
+        description.SegmentDescription = RESEARCH_NOTICE
+    if segment.modifier:
+        kind = description.SegmentedPropertyTypeCodeSequence[0]
+        kind.SegmentedPropertyTypeModifierCodeSequence = [_concept(segment.modifier)]
+    if segment.region and segment.region_modifier:
+        region = description.AnatomicRegionSequence[0]
+        region.AnatomicRegionModifierSequence = [_concept(segment.region_modifier)]
+    return description
+
+
+def _algorithm(provenance: Provenance, inputs: dict[str, str]) -> AlgorithmIdentificationSequence:
+    facts = {
+        "model_digest": provenance.model_digest,
+        "weights_digest": provenance.weights_digest or "none",
+        "config_digest": provenance.config_digest,
+        "node_version": provenance.node_version,
+        "revision": str(provenance.revision),
+        **({"replaces": provenance.replaces} if provenance.replaces else {}),
+        **({"incomplete_input": provenance.incomplete} if provenance.incomplete else {}),
+        **({"implausible": provenance.implausible} if provenance.implausible else {}),
+        **inputs,
+        **{name: provenance.parameters[name] for name in sorted(provenance.parameters)},
+    }
+    identification = AlgorithmIdentificationSequence(
+        name=plain_text(provenance.model_name),
+        family=codes.DCM.ArtificialIntelligence,
+        version=plain_text(provenance.model_version),
+        source=plain_text(f"segnode {provenance.node_version}"),
+    )
+    parameters = "\r\n".join(f"{name}={value}" for name, value in facts.items())
+    lines = (plain_text(line, LONG_TEXT) for line in parameters.split("\r\n"))
+    identification[0].AlgorithmParameters = "\r\n".join(lines)[:LONG_TEXT]
+    return identification
+
+
+def _concept(code: Code) -> CodedConcept:
+    return CodedConcept(
+        value=code.value, scheme_designator=code.scheme, meaning=plain_text(code.meaning)
+    )

@@ -23,7 +23,7 @@ from node.domain.grid import Grid
 from node.domain.job import ResultIdentity
 from node.domain.result import EncodedFile, LabelArray, LabelVolume, Provenance, mask_of
 from node.domain.segment import Segment
-from node.encode.planes import described_values
+from node.encode.frames import described_values
 
 _UINT8, _INT16, _UINT16 = 2, 4, 512  # data types of NIfTI-1
 _MILLIMETRES = 2

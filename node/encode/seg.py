@@ -20,17 +20,16 @@ from node.domain.errors import JobFailed
 from node.domain.job import ResultIdentity
 from node.domain.result import EncodedFile, LabelVolume, Provenance
 from node.domain.segment import Segment
-from node.encode.elements import element, item
-from node.encode.frames import FrameTemplates
-from node.encode.header import encoded_header, file_preface
-from node.encode.planes import (
+from node.encode.elements import Source, element, item
+from node.encode.frames import (
+    FrameTemplates,
     Plane,
     described_values,
     occupied_planes,
     packed_bits,
     packed_size_bytes,
 )
-from node.encode.source import Source
+from node.encode.header import encoded_header, file_preface
 
 _PER_FRAME = int(Tag("PerFrameFunctionalGroupsSequence"))
 _SEGMENTS_OVERLAP = int(Tag("SegmentsOverlap"))

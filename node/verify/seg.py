@@ -19,15 +19,17 @@ from node.domain.frames import Frame, frames_of
 from node.domain.job import ResultIdentity
 from node.domain.result import LabelVolume, Provenance
 from node.domain.segment import Segment
-from node.verify.belonging import identity_faults, lossy_faults, patient_faults, reference_faults
-from node.verify.description import (
+from node.verify.header import (
     dimension_faults,
     geometry_faults,
+    identity_faults,
+    lossy_faults,
+    patient_faults,
     pixel_faults,
+    reference_faults,
     segment_faults,
 )
-from node.verify.groups import SegFrame
-from node.verify.reading import UNREADABLE, SegFile, read_seg
+from node.verify.reading import UNREADABLE, SegFile, SegFrame, read_seg
 
 MOST_FAULTS = 50
 """Enough to see what went wrong; looking for more would only take time."""

@@ -1,16 +1,28 @@
-"""Rows as people and programs see them: reasons as codes, and a sentence with what frees them."""
+"""Reasons, and the rows that keep them, as people and programs see them.
+
+A reason is said by one line of a table: a template over its facts, or a function of them. A row shows
+its reasons as codes, and a sentence with what frees it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, TypeAlias
 
+from node.domain.health import Readiness
 from node.domain.job import DeliveryState, JobState, MatchState
-from node.domain.reasons import IMPLAUSIBLE_CODES, Reason, ReasonCode, codes_of, reasons_from_json
+from node.domain.reasons import (
+    IMPLAUSIBLE_CODES,
+    Facts,
+    Reason,
+    ReasonCode,
+    codes_of,
+    reasons_from_json,
+)
 from node.domain.series import SeriesState
+from node.words import gate, journey
 from node.words.journey import no_model_takes_it
-from node.words.reasons import tell, tell_all
 
 Row: TypeAlias = Mapping[str, Any]
 
@@ -148,3 +160,70 @@ def _hint_of_job(job_id: int, state: str, reasons: Sequence[Reason], audience: A
     if ReasonCode.KILLS_WORKERS in codes:
         return f": jobs retry {job_id} tries again"
     return f": jobs retry {job_id} runs it again" if ReasonCode.CANCELLED in codes else ""
+
+
+Telling: TypeAlias = str | Callable[..., str]
+
+_TELLINGS: Mapping[str, Telling] = {**gate.TELLINGS, **journey.TELLINGS}
+
+# facts that any reason may have: whom it is about, and which attempt it ended
+_ABOUT = ("role", "instance", "attempt", "attempts", "is_tried_again")
+
+
+def tell(reason: Reason) -> str:
+    """One reason in words; empty where its code says all to programs and nothing to people."""
+    facts = reason.facts
+    if "told" in facts:
+        said = str(facts["told"])
+    else:
+        own = {name: value for name, value in facts.items() if name not in _ABOUT}
+        telling = _TELLINGS[reason.code]
+        said = telling(**own) if callable(telling) else telling.format(**own)
+    return _about(facts, said) if said else ""
+
+
+def tell_all(reasons: Iterable[Reason]) -> str:
+    """Several reasons in one line, what is said twice once."""
+    return "; ".join(dict.fromkeys(filter(None, map(tell, reasons))))
+
+
+def _about(facts: Facts, said: str) -> str:
+    if "instance" in facts:
+        said = f"instance {facts['instance']}: {said}"
+    if "role" in facts:
+        said = f"role {facts['role']}: {said}"
+    return f"{said} ({_attempt(facts)})" if "attempt" in facts else said
+
+
+def _attempt(facts: Mapping[str, Any]) -> str:
+    again = ", tried again" if facts.get("is_tried_again") else ""
+    return f"attempt {facts['attempt']} of {facts['attempts']}{again}"
+
+
+def show_degraded(readiness: Readiness) -> dict[str, str]:
+    """Reason such as ``held``, ``parked``, ``blocked``, ``disk`` -> one plain sentence.
+
+    Shown to everybody: it holds counts and commands, and no patient.
+    """
+    sentences = {
+        "held": (
+            readiness.held,
+            f"{readiness.held} series wait for a person: segnode series list --state held",
+        ),
+        "parked": (
+            readiness.parked,
+            f"{readiness.parked} series cannot run: segnode jobs list --matches",
+        ),
+        "implausible": (
+            readiness.implausible,
+            f"{readiness.implausible} results are implausible and not delivered:"
+            " segnode jobs list --state implausible",
+        ),
+        "blocked": (
+            readiness.blocked,
+            f"{readiness.blocked} results cannot be delivered:"
+            " segnode deliveries list --state blocked",
+        ),
+        "disk": (readiness.shortage, f"{readiness.shortage}: new instances are refused"),
+    }
+    return {name: sentence for name, (is_so, sentence) in sentences.items() if is_so}
