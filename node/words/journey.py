@@ -14,25 +14,21 @@ _SOURCES = {"peer": "the sender's count", "header": "Images in Acquisition"}
 # --- arrival -------------------------------------------------------------------------------------
 
 
-def _count(expected: int, source: str) -> str:
-    return f"{expected} ({_SOURCES[source]})"
-
-
 def _count_short(images: int, expected: int, source: str) -> str:
-    return f"{images} of {_count(expected, source)} images arrived"
+    return f"{images} of {expected} ({_SOURCES[source]}) images arrived"
 
 
-def _not_reached(images: int, expected: int, source: str, none_for_s: float) -> str:
-    return f"{_count_short(images, expected, source)}, none in the last {none_for_s:.0f} s"
+def _count_reached(expected: int, source: str) -> str:
+    return f"all {expected} ({_SOURCES[source]}) images arrived"
+
+
+def _not_reached(none_for_s: float, **short: Any) -> str:
+    return f"{_count_short(**short)}, none in the last {none_for_s:.0f} s"
 
 
 def _gave_up(is_discarded: bool, **short: Any) -> str:
     then = "discarded" if is_discarded else "going on without the others"
     return f"{_not_reached(**short)}: {then}"
-
-
-def _count_reached(expected: int, source: str) -> str:
-    return f"all {_count(expected, source)} images arrived"
 
 
 def _person_went_on(images: int, of: int) -> str:
@@ -50,19 +46,6 @@ def _images_refused(count: int, of: int, whys: Sequence[tuple[int, str]], others
 def _late(images: int, revision: int) -> str:
     number = "1 image" if images == 1 else f"{images} images"
     return f"{number} came after the result of revision {revision} was delivered"
-
-
-def _deleted(revision: int = 0, series: str = "") -> str:
-    if series:
-        return f"images of {series} were deleted by retention"
-    if revision:
-        return f"images came after earlier ones of revision {revision} were deleted by retention"
-    return "its images were deleted by retention: send the series again"
-
-
-def _no_input(model: str = "") -> str:
-    sentence = "no grayscale images of a patient: nothing for a model"
-    return f"{model} takes images; {sentence}" if model else sentence
 
 
 def _images_missing(parts: Sequence[tuple[str, int, int]] = ()) -> str:
@@ -118,21 +101,6 @@ def _several_fit(fitted_role: str, series: Sequence[str]) -> str:
     return f"{count} series fit role {fitted_role}: {', '.join(series)}"
 
 
-def _only_for_roles(series: str, roles: Sequence[str]) -> str:
-    only = f"series {series} is the only one for roles {' and '.join(roles)}"
-    return f"{only}, and a series fills one role only"
-
-
-def _best_for_roles(series: str, roles: Sequence[str]) -> str:
-    return (
-        f"series {series} fits roles {' and '.join(roles)} best, and a series fills one role only"
-    )
-
-
-def _patients_differ(series: Sequence[str]) -> str:
-    return f"the series of this set differ in Patient ID: {', '.join(series)}"
-
-
 def _not_accepted(model: str, **misfit: Any) -> str:
     return f"{model} does not take it: {_misfit(**misfit)}"
 
@@ -161,8 +129,7 @@ def _superseded(revision: int = 0, job: int = 0, is_of_series: bool = False) -> 
     if job:
         return f"job {job} took its place"
     if revision:
-        of = " of the series" if is_of_series else ""
-        return f"revision {revision}{of} took its place"
+        return f"revision {revision}{' of the series' if is_of_series else ''} took its place"
     return "a newer revision of the series took its place"
 
 
@@ -170,7 +137,7 @@ def _cancelled(is_its_job: bool = False) -> str:
     return f"{'its job was ' if is_its_job else ''}cancelled by an operator"
 
 
-TELLINGS: Mapping[str, Any] = {
+TELLINGS: Mapping[Code, Any] = {
     Code.COUNT_SHORT: _count_short,
     Code.COUNT_JUST_REACHED: "the count was reached just now",
     Code.COUNT_REACHED: _count_reached,
@@ -187,18 +154,29 @@ TELLINGS: Mapping[str, Any] = {
     Code.PERSON_WENT_ON: _person_went_on,
     Code.PERSON_DISCARDED: "discarded by a person",
     Code.AS_SETTLED: "complete as it was settled",
-    Code.NO_INPUT: _no_input,
+    Code.NO_INPUT: (
+        "{model} takes images; no grayscale images of a patient: nothing for a model",
+        "no grayscale images of a patient: nothing for a model",
+    ),
     Code.IMAGES_REFUSED: _images_refused,
     Code.LATE_IMAGES: _late,
-    Code.FILES_DELETED: _deleted,
+    Code.FILES_DELETED: (
+        "images of {series} were deleted by retention",
+        "images came after earlier ones of revision {revision} were deleted by retention",
+        "its images were deleted by retention: send the series again",
+    ),
     Code.NOT_JUDGED: "{error} when it was judged, tried again every {again_after_s:.0f} s",
     Code.IMAGES_MISSING: _images_missing,
     Code.NO_RULE_FIRED: _no_rule_fired,
     Code.ROLE_EMPTY: _role_empty,
-    Code.ONE_SERIES_FOR_ROLES: _only_for_roles,
+    Code.ONE_SERIES_FOR_ROLES: (
+        "series {series} is the only one for roles {roles: and }, and a series fills one role only"
+    ),
     Code.SEVERAL_SERIES_FIT: _several_fit,
-    Code.BEST_FOR_ROLES: _best_for_roles,
-    Code.PATIENTS_DIFFER: _patients_differ,
+    Code.BEST_FOR_ROLES: (
+        "series {series} fits roles {roles: and } best, and a series fills one role only"
+    ),
+    Code.PATIENTS_DIFFER: "the series of this set differ in Patient ID: {series:, }",
     Code.NOT_ACCEPTED: _not_accepted,
     Code.MODEL_REFUSES: _model_refuses,
     Code.TOO_LITTLE_BODY: (

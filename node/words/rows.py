@@ -1,13 +1,16 @@
 """Reasons, and the rows that keep them, as people and programs see them.
 
-A reason is said by one line of a table: a template over its facts, or a function of them. A row shows
-its reasons as codes, and a sentence with what frees it.
+A reason is said by one line of a table: a template over its facts, several of which the first is taken
+that they fill, or a function of them. In a template the format of a sequence stands between its parts.
+A row shows its reasons as codes, and a sentence with what frees it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from enum import StrEnum
+from string import Formatter
 from typing import Any, TypeAlias
 
 from node.domain.health import Readiness
@@ -162,9 +165,17 @@ def _hint_of_job(job_id: int, state: str, reasons: Sequence[Reason], audience: A
     return f": jobs retry {job_id} runs it again" if ReasonCode.CANCELLED in codes else ""
 
 
-Telling: TypeAlias = str | Callable[..., str]
-
-_TELLINGS: Mapping[str, Telling] = {**gate.TELLINGS, **journey.TELLINGS}
+_DEGRADED = {
+    "held": "{} series wait for a person: segnode series list --state held",
+    "parked": "{} series cannot run: segnode jobs list --matches",
+    "implausible": (
+        "{} results are implausible and not delivered: segnode jobs list --state implausible"
+    ),
+    "blocked": "{} results cannot be delivered: segnode deliveries list --state blocked",
+    "disk": "{}: new instances are refused",
+}
+_TELLINGS: Mapping[ReasonCode, str | tuple[str, ...] | Callable[..., str]]
+_TELLINGS = {**gate.TELLINGS, **journey.TELLINGS}
 
 # facts that any reason may have: whom it is about, and which attempt it ended
 _ABOUT = ("role", "instance", "attempt", "attempts", "is_tried_again")
@@ -178,7 +189,7 @@ def tell(reason: Reason) -> str:
     else:
         own = {name: value for name, value in facts.items() if name not in _ABOUT}
         telling = _TELLINGS[reason.code]
-        said = telling(**own) if callable(telling) else telling.format(**own)
+        said = telling(**own) if callable(telling) else _filled(telling, own)
     return _about(facts, said) if said else ""
 
 
@@ -187,17 +198,29 @@ def tell_all(reasons: Iterable[Reason]) -> str:
     return "; ".join(dict.fromkeys(filter(None, map(tell, reasons))))
 
 
+class _Words(Formatter):
+    def format_field(self, value: Any, format_spec: str) -> str:
+        if isinstance(value, tuple):
+            return format_spec.join(map(str, value))
+        return str(super().format_field(value, format_spec))
+
+
+def _filled(templates: str | tuple[str, ...], facts: Facts) -> str:
+    for template in (templates,) if isinstance(templates, str) else templates:
+        with suppress(KeyError):
+            return _Words().vformat(template, (), facts)
+    raise KeyError(f"no template of {templates} is filled by {', '.join(facts)}")
+
+
 def _about(facts: Facts, said: str) -> str:
     if "instance" in facts:
         said = f"instance {facts['instance']}: {said}"
     if "role" in facts:
         said = f"role {facts['role']}: {said}"
-    return f"{said} ({_attempt(facts)})" if "attempt" in facts else said
-
-
-def _attempt(facts: Mapping[str, Any]) -> str:
-    again = ", tried again" if facts.get("is_tried_again") else ""
-    return f"attempt {facts['attempt']} of {facts['attempts']}{again}"
+    if "attempt" in facts:
+        again = ", tried again" if facts.get("is_tried_again") else ""
+        said = f"{said} (attempt {facts['attempt']} of {facts['attempts']}{again})"
+    return said
 
 
 def show_degraded(readiness: Readiness) -> dict[str, str]:
@@ -205,25 +228,11 @@ def show_degraded(readiness: Readiness) -> dict[str, str]:
 
     Shown to everybody: it holds counts and commands, and no patient.
     """
-    sentences = {
-        "held": (
-            readiness.held,
-            f"{readiness.held} series wait for a person: segnode series list --state held",
-        ),
-        "parked": (
-            readiness.parked,
-            f"{readiness.parked} series cannot run: segnode jobs list --matches",
-        ),
-        "implausible": (
-            readiness.implausible,
-            f"{readiness.implausible} results are implausible and not delivered:"
-            " segnode jobs list --state implausible",
-        ),
-        "blocked": (
-            readiness.blocked,
-            f"{readiness.blocked} results cannot be delivered:"
-            " segnode deliveries list --state blocked",
-        ),
-        "disk": (readiness.shortage, f"{readiness.shortage}: new instances are refused"),
+    facts = {
+        "held": readiness.held,
+        "parked": readiness.parked,
+        "implausible": readiness.implausible,
+        "blocked": readiness.blocked,
+        "disk": readiness.shortage,
     }
-    return {name: sentence for name, (is_so, sentence) in sentences.items() if is_so}
+    return {name: _DEGRADED[name].format(fact) for name, fact in facts.items() if fact}
