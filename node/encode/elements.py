@@ -59,9 +59,14 @@ def item(content: bytes) -> bytes:
     return struct.pack("<HHI", 0xFFFE, 0xE000, len(content)) + content
 
 
+def attribute(keyword: str, value: bytes) -> bytes:
+    """One element of the dictionary's VR."""
+    return element(Tag(keyword), dictionary_VR(keyword), value)
+
+
 def sequence(keyword: str, *items: bytes) -> bytes:
     """A sequence element around the encoded elements of each item."""
-    return element(Tag(keyword), "SQ", b"".join(item(content) for content in items))
+    return attribute(keyword, b"".join(map(item, items)))
 
 
 def encoded_elements(dataset: Dataset) -> Iterator[tuple[int, bytes]]:

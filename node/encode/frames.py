@@ -7,7 +7,7 @@ PS3.3 C.7.6.16.2 (macros), C.7.6.17 (dimension indices).
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
@@ -16,15 +16,16 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as PydicomCode
-from pydicom.tag import Tag
 from pydicom.valuerep import format_number_as_ds
 
 from node.domain.errors import JobFailed
 from node.domain.result import LabelArray, LabelVolume, label_values_of, mask_of
 from node.domain.segment import Segment
-from node.encode.elements import Source, copied_element, element, encoded_dataset, item, sequence
+from node.encode.elements import Source, attribute, copied_element, encoded_dataset, sequence
 
 _CHUNK_BYTES = 1 << 20
+_DECIMAL_STRING = 16
+_SEGMENTATION = PydicomCode("113076", "DCM", "Segmentation")  # CID 7203; DCM has two of this name
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,83 +118,69 @@ def packed_size_bytes(labels: LabelArray, planes: Sequence[Plane]) -> int:
     return int(whole + whole % 2)
 
 
-_DECIMAL_STRING = 16
-_SEGMENTATION = PydicomCode("113076", "DCM", "Segmentation")  # CID 7203; DCM has two of this name
+def per_frame_groups(
+    source: Source, planes: Sequence[Plane], segment_numbers: Mapping[int, int]
+) -> bytes:
+    """The Per-Frame Functional Groups Sequence: one item per plane, four parts joined.
 
-
-class FrameTemplates:
-    """Encoded parts of per-frame items; a frame is four of them joined.
+    Parts are encoded once per slice or segment, not once per frame.
 
     Args:
-        source: Where positions and references come from.
+        segment_numbers: Label value -> Segment Number.
     """
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        self._derivations: dict[int, bytes] = {}
-        self._positions: dict[int, bytes] = {}
-        self._segments: list[bytes] = []
-        # the index values are the last bytes of Frame Content: two UL, segment and place
-        content = element(Tag("DimensionIndexValues"), "UL", b"\0" * 8)
-        self._content = sequence("FrameContentSequence", content)[:-8]
-        self._purpose = element(Tag("SpatialLocationsPreserved"), "CS", b"YES") + sequence(
-            "PurposeOfReferenceCodeSequence",
-            encoded_dataset(coded(codes.DCM.SourceImageForImageProcessingOperation)),
+    slices = sorted({plane.slice_index for plane in planes})
+    places = {index: place for place, index in enumerate(slices, 1)}
+    derivations = dict(zip(slices, _derivations(source, slices), strict=True))
+    positions = {index: _position(source, index) for index in slices}
+    # the index values are the last bytes of Frame Content: two UL, segment and place
+    content = sequence("FrameContentSequence", attribute("DimensionIndexValues", b"\0" * 8))[:-8]
+    segments = {
+        value: sequence(
+            "SegmentIdentificationSequence",
+            attribute("ReferencedSegmentNumber", struct.pack("<H", number)),
         )
-        self._derivation_code = sequence(
-            "DerivationCodeSequence", encoded_dataset(coded(_SEGMENTATION))
-        )
+        for value, number in segment_numbers.items()
+    }
+    frames = (
+        derivations[plane.slice_index]
+        + content
+        + struct.pack("<II", segment_numbers[plane.label_value], places[plane.slice_index])
+        + positions[plane.slice_index]
+        + segments[plane.label_value]
+        for plane in planes
+    )
+    return sequence("PerFrameFunctionalGroupsSequence", *frames)
 
-    def prepare(self, slices: Sequence[int], segments: int) -> None:
-        """Encode the parts that these slices and Segment Numbers 1 to ``segments`` need."""
-        for index in slices:
-            self._derivations[index] = self._derivation(index)
-            self._positions[index] = self._position(index)
-        self._segments = [
-            sequence(
-                "SegmentIdentificationSequence",
-                element(Tag("ReferencedSegmentNumber"), "US", struct.pack("<H", number)),
-            )
-            for number in range(segments + 1)
-        ]
 
-    def frame(self, slice_index: int, segment_number: int, place: int) -> bytes:
-        """One item: Derivation Image, Frame Content, Plane Position, Segment Identification."""
-        return b"".join(
-            (
-                self._derivations[slice_index],
-                self._content,
-                struct.pack("<II", segment_number, place),
-                self._positions[slice_index],
-                self._segments[segment_number],
-            )
-        )
+def _derivations(source: Source, slices: Sequence[int]) -> Iterator[bytes]:
+    """The Derivation Image Sequence of each slice."""
+    purpose = attribute("SpatialLocationsPreserved", b"YES") + sequence(
+        "PurposeOfReferenceCodeSequence",
+        encoded_dataset(coded(codes.DCM.SourceImageForImageProcessingOperation)),
+    )
+    derivation_code = sequence("DerivationCodeSequence", encoded_dataset(coded(_SEGMENTATION)))
+    for index in slices:
+        frame = source.stack.frames[index]
+        image = reference_to(source.by_uid[frame.sop_instance_uid], frame.frame_number) + purpose
+        images = sequence("SourceImageSequence", image)
+        yield sequence("DerivationImageSequence", images + derivation_code)
 
-    def _derivation(self, slice_index: int) -> bytes:
-        frame = self._source.stack.frames[slice_index]
-        instance = self._source.by_uid[frame.sop_instance_uid]
-        source_image = reference_to(instance, frame.frame_number) + self._purpose
-        return sequence(
-            "DerivationImageSequence",
-            sequence("SourceImageSequence", source_image) + self._derivation_code,
-        )
 
-    def _position(self, slice_index: int) -> bytes:
-        frame = self._source.stack.frames[slice_index]
-        value = decimal_strings(frame.position_mm or ())
-        holder = plane_holder(self._source, slice_index, "PlanePositionSequence")
-        position = _as_in_source(holder, "ImagePositionPatient", value)
-        return sequence("PlanePositionSequence", position)
+def _position(source: Source, slice_index: int) -> bytes:
+    value = decimal_strings(source.stack.frames[slice_index].position_mm or ())
+    holder = plane_holder(source, slice_index, "PlanePositionSequence")
+    position = _as_in_source(holder, "ImagePositionPatient", value)
+    return sequence("PlanePositionSequence", position)
 
 
 def reference_to(instance: Dataset, frame_number: int | None = None) -> bytes:
     """The SOP Instance Reference macro, with the frame of a multi-frame instance (10-3, 10-11)."""
     parts = [
-        element(Tag("ReferencedSOPClassUID"), "UI", str(instance.SOPClassUID).encode()),
-        element(Tag("ReferencedSOPInstanceUID"), "UI", str(instance.SOPInstanceUID).encode()),
+        attribute("ReferencedSOPClassUID", str(instance.SOPClassUID).encode()),
+        attribute("ReferencedSOPInstanceUID", str(instance.SOPInstanceUID).encode()),
     ]
     if frame_number is not None:
-        parts.append(element(Tag("ReferencedFrameNumber"), "IS", str(frame_number).encode()))
+        parts.append(attribute("ReferencedFrameNumber", str(frame_number).encode()))
     return b"".join(parts)
 
 
@@ -206,20 +193,19 @@ def shared_groups(source: Source) -> bytes:
         decimal_strings(frame.orientation or ()),
     )
     between_slices = source.stack.grid.spacing_mm[0]
-    measures = b"".join(
-        (
-            element(Tag("SliceThickness"), "DS", _thickness(source, between_slices)),
-            element(Tag("SpacingBetweenSlices"), "DS", decimal_strings((between_slices,))),
-            _as_in_source(
-                plane_holder(source, 0, "PixelMeasuresSequence"),
-                "PixelSpacing",
-                decimal_strings(frame.pixel_spacing_mm or ()),
-            ),
-        )
+    pixel_spacing = _as_in_source(
+        plane_holder(source, 0, "PixelMeasuresSequence"),
+        "PixelSpacing",
+        decimal_strings(frame.pixel_spacing_mm or ()),
+    )
+    measures = (
+        attribute("SliceThickness", _thickness(source, between_slices))
+        + attribute("SpacingBetweenSlices", decimal_strings((between_slices,)))
+        + pixel_spacing
     )
     groups = sequence("PlaneOrientationSequence", orientation)
     groups += sequence("PixelMeasuresSequence", measures)
-    return element(Tag("SharedFunctionalGroupsSequence"), "SQ", item(groups))
+    return sequence("SharedFunctionalGroupsSequence", groups)
 
 
 def plane_holder(source: Source, slice_index: int, macro: str) -> Dataset:
@@ -249,18 +235,18 @@ def _as_in_source(holder: Dataset, keyword: str, otherwise: bytes) -> bytes:
         texts = copied[8:].split(b"\\")
         if all(len(text.strip(b" \0")) <= _DECIMAL_STRING for text in texts):
             return copied
-    return element(Tag(keyword), "DS", otherwise)
+    return attribute(keyword, otherwise)
 
 
 def _thickness(source: Source, between_slices_mm: float) -> bytes:
     """The slice thickness of all slices, or their distance where it is absent or differs."""
-    texts = set()
-    for index in range(len(source.stack.frames)):
-        holder = plane_holder(source, index, "PixelMeasuresSequence")
-        texts.add(copied_element(holder, "SliceThickness"))
+    texts = {
+        copied_element(plane_holder(source, index, "PixelMeasuresSequence"), "SliceThickness")
+        for index in range(len(source.stack.frames))
+    }
     text = texts.pop() if len(texts) == 1 else None
     try:
-        thickness = float(text[8:].strip(b" \0")) if text is not None else 0.0
+        thickness = float((text or b"")[8:].strip(b" \0"))
     except ValueError:
         thickness = 0.0
     usable = isfinite(thickness) and thickness > 0

@@ -30,6 +30,7 @@ from node.domain.segment import PRIVATE_SCHEME, PRIVATE_SCHEME_UID, Code, Segmen
 from node.domain.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.encode.elements import (
     Source,
+    attribute,
     copied_element,
     copied_elements,
     element,
@@ -40,6 +41,11 @@ from node.encode.elements import (
 from node.encode.frames import coded, reference_to, shared_groups
 
 MANUFACTURER = "segnode"
+LONG_STRING = 64
+LONG_TEXT = 10240
+IMPLAUSIBLE = "IMPLAUSIBLE"
+"""In Series and Content Description of a result that no patient can have."""
+RESEARCH_NOTICE = "For research use only, not for diagnostic use"
 
 # of the skeleton: not true of the whole object, made here instead, or of no use to a reader
 _NOT_FROM_SKELETON = [
@@ -101,11 +107,14 @@ def encoded_header(
         _contributing_equipment(source, provenance),
         _referenced_series(source),
         shared_groups(source),
-        *_from_all_instances(source),
+        # what the source says in all its instances is as true of the result
+        source.uniform("BodyPartExamined"),
+        source.uniform("PositionReferenceIndicator")
+        or attribute("PositionReferenceIndicator", b""),
         *_lossy_compression(source),
     )
     elements.update({_tag_of(data): data for data in ours if data})
-    empty = {int(Tag(keyword)): _empty(keyword) for keyword in NEVER_ABSENT_KEYWORDS}
+    empty = {int(Tag(keyword)): attribute(keyword, b"") for keyword in NEVER_ABSENT_KEYWORDS}
     return elements | empty | copied_elements(source.first, COPIED_KEYWORDS)
 
 
@@ -132,11 +141,15 @@ def _skeleton(
     """A SEG of one plane of 2 x 2 pixels, made by highdicom from a header without any patient."""
     series = sorted({str(instance.SeriesInstanceUID) for instance in source.instances})
     inputs = {"result_key": identity.key, "input_series": " ".join(series)}
+    algorithm = _algorithm(provenance, inputs)
     return Segmentation(
         source_images=[_anonymous_plane(source)],
         pixel_array=np.ones((1, 2, 2), np.uint8),
         segmentation_type="BINARY",
-        segment_descriptions=describe_segments(list(segments), provenance, identity, inputs),
+        segment_descriptions=[
+            _describe(number, segment, algorithm, provenance, identity)
+            for number, segment in enumerate(segments, 1)
+        ],
         series_instance_uid=identity.uid("series"),
         series_number=provenance.series_number,
         sop_instance_uid=identity.uid("sop"),
@@ -175,7 +188,9 @@ def _anonymous_plane(source: Source) -> Dataset:
 
 def _describe_series(skeleton: Dataset, provenance: Provenance) -> None:
     """Names and times of series and content; nothing of the clock of this machine."""
-    marks = ["AI", *(["RESEARCH"] if provenance.research_use else [])]
+    marks = ["AI"]
+    if provenance.research_use:
+        marks.append("RESEARCH")
     if provenance.implausible:
         marks.append(IMPLAUSIBLE)
     mark = f"({', '.join(marks)})"
@@ -188,17 +203,18 @@ def _describe_series(skeleton: Dataset, provenance: Provenance) -> None:
     if len(description) + len(replaced) <= 64:
         description += replaced
     skeleton.SeriesDescription = description
-    notice = RESEARCH_NOTICE if provenance.research_use else "AI segmentation"
-    if replaced:
-        notice = f"RESEARCH{replaced}" if provenance.research_use else f"AI{replaced}"
+    kind = "RESEARCH" if provenance.research_use else "AI"
     if provenance.incomplete:  # what it replaces stands in the algorithm's parameters too
-        mark = "RESEARCH" if provenance.research_use else "AI"
-        notice = f"{mark}, INCOMPLETE INPUT: {provenance.incomplete}"
+        notice = f"{kind}, INCOMPLETE INPUT: {provenance.incomplete}"
+    elif replaced:
+        notice = kind + replaced
+    else:
+        notice = RESEARCH_NOTICE if provenance.research_use else "AI segmentation"
     if provenance.implausible:
         notice = f"{IMPLAUSIBLE}, {notice}"
     if provenance.research_use:
         skeleton.ContentQualification = "RESEARCH"
-    skeleton.ContentDescription = notice if len(notice) <= 64 else plain_text(notice)
+    skeleton.ContentDescription = plain_text(notice)
     for moment in ("Series", "Content", "InstanceCreation"):
         setattr(skeleton, f"{moment}Date", provenance.content_date)
         setattr(skeleton, f"{moment}Time", provenance.content_time)
@@ -252,48 +268,25 @@ def _referenced_series(source: Source) -> bytes:
     items = []
     for series_uid, instances in groupby(sorted(source.instances, key=series_of), key=series_of):
         references = sequence("ReferencedInstanceSequence", *map(reference_to, instances))
-        uid = element(Tag("SeriesInstanceUID"), "UI", series_uid.encode())
-        items.append(references + uid)
+        items.append(references + attribute("SeriesInstanceUID", series_uid.encode()))
     return sequence("ReferencedSeriesSequence", *items)
-
-
-def _from_all_instances(source: Source) -> list[bytes | None]:
-    """What the source says in all its instances and is as true of the result."""
-    indicator = source.uniform("PositionReferenceIndicator")
-    return [
-        source.uniform("BodyPartExamined"),
-        indicator or _empty("PositionReferenceIndicator"),
-    ]
 
 
 def _lossy_compression(source: Source) -> list[bytes | None]:
     """A result of lossy pixels says so for ever (PS3.3 C.7.6.1.1.5)."""
     lossy = source.first_lossy()
     if lossy is None:
-        return [element(Tag("LossyImageCompression"), "CS", b"00")]
+        return [attribute("LossyImageCompression", b"00")]
     instance, method = lossy
     named = copied_element(instance, "LossyImageCompressionMethod")
     if named is None and method:
-        named = element(Tag("LossyImageCompressionMethod"), "CS", method.encode())
+        named = attribute("LossyImageCompressionMethod", method.encode())
     ratio = copied_element(instance, "LossyImageCompressionRatio")
-    return [element(Tag("LossyImageCompression"), "CS", b"01"), ratio, named]
-
-
-def _empty(keyword: str) -> bytes:
-    blank = Dataset()
-    setattr(blank, keyword, None)
-    return encoded_dataset(blank)
+    return [attribute("LossyImageCompression", b"01"), ratio, named]
 
 
 def _tag_of(data: bytes) -> int:
     return int.from_bytes(data[:2], "little") << 16 | int.from_bytes(data[2:4], "little")
-
-
-LONG_STRING = 64
-LONG_TEXT = 10240
-IMPLAUSIBLE = "IMPLAUSIBLE"
-"""In Series and Content Description of a result that no patient can have."""
-RESEARCH_NOTICE = "For research use only, not for diagnostic use"
 
 
 def plain_text(text: str, limit: int = LONG_STRING) -> str:
@@ -305,24 +298,6 @@ def plain_text(text: str, limit: int = LONG_STRING) -> str:
     folded = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
     clean = "".join(mark if mark.isprintable() else " " for mark in folded.replace("\\", "/"))
     return clean[:limit].strip()
-
-
-def describe_segments(
-    segments: list[Segment],
-    provenance: Provenance,
-    identity: ResultIdentity,
-    inputs: dict[str, str],
-) -> list[SegmentDescription]:
-    """Items of the Segment Sequence, numbered from 1 in the order given.
-
-    Args:
-        inputs: What else belongs into Algorithm Parameters, such as the UIDs of the input series.
-    """
-    algorithm = _algorithm(provenance, inputs)
-    return [
-        _describe(number, segment, algorithm, provenance, identity)
-        for number, segment in enumerate(segments, 1)
-    ]
 
 
 def _describe(
@@ -356,17 +331,20 @@ def _describe(
 
 
 def _algorithm(provenance: Provenance, inputs: dict[str, str]) -> AlgorithmIdentificationSequence:
+    marks = {
+        "replaces": provenance.replaces,
+        "incomplete_input": provenance.incomplete,
+        "implausible": provenance.implausible,
+    }
     facts = {
         "model_digest": provenance.model_digest,
         "weights_digest": provenance.weights_digest or "none",
         "config_digest": provenance.config_digest,
         "node_version": provenance.node_version,
-        "revision": str(provenance.revision),
-        **({"replaces": provenance.replaces} if provenance.replaces else {}),
-        **({"incomplete_input": provenance.incomplete} if provenance.incomplete else {}),
-        **({"implausible": provenance.implausible} if provenance.implausible else {}),
+        "revision": provenance.revision,
+        **{name: mark for name, mark in marks.items() if mark},
         **inputs,
-        **{name: provenance.parameters[name] for name in sorted(provenance.parameters)},
+        **dict(sorted(provenance.parameters.items())),
     }
     identification = AlgorithmIdentificationSequence(
         name=plain_text(provenance.model_name),

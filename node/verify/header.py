@@ -19,11 +19,24 @@ from node.domain.grid import Stack
 from node.domain.items import is_carried, is_text_for_sequence
 from node.domain.job import ResultIdentity
 from node.domain.patient_study import COPIED_KEYWORDS, NEVER_ABSENT_KEYWORDS
-from node.domain.result import Provenance
+from node.domain.result import LabelVolume, Provenance
 from node.domain.segment import Code, Segment
 from node.verify.reading import SegFile, code_of, plain_text_of
 
 _BINARY_NUMBERS = frozenset({"US", "SS", "UL", "SL", "FL", "FD", "AT", "OW", "OF", "OD", "OL"})
+_PIXEL_FACTS = {
+    "SegmentationType": "BINARY",
+    "SamplesPerPixel": 1,
+    "PhotometricInterpretation": "MONOCHROME2",
+    "BitsAllocated": 1,
+    "BitsStored": 1,
+    "HighBit": 0,
+    "PixelRepresentation": 0,
+}
+_DIMENSIONS = (
+    (Tag("ReferencedSegmentNumber"), Tag("SegmentIdentificationSequence")),
+    (Tag("ImagePositionPatient"), Tag("PlanePositionSequence")),
+)
 _ENHANCED_EQUIPMENT = (
     "Manufacturer",
     "ManufacturerModelName",
@@ -39,9 +52,8 @@ def identity_faults(
     meta = header.file_meta
     if meta.get("TransferSyntaxUID") != ExplicitVRLittleEndian:
         yield "the transfer syntax is not Explicit VR Little Endian"
-    if not (
-        header.get("SOPClassUID") == meta.get("MediaStorageSOPClassUID") == SegmentationStorage
-    ):
+    sop_class_uids = header.get("SOPClassUID"), meta.get("MediaStorageSOPClassUID")
+    if sop_class_uids != (SegmentationStorage, SegmentationStorage):
         yield "the SOP Class is not Segmentation Storage"
     sop_uid = identity.uid("sop")
     if not (header.get("SOPInstanceUID") == meta.get("MediaStorageSOPInstanceUID") == sop_uid):
@@ -55,10 +67,8 @@ def identity_faults(
     for keyword in _ENHANCED_EQUIPMENT:
         if not header.get(keyword):
             yield f"{keyword} is absent or empty"
-    if (header.get("ContentDate"), header.get("ContentTime")) != (
-        provenance.content_date,
-        provenance.content_time,
-    ):
+    content_at = header.get("ContentDate"), header.get("ContentTime")
+    if content_at != (provenance.content_date, provenance.content_time):
         yield "the content date and time are not those of the job"
     description = plain_text_of(header, "SeriesDescription")
     if not 0 < len(description) <= 64:
@@ -71,7 +81,7 @@ def identity_faults(
             yield f"{keyword} is marked as implausible where the result is not, or the reverse"
     if provenance.research_use and header.get("ContentQualification") != "RESEARCH":
         yield "ContentQualification is not RESEARCH"
-    if provenance.incomplete and "INCOMPLETE" not in plain_text_of(header, "ContentDescription"):
+    if provenance.incomplete and "INCOMPLETE" not in content:
         yield "ContentDescription does not say that images are missing"
     if _has_private(header):
         yield "a private attribute is in the object"
@@ -191,38 +201,22 @@ def _has_private(dataset: Dataset) -> bool:
     return False
 
 
-_PIXEL_FACTS = {
-    "SegmentationType": "BINARY",
-    "SamplesPerPixel": 1,
-    "PhotometricInterpretation": "MONOCHROME2",
-    "BitsAllocated": 1,
-    "BitsStored": 1,
-    "HighBit": 0,
-    "PixelRepresentation": 0,
-}
-_DIMENSIONS = (
-    (Tag("ReferencedSegmentNumber"), Tag("SegmentIdentificationSequence")),
-    (Tag("ImagePositionPatient"), Tag("PlanePositionSequence")),
-)
-
-
-def pixel_faults(
-    file: SegFile, shape: tuple[int, int, int], frames: int, *, overlapping: bool
-) -> Iterator[str]:
+def pixel_faults(file: SegFile, volume: LabelVolume, frames: int) -> Iterator[str]:
     """One-bit pixels of the source's size, as many frames as the labels need."""
     header = file.header
-    facts = {**_PIXEL_FACTS, "SegmentsOverlap": "YES" if overlapping else "NO"}
+    _, rows, columns = volume.labels.shape
+    facts = {**_PIXEL_FACTS, "SegmentsOverlap": "YES" if volume.overlapping else "NO"}
     for keyword, value in facts.items():
         if header.get(keyword) != value:
             yield f"{keyword} is not {value}"
-    if (header.get("Rows"), header.get("Columns")) != shape[1:]:
-        yield f"Rows and Columns are not {shape[1]} x {shape[2]}"
+    if (header.get("Rows"), header.get("Columns")) != (rows, columns):
+        yield f"Rows and Columns are not {rows} x {columns}"
     said = header.get("NumberOfFrames")
     if said != len(file.frames):
         yield f"NumberOfFrames is {said}, functional groups describe {len(file.frames)} frames"
     if len(file.frames) != frames:
         yield f"{len(file.frames)} frames, the labels need {frames}"
-    bits = shape[1] * shape[2] * frames
+    bits = rows * columns * frames
     wanted = (bits + 7) // 8
     wanted += wanted % 2
     if len(file.bits) != wanted:
@@ -232,10 +226,7 @@ def pixel_faults(
 
 
 def segment_faults(
-    header: Dataset,
-    segments: Sequence[Segment],
-    provenance: Provenance,
-    identity: ResultIdentity,
+    header: Dataset, segments: Sequence[Segment], provenance: Provenance, identity: ResultIdentity
 ) -> Iterator[str]:
     """Segments 1 to n are those of the labels, in order, with codes, colour and algorithm.
 
@@ -259,7 +250,7 @@ def _origin_faults(item: Dataset, provenance: Provenance, tracking_uid: str) -> 
     """Who drew the segment: the algorithm with its digests, and the tracking identifiers."""
     if not item.get("TrackingID") or item.get("TrackingUID") != tracking_uid:
         yield "TrackingID or TrackingUID is not that of the job"
-    algorithm = (item.get("SegmentationAlgorithmIdentificationSequence") or [Dataset()])[0]
+    algorithm = _first_item(item, "SegmentationAlgorithmIdentificationSequence")
     if code_of(algorithm, "AlgorithmFamilyCodeSequence") != "DCM:123110":
         yield "the algorithm is not coded as artificial intelligence"
     for keyword in ("AlgorithmName", "AlgorithmVersion", "AlgorithmSource"):
@@ -275,11 +266,20 @@ def _origin_faults(item: Dataset, provenance: Provenance, tracking_uid: str) -> 
         yield "AlgorithmParameters do not tell as the result is whether it is implausible"
 
 
+def _first_item(holder: Dataset, keyword: str) -> Dataset:
+    items: Sequence[Dataset] = holder.get(keyword) or [Dataset()]
+    return items[0]
+
+
 def _item_faults(item: Dataset, segment: Segment) -> Iterator[str]:
     label = plain_text_of(item, "SegmentLabel")
+    # others are written in ASCII, without what would separate values
+    can_be_label = (
+        segment.name.isascii() and segment.name.isprintable() and "\\" not in segment.name
+    )
     if not 0 < len(label) <= 64:
         yield f"SegmentLabel has {len(label)} characters, not 1 to 64"
-    elif _is_plain(segment.name) and label != segment.name[:64].strip():
+    elif can_be_label and label != segment.name[:64].strip():
         yield "SegmentLabel is not the name of the label"
     if item.get("SegmentAlgorithmType") != "AUTOMATIC" or not item.get("SegmentAlgorithmName"):
         yield "SegmentAlgorithmType is not AUTOMATIC, or SegmentAlgorithmName is absent"
@@ -287,40 +287,31 @@ def _item_faults(item: Dataset, segment: Segment) -> Iterator[str]:
         yield "RecommendedDisplayCIELabValue is absent"
 
 
-def _is_plain(name: str) -> bool:
-    """Whether a Segment Label can hold the name as it is; others are written in ASCII."""
-    return name.isascii() and name.isprintable() and "\\" not in name
-
-
 def _code_faults(item: Dataset, segment: Segment) -> Iterator[str]:
-    kinds = item.get("SegmentedPropertyTypeCodeSequence") or [Dataset()]
-    regions = item.get("AnatomicRegionSequence") or [Dataset()]
+    kind = _first_item(item, "SegmentedPropertyTypeCodeSequence")
+    region = _first_item(item, "AnatomicRegionSequence")
+    region_modifier = segment.region_modifier if segment.region else None
     coded: tuple[tuple[Dataset, str, Code | None], ...] = (
         (item, "SegmentedPropertyCategoryCodeSequence", segment.category),
         (item, "SegmentedPropertyTypeCodeSequence", segment.type),
-        (kinds[0], "SegmentedPropertyTypeModifierCodeSequence", segment.modifier),
+        (kind, "SegmentedPropertyTypeModifierCodeSequence", segment.modifier),
         (item, "AnatomicRegionSequence", segment.region),
-        (
-            regions[0],
-            "AnatomicRegionModifierSequence",
-            segment.region_modifier if segment.region else None,
-        ),
+        (region, "AnatomicRegionModifierSequence", region_modifier),
     )
     for holder, keyword, code in coded:
         if code_of(holder, keyword) != (f"{code.scheme}:{code.value}" if code else ""):
             yield f"{keyword} is not that of the label"
 
 
-def geometry_faults(file: SegFile, stack: Stack) -> Iterator[str]:
+def geometry_faults(header: Dataset, stack: Stack) -> Iterator[str]:
     """The Frame of Reference and the slice distance are the source's."""
-    header = file.header
     frame_of_reference = str(header.get("FrameOfReferenceUID", "") or "")
     if not frame_of_reference:
         yield "FrameOfReferenceUID is absent"
     elif frame_of_reference != stack.grid.frame_of_reference_uid:
         yield "FrameOfReferenceUID is not the source's"
-    shared = (header.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
-    measures = (shared.get("PixelMeasuresSequence") or [Dataset()])[0]
+    shared = _first_item(header, "SharedFunctionalGroupsSequence")
+    measures = _first_item(shared, "PixelMeasuresSequence")
     between = measures.get("SpacingBetweenSlices")
     spacing_mm = stack.grid.spacing_mm[0]
     if between is None or abs(float(between) - spacing_mm) > 1e-3 * spacing_mm:

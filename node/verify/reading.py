@@ -14,7 +14,7 @@ import io
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from math import isfinite
 from typing import Any, TypeVar
 
@@ -28,8 +28,21 @@ from pydicom.tag import Tag
 
 from node.domain.errors import ResultRefused
 
+T = TypeVar("T")
+Element = tuple[bytes, bytes]  # VR and value
+Elements = Mapping[int, Element]
+
 _PIXEL_DATA_HEADER = struct.Struct("<HH2sHI")
 _PIXEL_DATA = 0x7FE00010
+_ITEM = 0xFFFEE000
+_UNDEFINED = 0xFFFFFFFF
+_TAG_AND_LENGTH = struct.Struct("<HHI")
+_TAG_VR_LENGTH = struct.Struct("<HH2sH")
+_LONG_LENGTH = struct.Struct("<I")
+_LONG_VRS = frozenset(
+    (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
+)
+_INTEGERS = {b"US": "H", b"UL": "I", b"SS": "h", b"SL": "i"}
 
 UNREADABLE = (
     InvalidDicomError,
@@ -43,6 +56,30 @@ UNREADABLE = (
     KeyError,
 )
 """What pydicom raises where bytes are no DICOM."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegFrame:
+    """What one item of the Per-Frame Functional Groups Sequence says; absent parts are None."""
+
+    number: int
+    segment_number: int | None
+    position_mm: tuple[float, ...] | None
+    dimension_indices: tuple[int, ...]
+    references: tuple[Reference, ...]
+    orientation: tuple[float, ...] | None
+    pixel_spacing_mm: tuple[float, ...] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """One source image of a frame, with the codes that say what it was used for."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    frame_number: int | None
+    purpose: str
+    derivation: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,45 +184,6 @@ def plain_text_of(holder: Dataset, keyword: str) -> str:
     return "" if found is None or found.value is None else str(found.value)
 
 
-T = TypeVar("T")
-Element = tuple[bytes, bytes]  # VR and value
-Elements = Mapping[int, Element]
-
-_ITEM = 0xFFFEE000
-_UNDEFINED = 0xFFFFFFFF
-_TAG_AND_LENGTH = struct.Struct("<HHI")
-_TAG_VR_LENGTH = struct.Struct("<HH2sH")
-_LONG_LENGTH = struct.Struct("<I")
-_LONG_VRS = frozenset(
-    (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
-)
-_INTEGERS = {b"US": "H", b"UL": "I", b"SS": "h", b"SL": "i"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SegFrame:
-    """What one item of the Per-Frame Functional Groups Sequence says; absent parts are None."""
-
-    number: int
-    segment_number: int | None
-    position_mm: tuple[float, ...] | None
-    dimension_indices: tuple[int, ...]
-    references: tuple[Reference, ...]
-    orientation: tuple[float, ...] | None
-    pixel_spacing_mm: tuple[float, ...] | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reference:
-    """One source image of a frame, with the codes that say what it was used for."""
-
-    sop_class_uid: str
-    sop_instance_uid: str
-    frame_number: int | None
-    purpose: str
-    derivation: str
-
-
 def read_frames(per_frame: bytes, shared: bytes) -> tuple[SegFrame, ...]:
     """Every frame, from the values of the two Functional Groups Sequences.
 
@@ -200,18 +198,18 @@ def read_frames(per_frame: bytes, shared: bytes) -> tuple[SegFrame, ...]:
 
 
 def _frame(number: int, macros: _Macros, own: Elements) -> SegFrame:
-    segments = macros.read(own, _SEGMENT, _only(_SEGMENT_NUMBER))
+    segments = macros.numbers(own, "SegmentIdentificationSequence", "ReferencedSegmentNumber")
     if segments is not None and len(segments) != 1:
         raise ValueError("a frame of several segments")
-    indices = macros.read(own, _CONTENT, _only(_INDICES))
+    indices = macros.numbers(own, "FrameContentSequence", "DimensionIndexValues")
     return SegFrame(
         number=number,
         segment_number=_whole(segments[0]) if segments else None,
-        position_mm=macros.read(own, _POSITION, _only(_IMAGE_POSITION)),
+        position_mm=macros.numbers(own, "PlanePositionSequence", "ImagePositionPatient"),
         dimension_indices=tuple(_whole(index) for index in indices or ()),
-        references=macros.read(own, _DERIVATION, _references) or (),
-        orientation=macros.read(own, _ORIENTATION, _only(_IMAGE_ORIENTATION)),
-        pixel_spacing_mm=macros.read(own, _MEASURES, _only(_PIXEL_SPACING)),
+        references=macros.read(own, "DerivationImageSequence", _references) or (),
+        orientation=macros.numbers(own, "PlaneOrientationSequence", "ImageOrientationPatient"),
+        pixel_spacing_mm=macros.numbers(own, "PixelMeasuresSequence", "PixelSpacing"),
     )
 
 
@@ -220,59 +218,60 @@ class _Macros:
 
     def __init__(self, shared: Elements) -> None:
         self._shared = shared
-        self._read: dict[tuple[int, bytes], Any] = {}
+        self._read: dict[tuple[str, bytes], Any] = {}
 
-    def read(self, own: Elements, macro: int, take: Callable[[bytes], T | None]) -> T | None:
+    def read(self, own: Elements, macro: str, take: Callable[[bytes], T | None]) -> T | None:
         """What ``take`` makes of the value of a macro; None where there is none."""
-        _, value = own.get(macro) or self._shared.get(macro) or (b"SQ", b"")
+        tag = _tag(macro)
+        _, value = own.get(tag) or self._shared.get(tag) or (b"SQ", b"")
         key = (macro, value)
         if key not in self._read:
             self._read[key] = take(value)
         found: T | None = self._read[key]
         return found
 
+    def numbers(self, own: Elements, macro: str, keyword: str) -> tuple[float, ...] | None:
+        """The numbers of an attribute in the first item of a macro."""
+        return self.read(own, macro, partial(_numbers_in_first, keyword))
+
 
 def _references(value: bytes) -> tuple[Reference, ...]:
     return tuple(
         Reference(
-            sop_class_uid=_text(source, _REFERENCED_CLASS),
-            sop_instance_uid=_text(source, _REFERENCED_INSTANCE),
+            sop_class_uid=_text(source, "ReferencedSOPClassUID"),
+            sop_instance_uid=_text(source, "ReferencedSOPInstanceUID"),
             frame_number=_frame_number(source),
-            purpose=_code(source, _PURPOSE),
-            derivation=_code(derivation, _DERIVATION_CODE),
+            purpose=_code(source, "PurposeOfReferenceCodeSequence"),
+            derivation=_code(derivation, "DerivationCodeSequence"),
         )
         for derivation in map(_elements, _items(value))
-        for source in map(_elements, _items(_value(derivation, _SOURCE_IMAGE)))
+        for source in map(_elements, _items(_value(derivation, "SourceImageSequence")))
     )
 
 
 def _frame_number(source: Elements) -> int | None:
-    numbers = _numbers(source, _REFERENCED_FRAME)
+    numbers = _numbers(source, "ReferencedFrameNumber")
     if numbers is not None and len(numbers) != 1:
         raise ValueError("a reference to several frames at once")
     return _whole(numbers[0]) if numbers else None
 
 
-def _code(holder: Elements, tag: int) -> str:
+def _code(holder: Elements, keyword: str) -> str:
     """A coded entry as ``scheme:value``, or empty where there is not just one."""
-    items = [_elements(item) for item in _items(_value(holder, tag))]
+    items = [_elements(item) for item in _items(_value(holder, keyword))]
     if len(items) != 1:
         return ""
-    return f"{_text(items[0], _SCHEME)}:{_text(items[0], _CODE_VALUE)}"
+    return f"{_text(items[0], 'CodingSchemeDesignator')}:{_text(items[0], 'CodeValue')}"
 
 
-def _only(tag: int) -> Callable[[bytes], tuple[float, ...] | None]:
-    return partial(_numbers_in_first, tag)
-
-
-def _numbers_in_first(tag: int, value: bytes) -> tuple[float, ...] | None:
+def _numbers_in_first(keyword: str, value: bytes) -> tuple[float, ...] | None:
     first = next(_items(value), None)
-    return None if first is None else _numbers(_elements(first), tag)
+    return None if first is None else _numbers(_elements(first), keyword)
 
 
-def _numbers(holder: Elements, tag: int) -> tuple[float, ...] | None:
+def _numbers(holder: Elements, keyword: str) -> tuple[float, ...] | None:
     """The numbers of an element, whatever its VR; None where it is absent or empty."""
-    vr, value = holder.get(tag, (b"", b""))
+    vr, value = holder.get(_tag(keyword), (b"", b""))
     if not value:
         return None
     if vr in _INTEGERS:
@@ -291,12 +290,17 @@ def _whole(number: float) -> int:
     return int(number)
 
 
-def _text(holder: Elements, tag: int) -> str:
-    return _value(holder, tag).decode("ascii", "replace").strip(" \0")
+def _text(holder: Elements, keyword: str) -> str:
+    return _value(holder, keyword).decode("ascii", "replace").strip(" \0")
 
 
-def _value(holder: Elements, tag: int) -> bytes:
-    return holder.get(tag, (b"", b""))[1]
+def _value(holder: Elements, keyword: str) -> bytes:
+    return holder.get(_tag(keyword), (b"", b""))[1]
+
+
+@cache
+def _tag(keyword: str) -> int:
+    return int(Tag(keyword))
 
 
 def _items(value: bytes) -> Iterator[bytes]:
@@ -331,28 +335,3 @@ def _part(data: bytes, at: int, length: int) -> bytes:
     if at + length > len(data):
         raise ValueError("an element is longer than what holds it")
     return data[at : at + length]
-
-
-def _tag(keyword: str) -> int:
-    return int(Tag(keyword))
-
-
-_SEGMENT = _tag("SegmentIdentificationSequence")
-_SEGMENT_NUMBER = _tag("ReferencedSegmentNumber")
-_CONTENT = _tag("FrameContentSequence")
-_INDICES = _tag("DimensionIndexValues")
-_POSITION = _tag("PlanePositionSequence")
-_IMAGE_POSITION = _tag("ImagePositionPatient")
-_ORIENTATION = _tag("PlaneOrientationSequence")
-_IMAGE_ORIENTATION = _tag("ImageOrientationPatient")
-_MEASURES = _tag("PixelMeasuresSequence")
-_PIXEL_SPACING = _tag("PixelSpacing")
-_DERIVATION = _tag("DerivationImageSequence")
-_DERIVATION_CODE = _tag("DerivationCodeSequence")
-_SOURCE_IMAGE = _tag("SourceImageSequence")
-_PURPOSE = _tag("PurposeOfReferenceCodeSequence")
-_REFERENCED_CLASS = _tag("ReferencedSOPClassUID")
-_REFERENCED_INSTANCE = _tag("ReferencedSOPInstanceUID")
-_REFERENCED_FRAME = _tag("ReferencedFrameNumber")
-_SCHEME = _tag("CodingSchemeDesignator")
-_CODE_VALUE = _tag("CodeValue")

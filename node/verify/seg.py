@@ -82,41 +82,27 @@ def verify_seg(
     Raises:
         ResultRefused: With each fault as one sentence.
     """
+    first = volume.stack.frames[0].sop_instance_uid
+    from_first_slice = sorted(source, key=lambda each: str(each.SOPInstanceUID) != first)
     try:
-        found = _faults(data, source, volume, segments, provenance, identity)
+        file = read_seg(data)
+        header, check = file.header, _FrameCheck(file, source, volume, segments)
+        faults = chain(
+            identity_faults(header, identity, provenance),
+            patient_faults(header, from_first_slice),
+            reference_faults(header, source),
+            lossy_faults(header, source),
+            segment_faults(header, check.described, provenance, identity),
+            geometry_faults(header, volume.stack),
+            dimension_faults(header),
+            pixel_faults(file, volume, len(check.wanted)),
+            check.faults(),
+        )
+        found = list(islice(faults, MOST_FAULTS))
     except UNREADABLE as error:
         raise ResultRefused([f"the file cannot be read: {type(error).__name__}"]) from error
     if found:
         raise ResultRefused(found)
-
-
-def _faults(
-    data: bytes | memoryview,
-    source: Sequence[Dataset],
-    volume: LabelVolume,
-    segments: Sequence[Segment],
-    provenance: Provenance,
-    identity: ResultIdentity,
-) -> list[str]:
-    file = read_seg(data)
-    check = _FrameCheck(file, source, volume, segments)
-    faults = chain(
-        identity_faults(file.header, identity, provenance),
-        patient_faults(file.header, _from_first_slice(source, volume)),
-        reference_faults(file.header, source),
-        lossy_faults(file.header, source),
-        segment_faults(file.header, check.described, provenance, identity),
-        geometry_faults(file, volume.stack),
-        dimension_faults(file.header),
-        pixel_faults(file, volume.labels.shape, len(check.wanted), overlapping=volume.overlapping),
-        check.faults(),
-    )
-    return list(islice(faults, MOST_FAULTS))
-
-
-def _from_first_slice(source: Sequence[Dataset], volume: LabelVolume) -> list[Dataset]:
-    first = volume.stack.frames[0].sop_instance_uid
-    return sorted(source, key=lambda instance: str(instance.SOPInstanceUID) != first)
 
 
 class _FrameCheck:
