@@ -10,7 +10,7 @@ Source: PS3.4 B.2.3 and PS3.7 Annex C (C-STORE status), PS3.18 Annex I.2 (Failur
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from enum import StrEnum
 from typing import ClassVar, Self
@@ -20,7 +20,7 @@ from node.domain.delivery import DeliverableObject, DeliveryClass, Outcome
 from node.domain.form import DEFAULT_FORMS, UNKNOWN_DESTINATION
 from node.domain.instance import Origin
 from node.domain.peers import Peer, match_http_user, match_peer
-from node.domain.settings import KeyName, Mistake, Settings
+from node.domain.settings import KeyName, Settings
 
 _TIMEOUT = "_timeout_s"
 _PEER_PREFIX = "peer:"
@@ -59,17 +59,14 @@ class Probe:
 
     @classmethod
     def good(cls, sentence: str) -> Self:
-        """Nothing is wrong."""
         return cls(health=Health.GOOD, sentence=sentence)
 
     @classmethod
     def warning(cls, sentence: str) -> Self:
-        """Something may be wrong."""
         return cls(health=Health.WARNING, sentence=sentence)
 
     @classmethod
     def bad(cls, sentence: str) -> Self:
-        """It does not work."""
         return cls(health=Health.BAD, sentence=sentence)
 
 
@@ -90,10 +87,6 @@ class Destination(Settings, ABC):
 
     name: KeyName
     forms: tuple[str, ...] = DEFAULT_FORMS
-
-    def mistakes(self) -> Iterator[Mistake]:
-        """What is wrong with the keys of this kind; those of all kinds are judged by ``config``."""
-        yield from ()
 
     @abstractmethod
     def send(self, deliverable: DeliverableObject) -> Outcome:

@@ -19,7 +19,7 @@ from typing import IO, ClassVar, Literal
 from urllib.parse import urlsplit
 
 import requests
-from requests.auth import AuthBase, HTTPBasicAuth
+from requests.auth import HTTPBasicAuth
 
 from node.deliver.destination import Destination, Probe, result_file_gone, sick
 from node.deliver.stow_answer import classify_http, judge_answer
@@ -112,7 +112,12 @@ class DicomwebDestination(Destination):
         session = requests.Session()
         session.trust_env = False
         session.verify = str(self.ca_file) if self.ca_file else True
-        session.auth = _authorization(self.auth)
+        if self.auth is not None and self.auth.password is not None:
+            # as UTF-8 (RFC 7617 2.1): requests itself knows Latin-1 only
+            user, password = self.auth.user.encode(), self.auth.password.value.encode()
+            session.auth = HTTPBasicAuth(user, password)
+        if self.auth is not None and self.auth.token is not None:
+            session.headers["Authorization"] = f"Bearer {self.auth.token.value}"
         return session
 
     def _post(
@@ -167,15 +172,6 @@ class _Multipart:
         yield self._tail
 
 
-class _Bearer(AuthBase):
-    def __init__(self, token: str) -> None:
-        self._token = token
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = f"Bearer {self._token}"
-        return request
-
-
 def _mistake_of_url(url: str) -> str:
     if not url.startswith(("http://", "https://")):
         return "takes a URL that begins with http:// or https://"
@@ -187,13 +183,6 @@ def _mistake_of_url(url: str) -> str:
     if not has_host:
         return "is no URL with a host, and a port below 65536"
     return "holds a password: use auth with password_env" if parts.password is not None else ""
-
-
-def _authorization(auth: Credentials | None) -> AuthBase | None:
-    if auth is not None and auth.password is not None:
-        # as UTF-8 (RFC 7617 2.1): requests itself knows Latin-1 only
-        return HTTPBasicAuth(auth.user.encode(), auth.password.value.encode())
-    return _Bearer(auth.token.value) if auth is not None and auth.token is not None else None
 
 
 def _judge_probe(url: str, answer: requests.Response) -> Probe:

@@ -127,7 +127,12 @@ class DimseDestination(Destination):
             has_echo = Verification in accepted and association.send_c_echo().get("Status", -1) == 0
         finally:
             association.release()
-        return _judge_probe(where, takes=SegmentationStorage in accepted, has_echo=has_echo)
+        if SegmentationStorage not in accepted:
+            no = f"{where} answers but takes no Segmentation Storage: results are blocked"
+            return Probe.bad(no)
+        if not has_echo:
+            return Probe.warning(f"{where} takes segmentations but answers no C-ECHO")
+        return Probe.good(f"{where} answers C-ECHO and takes Segmentation Storage")
 
     def _associate(
         self, contexts: Sequence[PresentationContext], answer_timeout_s: float
@@ -155,18 +160,11 @@ class DimseDestination(Destination):
         if "Status" in answer:
             return classify_dimse(int(answer.Status))
         waited_s = time.monotonic() - started
-        if _peer_ended(association) or waited_s < (association.dimse_timeout or 0.0):
+        peer_ended = any(map(association.acse.is_aborted, ("a-abort", "a-p-abort")))
+        if peer_ended or waited_s < (association.dimse_timeout or 0.0):
             association.kill()  # pynetdicom notices only later, and would wait for answers
             return classify_association(AssociationEnd.ABORTED)
         return classify_association(AssociationEnd.TIMED_OUT)
-
-
-def _judge_probe(where: str, *, takes: bool, has_echo: bool) -> Probe:
-    if not takes:
-        return Probe.bad(f"{where} answers but takes no Segmentation Storage: results are blocked")
-    if not has_echo:
-        return Probe.warning(f"{where} takes segmentations but answers no C-ECHO")
-    return Probe.good(f"{where} answers C-ECHO and takes Segmentation Storage")
 
 
 def _contexts_of(deliverable: DeliverableObject) -> list[PresentationContext]:
@@ -189,10 +187,6 @@ def _payload(association: Association, deliverable: DeliverableObject) -> Path |
     if ImplicitVRLittleEndian in accepted:
         return dcmread(deliverable.path)
     return None
-
-
-def _peer_ended(association: Association) -> bool:
-    return bool(association.acse.is_aborted("a-abort") or association.acse.is_aborted("a-p-abort"))
 
 
 def _end_without_association(association: Association) -> Outcome:

@@ -8,7 +8,7 @@ import os
 import shutil
 import string
 import uuid
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -18,7 +18,7 @@ from node.domain.delivery import DeliverableObject, DeliveryClass, Outcome
 from node.domain.settings import Mistake
 
 FIELDS = frozenset(
-    {
+    (
         "StudyInstanceUID",
         "SeriesInstanceUID",
         "SOPInstanceUID",
@@ -26,7 +26,7 @@ FIELDS = frozenset(
         "model",
         "output",
         "ext",
-    }
+    )
 )
 DEFAULT_LAYOUT = "{StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}.{ext}"
 
@@ -56,7 +56,7 @@ class FolderDestination(Destination):
 
     def mistakes(self) -> Iterator[Mistake]:
         """A layout that leaves the folder or has other fields."""
-        if sentence := mistake_of_layout(self.layout, FIELDS):
+        if sentence := _mistake_of(self.layout):
             yield "layout", sentence
 
     def send(self, deliverable: DeliverableObject) -> Outcome:
@@ -64,7 +64,14 @@ class FolderDestination(Destination):
         source = Path(deliverable.path)
         if not source.is_file():
             return result_file_gone()
-        return place(source, self.path, self.relative_path(deliverable))
+        if not self.path.is_dir():
+            return sick(f"the folder {self.path} is not there: create it, or mount it")
+        target = self.path / self.relative_path(deliverable)
+        try:
+            _make_folders(self.path, target.parent)
+            return _write_once(source, target)
+        except OSError as error:
+            return sick(f"the folder cannot be written: {os.strerror(error.errno or 0)}")
 
     def probe(self) -> Probe:
         """Whether the folder is there and can be written."""
@@ -85,37 +92,20 @@ class FolderDestination(Destination):
             "output": deliverable.output,
             "ext": deliverable.ext,
         }
-        return fill_layout(self.layout, values)
+        return Path(*(_safe(part.format_map(values)) for part in self.layout.split("/")))
 
 
-def mistake_of_layout(layout: str, allowed: Collection[str]) -> str:
-    """Why it is no relative path with nothing but these fields in braces; empty where it is one."""
+def _mistake_of(layout: str) -> str:
+    """Why it is no relative path with nothing but our fields in braces; empty where it is one."""
     try:
         fields = {field for _, field, _, _ in string.Formatter().parse(layout)}
     except ValueError:
         return "a brace is not closed"
-    if unknown := sorted(fields.difference(allowed, {None}), key=str):
-        return f"unknown field {{{unknown[0]}}}; known are {', '.join(sorted(allowed))}"
+    if unknown := sorted(fields.difference(FIELDS, {None}), key=str):
+        return f"unknown field {{{unknown[0]}}}; known are {', '.join(sorted(FIELDS))}"
     if any(part in ("", ".", "..") for part in layout.split("/")):
         return "must be a relative path without empty parts, . and .."
     return ""
-
-
-def fill_layout(layout: str, values: Mapping[str, str]) -> Path:
-    """The relative path of a file; no value can climb out of its part."""
-    return Path(*(_safe(part.format_map(values)) for part in layout.split("/")))
-
-
-def place(source: Path, folder: Path, relative: Path) -> Outcome:
-    """Copy a file into a folder under a free name; done when file and folder are on the disk."""
-    if not folder.is_dir():
-        return sick(f"the folder {folder} is not there: create it, or mount it")
-    target = folder / relative
-    try:
-        _make_folders(folder, target.parent)
-        return _write_once(source, target)
-    except OSError as error:
-        return sick(f"the folder cannot be written: {os.strerror(error.errno or 0)}")
 
 
 def _safe(part: str) -> str:

@@ -28,7 +28,6 @@ from node.domain.reading import UNREADABLE, why_unreadable
 from node.domain.statuses import SUCCESS
 
 _CONTEXTS_PER_ASSOCIATION = 128
-_STATUS_WITHOUT_ANSWER = -1
 # (implicit VR, little endian) as pydicom guesses it where no file meta tells
 _SYNTAXES: Mapping[tuple[bool | None, bool | None], UID] = {
     (True, True): ImplicitVRLittleEndian,
@@ -216,14 +215,13 @@ def _store(association: Association, file: _File, message_id: int) -> SendReport
     if not association.is_established:
         return file.report(SendState.LINE_LOST, comment="the peer ended the association")
     answer = send_c_store(association, file.payload(), message_id)
-    status = int(answer.get("Status", _STATUS_WITHOUT_ANSWER))
-    if status == _STATUS_WITHOUT_ANSWER:
+    if "Status" not in answer:
         return file.report(SendState.LINE_LOST, comment="no answer came")
-    comment = str(answer.get("ErrorComment", ""))
+    status = int(answer.Status)
     if status == SUCCESS:
         return file.report(SendState.STORED, status)
     state = SendState.WARNED if is_warning(status) else SendState.REFUSED
-    return file.report(state, status, comment)
+    return file.report(state, status, str(answer.get("ErrorComment", "")))
 
 
 def _why_not_established(association: Association) -> str:

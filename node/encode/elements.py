@@ -29,14 +29,12 @@ from pydicom.uid import (
     JPEGExtended12Bit,
     JPEGLSNearLossless,
 )
+from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
 from node.domain.errors import JobFailed
 from node.domain.grid import Stack
 from node.domain.items import is_carried, is_text_for_sequence
 
-_LONG_FORM = frozenset(
-    {"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"}
-)
 _WORD_BYTES = {"AT": 2, "US": 2, "SS": 2, "OW": 2, "UL": 4, "SL": 4, "FL": 4, "OF": 4, "OL": 4}
 _WORD_BYTES |= {"FD": 8, "OD": 8, "SV": 8, "UV": 8, "OV": 8}
 _NUL_PADDED = frozenset({"UI", "OB", "UN"})
@@ -47,9 +45,9 @@ def element(tag: int, vr: str, value: bytes) -> bytes:
     if len(value) % 2:
         value += b"\0" if vr in _NUL_PADDED else b" "
     group_element = struct.pack("<HH", tag >> 16, tag & 0xFFFF)
-    if vr not in _LONG_FORM and len(value) > 0xFFFF:
+    if vr not in EXPLICIT_VR_LENGTH_32 and len(value) > 0xFFFF:
         vr = "UN"
-    if vr in _LONG_FORM:
+    if vr in EXPLICIT_VR_LENGTH_32:
         return group_element + vr.encode() + struct.pack("<HI", 0, len(value)) + value
     return group_element + vr.encode() + struct.pack("<H", len(value)) + value
 

@@ -94,7 +94,8 @@ def encoded_header(
         plain_text(f"{provenance.model_name} {provenance.model_version}"),
     ]
     _describe_series(skeleton, provenance)
-    _describe_dimensions(skeleton, identity.uid("dimension"))
+    for index in (skeleton.DimensionOrganizationSequence[0], *skeleton.DimensionIndexSequence):
+        index.DimensionOrganizationUID = identity.uid("dimension")
     _identify_private_codes(skeleton, segments)
     skeleton.NumberOfFrames = frames
     skeleton.Rows, skeleton.Columns = source.stack.grid.shape[1:]
@@ -218,12 +219,6 @@ def _describe_series(skeleton: Dataset, provenance: Provenance) -> None:
     for moment in ("Series", "Content", "InstanceCreation"):
         setattr(skeleton, f"{moment}Date", provenance.content_date)
         setattr(skeleton, f"{moment}Time", provenance.content_time)
-
-
-def _describe_dimensions(skeleton: Dataset, organization_uid: str) -> None:
-    skeleton.DimensionOrganizationSequence[0].DimensionOrganizationUID = organization_uid
-    for index in skeleton.DimensionIndexSequence:
-        index.DimensionOrganizationUID = organization_uid
 
 
 def _identify_private_codes(skeleton: Dataset, segments: Sequence[Segment]) -> None:

@@ -128,11 +128,8 @@ def _header(grid: Grid, kind: np.dtype[np.integer], key: str, provenance: Proven
 
 def _marks(provenance: Provenance) -> bytes:
     """What must not be overlooked, in the field for the name of another file."""
-    marks = [
-        *(["IMPLAUSIBLE"] if provenance.implausible else []),
-        *(["INCOMPLETE"] if provenance.incomplete else []),
-    ]
-    return " ".join(marks).encode("ascii")
+    marks = {"IMPLAUSIBLE": provenance.implausible, "INCOMPLETE": provenance.incomplete}
+    return " ".join(mark for mark, why in marks.items() if why).encode("ascii")
 
 
 def _quaternion(rotation: Affine) -> tuple[float, float, float]:

@@ -101,11 +101,6 @@ def _bits_contradict(count: int = 0, of: int = 0, **bits: int) -> str:
     return f"{said} in {count} of {of} images" if of else said
 
 
-def _rescale_malformed(count: int, of: int, is_too_large: bool = False) -> str:
-    fault = "too large for any number" if is_too_large else "malformed"
-    return f"Rescale Slope or Intercept {fault} in {count} of {of} images"
-
-
 def _quantity(is_given: str, whys: Sequence[str] = ()) -> str:
     name = is_given.lower() if is_given == Quantity.UNSPECIFIED else is_given
     return f"{name} ({', '.join(whys)})" if whys else name
@@ -153,25 +148,6 @@ def _suv_fault(kind: str, *about: Any) -> str:
     return _SUV_FAULTS[kind].format(*about)
 
 
-def _implausible_volume(
-    what: str, ml: float, high_ml: float | None = None, low_ml: float = 0.0, is_cut: bool = False
-) -> str:
-    if high_ml is not None:
-        return f"{what} {ml:.1f} ml, plausible is up to {high_ml:g} ml"
-    where = " where the border cuts it" if is_cut else ""
-    return f"{what} {ml:.2f} ml, plausible is {low_ml:g} ml and more{where}"
-
-
-def _implausible_border(
-    what: str, touches: bool = False, cut: float | None = None, high: float = 0.0
-) -> str:
-    if cut is None:
-        how = "touches the border of the volume" if touches else "does not touch the border"
-        return f"{what} {how}"
-    at = f"at {cut:.0%} of its largest section"
-    return f"{what} is cut by the side of the volume {at}, plausible is up to {high:.0%}"
-
-
 TELLINGS: Mapping[Code, Any] = {
     Code.NO_IMAGES: "no images",
     Code.TOO_MANY_FRAMES: "Number of Frames is {frames}, at most {most} are read",
@@ -210,7 +186,11 @@ TELLINGS: Mapping[Code, Any] = {
     Code.PIXEL_BITS_CONTRADICT: _bits_contradict,
     Code.PADDING_MALFORMED: ("{fault} in {count} of {of} images", "{fault}"),
     Code.RESCALE_ABSENT: "{attributes: and } absent or empty in {count} of {of} images",
-    Code.RESCALE_MALFORMED: _rescale_malformed,
+    Code.RESCALE_MALFORMED: (
+        "Rescale Slope or Intercept {is_too_large:too large for any number|malformed} in {count} of"
+        " {of} images",
+        "Rescale Slope or Intercept malformed in {count} of {of} images",
+    ),
     Code.RESCALE_SLOPE_ZERO: "Rescale Slope 0 in {count} of {of} images",
     Code.MODALITY_LUT_MALFORMED: "{fault} in {count} of {of} images",
     Code.MODALITY_LUT_AND_RESCALE: (
@@ -219,14 +199,21 @@ TELLINGS: Mapping[Code, Any] = {
     Code.QUANTITY_DIFFERS: _quantities,
     Code.QUANTITY_NOT_TAKEN: _quantity_not_taken,
     Code.SUV_NOT_COMPUTABLE: _suv,
-    Code.IMPLAUSIBLE_VOLUME: _implausible_volume,
+    Code.IMPLAUSIBLE_VOLUME: (
+        "{what} {ml:.1f} ml, plausible is up to {high_ml:g} ml",
+        "{what} {ml:.2f} ml, plausible is {low_ml:g} ml and more{is_cut: where the border cuts it|}",
+    ),
     Code.IMPLAUSIBLE_EXTENT: "{what} is {edge_mm:.0f} mm long, plausible is up to {high_mm:g} mm",
     Code.IMPLAUSIBLE_RATIO: (
         "{what} is {value:.3g}, plausible is {low:g} to {high:g}",
         "{what} is {value:.3g}, plausible is {low:g} and more",
     ),
     Code.IMPLAUSIBLE_SIDES: "left {what} lies {beyond_mm:.0f} mm to the right of right {what}",
-    Code.IMPLAUSIBLE_BORDER: _implausible_border,
+    Code.IMPLAUSIBLE_BORDER: (
+        "{what} is cut by the side of the volume at {cut:.0%} of its largest section,"
+        " plausible is up to {high:.0%}",
+        "{what} {touches:touches the border of the volume|does not touch the border}",
+    ),
     Code.IMPLAUSIBLE_SHARE: (
         "labels fill {share:.1%} of the volume, plausible is {low:.0%} to {high:.0%}"
     ),

@@ -122,21 +122,6 @@ def _clause(name: str, asked: str, holds: bool, found: Sequence[str]) -> str:
     return f"{name} is {is_found}not {values.replace(', ', ' or ')}"
 
 
-# --- jobs and deliveries -------------------------------------------------------------------------
-
-
-def _superseded(revision: int = 0, job: int = 0, is_of_series: bool = False) -> str:
-    if job:
-        return f"job {job} took its place"
-    if revision:
-        return f"revision {revision}{' of the series' if is_of_series else ''} took its place"
-    return "a newer revision of the series took its place"
-
-
-def _cancelled(is_its_job: bool = False) -> str:
-    return f"{'its job was ' if is_its_job else ''}cancelled by an operator"
-
-
 TELLINGS: Mapping[Code, Any] = {
     Code.COUNT_SHORT: _count_short,
     Code.COUNT_JUST_REACHED: "the count was reached just now",
@@ -186,9 +171,17 @@ TELLINGS: Mapping[Code, Any] = {
     Code.WORKER_LOST: "the worker was lost in attempt {lost_in} of {of}",
     Code.KILLS_WORKERS: "killed its worker {times} times, or outlived its lease",
     Code.RESOURCE_SHORT: "a resource is short",
-    Code.CANCELLED: _cancelled,
+    Code.CANCELLED: (
+        "{is_its_job:its job was |}cancelled by an operator",
+        "cancelled by an operator",
+    ),
     Code.MODEL_CHANGED: "the model changed since the job was made: judged again",
-    Code.SUPERSEDED: _superseded,
+    Code.SUPERSEDED: (
+        "job {job} took its place",
+        "revision {revision}{is_of_series: of the series|} took its place",
+        "revision {revision} took its place",
+        "a newer revision of the series took its place",
+    ),
     Code.TAKEN_ALL_THE_SAME: "taken by an operator all the same",
     Code.NOTHING_FOUND: "nothing found",
     Code.NOTED: "",

@@ -1,8 +1,8 @@
 """Reasons, and the rows that keep them, as people and programs see them.
 
-A reason is said by one line of a table: a template over its facts, several of which the first is taken
-that they fill, or a function of them. In a template the format of a sequence stands between its parts.
-A row shows its reasons as codes, and a sentence with what frees it.
+A reason is said by one line of a table: a template over its facts, the first of several templates that
+they fill, or a function of them. In a template the format of a sequence stands between its parts, and
+that of a yes or no says ``yes|no``. A row shows its reasons as codes, and a sentence with what frees it.
 """
 
 from __future__ import annotations
@@ -142,16 +142,12 @@ def _hint_of_match(row: Row, reasons: Sequence[Reason], audience: Audience) -> s
         return ""
     if codes & _AMBIGUOUS:
         return ": leave one out with: segnode series discard UID"
-    gone = [each.facts["series"] for each in reasons if _is_of_gone(each)]
-    if gone:
-        return f": segnode series rerun {gone[0]}"
+    for reason in reasons:
+        if reason.code is ReasonCode.FILES_DELETED and "series" in reason.facts:
+            return f": segnode series rerun {reason.facts['series']}"
     if audience is not Audience.NODE:
         return ""
     return f": judge again with: segnode series rerun {next(iter(row['roles'].values()))}"
-
-
-def _is_of_gone(reason: Reason) -> bool:
-    return reason.code is ReasonCode.FILES_DELETED and "series" in reason.facts
 
 
 def _hint_of_job(job_id: int, state: str, reasons: Sequence[Reason], audience: Audience) -> str:
@@ -202,6 +198,8 @@ class _Words(Formatter):
     def format_field(self, value: Any, format_spec: str) -> str:
         if isinstance(value, tuple):
             return format_spec.join(map(str, value))
+        if isinstance(value, bool):
+            return format_spec.split("|")[not value]
         return str(super().format_field(value, format_spec))
 
 
