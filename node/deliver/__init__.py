@@ -11,8 +11,7 @@ annotated; ``mistakes`` says what is wrong with them beyond types; ``send`` send
 in the conformance statement. What the peer does, down to silence, is an outcome and not an exception.
 
 Add a kind: one file and one line in ``KINDS``, which names the class without importing it: a command that
-sends nothing waits for no library of the network. Everything else reads ``KINDS``: the configuration, the
-plan, ``doctor``, ``conformance``, the table in ``docs/configuration.md``
+sends nothing waits for no library of the network. Everything else reads ``KINDS``
 (``tests/promises/test_destination_kind.py`` does it).
 
 Every answer falls in one class (``destination``, ``stow_answer``): sent, warned, retry, refused (five
@@ -40,16 +39,12 @@ KINDS = {
     "folder": "node.deliver.folder:FolderDestination",
 }
 
-__all__ = ["KINDS", "all_kinds", "kind_of"]
-
 
 def kind_of(name: str) -> type[Destination]:
-    """The class of a kind."""
     module, _, cls = KINDS[name].partition(":")
     found: type[Destination] = getattr(import_module(module), cls)
     return found
 
 
 def all_kinds() -> dict[str, type[Destination]]:
-    """Every kind by its name."""
     return {name: kind_of(name) for name in KINDS}

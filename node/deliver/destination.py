@@ -103,18 +103,11 @@ class Destination(Settings, ABC):
 
     @classmethod
     def timeouts_s(cls) -> dict[str, float]:
-        """Default of each timeout, by its name."""
         return {
             each.name.removesuffix(_TIMEOUT): each.default
             for each in fields(cls)
             if each.name.endswith(_TIMEOUT) and each.default is not MISSING
         }
-
-
-def table_of(kinds: Mapping[str, type[Destination]]) -> str:
-    """The kinds as the manual shows them, in Markdown."""
-    rows = [f"| `{name}` | {kind.needs} | {kind.does} |" for name, kind in kinds.items()]
-    return "\n".join(["| kind | needs | does |", "| --- | --- | --- |", *rows, ""])
 
 
 # --- the sender ----------------------------------------------------------------------------------
@@ -201,15 +194,12 @@ def blocked(sentence: str, status: int | None = None) -> Outcome:
 
 
 def unknown_destination(name: str) -> Outcome:
-    """The end of a row whose destination the configuration does not name any more."""
     return blocked(f"the configuration has no destination {name!r}")
 
 
 def form_not_taken(name: str, form: str) -> Outcome:
-    """The end of a row whose destination takes no files of this form any more."""
     return blocked(f"the configuration says that {name!r} takes no {form}")
 
 
 def result_file_gone() -> Outcome:
-    """The end of a row whose object is no longer on this node's disk."""
     return blocked("the result's file is gone from this node's disk")

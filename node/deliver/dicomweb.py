@@ -30,7 +30,6 @@ _ANSWER_MAX_BYTES = 4 << 20
 _CHUNK_BYTES = 1 << 16
 _ANSWERS = (301, 400, 401, 403, 404, 408, 413, 415, 429, 500, 503)
 _UNWELCOME = (401, 403, 404)
-_SERVER_ERROR = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +42,6 @@ class Credentials(Settings):
     token: Secret | None = None
 
     def mistakes(self) -> Iterator[Mistake]:
-        """What the kind needs and does not have."""
         if self.kind == "none":
             return
         if self.kind == "basic" and not self.user:
@@ -73,7 +71,6 @@ class DicomwebDestination(Destination):
     answer_timeout_s: Timeout = 120.0
 
     def mistakes(self) -> Iterator[Mistake]:
-        """A URL that leads nowhere, or that holds a password."""
         if sentence := _mistake_of_url(self.url):
             yield "url", sentence
 
@@ -83,7 +80,6 @@ class DicomwebDestination(Destination):
         return {"HTTP": {f"HTTP {status}": classify_http(status) for status in _ANSWERS}}
 
     def send(self, deliverable: DeliverableObject) -> Outcome:
-        """Store one object with one request."""
         path = Path(deliverable.path)
         if not path.is_file():
             return result_file_gone()
@@ -101,7 +97,12 @@ class DicomwebDestination(Destination):
                 )
         except requests.RequestException as error:
             return Probe.bad(f"{self._studies} does not answer ({type(error).__name__})")
-        return _judge_probe(self._studies, answer)
+        if answer.is_redirect:
+            elsewhere = "redirects elsewhere, which is not followed: correct the URL"
+            return Probe.bad(f"{self._studies} {elsewhere}")
+        if answer.status_code in _UNWELCOME or answer.status_code >= 500:
+            return Probe.bad(f"{self._studies} answers HTTP {answer.status_code}")
+        return Probe.good(f"{self._studies} answers (HTTP {answer.status_code} to OPTIONS)")
 
     @property
     def _studies(self) -> str:
@@ -127,10 +128,7 @@ class DicomwebDestination(Destination):
             with session.post(
                 self._studies,
                 data=message,
-                headers={
-                    "Content-Type": message.content_type,
-                    "Accept": "application/dicom+json",
-                },
+                headers={"Content-Type": message.content_type, "Accept": "application/dicom+json"},
                 timeout=(self.connect_timeout_s, self.answer_timeout_s),
                 allow_redirects=False,
                 stream=True,
@@ -183,14 +181,6 @@ def _mistake_of_url(url: str) -> str:
     if not has_host:
         return "is no URL with a host, and a port below 65536"
     return "holds a password: use auth with password_env" if parts.password is not None else ""
-
-
-def _judge_probe(url: str, answer: requests.Response) -> Probe:
-    if answer.is_redirect:
-        return Probe.bad(f"{url} redirects elsewhere, which is not followed: correct the URL")
-    if answer.status_code in _UNWELCOME or answer.status_code >= _SERVER_ERROR:
-        return Probe.bad(f"{url} answers HTTP {answer.status_code}")
-    return Probe.good(f"{url} answers (HTTP {answer.status_code} to OPTIONS)")
 
 
 def _read_answer(response: requests.Response, deadline: float) -> bytes:

@@ -74,7 +74,6 @@ class DimseDestination(Destination):
     answer_timeout_s: Timeout = 60.0
 
     def mistakes(self) -> Iterator[Mistake]:
-        """A peer that cannot be reached, a name that is none."""
         if not self.peer.is_reachable:
             yield "peer", f"peer {self.peer.name} needs ae_title and host to be sent to"
         if not is_ae_title(self.calling_ae_title):
@@ -82,10 +81,9 @@ class DimseDestination(Destination):
 
     @classmethod
     def answers(cls) -> Mapping[str, Mapping[str, Outcome]]:
-        """C-STORE statuses, and ends of an association without one."""
         return {
             "C-STORE status": {f"0x{status:04X}": classify_dimse(status) for status in _ANSWERS},
-            "association": {end.value: classify_association(end) for end in AssociationEnd},
+            "association": {end.name.lower(): classify_association(end) for end in AssociationEnd},
         }
 
     def send(self, deliverable: DeliverableObject) -> Outcome:
@@ -206,7 +204,6 @@ def _end_without_association(association: Association) -> Outcome:
 def implicit_destinations(
     peers: Iterable[Peer], calling_ae_title: str
 ) -> dict[str, DimseDestination]:
-    """The destinations that peers without ``reply_to`` are, by name."""
     reached = {name_of_peer(p): p for p in peers if p.is_reachable and not p.reply_to}
     return {
         name: DimseDestination(name=name, peer=peer, calling_ae_title=calling_ae_title)
@@ -214,30 +211,15 @@ def implicit_destinations(
     }
 
 
-# --- ends of an association without an answer ----------------------------------------------------
-
-
 class AssociationEnd(StrEnum):
     """How an association ended without an answer to the C-STORE."""
 
-    UNREACHABLE = "unreachable"
-    REJECTED_TRANSIENT = "rejected_transient"
-    REJECTED_PERMANENT = "rejected_permanent"
-    NO_CONTEXT = "no_context"
-    ABORTED = "aborted"
-    TIMED_OUT = "timed_out"
-
-
-_END_WORDS = {
-    AssociationEnd.UNREACHABLE: "no connection to the destination",
-    AssociationEnd.REJECTED_TRANSIENT: "the destination rejected the association for now",
-    AssociationEnd.REJECTED_PERMANENT: "the destination rejected the association for good",
-    AssociationEnd.NO_CONTEXT: (
-        "the destination accepted no presentation context for the SOP class of the result"
-    ),
-    AssociationEnd.ABORTED: "the association was aborted or the line was lost",
-    AssociationEnd.TIMED_OUT: "the destination did not answer in time",
-}
+    UNREACHABLE = "no connection to the destination"
+    REJECTED_TRANSIENT = "the destination rejected the association for now"
+    REJECTED_PERMANENT = "the destination rejected the association for good"
+    NO_CONTEXT = "the destination accepted no presentation context for the SOP class of the result"
+    ABORTED = "the association was aborted or the line was lost"
+    TIMED_OUT = "the destination did not answer in time"
 
 
 def classify_association(end: AssociationEnd, detail: str = "") -> Outcome:
@@ -246,7 +228,7 @@ def classify_association(end: AssociationEnd, detail: str = "") -> Outcome:
     Args:
         detail: What else is known, such as the reject reason; appended to the sentence.
     """
-    sentence = f"{_END_WORDS[end]}: {detail}" if detail else _END_WORDS[end]
+    sentence = f"{end}: {detail}" if detail else end.value
     is_for_good = end in (AssociationEnd.REJECTED_PERMANENT, AssociationEnd.NO_CONTEXT)
     return blocked(sentence) if is_for_good else sick(sentence)
 

@@ -55,7 +55,6 @@ class FolderDestination(Destination):
     layout: str = DEFAULT_LAYOUT
 
     def mistakes(self) -> Iterator[Mistake]:
-        """A layout that leaves the folder or has other fields."""
         if sentence := _mistake_of(self.layout):
             yield "layout", sentence
 
@@ -74,7 +73,6 @@ class FolderDestination(Destination):
             return sick(f"the folder cannot be written: {os.strerror(error.errno or 0)}")
 
     def probe(self) -> Probe:
-        """Whether the folder is there and can be written."""
         if not self.path.is_dir():
             return Probe.bad(f"{self.path} is not there: create it, or mount it")
         if not os.access(self.path, os.W_OK | os.X_OK):
@@ -125,7 +123,9 @@ def _write_once(source: Path, target: Path) -> Outcome:
     """Copy beside the target, sync, and give it its name only if the name is free."""
     part = target.with_name(f".{uuid.uuid4().hex}.part")
     try:
-        _copy(source, part)
+        shutil.copyfile(source, part)
+        with part.open("rb+") as writer:
+            os.fsync(writer.fileno())
         if not _claim(part, target) and not filecmp.cmp(source, target, shallow=False):
             return blocked(
                 "another file with other content has this name already: "
@@ -150,12 +150,6 @@ def _claim(part: Path, target: Path) -> bool:
             return False
         part.rename(target)
     return True
-
-
-def _copy(source: Path, part: Path) -> None:
-    shutil.copyfile(source, part)
-    with part.open("rb+") as writer:
-        os.fsync(writer.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

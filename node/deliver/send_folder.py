@@ -148,12 +148,9 @@ class _File:
         return self.path if self.has_file_meta else _bare_data_set(self.path)
 
     def report(self, state: SendState, status: int | None = None, comment: str = "") -> SendReport:
+        uid = self.sop_instance_uid
         return SendReport(
-            path=self.path,
-            state=state,
-            sop_instance_uid=self.sop_instance_uid,
-            status=status,
-            comment=comment,
+            path=self.path, state=state, sop_instance_uid=uid, status=status, comment=comment
         )
 
 

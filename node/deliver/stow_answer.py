@@ -55,11 +55,8 @@ def judge_answer(
     if stored is not None:
         return _stored(status, _number(stored, WARNING_REASON))
     if status == OK:
-        return Outcome(
-            kind=DeliveryClass.WARNED,
-            sentence="the destination answered 200 without naming the object; not read back",
-            status=status,
-        )
+        sentence = "the destination answered 200 without naming the object; not read back"
+        return Outcome(kind=DeliveryClass.WARNED, sentence=sentence, status=status)
     return classify_http(status)
 
 
@@ -87,15 +84,10 @@ def classify_http(status: int, retry_after_s: float | None = None) -> Outcome:
 
 
 def _failed(status: int, reason: int | None) -> Outcome:
-    if reason is None:
-        return Outcome(
-            kind=DeliveryClass.REFUSED,
-            sentence=f"the destination lists the object as failed, without a reason (HTTP {status})",
-            status=status,
-        )
+    if not reason:  # "failed, reason success" contradicts itself
+        sentence = f"the destination lists the object as failed, without a reason (HTTP {status})"
+        return Outcome(kind=DeliveryClass.REFUSED, sentence=sentence, status=status)
     outcome = classify_dimse(reason)
-    if outcome.kind is DeliveryClass.SENT:  # "failed, reason success" contradicts itself
-        return _failed(status, None)
     if status == CONFLICT and outcome.kind not in _DONE_OR_LATER:
         return blocked(f"{outcome.sentence}, HTTP {status}", reason)
     return outcome

@@ -13,6 +13,7 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from pydicom import uid
 from pydicom.charset import convert_encodings
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement, convert_raw_data_element
@@ -20,15 +21,6 @@ from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_data_element
 from pydicom.tag import BaseTag, Tag
-from pydicom.uid import (
-    HTJ2K,
-    JPEG2000,
-    JPEG2000MC,
-    UID,
-    JPEGBaseline8Bit,
-    JPEGExtended12Bit,
-    JPEGLSNearLossless,
-)
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
 from node.domain.errors import JobFailed
@@ -38,6 +30,15 @@ from node.domain.items import is_carried, is_text_for_sequence
 _WORD_BYTES = {"AT": 2, "US": 2, "SS": 2, "OW": 2, "UL": 4, "SL": 4, "FL": 4, "OF": 4, "OL": 4}
 _WORD_BYTES |= {"FD": 8, "OD": 8, "SV": 8, "UV": 8, "OV": 8}
 _NUL_PADDED = frozenset({"UI", "OB", "UN"})
+# transfer syntax -> Lossy Image Compression Method (PS3.3 C.7.6.1.1.5.1)
+_LOSSY_METHODS: dict[str, str] = {
+    uid.JPEGBaseline8Bit: "ISO_10918_1",
+    uid.JPEGExtended12Bit: "ISO_10918_1",
+    uid.JPEGLSNearLossless: "ISO_14495_1",
+    uid.JPEG2000: "ISO_15444_1",
+    uid.JPEG2000MC: "ISO_15444_1",
+    uid.HTJ2K: "ISO_15444_15",
+}
 
 
 def element(tag: int, vr: str, value: bytes) -> bytes:
@@ -74,7 +75,6 @@ def encoded_elements(dataset: Dataset) -> Iterator[tuple[int, bytes]]:
 
 
 def encoded_dataset(dataset: Dataset) -> bytes:
-    """A data set of our own as bytes."""
     return b"".join(data for _, data in encoded_elements(dataset))
 
 
@@ -155,17 +155,6 @@ def _written(decoded: DataElement, character_set: str | list[str] | None) -> byt
     return bytes(buffer.getvalue())
 
 
-# transfer syntax -> Lossy Image Compression Method (PS3.3 C.7.6.1.1.5.1)
-_LOSSY_METHODS = {
-    JPEGBaseline8Bit: "ISO_10918_1",
-    JPEGExtended12Bit: "ISO_10918_1",
-    JPEGLSNearLossless: "ISO_14495_1",
-    JPEG2000: "ISO_15444_1",
-    JPEG2000MC: "ISO_15444_1",
-    HTJ2K: "ISO_15444_15",
-}
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
     """Input headers with the stack that was made of them.
@@ -194,9 +183,8 @@ class Source:
         unplaced = [f for f in stack.frames if f.position_mm is None or f.orientation is None]
         if unplaced or not stack.grid.frame_of_reference_uid:
             raise JobFailed("the source has no place in a Frame of Reference", permanent=True)
-        ordered = list(dict.fromkeys(named))
-        ordered += sorted(set(by_uid) - set(named))
-        return cls(instances=tuple(by_uid[uid] for uid in ordered), by_uid=by_uid, stack=stack)
+        ordered = [*dict.fromkeys(named), *sorted(set(by_uid) - set(named))]
+        return cls(instances=tuple(by_uid[each] for each in ordered), by_uid=by_uid, stack=stack)
 
     @property
     def first(self) -> Dataset:
@@ -212,7 +200,7 @@ class Source:
         """An instance whose pixels went through a lossy compression, and the method if known."""
         for instance in self.instances:
             meta = getattr(instance, "file_meta", None)
-            syntax = UID(str(meta.get("TransferSyntaxUID", ""))) if meta is not None else UID("")
+            syntax = str(meta.get("TransferSyntaxUID", "")) if meta is not None else ""
             flag = copied_element(instance, "LossyImageCompression") or b""
             if flag.rstrip(b" \0").endswith(b"01") or syntax in _LOSSY_METHODS:
                 return instance, _LOSSY_METHODS.get(syntax, "")

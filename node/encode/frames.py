@@ -114,8 +114,7 @@ def packed_size_bytes(labels: LabelArray, planes: Sequence[Plane]) -> int:
     """Length of Pixel Data, even."""
     _, rows, columns = labels.shape
     bits = rows * columns * len(planes)
-    whole = (bits + 7) // 8
-    return int(whole + whole % 2)
+    return int(-(-bits // 16) * 2)
 
 
 def per_frame_groups(
@@ -130,10 +129,7 @@ def per_frame_groups(
     """
     slices = sorted({plane.slice_index for plane in planes})
     places = {index: place for place, index in enumerate(slices, 1)}
-    derivations = dict(zip(slices, _derivations(source, slices), strict=True))
-    positions = {index: _position(source, index) for index in slices}
-    # the index values are the last bytes of Frame Content: two UL, segment and place
-    content = sequence("FrameContentSequence", attribute("DimensionIndexValues", b"\0" * 8))[:-8]
+    parts = dict(zip(slices, _parts_of_slices(source, slices), strict=True))
     segments = {
         value: sequence(
             "SegmentIdentificationSequence",
@@ -141,36 +137,32 @@ def per_frame_groups(
         )
         for value, number in segment_numbers.items()
     }
-    frames = (
-        derivations[plane.slice_index]
-        + content
-        + struct.pack("<II", segment_numbers[plane.label_value], places[plane.slice_index])
-        + positions[plane.slice_index]
-        + segments[plane.label_value]
-        for plane in planes
-    )
-    return sequence("PerFrameFunctionalGroupsSequence", *frames)
+
+    def frame(plane: Plane) -> bytes:
+        before, after = parts[plane.slice_index]
+        indices = segment_numbers[plane.label_value], places[plane.slice_index]
+        return before + struct.pack("<II", *indices) + after + segments[plane.label_value]
+
+    return sequence("PerFrameFunctionalGroupsSequence", *map(frame, planes))
 
 
-def _derivations(source: Source, slices: Sequence[int]) -> Iterator[bytes]:
-    """The Derivation Image Sequence of each slice."""
+def _parts_of_slices(source: Source, slices: Sequence[int]) -> Iterator[tuple[bytes, bytes]]:
+    """What stands before and behind the index values: derivation and content, position."""
     purpose = attribute("SpatialLocationsPreserved", b"YES") + sequence(
         "PurposeOfReferenceCodeSequence",
         encoded_dataset(coded(codes.DCM.SourceImageForImageProcessingOperation)),
     )
     derivation_code = sequence("DerivationCodeSequence", encoded_dataset(coded(_SEGMENTATION)))
+    # the index values are the last bytes of Frame Content: two UL, segment and place
+    content = sequence("FrameContentSequence", attribute("DimensionIndexValues", b"\0" * 8))[:-8]
+    macro = "PlanePositionSequence"
     for index in slices:
         frame = source.stack.frames[index]
         image = reference_to(source.by_uid[frame.sop_instance_uid], frame.frame_number) + purpose
         images = sequence("SourceImageSequence", image)
-        yield sequence("DerivationImageSequence", images + derivation_code)
-
-
-def _position(source: Source, slice_index: int) -> bytes:
-    value = decimal_strings(source.stack.frames[slice_index].position_mm or ())
-    holder = plane_holder(source, slice_index, "PlanePositionSequence")
-    position = _as_in_source(holder, "ImagePositionPatient", value)
-    return sequence("PlanePositionSequence", position)
+        derivation = sequence("DerivationImageSequence", images + derivation_code)
+        position = _as_in_source(source, index, macro, "ImagePositionPatient", frame.position_mm)
+        yield derivation + content, sequence(macro, position)
 
 
 def reference_to(instance: Dataset, frame_number: int | None = None) -> bytes:
@@ -186,22 +178,15 @@ def reference_to(instance: Dataset, frame_number: int | None = None) -> bytes:
 
 def shared_groups(source: Source) -> bytes:
     """The Shared Functional Groups Sequence: orientation and pixel measures of the source."""
-    frame = source.stack.frames[0]
-    orientation = _as_in_source(
-        plane_holder(source, 0, "PlaneOrientationSequence"),
-        "ImageOrientationPatient",
-        decimal_strings(frame.orientation or ()),
-    )
+    first = source.stack.frames[0]
     between_slices = source.stack.grid.spacing_mm[0]
-    pixel_spacing = _as_in_source(
-        plane_holder(source, 0, "PixelMeasuresSequence"),
-        "PixelSpacing",
-        decimal_strings(frame.pixel_spacing_mm or ()),
+    orientation = _as_in_source(
+        source, 0, "PlaneOrientationSequence", "ImageOrientationPatient", first.orientation
     )
     measures = (
         attribute("SliceThickness", _thickness(source, between_slices))
         + attribute("SpacingBetweenSlices", decimal_strings((between_slices,)))
-        + pixel_spacing
+        + _as_in_source(source, 0, "PixelMeasuresSequence", "PixelSpacing", first.pixel_spacing_mm)
     )
     groups = sequence("PlaneOrientationSequence", orientation)
     groups += sequence("PixelMeasuresSequence", measures)
@@ -228,14 +213,16 @@ def decimal_strings(numbers: Sequence[float]) -> bytes:
     return "\\".join(format_number_as_ds(float(number)) for number in numbers).encode()
 
 
-def _as_in_source(holder: Dataset, keyword: str, otherwise: bytes) -> bytes:
+def _as_in_source(
+    source: Source, slice_index: int, macro: str, keyword: str, numbers: Sequence[float] | None
+) -> bytes:
     """An element exactly as the source wrote it, or its value anew where that breaks DS."""
-    copied = copied_element(holder, keyword)
+    copied = copied_element(plane_holder(source, slice_index, macro), keyword)
     if copied is not None and copied[4:6] == b"DS":
         texts = copied[8:].split(b"\\")
         if all(len(text.strip(b" \0")) <= _DECIMAL_STRING for text in texts):
             return copied
-    return attribute(keyword, otherwise)
+    return attribute(keyword, decimal_strings(numbers or ()))
 
 
 def _thickness(source: Source, between_slices_mm: float) -> bytes:

@@ -134,10 +134,7 @@ def file_preface(sop_instance_uid: str) -> bytes:
 
 
 def _skeleton(
-    source: Source,
-    segments: Sequence[Segment],
-    provenance: Provenance,
-    identity: ResultIdentity,
+    source: Source, segments: Sequence[Segment], provenance: Provenance, identity: ResultIdentity
 ) -> Dataset:
     """A SEG of one plane of 2 x 2 pixels, made by highdicom from a header without any patient."""
     series = sorted({str(instance.SeriesInstanceUID) for instance in source.instances})

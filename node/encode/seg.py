@@ -32,10 +32,7 @@ _LONGEST_VALUE = 0xFFFFFFFE
 
 
 class EncodedObject(EncodedFile):
-    """A SEG: everything but its pixels as bytes, its pixels made while it is written.
-
-    Nothing larger than a few megabytes is held meanwhile.
-    """
+    """A SEG, whose pixels are made while it is written: never more than a few megabytes are held."""
 
     def to_bytes(self) -> bytes:
         """The Part 10 file at once, for small objects and tests."""
@@ -64,13 +61,8 @@ def encode_seg(
     """Encode labels as a SEG in the study of their source; None means that nothing was found.
 
     Args:
-        source: Headers of all input instances in any order, pixel data not needed, as they were
-            read: an element that was looked at before has lost its original bytes.
-        segments: What label values mean, in the order of Segment Numbers; those without a voxel
-            are left out.
-    Raises:
-        JobFailed: The labels and what describes them, or their source, do not belong together;
-            permanent.
+        source: Without pixels; an element that was looked at before has lost its original bytes.
+        segments: In the order of Segment Numbers; those without a voxel are left out.
     Source: PS3.3 A.51 and C.8.20
     """
     present = described_values(volume, segments)

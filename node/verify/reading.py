@@ -84,8 +84,6 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class SegFile:
-    """Header, frames and packed bits of one file."""
-
     header: Dataset
     frames: tuple[SegFrame, ...]
     bits: memoryview
@@ -231,7 +229,6 @@ class _Macros:
         return found
 
     def numbers(self, own: Elements, macro: str, keyword: str) -> tuple[float, ...] | None:
-        """The numbers of an attribute in the first item of a macro."""
         return self.read(own, macro, partial(_numbers_in_first, keyword))
 
 

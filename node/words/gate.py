@@ -15,10 +15,6 @@ def _number(count: int) -> str:
     return "two" if count == 2 else str(count)
 
 
-def _no_frame_of_reference(count: int, of: int) -> str:
-    return "no Frame of Reference" + ("" if count == of else f" in {count} of {of} images")
-
-
 def _no_position(attributes: Sequence[str], count: int, of: int) -> str:
     which = "no positions at all" if count == of else f"{count} of {of} images without a place"
     return f"{which}: {' and '.join(attributes)} absent or malformed"
@@ -28,16 +24,6 @@ def _orientations(sizes: Sequence[int], could_be_split: bool) -> str:
     listed = "/".join(map(str, sizes[:_SHORT_LIST]))
     split = ": could be split by Image Orientation (Patient)" if could_be_split else ""
     return f"{_number(len(sizes))} orientations in one series ({listed} images){split}"
-
-
-def _matrix(sizes: Sequence[tuple[int, int]]) -> str:
-    named = ", ".join(f"{rows} x {columns}" for rows, columns in sizes)
-    return f"different numbers of rows and columns: {named}"
-
-
-def _spacings(spacings_mm: Sequence[tuple[float, float]]) -> str:
-    named = ", ".join(f"{a:.4g} x {b:.4g} mm" for a, b in spacings_mm)
-    return f"different Pixel Spacing: {named}"
 
 
 def _same_position(each: int = 0, positions: int = 0, **facts: Any) -> str:
@@ -106,10 +92,6 @@ def _quantity(is_given: str, whys: Sequence[str] = ()) -> str:
     return f"{name} ({', '.join(whys)})" if whys else name
 
 
-def _quantity_not_taken(takes: Sequence[str], is_given: str, whys: Sequence[str] = ()) -> str:
-    return f"the model takes {' or '.join(takes)}, the series is {_quantity(is_given, whys)}"
-
-
 def _quantities(quantities: Sequence[tuple[str, str, int]]) -> str:
     named = ", ".join(
         f"{_quantity(what, [why] if why else ())} in {number}" for what, why, number in quantities
@@ -151,17 +133,23 @@ def _suv_fault(kind: str, *about: Any) -> str:
 TELLINGS: Mapping[Code, Any] = {
     Code.NO_IMAGES: "no images",
     Code.TOO_MANY_FRAMES: "Number of Frames is {frames}, at most {most} are read",
-    Code.NO_FRAME_OF_REFERENCE: _no_frame_of_reference,
+    Code.NO_FRAME_OF_REFERENCE: lambda count, of: (
+        "no Frame of Reference" + ("" if count == of else f" in {count} of {of} images")
+    ),
     Code.FRAMES_OF_REFERENCE_DIFFER: "{count} Frames of Reference: positions cannot be compared",
     Code.NO_POSITION: _no_position,
     Code.ORIENTATIONS_DIFFER: _orientations,
     Code.ORIENTATION_MALFORMED: (
         "Image Orientation (Patient) is not two unit vectors at right angles"
     ),
-    Code.MATRIX_DIFFERS: _matrix,
+    Code.MATRIX_DIFFERS: lambda sizes: (
+        "different numbers of rows and columns: " + ", ".join(f"{a} x {b}" for a, b in sizes)
+    ),
     Code.NO_PIXEL_SPACING: "no Pixel Spacing in {count} of {of} images",
     Code.PIXEL_SPACING_MALFORMED: "Pixel Spacing malformed in {count} of {of} images",
-    Code.PIXEL_SPACING_DIFFERS: _spacings,
+    Code.PIXEL_SPACING_DIFFERS: lambda spacings_mm: (
+        "different Pixel Spacing: " + ", ".join(f"{a:.4g} x {b:.4g} mm" for a, b in spacings_mm)
+    ),
     Code.SAME_POSITION: _same_position,
     Code.GAP: _gap,
     Code.UNEVEN_SPACING: _uneven,
@@ -197,7 +185,9 @@ TELLINGS: Mapping[Code, Any] = {
         "Modality LUT Sequence beside Rescale Slope or Intercept in {count} of {of} images"
     ),
     Code.QUANTITY_DIFFERS: _quantities,
-    Code.QUANTITY_NOT_TAKEN: _quantity_not_taken,
+    Code.QUANTITY_NOT_TAKEN: lambda takes, **given: (
+        f"the model takes {' or '.join(takes)}, the series is {_quantity(**given)}"
+    ),
     Code.SUV_NOT_COMPUTABLE: _suv,
     Code.IMPLAUSIBLE_VOLUME: (
         "{what} {ml:.1f} ml, plausible is up to {high_ml:g} ml",

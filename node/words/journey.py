@@ -18,10 +18,6 @@ def _count_short(images: int, expected: int, source: str) -> str:
     return f"{images} of {expected} ({_SOURCES[source]}) images arrived"
 
 
-def _count_reached(expected: int, source: str) -> str:
-    return f"all {expected} ({_SOURCES[source]}) images arrived"
-
-
 def _not_reached(none_for_s: float, **short: Any) -> str:
     return f"{_count_short(**short)}, none in the last {none_for_s:.0f} s"
 
@@ -31,21 +27,11 @@ def _gave_up(is_discarded: bool, **short: Any) -> str:
     return f"{_not_reached(**short)}: {then}"
 
 
-def _person_went_on(images: int, of: int) -> str:
-    counted = f"{images} of {of}" if of > images else str(images)
-    return f"a person said to go on with {counted} images"
-
-
 def _images_refused(count: int, of: int, whys: Sequence[tuple[int, str]], others: int = 0) -> str:
     told = [f"{number} x {why}" for number, why in whys]
     told += [f"{others} for other reasons"] if others else []
     were = "was" if count == 1 else "were"
     return f"{count} of {of} images {were} refused ({'; '.join(told)})"
-
-
-def _late(images: int, revision: int) -> str:
-    number = "1 image" if images == 1 else f"{images} images"
-    return f"{number} came after the result of revision {revision} was delivered"
 
 
 def _images_missing(parts: Sequence[tuple[str, int, int]] = ()) -> str:
@@ -96,15 +82,6 @@ def _role_empty(empty: Sequence[tuple[str, Sequence[str]]]) -> str:
     return f"no series yet for {'role' if len(told) == 1 else 'roles'} {', '.join(told)}"
 
 
-def _several_fit(fitted_role: str, series: Sequence[str]) -> str:
-    count = "two" if len(series) == 2 else str(len(series))
-    return f"{count} series fit role {fitted_role}: {', '.join(series)}"
-
-
-def _not_accepted(model: str, **misfit: Any) -> str:
-    return f"{model} does not take it: {_misfit(**misfit)}"
-
-
 def _model_refuses(model: str, because: Sequence[Sequence[Any]]) -> str:
     told = dict.fromkeys(_clause(*clause) for clause in because)
     return f"{model} must not be given it: {'; '.join(told)}"
@@ -125,7 +102,9 @@ def _clause(name: str, asked: str, holds: bool, found: Sequence[str]) -> str:
 TELLINGS: Mapping[Code, Any] = {
     Code.COUNT_SHORT: _count_short,
     Code.COUNT_JUST_REACHED: "the count was reached just now",
-    Code.COUNT_REACHED: _count_reached,
+    Code.COUNT_REACHED: lambda expected, source: (
+        f"all {expected} ({_SOURCES[source]}) images arrived"
+    ),
     Code.COUNT_NOT_REACHED: _not_reached,
     Code.GAVE_UP_WAITING: _gave_up,
     Code.JUST_RELEASED: "the association was released just now",
@@ -136,7 +115,9 @@ TELLINGS: Mapping[Code, Any] = {
     Code.NOT_QUIET_YET: "waiting for {needed_s:.0f} s without an image",
     Code.QUIET: "no image for {quiet_s:.1f} s, {images} images in a regular stack",
     Code.QUIET_LONG: "no image for {quiet_s:.0f} s, {images} images",
-    Code.PERSON_WENT_ON: _person_went_on,
+    Code.PERSON_WENT_ON: lambda images, of: (
+        f"a person said to go on with {f'{images} of {of}' if of > images else images} images"
+    ),
     Code.PERSON_DISCARDED: "discarded by a person",
     Code.AS_SETTLED: "complete as it was settled",
     Code.NO_INPUT: (
@@ -144,7 +125,10 @@ TELLINGS: Mapping[Code, Any] = {
         "no grayscale images of a patient: nothing for a model",
     ),
     Code.IMAGES_REFUSED: _images_refused,
-    Code.LATE_IMAGES: _late,
+    Code.LATE_IMAGES: lambda images, revision: (
+        f"{images} {'image' if images == 1 else 'images'} came after the result of revision"
+        f" {revision} was delivered"
+    ),
     Code.FILES_DELETED: (
         "images of {series} were deleted by retention",
         "images came after earlier ones of revision {revision} were deleted by retention",
@@ -157,12 +141,15 @@ TELLINGS: Mapping[Code, Any] = {
     Code.ONE_SERIES_FOR_ROLES: (
         "series {series} is the only one for roles {roles: and }, and a series fills one role only"
     ),
-    Code.SEVERAL_SERIES_FIT: _several_fit,
+    Code.SEVERAL_SERIES_FIT: lambda fitted_role, series: (
+        f"{'two' if len(series) == 2 else len(series)} series fit role {fitted_role}:"
+        f" {', '.join(series)}"
+    ),
     Code.BEST_FOR_ROLES: (
         "series {series} fits roles {roles: and } best, and a series fills one role only"
     ),
     Code.PATIENTS_DIFFER: "the series of this set differ in Patient ID: {series:, }",
-    Code.NOT_ACCEPTED: _not_accepted,
+    Code.NOT_ACCEPTED: lambda model, **misfit: f"{model} does not take it: {_misfit(**misfit)}",
     Code.MODEL_REFUSES: _model_refuses,
     Code.TOO_LITTLE_BODY: (
         "{extent_mm:.4g} mm of the body along the stack, {model} needs {needed_mm:.4g} mm"

@@ -82,16 +82,13 @@ def show_job(row: Row, audience: Audience = Audience.NODE) -> dict[str, Any]:
     reasons = reasons_from_json(row["reasons"])
     hint = _hint_of_job(row["id"], row["state"], reasons, audience)
     shown = _show(row, reasons, hint, audience)
-    parts: Mapping[str, Callable[[Row, Audience], Row]]
-    parts = {"matches": show_match, "deliveries": show_delivery}
-    for name, show in parts.items():
+    for name, show in (("matches", show_match), ("deliveries", show_delivery)):
         if name in row:
             shown[name] = [show(each, audience) for each in row[name]]
     return shown
 
 
 def show_delivery(row: Row, audience: Audience = Audience.NODE) -> dict[str, Any]:
-    """A result on its way to a destination."""
     is_blocked = row["state"] == DeliveryState.BLOCKED
     hint = f": deliveries retry {row['id']} tries again" if is_blocked else ""
     return _show(row, reasons_from_json(row["reasons"]), hint, audience)
