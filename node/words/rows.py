@@ -51,6 +51,20 @@ _AMBIGUOUS = frozenset(
 )
 _WAITING = frozenset((ReasonCode.ROLE_EMPTY, ReasonCode.ONE_SERIES_FOR_ROLES))
 _NOTHING_FREES = frozenset((ReasonCode.NO_INPUT, ReasonCode.TOLD))
+_DEGRADED = {
+    "held": "{} series wait for a person: segnode series list --state held",
+    "parked": "{} series cannot run: segnode jobs list --matches",
+    "implausible": (
+        "{} results are implausible and not delivered: segnode jobs list --state implausible"
+    ),
+    "blocked": "{} results cannot be delivered: segnode deliveries list --state blocked",
+    "disk": "{}: new instances are refused",
+}
+_TELLINGS: Mapping[ReasonCode, str | tuple[str, ...] | Callable[..., str]]
+_TELLINGS = {**gate.TELLINGS, **journey.TELLINGS}
+
+# facts that any reason may have: whom it is about, and which attempt it ended
+_ABOUT = ("role", "instance", "attempt", "attempts", "is_tried_again")
 
 
 def show_series(row: Row, audience: Audience = Audience.NODE) -> dict[str, Any]:
@@ -156,22 +170,6 @@ def _hint_of_job(job_id: int, state: str, reasons: Sequence[Reason], audience: A
     if ReasonCode.KILLS_WORKERS in codes:
         return f": jobs retry {job_id} tries again"
     return f": jobs retry {job_id} runs it again" if ReasonCode.CANCELLED in codes else ""
-
-
-_DEGRADED = {
-    "held": "{} series wait for a person: segnode series list --state held",
-    "parked": "{} series cannot run: segnode jobs list --matches",
-    "implausible": (
-        "{} results are implausible and not delivered: segnode jobs list --state implausible"
-    ),
-    "blocked": "{} results cannot be delivered: segnode deliveries list --state blocked",
-    "disk": "{}: new instances are refused",
-}
-_TELLINGS: Mapping[ReasonCode, str | tuple[str, ...] | Callable[..., str]]
-_TELLINGS = {**gate.TELLINGS, **journey.TELLINGS}
-
-# facts that any reason may have: whom it is about, and which attempt it ended
-_ABOUT = ("role", "instance", "attempt", "attempts", "is_tried_again")
 
 
 def tell(reason: Reason) -> str:
