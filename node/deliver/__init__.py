@@ -11,11 +11,10 @@ annotated; ``mistakes`` says what is wrong with them beyond types; ``send`` send
 in the conformance statement. What the peer does, down to silence, is an outcome and not an exception.
 
 Add a kind: one file and one line in ``KINDS``, which names the class without importing it: a command that
-sends nothing waits for no library of the network. Everything else reads ``KINDS``: the configuration, the
-plan, ``doctor``, ``conformance``, the table in ``docs/configuration.md``
+sends nothing waits for no library of the network. Everything else reads ``KINDS``
 (``tests/promises/test_destination_kind.py`` does it).
 
-Every answer falls in one class (``classes``, ``stow_answer``): sent, warned, retry, refused (five
+Every answer falls in one class (``destination``, ``stow_answer``): sent, warned, retry, refused (five
 times, then blocked), blocked. One decision there is worth knowing: 0111, duplicate SOP instance, is
 *warned*. Result UIDs follow from the job, so the object the peer holds is ours, from an attempt whose
 answer was lost; but without a read-back nobody has looked.
@@ -23,8 +22,7 @@ answer was lost; but without a read-back nobody has looked.
 The same object may be sent twice: an attempt cut short by a crash is repeated with the same UIDs and
 bytes, which a store treats as one object (PS3.4 B.2.3). At most one copy exists at each destination.
 
-``sender`` finds the destination that a rule calls ``sender``: by who sent it, never by a tag of the
-data set.
+``destination.resolve_destinations`` finds the destination that a rule calls ``sender``.
 
 Source: PS3.4 Annex B, PS3.7 9.1.1 and Annex C, PS3.8 9.3.4, PS3.18 10.5 and Annex I.
 """
@@ -41,16 +39,12 @@ KINDS = {
     "folder": "node.deliver.folder:FolderDestination",
 }
 
-__all__ = ["KINDS", "all_kinds", "kind_of"]
-
 
 def kind_of(name: str) -> type[Destination]:
-    """The class of a kind."""
     module, _, cls = KINDS[name].partition(":")
     found: type[Destination] = getattr(import_module(module), cls)
     return found
 
 
 def all_kinds() -> dict[str, type[Destination]]:
-    """Every kind by its name."""
     return {name: kind_of(name) for name in KINDS}

@@ -19,24 +19,17 @@ from typing import IO, ClassVar, Literal
 from urllib.parse import urlsplit
 
 import requests
-from requests.auth import AuthBase, HTTPBasicAuth
+from requests.auth import HTTPBasicAuth
 
-from node.deliver.classes import (
-    AssociationEnd,
-    classify_association,
-    classify_http,
-    result_file_gone,
-)
-from node.deliver.destination import Destination, Probe
-from node.deliver.stow_answer import judge_answer
-from node.domain.delivery import DeliverableObject, DeliveryClass, Outcome
+from node.deliver.destination import Destination, Probe, result_file_gone, sick
+from node.deliver.stow_answer import classify_http, judge_answer
+from node.domain.delivery import DeliverableObject, Outcome
 from node.domain.settings import Mistake, Secret, Settings, Timeout, mistakes_of_secrets
 
 _ANSWER_MAX_BYTES = 4 << 20
 _CHUNK_BYTES = 1 << 16
 _ANSWERS = (301, 400, 401, 403, 404, 408, 413, 415, 429, 500, 503)
 _UNWELCOME = (401, 403, 404)
-_SERVER_ERROR = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +42,6 @@ class Credentials(Settings):
     token: Secret | None = None
 
     def mistakes(self) -> Iterator[Mistake]:
-        """What the kind needs and does not have."""
         if self.kind == "none":
             return
         if self.kind == "basic" and not self.user:
@@ -79,7 +71,6 @@ class DicomwebDestination(Destination):
     answer_timeout_s: Timeout = 120.0
 
     def mistakes(self) -> Iterator[Mistake]:
-        """A URL that leads nowhere, or that holds a password."""
         if sentence := _mistake_of_url(self.url):
             yield "url", sentence
 
@@ -89,7 +80,6 @@ class DicomwebDestination(Destination):
         return {"HTTP": {f"HTTP {status}": classify_http(status) for status in _ANSWERS}}
 
     def send(self, deliverable: DeliverableObject) -> Outcome:
-        """Store one object with one request."""
         path = Path(deliverable.path)
         if not path.is_file():
             return result_file_gone()
@@ -107,7 +97,12 @@ class DicomwebDestination(Destination):
                 )
         except requests.RequestException as error:
             return Probe.bad(f"{self._studies} does not answer ({type(error).__name__})")
-        return _judge_probe(self._studies, answer)
+        if answer.is_redirect:
+            elsewhere = "redirects elsewhere, which is not followed: correct the URL"
+            return Probe.bad(f"{self._studies} {elsewhere}")
+        if answer.status_code in _UNWELCOME or answer.status_code >= 500:
+            return Probe.bad(f"{self._studies} answers HTTP {answer.status_code}")
+        return Probe.good(f"{self._studies} answers (HTTP {answer.status_code} to OPTIONS)")
 
     @property
     def _studies(self) -> str:
@@ -118,7 +113,12 @@ class DicomwebDestination(Destination):
         session = requests.Session()
         session.trust_env = False
         session.verify = str(self.ca_file) if self.ca_file else True
-        session.auth = _authorization(self.auth)
+        if self.auth is not None and self.auth.password is not None:
+            # as UTF-8 (RFC 7617 2.1): requests itself knows Latin-1 only
+            user, password = self.auth.user.encode(), self.auth.password.value.encode()
+            session.auth = HTTPBasicAuth(user, password)
+        if self.auth is not None and self.auth.token is not None:
+            session.headers["Authorization"] = f"Bearer {self.auth.token.value}"
         return session
 
     def _post(
@@ -128,10 +128,7 @@ class DicomwebDestination(Destination):
             with session.post(
                 self._studies,
                 data=message,
-                headers={
-                    "Content-Type": message.content_type,
-                    "Accept": "application/dicom+json",
-                },
+                headers={"Content-Type": message.content_type, "Accept": "application/dicom+json"},
                 timeout=(self.connect_timeout_s, self.answer_timeout_s),
                 allow_redirects=False,
                 stream=True,
@@ -139,13 +136,13 @@ class DicomwebDestination(Destination):
                 body = _read_answer(response, time.monotonic() + self.answer_timeout_s)
         except requests.exceptions.SSLError:
             # a certificate does not mend itself, but an operator of the peer may mend it
-            return _sick("the destination's certificate cannot be verified")
+            return sick("the destination's certificate cannot be verified")
         except (requests.exceptions.ConnectTimeout, requests.exceptions.ConnectionError):
-            return _sick("no connection to the destination, or it was lost")
+            return sick("no connection to the destination, or it was lost")
         except requests.exceptions.Timeout:
-            return classify_association(AssociationEnd.TIMED_OUT)
+            return sick("the destination did not answer in time")
         except requests.exceptions.RequestException as error:
-            return _sick(f"the HTTP exchange broke off ({type(error).__name__})")
+            return sick(f"the HTTP exchange broke off ({type(error).__name__})")
         return judge_answer(response.status_code, body, sop_instance_uid, _retry_after_s(response))
 
 
@@ -173,15 +170,6 @@ class _Multipart:
         yield self._tail
 
 
-class _Bearer(AuthBase):
-    def __init__(self, token: str) -> None:
-        self._token = token
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = f"Bearer {self._token}"
-        return request
-
-
 def _mistake_of_url(url: str) -> str:
     if not url.startswith(("http://", "https://")):
         return "takes a URL that begins with http:// or https://"
@@ -193,21 +181,6 @@ def _mistake_of_url(url: str) -> str:
     if not has_host:
         return "is no URL with a host, and a port below 65536"
     return "holds a password: use auth with password_env" if parts.password is not None else ""
-
-
-def _authorization(auth: Credentials | None) -> AuthBase | None:
-    if auth is not None and auth.password is not None:
-        # as UTF-8 (RFC 7617 2.1): requests itself knows Latin-1 only
-        return HTTPBasicAuth(auth.user.encode(), auth.password.value.encode())
-    return _Bearer(auth.token.value) if auth is not None and auth.token is not None else None
-
-
-def _judge_probe(url: str, answer: requests.Response) -> Probe:
-    if answer.is_redirect:
-        return Probe.bad(f"{url} redirects elsewhere, which is not followed: correct the URL")
-    if answer.status_code in _UNWELCOME or answer.status_code >= _SERVER_ERROR:
-        return Probe.bad(f"{url} answers HTTP {answer.status_code}")
-    return Probe.good(f"{url} answers (HTTP {answer.status_code} to OPTIONS)")
 
 
 def _read_answer(response: requests.Response, deadline: float) -> bytes:
@@ -230,7 +203,3 @@ def _retry_after_s(response: requests.Response) -> float | None:
     except (TypeError, ValueError):
         return None
     return max(0.0, until - time.time())
-
-
-def _sick(sentence: str) -> Outcome:
-    return Outcome(kind=DeliveryClass.RETRY, sentence=sentence, destination_sick=True)

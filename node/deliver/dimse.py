@@ -1,14 +1,20 @@
-"""Destinations of kind ``dimse``: results by C-STORE, as SCU.
+"""C-STORE as SCU: destinations of kind ``dimse``, and what else sends by pynetdicom.
 
-Source: PS3.4 Annex B, PS3.7 9.1.1, PS3.8 9.3 (association), PS3.5 10.1 (default transfer syntax).
+pynetdicom has two races that lose answers; whoever sends goes around them with ``send_c_store`` and
+``rejection_of``.
+
+Source: PS3.4 Annex B, PS3.7 9.1.1, PS3.8 9.3 (association), 9.3.4 (A-ASSOCIATE-RJ), PS3.5 10.1
+(default transfer syntax). Attributes of pynetdicom 3.0 used: ``Association._is_paused``,
+``Association._reactor_checkpoint``.
 """
 
 from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -17,17 +23,19 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, SegmentationStorage
 from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
-from pynetdicom.presentation import PresentationContext
+from pynetdicom.pdu_primitives import A_ASSOCIATE
+from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
-from node.deliver.classes import (
-    AssociationEnd,
-    classify_association,
+from node.deliver.destination import (
+    Destination,
+    Probe,
+    blocked,
     classify_dimse,
+    name_of_peer,
     result_file_gone,
+    sick,
 )
-from node.deliver.destination import Destination, Probe
-from node.deliver.scu import rejection_of, send_c_store
 from node.domain.delivery import DeliverableObject, Outcome
 from node.domain.peers import NO_AE_TITLE, Peer, is_ae_title
 from node.domain.settings import Mistake, OwnAeTitle, Timeout
@@ -35,6 +43,7 @@ from node.domain.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NA
 
 _REJECTED_TRANSIENT = 0x02  # PS3.8 Table 9-21
 _SLOWEST_BYTES_PER_S = 100_000
+_LOOK_AGAIN_S = 0.0002
 # one of each class of answers, as PS3.4 B.2.3 and PS3.7 Annex C name them
 _ANSWERS = (
     0x0000, 0xB000, 0xB006, 0xB007, 0x0107, 0x0111, 0x0116,
@@ -65,7 +74,6 @@ class DimseDestination(Destination):
     answer_timeout_s: Timeout = 60.0
 
     def mistakes(self) -> Iterator[Mistake]:
-        """A peer that cannot be reached, a name that is none."""
         if not self.peer.is_reachable:
             yield "peer", f"peer {self.peer.name} needs ae_title and host to be sent to"
         if not is_ae_title(self.calling_ae_title):
@@ -73,18 +81,20 @@ class DimseDestination(Destination):
 
     @classmethod
     def answers(cls) -> Mapping[str, Mapping[str, Outcome]]:
-        """C-STORE statuses, and ends of an association without one."""
         return {
             "C-STORE status": {f"0x{status:04X}": classify_dimse(status) for status in _ANSWERS},
-            "association": {end.value: classify_association(end) for end in AssociationEnd},
+            "association": {end.name.lower(): classify_association(end) for end in AssociationEnd},
         }
 
     def send(self, deliverable: DeliverableObject) -> Outcome:
         """Store one object over an association of its own."""
         if not Path(deliverable.path).is_file():
             return result_file_gone()
+        time_to_send_s = deliverable.size_bytes / _SLOWEST_BYTES_PER_S
         try:
-            association = self._associate(deliverable)
+            association = self._associate(
+                _contexts_of(deliverable), self.answer_timeout_s + time_to_send_s
+            )
         except socket.gaierror:
             return classify_association(AssociationEnd.UNREACHABLE, "its host name has no address")
         try:
@@ -97,16 +107,13 @@ class DimseDestination(Destination):
 
     def probe(self) -> Probe:
         """C-ECHO, and whether the peer would take a segmentation."""
-        entity = self._entity(self.answer_timeout_s)
-        entity.add_requested_context(Verification)
-        entity.add_requested_context(
-            SegmentationStorage, [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
-        )
+        contexts = [
+            build_context(Verification),
+            build_context(SegmentationStorage, [ExplicitVRLittleEndian, ImplicitVRLittleEndian]),
+        ]
         where = f"{self.peer.ae_title} at {self.peer.host}:{self.peer.port}"
         try:
-            association = entity.associate(
-                self.peer.host, self.peer.port, ae_title=self.peer.ae_title
-            )
+            association = self._associate(contexts, self.answer_timeout_s)
         except socket.gaierror:
             return Probe.bad(f"{where} has no address: check the host")
         if not association.is_established:
@@ -118,40 +125,31 @@ class DimseDestination(Destination):
             has_echo = Verification in accepted and association.send_c_echo().get("Status", -1) == 0
         finally:
             association.release()
-        return _judge_probe(where, takes=SegmentationStorage in accepted, has_echo=has_echo)
+        if SegmentationStorage not in accepted:
+            no = f"{where} answers but takes no Segmentation Storage: results are blocked"
+            return Probe.bad(no)
+        if not has_echo:
+            return Probe.warning(f"{where} takes segmentations but answers no C-ECHO")
+        return Probe.good(f"{where} answers C-ECHO and takes Segmentation Storage")
 
-    def _entity(self, answer_timeout_s: float) -> AE:
-        entity = AE(ae_title=self.calling_ae_title)
-        entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
-        entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-        entity.connection_timeout = self.connect_timeout_s
-        entity.acse_timeout = self.negotiate_timeout_s
-        entity.dimse_timeout = answer_timeout_s
-        return entity
-
-    def _associate(self, deliverable: DeliverableObject) -> Association:
-        entity = self._entity(self.answer_timeout_s + deliverable.size_bytes / _SLOWEST_BYTES_PER_S)
-        entity.network_timeout = entity.dimse_timeout
-        entity.add_requested_context(deliverable.sop_class_uid, deliverable.transfer_syntax_uid)
-        if deliverable.transfer_syntax_uid == ExplicitVRLittleEndian:
-            # a context of its own, so that a peer with both does not choose the default
-            entity.requested_contexts = [
-                *entity.requested_contexts,
-                _context(deliverable.sop_class_uid, ImplicitVRLittleEndian),
-            ]
-        return entity.associate(
+    def _associate(
+        self, contexts: Sequence[PresentationContext], answer_timeout_s: float
+    ) -> Association:
+        return associate(
             self.peer.host,
             self.peer.port,
-            ae_title=self.peer.ae_title,
-            evt_handlers=[(evt.EVT_CONN_OPEN, _send_without_delay)],
+            contexts,
+            called_ae_title=self.peer.ae_title,
+            calling_ae_title=self.calling_ae_title,
+            connect_timeout_s=self.connect_timeout_s,
+            negotiate_timeout_s=self.negotiate_timeout_s,
+            answer_timeout_s=answer_timeout_s,
         )
 
     def _store(self, association: Association, deliverable: DeliverableObject) -> Outcome:
         payload = _payload(association, deliverable)
         if payload is None:
             return classify_association(AssociationEnd.NO_CONTEXT)
-        # pynetdicom's switch for sending the bytes of a file as they are, in pieces
-        _config.STORE_SEND_CHUNKED_DATASET = True
         started = time.monotonic()
         try:
             answer = send_c_store(association, payload, message_id=1)
@@ -160,25 +158,19 @@ class DimseDestination(Destination):
         if "Status" in answer:
             return classify_dimse(int(answer.Status))
         waited_s = time.monotonic() - started
-        if _peer_ended(association) or waited_s < (association.dimse_timeout or 0.0):
+        peer_ended = any(map(association.acse.is_aborted, ("a-abort", "a-p-abort")))
+        if peer_ended or waited_s < (association.dimse_timeout or 0.0):
             association.kill()  # pynetdicom notices only later, and would wait for answers
             return classify_association(AssociationEnd.ABORTED)
         return classify_association(AssociationEnd.TIMED_OUT)
 
 
-def _judge_probe(where: str, *, takes: bool, has_echo: bool) -> Probe:
-    if not takes:
-        return Probe.bad(f"{where} answers but takes no Segmentation Storage: results are blocked")
-    if not has_echo:
-        return Probe.warning(f"{where} takes segmentations but answers no C-ECHO")
-    return Probe.good(f"{where} answers C-ECHO and takes Segmentation Storage")
-
-
-def _context(sop_class_uid: str, syntax: str) -> PresentationContext:
-    context = PresentationContext()
-    context.abstract_syntax = sop_class_uid
-    context.transfer_syntax = [syntax]
-    return context
+def _contexts_of(deliverable: DeliverableObject) -> list[PresentationContext]:
+    syntaxes = [deliverable.transfer_syntax_uid]
+    if deliverable.transfer_syntax_uid == ExplicitVRLittleEndian:
+        # a context of its own, so that a peer with both does not choose the default
+        syntaxes.append(ImplicitVRLittleEndian)
+    return [build_context(deliverable.sop_class_uid, syntax) for syntax in syntaxes]
 
 
 def _payload(association: Association, deliverable: DeliverableObject) -> Path | Dataset | None:
@@ -195,17 +187,6 @@ def _payload(association: Association, deliverable: DeliverableObject) -> Path |
     return None
 
 
-def _send_without_delay(event: evt.Event) -> None:
-    """Nagle's algorithm costs 40 ms per message against a peer with delayed acknowledgements."""
-    transport = event.assoc.dul.socket
-    if transport is not None and transport.socket is not None:
-        transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-def _peer_ended(association: Association) -> bool:
-    return bool(association.acse.is_aborted("a-abort") or association.acse.is_aborted("a-p-abort"))
-
-
 def _end_without_association(association: Association) -> Outcome:
     rejection = rejection_of(association)
     if rejection is not None:
@@ -218,3 +199,109 @@ def _end_without_association(association: Association) -> Outcome:
     if address is not None and address.port:  # the local end, known once connected
         return classify_association(AssociationEnd.ABORTED)
     return classify_association(AssociationEnd.UNREACHABLE)
+
+
+def implicit_destinations(
+    peers: Iterable[Peer], calling_ae_title: str
+) -> dict[str, DimseDestination]:
+    reached = {name_of_peer(p): p for p in peers if p.is_reachable and not p.reply_to}
+    return {
+        name: DimseDestination(name=name, peer=peer, calling_ae_title=calling_ae_title)
+        for name, peer in reached.items()
+    }
+
+
+class AssociationEnd(StrEnum):
+    """How an association ended without an answer to the C-STORE."""
+
+    UNREACHABLE = "no connection to the destination"
+    REJECTED_TRANSIENT = "the destination rejected the association for now"
+    REJECTED_PERMANENT = "the destination rejected the association for good"
+    NO_CONTEXT = "the destination accepted no presentation context for the SOP class of the result"
+    ABORTED = "the association was aborted or the line was lost"
+    TIMED_OUT = "the destination did not answer in time"
+
+
+def classify_association(end: AssociationEnd, detail: str = "") -> Outcome:
+    """The class of an association that brought no C-STORE answer.
+
+    Args:
+        detail: What else is known, such as the reject reason; appended to the sentence.
+    """
+    sentence = f"{end}: {detail}" if detail else end.value
+    is_for_good = end in (AssociationEnd.REJECTED_PERMANENT, AssociationEnd.NO_CONTEXT)
+    return blocked(sentence) if is_for_good else sick(sentence)
+
+
+# --- pynetdicom ----------------------------------------------------------------------------------
+
+
+def associate(
+    host: str,
+    port: int,
+    contexts: Sequence[PresentationContext],
+    *,
+    called_ae_title: str,
+    calling_ae_title: str,
+    connect_timeout_s: float,
+    negotiate_timeout_s: float,
+    answer_timeout_s: float,
+) -> Association:
+    """Request an association; whether it is established is for the caller to look at.
+
+    Raises:
+        socket.gaierror: The host name has no address.
+    """
+    entity = AE(ae_title=calling_ae_title)
+    entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+    entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+    entity.connection_timeout = connect_timeout_s
+    entity.acse_timeout = negotiate_timeout_s
+    entity.dimse_timeout = entity.network_timeout = answer_timeout_s
+    # pynetdicom's switch for sending the bytes of a file as they are, in pieces
+    _config.STORE_SEND_CHUNKED_DATASET = True
+    return entity.associate(
+        host,
+        port,
+        contexts=list(contexts),
+        ae_title=called_ae_title,
+        evt_handlers=[(evt.EVT_CONN_OPEN, _send_without_delay)],
+    )
+
+
+def _send_without_delay(event: evt.Event) -> None:
+    """Nagle's algorithm costs 40 ms per message against a peer with delayed acknowledgements."""
+    transport = event.assoc.dul.socket
+    if transport is not None and transport.socket is not None:
+        transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def send_c_store(association: Association, payload: Path | Dataset, message_id: int) -> Dataset:
+    """Store one instance; an empty data set says that no answer came.
+
+    pynetdicom parks its reactor thread while a request is under way, and starts it again
+    afterwards. A second request that follows at once can find the reactor still marked as parked
+    although it was just told to go on: it wakes up, takes the answer for an unexpected message and
+    drops it, and the request times out. So each request waits until the reactor is seen running.
+
+    Raises:
+        RuntimeError: The association has ended.
+        ValueError: There is no presentation context for it.
+    """
+    while association._is_paused and association._reactor_checkpoint.is_set():
+        if not association.is_alive():
+            break
+        time.sleep(_LOOK_AGAIN_S)
+    return association.send_c_store(payload, msg_id=message_id, priority=0)
+
+
+def rejection_of(association: Association) -> A_ASSOCIATE | None:
+    """The peer's rejection of an association that was requested, or None where there is none.
+
+    A peer that rejects at once has the line closed again before the requesting thread looks whether
+    there is one, and the rejection stays unread; so the queue is looked at as well.
+
+    Source: PS3.8 7.1.1.7 (Result)
+    """
+    answer = association.acceptor.primitive or association.dul.receive_pdu()
+    return answer if isinstance(answer, A_ASSOCIATE) and answer.result else None

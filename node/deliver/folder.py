@@ -8,18 +8,17 @@ import os
 import shutil
 import string
 import uuid
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from node.deliver.classes import result_file_gone
-from node.deliver.destination import Destination, Probe
+from node.deliver.destination import Destination, Probe, blocked, result_file_gone, sick
 from node.domain.delivery import DeliverableObject, DeliveryClass, Outcome
 from node.domain.settings import Mistake
 
 FIELDS = frozenset(
-    {
+    (
         "StudyInstanceUID",
         "SeriesInstanceUID",
         "SOPInstanceUID",
@@ -27,7 +26,7 @@ FIELDS = frozenset(
         "model",
         "output",
         "ext",
-    }
+    )
 )
 DEFAULT_LAYOUT = "{StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}.{ext}"
 
@@ -56,8 +55,7 @@ class FolderDestination(Destination):
     layout: str = DEFAULT_LAYOUT
 
     def mistakes(self) -> Iterator[Mistake]:
-        """A layout that leaves the folder or has other fields."""
-        if sentence := mistake_of_layout(self.layout, FIELDS):
+        if sentence := _mistake_of(self.layout):
             yield "layout", sentence
 
     def send(self, deliverable: DeliverableObject) -> Outcome:
@@ -65,10 +63,16 @@ class FolderDestination(Destination):
         source = Path(deliverable.path)
         if not source.is_file():
             return result_file_gone()
-        return place(source, self.path, self.relative_path(deliverable))
+        if not self.path.is_dir():
+            return sick(f"the folder {self.path} is not there: create it, or mount it")
+        target = self.path / self.relative_path(deliverable)
+        try:
+            _make_folders(self.path, target.parent)
+            return _write_once(source, target)
+        except OSError as error:
+            return sick(f"the folder cannot be written: {os.strerror(error.errno or 0)}")
 
     def probe(self) -> Probe:
-        """Whether the folder is there and can be written."""
         if not self.path.is_dir():
             return Probe.bad(f"{self.path} is not there: create it, or mount it")
         if not os.access(self.path, os.W_OK | os.X_OK):
@@ -86,37 +90,20 @@ class FolderDestination(Destination):
             "output": deliverable.output,
             "ext": deliverable.ext,
         }
-        return fill_layout(self.layout, values)
+        return Path(*(_safe(part.format_map(values)) for part in self.layout.split("/")))
 
 
-def mistake_of_layout(layout: str, allowed: Collection[str]) -> str:
-    """Why it is no relative path with nothing but these fields in braces; empty where it is one."""
+def _mistake_of(layout: str) -> str:
+    """Why it is no relative path with nothing but our fields in braces; empty where it is one."""
     try:
         fields = {field for _, field, _, _ in string.Formatter().parse(layout)}
     except ValueError:
         return "a brace is not closed"
-    if unknown := sorted(fields.difference(allowed, {None}), key=str):
-        return f"unknown field {{{unknown[0]}}}; known are {', '.join(sorted(allowed))}"
+    if unknown := sorted(fields.difference(FIELDS, {None}), key=str):
+        return f"unknown field {{{unknown[0]}}}; known are {', '.join(sorted(FIELDS))}"
     if any(part in ("", ".", "..") for part in layout.split("/")):
         return "must be a relative path without empty parts, . and .."
     return ""
-
-
-def fill_layout(layout: str, values: Mapping[str, str]) -> Path:
-    """The relative path of a file; no value can climb out of its part."""
-    return Path(*(_safe(part.format_map(values)) for part in layout.split("/")))
-
-
-def place(source: Path, folder: Path, relative: Path) -> Outcome:
-    """Copy a file into a folder under a free name; done when file and folder are on the disk."""
-    if not folder.is_dir():
-        return _later(f"the folder {folder} is not there: create it, or mount it")
-    target = folder / relative
-    try:
-        _make_folders(folder, target.parent)
-        return _write_once(source, target)
-    except OSError as error:
-        return _later(f"the folder cannot be written: {os.strerror(error.errno or 0)}")
 
 
 def _safe(part: str) -> str:
@@ -136,14 +123,13 @@ def _write_once(source: Path, target: Path) -> Outcome:
     """Copy beside the target, sync, and give it its name only if the name is free."""
     part = target.with_name(f".{uuid.uuid4().hex}.part")
     try:
-        _copy(source, part)
+        shutil.copyfile(source, part)
+        with part.open("rb+") as writer:
+            os.fsync(writer.fileno())
         if not _claim(part, target) and not filecmp.cmp(source, target, shallow=False):
-            return Outcome(
-                kind=DeliveryClass.BLOCKED,
-                sentence=(
-                    "another file with other content has this name already: "
-                    "put {SOPInstanceUID} into the layout, or move that file"
-                ),
+            return blocked(
+                "another file with other content has this name already: "
+                "put {SOPInstanceUID} into the layout, or move that file"
             )
     finally:
         part.unlink(missing_ok=True)
@@ -166,19 +152,9 @@ def _claim(part: Path, target: Path) -> bool:
     return True
 
 
-def _copy(source: Path, part: Path) -> None:
-    shutil.copyfile(source, part)
-    with part.open("rb+") as writer:
-        os.fsync(writer.fileno())
-
-
 def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _later(sentence: str) -> Outcome:
-    return Outcome(kind=DeliveryClass.RETRY, sentence=sentence, destination_sick=True)

@@ -8,7 +8,6 @@ Source: PS3.4 Annex B, PS3.7 9.1.1, PS3.8 9.3.2 (128 contexts), PS3.10 7.1 (file
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -20,17 +19,15 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
-from pynetdicom.presentation import PresentationContext
+from pynetdicom.presentation import build_context
 
-from node.deliver.scu import rejection_of, send_c_store
+from node.deliver.destination import is_warning
+from node.deliver.dimse import associate, rejection_of, send_c_store
 from node.domain.reading import UNREADABLE, why_unreadable
-from node.domain.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from node.domain.statuses import SUCCESS
 
 _CONTEXTS_PER_ASSOCIATION = 128
-_WARNINGS = range(0xB000, 0xC000)  # PS3.4 Table B.2-1
-_STATUS_WITHOUT_ANSWER = -1
 # (implicit VR, little endian) as pydicom guesses it where no file meta tells
 _SYNTAXES: Mapping[tuple[bool | None, bool | None], UID] = {
     (True, True): ImplicitVRLittleEndian,
@@ -122,25 +119,15 @@ class FolderSender:
                     association.release()
 
     def _associate(self, files: Sequence[_File]) -> Association:
-        entity = AE(ae_title=self.calling_ae_title)
-        entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
-        entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-        entity.connection_timeout = self.connect_timeout_s
-        entity.acse_timeout = self.answer_timeout_s
-        entity.dimse_timeout = self.answer_timeout_s
-        entity.network_timeout = self.answer_timeout_s
-        for sop_class_uid, transfer_syntax_uid in dict.fromkeys(file.context for file in files):
-            entity.requested_contexts = [
-                *entity.requested_contexts,
-                _context(sop_class_uid, transfer_syntax_uid),
-            ]
-        # pynetdicom's switch for sending the bytes of a file as they are, in pieces
-        _config.STORE_SEND_CHUNKED_DATASET = True
-        return entity.associate(
+        return associate(
             self.host,
             self.port,
-            ae_title=self.called_ae_title,
-            evt_handlers=[(evt.EVT_CONN_OPEN, _send_without_delay)],
+            [build_context(*context) for context in dict.fromkeys(file.context for file in files)],
+            called_ae_title=self.called_ae_title,
+            calling_ae_title=self.calling_ae_title,
+            connect_timeout_s=self.connect_timeout_s,
+            negotiate_timeout_s=self.answer_timeout_s,
+            answer_timeout_s=self.answer_timeout_s,
         )
 
 
@@ -161,12 +148,9 @@ class _File:
         return self.path if self.has_file_meta else _bare_data_set(self.path)
 
     def report(self, state: SendState, status: int | None = None, comment: str = "") -> SendReport:
+        uid = self.sop_instance_uid
         return SendReport(
-            path=self.path,
-            state=state,
-            sop_instance_uid=self.sop_instance_uid,
-            status=status,
-            comment=comment,
+            path=self.path, state=state, sop_instance_uid=uid, status=status, comment=comment
         )
 
 
@@ -228,21 +212,13 @@ def _store(association: Association, file: _File, message_id: int) -> SendReport
     if not association.is_established:
         return file.report(SendState.LINE_LOST, comment="the peer ended the association")
     answer = send_c_store(association, file.payload(), message_id)
-    status = int(answer.get("Status", _STATUS_WITHOUT_ANSWER))
-    if status == _STATUS_WITHOUT_ANSWER:
+    if "Status" not in answer:
         return file.report(SendState.LINE_LOST, comment="no answer came")
-    comment = str(answer.get("ErrorComment", ""))
-    if status == 0:
+    status = int(answer.Status)
+    if status == SUCCESS:
         return file.report(SendState.STORED, status)
-    state = SendState.WARNED if status in _WARNINGS else SendState.REFUSED
-    return file.report(state, status, comment)
-
-
-def _context(sop_class_uid: str, transfer_syntax_uid: str) -> PresentationContext:
-    context = PresentationContext()
-    context.abstract_syntax = sop_class_uid
-    context.transfer_syntax = [transfer_syntax_uid]
-    return context
+    state = SendState.WARNED if is_warning(status) else SendState.REFUSED
+    return file.report(state, status, str(answer.get("ErrorComment", "")))
 
 
 def _why_not_established(association: Association) -> str:
@@ -252,10 +228,3 @@ def _why_not_established(association: Association) -> str:
     if association.acceptor.primitive is not None:
         return "the peer takes none of these SOP classes and transfer syntaxes"
     return "no association could be opened: nobody answers there"
-
-
-def _send_without_delay(event: evt.Event) -> None:
-    """Nagle's algorithm costs 40 ms per message against a peer with delayed acknowledgements."""
-    transport = event.assoc.dul.socket
-    if transport is not None and transport.socket is not None:
-        transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -1,9 +1,9 @@
 """What a STOW-RS answer says about one instance.
 
-Pure. The Store Instances Response Module lists instances that were stored and that were not; the
-HTTP status alone says neither for a given instance.
+The Store Instances Response Module lists instances that were stored and that were not; the HTTP
+status alone says neither for a given instance.
 
-Source: PS3.18 10.5.3, Annex I.
+Source: PS3.18 10.5.3, Annex I; RFC 9110 section 15 (status).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from node.deliver.classes import classify_dimse, classify_http
+from node.deliver.destination import blocked, classify_dimse
 from node.domain.delivery import DeliveryClass, Outcome
 
 REFERENCED_SOP_SEQUENCE = "00081199"
@@ -23,6 +23,15 @@ WARNING_REASON = "00081196"
 
 OK, ACCEPTED, CONFLICT = 200, 202, 409
 
+_HTTP_WORDS = {
+    400: "the request is malformed to it",
+    401: "credentials are missing or wrong",
+    403: "this node is not allowed to store there",
+    404: "nothing answers STOW-RS at this URL",
+    409: "it did not store the object",
+    413: "the object is too large for it",
+    415: "it does not take this media type",
+}
 _DONE_OR_LATER = (DeliveryClass.WARNED, DeliveryClass.RETRY, DeliveryClass.REFUSED)
 
 
@@ -46,30 +55,41 @@ def judge_answer(
     if stored is not None:
         return _stored(status, _number(stored, WARNING_REASON))
     if status == OK:
-        return Outcome(
-            kind=DeliveryClass.WARNED,
-            sentence="the destination answered 200 without naming the object; not read back",
-            status=status,
-        )
+        sentence = "the destination answered 200 without naming the object; not read back"
+        return Outcome(kind=DeliveryClass.WARNED, sentence=sentence, status=status)
     return classify_http(status)
 
 
-def _failed(status: int, reason: int | None) -> Outcome:
-    if reason is None:
+def classify_http(status: int, retry_after_s: float | None = None) -> Outcome:
+    """The class of an HTTP status that says by itself that nothing was stored.
+
+    Redirects are not followed: a result must not travel to a host that nobody configured.
+    """
+    if status in (408, 429) or status >= 500:
         return Outcome(
-            kind=DeliveryClass.REFUSED,
-            sentence=f"the destination lists the object as failed, without a reason (HTTP {status})",
+            kind=DeliveryClass.RETRY,
+            sentence=f"the destination cannot take the object now (HTTP {status})",
             status=status,
+            retry_after_s=retry_after_s,
+            destination_sick=True,
         )
+    if 300 <= status < 400:
+        sentence = "the destination redirects elsewhere, which is not followed"
+        return blocked(f"{sentence} (HTTP {status})", status)
+    if 400 <= status < 500:
+        words = _HTTP_WORDS.get(status, "it refused the request")
+        return blocked(f"the destination did not take the object: {words} (HTTP {status})", status)
+    sentence = f"the destination's answer says nothing about the object (HTTP {status})"
+    return Outcome(kind=DeliveryClass.REFUSED, sentence=sentence, status=status)
+
+
+def _failed(status: int, reason: int | None) -> Outcome:
+    if not reason:  # "failed, reason success" contradicts itself
+        sentence = f"the destination lists the object as failed, without a reason (HTTP {status})"
+        return Outcome(kind=DeliveryClass.REFUSED, sentence=sentence, status=status)
     outcome = classify_dimse(reason)
-    if outcome.kind is DeliveryClass.SENT:  # "failed, reason success" contradicts itself
-        return _failed(status, None)
     if status == CONFLICT and outcome.kind not in _DONE_OR_LATER:
-        return Outcome(
-            kind=DeliveryClass.BLOCKED,
-            sentence=f"{outcome.sentence}, HTTP {status}",
-            status=reason,
-        )
+        return blocked(f"{outcome.sentence}, HTTP {status}", reason)
     return outcome
 
 

@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 
 from node.assemble.activity import SeriesActivity
 from node.assemble.evidence import judge_completion
-from node.deliver.sender import resolve_destinations
+from node.deliver.destination import resolve_destinations
 from node.domain.errors import InstanceRejected, NodeError, SeriesUnusable
 from node.domain.header import Missing
 from node.domain.instance import Instance, Origin, Transport

@@ -1,4 +1,4 @@
-"""Data elements as explicit little-endian bytes, the way a file holds them.
+"""Data elements as explicit little-endian bytes, and the source whose elements are copied.
 
 What was read from a file and not yet looked at is copied byte for byte: no character set is
 decoded, no date reformatted, no number rounded. Only the byte order of binary numbers changes,
@@ -10,8 +10,10 @@ Source: PS3.5 7.1.2 (explicit VR), 7.5 (nested data sets), 6.2.2 (UN), 7.8 (priv
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
+from pydicom import uid
 from pydicom.charset import convert_encodings
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement, convert_raw_data_element
@@ -19,15 +21,24 @@ from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_data_element
 from pydicom.tag import BaseTag, Tag
+from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
+from node.domain.errors import JobFailed
+from node.domain.grid import Stack
 from node.domain.items import is_carried, is_text_for_sequence
 
-_LONG_FORM = frozenset(
-    {"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"}
-)
 _WORD_BYTES = {"AT": 2, "US": 2, "SS": 2, "OW": 2, "UL": 4, "SL": 4, "FL": 4, "OF": 4, "OL": 4}
 _WORD_BYTES |= {"FD": 8, "OD": 8, "SV": 8, "UV": 8, "OV": 8}
 _NUL_PADDED = frozenset({"UI", "OB", "UN"})
+# transfer syntax -> Lossy Image Compression Method (PS3.3 C.7.6.1.1.5.1)
+_LOSSY_METHODS: dict[str, str] = {
+    uid.JPEGBaseline8Bit: "ISO_10918_1",
+    uid.JPEGExtended12Bit: "ISO_10918_1",
+    uid.JPEGLSNearLossless: "ISO_14495_1",
+    uid.JPEG2000: "ISO_15444_1",
+    uid.JPEG2000MC: "ISO_15444_1",
+    uid.HTJ2K: "ISO_15444_15",
+}
 
 
 def element(tag: int, vr: str, value: bytes) -> bytes:
@@ -35,9 +46,9 @@ def element(tag: int, vr: str, value: bytes) -> bytes:
     if len(value) % 2:
         value += b"\0" if vr in _NUL_PADDED else b" "
     group_element = struct.pack("<HH", tag >> 16, tag & 0xFFFF)
-    if vr not in _LONG_FORM and len(value) > 0xFFFF:
+    if vr not in EXPLICIT_VR_LENGTH_32 and len(value) > 0xFFFF:
         vr = "UN"
-    if vr in _LONG_FORM:
+    if vr in EXPLICIT_VR_LENGTH_32:
         return group_element + vr.encode() + struct.pack("<HI", 0, len(value)) + value
     return group_element + vr.encode() + struct.pack("<H", len(value)) + value
 
@@ -47,9 +58,14 @@ def item(content: bytes) -> bytes:
     return struct.pack("<HHI", 0xFFFE, 0xE000, len(content)) + content
 
 
+def attribute(keyword: str, value: bytes) -> bytes:
+    """One element of the dictionary's VR."""
+    return element(Tag(keyword), dictionary_VR(keyword), value)
+
+
 def sequence(keyword: str, *items: bytes) -> bytes:
     """A sequence element around the encoded elements of each item."""
-    return element(Tag(keyword), "SQ", b"".join(item(content) for content in items))
+    return attribute(keyword, b"".join(map(item, items)))
 
 
 def encoded_elements(dataset: Dataset) -> Iterator[tuple[int, bytes]]:
@@ -59,7 +75,6 @@ def encoded_elements(dataset: Dataset) -> Iterator[tuple[int, bytes]]:
 
 
 def encoded_dataset(dataset: Dataset) -> bytes:
-    """A data set of our own as bytes."""
     return b"".join(data for _, data in encoded_elements(dataset))
 
 
@@ -138,3 +153,55 @@ def _written(decoded: DataElement, character_set: str | list[str] | None) -> byt
     buffer.is_little_endian, buffer.is_implicit_VR = True, False
     write_data_element(buffer, decoded, convert_encodings(character_set))
     return bytes(buffer.getvalue())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Input headers with the stack that was made of them.
+
+    Args:
+        instances: All inputs, ordered as their frames lie in the stack, others behind them, so that
+            nothing depends on the order of arrival.
+    """
+
+    instances: tuple[Dataset, ...]
+    by_uid: dict[str, Dataset]
+    stack: Stack
+
+    @classmethod
+    def of(cls, headers: Sequence[Dataset], stack: Stack) -> Source:
+        """Order the headers.
+
+        Raises:
+            JobFailed: A frame of the stack belongs to none of them, or has no place in the patient.
+        """
+        by_uid = {str(header.SOPInstanceUID): header for header in headers}
+        named = [frame.sop_instance_uid for frame in stack.frames]
+        missing = sorted(set(named) - set(by_uid))
+        if missing:
+            raise JobFailed(f"source header of {missing[0]} is missing", permanent=True)
+        unplaced = [f for f in stack.frames if f.position_mm is None or f.orientation is None]
+        if unplaced or not stack.grid.frame_of_reference_uid:
+            raise JobFailed("the source has no place in a Frame of Reference", permanent=True)
+        ordered = [*dict.fromkeys(named), *sorted(set(by_uid) - set(named))]
+        return cls(instances=tuple(by_uid[each] for each in ordered), by_uid=by_uid, stack=stack)
+
+    @property
+    def first(self) -> Dataset:
+        """The instance of slice 0: its patient and study attributes are the result's."""
+        return self.instances[0]
+
+    def uniform(self, keyword: str) -> bytes | None:
+        """An attribute as one element, where all instances have it with one value."""
+        values = {copied_element(instance, keyword) for instance in self.instances}
+        return values.pop() if len(values) == 1 else None
+
+    def first_lossy(self) -> tuple[Dataset, str] | None:
+        """An instance whose pixels went through a lossy compression, and the method if known."""
+        for instance in self.instances:
+            meta = getattr(instance, "file_meta", None)
+            syntax = str(meta.get("TransferSyntaxUID", "")) if meta is not None else ""
+            flag = copied_element(instance, "LossyImageCompression") or b""
+            if flag.rstrip(b" \0").endswith(b"01") or syntax in _LOSSY_METHODS:
+                return instance, _LOSSY_METHODS.get(syntax, "")
+        return None

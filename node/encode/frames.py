@@ -1,126 +1,196 @@
-"""Functional groups: what all frames share, and the templates that single frames are stamped from.
+"""Frames: which ones a label volume needs, their bits, and their functional groups.
 
-Source: PS3.3 C.7.6.16.2 (macros), C.7.6.17 (dimension indices).
+Source: PS3.5 8.1.1 and Annex D (bits of one-bit pixels run on from frame to frame, lowest first);
+PS3.3 C.7.6.16.2 (macros), C.7.6.17 (dimension indices).
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from math import isfinite
 
+import numpy as np
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as PydicomCode
-from pydicom.tag import Tag
 from pydicom.valuerep import format_number_as_ds
 
-from node.encode.elements import copied_element, element, encoded_dataset, item, sequence
-from node.encode.source import Source
+from node.domain.errors import JobFailed
+from node.domain.result import LabelArray, LabelVolume, label_values_of, mask_of
+from node.domain.segment import Segment
+from node.encode.elements import Source, attribute, copied_element, encoded_dataset, sequence
 
+_CHUNK_BYTES = 1 << 20
 _DECIMAL_STRING = 16
 _SEGMENTATION = PydicomCode("113076", "DCM", "Segmentation")  # CID 7203; DCM has two of this name
 
 
-class FrameTemplates:
-    """Encoded parts of per-frame items; a frame is four of them joined.
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """One frame to write: the voxels of one label value in one slice."""
+
+    label_value: int
+    slice_index: int
+
+
+def values_in_slices(labels: LabelArray, *, overlapping: bool = False) -> list[frozenset[int]]:
+    """The label values present in each slice, background left out."""
+    seen = np.zeros(int(np.iinfo(labels.dtype).max) + 1, np.bool_)
+    present = []
+    for plane in labels:
+        seen[:] = False
+        seen[plane] = True
+        stored: list[int] = np.flatnonzero(seen).tolist()
+        present.append(
+            frozenset(v for each in stored for v in label_values_of(each, overlapping=overlapping))
+        )
+    return present
+
+
+def described_values(volume: LabelVolume, segments: Sequence[Segment]) -> list[frozenset[int]]:
+    """The label values present in each slice, each of which one segment describes.
+
+    Raises:
+        JobFailed: One is described by none or two; permanent.
+    """
+    described = [segment.label_value for segment in segments]
+    if len(set(described)) != len(described):
+        raise JobFailed("two segments of the model describe one label value", permanent=True)
+    present = values_in_slices(volume.labels, overlapping=volume.overlapping)
+    unknown = sorted(frozenset[int]().union(*present) - set(described))
+    if unknown:
+        raise JobFailed(
+            f"the result holds label {', '.join(map(str, unknown))}, which the model's"
+            " labels do not describe",
+            permanent=True,
+        )
+    return present
+
+
+def occupied_planes(
+    present: Sequence[frozenset[int]], label_values: Sequence[int]
+) -> tuple[Plane, ...]:
+    """Frames in order of segment, then slice; planes without a voxel are left out."""
+    return tuple(
+        Plane(value, index)
+        for value in label_values
+        for index, values in enumerate(present)
+        if value in values
+    )
+
+
+def packed_bits(
+    labels: LabelArray, planes: Sequence[Plane], *, overlapping: bool = False
+) -> Iterator[bytes]:
+    """The value of Pixel Data in pieces of about a megabyte, padded to even length at the end.
+
+    Only one piece is in memory at a time: 104 segments need no more than one.
+    """
+    left_over: NDArray[np.bool_] = np.zeros(0, np.bool_)
+    pieces: list[bytes] = []
+    piece_bytes = total_bytes = 0
+    for plane in planes:
+        mask = mask_of(labels[plane.slice_index], plane.label_value, overlapping=overlapping)
+        bits = mask.ravel()
+        if left_over.size:
+            bits = np.concatenate((left_over, bits))
+        whole = bits.size - bits.size % 8
+        pieces.append(np.packbits(bits[:whole], bitorder="little").tobytes())
+        left_over = bits[whole:]
+        piece_bytes += whole // 8
+        if piece_bytes >= _CHUNK_BYTES:
+            yield b"".join(pieces)
+            total_bytes += piece_bytes
+            pieces, piece_bytes = [], 0
+    tail = np.packbits(left_over, bitorder="little").tobytes()
+    total_bytes += piece_bytes + len(tail)
+    yield b"".join(pieces) + tail + b"\0" * (total_bytes % 2)
+
+
+def packed_size_bytes(labels: LabelArray, planes: Sequence[Plane]) -> int:
+    """Length of Pixel Data, even."""
+    _, rows, columns = labels.shape
+    bits = rows * columns * len(planes)
+    return int(-(-bits // 16) * 2)
+
+
+def per_frame_groups(
+    source: Source, planes: Sequence[Plane], segment_numbers: Mapping[int, int]
+) -> bytes:
+    """The Per-Frame Functional Groups Sequence: one item per plane, four parts joined.
+
+    Parts are encoded once per slice or segment, not once per frame.
 
     Args:
-        source: Where positions and references come from.
+        segment_numbers: Label value -> Segment Number.
     """
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        self._derivations: dict[int, bytes] = {}
-        self._positions: dict[int, bytes] = {}
-        self._segments: list[bytes] = []
-        # the index values are the last bytes of Frame Content: two UL, segment and place
-        content = element(Tag("DimensionIndexValues"), "UL", b"\0" * 8)
-        self._content = sequence("FrameContentSequence", content)[:-8]
-        self._purpose = element(Tag("SpatialLocationsPreserved"), "CS", b"YES") + sequence(
-            "PurposeOfReferenceCodeSequence",
-            encoded_dataset(coded(codes.DCM.SourceImageForImageProcessingOperation)),
+    slices = sorted({plane.slice_index for plane in planes})
+    places = {index: place for place, index in enumerate(slices, 1)}
+    parts = dict(zip(slices, _parts_of_slices(source, slices), strict=True))
+    segments = {
+        value: sequence(
+            "SegmentIdentificationSequence",
+            attribute("ReferencedSegmentNumber", struct.pack("<H", number)),
         )
-        self._derivation_code = sequence(
-            "DerivationCodeSequence", encoded_dataset(coded(_SEGMENTATION))
-        )
+        for value, number in segment_numbers.items()
+    }
 
-    def prepare(self, slices: Sequence[int], segments: int) -> None:
-        """Encode the parts that these slices and Segment Numbers 1 to ``segments`` need."""
-        for index in slices:
-            self._derivations[index] = self._derivation(index)
-            self._positions[index] = self._position(index)
-        self._segments = [
-            sequence(
-                "SegmentIdentificationSequence",
-                element(Tag("ReferencedSegmentNumber"), "US", struct.pack("<H", number)),
-            )
-            for number in range(segments + 1)
-        ]
+    def frame(plane: Plane) -> bytes:
+        before, after = parts[plane.slice_index]
+        indices = segment_numbers[plane.label_value], places[plane.slice_index]
+        return before + struct.pack("<II", *indices) + after + segments[plane.label_value]
 
-    def frame(self, slice_index: int, segment_number: int, place: int) -> bytes:
-        """One item: Derivation Image, Frame Content, Plane Position, Segment Identification."""
-        return b"".join(
-            (
-                self._derivations[slice_index],
-                self._content,
-                struct.pack("<II", segment_number, place),
-                self._positions[slice_index],
-                self._segments[segment_number],
-            )
-        )
+    return sequence("PerFrameFunctionalGroupsSequence", *map(frame, planes))
 
-    def _derivation(self, slice_index: int) -> bytes:
-        frame = self._source.stack.frames[slice_index]
-        instance = self._source.by_uid[frame.sop_instance_uid]
-        source_image = reference_to(instance, frame.frame_number) + self._purpose
-        return sequence(
-            "DerivationImageSequence",
-            sequence("SourceImageSequence", source_image) + self._derivation_code,
-        )
 
-    def _position(self, slice_index: int) -> bytes:
-        frame = self._source.stack.frames[slice_index]
-        value = decimal_strings(frame.position_mm or ())
-        holder = plane_holder(self._source, slice_index, "PlanePositionSequence")
-        position = _as_in_source(holder, "ImagePositionPatient", value)
-        return sequence("PlanePositionSequence", position)
+def _parts_of_slices(source: Source, slices: Sequence[int]) -> Iterator[tuple[bytes, bytes]]:
+    """What stands before and behind the index values: derivation and content, position."""
+    purpose = attribute("SpatialLocationsPreserved", b"YES") + sequence(
+        "PurposeOfReferenceCodeSequence",
+        encoded_dataset(coded(codes.DCM.SourceImageForImageProcessingOperation)),
+    )
+    derivation_code = sequence("DerivationCodeSequence", encoded_dataset(coded(_SEGMENTATION)))
+    # the index values are the last bytes of Frame Content: two UL, segment and place
+    content = sequence("FrameContentSequence", attribute("DimensionIndexValues", b"\0" * 8))[:-8]
+    macro = "PlanePositionSequence"
+    for index in slices:
+        frame = source.stack.frames[index]
+        image = reference_to(source.by_uid[frame.sop_instance_uid], frame.frame_number) + purpose
+        images = sequence("SourceImageSequence", image)
+        derivation = sequence("DerivationImageSequence", images + derivation_code)
+        position = _as_in_source(source, index, macro, "ImagePositionPatient", frame.position_mm)
+        yield derivation + content, sequence(macro, position)
 
 
 def reference_to(instance: Dataset, frame_number: int | None = None) -> bytes:
     """The SOP Instance Reference macro, with the frame of a multi-frame instance (10-3, 10-11)."""
     parts = [
-        element(Tag("ReferencedSOPClassUID"), "UI", str(instance.SOPClassUID).encode()),
-        element(Tag("ReferencedSOPInstanceUID"), "UI", str(instance.SOPInstanceUID).encode()),
+        attribute("ReferencedSOPClassUID", str(instance.SOPClassUID).encode()),
+        attribute("ReferencedSOPInstanceUID", str(instance.SOPInstanceUID).encode()),
     ]
     if frame_number is not None:
-        parts.append(element(Tag("ReferencedFrameNumber"), "IS", str(frame_number).encode()))
+        parts.append(attribute("ReferencedFrameNumber", str(frame_number).encode()))
     return b"".join(parts)
 
 
 def shared_groups(source: Source) -> bytes:
     """The Shared Functional Groups Sequence: orientation and pixel measures of the source."""
-    frame = source.stack.frames[0]
-    orientation = _as_in_source(
-        plane_holder(source, 0, "PlaneOrientationSequence"),
-        "ImageOrientationPatient",
-        decimal_strings(frame.orientation or ()),
-    )
+    first = source.stack.frames[0]
     between_slices = source.stack.grid.spacing_mm[0]
-    measures = b"".join(
-        (
-            element(Tag("SliceThickness"), "DS", _thickness(source, between_slices)),
-            element(Tag("SpacingBetweenSlices"), "DS", decimal_strings((between_slices,))),
-            _as_in_source(
-                plane_holder(source, 0, "PixelMeasuresSequence"),
-                "PixelSpacing",
-                decimal_strings(frame.pixel_spacing_mm or ()),
-            ),
-        )
+    orientation = _as_in_source(
+        source, 0, "PlaneOrientationSequence", "ImageOrientationPatient", first.orientation
+    )
+    measures = (
+        attribute("SliceThickness", _thickness(source, between_slices))
+        + attribute("SpacingBetweenSlices", decimal_strings((between_slices,)))
+        + _as_in_source(source, 0, "PixelMeasuresSequence", "PixelSpacing", first.pixel_spacing_mm)
     )
     groups = sequence("PlaneOrientationSequence", orientation)
     groups += sequence("PixelMeasuresSequence", measures)
-    return element(Tag("SharedFunctionalGroupsSequence"), "SQ", item(groups))
+    return sequence("SharedFunctionalGroupsSequence", groups)
 
 
 def plane_holder(source: Source, slice_index: int, macro: str) -> Dataset:
@@ -143,25 +213,27 @@ def decimal_strings(numbers: Sequence[float]) -> bytes:
     return "\\".join(format_number_as_ds(float(number)) for number in numbers).encode()
 
 
-def _as_in_source(holder: Dataset, keyword: str, otherwise: bytes) -> bytes:
+def _as_in_source(
+    source: Source, slice_index: int, macro: str, keyword: str, numbers: Sequence[float] | None
+) -> bytes:
     """An element exactly as the source wrote it, or its value anew where that breaks DS."""
-    copied = copied_element(holder, keyword)
+    copied = copied_element(plane_holder(source, slice_index, macro), keyword)
     if copied is not None and copied[4:6] == b"DS":
         texts = copied[8:].split(b"\\")
         if all(len(text.strip(b" \0")) <= _DECIMAL_STRING for text in texts):
             return copied
-    return element(Tag(keyword), "DS", otherwise)
+    return attribute(keyword, decimal_strings(numbers or ()))
 
 
 def _thickness(source: Source, between_slices_mm: float) -> bytes:
     """The slice thickness of all slices, or their distance where it is absent or differs."""
-    texts = set()
-    for index in range(len(source.stack.frames)):
-        holder = plane_holder(source, index, "PixelMeasuresSequence")
-        texts.add(copied_element(holder, "SliceThickness"))
+    texts = {
+        copied_element(plane_holder(source, index, "PixelMeasuresSequence"), "SliceThickness")
+        for index in range(len(source.stack.frames))
+    }
     text = texts.pop() if len(texts) == 1 else None
     try:
-        thickness = float(text[8:].strip(b" \0")) if text is not None else 0.0
+        thickness = float((text or b"")[8:].strip(b" \0"))
     except ValueError:
         thickness = 0.0
     usable = isfinite(thickness) and thickness > 0

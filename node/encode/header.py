@@ -1,18 +1,23 @@
 """Everything of a SEG but its frames: highdicom's modules, then ours, then the source's own bytes.
 
-Source: PS3.3 A.51, C.7.5.2 (Enhanced General Equipment), C.12.1 (SOP Common), C.12.2 (Common
-Instance Reference), PS3.10 7.1 (File Meta Information).
+Source: PS3.3 A.51, C.7.5.2 (Enhanced General Equipment), C.8.20.4 (segments), C.10.7.1.1 (CIELab
+encoding), C.12.1 (SOP Common), C.12.2 (Common Instance Reference), 10.16 (Algorithm
+Identification); PS3.10 7.1 (File Meta Information).
 """
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from itertools import groupby
 
 import numpy as np
+from highdicom import AlgorithmIdentificationSequence
 from highdicom.base import SOPClass
+from highdicom.color import CIELabColor
 from highdicom.content import PixelMeasuresSequence
-from highdicom.seg import Segmentation
+from highdicom.seg import Segmentation, SegmentDescription
+from highdicom.sr.coding import CodedConcept
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.tag import Tag
@@ -21,9 +26,11 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, SegmentationStor
 from node.domain.job import ResultIdentity
 from node.domain.patient_study import COPIED_KEYWORDS, NEVER_ABSENT_KEYWORDS
 from node.domain.result import Provenance
-from node.domain.segment import PRIVATE_SCHEME, PRIVATE_SCHEME_UID, Segment
+from node.domain.segment import PRIVATE_SCHEME, PRIVATE_SCHEME_UID, Code, Segment
 from node.domain.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.encode.elements import (
+    Source,
+    attribute,
     copied_element,
     copied_elements,
     element,
@@ -32,10 +39,13 @@ from node.encode.elements import (
     sequence,
 )
 from node.encode.frames import coded, reference_to, shared_groups
-from node.encode.segments import IMPLAUSIBLE, RESEARCH_NOTICE, describe_segments, plain_text
-from node.encode.source import Source
 
 MANUFACTURER = "segnode"
+LONG_STRING = 64
+LONG_TEXT = 10240
+IMPLAUSIBLE = "IMPLAUSIBLE"
+"""In Series and Content Description of a result that no patient can have."""
+RESEARCH_NOTICE = "For research use only, not for diagnostic use"
 
 # of the skeleton: not true of the whole object, made here instead, or of no use to a reader
 _NOT_FROM_SKELETON = [
@@ -84,7 +94,8 @@ def encoded_header(
         plain_text(f"{provenance.model_name} {provenance.model_version}"),
     ]
     _describe_series(skeleton, provenance)
-    _describe_dimensions(skeleton, identity.uid("dimension"))
+    for index in (skeleton.DimensionOrganizationSequence[0], *skeleton.DimensionIndexSequence):
+        index.DimensionOrganizationUID = identity.uid("dimension")
     _identify_private_codes(skeleton, segments)
     skeleton.NumberOfFrames = frames
     skeleton.Rows, skeleton.Columns = source.stack.grid.shape[1:]
@@ -97,11 +108,14 @@ def encoded_header(
         _contributing_equipment(source, provenance),
         _referenced_series(source),
         shared_groups(source),
-        *_from_all_instances(source),
+        # what the source says in all its instances is as true of the result
+        source.uniform("BodyPartExamined"),
+        source.uniform("PositionReferenceIndicator")
+        or attribute("PositionReferenceIndicator", b""),
         *_lossy_compression(source),
     )
     elements.update({_tag_of(data): data for data in ours if data})
-    empty = {int(Tag(keyword)): _empty(keyword) for keyword in NEVER_ABSENT_KEYWORDS}
+    empty = {int(Tag(keyword)): attribute(keyword, b"") for keyword in NEVER_ABSENT_KEYWORDS}
     return elements | empty | copied_elements(source.first, COPIED_KEYWORDS)
 
 
@@ -120,19 +134,20 @@ def file_preface(sop_instance_uid: str) -> bytes:
 
 
 def _skeleton(
-    source: Source,
-    segments: Sequence[Segment],
-    provenance: Provenance,
-    identity: ResultIdentity,
+    source: Source, segments: Sequence[Segment], provenance: Provenance, identity: ResultIdentity
 ) -> Dataset:
     """A SEG of one plane of 2 x 2 pixels, made by highdicom from a header without any patient."""
     series = sorted({str(instance.SeriesInstanceUID) for instance in source.instances})
     inputs = {"result_key": identity.key, "input_series": " ".join(series)}
+    algorithm = _algorithm(provenance, inputs)
     return Segmentation(
         source_images=[_anonymous_plane(source)],
         pixel_array=np.ones((1, 2, 2), np.uint8),
         segmentation_type="BINARY",
-        segment_descriptions=describe_segments(list(segments), provenance, identity, inputs),
+        segment_descriptions=[
+            _describe(number, segment, algorithm, provenance, identity)
+            for number, segment in enumerate(segments, 1)
+        ],
         series_instance_uid=identity.uid("series"),
         series_number=provenance.series_number,
         sop_instance_uid=identity.uid("sop"),
@@ -171,7 +186,9 @@ def _anonymous_plane(source: Source) -> Dataset:
 
 def _describe_series(skeleton: Dataset, provenance: Provenance) -> None:
     """Names and times of series and content; nothing of the clock of this machine."""
-    marks = ["AI", *(["RESEARCH"] if provenance.research_use else [])]
+    marks = ["AI"]
+    if provenance.research_use:
+        marks.append("RESEARCH")
     if provenance.implausible:
         marks.append(IMPLAUSIBLE)
     mark = f"({', '.join(marks)})"
@@ -184,26 +201,21 @@ def _describe_series(skeleton: Dataset, provenance: Provenance) -> None:
     if len(description) + len(replaced) <= 64:
         description += replaced
     skeleton.SeriesDescription = description
-    notice = RESEARCH_NOTICE if provenance.research_use else "AI segmentation"
-    if replaced:
-        notice = f"RESEARCH{replaced}" if provenance.research_use else f"AI{replaced}"
+    kind = "RESEARCH" if provenance.research_use else "AI"
     if provenance.incomplete:  # what it replaces stands in the algorithm's parameters too
-        mark = "RESEARCH" if provenance.research_use else "AI"
-        notice = f"{mark}, INCOMPLETE INPUT: {provenance.incomplete}"
+        notice = f"{kind}, INCOMPLETE INPUT: {provenance.incomplete}"
+    elif replaced:
+        notice = kind + replaced
+    else:
+        notice = RESEARCH_NOTICE if provenance.research_use else "AI segmentation"
     if provenance.implausible:
         notice = f"{IMPLAUSIBLE}, {notice}"
     if provenance.research_use:
         skeleton.ContentQualification = "RESEARCH"
-    skeleton.ContentDescription = notice if len(notice) <= 64 else plain_text(notice)
+    skeleton.ContentDescription = plain_text(notice)
     for moment in ("Series", "Content", "InstanceCreation"):
         setattr(skeleton, f"{moment}Date", provenance.content_date)
         setattr(skeleton, f"{moment}Time", provenance.content_time)
-
-
-def _describe_dimensions(skeleton: Dataset, organization_uid: str) -> None:
-    skeleton.DimensionOrganizationSequence[0].DimensionOrganizationUID = organization_uid
-    for index in skeleton.DimensionIndexSequence:
-        index.DimensionOrganizationUID = organization_uid
 
 
 def _identify_private_codes(skeleton: Dataset, segments: Sequence[Segment]) -> None:
@@ -248,38 +260,97 @@ def _referenced_series(source: Source) -> bytes:
     items = []
     for series_uid, instances in groupby(sorted(source.instances, key=series_of), key=series_of):
         references = sequence("ReferencedInstanceSequence", *map(reference_to, instances))
-        uid = element(Tag("SeriesInstanceUID"), "UI", series_uid.encode())
-        items.append(references + uid)
+        items.append(references + attribute("SeriesInstanceUID", series_uid.encode()))
     return sequence("ReferencedSeriesSequence", *items)
-
-
-def _from_all_instances(source: Source) -> list[bytes | None]:
-    """What the source says in all its instances and is as true of the result."""
-    indicator = source.uniform("PositionReferenceIndicator")
-    return [
-        source.uniform("BodyPartExamined"),
-        indicator or _empty("PositionReferenceIndicator"),
-    ]
 
 
 def _lossy_compression(source: Source) -> list[bytes | None]:
     """A result of lossy pixels says so for ever (PS3.3 C.7.6.1.1.5)."""
     lossy = source.first_lossy()
     if lossy is None:
-        return [element(Tag("LossyImageCompression"), "CS", b"00")]
+        return [attribute("LossyImageCompression", b"00")]
     instance, method = lossy
     named = copied_element(instance, "LossyImageCompressionMethod")
     if named is None and method:
-        named = element(Tag("LossyImageCompressionMethod"), "CS", method.encode())
+        named = attribute("LossyImageCompressionMethod", method.encode())
     ratio = copied_element(instance, "LossyImageCompressionRatio")
-    return [element(Tag("LossyImageCompression"), "CS", b"01"), ratio, named]
-
-
-def _empty(keyword: str) -> bytes:
-    blank = Dataset()
-    setattr(blank, keyword, None)
-    return encoded_dataset(blank)
+    return [attribute("LossyImageCompression", b"01"), ratio, named]
 
 
 def _tag_of(data: bytes) -> int:
     return int.from_bytes(data[:2], "little") << 16 | int.from_bytes(data[2:4], "little")
+
+
+def plain_text(text: str, limit: int = LONG_STRING) -> str:
+    """Text of ours in the default repertoire, cut to length.
+
+    The Specific Character Set is the source's, whatever it is; ASCII reads the same in all of them.
+    A backslash would separate values (PS3.5 6.2).
+    """
+    folded = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    clean = "".join(mark if mark.isprintable() else " " for mark in folded.replace("\\", "/"))
+    return clean[:limit].strip()
+
+
+def _describe(
+    number: int,
+    segment: Segment,
+    algorithm: AlgorithmIdentificationSequence,
+    provenance: Provenance,
+    identity: ResultIdentity,
+) -> SegmentDescription:
+    description = SegmentDescription(
+        segment_number=number,
+        segment_label=plain_text(segment.name) or f"label {segment.label_value}",
+        segmented_property_category=_concept(segment.category),
+        segmented_property_type=_concept(segment.type),
+        algorithm_type="AUTOMATIC",
+        algorithm_identification=algorithm,
+        tracking_uid=identity.uid(f"tracking.{segment.label_value}"),
+        tracking_id=plain_text(f"{provenance.model_name} {segment.name}"),
+        anatomic_regions=[_concept(segment.region)] if segment.region else None,
+        display_color=CIELabColor.from_rgb(*segment.rgb),
+    )
+    if provenance.research_use:
+        description.SegmentDescription = RESEARCH_NOTICE
+    if segment.modifier:
+        kind = description.SegmentedPropertyTypeCodeSequence[0]
+        kind.SegmentedPropertyTypeModifierCodeSequence = [_concept(segment.modifier)]
+    if segment.region and segment.region_modifier:
+        region = description.AnatomicRegionSequence[0]
+        region.AnatomicRegionModifierSequence = [_concept(segment.region_modifier)]
+    return description
+
+
+def _algorithm(provenance: Provenance, inputs: dict[str, str]) -> AlgorithmIdentificationSequence:
+    marks = {
+        "replaces": provenance.replaces,
+        "incomplete_input": provenance.incomplete,
+        "implausible": provenance.implausible,
+    }
+    facts = {
+        "model_digest": provenance.model_digest,
+        "weights_digest": provenance.weights_digest or "none",
+        "config_digest": provenance.config_digest,
+        "node_version": provenance.node_version,
+        "revision": provenance.revision,
+        **{name: mark for name, mark in marks.items() if mark},
+        **inputs,
+        **dict(sorted(provenance.parameters.items())),
+    }
+    identification = AlgorithmIdentificationSequence(
+        name=plain_text(provenance.model_name),
+        family=codes.DCM.ArtificialIntelligence,
+        version=plain_text(provenance.model_version),
+        source=plain_text(f"segnode {provenance.node_version}"),
+    )
+    parameters = "\r\n".join(f"{name}={value}" for name, value in facts.items())
+    lines = (plain_text(line, LONG_TEXT) for line in parameters.split("\r\n"))
+    identification[0].AlgorithmParameters = "\r\n".join(lines)[:LONG_TEXT]
+    return identification
+
+
+def _concept(code: Code) -> CodedConcept:
+    return CodedConcept(
+        value=code.value, scheme_designator=code.scheme, meaning=plain_text(code.meaning)
+    )

@@ -23,7 +23,7 @@ from node.domain.grid import Grid
 from node.domain.job import ResultIdentity
 from node.domain.result import EncodedFile, LabelArray, LabelVolume, Provenance, mask_of
 from node.domain.segment import Segment
-from node.encode.planes import described_values
+from node.encode.frames import described_values
 
 _UINT8, _INT16, _UINT16 = 2, 4, 512  # data types of NIfTI-1
 _MILLIMETRES = 2
@@ -128,11 +128,8 @@ def _header(grid: Grid, kind: np.dtype[np.integer], key: str, provenance: Proven
 
 def _marks(provenance: Provenance) -> bytes:
     """What must not be overlooked, in the field for the name of another file."""
-    marks = [
-        *(["IMPLAUSIBLE"] if provenance.implausible else []),
-        *(["INCOMPLETE"] if provenance.incomplete else []),
-    ]
-    return " ".join(marks).encode("ascii")
+    marks = {"IMPLAUSIBLE": provenance.implausible, "INCOMPLETE": provenance.incomplete}
+    return " ".join(mark for mark, why in marks.items() if why).encode("ascii")
 
 
 def _quaternion(rotation: Affine) -> tuple[float, float, float]:

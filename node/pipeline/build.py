@@ -16,7 +16,7 @@ from sqlalchemy import Engine
 from node.config import NodeConfig, RuleConfig, load
 from node.database.engine import open_engine
 from node.deliver.destination import Destination as ConfiguredDestination
-from node.deliver.sender import implicit_destinations
+from node.deliver.dimse import implicit_destinations
 from node.domain.completion_policy import CompletionPolicy
 from node.domain.errors import ConfigInvalid
 from node.domain.job import Priority

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from pydicom.uid import ExplicitVRLittleEndian
 
-from node.deliver.classes import form_not_taken, unknown_destination
+from node.deliver.destination import form_not_taken, unknown_destination
 from node.domain.delivery import DeliverableObject, DeliveryClass, Outcome
 from node.domain.errors import LeaseLost
 from node.domain.form import TakesForms

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from node.deliver.sender import resolve_destinations
+from node.deliver.destination import resolve_destinations
 from node.domain.form import FormsTaken
 from node.domain.job import MatchState, job_key
 from node.domain.peers import Peer

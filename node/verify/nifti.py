@@ -12,8 +12,7 @@ from __future__ import annotations
 import gzip
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,41 +69,44 @@ def verify(
     Raises:
         ResultRefused: With each fault as one sentence.
     """
-    found = list(
-        islice(_faults(files, source, volume, segments, provenance, identity), MOST_FAULTS)
-    )
-    if found:
-        raise ResultRefused(found)
-
-
-def _faults(
-    files: Mapping[str, memoryview],
-    source: Sequence[Dataset],
-    volume: LabelVolume,
-    segments: Sequence[Segment],
-    provenance: Provenance,
-    identity: ResultIdentity,
-) -> Iterator[str]:
     bits = {segment.name: segment.label_value - 1 for segment in segments}
     due = set(bits) if volume.overlapping else {""}
     if files.keys() != due:
-        yield f"there are images of {len(files)} regions, not of {len(due)}, or of other ones"
-        return
-    yield from _undescribed(volume, segments)
+        wrong = f"there are images of {len(files)} regions, not of {len(due)}, or of other ones"
+        raise ResultRefused([wrong])
     places = _source_places(source, volume)
-    for part, data in files.items():
-        where = f"image of region {bits[part] + 1}: " if part else ""
-        try:
-            image = _read(data)
-        except (OSError, EOFError, zlib.error, ValueError) as error:
-            yield f"{where}the file cannot be read: {type(error).__name__}"
-            continue
-        faults = (
-            *_header_faults(image, volume, provenance, identity),
-            *_place_faults(image, volume, places),
-            *_voxel_faults(image, volume, bits[part] if part else None),
-        )
-        yield from (where + fault for fault in faults)
+    faults = chain(
+        _undescribed(volume, segments),
+        *(
+            _image_faults(data, bits.get(part), volume, places, provenance, identity)
+            for part, data in files.items()
+        ),
+    )
+    if found := list(islice(faults, MOST_FAULTS)):
+        raise ResultRefused(found)
+
+
+def _image_faults(
+    data: memoryview,
+    bit: int | None,
+    volume: LabelVolume,
+    places: Sequence[Frame | None],
+    provenance: Provenance,
+    identity: ResultIdentity,
+) -> Iterator[str]:
+    """Of one image; ``bit`` is None in one of all labels."""
+    where = "" if bit is None else f"image of region {bit + 1}: "
+    try:
+        header, voxels = _read(data)
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        yield f"{where}the file cannot be read: {type(error).__name__}"
+        return
+    for fault in (
+        *_header_faults(header, volume, provenance, identity),
+        *_place_faults(header, volume, places),
+        *_voxel_faults(header, voxels, volume, bit),
+    ):
+        yield where + fault
 
 
 def _undescribed(volume: LabelVolume, segments: Sequence[Segment]) -> Iterator[str]:
@@ -118,25 +120,17 @@ def _undescribed(volume: LabelVolume, segments: Sequence[Segment]) -> Iterator[s
         yield "there are labels that the model does not describe"
 
 
-@dataclass(frozen=True, slots=True)
-class _Image:
-    """One file taken apart."""
-
-    header: np.void
-    voxels: bytes
-
-
-def _read(data: memoryview) -> _Image:
+def _read(data: memoryview) -> tuple[np.void, bytes]:
+    """Header and voxels."""
     whole = gzip.decompress(data)
     if len(whole) < _VOXELS_AT:
         raise ValueError("shorter than a header")
-    return _Image(np.frombuffer(whole[:348], _HEADER)[0], whole[_VOXELS_AT:])
+    return np.frombuffer(whole[:348], _HEADER)[0], whole[_VOXELS_AT:]
 
 
 def _header_faults(
-    image: _Image, volume: LabelVolume, provenance: Provenance, identity: ResultIdentity
+    header: np.void, volume: LabelVolume, provenance: Provenance, identity: ResultIdentity
 ) -> Iterator[str]:
-    header = image.header
     if (header["size"], header["magic"], header["vox_offset"]) != (348, b"n+1", _VOXELS_AT):
         yield "it is no NIfTI-1 image in one file"
     slices, rows, columns = volume.labels.shape
@@ -171,10 +165,9 @@ def _source_places(source: Sequence[Dataset], volume: LabelVolume) -> list[Frame
 
 
 def _place_faults(
-    image: _Image, volume: LabelVolume, places: Sequence[Frame | None]
+    header: np.void, volume: LabelVolume, places: Sequence[Frame | None]
 ) -> Iterator[str]:
     """Both transformations lead each corner of each slice to where the source has it."""
-    header = image.header
     if header["qform"] < 1 or header["sform"] < 1:
         yield "it does not say where it lies"
         return
@@ -245,13 +238,15 @@ def _from_quaternion(header: np.void) -> Affine:
     return affine
 
 
-def _voxel_faults(image: _Image, volume: LabelVolume, bit: int | None) -> Iterator[str]:
-    kind = _KINDS.get(int(image.header["datatype"]), np.dtype(np.uint8))
-    if len(image.voxels) != volume.labels.size * kind.itemsize:
-        yield f"it holds {len(image.voxels)} bytes of voxels for {volume.labels.size} labels"
+def _voxel_faults(
+    header: np.void, voxels: bytes, volume: LabelVolume, bit: int | None
+) -> Iterator[str]:
+    kind = _KINDS.get(int(header["datatype"]), np.dtype(np.uint8))
+    if len(voxels) != volume.labels.size * kind.itemsize:
+        yield f"it holds {len(voxels)} bytes of voxels for {volume.labels.size} labels"
         return
-    voxels = np.frombuffer(image.voxels, kind).reshape(volume.labels.shape)
-    for index, (plane, labels) in enumerate(zip(voxels, volume.labels, strict=True)):
+    planes = np.frombuffer(voxels, kind).reshape(volume.labels.shape)
+    for index, (plane, labels) in enumerate(zip(planes, volume.labels, strict=True)):
         truth = labels if bit is None else labels >> bit & 1
         if not np.array_equal(plane, truth):
             differing = int(np.count_nonzero(plane != truth))

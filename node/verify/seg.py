@@ -17,17 +17,19 @@ from pydicom.dataset import Dataset
 from node.domain.errors import ResultRefused
 from node.domain.frames import Frame, frames_of
 from node.domain.job import ResultIdentity
-from node.domain.result import LabelVolume, Provenance
+from node.domain.result import LabelArray, LabelVolume, Provenance
 from node.domain.segment import Segment
-from node.verify.belonging import identity_faults, lossy_faults, patient_faults, reference_faults
-from node.verify.description import (
+from node.verify.header import (
     dimension_faults,
     geometry_faults,
+    identity_faults,
+    lossy_faults,
+    patient_faults,
     pixel_faults,
+    reference_faults,
     segment_faults,
 )
-from node.verify.groups import SegFrame
-from node.verify.reading import UNREADABLE, SegFile, read_seg
+from node.verify.reading import UNREADABLE, SegFile, SegFrame, read_seg
 
 MOST_FAULTS = 50
 """Enough to see what went wrong; looking for more would only take time."""
@@ -37,9 +39,6 @@ _POSITION_MM = 1e-3  # a copied DS is equal; one written anew is rounded at 16 c
 _DIRECTION = 2e-3
 _SPACING = 2e-3  # of the spacing itself
 _LATTICE_STEPS = 0.51  # half a step would be the neighbour's
-
-LabelPlane = NDArray[np.uint8] | NDArray[np.uint16]
-SourceFrames = dict[tuple[str, int | None], Frame]
 
 
 def verify(
@@ -71,50 +70,28 @@ def verify_seg(
     provenance: Provenance,
     identity: ResultIdentity,
 ) -> None:
-    """Refuse an object that says anything else than its source and its labels.
-
-    Args:
-        data: The Part 10 file, also as a view of a mapped file.
-        source: Headers of all input instances in any order, as they were read.
-        segments: All segments of the model, in order.
-    Raises:
-        ResultRefused: With each fault as one sentence.
-    """
+    """Refuse an object, such as a view of a mapped file, that says anything else than its labels."""
+    first = volume.stack.frames[0].sop_instance_uid
+    from_first_slice = sorted(source, key=lambda each: str(each.SOPInstanceUID) != first)
     try:
-        found = _faults(data, source, volume, segments, provenance, identity)
+        file = read_seg(data)
+        header, check = file.header, _FrameCheck(file, source, volume, segments)
+        faults = chain(
+            identity_faults(header, identity, provenance),
+            patient_faults(header, from_first_slice),
+            reference_faults(header, source),
+            lossy_faults(header, source),
+            segment_faults(header, check.described, provenance, identity),
+            geometry_faults(header, volume.stack),
+            dimension_faults(header),
+            pixel_faults(file, volume, len(check.wanted)),
+            check.faults(),
+        )
+        found = list(islice(faults, MOST_FAULTS))
     except UNREADABLE as error:
         raise ResultRefused([f"the file cannot be read: {type(error).__name__}"]) from error
     if found:
         raise ResultRefused(found)
-
-
-def _faults(
-    data: bytes | memoryview,
-    source: Sequence[Dataset],
-    volume: LabelVolume,
-    segments: Sequence[Segment],
-    provenance: Provenance,
-    identity: ResultIdentity,
-) -> list[str]:
-    file = read_seg(data)
-    check = _FrameCheck(file, source, volume, segments)
-    faults = chain(
-        identity_faults(file.header, identity, provenance),
-        patient_faults(file.header, _from_first_slice(source, volume)),
-        reference_faults(file.header, source),
-        lossy_faults(file.header, source),
-        segment_faults(file.header, check.described, provenance, identity),
-        geometry_faults(file, volume.stack),
-        dimension_faults(file.header),
-        pixel_faults(file, volume.labels.shape, len(check.wanted), overlapping=volume.overlapping),
-        check.faults(),
-    )
-    return list(islice(faults, MOST_FAULTS))
-
-
-def _from_first_slice(source: Sequence[Dataset], volume: LabelVolume) -> list[Dataset]:
-    first = volume.stack.frames[0].sop_instance_uid
-    return sorted(source, key=lambda instance: str(instance.SOPInstanceUID) != first)
 
 
 class _FrameCheck:
@@ -129,7 +106,7 @@ class _FrameCheck:
     ) -> None:
         self._file = file
         self._volume = volume
-        self._sources: SourceFrames = {
+        self._sources = {
             (frame.sop_instance_uid, frame.frame_number): frame
             for instance in source
             for frame in frames_of(instance)
@@ -214,7 +191,8 @@ class _FrameCheck:
         reference = frame.references[0]
         if (reference.derivation, reference.purpose) != ("DCM:113076", "DCM:121322"):
             yield "its derivation is not coded as a segmentation of its source image"
-        source = self._sources.get((reference.sop_instance_uid, reference.frame_number))
+        place = (reference.sop_instance_uid, reference.frame_number)
+        source = self._sources.get(place)
         if source is None:
             yield "references an instance or frame that is not in the source"
             return
@@ -222,13 +200,12 @@ class _FrameCheck:
             yield "references its source under another SOP Class"
         if plane is not None:
             expected = self._volume.stack.frames[plane[1]]
-            place = (expected.sop_instance_uid, expected.frame_number)
-            if (source.sop_instance_uid, source.frame_number) != place:
+            if place != (expected.sop_instance_uid, expected.frame_number):
                 yield f"references another image than that of slice {plane[1]}"
         yield from _plane_faults(frame, source)
 
 
-def _label_values(plane: LabelPlane, overlapping: bool) -> list[int]:
+def _label_values(plane: LabelArray, overlapping: bool) -> list[int]:
     """The label values in one slice of labels; of overlapping regions each has a bit."""
     if not overlapping:
         present: list[int] = np.flatnonzero(np.bincount(plane.ravel())).tolist()

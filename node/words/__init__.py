@@ -12,9 +12,16 @@ A node and ``segnode run`` have different commands, so who is spoken to is an ar
 (``Audience``). No code reads what is made here: words may change without a decision changing.
 """
 
-from node.words.health import show_degraded
-from node.words.reasons import tell, tell_all
-from node.words.rows import Audience, show_delivery, show_job, show_match, show_series
+from node.words.rows import (
+    Audience,
+    show_degraded,
+    show_delivery,
+    show_job,
+    show_match,
+    show_series,
+    tell,
+    tell_all,
+)
 
 __all__ = [
     "Audience",

@@ -9,19 +9,10 @@ from node.domain.quantity import Quantity
 from node.domain.reasons import ReasonCode as Code
 
 _SHORT_LIST = 12
-_NUMBERS = {2: "two"}
-
-
-def _in(count: int, of: int) -> str:
-    return f"in {count} of {of} images"
 
 
 def _number(count: int) -> str:
-    return _NUMBERS.get(count, str(count))
-
-
-def _no_frame_of_reference(count: int, of: int) -> str:
-    return "no Frame of Reference" + ("" if count == of else f" {_in(count, of)}")
+    return "two" if count == 2 else str(count)
 
 
 def _no_position(attributes: Sequence[str], count: int, of: int) -> str:
@@ -35,41 +26,25 @@ def _orientations(sizes: Sequence[int], could_be_split: bool) -> str:
     return f"{_number(len(sizes))} orientations in one series ({listed} images){split}"
 
 
-def _matrix(sizes: Sequence[tuple[int, int]]) -> str:
-    named = ", ".join(f"{rows} x {columns}" for rows, columns in sizes)
-    return f"different numbers of rows and columns: {named}"
-
-
-def _spacings(spacings_mm: Sequence[tuple[float, float]]) -> str:
-    named = ", ".join(f"{a:.4g} x {b:.4g} mm" for a, b in spacings_mm)
-    return f"different Pixel Spacing: {named}"
-
-
-def _same_position(
-    most: int = 0,
-    at_slices: Sequence[int] = (),
-    of: int = 0,
-    each: int = 0,
-    positions: int = 0,
-    phases: int = 0,
-    kinds: int = 0,
-    by: str = "",
-    could_be_split: bool = False,
-) -> str:
-    if most:
-        where = ", ".join(map(str, at_slices[:_SHORT_LIST]))
-        more = ", ..." if len(at_slices) > _SHORT_LIST else ""
-        number = "two" if most == 2 else f"up to {most}"
-        return f"{number} images at one position: at slice {where}{more} of {of}"
+def _same_position(each: int = 0, positions: int = 0, **facts: Any) -> str:
+    if "most" in facts:
+        return _crowded(**facts)
     if positions == 1:
         return f"{_number(each)} images at one position"
     text = f"{each * positions} images, {each} images at each of {positions} positions"
-    if phases:
-        return f"{text}: could be split into {phases} phases by {by}"
-    if kinds:
-        split = "could be split into " if could_be_split else ""
-        return f"{text}: {split}{kinds} kinds of image by {by}"
+    if "phases" in facts:
+        return f"{text}: could be split into {facts['phases']} phases by {facts['by']}"
+    if "kinds" in facts:
+        split = "could be split into " if facts.get("could_be_split") else ""
+        return f"{text}: {split}{facts['kinds']} kinds of image by {facts['by']}"
     return text
+
+
+def _crowded(most: int, at_slices: Sequence[int], of: int) -> str:
+    where = ", ".join(map(str, at_slices[:_SHORT_LIST]))
+    more = ", ..." if len(at_slices) > _SHORT_LIST else ""
+    number = "two" if most == 2 else f"up to {most}"
+    return f"{number} images at one position: at slice {where}{more} of {of}"
 
 
 def _gap(missing: int = 0, after_slice: int = 0, more: int = 0, **measured: Any) -> str:
@@ -80,12 +55,9 @@ def _gap(missing: int = 0, after_slice: int = 0, more: int = 0, **measured: Any)
 
 
 def _uneven(
-    after_slices: Sequence[int] = (),
-    worst: float = 0.0,
-    worst_place: float | None = None,
-    **measured: Any,
+    after_slices: Sequence[int] = (), worst: float = 0.0, worst_place: float = 0.0, **measured: Any
 ) -> str:
-    if worst_place is not None:
+    if not after_slices:
         lies = f"a slice lies {worst_place:.2g} spacings from its place"
         return f"uneven spacing: small steps add up, {lies}"
     where = "/".join(map(str, after_slices))
@@ -98,73 +70,26 @@ def _steps(steps_mm: Sequence[float] = (), step_mm: float = 0.0, elsewhere_mm: f
     return f"step {step_mm:.4g} mm, elsewhere {elsewhere_mm:.4g} mm"
 
 
-def _shear(drift_pixels: float, degrees: float | None = None) -> str:
-    if degrees is None:
-        return f"slices lie up to {drift_pixels:.3g} pixels beside each other"
-    drift = f"slices drift sideways by {drift_pixels:.3g} pixels over the stack (gantry tilt)"
-    return f"shear {degrees:.3g} degrees: {drift}"
+# the first that the facts name
+_BITS = {
+    "samples": "Samples per Pixel {samples}, not one",
+    "representation": "Pixel Representation {representation}, neither 0 nor 1",
+    "high": "High Bit {high} where Bits Stored {stored} asks for {asked}",
+    "stored": "Bits Stored {stored} in Bits Allocated {allocated}",
+    "allocated": "Bits Allocated {allocated}, of which no volume is read",
+}
 
 
-def _too_small(
-    slices: int = 0,
-    pixels: tuple[int, int] | None = None,
-    needed: int | tuple[int, int] = 0,
-) -> str:
-    if isinstance(needed, tuple) and pixels is not None:
-        return f"{pixels[0]} x {pixels[1]} pixels, the model needs {needed[0]} x {needed[1]}"
-    return f"{slices} slices, the model needs {needed}"
-
-
-def _bits_contradict(
-    samples: int | None = None,
-    stored: int | None = None,
-    allocated: int | None = None,
-    high: int | None = None,
-    representation: int | None = None,
-    **where: int,
-) -> str:
-    if samples is not None:
-        said = f"Samples per Pixel {samples}, not one"
-    elif representation is not None:
-        said = f"Pixel Representation {representation}, neither 0 nor 1"
-    elif high is not None and stored is not None:
-        said = f"High Bit {high} where Bits Stored {stored} asks for {stored - 1}"
-    elif stored is not None:
-        said = f"Bits Stored {stored} in Bits Allocated {allocated}"
-    else:
-        said = f"Bits Allocated {allocated}, of which no volume is read"
-    return _where(said, **where)
-
-
-def _where(said: str, count: int = 0, of: int = 0) -> str:
+def _bits_contradict(count: int = 0, of: int = 0, **bits: int) -> str:
     """Findings of one image say no count."""
-    return f"{said} {_in(count, of)}" if of else said
-
-
-def _bits_absent(attribute: str, **where: int) -> str:
-    return _where(f"{attribute} absent or malformed", **where)
-
-
-def _padding(fault: str, **where: int) -> str:
-    return _where(fault, **where)
-
-
-def _rescale_malformed(count: int, of: int, is_too_large: bool = False) -> str:
-    fault = "too large for any number" if is_too_large else "malformed"
-    return f"Rescale Slope or Intercept {fault} {_in(count, of)}"
-
-
-def _rescale_absent(attributes: Sequence[str], count: int, of: int) -> str:
-    return f"{' and '.join(attributes)} absent or empty {_in(count, of)}"
+    template = next(words for name, words in _BITS.items() if name in bits)
+    said = template.format(**bits, asked=bits.get("stored", 0) - 1)
+    return f"{said} in {count} of {of} images" if of else said
 
 
 def _quantity(is_given: str, whys: Sequence[str] = ()) -> str:
     name = is_given.lower() if is_given == Quantity.UNSPECIFIED else is_given
     return f"{name} ({', '.join(whys)})" if whys else name
-
-
-def _quantity_not_taken(takes: Sequence[str], is_given: str, whys: Sequence[str] = ()) -> str:
-    return f"the model takes {' or '.join(takes)}, the series is {_quantity(is_given, whys)}"
 
 
 def _quantities(quantities: Sequence[tuple[str, str, int]]) -> str:
@@ -205,72 +130,80 @@ def _suv_fault(kind: str, *about: Any) -> str:
     return _SUV_FAULTS[kind].format(*about)
 
 
-def _implausible_volume(
-    what: str, ml: float, high_ml: float | None = None, low_ml: float = 0.0, is_cut: bool = False
-) -> str:
-    if high_ml is not None:
-        return f"{what} {ml:.1f} ml, plausible is up to {high_ml:g} ml"
-    where = " where the border cuts it" if is_cut else ""
-    return f"{what} {ml:.2f} ml, plausible is {low_ml:g} ml and more{where}"
-
-
-def _implausible_border(
-    what: str, touches: bool = False, cut: float | None = None, high: float = 0.0
-) -> str:
-    if cut is None:
-        how = "touches the border of the volume" if touches else "does not touch the border"
-        return f"{what} {how}"
-    at = f"at {cut:.0%} of its largest section"
-    return f"{what} is cut by the side of the volume {at}, plausible is up to {high:.0%}"
-
-
-def _implausible_ratio(what: str, value: float, low: float, high: float | None = None) -> str:
-    span = f"{low:g} and more" if high is None else f"{low:g} to {high:g}"
-    return f"{what} is {value:.3g}, plausible is {span}"
-
-
-TELLINGS: Mapping[str, Any] = {
+TELLINGS: Mapping[Code, Any] = {
     Code.NO_IMAGES: "no images",
     Code.TOO_MANY_FRAMES: "Number of Frames is {frames}, at most {most} are read",
-    Code.NO_FRAME_OF_REFERENCE: _no_frame_of_reference,
+    Code.NO_FRAME_OF_REFERENCE: lambda count, of: (
+        "no Frame of Reference" + ("" if count == of else f" in {count} of {of} images")
+    ),
     Code.FRAMES_OF_REFERENCE_DIFFER: "{count} Frames of Reference: positions cannot be compared",
     Code.NO_POSITION: _no_position,
     Code.ORIENTATIONS_DIFFER: _orientations,
     Code.ORIENTATION_MALFORMED: (
         "Image Orientation (Patient) is not two unit vectors at right angles"
     ),
-    Code.MATRIX_DIFFERS: _matrix,
+    Code.MATRIX_DIFFERS: lambda sizes: (
+        "different numbers of rows and columns: " + ", ".join(f"{a} x {b}" for a, b in sizes)
+    ),
     Code.NO_PIXEL_SPACING: "no Pixel Spacing in {count} of {of} images",
     Code.PIXEL_SPACING_MALFORMED: "Pixel Spacing malformed in {count} of {of} images",
-    Code.PIXEL_SPACING_DIFFERS: _spacings,
+    Code.PIXEL_SPACING_DIFFERS: lambda spacings_mm: (
+        "different Pixel Spacing: " + ", ".join(f"{a:.4g} x {b:.4g} mm" for a, b in spacings_mm)
+    ),
     Code.SAME_POSITION: _same_position,
     Code.GAP: _gap,
     Code.UNEVEN_SPACING: _uneven,
-    Code.SHEAR: _shear,
+    Code.SHEAR: (
+        "shear {degrees:.3g} degrees: slices drift sideways by {drift_pixels:.3g} pixels over the"
+        " stack (gantry tilt)",
+        "slices lie up to {drift_pixels:.3g} pixels beside each other",
+    ),
     Code.ONE_SLICE: "one slice: not a volume",
-    Code.TOO_SMALL: _too_small,
+    Code.TOO_SMALL: (
+        "{pixels[0]} x {pixels[1]} pixels, the model needs {needed[0]} x {needed[1]}",
+        "{slices} slices, the model needs {needed}",
+    ),
     Code.SPACING_JITTER: (
         "spacing jitter {worst:.1%}: steps {low_mm:.4g} to {high_mm:.4g} mm, "
         "median {median_mm:.4g} mm"
     ),
-    Code.PIXEL_BITS_ABSENT: _bits_absent,
+    Code.PIXEL_BITS_ABSENT: (
+        "{attribute} absent or malformed in {count} of {of} images",
+        "{attribute} absent or malformed",
+    ),
     Code.PIXEL_BITS_CONTRADICT: _bits_contradict,
-    Code.PADDING_MALFORMED: _padding,
-    Code.RESCALE_ABSENT: _rescale_absent,
-    Code.RESCALE_MALFORMED: _rescale_malformed,
+    Code.PADDING_MALFORMED: ("{fault} in {count} of {of} images", "{fault}"),
+    Code.RESCALE_ABSENT: "{attributes: and } absent or empty in {count} of {of} images",
+    Code.RESCALE_MALFORMED: (
+        "Rescale Slope or Intercept {is_too_large:too large for any number|malformed} in {count} of"
+        " {of} images",
+        "Rescale Slope or Intercept malformed in {count} of {of} images",
+    ),
     Code.RESCALE_SLOPE_ZERO: "Rescale Slope 0 in {count} of {of} images",
     Code.MODALITY_LUT_MALFORMED: "{fault} in {count} of {of} images",
     Code.MODALITY_LUT_AND_RESCALE: (
         "Modality LUT Sequence beside Rescale Slope or Intercept in {count} of {of} images"
     ),
     Code.QUANTITY_DIFFERS: _quantities,
-    Code.QUANTITY_NOT_TAKEN: _quantity_not_taken,
+    Code.QUANTITY_NOT_TAKEN: lambda takes, **given: (
+        f"the model takes {' or '.join(takes)}, the series is {_quantity(**given)}"
+    ),
     Code.SUV_NOT_COMPUTABLE: _suv,
-    Code.IMPLAUSIBLE_VOLUME: _implausible_volume,
-    Code.IMPLAUSIBLE_EXTENT: ("{what} is {edge_mm:.0f} mm long, plausible is up to {high_mm:g} mm"),
-    Code.IMPLAUSIBLE_RATIO: _implausible_ratio,
+    Code.IMPLAUSIBLE_VOLUME: (
+        "{what} {ml:.1f} ml, plausible is up to {high_ml:g} ml",
+        "{what} {ml:.2f} ml, plausible is {low_ml:g} ml and more{is_cut: where the border cuts it|}",
+    ),
+    Code.IMPLAUSIBLE_EXTENT: "{what} is {edge_mm:.0f} mm long, plausible is up to {high_mm:g} mm",
+    Code.IMPLAUSIBLE_RATIO: (
+        "{what} is {value:.3g}, plausible is {low:g} to {high:g}",
+        "{what} is {value:.3g}, plausible is {low:g} and more",
+    ),
     Code.IMPLAUSIBLE_SIDES: "left {what} lies {beyond_mm:.0f} mm to the right of right {what}",
-    Code.IMPLAUSIBLE_BORDER: _implausible_border,
+    Code.IMPLAUSIBLE_BORDER: (
+        "{what} is cut by the side of the volume at {cut:.0%} of its largest section,"
+        " plausible is up to {high:.0%}",
+        "{what} {touches:touches the border of the volume|does not touch the border}",
+    ),
     Code.IMPLAUSIBLE_SHARE: (
         "labels fill {share:.1%} of the volume, plausible is {low:.0%} to {high:.0%}"
     ),

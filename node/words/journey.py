@@ -14,16 +14,12 @@ _SOURCES = {"peer": "the sender's count", "header": "Images in Acquisition"}
 # --- arrival -------------------------------------------------------------------------------------
 
 
-def _count(expected: int, source: str) -> str:
-    return f"{expected} ({_SOURCES[source]})"
-
-
 def _count_short(images: int, expected: int, source: str) -> str:
-    return f"{images} of {_count(expected, source)} images arrived"
+    return f"{images} of {expected} ({_SOURCES[source]}) images arrived"
 
 
-def _not_reached(images: int, expected: int, source: str, none_for_s: float) -> str:
-    return f"{_count_short(images, expected, source)}, none in the last {none_for_s:.0f} s"
+def _not_reached(none_for_s: float, **short: Any) -> str:
+    return f"{_count_short(**short)}, none in the last {none_for_s:.0f} s"
 
 
 def _gave_up(is_discarded: bool, **short: Any) -> str:
@@ -31,38 +27,11 @@ def _gave_up(is_discarded: bool, **short: Any) -> str:
     return f"{_not_reached(**short)}: {then}"
 
 
-def _count_reached(expected: int, source: str) -> str:
-    return f"all {_count(expected, source)} images arrived"
-
-
-def _person_went_on(images: int, of: int) -> str:
-    counted = f"{images} of {of}" if of > images else str(images)
-    return f"a person said to go on with {counted} images"
-
-
 def _images_refused(count: int, of: int, whys: Sequence[tuple[int, str]], others: int = 0) -> str:
     told = [f"{number} x {why}" for number, why in whys]
     told += [f"{others} for other reasons"] if others else []
     were = "was" if count == 1 else "were"
     return f"{count} of {of} images {were} refused ({'; '.join(told)})"
-
-
-def _late(images: int, revision: int) -> str:
-    number = "1 image" if images == 1 else f"{images} images"
-    return f"{number} came after the result of revision {revision} was delivered"
-
-
-def _deleted(revision: int = 0, series: str = "") -> str:
-    if series:
-        return f"images of {series} were deleted by retention"
-    if revision:
-        return f"images came after earlier ones of revision {revision} were deleted by retention"
-    return "its images were deleted by retention: send the series again"
-
-
-def _no_input(model: str = "") -> str:
-    sentence = "no grayscale images of a patient: nothing for a model"
-    return f"{model} takes images; {sentence}" if model else sentence
 
 
 def _images_missing(parts: Sequence[tuple[str, int, int]] = ()) -> str:
@@ -113,30 +82,6 @@ def _role_empty(empty: Sequence[tuple[str, Sequence[str]]]) -> str:
     return f"no series yet for {'role' if len(told) == 1 else 'roles'} {', '.join(told)}"
 
 
-def _several_fit(fitted_role: str, series: Sequence[str]) -> str:
-    count = "two" if len(series) == 2 else str(len(series))
-    return f"{count} series fit role {fitted_role}: {', '.join(series)}"
-
-
-def _only_for_roles(series: str, roles: Sequence[str]) -> str:
-    only = f"series {series} is the only one for roles {' and '.join(roles)}"
-    return f"{only}, and a series fills one role only"
-
-
-def _best_for_roles(series: str, roles: Sequence[str]) -> str:
-    return (
-        f"series {series} fits roles {' and '.join(roles)} best, and a series fills one role only"
-    )
-
-
-def _patients_differ(series: Sequence[str]) -> str:
-    return f"the series of this set differ in Patient ID: {', '.join(series)}"
-
-
-def _not_accepted(model: str, **misfit: Any) -> str:
-    return f"{model} does not take it: {_misfit(**misfit)}"
-
-
 def _model_refuses(model: str, because: Sequence[Sequence[Any]]) -> str:
     told = dict.fromkeys(_clause(*clause) for clause in because)
     return f"{model} must not be given it: {'; '.join(told)}"
@@ -154,26 +99,12 @@ def _clause(name: str, asked: str, holds: bool, found: Sequence[str]) -> str:
     return f"{name} is {is_found}not {values.replace(', ', ' or ')}"
 
 
-# --- jobs and deliveries -------------------------------------------------------------------------
-
-
-def _superseded(revision: int = 0, job: int = 0, is_of_series: bool = False) -> str:
-    if job:
-        return f"job {job} took its place"
-    if revision:
-        of = " of the series" if is_of_series else ""
-        return f"revision {revision}{of} took its place"
-    return "a newer revision of the series took its place"
-
-
-def _cancelled(is_its_job: bool = False) -> str:
-    return f"{'its job was ' if is_its_job else ''}cancelled by an operator"
-
-
-TELLINGS: Mapping[str, Any] = {
+TELLINGS: Mapping[Code, Any] = {
     Code.COUNT_SHORT: _count_short,
     Code.COUNT_JUST_REACHED: "the count was reached just now",
-    Code.COUNT_REACHED: _count_reached,
+    Code.COUNT_REACHED: lambda expected, source: (
+        f"all {expected} ({_SOURCES[source]}) images arrived"
+    ),
     Code.COUNT_NOT_REACHED: _not_reached,
     Code.GAVE_UP_WAITING: _gave_up,
     Code.JUST_RELEASED: "the association was released just now",
@@ -184,22 +115,41 @@ TELLINGS: Mapping[str, Any] = {
     Code.NOT_QUIET_YET: "waiting for {needed_s:.0f} s without an image",
     Code.QUIET: "no image for {quiet_s:.1f} s, {images} images in a regular stack",
     Code.QUIET_LONG: "no image for {quiet_s:.0f} s, {images} images",
-    Code.PERSON_WENT_ON: _person_went_on,
+    Code.PERSON_WENT_ON: lambda images, of: (
+        f"a person said to go on with {f'{images} of {of}' if of > images else images} images"
+    ),
     Code.PERSON_DISCARDED: "discarded by a person",
     Code.AS_SETTLED: "complete as it was settled",
-    Code.NO_INPUT: _no_input,
+    Code.NO_INPUT: (
+        "{model} takes images; no grayscale images of a patient: nothing for a model",
+        "no grayscale images of a patient: nothing for a model",
+    ),
     Code.IMAGES_REFUSED: _images_refused,
-    Code.LATE_IMAGES: _late,
-    Code.FILES_DELETED: _deleted,
+    Code.LATE_IMAGES: lambda images, revision: (
+        f"{images} {'image' if images == 1 else 'images'} came after the result of revision"
+        f" {revision} was delivered"
+    ),
+    Code.FILES_DELETED: (
+        "images of {series} were deleted by retention",
+        "images came after earlier ones of revision {revision} were deleted by retention",
+        "its images were deleted by retention: send the series again",
+    ),
     Code.NOT_JUDGED: "{error} when it was judged, tried again every {again_after_s:.0f} s",
     Code.IMAGES_MISSING: _images_missing,
     Code.NO_RULE_FIRED: _no_rule_fired,
     Code.ROLE_EMPTY: _role_empty,
-    Code.ONE_SERIES_FOR_ROLES: _only_for_roles,
-    Code.SEVERAL_SERIES_FIT: _several_fit,
-    Code.BEST_FOR_ROLES: _best_for_roles,
-    Code.PATIENTS_DIFFER: _patients_differ,
-    Code.NOT_ACCEPTED: _not_accepted,
+    Code.ONE_SERIES_FOR_ROLES: (
+        "series {series} is the only one for roles {roles: and }, and a series fills one role only"
+    ),
+    Code.SEVERAL_SERIES_FIT: lambda fitted_role, series: (
+        f"{'two' if len(series) == 2 else len(series)} series fit role {fitted_role}:"
+        f" {', '.join(series)}"
+    ),
+    Code.BEST_FOR_ROLES: (
+        "series {series} fits roles {roles: and } best, and a series fills one role only"
+    ),
+    Code.PATIENTS_DIFFER: "the series of this set differ in Patient ID: {series:, }",
+    Code.NOT_ACCEPTED: lambda model, **misfit: f"{model} does not take it: {_misfit(**misfit)}",
     Code.MODEL_REFUSES: _model_refuses,
     Code.TOO_LITTLE_BODY: (
         "{extent_mm:.4g} mm of the body along the stack, {model} needs {needed_mm:.4g} mm"
@@ -208,9 +158,17 @@ TELLINGS: Mapping[str, Any] = {
     Code.WORKER_LOST: "the worker was lost in attempt {lost_in} of {of}",
     Code.KILLS_WORKERS: "killed its worker {times} times, or outlived its lease",
     Code.RESOURCE_SHORT: "a resource is short",
-    Code.CANCELLED: _cancelled,
+    Code.CANCELLED: (
+        "{is_its_job:its job was |}cancelled by an operator",
+        "cancelled by an operator",
+    ),
     Code.MODEL_CHANGED: "the model changed since the job was made: judged again",
-    Code.SUPERSEDED: _superseded,
+    Code.SUPERSEDED: (
+        "job {job} took its place",
+        "revision {revision}{is_of_series: of the series|} took its place",
+        "revision {revision} took its place",
+        "a newer revision of the series took its place",
+    ),
     Code.TAKEN_ALL_THE_SAME: "taken by an operator all the same",
     Code.NOTHING_FOUND: "nothing found",
     Code.NOTED: "",

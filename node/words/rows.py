@@ -1,16 +1,31 @@
-"""Rows as people and programs see them: reasons as codes, and a sentence with what frees them."""
+"""Reasons, and the rows that keep them, as people and programs see them.
+
+A reason is said by one line of a table: a template over its facts, the first of several templates that
+they fill, or a function of them. In a template the format of a sequence stands between its parts, and
+that of a yes or no says ``yes|no``. A row shows its reasons as codes, and a sentence with what frees it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from enum import StrEnum
+from string import Formatter
 from typing import Any, TypeAlias
 
+from node.domain.health import Readiness
 from node.domain.job import DeliveryState, JobState, MatchState
-from node.domain.reasons import IMPLAUSIBLE_CODES, Reason, ReasonCode, codes_of, reasons_from_json
+from node.domain.reasons import (
+    IMPLAUSIBLE_CODES,
+    Facts,
+    Reason,
+    ReasonCode,
+    codes_of,
+    reasons_from_json,
+)
 from node.domain.series import SeriesState
+from node.words import gate, journey
 from node.words.journey import no_model_takes_it
-from node.words.reasons import tell, tell_all
 
 Row: TypeAlias = Mapping[str, Any]
 
@@ -36,6 +51,20 @@ _AMBIGUOUS = frozenset(
 )
 _WAITING = frozenset((ReasonCode.ROLE_EMPTY, ReasonCode.ONE_SERIES_FOR_ROLES))
 _NOTHING_FREES = frozenset((ReasonCode.NO_INPUT, ReasonCode.TOLD))
+_DEGRADED = {
+    "held": "{} series wait for a person: segnode series list --state held",
+    "parked": "{} series cannot run: segnode jobs list --matches",
+    "implausible": (
+        "{} results are implausible and not delivered: segnode jobs list --state implausible"
+    ),
+    "blocked": "{} results cannot be delivered: segnode deliveries list --state blocked",
+    "disk": "{}: new instances are refused",
+}
+_TELLINGS: Mapping[ReasonCode, str | tuple[str, ...] | Callable[..., str]]
+_TELLINGS = {**gate.TELLINGS, **journey.TELLINGS}
+
+# facts that any reason may have: whom it is about, and which attempt it ended
+_ABOUT = ("role", "instance", "attempt", "attempts", "is_tried_again")
 
 
 def show_series(row: Row, audience: Audience = Audience.NODE) -> dict[str, Any]:
@@ -67,16 +96,13 @@ def show_job(row: Row, audience: Audience = Audience.NODE) -> dict[str, Any]:
     reasons = reasons_from_json(row["reasons"])
     hint = _hint_of_job(row["id"], row["state"], reasons, audience)
     shown = _show(row, reasons, hint, audience)
-    parts: Mapping[str, Callable[[Row, Audience], Row]]
-    parts = {"matches": show_match, "deliveries": show_delivery}
-    for name, show in parts.items():
+    for name, show in (("matches", show_match), ("deliveries", show_delivery)):
         if name in row:
             shown[name] = [show(each, audience) for each in row[name]]
     return shown
 
 
 def show_delivery(row: Row, audience: Audience = Audience.NODE) -> dict[str, Any]:
-    """A result on its way to a destination."""
     is_blocked = row["state"] == DeliveryState.BLOCKED
     hint = f": deliveries retry {row['id']} tries again" if is_blocked else ""
     return _show(row, reasons_from_json(row["reasons"]), hint, audience)
@@ -127,16 +153,12 @@ def _hint_of_match(row: Row, reasons: Sequence[Reason], audience: Audience) -> s
         return ""
     if codes & _AMBIGUOUS:
         return ": leave one out with: segnode series discard UID"
-    gone = [each.facts["series"] for each in reasons if _is_of_gone(each)]
-    if gone:
-        return f": segnode series rerun {gone[0]}"
+    for reason in reasons:
+        if reason.code is ReasonCode.FILES_DELETED and "series" in reason.facts:
+            return f": segnode series rerun {reason.facts['series']}"
     if audience is not Audience.NODE:
         return ""
     return f": judge again with: segnode series rerun {next(iter(row['roles'].values()))}"
-
-
-def _is_of_gone(reason: Reason) -> bool:
-    return reason.code is ReasonCode.FILES_DELETED and "series" in reason.facts
 
 
 def _hint_of_job(job_id: int, state: str, reasons: Sequence[Reason], audience: Audience) -> str:
@@ -148,3 +170,62 @@ def _hint_of_job(job_id: int, state: str, reasons: Sequence[Reason], audience: A
     if ReasonCode.KILLS_WORKERS in codes:
         return f": jobs retry {job_id} tries again"
     return f": jobs retry {job_id} runs it again" if ReasonCode.CANCELLED in codes else ""
+
+
+def tell(reason: Reason) -> str:
+    """One reason in words; empty where its code says all to programs and nothing to people."""
+    facts = reason.facts
+    if "told" in facts:
+        said = str(facts["told"])
+    else:
+        own = {name: value for name, value in facts.items() if name not in _ABOUT}
+        telling = _TELLINGS[reason.code]
+        said = telling(**own) if callable(telling) else _filled(telling, own)
+    return _about(facts, said) if said else ""
+
+
+def tell_all(reasons: Iterable[Reason]) -> str:
+    """Several reasons in one line, what is said twice once."""
+    return "; ".join(dict.fromkeys(filter(None, map(tell, reasons))))
+
+
+class _Words(Formatter):
+    def format_field(self, value: Any, format_spec: str) -> str:
+        if isinstance(value, tuple):
+            return format_spec.join(map(str, value))
+        if isinstance(value, bool):
+            return format_spec.split("|")[not value]
+        return str(super().format_field(value, format_spec))
+
+
+def _filled(templates: str | tuple[str, ...], facts: Facts) -> str:
+    for template in (templates,) if isinstance(templates, str) else templates:
+        with suppress(KeyError):
+            return _Words().vformat(template, (), facts)
+    raise KeyError(f"no template of {templates} is filled by {', '.join(facts)}")
+
+
+def _about(facts: Facts, said: str) -> str:
+    if "instance" in facts:
+        said = f"instance {facts['instance']}: {said}"
+    if "role" in facts:
+        said = f"role {facts['role']}: {said}"
+    if "attempt" in facts:
+        again = ", tried again" if facts.get("is_tried_again") else ""
+        said = f"{said} (attempt {facts['attempt']} of {facts['attempts']}{again})"
+    return said
+
+
+def show_degraded(readiness: Readiness) -> dict[str, str]:
+    """Reason such as ``held``, ``parked``, ``blocked``, ``disk`` -> one plain sentence.
+
+    Shown to everybody: it holds counts and commands, and no patient.
+    """
+    facts = {
+        "held": readiness.held,
+        "parked": readiness.parked,
+        "implausible": readiness.implausible,
+        "blocked": readiness.blocked,
+        "disk": readiness.shortage,
+    }
+    return {name: _DEGRADED[name].format(fact) for name, fact in facts.items() if fact}

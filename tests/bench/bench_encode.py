@@ -153,7 +153,7 @@ def by_node(folder: Path) -> Row:
         "process CPU s": cpu_s,
         "peak MB": write_peak_mb,
         "file MB": path.stat().st_size / 1e6,
-        "frames": float(encoded.frames),
+        "frames": float(encoded.summary["frames"]),
     }
 
 

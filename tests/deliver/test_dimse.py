@@ -5,12 +5,25 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event, Timer
 
 import pytest
 from pydicom import dcmread
+from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import AE
+from pynetdicom.association import Association
+from pynetdicom.pdu_primitives import A_ASSOCIATE, A_P_ABORT
 
+from node.deliver.dimse import (
+    AssociationEnd,
+    classify_association,
+    implicit_destinations,
+    rejection_of,
+    send_c_store,
+)
 from node.domain.delivery import DeliveryClass
+from node.domain.peers import Peer
 from tests.support.evil_peers import StoreScp, hanging_up, raw_server, rejecting, silent
 from tests.support.peers import Orthanc, free_port, need
 from tests.support.waiting import wait_for
@@ -214,3 +227,89 @@ def test_orthanc_holds_one_object_however_often_it_is_sent(make_object, dimse, t
 
     assert all(outcome.is_done for outcome in outcomes)
     assert len(objects) == 1
+
+
+def test_peers_without_reply_are_destinations_of_their_own() -> None:
+    peers = [
+        Peer(name="PACS", ae_title="MAINPACS", host="10.0.0.5", port=104, reply_to="pacs"),
+        Peer(name="CT1", ae_title="CT1", host="10.0.0.7", port=11112),
+        Peer(name="portal", http_user="portal"),
+    ]
+
+    made = implicit_destinations(peers, "SEGNODE")
+
+    assert list(made) == ["peer:CT1"]
+    assert (made["peer:CT1"].peer.host, made["peer:CT1"].calling_ae_title) == (
+        "10.0.0.7",
+        "SEGNODE",
+    )
+
+
+def test_only_a_sick_destination_opens_its_breaker() -> None:
+    sick = {end: classify_association(end).destination_sick for end in AssociationEnd}
+
+    assert not sick[AssociationEnd.NO_CONTEXT]
+    assert not sick[AssociationEnd.REJECTED_PERMANENT]
+    assert sick[AssociationEnd.UNREACHABLE]
+
+
+# --- races of pynetdicom -------------------------------------------------------------------------
+
+
+class Parked(Association):
+    """An association whose reactor was told to go on and has not woken up yet."""
+
+    def __init__(self) -> None:
+        super().__init__(AE(), "requestor")
+        self._is_paused = True
+        self.was_running: list[bool] = []
+
+    def is_alive(self) -> bool:
+        return True
+
+    def wake(self) -> None:
+        self._is_paused = False
+
+    def send_c_store(self, *_: object, **__: object) -> Dataset:
+        self.was_running.append(not self._is_paused)
+        return Dataset()
+
+
+def test_a_request_waits_until_the_reactor_runs_again() -> None:
+    association = Parked()
+    assert association._reactor_checkpoint.is_set()
+    Timer(0.05, association.wake).start()
+
+    send_c_store(association, Dataset(), 1)
+
+    assert association.was_running == [True]
+
+
+def test_a_dead_association_is_not_waited_for() -> None:
+    association = Parked()
+    association.is_alive = lambda: False  # type: ignore[method-assign]
+    done = Event()
+
+    send_c_store(association, Dataset(), 1)
+    done.set()
+
+    assert done.is_set()
+    assert association.was_running == [False]
+
+
+def test_a_rejection_that_the_requesting_thread_did_not_see_is_found() -> None:
+    association = Association(AE(), "requestor")
+    unread = A_ASSOCIATE()
+    unread.result, unread.result_source, unread.diagnostic = 0x01, 0x01, 0x07
+    association.dul.to_user_queue.put(unread)
+
+    assert rejection_of(association) is unread
+
+
+def test_a_lost_line_is_no_rejection() -> None:
+    association = Association(AE(), "requestor")
+    assert rejection_of(association) is None
+
+    association.dul.to_user_queue.put(A_P_ABORT())
+
+    assert rejection_of(association) is None

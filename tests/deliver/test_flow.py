@@ -15,7 +15,7 @@ from pydicom.uid import CTImageStorage
 from sqlalchemy import Engine, select
 
 from node.database.engine import open_engine, reading
-from node.deliver.classes import unknown_destination
+from node.deliver.destination import unknown_destination
 from node.deliver.dimse import DimseDestination
 from node.deliver.folder import FolderDestination
 from node.domain.delivery import DeliverableObject

@@ -7,11 +7,17 @@ from pathlib import Path
 
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
+from pydicom.uid import (
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    SegmentationStorage,
+    generate_uid,
+)
 
 from node.deliver.send_folder import FolderSender, SendState
 from node.domain.errors import InstanceRejected
 from tests.support import raw_dimse as raw
+from tests.support.evil_peers import StoreScp
 from tests.support.instances import ct_slice
 from tests.support.malformed import nested_file
 from tests.support.memory_node import Node, serving
@@ -74,6 +80,16 @@ def test_one_refusal_is_reported_and_the_rest_goes_on(node: Node, tmp_path: Path
     ]
     assert (reports[1].status, reports[1].comment) == (0xC010, "pixels contradict the header")
     assert [report.is_stored for report in reports] == [True, False, True]
+
+
+def test_what_the_peer_stored_with_a_warning_is_not_refused(tmp_path: Path) -> None:
+    instance(tmp_path / "a", SegmentationStorage)
+    with StoreScp(0x0116).listening() as peer:
+        folder_sender = FolderSender(host="127.0.0.1", port=peer.port, called_ae_title="EVIL")
+
+        (report,) = folder_sender.send(tmp_path)
+
+    assert (report.state, report.status) == (SendState.WARNED, 0x0116)
 
 
 def test_a_class_the_peer_does_not_take_is_named(node: Node, tmp_path: Path) -> None:

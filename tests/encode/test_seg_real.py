@@ -180,7 +180,7 @@ def test_dcmqi_finds_every_voxel_of_a_real_seg(real: Real, tmp_path: Path) -> No
     )
 
     to_lattice = np.linalg.inv(case.volume.stack.grid.affine_lps)
-    for number, label_value in case.encode().segment_labels.items():
+    for number, label_value in case.encode().summary["segments"].items():
         image = sitk.ReadImage(tmp_path / f"{number}.nrrd")
         columns = np.argwhere(sitk.GetArrayFromImage(image).T)
         direction = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())

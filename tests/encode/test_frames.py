@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from node.encode.planes import (
+from node.encode.frames import (
     Plane,
     occupied_planes,
     packed_bits,

@@ -1,28 +1,13 @@
-"""Every number a destination can answer has a class."""
+"""Every answer of a STOW-RS server has a class."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.deliver.classes import (
-    AssociationEnd,
-    classify_association,
-    classify_dimse,
-    classify_http,
-    unknown_destination,
-)
-from node.deliver.stow_answer import judge_answer
+from node.deliver.stow_answer import classify_http, judge_answer
 from node.domain.delivery import DeliveryClass
 from tests.support.evil_peers import failed_answer
-
-
-@given(st.integers(0, 0xFFFF))
-def test_success_is_the_only_status_that_is_sent(status: int) -> None:
-    outcome = classify_dimse(status)
-
-    assert (outcome.kind is DeliveryClass.SENT) == (status == 0)
-    assert f"0x{status:04X}" in outcome.sentence
 
 
 @given(st.integers(100, 599))
@@ -56,20 +41,3 @@ def test_an_object_in_both_lists_counts_as_failed() -> None:
     )
 
     assert judge_answer(202, body, "1.2.3").kind is DeliveryClass.RETRY
-
-
-def test_only_a_sick_destination_opens_its_breaker() -> None:
-    sick = {end: classify_association(end).destination_sick for end in AssociationEnd}
-
-    assert not sick[AssociationEnd.NO_CONTEXT]
-    assert not sick[AssociationEnd.REJECTED_PERMANENT]
-    assert sick[AssociationEnd.UNREACHABLE]
-    assert not classify_dimse(0xC000).destination_sick
-    assert classify_dimse(0xA700).destination_sick
-
-
-def test_a_destination_that_left_the_configuration_blocks() -> None:
-    outcome = unknown_destination("old")
-
-    assert outcome.kind is DeliveryClass.BLOCKED
-    assert "'old'" in outcome.sentence
