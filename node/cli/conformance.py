@@ -1,4 +1,4 @@
-"""What this node does on the network, said by the tables and functions that it really uses.
+"""``segnode conformance``: what this node does on the network, said by the tables that it really uses.
 
 Source: PS3.2 (conformance), PS3.4 Annex B, PS3.18 10.5.
 """
@@ -8,8 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import typer
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, SegmentationStorage
 
+from node.cli.options import ConfigOption
+from node.cli.printing import JsonOption, print_json
 from node.deliver import all_kinds
 from node.deliver.destination import Destination
 from node.domain import statuses
@@ -18,21 +21,26 @@ from node.domain.pixels import BITS_READ
 from node.domain.quantity import RESCALE_IS_DUE, Quantity
 from node.domain.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.pipeline.accept import dimse_settings
-from node.pipeline.build import Plan
+from node.pipeline.build import Plan, plan
 from node.pipeline.forms import FORMS
 from node.receive import dimse
 from node.receive.dimse_transfer import VERIFICATION_SOP_CLASS_UID
 from node.receive.dimse_upper_layer import Refusal
 from node.receive.stow_parts import BodyLimits
 from node.receive.syntaxes import IMAGE_SOP_CLASSES, storage_contexts
+from node.web.app import DEFAULT_STOW_PREFIX
 
 
-def conformance(plan: Plan, stow_prefix: str) -> dict[str, Any]:
-    """The statement as JSON-ready values.
+def conformance(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Print the DICOM conformance statement, made from the tables that the node really uses."""
+    statement = _statement(plan(config))
+    if as_json:
+        print_json(statement)
+    else:
+        typer.echo(_as_markdown(statement), nl=False)
 
-    Args:
-        stow_prefix: Path below which STOW-RS is served.
-    """
+
+def _statement(plan: Plan) -> dict[str, Any]:
     scp = dimse_settings(plan.config)
     contexts = storage_contexts()
     return {
@@ -77,7 +85,7 @@ def conformance(plan: Plan, stow_prefix: str) -> dict[str, Any]:
             },
         },
         "stow": {
-            "path": f"{stow_prefix}/studies[/{{StudyInstanceUID}}]",
+            "path": f"{DEFAULT_STOW_PREFIX}/studies[/{{StudyInstanceUID}}]",
             "max_request_bytes": BodyLimits().max_request_bytes,
             "max_parts": BodyLimits().max_parts,
         },
@@ -93,8 +101,7 @@ def conformance(plan: Plan, stow_prefix: str) -> dict[str, Any]:
     }
 
 
-def as_markdown(statement: Mapping[str, Any]) -> str:
-    """The statement as a document."""
+def _as_markdown(statement: Mapping[str, Any]) -> str:
     return "\n".join(
         [*_header(statement), *_scp(statement["scp"], statement["values"]), *_rest(statement), ""]
     )

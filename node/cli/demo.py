@@ -14,11 +14,6 @@ from node.demo.run import DEFAULT_FOLDER, DemoReport, run_demo
 _NAMES = {"dimse": "C-STORE", "stow": "STOW-RS"}
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command of this module."""
-    app.command()(demo)
-
-
 def demo(
     source: Annotated[
         Path | None, typer.Option("--input", help="Send this folder in place of a phantom.")

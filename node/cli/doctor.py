@@ -1,4 +1,4 @@
-"""The doctor: does this machine, and do its neighbours, do what the configuration expects of them?
+"""``segnode doctor``: do this machine and its neighbours do what the configuration expects of them?
 
 Every check ends in one sentence. Nothing is stored anywhere but, where asked for, one synthetic
 instance in the node itself.
@@ -13,7 +13,9 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filewriter import dcmwrite
 from pydicom.uid import (
@@ -27,6 +29,8 @@ from pydicom.uid import (
 )
 from sqlalchemy.exc import SQLAlchemyError
 
+from node.cli.options import ConfigOption
+from node.cli.printing import JsonOption, plain, print_json
 from node.config import NodeConfig
 from node.database.engine import epoch_s, reading
 from node.deliver.destination import Health, Probe
@@ -36,9 +40,9 @@ from node.domain.peers import match_peer
 from node.domain.uids import uid_from
 from node.infer.assets import check_assets
 from node.infer.registry import ModelSpec
-from node.modelstore.readiness import shortcomings
+from node.modelstore.catalog import shortcomings
 from node.pipeline.accept import spool_settings
-from node.pipeline.build import Plan, destinations_of
+from node.pipeline.build import Plan, destinations_of, plan
 from node.receive.syntaxes import decodable_syntaxes
 from node.spool.space import SpaceGuard
 
@@ -53,7 +57,26 @@ _EXPECTED_CODECS = (
 _ANY_HOST = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - not bound here
 
 
-def examine(plan: Plan, *, sends: bool) -> Iterator[tuple[str, Probe]]:
+def doctor(
+    sends: Annotated[
+        bool, typer.Option("--send", help="Also store one synthetic instance in the node itself.")
+    ] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check this machine, the node, and every destination; exits 1 when something is bad."""
+    checks = []
+    for name, probe in _examine(plan(config), sends=sends):
+        checks.append({"name": name, "health": probe.health.value, "sentence": probe.sentence})
+        if not as_json:
+            typer.echo(plain(f"{probe.health.value:8} {name}: {probe.sentence}"))
+    if as_json:
+        print_json(checks)
+    if any(check["health"] == Health.BAD for check in checks):
+        raise typer.Exit(1)
+
+
+def _examine(plan: Plan, *, sends: bool) -> Iterator[tuple[str, Probe]]:
     """Every check by its name, as it is done.
 
     Args:

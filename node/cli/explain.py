@@ -25,11 +25,6 @@ from node.route.verdict import Truth
 from node.words import tell, tell_all
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command of this module."""
-    app.command()(explain)
-
-
 def explain(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A folder, or one file.")],
     sender: Annotated[

@@ -95,6 +95,13 @@ def print_table(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) ->
         typer.echo(line)
 
 
+def print_below(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> None:
+    """A table below what was printed before; nothing where it has no rows."""
+    if rows:
+        typer.echo("")
+        print_table(columns, rows)
+
+
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Cells as lines with straight columns."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from node.cli.models import commands, known_model
-from node.cli.options import ConfigOption, ModelsDirOption
+from node.cli.options import ConfigOption, ModelsDirOption, known_model
 from node.cli.printing import say, tell_set_aside
 from node.domain.errors import ConfigInvalid, NodeError
 from node.infer.assets import Asset
-from node.modelstore.models_here import ModelsHere, models_here
+from node.modelstore.catalog import ModelsHere, models_here
 
 if TYPE_CHECKING:
     from node.modelstore.pull import WeightsSource
@@ -23,12 +22,6 @@ if TYPE_CHECKING:
 
 _LOOK_S = 0.2  # between two looks at a growing file on a terminal
 _LINE_S = 10.0  # between two lines about it in a log
-
-
-def add_to(app: typer.Typer) -> None:
-    """Add the command of this module to those of ``segnode models``."""
-    del app
-    commands.command("pull")(pull_models)
 
 
 def pull_models(
@@ -46,7 +39,7 @@ def pull_models(
     config: ConfigOption = None,
 ) -> None:
     """Fetch configuration, code and weights of models, each file held to its hash."""
-    here = models_here(config, models_dir or [])
+    here = models_here(config, models_dir)
     tell_set_aside(here.found.unusable)
     chosen = _chosen(names or [], here, everything=everything)
     from node.modelstore.pull import WeightsSource

@@ -33,11 +33,6 @@ _FILES = (Column("FILE LEFT OUT", "path"), Column("REASON", "reason"))
 _FIELDS = ", ".join(f"{{{name}}}" for name in LAYOUT_FIELDS)
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command of this module."""
-    app.command()(run)
-
-
 def run(
     source: Annotated[Path, typer.Argument(metavar="INPUT", help="A folder of DICOM files.")],
     output: Annotated[

@@ -14,11 +14,6 @@ from node.deliver.send_folder import FolderSender, SendReport
 from node.domain.peers import is_ae_title
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command of this module."""
-    app.command()(send)
-
-
 def send(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder, or one file.")],
     target: Annotated[str, typer.Argument(metavar="HOST:PORT", help="A Storage SCP.")],

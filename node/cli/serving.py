@@ -21,7 +21,7 @@ from node.database.migrate import migrate
 from node.domain.errors import ConfigInvalid
 from node.jobs.leases import JobLeases
 from node.jobs.outbox import Outbox
-from node.modelstore.readiness import shortcomings
+from node.modelstore.catalog import shortcomings
 from node.observe.log import configure_logging
 from node.pipeline.accept import receive
 from node.pipeline.build import Plan, plan
@@ -48,12 +48,6 @@ class Role(StrEnum):
     ROUTE = "route"
     WORK = "work"
     DELIVER = "deliver"
-
-
-def add_to(app: typer.Typer) -> None:
-    """Add the commands of this module."""
-    app.command()(serve)
-    app.command("check-config")(check_config)
 
 
 def serve(

@@ -28,11 +28,6 @@ from node.spool.space import SpaceGuard
 from node.words import show_degraded
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command of this module."""
-    app.command()(status)
-
-
 def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Counts, what needs a person and the command that frees it, senders, disk, breakers."""
     with open_node(config) as node:

@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
@@ -224,7 +225,7 @@ class FileKeys(Sections):
         return tuple(title.strip() for title in self.ae_titles or one)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)  # without slots: it keeps its digest
 class NodeConfig(Sections):
     """The whole configuration.
 
@@ -239,7 +240,7 @@ class NodeConfig(Sections):
     weights_dir: Path
     weights_mirror: str
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """sha256 of the content without secrets: equal digests decide equally."""
         content = asdict(self) | {"database_url": without_password(self.database_url)}

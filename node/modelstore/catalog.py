@@ -1,15 +1,64 @@
-"""The models of this node, as the command line and the API show them."""
+"""The models of this node: which there are, what they say of themselves, and what each lacks here.
+
+A list of models is looked at often, so nothing is imported here that receives, judges, stores or runs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from node.config import NodeConfig, load
 from node.infer.assets import Asset, learned, locked_licences, missing_assets
-from node.infer.registry import ModelSpec
+from node.infer.registry import FoundModels, ModelSpec, default_models_folder, find_models
 
 Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelsHere:
+    """The models that a configuration gives, and the configuration."""
+
+    config: NodeConfig
+    found: FoundModels
+
+    @property
+    def models(self) -> Mapping[str, ModelSpec]:
+        """Those that can be used, by name."""
+        return self.found.usable
+
+
+def models_here(config: Path | None, folders: Sequence[Path] | None = None) -> ModelsHere:
+    """The models that come with segnode, those of the configuration, and those of these folders.
+
+    Rules are not looked at: one that is wrong is no reason to hide the models.
+
+    Raises:
+        ConfigInvalid: The configuration cannot be used.
+    """
+    read = load(config, os.environ)
+    found = find_models([default_models_folder(), *read.models_dirs, *(folders or ())])
+    return ModelsHere(config=read, found=found)
+
+
+def shortcomings(model: ModelSpec, weights_dir: Path, accepted: Collection[str]) -> Iterator[str]:
+    """One sentence for each thing that stands between a model and its first job.
+
+    Files are looked for, not into: every run holds them to their hashes.
+    """
+    missing = missing_assets(model, weights_dir)
+    if missing:
+        count = len(model.files) + len(model.weights)
+        yield (
+            f"{len(missing)} of {count} files are missing, {missing[0].path} among them:"
+            f" segnode models pull {model.name}"
+        )
+    for licence in locked_licences(model, accepted):
+        yield f"its weights forbid commercial use: read {licence} and name it in accept_licences"
+    yield from model.runner.settings.shortcomings()
 
 
 class ModelCatalog:
@@ -102,11 +151,5 @@ def _inputs(model: ModelSpec) -> dict[str, dict[str, Any]]:
 
 
 def _file(asset: Asset, missing: Collection[Asset]) -> dict[str, Any]:
-    return {
-        "path": asset.path,
-        "url": asset.url,
-        "sha256": asset.sha256,
-        "licence": asset.licence,
-        "commercial_use": asset.commercial_use,
-        "is_present": asset not in missing,
-    }
+    keys = ("path", "url", "sha256", "licence", "commercial_use")
+    return {key: getattr(asset, key) for key in keys} | {"is_present": asset not in missing}
