@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from node.config.building import build
 from node.config.consistency import mistakes_between, mistakes_of_forms
@@ -101,12 +100,7 @@ def parse(
     keys = reader.read(content)
     mistakes = reader.mistakes
     config = build(keys, environ, base, mistakes)
-    mistakes += mistakes_between(
-        keys,
-        peers=_names(content, "peers"),
-        destinations=_names(content, "destinations"),
-        users=_names(content, "web", "auth", "users"),
-    )
+    mistakes += mistakes_between(keys, content)
     if forms is not None:
         mistakes += mistakes_of_forms(keys, forms)
     rules = content.get("rules")
@@ -124,13 +118,6 @@ def _text_of(path: Path) -> str:
         raise ConfigInvalid([("", f"{path} cannot be read: {error.strerror}")]) from None
     except UnicodeDecodeError:
         raise ConfigInvalid([("", f"{path} is not UTF-8 text")]) from None
-
-
-def _names(content: Any, *keys: str) -> tuple[str, ...]:
-    """Every name that the file gives at a place, also of what is wrong in other ways."""
-    for key in keys:
-        content = content.get(key) if isinstance(content, Mapping) else None
-    return tuple(str(name) for name in content) if isinstance(content, Mapping) else ()
 
 
 def _first_of_each_path(mistakes: Iterable[Mistake]) -> list[Mistake]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 
-from node.config.secrets import read_secret
+from node.config.reading import read_secret
 from node.config.values import NOT_EMPTY, FileKeys, NodeConfig, Sections, without_password
 from node.domain.peers import NO_AE_TITLE, is_ae_title
 from node.domain.settings import Mistake

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import combinations
+from typing import Any
 
 from node.config.reading import STAND_IN, known_names
 from node.config.values import SENDER, FileKeys
@@ -13,24 +14,27 @@ from node.domain.settings import Mistake
 Names = tuple[str, ...]
 
 
-def mistakes_between(
-    keys: FileKeys, *, peers: Names, destinations: Names, users: Names
-) -> Iterator[Mistake]:
+def mistakes_between(keys: FileKeys, content: Mapping[str, Any]) -> Iterator[Mistake]:
     """Everything that is wrong only in combination.
 
     Args:
-        peers: Every name given in the file, also of peers that are wrong in other ways.
-        destinations: Likewise.
-        users: Likewise, of ``web.auth``.
+        content: The file, which also names what is wrong in other ways.
     """
-    yield from _references_of_peers(keys, destinations, users)
+    peers, destinations = _names(content, "peers"), _names(content, "destinations")
+    yield from _references_of_peers(keys, destinations, _names(content, "web", "auth", "users"))
     yield from _references(keys, peers, destinations)
     yield from _binds(keys)
-    yield from _names(keys, destinations)
+    yield from _used_names(keys, destinations)
     yield from _same_callers(keys)
     # roles of `serve` are told apart by their device; `run` may have several workers on one
     if len(set(keys.work.devices)) < len(keys.work.devices):
         yield "work.devices", "a device is named twice"
+
+
+def _names(content: Any, *keys: str) -> Names:
+    for key in keys:
+        content = content.get(key) if isinstance(content, Mapping) else None
+    return tuple(str(name) for name in content) if isinstance(content, Mapping) else ()
 
 
 def mistakes_of_forms(keys: FileKeys, forms: Mapping[str, bool]) -> Iterator[Mistake]:
@@ -107,7 +111,7 @@ def _binds(keys: FileKeys) -> Iterator[Mistake]:
         yield "web.port", f"{keys.web.port} is the port of dimse: choose another"
 
 
-def _names(keys: FileKeys, destinations: Names) -> Iterator[Mistake]:
+def _used_names(keys: FileKeys, destinations: Names) -> Iterator[Mistake]:
     first: dict[str, int] = {}
     for index, rule in enumerate(keys.rules):
         if rule.name in first and rule.name != STAND_IN:
