@@ -21,7 +21,6 @@ from node.cli.printing import (
     print_page,
     print_table,
     say,
-    shown,
     status_code,
     when,
 )
@@ -102,7 +101,7 @@ def list_series(
         page = SpoolCatalog(node.engine).list_series(
             state=state.value if state else None, study_instance_uid=study, limit=limit
         )
-    print_page(_SERIES, shown(page, words.show_series), as_json=as_json)
+    print_page(_SERIES, page, words.show_series, as_json=as_json)
 
 
 @series.command("show")
@@ -184,12 +183,11 @@ def list_quarantine(
 ) -> None:
     """Refused instances, the newest first, and whether accept can free them."""
     with open_node(config) as node:
-        rows, total = SpoolCatalog(node.engine).list_quarantine(
+        page = SpoolCatalog(node.engine).list_quarantine(
             state=state.value, series_instance_uid=series, limit=limit
         )
-        obstacle = quarantine_obstacle(node.plan.config)
-        page = [{**row, "obstacle": obstacle(row)} for row in rows], total
-    print_page(_QUARANTINE, page, as_json=as_json)
+    obstacle = quarantine_obstacle(node.plan.config)
+    print_page(_QUARANTINE, page, lambda row: {**row, "obstacle": obstacle(row)}, as_json=as_json)
 
 
 @quarantine.command("show")

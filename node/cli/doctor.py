@@ -83,7 +83,8 @@ def _examine(plan: Plan, *, sends: bool) -> Iterator[tuple[str, Probe]]:
         sends: Whether to store one synthetic secondary capture in the node itself.
     """
     config = plan.config
-    yield "python", _ask_python()
+    version = ".".join(map(str, sys.version_info[:3]))
+    yield "python", Probe.good(f"{version} at {sys.executable}")
     yield "codecs", _ask_codecs()
     yield "disk", _ask_disk(plan)
     yield "database", _ask_database(plan)
@@ -116,11 +117,6 @@ def _ask_model(model: ModelSpec, config: NodeConfig) -> Probe:
     return Probe.good(sentence)
 
 
-def _ask_python() -> Probe:
-    version = ".".join(str(part) for part in sys.version_info[:3])
-    return Probe.good(f"{version} at {sys.executable}")
-
-
 def _ask_codecs() -> Probe:
     syntaxes = decodable_syntaxes()
     missing = [uid.name for uid in _EXPECTED_CODECS if uid not in syntaxes]
@@ -128,8 +124,7 @@ def _ask_codecs() -> Probe:
         return Probe.warning(
             f"cannot decode {', '.join(missing)}: such instances are not negotiated"
         )
-    sentence = f"{len(syntaxes)} transfer syntaxes decode"
-    return Probe.good(sentence)
+    return Probe.good(f"{len(syntaxes)} transfer syntaxes decode")
 
 
 def _ask_disk(plan: Plan) -> Probe:
@@ -154,8 +149,8 @@ def _ask_database(plan: Plan) -> Probe:
         with reading(engine) as connection:
             epoch_s(connection)
     except SQLAlchemyError as error:
-        sentence = f"cannot be read ({type(error).__name__}): see database in the configuration"
-        return Probe.bad(sentence)
+        why = type(error).__name__
+        return Probe.bad(f"cannot be read ({why}): see database in the configuration")
     finally:
         engine.dispose()
     return Probe.good(f"{engine.dialect.name} answers")
@@ -167,8 +162,7 @@ def _ask_port(host: str, port: int) -> Probe:
         with socket.create_connection((_ANY_HOST.get(host, host), port), _CONNECT_S):
             pass
     except OSError:
-        sentence = f"nobody listens on {host}:{port}: segnode serve does"
-        return Probe.warning(sentence)
+        return Probe.warning(f"nobody listens on {host}:{port}: segnode serve does")
     return Probe.good(f"{host}:{port} is listened on")
 
 
@@ -188,8 +182,7 @@ def _ask_store(config: NodeConfig) -> Probe:
     if report.is_stored:
         return Probe.good("a synthetic instance was stored")
     if report.state is SendState.NOT_SENT:
-        sentence = f"{report.comment}; this machine may be none of the peers"
-        return Probe.warning(sentence)
+        return Probe.warning(f"{report.comment}; this machine may be none of the peers")
     status = "" if report.status is None else f" 0x{report.status:04X}"
     return Probe.bad(f"{report.state.value}{status}: {report.comment}".rstrip(": "))
 
@@ -222,9 +215,6 @@ def _secondary_capture() -> Dataset:
     image.PixelRepresentation = 0
     image.PixelData = b"\x80" * (16 * 16)
     image["PixelData"].VR = "OB"
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = image.SOPClassUID
-    meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    image.file_meta = meta
+    image.file_meta = FileMetaDataset()
+    image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     return image

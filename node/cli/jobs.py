@@ -20,7 +20,6 @@ from node.cli.printing import (
     print_page,
     say,
     seconds,
-    shown,
     when,
 )
 from node.domain.errors import NodeError
@@ -110,12 +109,10 @@ def list_jobs(
         catalog = JobCatalog(node.engine)
         if matches:
             page = catalog.list_matches(state=state, limit=limit)
+            print_page(_MATCHES, page, words.show_match, as_json=as_json)
         else:
             page = catalog.list_jobs(state=state, study_instance_uid=study, limit=limit)
-    if matches:
-        print_page(_MATCHES, shown(page, words.show_match), as_json=as_json)
-    else:
-        print_page(_JOBS, shown(page, words.show_job), as_json=as_json)
+            print_page(_JOBS, page, words.show_job, as_json=as_json)
 
 
 @jobs.command("show")
@@ -202,7 +199,7 @@ def list_deliveries(
         page = JobCatalog(node.engine).list_deliveries(
             state=state.value if state else None, destination=destination, limit=limit
         )
-    print_page(_DELIVERIES, shown(page, words.show_delivery), as_json=as_json)
+    print_page(_DELIVERIES, page, words.show_delivery, as_json=as_json)
 
 
 @deliveries.command("retry")

@@ -249,10 +249,8 @@ def _input(given: Mapping[str, Any]) -> str:
     return f"{told}; not {refuses}" if refuses else told
 
 
-for _name, _command in (
-    ("draft", draft),
-    ("check", check_model),
-    ("pull", pull_models),
-    ("optimize", optimize_model),
-):
-    models.command(_name)(_command)
+# here, so that --help lists them after those above
+models.command("draft")(draft)
+models.command("check")(check_model)
+models.command("pull")(pull_models)
+models.command("optimize")(optimize_model)

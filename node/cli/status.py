@@ -53,9 +53,9 @@ def _look(node: OpenNode) -> dict[str, Any]:
         "data_dir": str(settings.data_dir),
         "config_digest": settings.digest,
         "series": _counted(SeriesState, arrivals.count),
-        "matches": _plain_keys(MatchStore(node.engine).counts()),
+        "matches": dict(MatchStore(node.engine).counts()),
         "jobs": _counted(JobState, lambda state: jobs.list_jobs(state=state, limit=1)[1]),
-        "deliveries": _plain_keys(outbox.counts()),
+        "deliveries": dict(outbox.counts()),
         "quarantine": spool.list_quarantine(state="kept", limit=1)[1],
         "open_associations": open_now,
         "open_breakers": dict(outbox.open_breakers()),
@@ -66,10 +66,6 @@ def _look(node: OpenNode) -> dict[str, Any]:
 def _counted(states: type[StrEnum], count: Any) -> dict[str, int]:
     counts = {state.value: int(count(state)) for state in states}
     return {state: number for state, number in counts.items() if number}
-
-
-def _plain_keys(counts: Mapping[str, int]) -> dict[str, int]:
-    return {str(state): number for state, number in counts.items()}
 
 
 def _is_locked(lock: Path) -> bool:

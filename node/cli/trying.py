@@ -135,12 +135,11 @@ def _why_not_run(model: ModelSpec, settings: NodeConfig) -> list[str]:
     lacking = list(shortcomings(model, settings.weights_dir, settings.accept_licences))
     if untold := model.runner.settings.why_no_phantom:
         lacking.append(untold)
-    lacking += [
+    return lacking + [
         f"no phantom shows {' or '.join(given.quantities)}"
         for given in model.inputs.values()
         if given.quantities and not _MODALITIES.keys() & set(given.quantities)
     ]
-    return lacking
 
 
 def _try(model: ModelSpec, settings: NodeConfig, *, on_phantom: bool) -> list[str]:
@@ -152,21 +151,16 @@ def _try(model: ModelSpec, settings: NodeConfig, *, on_phantom: bool) -> list[st
     if any(model.runner.settings.shortcomings()):
         return []
     with tempfile.TemporaryDirectory(prefix="segnode-check-") as folder:
-        request: dict[str, Any] = {
+        if on_phantom:
+            _write_sample(model, Path(folder))
+        request = {
             "model_folder": str(model.folder.absolute()),
             "weights_dir": str(settings.weights_dir),
             "device": "cpu",
             "sample": folder if on_phantom else "",
         }
-        if on_phantom:
-            _write_sample(model, Path(folder))
-        answer = _run_in_child(
-            _TRIAL,
-            request,
-            device="cpu",
-            deadline_s=model.resources.deadline_s,
-            tell=lambda _: None,
-        )
+        deadline_s = model.resources.deadline_s
+        answer = _run_in_child(_TRIAL, request, deadline_s=deadline_s, tell=lambda _: None)
     return list(answer["found"])
 
 
@@ -183,9 +177,9 @@ def _run_in_child(
     target: str,
     request: Mapping[str, Any],
     *,
-    device: str,
     deadline_s: float,
     tell: Callable[[str], None],
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """What a target of the runner's child answers.
 

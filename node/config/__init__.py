@@ -21,8 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from node.config.building import build
-from node.config.consistency import mistakes_between, mistakes_of_forms
+from node.config.building import build, mistakes_between, mistakes_of_forms
 from node.config.reading import Reader
 from node.config.values import (
     SENDER,

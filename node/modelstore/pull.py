@@ -268,13 +268,12 @@ def _locked(folder: Path, name: str) -> Iterator[None]:
 
 def _worst(failures: list[FetchFailed], what: str, places: list[Place]) -> FetchFailed:
     """The failure that says most: a wrong or unreachable file before one that is not there."""
-    present = [failure for failure in failures if not failure.is_absent]
-    if present:
-        return present[-1]
-    looked = " nor ".join(_shown(place) for place in places)
-    return FetchFailed(
-        f"{what} is not there: neither {looked}" if len(places) > 1 else str(failures[0])
-    )
+    for failure in reversed(failures):
+        if not failure.is_absent:
+            return failure
+    if len(places) == 1:
+        return failures[0]
+    return FetchFailed(f"{what} is not there: neither {' nor '.join(map(_shown, places))}")
 
 
 def _now() -> str:
