@@ -37,14 +37,7 @@ COMMANDS = {
 _READ_NO_HEADER = frozenset({"models"})
 
 
-def __getattr__(name: str) -> typer.Typer:
-    """``app``: the whole application, made when somebody asks for it."""
-    if name != "app":
-        raise AttributeError(name)
-    return app_of(COMMANDS)
-
-
-def app_of(commands: Iterable[str]) -> typer.Typer:
+def app_of(commands: Iterable[str] = COMMANDS) -> typer.Typer:
     """The application with these commands."""
     app = typer.Typer(
         name="segnode", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -33,15 +32,8 @@ from node.spool.arrivals import Arrivals
 from node.spool.catalog import SpoolCatalog
 from node.spool.folders import SpoolFolders
 
+Kept = Literal["kept", "accepted", "discarded"]
 Uid = Annotated[str, typer.Argument(metavar="UID", help="Series Instance UID.")]
-
-
-class Kept(StrEnum):
-    """What became of a refused instance."""
-
-    KEPT = "kept"
-    ACCEPTED = "accepted"
-    DISCARDED = "discarded"
 
 
 _SERIES = (
@@ -175,7 +167,7 @@ def _print_series(row: dict[str, Any]) -> None:
 
 @quarantine.command("list")
 def list_quarantine(
-    state: Annotated[Kept, typer.Option(help="Only instances in this state.")] = Kept.KEPT,
+    state: Annotated[Kept, typer.Option(help="Only instances in this state.")] = "kept",
     series: Annotated[str | None, typer.Option(help="Only instances of this series.")] = None,
     limit: LimitOption = 100,
     config: ConfigOption = None,
@@ -184,7 +176,7 @@ def list_quarantine(
     """Refused instances, the newest first, and whether accept can free them."""
     with open_node(config) as node:
         page = SpoolCatalog(node.engine).list_quarantine(
-            state=state.value, series_instance_uid=series, limit=limit
+            state=state, series_instance_uid=series, limit=limit
         )
     obstacle = quarantine_obstacle(node.plan.config)
     print_page(_QUARANTINE, page, lambda row: {**row, "obstacle": obstacle(row)}, as_json=as_json)

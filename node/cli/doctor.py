@@ -16,19 +16,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydicom import uid
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filewriter import dcmwrite
-from pydicom.uid import (
-    ExplicitVRLittleEndian,
-    JPEG2000Lossless,
-    JPEGBaseline8Bit,
-    JPEGLosslessSV1,
-    JPEGLSLossless,
-    RLELossless,
-    SecondaryCaptureImageStorage,
-)
 from sqlalchemy.exc import SQLAlchemyError
 
+from node.cli.opening import is_file_missing
 from node.cli.options import ConfigOption
 from node.cli.printing import JsonOption, plain, print_json
 from node.config import NodeConfig
@@ -48,12 +41,9 @@ from node.spool.space import SpaceGuard
 
 _CONNECT_S = 3.0
 _EXPECTED_CODECS = (
-    JPEGBaseline8Bit,
-    JPEGLosslessSV1,
-    JPEGLSLossless,
-    JPEG2000Lossless,
-    RLELossless,
-)
+    uid.JPEGBaseline8Bit, uid.JPEGLosslessSV1, uid.JPEGLSLossless, uid.JPEG2000Lossless,
+    uid.RLELossless,
+)  # fmt: skip
 _ANY_HOST = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - not bound here
 
 
@@ -119,7 +109,7 @@ def _ask_model(model: ModelSpec, config: NodeConfig) -> Probe:
 
 def _ask_codecs() -> Probe:
     syntaxes = decodable_syntaxes()
-    missing = [uid.name for uid in _EXPECTED_CODECS if uid not in syntaxes]
+    missing = [codec.name for codec in _EXPECTED_CODECS if codec not in syntaxes]
     if missing:
         return Probe.warning(
             f"cannot decode {', '.join(missing)}: such instances are not negotiated"
@@ -141,8 +131,7 @@ def _ask_disk(plan: Plan) -> Probe:
 
 
 def _ask_database(plan: Plan) -> Probe:
-    url = plan.config.database_url
-    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).is_file():
+    if is_file_missing(plan.config.database_url):
         return Probe.warning("not there yet: segnode serve makes it")
     engine = plan.open_engine()
     try:
@@ -198,7 +187,7 @@ def _title_to_call_with(config: NodeConfig) -> str:
 def _secondary_capture() -> Dataset:
     """A square of grey that no rule on CT or MR takes. Source: PS3.3 A.8"""
     image = Dataset()
-    image.SOPClassUID = SecondaryCaptureImageStorage
+    image.SOPClassUID = uid.SecondaryCaptureImageStorage
     image.SOPInstanceUID = uid_from("segnode doctor", "instance")
     image.StudyInstanceUID = uid_from("segnode doctor", "study")
     image.SeriesInstanceUID = uid_from("segnode doctor", "series")
@@ -216,5 +205,5 @@ def _secondary_capture() -> Dataset:
     image.PixelData = b"\x80" * (16 * 16)
     image["PixelData"].VR = "OB"
     image.file_meta = FileMetaDataset()
-    image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    image.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
     return image

@@ -8,7 +8,7 @@ import typer
 
 from node import words
 from node.cli.opening import OpenNode, open_node
-from node.cli.options import ConfigOption, LimitOption, Number
+from node.cli.options import ConfigOption, LimitOption, Number, require_known
 from node.cli.printing import (
     Column,
     JsonOption,
@@ -221,7 +221,9 @@ def retry_deliveries(
             outbox.retry(number)
             say(f"delivery {number} is due now")
         elif destination is not None:
-            _require_destination(node, destination, "--destination")
+            require_known(
+                "destination", destination, sorted(node.plan.destinations), "--destination"
+            )
             count = outbox.retry_destination(destination)
             say(f"{count} deliveries to {destination} are due now")
 
@@ -234,19 +236,10 @@ def send(
 ) -> None:
     """Send a result to one more destination, or once more to one that has it."""
     with open_node(config) as node:
-        _require_destination(node, to, "--to")
+        require_known("destination", to, sorted(node.plan.destinations), "--to")
         _outbox(node).send(result, to)
     say(f"result {result} goes to {to}")
 
 
 def _outbox(node: OpenNode) -> Outbox:
     return Outbox(node.engine, node.plan.config.digest, taken=forms_taken(node.plan.destinations))
-
-
-def _require_destination(node: OpenNode, name: str, option: str) -> None:
-    known = sorted(node.plan.destinations)
-    if name not in known:
-        there_are = ", ".join(known) or "none is configured"
-        raise typer.BadParameter(
-            f"no destination {name!r}; there are: {there_are}", param_hint=option
-        )

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -33,13 +32,6 @@ from node.modelstore.catalog import ModelCatalog, ModelsHere, models_here
 Row = Mapping[str, Any]
 
 _RUNS = 5
-
-
-class Device(StrEnum):
-    """Where a model may run."""
-
-    CPU = "cpu"
-    CUDA = "cuda"
 
 
 def _modalities(accepts: Mapping[str, Mapping[str, Any]] | None) -> str:
@@ -112,7 +104,9 @@ def list_models(
     commercial: Annotated[
         bool, typer.Option("--commercial", help="Only those that allow commercial use.")
     ] = False,
-    device: Annotated[Device | None, typer.Option(help="Only those made to run there.")] = None,
+    device: Annotated[
+        Literal["cpu", "cuda"] | None, typer.Option(help="Only those made to run there.")
+    ] = None,
     models_dir: ModelsDirOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -126,7 +120,7 @@ def list_models(
         for row in _catalog(here).list_models()
         if (licence is None or any(licence.casefold() in x.casefold() for x in row["licences"]))
         and (row["commercial_use"] or not commercial)
-        and (device is None or row["device"] in (device.value, "auto"))
+        and (device is None or row["device"] in (device, "auto"))
         and (not wanted or _could_take(here.models[row["name"]], wanted))
     ]
     bad = here.found.unusable

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from node.domain.errors import ConfigInvalid
-from node.infer.registry import ModelSpec
-from node.modelstore.catalog import ModelsHere
+
+if TYPE_CHECKING:
+    from node.infer.registry import ModelSpec
+    from node.modelstore.catalog import ModelsHere
 
 ConfigOption = Annotated[
     Path | None,
@@ -37,3 +40,10 @@ def known_model(name: str, here: ModelsHere) -> ModelSpec:
     if why_not:
         raise typer.BadParameter(why_not, param_hint="NAME")
     return here.models[name]
+
+
+def require_known(kind: str, name: str, known: Collection[str], option: str) -> None:
+    """Refuse a name that nothing has."""
+    if name not in known:
+        there_are = ", ".join(known) or "none is configured"
+        raise typer.BadParameter(f"no {kind} {name!r}; there are: {there_are}", param_hint=option)

@@ -104,12 +104,10 @@ class Meter:
         self._since = self._shown_at = 0.0
 
     def starts(self, asset: Asset, place: str) -> None:
-        """A file is about to be brought from there."""
         self._name = PurePosixPath(asset.path).name
         say(f"{asset.path} from {place}")
 
     def begin(self, done_bytes: int, total_bytes: int | None) -> None:
-        """A transfer starts, or goes on after ``done_bytes``."""
         self._done = self._begun = done_bytes
         self._total = total_bytes
         self._since = self._shown_at = time.monotonic()
@@ -117,7 +115,6 @@ class Meter:
             say(f"{self._name}: goes on after {_size(done_bytes)}")
 
     def advance(self, count_bytes: int) -> None:
-        """So many bytes more."""
         self._done += count_bytes
         now = time.monotonic()
         if now - self._shown_at >= (_LOOK_S if self._is_terminal else _LINE_S):
@@ -125,7 +122,6 @@ class Meter:
             self._show()
 
     def ends(self, asset: Asset, *, was_there: bool) -> None:
-        """A file is there and good."""
         if was_there:
             say(f"{asset.path}: there already")
             return
@@ -136,11 +132,10 @@ class Meter:
     def _show(self) -> None:
         took_s = max(time.monotonic() - self._since, 1e-3)
         rate = f"{(self._done - self._begun) / 1e6 / took_s:.1f} MB/s"
+        done = _size(self._done)
         if self._total:
-            percent = f"{100 * self._done / self._total:.0f} %"
-            text = f"{self._name}: {_size(self._done)} of {_size(self._total)}, {percent}, {rate}"
-        else:
-            text = f"{self._name}: {_size(self._done)}, {rate}"
+            done += f" of {_size(self._total)}, {100 * self._done / self._total:.0f} %"
+        text = f"{self._name}: {done}, {rate}"
         if self._is_terminal:
             sys.stderr.write(f"\r{text}\x1b[K")
             sys.stderr.flush()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import os
 import shutil
 from collections.abc import Mapping
 from enum import StrEnum
@@ -71,16 +70,11 @@ def _counted(states: type[StrEnum], count: Any) -> dict[str, int]:
 def _is_locked(lock: Path) -> bool:
     """Whether a supervisor holds the data folder."""
     try:
-        descriptor = os.open(lock, os.O_RDONLY)
-    except OSError:
+        with lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
+    except OSError as error:
+        return isinstance(error, BlockingIOError)
 
 
 def _print(body: Mapping[str, Any]) -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Mapping
-from enum import StrEnum
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -31,12 +30,7 @@ _OPTIMIZE_DEADLINE_S = 4 * 3600.0  # TensorRT tries many kernels
 # what its phantom is, by the quantity that a model takes; nothing: a CT
 _MODALITIES = {Quantity.HU: "CT", Quantity.MR_SIGNAL: "MR"}
 
-
-class Precision(StrEnum):
-    """Of the numbers inside the network."""
-
-    FP16 = "fp16"
-    FP32 = "fp32"
+Precision = Literal["fp16", "fp32"]  # of the numbers inside the network
 
 
 def check_model(
@@ -95,7 +89,7 @@ def optimize_model(
         ),
     ],
     variant: Annotated[str, typer.Option(help="Which way to run it; its default.")] = "",
-    precision: Annotated[Precision, typer.Option(help="Of the network.")] = Precision.FP16,
+    precision: Annotated[Precision, typer.Option(help="Of the network.")] = "fp16",
     device: Annotated[str, typer.Option(help="A GPU: cuda, or cuda:1.")] = "cuda",
     models_dir: ModelsDirOption = None,
     config: ConfigOption = None,
@@ -111,7 +105,7 @@ def optimize_model(
         "model_folder": str(model.folder.absolute()),
         "weights_dir": str(here.config.weights_dir),
         "variant": variant,
-        "precision": precision.value,
+        "precision": precision,
         "sample": str(sample.absolute()),
     }
     made = _run_in_child(

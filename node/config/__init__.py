@@ -23,31 +23,12 @@ from pathlib import Path
 
 from node.config.building import build, mistakes_between, mistakes_of_forms
 from node.config.reading import Reader
-from node.config.values import (
-    SENDER,
-    AuthConfig,
-    KeepDays,
-    NodeConfig,
-    RuleConfig,
-    StorageConfig,
-    WorkConfig,
-)
+from node.config.values import AuthConfig, KeepDays, NodeConfig, RuleConfig, WorkConfig
 from node.config.yaml_text import read_yaml
 from node.domain.errors import ConfigInvalid
 from node.domain.settings import Mistake
 
-__all__ = [
-    "SENDER",
-    "AuthConfig",
-    "KeepDays",
-    "NodeConfig",
-    "RuleCheck",
-    "RuleConfig",
-    "StorageConfig",
-    "WorkConfig",
-    "load",
-    "parse",
-]
+__all__ = ["AuthConfig", "KeepDays", "NodeConfig", "RuleConfig", "WorkConfig", "load", "parse"]
 
 RuleCheck = Callable[[Sequence[object]], Iterable[Mistake]]
 

@@ -75,7 +75,8 @@ class Reader:
         values: dict[str, Any] = {}
         for key in dict.fromkeys((*_READ_FIRST, *known)):
             if is_given(FileKeys, key, content):
-                values |= self._section(key, known[key], content[key])
+                value = self._section(key, known[key], content[key])
+                values |= {} if value is None else {key: value}
             if key in _READ_FIRST:
                 self._so_far = FileKeys(**values)
         if not values.get("rules"):
@@ -83,22 +84,19 @@ class Reader:
         self.mistakes += self._of_secrets
         return FileKeys(**values)
 
-    def _section(self, key: str, annotation: Any, value: Any) -> dict[str, Any]:
-        """The value of a top-level key by its key; nothing where it cannot be used."""
+    def _section(self, key: str, annotation: Any, value: Any) -> Any:
+        """The value of a top-level key, or None where it cannot be used."""
         entry = next((m for m in get_args(annotation) if is_settings(m)), None)
         if entry is None:
-            read = self._value(annotation, value, (key,))
-            return {} if read is None else {key: read}
-        if get_origin(annotation) is tuple:
-            if not isinstance(value, list):
-                self.mistakes.append((key, A_LIST))
-                return {}
+            return self._value(annotation, value, (key,))
+        if get_origin(annotation) is tuple and isinstance(value, list):
             items = [self._value(entry, each, (key, n)) for n, each in enumerate(value)]
-            return {key: tuple(item or _ITEM_STAND_INS[entry] for item in items)}
-        if not isinstance(value, Mapping):
-            self.mistakes.append((key, KEYS_AND_VALUES))
-            return {}
-        return {key: dict(self._entries(key, entry, value))}
+            return tuple(item or _ITEM_STAND_INS[entry] for item in items)
+        if get_origin(annotation) is Mapping and isinstance(value, Mapping):
+            return dict(self._entries(key, entry, value))
+        what = A_LIST if get_origin(annotation) is tuple else KEYS_AND_VALUES
+        self.mistakes.append((key, what))
+        return None
 
     def _entries(
         self, key: str, entry: Any, value: Mapping[Any, Any]

@@ -61,6 +61,7 @@ def shortcomings(model: ModelSpec, weights_dir: Path, accepted: Collection[str])
     yield from model.runner.settings.shortcomings()
 
 
+@dataclass(frozen=True, slots=True)
 class ModelCatalog:
     """The models of this node as JSON-ready rows.
 
@@ -69,27 +70,20 @@ class ModelCatalog:
         accepted: Licences without commercial use that the configuration accepts.
     """
 
-    def __init__(
-        self,
-        models: Mapping[str, ModelSpec],
-        *,
-        weights_dir: Path,
-        accepted: Collection[str] = (),
-    ) -> None:
-        self._models = models
-        self._weights_dir = weights_dir
-        self._accepted = accepted
+    models: Mapping[str, ModelSpec]
+    weights_dir: Path
+    accepted: Collection[str] = ()
 
     def list_models(self) -> Sequence[Row]:
         """One short row per model, by name."""
-        return [self._short(self._models[name]) for name in sorted(self._models)]
+        return [self._short(self.models[name]) for name in sorted(self.models)]
 
     def get_model(self, name: str, /) -> Row | None:
         """One model with its inputs, its segments, its files and its card."""
-        model = self._models.get(name)
+        model = self.models.get(name)
         if model is None:
             return None
-        missing = missing_assets(model, self._weights_dir)
+        missing = missing_assets(model, self.weights_dir)
         segments = [
             {
                 "label_value": segment.label_value,
@@ -128,9 +122,9 @@ class ModelCatalog:
             "research_use": model.research_use,
             "licences": sorted({asset.licence for asset in learned(model)} - {""}),
             "commercial_use": all(asset.commercial_use for asset in learned(model)),
-            "locked_licences": locked_licences(model, self._accepted),
+            "locked_licences": locked_licences(model, self.accepted),
             "files_needed": needed,
-            "files_missing": len(missing_assets(model, self._weights_dir)),
+            "files_missing": len(missing_assets(model, self.weights_dir)),
             "digest": model.digest,
         }
 

@@ -120,7 +120,7 @@ def pull(
                 watcher.ends(asset, was_there=True)
                 continue
             place, sha256 = _bring(model.name, asset, folder, origin, download, watcher)
-            record_asset(folder, asset, sha256=sha256, source=place, at=_now())
+            _record(folder, asset, sha256, place)
             brought += 1
             watcher.ends(asset, was_there=False)
     return brought
@@ -152,7 +152,7 @@ def _is_good(asset: Asset, folder: Path) -> bool:
     if recorded_sha256(folder, asset) == sha256:
         return True
     if asset.md5 and _md5_of(path) == asset.md5:
-        record_asset(folder, asset, sha256=sha256, source="found here", at=_now())
+        _record(folder, asset, sha256, "found here")
         return True
     return False
 
@@ -180,7 +180,10 @@ def _bring(
                 if isinstance(place, str) and not failure.is_absent:
                     break
                 continue
-            _settle(part, target)
+            part.chmod(_OWN_MODE)
+            part.replace(target)
+            forget_part(part)
+            sync_folder(target.parent)
             return _shown(place), sha256
     except OSError as error:
         raise FetchFailed(disk_sentence(error, target)) from None
@@ -242,14 +245,6 @@ def _copy(source: Path, part: Path, watcher: Watcher) -> None:
         os.fsync(file.fileno())
 
 
-def _settle(part: Path, target: Path) -> None:
-    """Give a whole file its name, for good."""
-    part.chmod(_OWN_MODE)
-    part.replace(target)
-    forget_part(part)
-    sync_folder(target.parent)
-
-
 @contextmanager
 def _locked(folder: Path, name: str) -> Iterator[None]:
     """Keep a second pull of the same model out."""
@@ -276,8 +271,9 @@ def _worst(failures: list[FetchFailed], what: str, places: list[Place]) -> Fetch
     return FetchFailed(f"{what} is not there: neither {' nor '.join(map(_shown, places))}")
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def _record(folder: Path, asset: Asset, sha256: str, source: str) -> None:
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    record_asset(folder, asset, sha256=sha256, source=source, at=now)
 
 
 def _shown(place: Place) -> str:
