@@ -116,13 +116,13 @@ def pull(
     brought = 0
     with _locked(folder, model.name):
         for asset in (*model.files, *model.weights):
-            if _is_good(asset, folder):
-                watcher.ends(asset, was_there=True)
-                continue
-            place, sha256 = _bring(model.name, asset, folder, origin, download, watcher)
-            _record(folder, asset, sha256, place)
-            brought += 1
-            watcher.ends(asset, was_there=False)
+            was_there = _is_good(asset, folder)
+            if not was_there:
+                places = origin.places(model.name, asset)
+                place, sha256 = _bring(asset, folder, places, download, watcher)
+                _record(folder, asset, sha256, place)
+                brought += 1
+            watcher.ends(asset, was_there=was_there)
     return brought
 
 
@@ -158,17 +158,11 @@ def _is_good(asset: Asset, folder: Path) -> bool:
 
 
 def _bring(
-    name: str,
-    asset: Asset,
-    folder: Path,
-    origin: WeightsSource,
-    download: Download,
-    watcher: Watcher,
+    asset: Asset, folder: Path, places: list[Place], download: Download, watcher: Watcher
 ) -> tuple[str, str]:
     """Put the file in its place; returns where it came from and its sha256."""
     target = folder / asset.path
     part = target.with_name(target.name + ".part")
-    places = origin.places(name, asset)
     failures: list[FetchFailed] = []
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -187,7 +181,7 @@ def _bring(
             return _shown(place), sha256
     except OSError as error:
         raise FetchFailed(disk_sentence(error, target)) from None
-    raise _worst(failures, f"{asset.path} of {name}", places)
+    raise _worst(failures, f"{asset.path} of {folder.name}", places)
 
 
 def _bring_from(
