@@ -12,13 +12,15 @@ from datetime import UTC, datetime
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 
+_THREADS = 4
+
 
 class Clock:
     """Runs each registered function again and again on one thread of its own."""
 
-    def __init__(self, threads: int = 4) -> None:
+    def __init__(self) -> None:
         self._scheduler = BackgroundScheduler(
-            executors={"default": ThreadPoolExecutor(threads)},
+            executors={"default": ThreadPoolExecutor(_THREADS)},
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
             timezone=UTC,
         )
@@ -30,7 +32,6 @@ class Clock:
         )
 
     def start(self) -> None:
-        """Begin calling."""
         self._scheduler.start()
 
     def stop(self) -> None:

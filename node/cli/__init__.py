@@ -9,51 +9,48 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from importlib import import_module
+from pkgutil import resolve_name
 
 import typer
 
 from node.cli.printing import speak_in_any_locale
 from node.domain.errors import ConfigInvalid, NodeError, SeriesUnusable
 
-# command -> the modules that add it, in the order of --help
-MODULES = {
-    "serve": ("serving",),
-    "check-config": ("serving",),
-    "demo": ("demo",),
-    "run": ("running",),
-    "send": ("sending",),
-    "explain": ("explain",),
-    "models": ("models", "checking", "pulling", "optimizing"),
-    "series": ("series",),
-    "quarantine": ("quarantine",),
-    "jobs": ("jobs",),
-    "deliveries": ("deliveries",),
-    "status": ("status",),
-    "doctor": ("network",),
-    "conformance": ("network",),
+# command, or group of commands -> where it stands, in the order of --help
+COMMANDS = {
+    "serve": "serving:serve",
+    "check-config": "serving:check_config",
+    "demo": "demo:demo",
+    "run": "running:run",
+    "send": "sending:send",
+    "explain": "explain:explain",
+    "models": "models:models",
+    "series": "arrivals:series",
+    "quarantine": "arrivals:quarantine",
+    "jobs": "jobs:jobs",
+    "deliveries": "jobs:deliveries",
+    "status": "status:status",
+    "doctor": "doctor:doctor",
+    "conformance": "conformance:conformance",
 }
 # pydicom takes a good part of a second to import: who reads no DICOM need not wait for it
 _READ_NO_HEADER = frozenset({"models"})
 
 
-def __getattr__(name: str) -> typer.Typer:
-    """``app``: the whole application, made when somebody asks for it."""
-    if name != "app":
-        raise AttributeError(name)
-    return app_of(MODULES)
-
-
-def app_of(commands: Iterable[str]) -> typer.Typer:
-    """The application with the modules of these commands."""
+def app_of(commands: Iterable[str] = COMMANDS) -> typer.Typer:
+    """The application with these commands."""
     app = typer.Typer(
         name="segnode", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
     )
     app.callback(
         help="An AI node for DICOM networks: series in, DICOM SEG back in the same study."
     )(lambda: None)
-    names = dict.fromkeys(name for command in commands for name in MODULES[command])
-    for name in names:
-        import_module(f"node.cli.{name}").add_to(app)
+    for name in commands:
+        command = resolve_name(f"node.cli.{COMMANDS[name]}")
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+        else:
+            app.command(name)(command)
     return app
 
 
@@ -64,7 +61,7 @@ def main() -> None:
     if called not in _READ_NO_HEADER:
         import_module("node.observe.log").keep_values_out()
     try:
-        app_of([called] if called in MODULES else MODULES)(prog_name="segnode")
+        app_of([called] if called in COMMANDS else COMMANDS)(prog_name="segnode")
     except ConfigInvalid as invalid:
         sys.exit(_say(invalid, 2))
     except SeriesUnusable as unusable:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from node.cli.printing import Column, print_json, print_table, say
-from node.demo.report import TransportReport
-from node.demo.run import DEFAULT_FOLDER, DemoReport, run_demo
+from node.cli.printing import Column, JsonOption, print_json, print_table, say
+from node.demo.run import DEFAULT_FOLDER, DemoReport, TransportReport, run_demo
 
 _NAMES = {"dimse": "C-STORE", "stow": "STOW-RS"}
-
-
-def add_to(app: typer.Typer) -> None:
-    """Add the command of this module."""
-    app.command()(demo)
 
 
 def demo(
@@ -27,12 +23,12 @@ def demo(
         Path, typer.Option("--keep", help="Where everything that the demo makes stays.")
     ] = DEFAULT_FOLDER,
     limit_s: Annotated[float, typer.Option(help="Longest wait for the results.")] = 600.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Answer as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Start a node, send a series by C-STORE and a copy by STOW-RS, show where the SEGs are."""
     report = run_demo(source, keep, limit_s=limit_s, say=say)
     if as_json:
-        print_json(_as_json(report))
+        print_json(asdict(report))
     else:
         _print(report)
     if not report.is_good:
@@ -41,18 +37,14 @@ def demo(
 
 
 def _print(report: DemoReport) -> None:
-    transports = [transport for transport in report.transports if transport.stages_s]
-    _print_side_by_side("STAGE", "s", [transport.stages_s for transport in transports], transports)
+    roads = [transport for transport in report.transports if transport.stages_s]
+    _print_side_by_side("STAGE", "s", [(_name(road), road.stages_s) for road in roads])
     typer.echo("")
-    _print_side_by_side(
-        "SEGMENT", "ml", [transport.volumes_ml for transport in transports], transports
-    )
+    _print_side_by_side("SEGMENT", "ml", [(_name(road), road.volumes_ml) for road in roads])
     typer.echo("")
     for transport in report.transports:
-        name = _NAMES.get(transport.transport, transport.transport)
-        typer.echo(
-            f"{name}: series {transport.series_instance_uid}, {transport.instances} instances"
-        )
+        series = f"series {transport.series_instance_uid}, {transport.instances} instances"
+        typer.echo(f"{_name(transport)}: {series}")
         typer.echo(f"  {transport.state} {transport.sentence}".rstrip())
         for path in transport.files:
             typer.echo(f"  {path}")
@@ -63,39 +55,17 @@ def _print(report: DemoReport) -> None:
 
 
 def _print_side_by_side(
-    title: str, unit: str, values: list[Any], transports: list[TransportReport]
+    title: str, unit: str, roads: Sequence[tuple[str, Mapping[str, float]]]
 ) -> None:
     """One line per name, one column per road."""
-    names = list(dict.fromkeys(name for each in values for name in each))
     columns = [Column(title, "name")]
-    columns += [
-        Column(f"{_NAMES.get(transport.transport, transport.transport)} [{unit}]", str(number))
-        for number, transport in enumerate(transports)
-    ]
-    rows = [
-        {"name": name}
-        | {str(n): f"{each[name]:.2f}" if name in each else "" for n, each in enumerate(values)}
-        for name in names
-    ]
-    print_table(columns, rows)
+    rows: dict[str, dict[str, str]] = {}
+    for number, (road, values) in enumerate(roads):
+        columns.append(Column(f"{road} [{unit}]", str(number)))
+        for name, value in values.items():
+            rows.setdefault(name, {"name": name})[str(number)] = f"{value:.2f}"
+    print_table(columns, list(rows.values()))
 
 
-def _as_json(report: DemoReport) -> dict[str, Any]:
-    return {
-        "folder": str(report.folder),
-        "config": str(report.config),
-        "wall_s": report.wall_s,
-        "transports": [
-            {
-                "transport": transport.transport,
-                "series_instance_uid": transport.series_instance_uid,
-                "instances": transport.instances,
-                "state": transport.state,
-                "sentence": transport.sentence,
-                "stages_s": dict(transport.stages_s),
-                "volumes_ml": dict(transport.volumes_ml),
-                "files": [str(path) for path in transport.files],
-            }
-            for transport in report.transports
-        ],
-    }
+def _name(transport: TransportReport) -> str:
+    return _NAMES.get(transport.transport, transport.transport)

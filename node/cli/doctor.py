@@ -1,4 +1,4 @@
-"""The doctor: does this machine, and do its neighbours, do what the configuration expects of them?
+"""``segnode doctor``: do this machine and its neighbours do what the configuration expects of them?
 
 Every check ends in one sentence. Nothing is stored anywhere but, where asked for, one synthetic
 instance in the node itself.
@@ -13,20 +13,17 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
+import typer
+from pydicom import uid
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filewriter import dcmwrite
-from pydicom.uid import (
-    ExplicitVRLittleEndian,
-    JPEG2000Lossless,
-    JPEGBaseline8Bit,
-    JPEGLosslessSV1,
-    JPEGLSLossless,
-    RLELossless,
-    SecondaryCaptureImageStorage,
-)
 from sqlalchemy.exc import SQLAlchemyError
 
+from node.cli.opening import is_file_missing
+from node.cli.options import ConfigOption
+from node.cli.printing import JsonOption, plain, print_json
 from node.config import NodeConfig
 from node.database.engine import epoch_s, reading
 from node.deliver.destination import Health, Probe
@@ -36,31 +33,48 @@ from node.domain.peers import match_peer
 from node.domain.uids import uid_from
 from node.infer.assets import check_assets
 from node.infer.registry import ModelSpec
-from node.modelstore.readiness import shortcomings
+from node.modelstore.catalog import shortcomings
 from node.pipeline.accept import spool_settings
-from node.pipeline.build import Plan, destinations_of
+from node.pipeline.build import Plan, destinations_of, plan
 from node.receive.syntaxes import decodable_syntaxes
 from node.spool.space import SpaceGuard
 
 _CONNECT_S = 3.0
 _EXPECTED_CODECS = (
-    JPEGBaseline8Bit,
-    JPEGLosslessSV1,
-    JPEGLSLossless,
-    JPEG2000Lossless,
-    RLELossless,
-)
+    uid.JPEGBaseline8Bit, uid.JPEGLosslessSV1, uid.JPEGLSLossless, uid.JPEG2000Lossless,
+    uid.RLELossless,
+)  # fmt: skip
 _ANY_HOST = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - not bound here
 
 
-def examine(plan: Plan, *, sends: bool) -> Iterator[tuple[str, Probe]]:
+def doctor(
+    sends: Annotated[
+        bool, typer.Option("--send", help="Also store one synthetic instance in the node itself.")
+    ] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check this machine, the node, and every destination; exits 1 when something is bad."""
+    checks = []
+    for name, probe in _examine(plan(config), sends=sends):
+        checks.append({"name": name, "health": probe.health.value, "sentence": probe.sentence})
+        if not as_json:
+            typer.echo(plain(f"{probe.health.value:8} {name}: {probe.sentence}"))
+    if as_json:
+        print_json(checks)
+    if any(check["health"] == Health.BAD for check in checks):
+        raise typer.Exit(1)
+
+
+def _examine(plan: Plan, *, sends: bool) -> Iterator[tuple[str, Probe]]:
     """Every check by its name, as it is done.
 
     Args:
         sends: Whether to store one synthetic secondary capture in the node itself.
     """
     config = plan.config
-    yield "python", _ask_python()
+    version = ".".join(map(str, sys.version_info[:3]))
+    yield "python", Probe.good(f"{version} at {sys.executable}")
     yield "codecs", _ask_codecs()
     yield "disk", _ask_disk(plan)
     yield "database", _ask_database(plan)
@@ -93,20 +107,14 @@ def _ask_model(model: ModelSpec, config: NodeConfig) -> Probe:
     return Probe.good(sentence)
 
 
-def _ask_python() -> Probe:
-    version = ".".join(str(part) for part in sys.version_info[:3])
-    return Probe.good(f"{version} at {sys.executable}")
-
-
 def _ask_codecs() -> Probe:
     syntaxes = decodable_syntaxes()
-    missing = [uid.name for uid in _EXPECTED_CODECS if uid not in syntaxes]
+    missing = [codec.name for codec in _EXPECTED_CODECS if codec not in syntaxes]
     if missing:
         return Probe.warning(
             f"cannot decode {', '.join(missing)}: such instances are not negotiated"
         )
-    sentence = f"{len(syntaxes)} transfer syntaxes decode"
-    return Probe.good(sentence)
+    return Probe.good(f"{len(syntaxes)} transfer syntaxes decode")
 
 
 def _ask_disk(plan: Plan) -> Probe:
@@ -123,16 +131,15 @@ def _ask_disk(plan: Plan) -> Probe:
 
 
 def _ask_database(plan: Plan) -> Probe:
-    url = plan.config.database_url
-    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).is_file():
+    if is_file_missing(plan.config.database_url):
         return Probe.warning("not there yet: segnode serve makes it")
     engine = plan.open_engine()
     try:
         with reading(engine) as connection:
             epoch_s(connection)
     except SQLAlchemyError as error:
-        sentence = f"cannot be read ({type(error).__name__}): see database in the configuration"
-        return Probe.bad(sentence)
+        why = type(error).__name__
+        return Probe.bad(f"cannot be read ({why}): see database in the configuration")
     finally:
         engine.dispose()
     return Probe.good(f"{engine.dialect.name} answers")
@@ -144,8 +151,7 @@ def _ask_port(host: str, port: int) -> Probe:
         with socket.create_connection((_ANY_HOST.get(host, host), port), _CONNECT_S):
             pass
     except OSError:
-        sentence = f"nobody listens on {host}:{port}: segnode serve does"
-        return Probe.warning(sentence)
+        return Probe.warning(f"nobody listens on {host}:{port}: segnode serve does")
     return Probe.good(f"{host}:{port} is listened on")
 
 
@@ -165,8 +171,7 @@ def _ask_store(config: NodeConfig) -> Probe:
     if report.is_stored:
         return Probe.good("a synthetic instance was stored")
     if report.state is SendState.NOT_SENT:
-        sentence = f"{report.comment}; this machine may be none of the peers"
-        return Probe.warning(sentence)
+        return Probe.warning(f"{report.comment}; this machine may be none of the peers")
     status = "" if report.status is None else f" 0x{report.status:04X}"
     return Probe.bad(f"{report.state.value}{status}: {report.comment}".rstrip(": "))
 
@@ -182,7 +187,7 @@ def _title_to_call_with(config: NodeConfig) -> str:
 def _secondary_capture() -> Dataset:
     """A square of grey that no rule on CT or MR takes. Source: PS3.3 A.8"""
     image = Dataset()
-    image.SOPClassUID = SecondaryCaptureImageStorage
+    image.SOPClassUID = uid.SecondaryCaptureImageStorage
     image.SOPInstanceUID = uid_from("segnode doctor", "instance")
     image.StudyInstanceUID = uid_from("segnode doctor", "study")
     image.SeriesInstanceUID = uid_from("segnode doctor", "series")
@@ -199,9 +204,6 @@ def _secondary_capture() -> Dataset:
     image.PixelRepresentation = 0
     image.PixelData = b"\x80" * (16 * 16)
     image["PixelData"].VR = "OB"
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = image.SOPClassUID
-    meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    image.file_meta = meta
+    image.file_meta = FileMetaDataset()
+    image.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
     return image

@@ -12,7 +12,7 @@ from node.cli.options import ConfigOption
 from node.cli.printing import JsonOption, print_json, say
 from node.domain.errors import ConfigInvalid
 from node.infer.registry import load_model
-from node.modelstore.models_here import models_here
+from node.modelstore.catalog import models_here
 
 
 def draft(

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from node.cli.options import ConfigOption
+from node.cli.options import ConfigOption, require_known
 from node.cli.printing import JsonOption, plain, print_json
 from node.domain.peers import Peer
 from node.domain.reasons import codes_of
@@ -23,11 +23,6 @@ from node.dryrun.inspect_folder import (
 from node.pipeline.build import Plan, plan
 from node.route.verdict import Truth
 from node.words import tell, tell_all
-
-
-def add_to(app: typer.Typer) -> None:
-    """Add the command of this module."""
-    app.command()(explain)
 
 
 def explain(
@@ -54,9 +49,7 @@ def explain(
 def _peer(current: Plan, name: str | None) -> Peer | None:
     if name is None:
         return None
-    if name not in current.config.peers:
-        there_are = ", ".join(current.config.peers) or "none is configured"
-        raise typer.BadParameter(f"no peer {name!r}; there are: {there_are}", param_hint="--from")
+    require_known("peer", name, current.config.peers, "--from")
     return current.config.peers[name]
 
 

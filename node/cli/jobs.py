@@ -1,4 +1,4 @@
-"""``segnode jobs``: what runs, what ran, what could not, each with its sentence."""
+"""``segnode jobs`` and ``segnode deliveries``: what runs, ran or could not, and where its results are."""
 
 from __future__ import annotations
 
@@ -7,29 +7,27 @@ from typing import Annotated, Any
 import typer
 
 from node import words
-from node.cli.opening import open_node
-from node.cli.options import ConfigOption
+from node.cli.opening import OpenNode, open_node
+from node.cli.options import ConfigOption, LimitOption, Number, require_known
 from node.cli.printing import (
     Column,
     JsonOption,
     megabytes,
     plain,
+    print_below,
     print_facts,
     print_json,
     print_page,
-    print_table,
     say,
     seconds,
-    shown,
     when,
 )
-from node.cli.series import LimitOption
 from node.domain.errors import NodeError
-from node.domain.job import JobState, MatchState, Priority
+from node.domain.job import DeliveryState, JobState, MatchState, Priority
 from node.jobs.catalog import JobCatalog
+from node.jobs.outbox import Outbox
 from node.jobs.store import JobStore
-
-Number = Annotated[int, typer.Argument(metavar="ID", help="Number in the list.")]
+from node.pipeline.forms import forms_taken
 
 
 def _priority(value: object) -> str:
@@ -62,7 +60,7 @@ _RESULTS = (
     Column("INSTANCE", "sop_instance_uid"),
     Column("FILE", "file_name"),
 )
-_DELIVERIES = (
+_DELIVERIES_OF_JOB = (
     Column("DELIVERY", "id"),
     Column("DESTINATION", "destination"),
     Column("STATE", "state"),
@@ -70,16 +68,25 @@ _DELIVERIES = (
     Column("SENT", "sent_at", when),
     Column("WHY", "sentence"),
 )
+_DELIVERIES = (
+    Column("ID", "id"),
+    Column("DESTINATION", "destination", lambda name: str(name) or "(sender unknown)"),
+    Column("STATE", "state"),
+    Column("ATTEMPTS", "attempts"),
+    Column("SINCE", "created_at", when),
+    Column("NEXT", "next_at", lambda at: when(at) if at else ""),
+    Column("SENT", "sent_at", when),
+    Column("RESULT", "result_id"),
+    Column("MODEL", "model"),
+    Column("STUDY", "study_instance_uid"),
+    Column("WHY", "sentence"),
+)
 
-commands = typer.Typer(no_args_is_help=True, help="What runs, what ran, and what could not.")
+jobs = typer.Typer(no_args_is_help=True, help="What runs, what ran, and what could not.")
+deliveries = typer.Typer(no_args_is_help=True, help="Results on their way to destinations.")
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the commands of this module."""
-    app.add_typer(commands, name="jobs")
-
-
-@commands.command("list")
+@jobs.command("list")
 def list_jobs(
     state: Annotated[
         str | None, typer.Option(help="Only those in this state; of --matches: a match state.")
@@ -102,15 +109,13 @@ def list_jobs(
         catalog = JobCatalog(node.engine)
         if matches:
             page = catalog.list_matches(state=state, limit=limit)
+            print_page(_MATCHES, page, words.show_match, as_json=as_json)
         else:
             page = catalog.list_jobs(state=state, study_instance_uid=study, limit=limit)
-    if matches:
-        print_page(_MATCHES, shown(page, words.show_match), as_json=as_json)
-    else:
-        print_page(_JOBS, shown(page, words.show_job), as_json=as_json)
+            print_page(_JOBS, page, words.show_job, as_json=as_json)
 
 
-@commands.command("show")
+@jobs.command("show")
 def show_job(number: Number, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """One job: what it reads, how long each stage took, what it made and where that went."""
     with open_node(config) as node:
@@ -124,15 +129,15 @@ def show_job(number: Number, config: ConfigOption = None, as_json: JsonOption = 
         _print_job(row)
 
 
-@commands.command()
-def retry(number: Number, config: ConfigOption = None) -> None:
+@jobs.command("retry")
+def retry_job(number: Number, config: ConfigOption = None) -> None:
     """Queue a parked, failed or cancelled job again."""
     with open_node(config) as node:
         JobStore(node.engine).retry(number)
     say(f"job {number} is queued")
 
 
-@commands.command()
+@jobs.command()
 def accept(number: Number, config: ConfigOption = None) -> None:
     """Take a result that is implausible all the same: it is delivered, with its mark."""
     with open_node(config) as node:
@@ -140,7 +145,7 @@ def accept(number: Number, config: ConfigOption = None) -> None:
     say(f"job {number} is done, its result is delivered")
 
 
-@commands.command()
+@jobs.command()
 def cancel(number: Number, config: ConfigOption = None) -> None:
     """End a job that is not done."""
     with open_node(config) as node:
@@ -172,7 +177,69 @@ def _print_job(row: dict[str, Any]) -> None:
             "stages": ", ".join(f"{name} {seconds(s)}" for name, s in row["stages"].items()),
         }
     )
-    for columns, key in ((_MATCHES, "matches"), (_RESULTS, "results"), (_DELIVERIES, "deliveries")):
-        if row[key]:
-            typer.echo("")
-            print_table(columns, row[key])
+    print_below(_MATCHES, row["matches"])
+    print_below(_RESULTS, row["results"])
+    print_below(_DELIVERIES_OF_JOB, row["deliveries"])
+
+
+@deliveries.command("list")
+def list_deliveries(
+    state: Annotated[
+        DeliveryState | None, typer.Option(help="Only deliveries in this state.")
+    ] = None,
+    destination: Annotated[
+        str | None, typer.Option(help="Only deliveries to this destination.")
+    ] = None,
+    limit: LimitOption = 100,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Deliveries, the newest first."""
+    with open_node(config) as node:
+        page = JobCatalog(node.engine).list_deliveries(
+            state=state.value if state else None, destination=destination, limit=limit
+        )
+    print_page(_DELIVERIES, page, words.show_delivery, as_json=as_json)
+
+
+@deliveries.command("retry")
+def retry_deliveries(
+    number: Annotated[
+        int | None, typer.Argument(metavar="[ID]", help="Number in the list.")
+    ] = None,
+    destination: Annotated[
+        str | None, typer.Option(help="All that waits for, or is blocked at, this destination.")
+    ] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Send again, now: one delivery, or all that waits for a destination."""
+    if (number is None) == (destination is None):
+        raise typer.BadParameter("give either the ID of a delivery or --destination NAME")
+    with open_node(config) as node:
+        outbox = _outbox(node)
+        if number is not None:
+            outbox.retry(number)
+            say(f"delivery {number} is due now")
+        elif destination is not None:
+            require_known(
+                "destination", destination, sorted(node.plan.destinations), "--destination"
+            )
+            count = outbox.retry_destination(destination)
+            say(f"{count} deliveries to {destination} are due now")
+
+
+@deliveries.command()
+def send(
+    result: Annotated[int, typer.Argument(metavar="RESULT", help="Number of the result.")],
+    to: Annotated[str, typer.Option(help="Name of a destination.")],
+    config: ConfigOption = None,
+) -> None:
+    """Send a result to one more destination, or once more to one that has it."""
+    with open_node(config) as node:
+        require_known("destination", to, sorted(node.plan.destinations), "--to")
+        _outbox(node).send(result, to)
+    say(f"result {result} goes to {to}")
+
+
+def _outbox(node: OpenNode) -> Outbox:
+    return Outbox(node.engine, node.plan.config.digest, taken=forms_taken(node.plan.destinations))

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
-from node.cli import drafting
-from node.cli.options import ConfigOption, ModelsDirOption
+from node.cli.drafting import draft
+from node.cli.options import ConfigOption, ModelName, ModelsDirOption, known_model
 from node.cli.printing import (
     Column,
     JsonOption,
+    print_below,
     print_facts,
     print_json,
     print_table,
@@ -21,24 +21,17 @@ from node.cli.printing import (
     seconds,
     when,
 )
+from node.cli.pulling import pull_models
+from node.cli.trying import check_model, optimize_model
 from node.domain.errors import ConfigInvalid, NodeError
 from node.infer.registry import ModelSpec
-from node.modelstore.catalog import ModelCatalog
-from node.modelstore.models_here import ModelsHere, models_here
+from node.modelstore.catalog import ModelCatalog, ModelsHere, models_here
 
 # the rest is imported where it is used: a list of models must not wait for the whole node
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a model.")]
 Row = Mapping[str, Any]
 
 _RUNS = 5
-
-
-class Device(StrEnum):
-    """Where a model may run."""
-
-    CPU = "cpu"
-    CUDA = "cuda"
 
 
 def _modalities(accepts: Mapping[str, Mapping[str, Any]] | None) -> str:
@@ -93,16 +86,10 @@ _LAST_RUNS = (
     Column("REMARK", "sentence"),
 )
 
-commands = typer.Typer(no_args_is_help=True, help="Models of this node.")
+models = typer.Typer(no_args_is_help=True, help="Models of this node.")
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the commands of this module."""
-    commands.command("draft")(drafting.draft)
-    app.add_typer(commands, name="models")
-
-
-@commands.command("list")
+@models.command("list")
 def list_models(
     modality: Annotated[
         str | None, typer.Option(help="Only those that could take it, such as CT.")
@@ -117,13 +104,15 @@ def list_models(
     commercial: Annotated[
         bool, typer.Option("--commercial", help="Only those that allow commercial use.")
     ] = False,
-    device: Annotated[Device | None, typer.Option(help="Only those made to run there.")] = None,
+    device: Annotated[
+        Literal["cpu", "cuda"] | None, typer.Option(help="Only those made to run there.")
+    ] = None,
     models_dir: ModelsDirOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Models, by name: what they take, what may be done with them, and whether their files are here."""
-    here = models_here(config, models_dir or [])
+    here = models_here(config, models_dir)
     asked = {"Modality": modality, "BodyPartExamined": body_part}
     wanted = {key: value for key, value in asked.items() if value is not None}
     rows = [
@@ -131,7 +120,7 @@ def list_models(
         for row in _catalog(here).list_models()
         if (licence is None or any(licence.casefold() in x.casefold() for x in row["licences"]))
         and (row["commercial_use"] or not commercial)
-        and (device is None or row["device"] in (device.value, "auto"))
+        and (device is None or row["device"] in (device, "auto"))
         and (not wanted or _could_take(here.models[row["name"]], wanted))
     ]
     bad = here.found.unusable
@@ -156,15 +145,15 @@ def list_models(
     print_table(_COLUMNS, rows)
 
 
-@commands.command("show")
+@models.command("show")
 def show_model(
-    name: Name,
+    name: ModelName,
     models_dir: ModelsDirOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """One model: what it takes, its files and their licences, its segments, its card, its last runs."""
-    here = models_here(config, models_dir or [])
+    here = models_here(config, models_dir)
     known_model(name, here)
     row = _catalog(here).get_model(name) or {}
     runs = _last_runs(name, config)
@@ -187,9 +176,7 @@ def show_model(
     )
     files = [*row["files"], *row["weights"]]
     for columns, rows in ((_FILES, files), (_SEGMENTS, row["segments"]), (_LAST_RUNS, runs)):
-        if rows:
-            typer.echo("")
-            print_table(columns, rows)
+        print_below(columns, rows)
     typer.echo("")
     typer.echo(row["card"])
 
@@ -246,21 +233,6 @@ def _present(row: Row) -> str:
     return f"{missing} of {needed} missing"
 
 
-def known_model(name: str, here: ModelsHere) -> ModelSpec:
-    """The model of this name.
-
-    Raises:
-        BadParameter: There is none.
-        ConfigInvalid: It cannot be used.
-    """
-    why_not = here.found.why_not(name)
-    if name in here.found.unusable:
-        raise ConfigInvalid([("NAME", why_not)])
-    if why_not:
-        raise typer.BadParameter(why_not, param_hint="NAME")
-    return here.models[name]
-
-
 def _input(given: Mapping[str, Any]) -> str:
     accepts = ", ".join(f"{key}: {value}" for key, value in given["accepts"].items()) or "any"
     refuses = ", ".join(f"{key}: {value}" for key, value in given["refuses"].items())
@@ -269,3 +241,10 @@ def _input(given: Mapping[str, Any]) -> str:
     extent = f" over {given['min_extent_mm']:g} mm" if given["min_extent_mm"] else ""
     told = f"{accepts}; {measures}; at least {least}{extent}"
     return f"{told}; not {refuses}" if refuses else told
+
+
+# here, so that --help lists them after those above
+models.command("draft")(draft)
+models.command("check")(check_model)
+models.command("pull")(pull_models)
+models.command("optimize")(optimize_model)

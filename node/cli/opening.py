@@ -32,16 +32,23 @@ def open_node(config: Path | None) -> Iterator[OpenNode]:
         NodeError: No node was ever served there, or the database cannot be reached.
     """
     checked = plan(config)
-    url = checked.config.database_url
-    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).is_file():
-        raise _nothing(checked)
     engine = checked.open_engine()
     try:
-        if not _has_tables(engine):
-            raise _nothing(checked)
-        yield OpenNode(plan=checked, engine=engine)
+        if not is_file_missing(checked.config.database_url) and _has_tables(engine):
+            yield OpenNode(plan=checked, engine=engine)
+            return
     finally:
         engine.dispose()
+    raise NodeError(
+        f"no node has run in {checked.config.data_dir} yet: start one with segnode serve, "
+        "or name its configuration with --config"
+    )
+
+
+def is_file_missing(database_url: str) -> bool:
+    """Whether a database would be made by whoever connects to it."""
+    path = database_url.removeprefix("sqlite:///")
+    return path != database_url and not Path(path).is_file()
 
 
 def _has_tables(engine: Engine) -> bool:
@@ -49,10 +56,3 @@ def _has_tables(engine: Engine) -> bool:
         return inspect(engine).has_table(series.name)
     except DBAPIError as error:
         raise NodeError(f"the database cannot be reached: {type(error.orig).__name__}") from None
-
-
-def _nothing(checked: Plan) -> NodeError:
-    return NodeError(
-        f"no node has run in {checked.config.data_dir} yet: start one with segnode serve, "
-        "or name its configuration with --config"
-    )

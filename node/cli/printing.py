@@ -20,6 +20,8 @@ from rich.text import Text
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Answer as JSON.")]
 
+Row = Mapping[str, Any]
+
 _GAP = "  "
 
 
@@ -30,19 +32,17 @@ def plain(value: object) -> str:
 
 
 def when(value: object) -> str:
-    """Epoch seconds as local date and time."""
+    """Epoch seconds as local time."""
     if not isinstance(value, int | float):
         return ""
     return datetime.fromtimestamp(value, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def seconds(value: object) -> str:
-    """A duration."""
     return f"{value:.2f} s" if isinstance(value, int | float) else ""
 
 
 def megabytes(value: object) -> str:
-    """A size in bytes as MB."""
     return f"{value / 1e6:.1f} MB" if isinstance(value, int | float) else ""
 
 
@@ -59,8 +59,7 @@ class Column:
     key: str
     form: Callable[[Any], str] = plain
 
-    def text(self, row: Mapping[str, Any]) -> str:
-        """The value of a row."""
+    def text(self, row: Row) -> str:
         return plain(self.form(row.get(self.key)))
 
 
@@ -81,7 +80,7 @@ def speak_in_any_locale() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def print_table(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> None:
+def print_table(columns: Sequence[Column], rows: Sequence[Row]) -> None:
     """Rows below their titles."""
     cells = [[column.text(row) for column in columns] for row in rows]
     titles = [column.title for column in columns]
@@ -93,6 +92,13 @@ def print_table(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) ->
         return
     for line in aligned([titles, *cells]):
         typer.echo(line)
+
+
+def print_below(columns: Sequence[Column], rows: Sequence[Row]) -> None:
+    """A table below what was printed before; nothing where it has no rows."""
+    if rows:
+        typer.echo("")
+        print_table(columns, rows)
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -111,22 +117,21 @@ def print_facts(facts: Mapping[str, object]) -> None:
         typer.echo(line)
 
 
-def shown(
-    page: tuple[Sequence[Mapping[str, Any]], int],
-    show: Callable[[Mapping[str, Any]], Mapping[str, Any]],
-) -> tuple[Sequence[Mapping[str, Any]], int]:
-    """A page whose rows are put into words."""
-    rows, total = page
-    return [show(row) for row in rows], total
-
-
 def print_page(
-    columns: Sequence[Column], page: tuple[Sequence[Mapping[str, Any]], int], *, as_json: bool
+    columns: Sequence[Column],
+    page: tuple[Sequence[Row], int],
+    show: Callable[[Row], Row],
+    *,
+    as_json: bool,
 ) -> None:
-    """One page of a list; how many there are in all goes to stderr when the page is not all."""
-    rows, total = page
+    """One page of a list; how many there are in all goes to stderr when the page is not all.
+
+    Args:
+        show: Puts a row into words.
+    """
+    rows, total = [show(row) for row in page[0]], page[1]
     if as_json:
-        print_json({"items": list(rows), "total": total})
+        print_json({"items": rows, "total": total})
         return
     print_table(columns, rows)
     if total > len(rows):

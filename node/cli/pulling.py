@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from node.cli.models import commands, known_model
-from node.cli.options import ConfigOption, ModelsDirOption
+from node.cli.options import ConfigOption, ModelsDirOption, known_model
 from node.cli.printing import say, tell_set_aside
 from node.domain.errors import ConfigInvalid, NodeError
 from node.infer.assets import Asset
-from node.modelstore.models_here import ModelsHere, models_here
+from node.modelstore.catalog import ModelsHere, models_here
 
 if TYPE_CHECKING:
     from node.modelstore.pull import WeightsSource
@@ -23,12 +22,6 @@ if TYPE_CHECKING:
 
 _LOOK_S = 0.2  # between two looks at a growing file on a terminal
 _LINE_S = 10.0  # between two lines about it in a log
-
-
-def add_to(app: typer.Typer) -> None:
-    """Add the command of this module to those of ``segnode models``."""
-    del app
-    commands.command("pull")(pull_models)
 
 
 def pull_models(
@@ -46,7 +39,7 @@ def pull_models(
     config: ConfigOption = None,
 ) -> None:
     """Fetch configuration, code and weights of models, each file held to its hash."""
-    here = models_here(config, models_dir or [])
+    here = models_here(config, models_dir)
     tell_set_aside(here.found.unusable)
     chosen = _chosen(names or [], here, everything=everything)
     from node.modelstore.pull import WeightsSource
@@ -111,12 +104,10 @@ class Meter:
         self._since = self._shown_at = 0.0
 
     def starts(self, asset: Asset, place: str) -> None:
-        """A file is about to be brought from there."""
         self._name = PurePosixPath(asset.path).name
         say(f"{asset.path} from {place}")
 
     def begin(self, done_bytes: int, total_bytes: int | None) -> None:
-        """A transfer starts, or goes on after ``done_bytes``."""
         self._done = self._begun = done_bytes
         self._total = total_bytes
         self._since = self._shown_at = time.monotonic()
@@ -124,7 +115,6 @@ class Meter:
             say(f"{self._name}: goes on after {_size(done_bytes)}")
 
     def advance(self, count_bytes: int) -> None:
-        """So many bytes more."""
         self._done += count_bytes
         now = time.monotonic()
         if now - self._shown_at >= (_LOOK_S if self._is_terminal else _LINE_S):
@@ -132,7 +122,6 @@ class Meter:
             self._show()
 
     def ends(self, asset: Asset, *, was_there: bool) -> None:
-        """A file is there and good."""
         if was_there:
             say(f"{asset.path}: there already")
             return
@@ -143,11 +132,10 @@ class Meter:
     def _show(self) -> None:
         took_s = max(time.monotonic() - self._since, 1e-3)
         rate = f"{(self._done - self._begun) / 1e6 / took_s:.1f} MB/s"
+        done = _size(self._done)
         if self._total:
-            percent = f"{100 * self._done / self._total:.0f} %"
-            text = f"{self._name}: {_size(self._done)} of {_size(self._total)}, {percent}, {rate}"
-        else:
-            text = f"{self._name}: {_size(self._done)}, {rate}"
+            done += f" of {_size(self._total)}, {100 * self._done / self._total:.0f} %"
+        text = f"{self._name}: {done}, {rate}"
         if self._is_terminal:
             sys.stderr.write(f"\r{text}\x1b[K")
             sys.stderr.flush()

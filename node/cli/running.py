@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,16 @@ from node.batch.request import DEFAULT_MODEL, Parameter, RunRequest
 from node.batch.run import run_folder
 from node.batch.take_in import NO_DICOM, LeftOut
 from node.cli.options import ConfigOption, ModelsDirOption
-from node.cli.printing import Column, JsonOption, plain, print_json, print_table, say, seconds
+from node.cli.printing import (
+    Column,
+    JsonOption,
+    plain,
+    print_below,
+    print_json,
+    print_table,
+    say,
+    seconds,
+)
 from node.domain.errors import ConfigInvalid
 from node.domain.form import DEFAULT_FORMS
 from node.pipeline.forms import FORMS
@@ -31,11 +41,6 @@ _COLUMNS = (
 )
 _FILES = (Column("FILE LEFT OUT", "path"), Column("REASON", "reason"))
 _FIELDS = ", ".join(f"{{{name}}}" for name in LAYOUT_FIELDS)
-
-
-def add_to(app: typer.Typer) -> None:
-    """Add the command of this module."""
-    app.command()(run)
 
 
 def run(
@@ -150,25 +155,13 @@ def _parameters(given: Sequence[str]) -> Mapping[str, Parameter]:
 
 def _print(report: RunReport) -> None:
     facts = {row["series_instance_uid"]: row for row in report.series}
-    print_table(
-        _COLUMNS,
-        [
-            {
-                "modality": facts.get(one.series_instance_uid, {}).get("modality"),
-                "instances": facts.get(one.series_instance_uid, {}).get("instances"),
-                "series_instance_uid": one.series_instance_uid,
-                "rule": one.rule,
-                "state": one.state,
-                "seconds": one.seconds,
-                "what": _what(one),
-            }
-            for one in report.outcomes
-        ],
-    )
+    rows = [
+        {**facts.get(one.series_instance_uid, {}), **asdict(one), "what": _what(one)}
+        for one in report.outcomes
+    ]
+    print_table(_COLUMNS, rows)
     left_out = [*report.files.refused, *report.files.duplicates, *report.files.ignored]
-    if left_out:
-        typer.echo("")
-        print_table(_FILES, [{"path": one.path, "reason": one.reason} for one in left_out])
+    print_below(_FILES, [_left_out(one) for one in left_out])
     made = [one for one in report.outcomes if one.files]
     say(f"{len(report.series)} series, {len(made)} with a result; {report.seconds:.1f} s in all")
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -12,11 +13,6 @@ from node.cli.options import ConfigOption
 from node.cli.printing import JsonOption, plain, print_json, say
 from node.deliver.send_folder import FolderSender, SendReport
 from node.domain.peers import is_ae_title
-
-
-def add_to(app: typer.Typer) -> None:
-    """Add the command of this module."""
-    app.command()(send)
 
 
 def send(
@@ -51,7 +47,7 @@ def send(
         if not as_json:
             typer.echo(_line(report))
     if as_json:
-        print_json([_as_json(report) for report in reports])
+        print_json([asdict(report) for report in reports])
     counts = Counter(report.state.value for report in reports)
     say(", ".join(f"{number} {state}" for state, number in counts.items()) or "nothing to send")
     if not reports or not all(report.is_stored for report in reports):
@@ -69,13 +65,3 @@ def _line(report: SendReport) -> str:
     status = "" if report.status is None else f"0x{report.status:04X}"
     words = (f"{report.state.value:10}", f"{status:6}", str(report.path), report.comment)
     return plain("  ".join(words)).rstrip()
-
-
-def _as_json(report: SendReport) -> dict[str, Any]:
-    return {
-        "path": str(report.path),
-        "state": report.state.value,
-        "sop_instance_uid": report.sop_instance_uid,
-        "status": report.status,
-        "comment": report.comment,
-    }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from functools import partial
@@ -21,7 +20,7 @@ from node.database.migrate import migrate
 from node.domain.errors import ConfigInvalid
 from node.jobs.leases import JobLeases
 from node.jobs.outbox import Outbox
-from node.modelstore.readiness import shortcomings
+from node.modelstore.catalog import shortcomings
 from node.observe.log import configure_logging
 from node.pipeline.accept import receive
 from node.pipeline.build import Plan, plan
@@ -50,12 +49,6 @@ class Role(StrEnum):
     DELIVER = "deliver"
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the commands of this module."""
-    app.command()(serve)
-    app.command("check-config")(check_config)
-
-
 def serve(
     config: ConfigOption = None,
     role: Annotated[list[Role] | None, typer.Option(help="Run only these roles.")] = None,
@@ -63,16 +56,20 @@ def serve(
 ) -> None:
     """Run the node until SIGTERM; SIGHUP loads the configuration again."""
     configure_logging(as_json=log_json)
-    wanted = set(role or [Role.ALL])
-    is_whole = Role.ALL in wanted
+    is_whole = not role or Role.ALL in role
+    wanted = set(Role) if is_whole else set(role or ())
     current = plan(config)
+
+    def check_reload() -> None:
+        plan(config)
+
     with lock_data_folder(current.config.data_dir, shared=not is_whole):
-        prepare(current, wanted if not is_whole else set(Role))
+        prepare(current, wanted)
         if is_whole and current.config.database_url.startswith("sqlite"):
             forget_the_dead(current)
         code = Supervisor(
-            role_mains(config, current, set(Role) if is_whole else wanted),
-            check_reload=lambda: _check(config),
+            role_mains(config, current, wanted),
+            check_reload=check_reload,
             drain_s=DRAIN_S,
         ).run()
     raise typer.Exit(code)
@@ -135,15 +132,9 @@ def prepare(current: Plan, wanted: set[Role]) -> None:
     migrate(engine)
     rebuilt = rebuild_index(engine, SpoolFolders.of(settings.data_dir))
     engine.dispose()
-    if rebuilt.instances or rebuilt.quarantined or rebuilt.stale_parts:
-        log.info(
-            "the index was behind the spool",
-            extra={
-                "instances": rebuilt.instances,
-                "quarantined": rebuilt.quarantined,
-                "stale_parts": rebuilt.stale_parts,
-            },
-        )
+    behind = {key: getattr(rebuilt, key) for key in ("instances", "quarantined", "stale_parts")}
+    if any(behind.values()):
+        log.info("the index was behind the spool", extra=behind)
     decodable_syntaxes()  # asked once here, inherited by every process
 
 
@@ -170,10 +161,8 @@ def role_mains(path: Path | None, current: Plan, wanted: set[Role]) -> Mapping[s
 
         return run
 
-    mains: dict[str, RoleMain] = {}
-    for role, main in ((Role.RECEIVE, receive), (Role.WEB, web), (Role.ROUTE, roles.route)):
-        if role in wanted:
-            mains[role.value] = starting(main)
+    single = ((Role.RECEIVE, receive), (Role.WEB, web), (Role.ROUTE, roles.route))
+    mains = {role.value: starting(main) for role, main in single if role in wanted}
     node_id = uuid4().hex[:12]
     if Role.DELIVER in wanted:
         mains["deliver"] = starting(roles.deliver, owner=f"{node_id}.deliver")
@@ -184,25 +173,15 @@ def role_mains(path: Path | None, current: Plan, wanted: set[Role]) -> Mapping[s
     return mains
 
 
-def _check(path: Path | None) -> None:
-    plan(path)
-
-
 def _require_free(path: str, host: str, port: int) -> None:
     """Refuse to start where another program listens."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
-        if sys.platform != "win32":
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
             why = os.strerror(error.errno or 0).lower()
-            raise ConfigInvalid(
-                [
-                    (
-                        path,
-                        f"cannot listen on {host}:{port} ({why}): stop the other program or choose another port",
-                    )
-                ]
-            ) from None
+            what = f"cannot listen on {host}:{port} ({why})"
+            sentence = f"{what}: stop the other program or choose another port"
+            raise ConfigInvalid([(path, sentence)]) from None

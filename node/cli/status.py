@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import os
 import shutil
 from collections.abc import Mapping
 from enum import StrEnum
@@ -26,11 +25,6 @@ from node.spool.arrivals import Arrivals
 from node.spool.catalog import SpoolCatalog
 from node.spool.space import SpaceGuard
 from node.words import show_degraded
-
-
-def add_to(app: typer.Typer) -> None:
-    """Add the command of this module."""
-    app.command()(status)
 
 
 def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
@@ -58,9 +52,9 @@ def _look(node: OpenNode) -> dict[str, Any]:
         "data_dir": str(settings.data_dir),
         "config_digest": settings.digest,
         "series": _counted(SeriesState, arrivals.count),
-        "matches": _plain_keys(MatchStore(node.engine).counts()),
+        "matches": dict(MatchStore(node.engine).counts()),
         "jobs": _counted(JobState, lambda state: jobs.list_jobs(state=state, limit=1)[1]),
-        "deliveries": _plain_keys(outbox.counts()),
+        "deliveries": dict(outbox.counts()),
         "quarantine": spool.list_quarantine(state="kept", limit=1)[1],
         "open_associations": open_now,
         "open_breakers": dict(outbox.open_breakers()),
@@ -73,23 +67,14 @@ def _counted(states: type[StrEnum], count: Any) -> dict[str, int]:
     return {state: number for state, number in counts.items() if number}
 
 
-def _plain_keys(counts: Mapping[str, int]) -> dict[str, int]:
-    return {str(state): number for state, number in counts.items()}
-
-
 def _is_locked(lock: Path) -> bool:
     """Whether a supervisor holds the data folder."""
     try:
-        descriptor = os.open(lock, os.O_RDONLY)
-    except OSError:
+        with lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
+    except OSError as error:
+        return isinstance(error, BlockingIOError)
 
 
 def _print(body: Mapping[str, Any]) -> None:

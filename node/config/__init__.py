@@ -20,36 +20,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from node.config.building import build
-from node.config.consistency import mistakes_between, mistakes_of_forms
+from node.config.building import build, mistakes_between, mistakes_of_forms
 from node.config.reading import Reader
-from node.config.values import (
-    SENDER,
-    AuthConfig,
-    KeepDays,
-    NodeConfig,
-    RuleConfig,
-    StorageConfig,
-    WorkConfig,
-)
+from node.config.values import AuthConfig, KeepDays, NodeConfig, RuleConfig, WorkConfig
 from node.config.yaml_text import read_yaml
 from node.domain.errors import ConfigInvalid
 from node.domain.settings import Mistake
 
-__all__ = [
-    "SENDER",
-    "AuthConfig",
-    "KeepDays",
-    "NodeConfig",
-    "RuleCheck",
-    "RuleConfig",
-    "StorageConfig",
-    "WorkConfig",
-    "load",
-    "parse",
-]
+__all__ = ["AuthConfig", "KeepDays", "NodeConfig", "RuleConfig", "WorkConfig", "load", "parse"]
 
 RuleCheck = Callable[[Sequence[object]], Iterable[Mistake]]
 
@@ -101,12 +80,7 @@ def parse(
     keys = reader.read(content)
     mistakes = reader.mistakes
     config = build(keys, environ, base, mistakes)
-    mistakes += mistakes_between(
-        keys,
-        peers=_names(content, "peers"),
-        destinations=_names(content, "destinations"),
-        users=_names(content, "web", "auth", "users"),
-    )
+    mistakes += mistakes_between(keys, content)
     if forms is not None:
         mistakes += mistakes_of_forms(keys, forms)
     rules = content.get("rules")
@@ -124,13 +98,6 @@ def _text_of(path: Path) -> str:
         raise ConfigInvalid([("", f"{path} cannot be read: {error.strerror}")]) from None
     except UnicodeDecodeError:
         raise ConfigInvalid([("", f"{path} is not UTF-8 text")]) from None
-
-
-def _names(content: Any, *keys: str) -> tuple[str, ...]:
-    """Every name that the file gives at a place, also of what is wrong in other ways."""
-    for key in keys:
-        content = content.get(key) if isinstance(content, Mapping) else None
-    return tuple(str(name) for name in content) if isinstance(content, Mapping) else ()
 
 
 def _first_of_each_path(mistakes: Iterable[Mistake]) -> list[Mistake]:

@@ -20,32 +20,16 @@ BAD_NAME = "names have letters, digits, dot, hyphen and underscore, 64 at most"
 
 # Known to readers of the design, but not built yet: a clear answer instead of "unknown key".
 # A "*" stands for any name or index.
-_NOT_IN_THIS_VERSION = frozenset(
-    {
-        "fetch",
-        "ray",
-        "s3",
-        "tls",
-        "worklist",
-        "dimse.tls",
-        "web.tls",
-        "web.auth.oidc",
-        "storage.s3",
-        "peers.*.tls",
-        "peers.*.query",
-        "destinations.*.tls",
-        "destinations.*.confirm",
-        "completion.expect",
-    }
-)
-_VALUES_NOT_IN_THIS_VERSION = frozenset(
-    {
-        ("web.auth.kind", "oidc"),
-        ("storage.duplicates", "replace"),
-        ("destinations.*.kind", "s3"),
-        ("destinations.*.kind", "hl7"),
-        ("destinations.*.auth.kind", "oidc"),
-    }
+_NOT_IN_THIS_VERSION = (
+    "fetch", "ray", "s3", "tls", "worklist", "dimse.tls", "web.tls", "web.auth.oidc", "storage.s3",
+    "peers.*.tls", "peers.*.query", "destinations.*.tls", "destinations.*.confirm", "completion.expect",
+)  # fmt: skip
+_VALUES_NOT_IN_THIS_VERSION = (
+    ("web.auth.kind", "oidc"),
+    ("storage.duplicates", "replace"),
+    ("destinations.*.kind", "s3"),
+    ("destinations.*.kind", "hl7"),
+    ("destinations.*.auth.kind", "oidc"),
 )
 _TYPES = {
     "string_type": "takes text: put it in quotes",
@@ -96,14 +80,14 @@ def mistakes_of_error(
     error: ErrorDetails, content: Any, at: Location
 ) -> Iterator[tuple[Location, str]]:
     """Where below ``at`` an error of pydantic is, and what to do about it."""
-    place = _place(error, content)
+    place, value = _place(error, content)
     invalid = error.get("ctx", {}).get("error")
     if isinstance(invalid, SettingsInvalid):
         for path, sentence in invalid.mistakes:
             parts = path.split(".") if path else []
             yield (*place, *(int(part) if part.isdigit() else part for part in parts)), sentence
         return
-    yield place, _sentence(error, content, place, at)
+    yield place, _sentence(error, value, (*at, *place))
 
 
 def _fits(at: Location, pattern: str) -> bool:
@@ -113,11 +97,10 @@ def _fits(at: Location, pattern: str) -> bool:
     )
 
 
-def _place(error: ErrorDetails, content: Any) -> Location:
-    """Where in the content an error is: without the parts that only pydantic knows of."""
+def _place(error: ErrorDetails, here: Any) -> tuple[Location, Any]:
+    """Where in the content an error is, without the parts that only pydantic knows of, and what is there."""
     place: list[str | int] = []
     parts = error["loc"]
-    here = content
     for number, part in enumerate(parts):
         is_there = (isinstance(here, Mapping) and part in here) or (
             isinstance(here, list) and isinstance(part, int) and part < len(here)
@@ -126,30 +109,19 @@ def _place(error: ErrorDetails, content: Any) -> Location:
             place.append(part)
             here = here[part]
         elif number == len(parts) - 1 and error["type"] == "missing":
-            place.append(part)
-    return tuple(place)
+            return (*place, part), None
+    return tuple(place), here
 
 
-def _sentence(error: ErrorDetails, content: Any, place: Location, at: Location) -> str:
-    kind, context = error["type"], error.get("ctx", {})
-    value = _value_at(content, place)
-    where = (*at, *place)
-    if sentence := value_not_in_this_version(where, value):
+def _sentence(error: ErrorDetails, value: Any, at: Location) -> str:
+    kind = error["type"]
+    if sentence := value_not_in_this_version(at, value):
         return sentence
-    if "parameters" in place:
+    if "parameters" in at:
         return "takes a text, a number, true or false"
     if kind in ("literal_error", "enum"):
-        expected = str(context.get("expected", ""))
+        expected = str(error.get("ctx", {}).get("expected", ""))
         return f"takes one of {expected.replace(chr(39), '').replace(' or ', ', ')}"
     if kind in ("string_type", "path_type") and isinstance(value, list | Mapping):
         return ONE_TEXT
     return _TYPES.get(kind, error["msg"])
-
-
-def _value_at(content: Any, at: Location) -> Any:
-    for part in at:
-        try:
-            content = content[part]
-        except (KeyError, IndexError, TypeError):
-            return None
-    return content

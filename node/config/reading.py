@@ -2,31 +2,23 @@
 
 pydantic reads types and what is required, of a destination those of the class that ``KINDS`` has for its
 ``kind``; the values judge themselves. Before that, what the file gives in another way is put in
-(``node.domain.settings`` lists the ways), and unknown keys are told. What is wrong is told and taken out,
-so that every mistake is found at once.
+(``node.domain.settings`` lists the ways; a secret stands in the environment or in a file of its own), and
+unknown keys are told. What is wrong is told and taken out, so that every mistake is found at once.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, Field, asdict, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from node.config.annotations import (
-    hints_of,
-    is_given,
-    is_required,
-    is_settings,
-    keys_of,
-    marks,
-    members,
-)
 from node.config.mistakes import (
     A_LIST,
     BAD_NAME,
@@ -40,7 +32,6 @@ from node.config.mistakes import (
     unknown_key,
     value_not_in_this_version,
 )
-from node.config.secrets import read_secret
 from node.config.values import NOT_EMPTY, FileKeys, FolderConfig, RuleConfig
 from node.deliver import KINDS, kind_of
 from node.deliver.destination import Destination
@@ -55,6 +46,7 @@ _ITEM_STAND_INS: Mapping[type, Settings] = {
     RuleConfig: RuleConfig(name=STAND_IN, run=STAND_IN, send=()),
     FolderConfig: FolderConfig(path=Path(STAND_IN)),
 }
+_adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 _PEER_STAND_IN = Peer(name=STAND_IN, ae_title="STAND_IN", host=STAND_IN)
 
 
@@ -83,7 +75,8 @@ class Reader:
         values: dict[str, Any] = {}
         for key in dict.fromkeys((*_READ_FIRST, *known)):
             if is_given(FileKeys, key, content):
-                values |= self._section(key, known[key], content[key])
+                value = self._section(key, known[key], content[key])
+                values |= {} if value is None else {key: value}
             if key in _READ_FIRST:
                 self._so_far = FileKeys(**values)
         if not values.get("rules"):
@@ -91,22 +84,19 @@ class Reader:
         self.mistakes += self._of_secrets
         return FileKeys(**values)
 
-    def _section(self, key: str, annotation: Any, value: Any) -> dict[str, Any]:
-        """The value of a top-level key by its key; nothing where it cannot be used."""
+    def _section(self, key: str, annotation: Any, value: Any) -> Any:
+        """The value of a top-level key, or None where it cannot be used."""
         entry = next((m for m in get_args(annotation) if is_settings(m)), None)
         if entry is None:
-            read = self._value(annotation, value, (key,))
-            return {} if read is None else {key: read}
-        if get_origin(annotation) is tuple:
-            if not isinstance(value, list):
-                self.mistakes.append((key, A_LIST))
-                return {}
+            return self._value(annotation, value, (key,))
+        if get_origin(annotation) is tuple and isinstance(value, list):
             items = [self._value(entry, each, (key, n)) for n, each in enumerate(value)]
-            return {key: tuple(item or _ITEM_STAND_INS[entry] for item in items)}
-        if not isinstance(value, Mapping):
-            self.mistakes.append((key, KEYS_AND_VALUES))
-            return {}
-        return {key: dict(self._entries(key, entry, value))}
+            return tuple(item or _ITEM_STAND_INS[entry] for item in items)
+        if get_origin(annotation) is Mapping and isinstance(value, Mapping):
+            return dict(self._entries(key, entry, value))
+        what = A_LIST if get_origin(annotation) is tuple else KEYS_AND_VALUES
+        self.mistakes.append((key, what))
+        return None
 
     def _entries(
         self, key: str, entry: Any, value: Mapping[Any, Any]
@@ -236,6 +226,43 @@ class Reader:
                 self.mistakes.append((dotted((*at, key)), unknown_key(str(key), at, tuple(known))))
 
 
+def read_secret(
+    named: Mapping[str, str | None],
+    word: str,
+    path: str,
+    environ: Mapping[str, str],
+    base: Path,
+    mistakes: list[Mistake],
+) -> Secret | None:
+    """The secret that ``<word>_env`` or ``<word>_file`` names; None, with a mistake, if it is not there.
+
+    Args:
+        named: The keys of the mapping that the file gives, such as ``password_env``.
+    """
+    at = f"{path}." if path else ""
+    variable, file = named.get(f"{word}_env"), named.get(f"{word}_file")
+    if (variable is None) == (file is None):
+        mistakes.append((path or f"{word}_env", f"needs either {word}_env or {word}_file"))
+        return None
+    if variable is not None:
+        if value := environ.get(variable):
+            return Secret(source=f"env:{variable}", value=value)
+        sentence = f"the environment variable {variable} is not set, or empty"
+        mistakes.append((f"{at}{word}_env", sentence))
+        return None
+    source = base / str(file)
+    try:
+        if value := source.read_text("utf-8").strip():
+            return Secret(source=f"file:{source}", value=value)
+        sentence = f"the file {source} is empty"
+    except UnicodeDecodeError:
+        sentence = f"the file {source} cannot be read: not UTF-8 text"
+    except OSError as error:
+        sentence = f"the file {source} cannot be read: {error.strerror}"
+    mistakes.append((f"{at}{word}_file", sentence))
+    return None
+
+
 def known_names(names: tuple[str, ...]) -> str:
     """The end of a sentence about a name that nothing has."""
     return f"; known: {', '.join(sorted(names))}" if names else "; none is configured"
@@ -246,11 +273,6 @@ def _mistake_of_kind(kind: object, at: Location) -> str:
         return REQUIRED
     known = f"takes one of {', '.join(KINDS)}"
     return value_not_in_this_version((*at, "kind"), kind) or known
-
-
-@cache
-def _adapter(annotation: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(annotation)
 
 
 def _as_json(value: Any) -> str:
@@ -282,3 +304,62 @@ def _take_out(content: Any, place: Location, at: Location) -> bool:
         return False
     there[-2].pop(place[len(there) - 2])
     return True
+
+
+@cache
+def hints_of(settings: type) -> Mapping[str, Any]:
+    """The fields of a value with their whole annotations."""
+    hints = get_type_hints(settings, include_extras=True)
+    return {name: hints[name] for name in _fields(settings)}
+
+
+@cache
+def keys_of(settings: type) -> Mapping[str, Any]:
+    """The keys that a value has in the file, with their annotations."""
+    keys: dict[str, Any] = {}
+    for name, annotation in hints_of(settings).items():
+        if Secret in members(annotation):
+            keys |= {f"{name}_env": str, f"{name}_file": str}
+        elif Given.BY_KEY not in marks(annotation):
+            keys[name] = annotation
+    return keys
+
+
+def members(annotation: Any) -> tuple[Any, ...]:
+    """The types that a value may have, with marks taken off; None is no type of the file."""
+    if get_origin(annotation) is Annotated:
+        return members(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return tuple(each for part in get_args(annotation) for each in members(part))
+    return () if annotation is NoneType else (annotation,)
+
+
+def marks(annotation: Any) -> tuple[Any, ...]:
+    """What an annotation says besides the type."""
+    return getattr(annotation, "__metadata__", ())
+
+
+def is_settings(annotation: Any) -> bool:
+    """Whether a value of the file is one of ours, with keys."""
+    return isinstance(annotation, type) and issubclass(annotation, Settings)
+
+
+def is_required(settings: type, name: str) -> bool:
+    """Whether a field has no default."""
+    each = _fields(settings)[name]
+    return each.default is MISSING and each.default_factory is MISSING
+
+
+def is_given(settings: type, name: str, content: Mapping[Any, Any]) -> bool:
+    """Whether the file gives a field; null counts as not given where nothing stands for it."""
+    if name not in content:
+        return False
+    has_none = _fields(settings)[name].default in (None, "")
+    return content[name] is not None or not (
+        has_none or Given.BY_NODE in marks(hints_of(settings)[name])
+    )
+
+
+@cache
+def _fields(settings: Any) -> Mapping[str, Field[Any]]:
+    return {each.name: each for each in fields(settings)}

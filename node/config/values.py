@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
@@ -49,7 +50,6 @@ class DimseConfig(Settings):
     max_associations_per_peer: Count = 20
 
     def mistakes(self) -> Iterator[Mistake]:
-        """One peer may not have more than all together."""
         if self.max_associations_per_peer > self.max_associations:
             sentence = f"above max_associations ({self.max_associations}): lower it"
             yield "max_associations_per_peer", sentence
@@ -64,7 +64,6 @@ class User(Settings):
 
     @property
     def secret(self) -> str:
-        """What it proves itself by."""
         given = self.password or self.token
         return given.value if given else ""
 
@@ -144,7 +143,6 @@ class RuleConfig(Settings):
     deadline_s: Timeout | None = None
 
     def mistakes(self) -> Iterator[Mistake]:
-        """A name that lists could not show."""
         if not _RULE_NAME.fullmatch(self.name):
             yield "name", "takes text of 1 to 128 characters without spaces around it"
 
@@ -164,7 +162,6 @@ class WorkConfig(Settings):
     on_implausible: Literal["hold", "deliver"] = "hold"
 
     def mistakes(self) -> Iterator[Mistake]:
-        """No device at all."""
         if not self.devices:
             yield "devices", NOT_EMPTY
 
@@ -224,7 +221,7 @@ class FileKeys(Sections):
         return tuple(title.strip() for title in self.ae_titles or one)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)  # without slots: it keeps its digest
 class NodeConfig(Sections):
     """The whole configuration.
 
@@ -239,11 +236,12 @@ class NodeConfig(Sections):
     weights_dir: Path
     weights_mirror: str
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """sha256 of the content without secrets: equal digests decide equally."""
-        content = asdict(self) | {"database_url": without_password(self.database_url)}
-        body = json.dumps(_plain(content), sort_keys=True, separators=(",", ":"))
+        content = asdict(self, dict_factory=_without_value_of_secret)
+        content["database_url"] = without_password(self.database_url)
+        body = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
         return hashlib.sha256(body.encode()).hexdigest()
 
 
@@ -259,12 +257,7 @@ def without_password(url: str) -> str:
     return urlunsplit(parts._replace(netloc=f"{parts.username or ''}@{host}"))
 
 
-def _plain(value: object) -> object:
-    """JSON values, a secret reduced to where it came from."""
-    if isinstance(value, Mapping):
-        if value.keys() == {"source", "value"}:
-            return value["source"]
-        return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    return str(value) if isinstance(value, Path) else value
+def _without_value_of_secret(fields: list[tuple[str, Any]]) -> Any:
+    """A value as a mapping, a secret as where it came from."""
+    content = dict(fields)
+    return content["source"] if content.keys() == {"source", "value"} else content

@@ -61,10 +61,9 @@ def write_copies(source: Sequence[Path], folder: Path) -> list[Path]:
             continue
         for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
             if keyword in instance:
-                setattr(
-                    instance, keyword, uid_from("segnode demo copy", str(instance[keyword].value))
+                instance[keyword].value = uid_from(
+                    "segnode demo copy", str(instance[keyword].value)
                 )
-        instance.file_meta.MediaStorageSOPInstanceUID = instance.SOPInstanceUID
         copy = folder / f"copy{number:05d}.dcm"
         instance.save_as(copy, enforce_file_format=True)
         copies.append(copy)

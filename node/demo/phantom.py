@@ -91,7 +91,7 @@ def _slice(index: int, hu: NDArray[np.int16], series: str) -> Dataset:
 
 def _make_magnetic(image: Dataset) -> None:
     """The same stored values as signal, in no unit."""
-    image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = MRImageStorage
+    image.SOPClassUID = MRImageStorage
     image.Modality, image.SeriesDescription = "MR", "phantom"
     image.ScanningSequence, image.SequenceVariant = "SE", "NONE"
     for keyword in ("RescaleIntercept", "RescaleSlope", "RescaleType", "KVP"):
@@ -113,13 +113,10 @@ def _describe(image: Dataset) -> None:
     image.BodyPartExamined, image.PatientPosition = "CHEST", "HFS"
     image.KVP = 120
     image.PositionReferenceIndicator = ""
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = image.SOPClassUID
-    meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
+    meta = image.file_meta = FileMetaDataset()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
-    image.file_meta = meta
 
 
 def _uid(what: str) -> str:

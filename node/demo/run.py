@@ -12,8 +12,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,17 @@ import requests
 import yaml
 from sqlalchemy import Engine
 
+from node.batch.report import volumes_by_name
 from node.deliver.send_folder import FolderSender
 from node.demo.peers import post_instances, receiving, write_copies
 from node.demo.phantom import write_phantom
-from node.demo.report import TransportReport, report_transports
 from node.domain.errors import ConfigInvalid, NodeError
 from node.domain.job import DeliveryState, JobState
 from node.domain.series import SeriesState
 from node.jobs.catalog import JobCatalog
-from node.pipeline.build import plan
+from node.pipeline.build import Plan, plan
 from node.spool.catalog import SpoolCatalog
+from node.words import show_job, show_match, show_series
 
 DEFAULT_FOLDER = Path("segnode-demo")
 AE_TITLE, PEER_TITLE = "SEGNODE", "DEMO"
@@ -44,50 +45,57 @@ _EVERYTHING = 100_000
 _UNFINISHED_JOBS = (JobState.QUEUED.value, JobState.RUNNING.value)
 _UNFINISHED_DELIVERIES = (DeliveryState.WAITING.value, DeliveryState.SENDING.value)
 
+# stages of a job that the account shows; "shapes" and "compose" are parts of "infer"
+_INNER = ("headers", "read", "infer", "keep labels", "encode", "verify")
+
 Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransportReport:
+    """One series' way through the node.
+
+    Args:
+        stages_s: Stage -> seconds, in the order of the road.
+        volumes_ml: Segment name -> volume.
+        files: Where the result lies: as received by C-STORE, and on the shelf.
+    """
+
+    transport: str
+    series_instance_uid: str
+    instances: int
+    state: str
+    sentence: str
+    stages_s: Mapping[str, float]
+    volumes_ml: Mapping[str, float]
+    files: Sequence[Path]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoReport:
     """What the demo showed."""
 
-    transports: Sequence[TransportReport]
     folder: Path
     config: Path
     wall_s: float
+    transports: Sequence[TransportReport]
 
     @property
     def is_good(self) -> bool:
         """Whether a result came back for a series of each road."""
-        return {
-            transport.transport for transport in self.transports if len(transport.files) > 1
-        } == {"dimse", "stow"}
+        came_back = {each.transport for each in self.transports if len(each.files) > 1}
+        return came_back == {"dimse", "stow"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Stage:
     """The folders and ports of one demo."""
 
-    folder: Path
-    dimse_port: int
-    web_port: int
-    peer_port: int
-
-    @property
-    def config(self) -> Path:
-        return self.folder / "node.yaml"
-
-    @property
-    def received(self) -> Path:
-        return self.folder / "received"
-
-    @property
-    def shelf(self) -> Path:
-        return self.folder / "shelf"
-
-    @property
-    def web_url(self) -> str:
-        return f"http://127.0.0.1:{self.web_port}"
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config = folder / "node.yaml"
+        self.received, self.shelf = folder / "received", folder / "shelf"
+        self.dimse_port, self.web_port, self.peer_port = _free_ports(3)
+        self.web_url = f"http://127.0.0.1:{self.web_port}"
 
 
 def run_demo(source: Path | None, folder: Path, *, limit_s: float, say: Say) -> DemoReport:
@@ -116,15 +124,14 @@ def run_demo(source: Path | None, folder: Path, *, limit_s: float, say: Say) -> 
         current = plan(stage.config)
         engine = current.open_engine()
         try:
-            _wait(engine, sent, limit_s, say)
-            transports = report_transports(current, engine, (stage.received, stage.shelf))
+            if not _wait(lambda: _is_finished(engine, sent), limit_s):
+                say(f"not everything was finished within {limit_s:.0f} s")
+            transports = _report_transports(current, engine, (stage.received, stage.shelf))
         finally:
             engine.dispose()
+    wall_s = time.monotonic() - begun
     return DemoReport(
-        transports=transports,
-        folder=stage.folder,
-        config=stage.config,
-        wall_s=time.monotonic() - begun,
+        folder=stage.folder, config=stage.config, wall_s=wall_s, transports=transports
     )
 
 
@@ -138,8 +145,7 @@ def _prepare(folder: Path) -> _Stage:
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
     (folder / _MARKER).touch()
-    dimse_port, web_port, peer_port = _free_ports(3)
-    stage = _Stage(folder=folder, dimse_port=dimse_port, web_port=web_port, peer_port=peer_port)
+    stage = _Stage(folder)
     stage.shelf.mkdir()
     stage.config.write_text(yaml.safe_dump(_configuration(stage), sort_keys=False), "utf-8")
     return stage
@@ -147,14 +153,11 @@ def _prepare(folder: Path) -> _Stage:
 
 def _free_ports(count: int) -> list[int]:
     """Ports that nobody listens on now, all different."""
-    probes = [socket.socket() for _ in range(count)]
-    try:
+    with ExitStack() as open_probes:
+        probes = [open_probes.enter_context(socket.socket()) for _ in range(count)]
         for probe in probes:
             probe.bind(("127.0.0.1", 0))
         return [int(probe.getsockname()[1]) for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
 
 
 def _configuration(stage: _Stage) -> dict[str, Any]:
@@ -186,36 +189,31 @@ def _configuration(stage: _Stage) -> dict[str, Any]:
 @contextmanager
 def _node(stage: _Stage, say: Say) -> Iterator[None]:
     """``segnode serve`` as a child, ready when the block begins, gone when it ends."""
-    log = (stage.folder / "node.log").open("wb")
     # -P: the working directory is no place to import from
     command = [sys.executable, "-P", "-m", "node", "serve", "--config", str(stage.config)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    child = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-        command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
-    )
-    try:
-        _wait_until_ready(stage, child)
-        say(f"node ready: C-STORE on {stage.dimse_port}, HTTP on {stage.web_port}")
-        yield
-    finally:
-        child.terminate()
+    with (
+        (stage.folder / "node.log").open("wb") as log,
+        subprocess.Popen(  # noqa: S603 - our own interpreter and module
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
+        ) as child,
+    ):
         try:
-            child.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
-        log.close()
+            _wait_until_ready(stage, child)
+            say(f"node ready: C-STORE on {stage.dimse_port}, HTTP on {stage.web_port}")
+            yield
+        finally:
+            child.terminate()
+            try:
+                child.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                child.kill()
 
 
 def _wait_until_ready(stage: _Stage, child: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + _START_S
-    while time.monotonic() < deadline:
-        if child.poll() is not None:
-            break
-        if _answers(stage):
-            return
-        time.sleep(_LOOK_EVERY_S)
-    raise NodeError(f"the node did not start: read {stage.folder / 'node.log'}")
+    is_over = _wait(lambda: child.poll() is not None or _answers(stage), _START_S)
+    if not is_over or child.poll() is not None:
+        raise NodeError(f"the node did not start: read {stage.folder / 'node.log'}")
 
 
 def _answers(stage: _Stage) -> bool:
@@ -246,17 +244,18 @@ def _send(stage: _Stage, source: Path, say: Say) -> int:
     return len(stored) + len(copies)
 
 
-def _wait(engine: Engine, sent: int, limit_s: float, say: Say) -> None:
-    """Return when everything that was sent was judged, run and delivered, or at the limit."""
+def _wait(is_over: Callable[[], bool], limit_s: float) -> bool:
+    """Whether it was over within the limit."""
     deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline:
-        if _is_finished(engine, sent):
-            return
+        if is_over():
+            return True
         time.sleep(_LOOK_EVERY_S)
-    say(f"not everything was finished within {limit_s:.0f} s")
+    return False
 
 
 def _is_finished(engine: Engine, sent: int) -> bool:
+    """Whether everything that was sent was judged, run and delivered."""
     series, _ = SpoolCatalog(engine).list_series(limit=_EVERYTHING)
     if sum(row["instances"] for row in series) < sent:
         return False
@@ -266,3 +265,61 @@ def _is_finished(engine: Engine, sent: int) -> bool:
     return not any(
         jobs.list_jobs(state=state, limit=1)[1] for state in _UNFINISHED_JOBS
     ) and not any(jobs.list_deliveries(state=state, limit=1)[1] for state in _UNFINISHED_DELIVERIES)
+
+
+def _report_transports(
+    current: Plan, engine: Engine, folders: Sequence[Path]
+) -> list[TransportReport]:
+    """One report per series that came in, the first one first; results are looked for in folders."""
+    spool, jobs = SpoolCatalog(engine), JobCatalog(engine)
+    associations, _ = spool.list_associations(limit=_EVERYTHING)
+    series, _ = spool.list_series(limit=_EVERYTHING)
+    files = [path for folder in folders for path in sorted(folder.rglob("*.dcm"))]
+    reports = []
+    for row in reversed(series):
+        whole = spool.get_series(row["series_instance_uid"]) or {}
+        transport = whole["instance_list"][0]["transport"]
+        matches = jobs.matches_of_series(row["series_instance_uid"])
+        match = show_match(matches[0]) if matches else show_series(row)
+        found = jobs.get_job(match["job_id"]) if match.get("job_id") else None
+        job = show_job(found) if found else None
+        sender = next((each for each in associations if each["transport"] == transport), None)
+        made = [one for one in job["results"] if one["sop_class_uid"]] if job else []
+        uids = {one["sop_instance_uid"] for one in made}
+        reports.append(
+            TransportReport(
+                transport=transport,
+                series_instance_uid=row["series_instance_uid"],
+                instances=row["instances"],
+                state=match["state"],
+                sentence=(job or match)["sentence"],
+                stages_s=_stages(row, sender, job) if job else {},
+                volumes_ml=volumes_by_name(current.models[job["model"]], made[0]["summary"])
+                if job and made
+                else {},
+                files=[file for file in files if file.stem in uids],
+            )
+        )
+    return reports
+
+
+def _stages(
+    series: Mapping[str, Any], sender: Mapping[str, Any] | None, job: Mapping[str, Any]
+) -> dict[str, float]:
+    """How long each stretch of the road took, by the database's clock."""
+    opened_at = sender["opened_at"] if sender else series["first_received_at"]
+    arrived_at = max(series["last_received_at"], (sender or {}).get("closed_at") or 0.0)
+    stages = {
+        "receive": arrived_at - opened_at,
+        "waiting for completion": job["created_at"] - arrived_at,
+        "queued": (job["started_at"] or job["created_at"]) - job["created_at"],
+    }
+    inner = {name: job["stages"][name] for name in _INNER if name in job["stages"]}
+    if job["started_at"] and job["finished_at"]:
+        inner["rest of the job"] = job["finished_at"] - job["started_at"] - sum(inner.values())
+    sent = [each["sent_at"] for each in job["deliveries"] if each["sent_at"]]
+    if sent and job["finished_at"]:
+        inner["deliver"] = max(sent) - job["finished_at"]
+    if sent:
+        inner["last image to last delivery"] = max(sent) - arrived_at
+    return {**stages, **inner}

@@ -1,17 +1,67 @@
-"""The models of this node, as the command line and the API show them."""
+"""The models of this node: which there are, what they say of themselves, and what each lacks here.
+
+A list of models is looked at often, so nothing is imported here that receives, judges, stores or runs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from node.config import NodeConfig, load
 from node.infer.assets import Asset, learned, locked_licences, missing_assets
-from node.infer.registry import ModelSpec
+from node.infer.registry import FoundModels, ModelSpec, default_models_folder, find_models
 
 Row = Mapping[str, Any]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelsHere:
+    """The models that a configuration gives, and the configuration."""
+
+    config: NodeConfig
+    found: FoundModels
+
+    @property
+    def models(self) -> Mapping[str, ModelSpec]:
+        """Those that can be used, by name."""
+        return self.found.usable
+
+
+def models_here(config: Path | None, folders: Sequence[Path] | None = None) -> ModelsHere:
+    """The models that come with segnode, those of the configuration, and those of these folders.
+
+    Rules are not looked at: one that is wrong is no reason to hide the models.
+
+    Raises:
+        ConfigInvalid: The configuration cannot be used.
+    """
+    read = load(config, os.environ)
+    found = find_models([default_models_folder(), *read.models_dirs, *(folders or ())])
+    return ModelsHere(config=read, found=found)
+
+
+def shortcomings(model: ModelSpec, weights_dir: Path, accepted: Collection[str]) -> Iterator[str]:
+    """One sentence for each thing that stands between a model and its first job.
+
+    Files are looked for, not into: every run holds them to their hashes.
+    """
+    missing = missing_assets(model, weights_dir)
+    if missing:
+        count = len(model.files) + len(model.weights)
+        yield (
+            f"{len(missing)} of {count} files are missing, {missing[0].path} among them:"
+            f" segnode models pull {model.name}"
+        )
+    for licence in locked_licences(model, accepted):
+        yield f"its weights forbid commercial use: read {licence} and name it in accept_licences"
+    yield from model.runner.settings.shortcomings()
+
+
+@dataclass(frozen=True, slots=True)
 class ModelCatalog:
     """The models of this node as JSON-ready rows.
 
@@ -20,27 +70,20 @@ class ModelCatalog:
         accepted: Licences without commercial use that the configuration accepts.
     """
 
-    def __init__(
-        self,
-        models: Mapping[str, ModelSpec],
-        *,
-        weights_dir: Path,
-        accepted: Collection[str] = (),
-    ) -> None:
-        self._models = models
-        self._weights_dir = weights_dir
-        self._accepted = accepted
+    models: Mapping[str, ModelSpec]
+    weights_dir: Path
+    accepted: Collection[str] = ()
 
     def list_models(self) -> Sequence[Row]:
         """One short row per model, by name."""
-        return [self._short(self._models[name]) for name in sorted(self._models)]
+        return [self._short(self.models[name]) for name in sorted(self.models)]
 
     def get_model(self, name: str, /) -> Row | None:
         """One model with its inputs, its segments, its files and its card."""
-        model = self._models.get(name)
+        model = self.models.get(name)
         if model is None:
             return None
-        missing = missing_assets(model, self._weights_dir)
+        missing = missing_assets(model, self.weights_dir)
         segments = [
             {
                 "label_value": segment.label_value,
@@ -79,9 +122,9 @@ class ModelCatalog:
             "research_use": model.research_use,
             "licences": sorted({asset.licence for asset in learned(model)} - {""}),
             "commercial_use": all(asset.commercial_use for asset in learned(model)),
-            "locked_licences": locked_licences(model, self._accepted),
+            "locked_licences": locked_licences(model, self.accepted),
             "files_needed": needed,
-            "files_missing": len(missing_assets(model, self._weights_dir)),
+            "files_missing": len(missing_assets(model, self.weights_dir)),
             "digest": model.digest,
         }
 
@@ -102,11 +145,5 @@ def _inputs(model: ModelSpec) -> dict[str, dict[str, Any]]:
 
 
 def _file(asset: Asset, missing: Collection[Asset]) -> dict[str, Any]:
-    return {
-        "path": asset.path,
-        "url": asset.url,
-        "sha256": asset.sha256,
-        "licence": asset.licence,
-        "commercial_use": asset.commercial_use,
-        "is_present": asset not in missing,
-    }
+    keys = ("path", "url", "sha256", "licence", "commercial_use")
+    return {key: getattr(asset, key) for key in keys} | {"is_present": asset not in missing}

@@ -93,12 +93,9 @@ class Download:
                     f"{where}: its certificate is not trusted here;"
                     " REQUESTS_CA_BUNDLE names the file of an authority of your own"
                 ) from None
-            except requests.exceptions.ConnectionError as error:
-                if number == 0:
-                    raise FetchFailed(_unreachable(where, error)) from None
             except requests.RequestException as error:
                 if number == 0:
-                    raise FetchFailed(f"{where}: {type(error).__name__}") from None
+                    raise FetchFailed(f"{where}: {_why_unreachable(error)}") from None
             except _Broken:
                 pass
             except OSError as error:
@@ -193,13 +190,15 @@ def disk_sentence(error: OSError, path: Path) -> str:
     return f"{path.name} cannot be written ({why}): see weights_dir in the configuration"
 
 
-def _unreachable(where: str, error: Exception) -> str:
+def _why_unreachable(error: Exception) -> str:
     if isinstance(error, requests.exceptions.ProxyError):
-        return f"{where}: the proxy of this machine does not let it through"
-    return (
-        f"{where}: the host cannot be reached from here;"
-        " --from and weights_mirror name a folder or another URL"
-    )
+        return "the proxy of this machine does not let it through"
+    if isinstance(error, requests.exceptions.ConnectionError):
+        return (
+            "the host cannot be reached from here;"
+            " --from and weights_mirror name a folder or another URL"
+        )
+    return type(error).__name__
 
 
 def _require_file(url: str, answer: requests.Response) -> None:
@@ -241,8 +240,7 @@ def _resumable(url: str, part: Path, *, has_hash: bool) -> tuple[int, str]:
 
 def _state(url: str, answer: requests.Response) -> dict[str, str]:
     etag = answer.headers.get("ETag", "")
-    is_strong = etag.startswith('"')
-    validator = etag if is_strong else answer.headers.get("Last-Modified", "")
+    validator = etag if etag.startswith('"') else answer.headers.get("Last-Modified", "")
     return {"url": _fingerprint(url), "validator": validator}
 
 
@@ -256,16 +254,18 @@ def _note(part: Path) -> Path:
 
 
 def _length(answer: requests.Response) -> int | None:
-    length = answer.headers.get("Content-Length", "")
     is_plain = answer.headers.get("Content-Encoding", "identity") == "identity"
-    return int(length) if length.isdigit() and is_plain else None
+    return _number(answer.headers.get("Content-Length", "")) if is_plain else None
 
 
 def _total_of_range(answer: requests.Response) -> int | None:
-    total = answer.headers.get("Content-Range", "").rpartition("/")[2]
-    return int(total) if total.isdigit() else None
+    return _number(answer.headers.get("Content-Range", "").rpartition("/")[2])
 
 
 def _start_of_range(answer: requests.Response) -> int | None:
-    start = answer.headers.get("Content-Range", "").removeprefix("bytes ").partition("-")[0]
-    return int(start) if start.isdigit() else None
+    content_range = answer.headers.get("Content-Range", "")
+    return _number(content_range.removeprefix("bytes ").partition("-")[0])
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isdigit() else None

@@ -116,13 +116,13 @@ def pull(
     brought = 0
     with _locked(folder, model.name):
         for asset in (*model.files, *model.weights):
-            if _is_good(asset, folder):
-                watcher.ends(asset, was_there=True)
-                continue
-            place, sha256 = _bring(model.name, asset, folder, origin, download, watcher)
-            record_asset(folder, asset, sha256=sha256, source=place, at=_now())
-            brought += 1
-            watcher.ends(asset, was_there=False)
+            was_there = _is_good(asset, folder)
+            if not was_there:
+                places = origin.places(model.name, asset)
+                place, sha256 = _bring(asset, folder, places, download, watcher)
+                _record(folder, asset, sha256, place)
+                brought += 1
+            watcher.ends(asset, was_there=was_there)
     return brought
 
 
@@ -152,23 +152,17 @@ def _is_good(asset: Asset, folder: Path) -> bool:
     if recorded_sha256(folder, asset) == sha256:
         return True
     if asset.md5 and _md5_of(path) == asset.md5:
-        record_asset(folder, asset, sha256=sha256, source="found here", at=_now())
+        _record(folder, asset, sha256, "found here")
         return True
     return False
 
 
 def _bring(
-    name: str,
-    asset: Asset,
-    folder: Path,
-    origin: WeightsSource,
-    download: Download,
-    watcher: Watcher,
+    asset: Asset, folder: Path, places: list[Place], download: Download, watcher: Watcher
 ) -> tuple[str, str]:
     """Put the file in its place; returns where it came from and its sha256."""
     target = folder / asset.path
     part = target.with_name(target.name + ".part")
-    places = origin.places(name, asset)
     failures: list[FetchFailed] = []
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -180,11 +174,14 @@ def _bring(
                 if isinstance(place, str) and not failure.is_absent:
                     break
                 continue
-            _settle(part, target)
+            part.chmod(_OWN_MODE)
+            part.replace(target)
+            forget_part(part)
+            sync_folder(target.parent)
             return _shown(place), sha256
     except OSError as error:
         raise FetchFailed(disk_sentence(error, target)) from None
-    raise _worst(failures, f"{asset.path} of {name}", places)
+    raise _worst(failures, f"{asset.path} of {folder.name}", places)
 
 
 def _bring_from(
@@ -242,14 +239,6 @@ def _copy(source: Path, part: Path, watcher: Watcher) -> None:
         os.fsync(file.fileno())
 
 
-def _settle(part: Path, target: Path) -> None:
-    """Give a whole file its name, for good."""
-    part.chmod(_OWN_MODE)
-    part.replace(target)
-    forget_part(part)
-    sync_folder(target.parent)
-
-
 @contextmanager
 def _locked(folder: Path, name: str) -> Iterator[None]:
     """Keep a second pull of the same model out."""
@@ -268,17 +257,17 @@ def _locked(folder: Path, name: str) -> Iterator[None]:
 
 def _worst(failures: list[FetchFailed], what: str, places: list[Place]) -> FetchFailed:
     """The failure that says most: a wrong or unreachable file before one that is not there."""
-    present = [failure for failure in failures if not failure.is_absent]
-    if present:
-        return present[-1]
-    looked = " nor ".join(_shown(place) for place in places)
-    return FetchFailed(
-        f"{what} is not there: neither {looked}" if len(places) > 1 else str(failures[0])
-    )
+    for failure in reversed(failures):
+        if not failure.is_absent:
+            return failure
+    if len(places) == 1:
+        return failures[0]
+    return FetchFailed(f"{what} is not there: neither {' nor '.join(map(_shown, places))}")
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def _record(folder: Path, asset: Asset, sha256: str, source: str) -> None:
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    record_asset(folder, asset, sha256=sha256, source=source, at=now)
 
 
 def _shown(place: Place) -> str:

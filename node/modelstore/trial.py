@@ -12,7 +12,7 @@ import numpy as np
 
 from node.domain.result import mask_of
 from node.infer.kept import Kept
-from node.infer.registry import ModelSpec, load_model
+from node.infer.registry import load_model
 from node.infer.report import Report
 from node.infer.run_context import RunContext, run_model
 from node.pipeline.acceptance import variant_by_header
@@ -48,12 +48,9 @@ def run(request: Mapping[str, Any], report: Report, kept: Kept) -> dict[str, Any
         inputs = read_sample(model, Path(request["sample"]))
         chosen = variant_by_header(model, {}, inputs[model.grid_role].header)
         labels = run_model(model, inputs, context, report, chosen).labels
-    return {"found": _found(model, labels)}
-
-
-def _found(model: ModelSpec, labels: Any) -> list[str]:
-    return [
+    found = [
         segment.name
         for segment in model.segments
         if np.any(mask_of(labels, segment.label_value, overlapping=model.has_regions))
     ]
+    return {"found": found}

@@ -59,13 +59,7 @@ def configure_logging(*, level: str = "INFO", as_json: bool = False) -> None:
     root.setLevel(logging.WARNING)
     logging.getLogger("node").setLevel(level)
     # these print data sets, addresses or every retry: errors only
-    for name in (
-        "pynetdicom",
-        "highdicom",
-        "apscheduler",
-        "alembic",
-        "uvicorn",
-    ):
+    for name in ("pynetdicom", "highdicom", "apscheduler", "alembic", "uvicorn"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import typer
 
-from node.cli import app
+from node.cli import app_of
 from tests.cli.conftest import Segnode
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -22,7 +22,7 @@ NOT_READING = {
 
 
 def commands(group: Any = None, path: str = "") -> Iterator[tuple[str, Any]]:
-    for name, command in (group or typer.main.get_command(app)).commands.items():
+    for name, command in (group or typer.main.get_command(app_of())).commands.items():
         if hasattr(command, "commands"):
             yield from commands(command, f"{path}{name} ")
         else:

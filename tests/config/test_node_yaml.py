@@ -9,8 +9,7 @@ from typing import Any, get_args, get_origin
 import pytest
 
 from node.config import load, parse
-from node.config.annotations import is_settings, keys_of, members
-from node.config.reading import Reader
+from node.config.reading import Reader, is_settings, keys_of, members
 from node.config.values import FileKeys
 from node.config.yaml_text import read_yaml
 from node.deliver import all_kinds

@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from pynetdicom import AE
 from typer.testing import CliRunner
 
-from node.cli import app
+from node.cli import app_of
 from tests.support.evil_peers import StoreScp
 from tests.support.node_in_process import MODELS_PROBE, SharedWorker
 from tests.support.peers import Node, store
@@ -192,7 +192,7 @@ def send_and_settle(node: SimulatedNode, some: Sequence[Dataset]) -> None:
 
 def segnode(node: SimulatedNode, *command: str) -> None:
     config = node.node.data_dir.parent / "node.yaml"
-    done = CliRunner().invoke(app, [*command, "--config", str(config)])
+    done = CliRunner().invoke(app_of(), [*command, "--config", str(config)])
     assert done.exit_code == 0, done.output
 
 

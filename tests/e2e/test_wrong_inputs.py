@@ -20,7 +20,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from typer.testing import CliRunner
 
-from node.cli import app
+from node.cli import app_of
 from node.domain.errors import InstanceRejected
 from node.jobs.catalog import JobCatalog
 from node.receive.dry import DryRun
@@ -114,7 +114,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     rules = folder / "rules.yaml"
     rules.write_text(json.dumps({"data_dir": str(folder / "data"), **config()}))  # JSON is YAML
     words = ["run", str(folder / "in"), str(folder / "out"), "--config", str(rules), "--json"]
-    done = CliRunner().invoke(app, words)
+    done = CliRunner().invoke(app_of(), words)
     assert done.exit_code == 1, done.stderr
     report: dict[str, Any] = json.loads(done.stdout)
     return report
@@ -147,8 +147,8 @@ def test_the_exit_code_tells_of_one_series_that_is_held(case: Case, tmp_path: Pa
     write(tmp_path / "in", case.files())
     words = ["run", str(tmp_path / "in"), str(tmp_path / "out"), "--model", case.model]
 
-    held = CliRunner().invoke(app, words)
-    proceeded = CliRunner().invoke(app, [*words, "--proceed"])
+    held = CliRunner().invoke(app_of(), words)
+    proceeded = CliRunner().invoke(app_of(), [*words, "--proceed"])
 
     assert (held.exit_code, proceeded.exit_code) == (1, 0)
     assert "go on without them with: --proceed" in held.stdout

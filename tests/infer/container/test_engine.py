@@ -18,7 +18,7 @@ from node.infer.container.engine import (
 )
 from node.infer.mhub.draft import draft_model
 from node.infer.registry import load_model
-from node.modelstore.readiness import shortcomings
+from node.modelstore.catalog import shortcomings
 from tests.infer.mhub.cards import card
 
 ID = f"sha256:{'a' * 64}"

@@ -1,38 +1,42 @@
-"""``segnode series``: what arrived, and what a person decides about it."""
+"""``segnode series`` and ``segnode quarantine``: what arrived, what was refused, and what a person decides."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from node import words
 from node.cli.opening import open_node
-from node.cli.options import ConfigOption
+from node.cli.options import ConfigOption, LimitOption, Number
 from node.cli.printing import (
     Column,
     JsonOption,
     plain,
+    print_below,
     print_facts,
     print_json,
     print_page,
     print_table,
     say,
-    shown,
     status_code,
     when,
 )
 from node.domain.errors import NodeError
 from node.domain.series import Forced, SeriesState
 from node.jobs.catalog import JobCatalog
+from node.pipeline.accept import open_ingest, quarantine_obstacle
+from node.process.admin import Admin
 from node.spool.arrivals import Arrivals
 from node.spool.catalog import SpoolCatalog
+from node.spool.folders import SpoolFolders
 
-LimitOption = Annotated[int, typer.Option("--limit", min=1, help="How many at most.")]
+Kept = Literal["kept", "accepted", "discarded"]
 Uid = Annotated[str, typer.Argument(metavar="UID", help="Series Instance UID.")]
 
-_COLUMNS = (
+
+_SERIES = (
     Column("SERIES", "series_instance_uid"),
     Column("MODALITY", "modality"),
     Column("INSTANCES", "instances"),
@@ -59,16 +63,24 @@ _MATCHES = (
     Column("JOB", "job_id"),
     Column("WHY", "sentence"),
 )
+_QUARANTINE = (
+    Column("ID", "id"),
+    Column("RECEIVED", "received_at", when),
+    Column("TRANSPORT", "transport"),
+    Column("FROM", "calling_ae_title"),
+    Column("STATUS", "dimse_status", status_code),
+    Column("STATE", "state"),
+    Column("ACCEPT", "obstacle", lambda obstacle: "no" if obstacle else "yes"),
+    Column("SERIES", "series_instance_uid"),
+    Column("WHY", "reason"),
+    Column("FILE", "source"),
+)
 
-commands = typer.Typer(no_args_is_help=True, help="What arrived, and what becomes of it.")
+series = typer.Typer(no_args_is_help=True, help="What arrived, and what becomes of it.")
+quarantine = typer.Typer(no_args_is_help=True, help="Instances that were refused and kept aside.")
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the commands of this module."""
-    app.add_typer(commands, name="series")
-
-
-@commands.command("list")
+@series.command("list")
 def list_series(
     state: Annotated[SeriesState | None, typer.Option(help="Only series in this state.")] = None,
     study: Annotated[str | None, typer.Option(help="Only series of this study.")] = None,
@@ -81,10 +93,10 @@ def list_series(
         page = SpoolCatalog(node.engine).list_series(
             state=state.value if state else None, study_instance_uid=study, limit=limit
         )
-    print_page(_COLUMNS, shown(page, words.show_series), as_json=as_json)
+    print_page(_SERIES, page, words.show_series, as_json=as_json)
 
 
-@commands.command("show")
+@series.command("show")
 def show_series(uid: Uid, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """One series: what is known of it, and what each rule made of it."""
     with open_node(config) as node:
@@ -99,30 +111,26 @@ def show_series(uid: Uid, config: ConfigOption = None, as_json: JsonOption = Fal
     _print_series(row)
     typer.echo("")
     print_table(_MATCHES, matches)
-    if row["losses"]:
-        typer.echo("")
-        print_table(_LOSSES, row["losses"])
-    if row["events"]:
-        typer.echo("")
-        print_table(_EVENTS, row["events"])
+    print_below(_LOSSES, row["losses"])
+    print_below(_EVENTS, row["events"])
 
 
-@commands.command()
+@series.command()
 def proceed(uid: Uid, config: ConfigOption = None) -> None:
     """Take a series as complete with what is there."""
     _force(uid, Forced.PROCEED, config)
     say("the running node goes on with what is there")
 
 
-@commands.command()
+@series.command()
 def rerun(uid: Uid, config: ConfigOption = None) -> None:
     """Judge a series again, as a new revision, by the rules in force."""
     _force(uid, Forced.RERUN, config)
     say("the running node judges it again")
 
 
-@commands.command()
-def discard(uid: Uid, config: ConfigOption = None) -> None:
+@series.command("discard")
+def discard_series(uid: Uid, config: ConfigOption = None) -> None:
     """Leave a series alone from now on."""
     _force(uid, Forced.DISCARD, config)
     say("the running node leaves it alone from now on")
@@ -155,3 +163,68 @@ def _print_series(row: dict[str, Any]) -> None:
             "notes": "; ".join(gate.get("notes", ())),
         }
     )
+
+
+@quarantine.command("list")
+def list_quarantine(
+    state: Annotated[Kept, typer.Option(help="Only instances in this state.")] = "kept",
+    series: Annotated[str | None, typer.Option(help="Only instances of this series.")] = None,
+    limit: LimitOption = 100,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Refused instances, the newest first, and whether accept can free them."""
+    with open_node(config) as node:
+        page = SpoolCatalog(node.engine).list_quarantine(
+            state=state, series_instance_uid=series, limit=limit
+        )
+    obstacle = quarantine_obstacle(node.plan.config)
+    print_page(_QUARANTINE, page, lambda row: {**row, "obstacle": obstacle(row)}, as_json=as_json)
+
+
+@quarantine.command("show")
+def show_quarantine(
+    number: Number, config: ConfigOption = None, as_json: JsonOption = False
+) -> None:
+    """One refused instance, where its file lies, and whether accept can free it."""
+    with open_node(config) as node:
+        row = SpoolCatalog(node.engine).get_quarantine(number)
+    if row is None:
+        raise NodeError(f"{number} is not in quarantine")
+    obstacle = quarantine_obstacle(node.plan.config)(row)
+    file = SpoolFolders.of(node.plan.config.data_dir).quarantine / row["file_name"]
+    if as_json:
+        print_json({**row, "obstacle": obstacle, "path": str(file)})
+        return
+    print_facts(
+        {
+            "id": row["id"],
+            "why": row["reason"],
+            "status": status_code(row["dimse_status"]),
+            "state": row["state"],
+            "received": when(row["received_at"]),
+            "transport": row["transport"],
+            "from": f"{row['calling_ae_title']} {row['address']}".strip(),
+            "instance": row["sop_instance_uid"],
+            "series": row["series_instance_uid"],
+            "came as": row["source"],
+            "file": file if file.exists() else "gone",
+            "accept": f"cannot take it: {obstacle}" if obstacle else "takes it in",
+        }
+    )
+
+
+@quarantine.command()
+def accept(number: Number, config: ConfigOption = None) -> None:
+    """Take an instance in after all; what is still malformed stays refused."""
+    with open_node(config) as node, open_ingest(node.plan) as door:
+        Admin(node.plan, node.engine, door).accept_quarantine(number)
+    say("accepted")
+
+
+@quarantine.command("discard")
+def discard_quarantined(number: Number, config: ConfigOption = None) -> None:
+    """Delete an instance from quarantine."""
+    with open_node(config) as node, open_ingest(node.plan) as door:
+        Admin(node.plan, node.engine, door).discard_quarantine(number)
+    say("discarded")
