@@ -24,7 +24,7 @@ from node.domain.errors import NodeError
 from node.pipeline.accept import open_ingest, quarantine_obstacle
 from node.process.admin import Admin
 from node.spool.catalog import SpoolCatalog
-from node.spool.folders import SpoolFolders
+from node.spool.files import SpoolFolders
 
 Number = Annotated[int, typer.Argument(metavar="ID", help="Number in the list.")]
 

@@ -13,11 +13,10 @@ from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, exists, sel
 
 from node.database.engine import reading, writing
 from node.domain.errors import LeaseLost
-from node.domain.job import JobState
+from node.domain.job import JobState, Settled
 from node.domain.reasons import Reason, ReasonCode
-from node.jobs.matches import follow_job
+from node.jobs.matches import clock, follow_job, say_why
 from node.jobs.retry import MAX_ATTEMPTS, job_delay_s
-from node.jobs.rows import clock, leased_job, say_why
 from node.jobs.tables import job
 from node.jobs.values import LeasedJob
 
@@ -90,7 +89,7 @@ class JobLeases:
                 return None
             say_why(connection, taken)
             follow_job(connection, taken, JobState.RUNNING, now)
-            return leased_job(connection, taken)
+            return _leased_job(connection, taken)
 
     def heartbeat(self, job_id: int, owner: str, lease_s: float, now: float | None = None) -> None:
         """Keep a job for ``lease_s`` from now.
@@ -318,3 +317,28 @@ def _take_back(
     change_held(connection, row.id, row.owner, values)
     say_why(connection, row.id, [why])
     follow_job(connection, row.id, state, now)
+
+
+def _leased_job(connection: Connection, job_id: int) -> LeasedJob:
+    """A row of ``job`` that was just leased."""
+    row = connection.execute(select(job).where(job.c.id == job_id)).one()
+    return LeasedJob(
+        id=row.id,
+        job_key=row.job_key,
+        model=row.model,
+        model_digest=row.model_digest,
+        parameters=row.parameters,
+        study_instance_uid=row.study_instance_uid,
+        inputs=row.inputs,
+        destinations=tuple(row.destinations),
+        revision=row.revision,
+        replaces=row.replaces,
+        config_digest=row.config_digest,
+        series_number=row.series_number,
+        content_date=row.content_date,
+        content_time=row.content_time,
+        deadline_s=row.deadline_s,
+        attempts=row.attempts,
+        forms=tuple(row.forms),
+        settled=Settled(row.settled),
+    )

@@ -1,17 +1,20 @@
-"""Matches: what became of each (series set, rule), revision by revision."""
+"""Matches: what became of each (series set, rule), revision by revision; a match follows its job.
+
+Below them what every change of the work of a study begins with: the time, and the study held.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, func, select, update
+from sqlalchemy import Connection, Engine, Table, func, select, text, update
+from sqlalchemy.dialects import postgresql, sqlite
 
-from node.database.engine import reading, writing
+from node.database.engine import epoch_s, reading, writing
 from node.domain.job import JobState, MatchState
-from node.domain.reasons import reasons_to_json
-from node.jobs.rows import clock, hold_study
+from node.domain.reasons import MARKS, Reason, reasons_from_json, reasons_to_json
 from node.jobs.tables import job, match
 from node.jobs.values import JobRequest, MadeOf, MatchReport, SeriesPart
 
@@ -187,3 +190,39 @@ def _insert(
         rule=rule, series_key=series_key, revision=revision, created_at=now, **values
     )
     return int(connection.execute(statement).inserted_primary_key[0])  # type: ignore[index]
+
+
+def clock(connection: Connection, now: float | None) -> float:
+    """The time to decide by: the database's clock unless the caller says otherwise."""
+    return epoch_s(connection) if now is None else now
+
+
+def hold_study(connection: Connection, study_instance_uid: str) -> None:
+    """Let one transaction at a time change the work of a study, until it ends.
+
+    Revisions, shared jobs and withheld deliveries are decided over several rows. SQLite has one
+    writer anyway.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(
+            text("SELECT pg_advisory_xact_lock(hashtextextended(:study, 0))"),
+            {"study": study_instance_uid},
+        )
+
+
+def say_why(connection: Connection, job_id: int, reasons: Iterable[Reason] = ()) -> None:
+    """Say why a job is in its state; what its result is marked with stays."""
+    had = connection.execute(select(job.c.reasons).where(job.c.id == job_id)).scalar_one()
+    fresh = tuple(reasons)
+    anew = {reason.code for reason in fresh}
+    marks = [r for r in reasons_from_json(had) if r.code in MARKS and r.code not in anew]
+    now = reasons_to_json([*marks, *fresh])
+    if now != had:
+        connection.execute(update(job).where(job.c.id == job_id).values(reasons=now))
+
+
+def insert_if_absent(connection: Connection, table: Table, values: Mapping[str, Any]) -> bool:
+    """Insert a row unless a unique constraint says that it is there; True when it was inserted."""
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(table).values(**values).on_conflict_do_nothing()
+    return connection.execute(statement).rowcount == 1

@@ -12,6 +12,7 @@ from sqlalchemy import (
     Engine,
     Row,
     and_,
+    case,
     exists,
     func,
     or_,
@@ -26,13 +27,10 @@ from node.domain.errors import LeaseLost, NodeError
 from node.domain.form import FormsTaken
 from node.domain.job import DeliveryState
 from node.domain.reasons import ReasonCode, told
-from node.jobs import breakers
-from node.jobs.giving import give_more
-from node.jobs.matches import is_wanted
-from node.jobs.outbox_rows import add_rows
-from node.jobs.retry import MAX_REFUSALS, delivery_delay_s
+from node.jobs.matches import clock, hold_study, insert_if_absent, is_wanted
+from node.jobs.results import add_rows, give_more, result_of
+from node.jobs.retry import BREAKER_OPENS_AT, MAX_REFUSALS, breaker_delay_s, delivery_delay_s
 from node.jobs.revisions import is_kept_back
-from node.jobs.rows import clock, hold_study, result_of
 from node.jobs.tables import breaker, job, outbox, result
 from node.jobs.values import LABELS, LeasedDelivery
 
@@ -144,7 +142,7 @@ class Outbox:
             if not outcome.is_done and not is_wanted(connection, row.job_id):
                 values["state"] = DeliveryState.WITHHELD.value
             _change_held(connection, delivery_id, owner, {**values, **_FREE})
-            breakers.note(connection, row.destination, outcome, self._chance(), now)
+            _note_end(connection, row.destination, outcome, self._chance(), now)
         return DeliveryState(values["state"])
 
     def _consequence(self, row: Row[Any], outcome: Outcome, now: float) -> dict[str, Any]:
@@ -208,7 +206,7 @@ class Outbox:
         """Try everything again that waits for a destination or is blocked there; how many rows."""
         unfinished = outbox.c.state.in_([DeliveryState.WAITING.value, DeliveryState.BLOCKED.value])
         with writing(self._engine) as connection:
-            breakers.close(connection, destination)
+            _close_breaker(connection, destination)
             where = and_(outbox.c.destination == destination, unfinished)
             return _rearm(connection, where, clock(connection, now))
 
@@ -247,7 +245,7 @@ class Outbox:
     def open_breakers(self, now: float | None = None) -> Mapping[str, float]:
         """Destinations that are left alone, and until when."""
         with reading(self._engine) as connection:
-            return breakers.open_at(connection, clock(connection, now))
+            return _open_breakers(connection, clock(connection, now))
 
 
 def _refuse_kept_back(connection: Connection, where: ColumnElement[bool]) -> None:
@@ -282,7 +280,7 @@ def _next_due(now: float) -> Any:
         .scalar_subquery()
     )
     limit = func.coalesce(
-        select(breakers.senders_allowed(SENDERS_PER_DESTINATION, now))
+        select(_senders_allowed(SENDERS_PER_DESTINATION, now))
         .where(breaker.c.destination == outbox.c.destination)
         .scalar_subquery(),
         SENDERS_PER_DESTINATION,
@@ -342,3 +340,68 @@ def _is_held(delivery_id: int, owner: str) -> ColumnElement[bool]:
 def _rearm(connection: Connection, where: ColumnElement[bool], now: float) -> int:
     statement = update(outbox).where(where, outbox.c.state.not_in(_NOT_REARMED))
     return connection.execute(statement.values(next_at=now, **_REARMED)).rowcount
+
+
+def _note_end(
+    connection: Connection, destination: str, outcome: Outcome, jitter: float, now: float
+) -> None:
+    """Take one end into account."""
+    insert_if_absent(
+        connection, breaker, {"destination": destination, "failures": 0, "open_until": 0.0}
+    )
+    failures = connection.execute(
+        select(breaker.c.failures).where(breaker.c.destination == destination).with_for_update()
+    ).scalar_one()
+    if outcome.destination_sick:
+        delay_s = breaker_delay_s(failures + 1, jitter)
+        _set_breaker(connection, destination, failures + 1, now + delay_s if delay_s else 0.0)
+        return
+    _close_breaker(connection, destination)
+    if failures and outcome.is_done:
+        _wake(connection, destination, now)
+
+
+def _close_breaker(connection: Connection, destination: str) -> None:
+    """Let everything through again."""
+    _set_breaker(connection, destination, 0, 0.0)
+
+
+def _open_breakers(connection: Connection, now: float) -> dict[str, float]:
+    """Destinations that are left alone, and until when."""
+    rows = connection.execute(
+        select(breaker.c.destination, breaker.c.open_until).where(breaker.c.open_until > now)
+    )
+    return {row.destination: row.open_until for row in rows}
+
+
+def _senders_allowed(usual: int, now: float) -> Any:
+    """As SQL over ``breaker``: none while open, one to try after that, else the usual number."""
+    return case(
+        (breaker.c.open_until > now, 0),
+        (breaker.c.failures >= BREAKER_OPENS_AT, 1),
+        else_=usual,
+    )
+
+
+def _set_breaker(
+    connection: Connection, destination: str, failures: int, open_until: float
+) -> None:
+    connection.execute(
+        update(breaker)
+        .where(breaker.c.destination == destination)
+        .values(failures=failures, open_until=open_until)
+    )
+
+
+def _wake(connection: Connection, destination: str, now: float) -> None:
+    """What waits for nothing but this destination's health need not wait any longer."""
+    connection.execute(
+        update(outbox)
+        .where(
+            outbox.c.destination == destination,
+            outbox.c.state == DeliveryState.WAITING.value,
+            outbox.c.refusals == 0,
+            outbox.c.next_at > now,
+        )
+        .values(next_at=now)
+    )

@@ -6,27 +6,32 @@ computed or encoded again.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
-from sqlalchemy import Connection, Engine, and_, exists, select, update
+from sqlalchemy import Connection, Engine, Row, and_, exists, select, update
 
 from node.database.engine import reading, writing
-from node.domain.errors import LeaseLost, ResultRefused
+from node.domain.errors import LeaseLost, NodeError, ResultRefused
 from node.domain.form import FormsTaken
-from node.domain.job import DeliveryState, JobState
-from node.domain.reasons import Reason, ReasonCode, tells_implausible
-from node.jobs.giving import give
+from node.domain.job import DeliveryState, JobState, Settled
+from node.domain.reasons import Reason, ReasonCode, reasons_to_json, tells_implausible
 from node.jobs.leases import finish_held, held
-from node.jobs.matches import is_wanted
-from node.jobs.outbox_rows import kept_back
+from node.jobs.matches import clock, follow_job, hold_study, insert_if_absent, is_wanted, say_why
+from node.jobs.revisions import is_kept_back as holds_back
 from node.jobs.revisions import mark_superseded, restore
-from node.jobs.rows import clock, files_of, hold_study, result_of
 from node.jobs.tables import job, outbox, result
-from node.jobs.values import ResultFile, StoredResult
+from node.jobs.values import LABELS, ResultFile, StoredResult
 
 # What still has to leave keeps its file
 _UNFINISHED = (DeliveryState.WAITING, DeliveryState.SENDING, DeliveryState.BLOCKED)
 _UNFINISHED_JOBS = (JobState.QUEUED.value, JobState.RUNNING.value, JobState.IMPLAUSIBLE.value)
+
+
+_HOW_IT_ENDED = {
+    JobState.DONE.value: Settled.DONE,
+    JobState.IMPLAUSIBLE.value: Settled.IMPLAUSIBLE,
+}
 
 
 class ResultStore:
@@ -182,3 +187,136 @@ def _put(connection: Connection, job_id: int, owner: str, file: ResultFile, now:
         return int(there.id)
     statement = result.insert().values(job_id=job_id, form=file.form, part=file.part, **values)
     return int(connection.execute(statement).inserted_primary_key[0])  # type: ignore[index]
+
+
+def give(
+    connection: Connection,
+    row: Row[Any],
+    destinations: Collection[str],
+    taken: FormsTaken,
+    now: float,
+    *,
+    withheld: Reason | None = None,
+) -> None:
+    """Let destinations have a job's result, each in the forms that it takes.
+
+    Args:
+        row: Of the job; these are destinations of it already.
+        withheld: Why nothing may leave now, if it may not.
+    """
+    for made in files_of(connection, row.id):
+        takers = taken.takers(made.file.form, destinations)
+        add_rows(connection, made.id, takers, now, withheld=withheld)
+    if row.state not in _HOW_IT_ENDED:
+        return  # an unfinished job is made into all that its destinations take when it ends
+    if set(taken.of_all(destinations)) <= set(row.forms):
+        return
+    settled = _HOW_IT_ENDED[row.state]
+    if row.settled == Settled.ACCEPTED:
+        settled = Settled.ACCEPTED
+    connection.execute(
+        update(job)
+        .where(job.c.id == row.id)
+        .values(
+            state=JobState.QUEUED.value,
+            settled=settled.value,
+            attempts=0,
+            not_before=0.0,
+            finished_at=None,
+        )
+    )
+    say_why(connection, row.id)
+    follow_job(connection, row.id, JobState.QUEUED, now)
+
+
+def give_more(
+    connection: Connection,
+    job_id: int,
+    destinations: Collection[str],
+    taken: FormsTaken,
+    now: float,
+) -> None:
+    """Give a job's result to destinations that may be new to it.
+
+    Raises:
+        NodeError: There is no such job.
+    """
+    row = connection.execute(select(job).where(job.c.id == job_id)).one_or_none()
+    if row is None:
+        raise NodeError(f"there is no job {job_id}")
+    hold_study(connection, row.study_instance_uid)
+    row = connection.execute(select(job).where(job.c.id == job_id)).one()
+    together = list(dict.fromkeys([*row.destinations, *destinations]))
+    connection.execute(update(job).where(job.c.id == job_id).values(destinations=together))
+    withheld = kept_back(job_id) if holds_back(row) else None
+    give(connection, row, destinations, taken, now, withheld=withheld)
+
+
+def kept_back(job_id: int) -> Reason:
+    """Why the deliveries of an implausible result wait."""
+    return Reason(ReasonCode.RESULT_IMPLAUSIBLE, {"job": job_id})
+
+
+def add_rows(
+    connection: Connection,
+    result_id: int,
+    destinations: Iterable[str],
+    now: float,
+    *,
+    withheld: Reason | None = None,
+) -> int:
+    """Add what is missing; returns how many rows are new.
+
+    Args:
+        destinations: Names; the empty name stands for a sender that nobody knows: the result is kept
+            and an operator sees that it went nowhere.
+        withheld: Why the rows must not be sent, if they must not.
+    """
+    added = 0
+    for name in dict.fromkeys(destinations):
+        state, why = DeliveryState.WAITING, None
+        if not name:
+            state, why = DeliveryState.NO_DESTINATION, Reason(ReasonCode.NO_DESTINATION)
+        elif withheld is not None:
+            state, why = DeliveryState.WITHHELD, withheld
+        values = {
+            "result_id": result_id,
+            "destination": name,
+            "state": state.value,
+            "reasons": reasons_to_json([why] if why is not None else ()),
+            "next_at": now,
+            "created_at": now,
+        }
+        added += insert_if_absent(connection, outbox, values)
+    return added
+
+
+def result_of(row: Row[Any]) -> StoredResult:
+    """A row of ``result`` as a value."""
+    return StoredResult(
+        id=row.id,
+        job_id=row.job_id,
+        state=row.state,
+        file=ResultFile(
+            form=row.form,
+            part=row.part,
+            file_name=row.file_name,
+            size_bytes=row.size_bytes,
+            sha256=row.sha256,
+            sop_instance_uid=row.sop_instance_uid,
+            sop_class_uid=row.sop_class_uid,
+            series_instance_uid=row.series_instance_uid,
+            study_instance_uid=row.study_instance_uid,
+            summary=row.summary,
+        ),
+    )
+
+
+def files_of(connection: Connection, job_id: int) -> list[StoredResult]:
+    """The files of a job's result that may be delivered and are still there; not its labels."""
+    rows = connection.execute(
+        select(result)
+        .where(result.c.job_id == job_id, result.c.state != "deleted", result.c.form != LABELS)
+        .order_by(result.c.id)
+    )
+    return [result_of(row) for row in rows]

@@ -13,9 +13,17 @@ from node.domain.errors import NodeError
 from node.domain.form import FormsTaken
 from node.domain.job import JobState, Settled
 from node.domain.reasons import Reason, ReasonCode, reasons_from_json, reasons_to_json
-from node.jobs.giving import give, give_more
-from node.jobs.matches import bind_match, bound_job, follow_job, is_wanted, newest_bound
-from node.jobs.outbox_rows import kept_back
+from node.jobs.matches import (
+    bind_match,
+    bound_job,
+    clock,
+    follow_job,
+    hold_study,
+    is_wanted,
+    newest_bound,
+    say_why,
+)
+from node.jobs.results import files_of, give, give_more, kept_back
 from node.jobs.revisions import (
     drop_unwanted,
     is_kept_back,
@@ -25,7 +33,6 @@ from node.jobs.revisions import (
     supersede_older,
     withhold,
 )
-from node.jobs.rows import clock, files_of, hold_study, say_why
 from node.jobs.tables import job
 from node.jobs.values import JobRequest
 

@@ -19,7 +19,7 @@ from node.domain.instance import Instance
 from node.domain.job import MatchState
 from node.infer.report import LOG_FILE
 from node.jobs.results import ResultStore
-from node.jobs.series_work import SeriesWork
+from node.jobs.revisions import SeriesWork
 from node.jobs.store import JobStore
 from node.pipeline.accept import spool_settings
 from node.pipeline.build import Plan

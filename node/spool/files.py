@@ -5,13 +5,16 @@
     series/ab/<sha256 of Series Instance UID>      whose series it is
     quarantine/*.dcm     refused, kept aside for a person
 
-A file appears under its name by ``link``, which fails where the name is taken: the same SOP
-Instance UID is noticed across processes and machines without the database.
+One subject: what a name means, who may take it, and whether there is room for one more. A file
+appears under its name by ``link``, which fails where the name is taken: the same SOP Instance UID
+is noticed across processes and machines without the database.
 """
 
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
@@ -26,14 +29,9 @@ from node.domain.statuses import PATIENT_MIX_UP, SAME_UID_OTHER_PIXELS
 from node.domain.uids import file_stem, is_uid
 from node.spool.digest_process import DigestProcess
 from node.spool.duplicates import Duplicate, Known, Verdict, judge_duplicate
-from node.spool.folders import SpoolFolders
-from node.spool.index import Index
-from node.spool.markers import SeriesMarkers
-from node.spool.parts import SpoolPart, no_room
+from node.spool.index import Index, Tombstones
+from node.spool.parts import InstanceRecord, SpoolPart, encode_record, no_room, read_record
 from node.spool.quarantine import QuarantineFolder
-from node.spool.record import InstanceRecord, encode_record, read_record
-from node.spool.space import SpaceGuard, Watermark
-from node.spool.tombstones import Tombstones
 
 # answers that a person may overrule, for the bytes themselves are sound
 OVERRULABLE = frozenset((SAME_UID_OTHER_PIXELS, PATIENT_MIX_UP))
@@ -50,6 +48,97 @@ _EVENTS = {
         "An instance came again with other pixels or another place under the same UID.",
     ),
 }
+_GIGABYTE = 1_000_000_000
+_CACHE_S = 0.25
+_MOST_BYTES = 1024  # a key has 64
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolFolders:
+    """The folders of a spool.
+
+    Args:
+        root: ``<data_dir>/spool``.
+    """
+
+    root: Path
+
+    @property
+    def incoming(self) -> Path:
+        """Files that are being written."""
+        return self.root / "incoming"
+
+    @property
+    def instances(self) -> Path:
+        """Kept instances: the paths of pixels start here."""
+        return self.root / "instances"
+
+    @property
+    def series(self) -> Path:
+        """Markers that say whose series it is."""
+        return self.root / "series"
+
+    @property
+    def quarantine(self) -> Path:
+        """Files that were refused and kept aside for a person."""
+        return self.root / "quarantine"
+
+    @classmethod
+    def of(cls, data_dir: Path) -> SpoolFolders:
+        """Those of a node."""
+        return cls(data_dir / "spool")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watermark:
+    """Where the node stops taking instances, before the disk does it."""
+
+    reserve_gb: float = 5.0
+    max_used_percent: float = 85.0
+
+
+class SpaceGuard:
+    """Watches the file system that holds a folder; looks again after a quarter of a second."""
+
+    def __init__(
+        self,
+        folder: Path,
+        watermark: Watermark,
+        *,
+        monotonic_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._folder = folder
+        self._watermark = watermark
+        self._monotonic_s = monotonic_s
+        self._looked_at = float("-inf")
+        self._shortage = ""
+
+    @property
+    def shortage(self) -> str:
+        """One sentence when there is no room, else empty."""
+        now = self._monotonic_s()
+        if now - self._looked_at >= _CACHE_S:
+            self._shortage = self._look()
+            self._looked_at = now
+        return self._shortage
+
+    def forget(self) -> None:
+        """Look again at the next question: something was just deleted, or failed to be written."""
+        self._looked_at = float("-inf")
+
+    def _look(self) -> str:
+        disk = os.statvfs(self._folder)
+        free_gb = disk.f_bavail * disk.f_frsize / _GIGABYTE
+        usable = disk.f_blocks - disk.f_bfree + disk.f_bavail
+        used_percent = 100.0 * (1 - disk.f_bavail / usable) if usable else 100.0
+        if free_gb < self._watermark.reserve_gb:
+            return f"{free_gb:.1f} GB free, {self._watermark.reserve_gb:g} GB are kept in reserve"
+        if used_percent > self._watermark.max_used_percent:
+            limit = self._watermark.max_used_percent
+            return f"the disk is {used_percent:.0f} % full, the limit is {limit:g} %"
+        if disk.f_files and not disk.f_favail:
+            return "no inode is left on the disk"
+        return ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,7 +295,7 @@ class Spool:
         while True:
             known, version, name = self._versions(stem, deleted)
             head = _head(received, origin, self._index.now(), version=version)
-            verdict = Verdict.stored(received)
+            verdict = Verdict(Duplicate.NEW, received.received_sha256)
             if known:
                 os.pwrite(part.descriptor, encode_record(head), 0)
                 verdict = judge_duplicate(part.path, received, known, self._digests)
@@ -309,3 +398,60 @@ def _head(
         dimse_status=rejection.dimse_status if rejection else 0,
         reason=rejection.reason if rejection else "",
     )
+
+
+class SeriesMarkers:
+    """The folder of markers: one small file per series that says whose it is.
+
+    The first instance of a series makes the file, by ``link``, which only one process can do; every
+    later one must agree with it. So "two patients in one series" is found without the database.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def claim(self, series_instance_uid: str, key: str) -> bool:
+        """Whether the series belongs to ``key``: it did before, or does from now on.
+
+        Raises:
+            OSError: The marker can neither be read nor written.
+        """
+        path = self._path(series_instance_uid)
+        try:
+            found = _read_marker(path)
+        except FileNotFoundError:
+            found = self._make(path, key)
+        # a marker cut off by a power failure says nothing: the rebuild writes it anew
+        return found in (key, "")
+
+    def release(self, series_instance_uid: str) -> None:
+        """Forget a series none of whose files is left."""
+        self._path(series_instance_uid).unlink(missing_ok=True)
+
+    def _path(self, series_instance_uid: str) -> Path:
+        stem = file_stem(series_instance_uid)
+        return self._folder / stem[:2] / stem
+
+    def _make(self, path: Path, key: str) -> str:
+        path.parent.mkdir(exist_ok=True)
+        fresh = path.parent / f".{uuid4().hex}"
+        try:
+            with fresh.open("x", encoding="ascii") as file:
+                file.write(key)
+                file.flush()
+                os.fdatasync(file.fileno())
+            path.hardlink_to(fresh)
+        except FileExistsError:
+            return _read_marker(path)
+        finally:
+            fresh.unlink(missing_ok=True)
+        return key
+
+
+def _read_marker(path: Path) -> str:
+    """The text of a marker; asked for every instance, so without the layers of a Python file."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, _MOST_BYTES).decode("ascii")
+    finally:
+        os.close(descriptor)

@@ -8,23 +8,25 @@ as files, from which their rows can be rebuilt.
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from threading import Condition, Thread
+from threading import Condition, Lock, Thread
 from typing import cast
 from uuid import uuid4
 
-from sqlalchemy import Connection, Engine, Table, insert, text, update
+from sqlalchemy import Connection, Engine, Table, insert, select, text, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import Insert as SqliteInsert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import DBAPIError
 
-from node.database.engine import DatabaseClock, Now, writing
+from node.database.engine import DatabaseClock, Now, reading, writing
 from node.domain.association import Ending
 from node.domain.errors import TryLater
 from node.domain.instance import Instance, Origin, Transport
 from node.domain.loss import Loss
+from node.domain.received import Received
 from node.spool import tables
 from node.spool.losses import (
     attribute_losses,
@@ -34,6 +36,7 @@ from node.spool.losses import (
     settle_nameless,
     write_losses,
 )
+from node.spool.parts import no_room
 
 BATCH_S = 0.05
 _MAX_BATCH = 500
@@ -42,6 +45,9 @@ _RETRY_S = 0.5
 MAX_WAITING = 20_000
 # one writer at a time, so that row ids become visible in their order (PostgreSQL)
 _WRITER_LOCK = 0x5E6_0001
+# tombstones: series remembered at once, and for how long
+_MAX_SERIES = 256
+_KEEP_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +266,54 @@ class Index:
             return False
         self._trouble = ""
         return True
+
+
+class Tombstones:
+    """Rows of instances whose files retention deleted, asked for once per series and remembered."""
+
+    def __init__(self, engine: Engine, now: Now) -> None:
+        self._engine = engine
+        self._now = now
+        self._lock = Lock()
+        self._by_series: OrderedDict[str, tuple[float, dict[str, dict[int, str]]]] = OrderedDict()
+
+    def of(self, received: Received) -> dict[int, str]:
+        """``received_sha256`` by version of the deleted copies of one instance.
+
+        Raises:
+            InstanceRejected: 0xA700, the index cannot be read.
+        """
+        series = received.series_instance_uid
+        now = self._now()
+        with self._lock:
+            asked_at, deleted = self._by_series.get(series, (float("-inf"), {}))
+        if not 0 <= now - asked_at <= _KEEP_S:  # a clock may be set back
+            deleted = self._ask(series)
+            with self._lock:
+                self._by_series[series] = (now, deleted)
+                self._by_series.move_to_end(series)
+                while len(self._by_series) > _MAX_SERIES:
+                    self._by_series.popitem(last=False)
+        return deleted.get(received.sop_instance_uid, {})
+
+    def _ask(self, series_instance_uid: str) -> dict[str, dict[int, str]]:
+        columns = (
+            tables.instance.c.sop_instance_uid,
+            tables.instance.c.version,
+            tables.instance.c.received_sha256,
+        )
+        wanted = select(*columns).where(
+            tables.instance.c.series_instance_uid == series_instance_uid,
+            tables.instance.c.file_deleted_at.is_not(None),
+        )
+        deleted: dict[str, dict[int, str]] = {}
+        try:
+            with reading(self._engine) as connection:
+                for uid, version, sha256 in connection.execute(wanted):
+                    deleted.setdefault(uid, {})[version] = sha256
+        except DBAPIError as error:
+            raise no_room("the index cannot be read") from error
+        return deleted
 
 
 def write_instances(connection: Connection, rows: Sequence[Mapping[str, object]]) -> None:

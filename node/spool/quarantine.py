@@ -9,8 +9,7 @@ from threading import Lock
 from uuid import uuid4
 
 from node.spool.index import Index
-from node.spool.parts import SpoolPart
-from node.spool.record import HEAD_BYTES, InstanceRecord, encode_record
+from node.spool.parts import HEAD_BYTES, InstanceRecord, SpoolPart, encode_record
 
 _GIGABYTE = 1_000_000_000
 # a file takes whole blocks; many small ones fill a disk too

@@ -14,7 +14,7 @@ from node.domain.instance import Origin
 from node.domain.received import Received
 from node.spool.files import OVERRULABLE, Spool
 from node.spool.index import Index
-from node.spool.record import HEAD_BYTES, InstanceRecord, read_record
+from node.spool.parts import HEAD_BYTES, InstanceRecord, read_record
 from node.spool.tables import quarantine
 
 

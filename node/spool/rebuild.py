@@ -12,13 +12,11 @@ from sqlalchemy import Engine, Table, insert, select
 from node.database.engine import reading, writing
 from node.domain.instance import Instance
 from node.domain.loss import Loss
-from node.spool.folders import SpoolFolders
+from node.spool.files import SeriesMarkers, SpoolFolders
 from node.spool.index import instance_values, write_instances
 from node.spool.losses import loss_values, write_losses
-from node.spool.markers import SeriesMarkers
-from node.spool.parts import remove_stale_parts
+from node.spool.parts import InstanceRecord, read_record, remove_stale_parts
 from node.spool.quarantine import quarantine_values
-from node.spool.record import InstanceRecord, read_record
 from node.spool.tables import instance, quarantine
 
 _BATCH = 200

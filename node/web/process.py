@@ -16,7 +16,7 @@ from node.process.admin import Admin, NodeHealth
 from node.receive.stow import PeerOf, StowService
 from node.receive.stow_parts import PartReceiver
 from node.spool.catalog import SpoolCatalog
-from node.spool.space import SpaceGuard
+from node.spool.files import SpaceGuard
 from node.web.access import OPEN, Account, Authentication
 from node.web.app import create_app
 from node.web.server import make_server

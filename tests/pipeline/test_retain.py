@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from node.domain.errors import InstanceRejected
-from node.jobs.series_work import SeriesWork
+from node.jobs.revisions import SeriesWork
 from node.pipeline.retain import Retention
 from node.spool import space
 from tests.support.node_in_process import SharedWorker

@@ -21,12 +21,11 @@ from node.receive.dry import DryRun
 from node.receive.syntaxes import NATIVE_SYNTAXES
 from node.spool import tables
 from node.spool.arrivals import Arrivals
-from node.spool.folders import SpoolFolders
+from node.spool.files import SpaceGuard, SpoolFolders, Watermark
+from node.spool.parts import InstanceRecord, decode_record, encode_record
 from node.spool.quarantine_review import CannotBeFreed, NotInQuarantine, QuarantineReview
 from node.spool.rebuild import rebuild_index
-from node.spool.record import InstanceRecord, decode_record, encode_record
 from node.spool.retention import sweep_instances, sweep_quarantine
-from node.spool.space import SpaceGuard, Watermark
 from tests.support.instances import (
     ORIGIN,
     SERIES_UID,
