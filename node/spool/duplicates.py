@@ -15,7 +15,6 @@ from node.spool.parts import InstanceRecord
 class Duplicate(Enum):
     """What a newcomer is to the versions that are kept."""
 
-    NEW = auto()
     DUPLICATE = auto()
     AMENDED = auto()
     CONFLICT = auto()

@@ -21,32 +21,28 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from struct import pack, unpack_from
-from typing import BinaryIO, Protocol, TypeAlias
+from typing import TYPE_CHECKING, BinaryIO
 
 from node.domain.errors import InstanceRejected
 from node.domain.instance import Instance, InstanceState, Origin, Transport
 from node.domain.received import Received
 from node.domain.statuses import OUT_OF_RESOURCES
 from node.domain.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, uid_from
+from node.spool.tables import SENDER_WIDTHS
+
+if TYPE_CHECKING:
+    from node.spool.files import Spool
 
 HEAD_BYTES = 2048
-
-Json: TypeAlias = Mapping[str, object]
 
 _RECORD_CREATOR_UID = uid_from("segnode", "spool record", "1")
 _PREAMBLE = bytes(128) + b"DICM"
 _RECORD_TAG = 0x0102
 _SOURCE_CHARACTERS = 80  # the end of a path, which may be of four bytes each
-_LIMITS = {
-    "peer": 64,
-    "calling_ae_title": 16,
-    "called_ae_title": 16,
-    "address": 64,
-    "http_user": 64,
-}
+_OF_INSTANCE = tuple({each.name for each in fields(Instance)} - {"file_name", "data_offset"})
 
 
 def no_room(reason: str) -> InstanceRejected:
@@ -54,29 +50,11 @@ def no_room(reason: str) -> InstanceRejected:
     return InstanceRejected(reason, dimse_status=OUT_OF_RESOURCES, quarantine=False)
 
 
-class PartKeeper(Protocol):
-    """Where a finished part goes."""
-
-    def keep(self, part: SpoolPart, received: Received, origin: Origin) -> InstanceState: ...
-
-    def put_aside(
-        self,
-        part: SpoolPart,
-        received: Received,
-        origin: Origin,
-        rejection: InstanceRejected,
-        *,
-        source: str = "",
-    ) -> None: ...
-
-    def forget_space(self) -> None: ...
-
-
 class SpoolPart:
     """One incoming instance; not for use by two threads at once."""
 
-    def __init__(self, keeper: PartKeeper, path: Path) -> None:
-        self._keeper = keeper
+    def __init__(self, spool: Spool, path: Path) -> None:
+        self._spool = spool
         self.path = path
         try:
             self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC)
@@ -88,14 +66,13 @@ class SpoolPart:
         self._is_open = True
 
     def write(self, data: bytes | memoryview) -> None:
-        """Append data-set bytes."""
         try:
             while data:
                 written = os.pwrite(self.descriptor, data, self._end)
                 self._end += written
                 data = data[written:] if written < len(data) else b""
         except OSError as error:
-            self._keeper.forget_space()
+            self._spool.forget_space()
             raise no_room(f"the instance cannot be written: {error.strerror}") from error
 
     def rewrite(self, offset: int, data: bytes) -> None:
@@ -130,13 +107,13 @@ class SpoolPart:
 
     def keep(self, received: Received, origin: Origin) -> InstanceState:
         """Make the instance durable."""
-        return self._keeper.keep(self, received, origin)
+        return self._spool.keep(self, received, origin)
 
     def quarantine(
         self, received: Received, origin: Origin, rejection: InstanceRejected, *, source: str = ""
     ) -> None:
         """Keep the bytes aside, with the reason and the file that they came from."""
-        self._keeper.put_aside(self, received, origin, rejection, source=source)
+        self._spool.put_aside(self, received, origin, rejection, source)
 
     def discard(self) -> None:
         """Close and remove the part; harmless when that was done."""
@@ -190,27 +167,19 @@ class InstanceRecord:
 
     def instance(self, file_name: str) -> Instance:
         """The index row of a kept file."""
-        return Instance(
-            sop_instance_uid=self.sop_instance_uid,
-            sop_class_uid=self.sop_class_uid,
-            transfer_syntax_uid=self.transfer_syntax_uid,
-            study_instance_uid=self.study_instance_uid,
-            series_instance_uid=self.series_instance_uid,
-            version=self.version,
-            file_name=file_name,
-            data_offset=HEAD_BYTES,
-            size_bytes=self.size_bytes,
-            received_sha256=self.received_sha256,
-            pixel_identity=self.pixel_identity,
-            is_input=self.is_input,
-            received_at=self.received_at,
-            origin=self.origin,
-        )
+        same = {name: getattr(self, name) for name in _OF_INSTANCE}
+        return Instance(**same, file_name=file_name, data_offset=HEAD_BYTES)
+
+
+def said_by(origin: Origin) -> dict[str, str]:
+    """What a sender said of itself, cut to what is kept of it."""
+    return {name: getattr(origin, name)[:limit] for name, limit in SENDER_WIDTHS.items()}
 
 
 def encode_record(head: InstanceRecord) -> bytes:
     """Preamble and group 0002, exactly ``HEAD_BYTES`` long."""
-    origin = head.origin
+    calling, called = head.origin.calling_ae_title, head.origin.called_ae_title
+    titles = ((0x0016, calling), (0x0017, calling), (0x0018, called))
     body = b"".join(
         (
             pack("<HH2sHI", 0x0002, 0x0001, b"OB", 0, 2) + b"\x00\x01",
@@ -219,10 +188,8 @@ def encode_record(head: InstanceRecord) -> bytes:
             _text(0x0010, b"UI", head.transfer_syntax_uid),
             _text(0x0012, b"UI", IMPLEMENTATION_CLASS_UID),
             _text(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME),
-            _text(0x0016, b"AE", origin.calling_ae_title) if origin.calling_ae_title else b"",
             # PS3.10 7.1: who sent it to us, and to which title of ours
-            _text(0x0017, b"AE", origin.calling_ae_title) if origin.calling_ae_title else b"",
-            _text(0x0018, b"AE", origin.called_ae_title) if origin.called_ae_title else b"",
+            *(_text(element, b"AE", title) for element, title in titles if title),
             _text(0x0100, b"UI", _RECORD_CREATOR_UID),
         )
     )
@@ -271,15 +238,13 @@ def _text(element: int, vr: bytes, text: str) -> bytes:
     return pack("<HH2sH", 0x0002, element, vr, len(value)) + value
 
 
-def _record(head: InstanceRecord) -> Json:
-    origin = head.origin
-    named = {name: getattr(origin, name)[:limit] for name, limit in _LIMITS.items()}
+def _record(head: InstanceRecord) -> Mapping[str, object]:
     return {
         "study": head.study_instance_uid,
         "series": head.series_instance_uid,
-        "road": origin.transport.value,  # the key that files of before have, too
-        "association": origin.association_id,
-        **{name: value for name, value in named.items() if value},
+        "road": head.origin.transport.value,  # the key that files of before have, too
+        "association": head.origin.association_id,
+        **{name: value for name, value in said_by(head.origin).items() if value},
         "received_at": head.received_at,
         "sha256": head.received_sha256,
         "size": head.size_bytes,
@@ -303,7 +268,7 @@ def _head(record: Mapping[str, str], texts: Mapping[int, str]) -> InstanceRecord
         origin=Origin(
             transport=Transport(record["road"]),
             association_id=str(record["association"]),
-            **{name: str(record.get(name, "")) for name in _LIMITS},
+            **{name: str(record.get(name, "")) for name in SENDER_WIDTHS},
         ),
         received_at=float(record["received_at"]),
         received_sha256=sha256,
