@@ -32,7 +32,7 @@ from node.pipeline.settle import Settler
 from node.pipeline.wiring import settle_deps
 from node.spool.arrivals import Arrivals
 from node.spool.catalog import SpoolCatalog
-from node.spool.folders import SpoolFolders
+from node.spool.files import SpoolFolders
 from node.spool.losses import Losses
 from node.spool.rebuild import rebuild_index
 

@@ -30,7 +30,7 @@ from node.pipeline.accept import open_ingest, quarantine_obstacle
 from node.process.admin import Admin
 from node.spool.arrivals import Arrivals
 from node.spool.catalog import SpoolCatalog
-from node.spool.folders import SpoolFolders
+from node.spool.files import SpoolFolders
 
 Kept = Literal["kept", "accepted", "discarded"]
 Uid = Annotated[str, typer.Argument(metavar="UID", help="Series Instance UID.")]

@@ -37,7 +37,7 @@ from node.modelstore.catalog import shortcomings
 from node.pipeline.accept import spool_settings
 from node.pipeline.build import Plan, destinations_of, plan
 from node.receive.syntaxes import decodable_syntaxes
-from node.spool.space import SpaceGuard
+from node.spool.files import SpaceGuard
 
 _CONNECT_S = 3.0
 _EXPECTED_CODECS = (

@@ -29,7 +29,7 @@ from node.pipeline.signals import Signals
 from node.process import roles
 from node.process.supervise import RoleMain, Supervisor
 from node.receive.syntaxes import decodable_syntaxes
-from node.spool.folders import SpoolFolders
+from node.spool.files import SpoolFolders
 from node.spool.rebuild import rebuild_index
 from node.web.process import web
 

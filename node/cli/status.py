@@ -23,7 +23,7 @@ from node.pipeline.accept import spool_settings
 from node.process.admin import NodeHealth
 from node.spool.arrivals import Arrivals
 from node.spool.catalog import SpoolCatalog
-from node.spool.space import SpaceGuard
+from node.spool.files import SpaceGuard
 from node.words import show_degraded
 
 

@@ -1,15 +1,26 @@
-"""Engines, transactions, and the clock that leases are counted by."""
+"""Engines, transactions, the clock that leases are counted by, and rows as values."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
+from enum import StrEnum
+from functools import cache
+from operator import attrgetter
 from sqlite3 import Connection as SqliteConnection
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, Executable, Row, Table, create_engine, event, text
+from sqlalchemy.dialects import postgresql, sqlite
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 BUSY_TIMEOUT_S = 10.0
+
+_Value = TypeVar("_Value", bound="DataclassInstance")
 
 Now = Callable[[], float]
 """A clock: tells epoch seconds."""
@@ -48,9 +59,53 @@ def reading(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
+def rows_of(engine: Engine, query: Executable) -> Sequence[Row[Any]]:
+    """The answer to one query, whole."""
+    with reading(engine) as connection:
+        return connection.execute(query).all()
+
+
+def column_of(engine: Engine, query: Executable) -> list[Any]:
+    """The first column of the answer to one query."""
+    with reading(engine) as connection:
+        return list(connection.execute(query).scalars())
+
+
 def epoch_s(connection: Connection) -> float:
     """Seconds since 1970 by the database's clock, the one that all processes share."""
     return float(connection.execute(text(_EPOCH_S[connection.dialect.name])).scalar_one())
+
+
+def stored(*members: StrEnum) -> tuple[str, ...]:
+    """Members as they stand in a column."""
+    return tuple(member.value for member in members)
+
+
+def inserting(connection: Connection, table: Table) -> sqlite.Insert:
+    """An INSERT that may say ``on_conflict_...``: both databases have it, in types of their own."""
+    dialect: Any = postgresql if connection.dialect.name == "postgresql" else sqlite
+    statement: sqlite.Insert = dialect.insert(table)
+    return statement
+
+
+def value_of(kind: type[_Value], row: Row[Any], **others: Any) -> _Value:
+    """A dataclass made of the columns of a row that are called like its fields.
+
+    Args:
+        others: Fields that are no column, or not as they stand there.
+    """
+    columns = row._mapping
+    return kind(**{name: columns[name] for name in _fields_but(kind, *others)}, **others)
+
+
+def columns_of(value: DataclassInstance, *others: str) -> dict[str, Any]:
+    """The columns that are called like the fields of a dataclass.
+
+    Args:
+        others: Fields that are no column, or not as they stand there.
+    """
+    names = _fields_but(type(value), *others)
+    return dict(zip(names, attrgetter(*names)(value), strict=True))
 
 
 class DatabaseClock:
@@ -66,6 +121,11 @@ class DatabaseClock:
 
     def __call__(self) -> float:
         return time.time() + self._ahead_s
+
+
+@cache
+def _fields_but(kind: type[DataclassInstance], *others: str) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind) if field.name not in others)
 
 
 def _prepare_sqlite(connection: SqliteConnection, _record: object) -> None:

@@ -3,11 +3,11 @@
 Enters: what rules decided (``MatchReport``, ``JobRequest``), what workers made (``ResultFile``), how
 deliveries ended (``Outcome``). Leaves: a leased job for a worker, a leased delivery for a sender.
 
-One module per noun: ``matches`` (a series set and a rule), ``series_work`` (all that was made of a
-series), ``store`` (jobs, for those who ask), ``leases`` (jobs, for those who work), ``results``,
-``outbox`` with ``breakers``; ``revisions`` says what a newer state of a series does to older work,
-``retry`` how long to wait. ``tables`` is the schema; rows keep why they are as they are as codes with
-facts.
+One module per noun: ``matches`` (a series set and a rule), ``store`` (jobs, for those who ask),
+``leases`` (jobs, for those who work), ``results`` and to whom they are given, ``outbox`` (deliveries
+and the health of destinations); ``revisions`` says how far the work of a series went and what a newer
+state of it does to older work, ``retry`` how long to wait. ``tables`` is the schema; rows keep why
+they are as they are as codes with facts.
 
 What is promised:
 

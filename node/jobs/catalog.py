@@ -1,37 +1,27 @@
 """Reading the work: matches, jobs, results and deliveries, for people and programs that ask.
 
-Rows come out as plain dictionaries that JSON can carry: column names as keys, times as epoch
-seconds. Lists are short rows, newest first, with the number of all rows that match; one row by its
-key is whole. Nothing is changed here.
+Lists are short rows, newest first, with the number of all rows that match; one row by its key is
+whole. Nothing is changed here.
 """
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
-
-from sqlalchemy import ColumnElement, Engine, FromClause, String, cast, func, select
+from sqlalchemy import Engine, String, cast, select
 
 from node.database.engine import reading
+from node.database.pages import Page, Shown, all_of, one_of, page_of
 from node.jobs.tables import job, match, outbox, result
 
-Row: TypeAlias = dict[str, Any]
-Where: TypeAlias = list[ColumnElement[bool]]
-
 # long columns that only the whole row shows
-_JOB = [c for c in job.c if c.name not in ("inputs", "parameters")]
-_MATCH = [c for c in match.c if c.name != "explanation"]
-_DELIVERY = [
-    *outbox.c,
-    result.c.job_id,
-    result.c.form,
-    result.c.sop_instance_uid,
-    result.c.series_instance_uid,
-    result.c.study_instance_uid,
-    job.c.model,
-]
+_JOB = select(*(c for c in job.c if c.name not in ("inputs", "parameters")))
+_MATCH = select(*(c for c in match.c if c.name != "explanation"))
 _WITH_RESULT = outbox.join(result, result.c.id == outbox.c.result_id).join(
     job, job.c.id == result.c.job_id
 )
+_DELIVERY = select(
+    *(*outbox.c, result.c.job_id, result.c.form, result.c.sop_instance_uid),
+    *(result.c.series_instance_uid, result.c.study_instance_uid, job.c.model),
+).select_from(_WITH_RESULT)
 
 
 class JobCatalog:
@@ -47,19 +37,18 @@ class JobCatalog:
         series_instance_uid: str | None = None,
         limit: int = 100,
         offset: int = 0,
-    ) -> tuple[list[Row], int]:
+    ) -> Page:
         """What rules decided, the last changed first, and how many there are."""
-        where: Where = [match.c.state == state] if state else []
+        query = _MATCH
         if series_instance_uid:
-            where.append(match.c.series_key.contains(series_instance_uid, autoescape=True))
-        return self._page(match, _MATCH, where, match.c.updated_at, limit, offset)
+            query = query.where(match.c.series_key.contains(series_instance_uid, autoescape=True))
+        only = {match.c.state: state}
+        return page_of(self._engine, query, [match.c.updated_at], limit, offset, only=only)
 
-    def matches_of_series(self, series_instance_uid: str) -> list[Row]:
+    def matches_of_series(self, series_instance_uid: str) -> list[Shown]:
         """Whole rows of the matches that a series takes part in, alone or in a set, newest first."""
         near = cast(match.c.roles, String).contains(series_instance_uid, autoescape=True)
-        query = select(match).where(near).order_by(match.c.id.desc())
-        with reading(self._engine) as connection:
-            rows = [dict(row._mapping) for row in connection.execute(query)]
+        rows = all_of(self._engine, select(match).where(near).order_by(match.c.id.desc()))
         # one UID may be the beginning of another
         return [row for row in rows if series_instance_uid in row["roles"].values()]
 
@@ -71,35 +60,34 @@ class JobCatalog:
         model: str | None = None,
         limit: int = 100,
         offset: int = 0,
-    ) -> tuple[list[Row], int]:
+    ) -> Page:
         """Jobs, the newest first, and how many there are."""
-        where: Where = [job.c.state == state] if state else []
-        if model:
-            where.append(job.c.model == model)
-        if study_instance_uid:
-            where.append(job.c.study_instance_uid == study_instance_uid)
-        return self._page(job, _JOB, where, job.c.id, limit, offset)
+        only = {
+            job.c.state: state,
+            job.c.model: model,
+            job.c.study_instance_uid: study_instance_uid,
+        }
+        return page_of(self._engine, _JOB, [job.c.id], limit, offset, only=only)
 
-    def get_job(self, job_id: int) -> Row | None:
+    def get_job(self, job_id: int) -> Shown | None:
         """One job with its inputs, the matches that asked for it, its results and deliveries."""
         with reading(self._engine) as connection:
             row = connection.execute(select(job).where(job.c.id == job_id)).one_or_none()
             if row is None:
                 return None
-            matches = select(*_MATCH).where(match.c.job_id == job_id).order_by(match.c.id)
-            results = select(result).where(result.c.job_id == job_id).order_by(result.c.id)
-            deliveries = (
-                select(*outbox.c)
+            of_job = result.c.job_id == job_id
+            more = {
+                "matches": _MATCH.where(match.c.job_id == job_id).order_by(match.c.id),
+                "results": select(result).where(of_job).order_by(result.c.id),
+                "deliveries": select(*outbox.c)
                 .select_from(_WITH_RESULT)
-                .where(result.c.job_id == job_id)
-                .order_by(outbox.c.id)
-            )
-            return {
-                **row._mapping,
-                "matches": [dict(found._mapping) for found in connection.execute(matches)],
-                "results": [dict(found._mapping) for found in connection.execute(results)],
-                "deliveries": [dict(found._mapping) for found in connection.execute(deliveries)],
+                .where(of_job)
+                .order_by(outbox.c.id),
             }
+            whole = dict(row._mapping)
+            for name, query in more.items():
+                whole[name] = [dict(found._mapping) for found in connection.execute(query)]
+        return whole
 
     def list_results(
         self,
@@ -108,18 +96,13 @@ class JobCatalog:
         study_instance_uid: str | None = None,
         limit: int = 100,
         offset: int = 0,
-    ) -> tuple[list[Row], int]:
+    ) -> Page:
         """Results, the newest first, and how many there are."""
-        where: Where = [result.c.state == state] if state else []
-        if study_instance_uid:
-            where.append(result.c.study_instance_uid == study_instance_uid)
-        return self._page(result, list(result.c), where, result.c.id, limit, offset)
+        only = {result.c.state: state, result.c.study_instance_uid: study_instance_uid}
+        return page_of(self._engine, select(result), [result.c.id], limit, offset, only=only)
 
-    def get_result(self, result_id: int) -> Row | None:
-        """One result."""
-        with reading(self._engine) as connection:
-            row = connection.execute(select(result).where(result.c.id == result_id)).one_or_none()
-        return None if row is None else dict(row._mapping)
+    def get_result(self, result_id: int) -> Shown | None:
+        return one_of(self._engine, select(result).where(result.c.id == result_id))
 
     def list_deliveries(
         self,
@@ -128,32 +111,10 @@ class JobCatalog:
         destination: str | None = None,
         limit: int = 100,
         offset: int = 0,
-    ) -> tuple[list[Row], int]:
+    ) -> Page:
         """Deliveries with what they deliver, the newest first, and how many there are."""
-        where: Where = [outbox.c.state == state] if state else []
-        if destination:
-            where.append(outbox.c.destination == destination)
-        return self._page(_WITH_RESULT, _DELIVERY, where, outbox.c.id, limit, offset)
+        only = {outbox.c.state: state, outbox.c.destination: destination}
+        return page_of(self._engine, _DELIVERY, [outbox.c.id], limit, offset, only=only)
 
-    def get_delivery(self, delivery_id: int) -> Row | None:
-        """One delivery with what it delivers."""
-        query = select(*_DELIVERY).select_from(_WITH_RESULT).where(outbox.c.id == delivery_id)
-        with reading(self._engine) as connection:
-            row = connection.execute(query).one_or_none()
-        return None if row is None else dict(row._mapping)
-
-    def _page(
-        self,
-        source: FromClause,
-        columns: list[Any],
-        where: Where,
-        order: ColumnElement[Any],
-        limit: int,
-        offset: int,
-    ) -> tuple[list[Row], int]:
-        rows = select(*columns).select_from(source).where(*where)
-        count = select(func.count()).select_from(source).where(*where)
-        newest = rows.order_by(order.desc()).limit(limit).offset(offset)
-        with reading(self._engine) as connection:
-            found = [dict(row._mapping) for row in connection.execute(newest)]
-            return found, int(connection.execute(count).scalar_one())
+    def get_delivery(self, delivery_id: int) -> Shown | None:
+        return one_of(self._engine, _DELIVERY.where(outbox.c.id == delivery_id))

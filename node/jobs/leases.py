@@ -6,25 +6,24 @@ a worker that lost its lease can change nothing any more: it gets ``LeaseLost`` 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, exists, select, true, update
+from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, exists, select, update
 
-from node.database.engine import reading, writing
+from node.database.engine import reading, value_of, writing
 from node.domain.errors import LeaseLost
-from node.domain.job import JobState
+from node.domain.job import JobState, Settled
 from node.domain.reasons import Reason, ReasonCode
-from node.jobs.matches import follow_job
+from node.jobs.matches import clock, deciding, tell_state
 from node.jobs.retry import MAX_ATTEMPTS, job_delay_s
-from node.jobs.rows import clock, leased_job, say_why
 from node.jobs.tables import job
 from node.jobs.values import LeasedJob
 
 # After so many leases in a row of a higher priority the job that waits longest has its turn
 TURNS_OF_HIGHER = 2
 
-_FREE: dict[str, Any] = {"owner": None, "lease_until": None}
+FREE: dict[str, Any] = {"owner": None, "lease_until": None}
 
 
 class JobLeases:
@@ -32,6 +31,8 @@ class JobLeases:
 
     Args:
         max_attempts: A job that failed or killed its worker so often is parked.
+    Raises:
+        LeaseLost: From all that names an owner: the job was cancelled, or given to another worker.
     """
 
     def __init__(self, engine: Engine, *, max_attempts: int = MAX_ATTEMPTS) -> None:
@@ -45,12 +46,7 @@ class JobLeases:
             return bool(connection.execute(select(exists().where(ready))).scalar_one())
 
     def lease(
-        self,
-        owner: str,
-        lease_s: float,
-        now: float | None = None,
-        *,
-        without: Collection[str] = (),
+        self, owner: str, lease_s: float, now: float | None = None, *, without: Collection[str] = ()
     ) -> LeasedJob | None:
         """Take the next job, or None where nothing is ready; the attempt counts from here.
 
@@ -60,8 +56,7 @@ class JobLeases:
         Args:
             without: Models whose jobs are left to other workers.
         """
-        with writing(self._engine) as connection:
-            now = clock(connection, now)
+        with deciding(self._engine, now) as (connection, now):
             ready = and_(_is_ready(now), job.c.model.not_in(without))
             order = [job.c.created_at, job.c.id]
             if not _longest_waiting_has_its_turn(connection, ready):
@@ -88,26 +83,16 @@ class JobLeases:
             ).scalar_one_or_none()
             if taken is None:
                 return None
-            say_why(connection, taken)
-            follow_job(connection, taken, JobState.RUNNING, now)
-            return leased_job(connection, taken)
+            tell_state(connection, taken, JobState.RUNNING, now)
+            return _leased_job(connection, taken)
 
     def heartbeat(self, job_id: int, owner: str, lease_s: float, now: float | None = None) -> None:
-        """Keep a job for ``lease_s`` from now.
-
-        Raises:
-            LeaseLost: The job was cancelled, or given to another worker.
-        """
-        with writing(self._engine) as connection:
-            until = clock(connection, now) + lease_s
-            change_held(connection, job_id, owner, {"lease_until": until})
+        """Keep a job for ``lease_s`` from now."""
+        with deciding(self._engine, now) as (connection, now):
+            change_held(connection, job_id, owner, {"lease_until": now + lease_s})
 
     def stage(self, job_id: int, owner: str, stage: str, seconds: float) -> None:
-        """Record how long a stage took.
-
-        Raises:
-            LeaseLost: See ``heartbeat``.
-        """
+        """Record how long a stage took."""
         with writing(self._engine) as connection:
             row = held(connection, job_id, owner)
             stages = {**row.stages, stage: round(seconds, 4)}
@@ -126,12 +111,8 @@ class JobLeases:
 
         Failed where another attempt would end the same way, parked after three attempts, else
         queued again after a delay.
-
-        Raises:
-            LeaseLost: See ``heartbeat``.
         """
-        with writing(self._engine) as connection:
-            now = clock(connection, now)
+        with deciding(self._engine, now) as (connection, now):
             row = held(connection, job_id, owner)
             attempt = {"attempt": row.attempts, "attempts": self._max_attempts}
             state, not_before, finished_at = JobState.QUEUED, 0.0, None
@@ -142,27 +123,16 @@ class JobLeases:
             else:
                 not_before = now + job_delay_s(row.attempts)
                 attempt["is_tried_again"] = True
-            values = {
-                "state": state.value,
-                "not_before": not_before,
-                "finished_at": finished_at,
-                **_FREE,
-            }
-            change_held(connection, job_id, owner, values)
-            say_why(connection, job_id, [reason.having(**attempt) for reason in reasons])
-            follow_job(connection, job_id, state, now)
+            values = {"not_before": not_before, "finished_at": finished_at}
+            why = [reason.having(**attempt) for reason in reasons]
+            _let_go(connection, job_id, owner, state, now, why, **values)
         return state
 
     def cancel(
         self, job_id: int, owner: str, reasons: Sequence[Reason], now: float | None = None
     ) -> None:
-        """End a job that is not to be done as it was asked for.
-
-        Raises:
-            LeaseLost: See ``heartbeat``.
-        """
-        with writing(self._engine) as connection:
-            now = clock(connection, now)
+        """End a job that is not to be done as it was asked for."""
+        with deciding(self._engine, now) as (connection, now):
             finish_held(connection, job_id, owner, reasons, now, state=JobState.CANCELLED)
 
     def release(
@@ -178,20 +148,10 @@ class JobLeases:
 
         Args:
             wait_s: Nobody takes it before; for a resource that is short.
-        Raises:
-            LeaseLost: See ``heartbeat``.
         """
-        with writing(self._engine) as connection:
-            now = clock(connection, now)
-            values = {
-                "state": JobState.QUEUED.value,
-                "attempts": job.c.attempts - 1,
-                "not_before": now + wait_s,
-                **_FREE,
-            }
-            change_held(connection, job_id, owner, values)
-            say_why(connection, job_id, reasons)
-            follow_job(connection, job_id, JobState.QUEUED, now)
+        with deciding(self._engine, now) as (connection, now):
+            values = {"attempts": job.c.attempts - 1, "not_before": now + wait_s}
+            _let_go(connection, job_id, owner, JobState.QUEUED, now, reasons, **values)
 
     def take_back(self, owner: str | None, now: float | None = None) -> int:
         """Take back at once what a process held that is known to be dead; returns how many.
@@ -199,29 +159,35 @@ class JobLeases:
         Args:
             owner: Its name; None for all owners, when no worker can be alive.
         """
-        whose = job.c.owner == owner if owner is not None else true()
-        with writing(self._engine) as connection:
-            now = clock(connection, now)
-            return self._take_back_all(connection, whose, now)
+        whose = [] if owner is None else [job.c.owner == owner]
+        with deciding(self._engine, now) as (connection, now):
+            return self._take_back_all(connection, now, *whose)
 
     def reap(self, now: float | None = None) -> int:
         """Take back the jobs of workers that went silent; returns how many.
 
         Three attempts and the job is parked: it may be what kills the workers.
         """
-        with writing(self._engine) as connection:
-            now = clock(connection, now)
-            return self._take_back_all(connection, job.c.lease_until < now, now)
+        with deciding(self._engine, now) as (connection, now):
+            return self._take_back_all(connection, now, job.c.lease_until < now)
 
-    def _take_back_all(self, connection: Connection, whose: ColumnElement[bool], now: float) -> int:
+    def _take_back_all(
+        self, connection: Connection, now: float, *whose: ColumnElement[bool]
+    ) -> int:
+        most = self._max_attempts
         rows = connection.execute(
             select(job.c.id, job.c.owner, job.c.attempts)
-            .where(job.c.state == JobState.RUNNING.value, whose)
+            .where(job.c.state == JobState.RUNNING.value, *whose)
             .order_by(job.c.id)
             .with_for_update(skip_locked=True)
         ).all()
         for row in rows:
-            _take_back(connection, row, self._max_attempts, now)
+            state, finished_at = JobState.QUEUED, None
+            why = Reason(ReasonCode.WORKER_LOST, {"lost_in": row.attempts, "of": most})
+            if row.attempts >= most:
+                state, finished_at = JobState.PARKED, now
+                why = Reason(ReasonCode.KILLS_WORKERS, {"times": row.attempts})
+            _let_go(connection, row.id, row.owner, state, now, [why], finished_at=finished_at)
         return len(rows)
 
 
@@ -231,9 +197,8 @@ def held(connection: Connection, job_id: int, owner: str) -> Row[Any]:
     Raises:
         LeaseLost: It does not hold it.
     """
-    row = connection.execute(
-        select(job).where(_is_held(job_id, owner)).with_for_update()
-    ).one_or_none()
+    its = select(job).where(_is_held(job_id, owner))
+    row = connection.execute(its.with_for_update()).one_or_none()
     if row is None:
         raise LeaseLost(f"job {job_id}", owner)
     return row
@@ -248,6 +213,19 @@ def change_held(connection: Connection, job_id: int, owner: str, values: dict[st
     statement = update(job).where(_is_held(job_id, owner)).values(**values)
     if connection.execute(statement).rowcount == 0:
         raise LeaseLost(f"job {job_id}", owner)
+
+
+def _let_go(
+    connection: Connection,
+    job_id: int,
+    owner: str,
+    state: JobState,
+    now: float,
+    why: Iterable[Reason],
+    **values: Any,
+) -> None:
+    change_held(connection, job_id, owner, {"state": state.value, **FREE, **values})
+    tell_state(connection, job_id, state, now, why)
 
 
 def finish_held(
@@ -269,15 +247,8 @@ def finish_held(
         LeaseLost: It does not hold it.
     """
     had = held(connection, job_id, owner)
-    values = {
-        "state": state.value,
-        "forms": list(dict.fromkeys([*had.forms, *forms])),
-        "finished_at": now,
-        **_FREE,
-    }
-    change_held(connection, job_id, owner, values)
-    say_why(connection, job_id, reasons)
-    follow_job(connection, job_id, state, now)
+    values = {"forms": list(dict.fromkeys([*had.forms, *forms])), "finished_at": now}
+    _let_go(connection, job_id, owner, state, now, reasons, **values)
     return connection.execute(select(job).where(job.c.id == job_id)).one()
 
 
@@ -290,9 +261,8 @@ def _is_held(job_id: int, owner: str) -> ColumnElement[bool]:
 
 
 def _longest_waiting_has_its_turn(connection: Connection, ready: ColumnElement[bool]) -> bool:
-    oldest = connection.execute(
-        select(job.c.priority).where(ready).order_by(job.c.created_at, job.c.id).limit(1)
-    ).scalar_one_or_none()
+    by_age = select(job.c.priority).where(ready).order_by(job.c.created_at, job.c.id)
+    oldest = connection.execute(by_age.limit(1)).scalar_one_or_none()
     if oldest is None:
         return False
     recent = connection.execute(
@@ -305,16 +275,12 @@ def _longest_waiting_has_its_turn(connection: Connection, ready: ColumnElement[b
     return len(higher) == TURNS_OF_HIGHER and all(higher)
 
 
-def _take_back(
-    connection: Connection, row: Row[int, str | None, int], max_attempts: int, now: float
-) -> None:
-    if row.attempts >= max_attempts:
-        state, why = JobState.PARKED, Reason(ReasonCode.KILLS_WORKERS, {"times": row.attempts})
-    else:
-        state = JobState.QUEUED
-        why = Reason(ReasonCode.WORKER_LOST, {"lost_in": row.attempts, "of": max_attempts})
-    finished_at = now if state is JobState.PARKED else None
-    values = {"state": state.value, "finished_at": finished_at, **_FREE}
-    change_held(connection, row.id, row.owner, values)
-    say_why(connection, row.id, [why])
-    follow_job(connection, row.id, state, now)
+def _leased_job(connection: Connection, job_id: int) -> LeasedJob:
+    row = connection.execute(select(job).where(job.c.id == job_id)).one()
+    return value_of(
+        LeasedJob,
+        row,
+        destinations=tuple(row.destinations),
+        forms=tuple(row.forms),
+        settled=Settled(row.settled),
+    )

@@ -1,17 +1,20 @@
-"""Matches: what became of each (series set, rule), revision by revision."""
+"""Matches: what became of each (series set, rule), revision by revision; a match follows its job.
+
+Below them what every change of the work of a study begins with: the time, and the study held.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, func, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, and_, func, select, text, update
 
-from node.database.engine import reading, writing
+from node.database.engine import column_of, epoch_s, inserting, rows_of, value_of, writing
 from node.domain.job import JobState, MatchState
-from node.domain.reasons import reasons_to_json
-from node.jobs.rows import clock, hold_study
+from node.domain.reasons import MARKS, Reason, reasons_from_json, reasons_to_json
 from node.jobs.tables import job, match
 from node.jobs.values import JobRequest, MadeOf, MatchReport, SeriesPart
 
@@ -42,107 +45,68 @@ class MatchStore:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def put(self, report: MatchReport, now: float | None = None) -> int:
+    def put(self, report: MatchReport, now: float | None = None) -> None:
         """Insert or update one match; a match that has a job follows its job and stays as it is."""
-        with writing(self._engine) as connection:
-            hold_study(connection, report.study_instance_uid)
-            return write_match(connection, report, clock(connection, now))
+        parts = {role: asdict(part) for role, part in report.made_of.items()}
+        with deciding(self._engine, now, report.study_instance_uid) as (connection, now):
+            _write(connection, report, report.state, parts, now, where=match.c.job_id.is_(None))
 
     def state(self, rule: str, series_key: str, revision: int) -> MatchState | None:
         """The state of one match; None where there is none yet."""
-        with reading(self._engine) as connection:
-            found = connection.execute(
-                select(match.c.state).where(_is(rule, series_key, revision))
-            ).scalar_one_or_none()
-        return MatchState(found) if found is not None else None
+        of_set = match_of(rule, series_key)
+        query = select(match.c.state).where(of_set, match.c.revision == revision)
+        return next((MatchState(state) for state in column_of(self._engine, query)), None)
 
     def waiting_studies(self) -> Sequence[str]:
         """Studies of which a rule still waits for a series."""
-        statement = select(match.c.study_instance_uid).where(
-            match.c.state == MatchState.RECEIVING.value
-        )
-        with reading(self._engine) as connection:
-            return list(connection.execute(statement.distinct()).scalars())
+        waits = match.c.state == MatchState.RECEIVING.value
+        return column_of(self._engine, select(match.c.study_instance_uid).where(waits).distinct())
 
     def newest(self, rule: str, series_key: str) -> NewestMatch | None:
         """The match of the highest revision of a rule and series set; None where there is none."""
-        statement = (
+        query = (
             select(match.c.revision, match.c.made_of, match.c.job_id)
-            .where(match.c.rule == rule, match.c.series_key == series_key)
+            .where(match_of(rule, series_key))
             .order_by(match.c.revision.desc())
             .limit(1)
         )
-        with reading(self._engine) as connection:
-            row = connection.execute(statement).one_or_none()
-        if row is None:
-            return None
-        made_of = {role: SeriesPart(**part) for role, part in row.made_of.items()}
-        return NewestMatch(revision=row.revision, made_of=made_of, job_id=row.job_id)
+        for row in rows_of(self._engine, query):
+            made_of = {role: SeriesPart(**part) for role, part in row.made_of.items()}
+            return value_of(NewestMatch, row, made_of=made_of)
+        return None
 
     def counts(self) -> Mapping[str, int]:
         """State -> number of matches in force; superseded revisions are left out."""
-        statement = (
-            select(match.c.state, func.count().label("number"))
-            .where(match.c.state != MatchState.SUPERSEDED.value)
-            .group_by(match.c.state)
-        )
-        with reading(self._engine) as connection:
-            return {row.state: row.number for row in connection.execute(statement)}
+        states = select(match.c.state, func.count().label("number")).group_by(match.c.state)
+        in_force = states.where(match.c.state != MatchState.SUPERSEDED.value)
+        return {row.state: row.number for row in rows_of(self._engine, in_force)}
 
 
-def write_match(connection: Connection, report: MatchReport, now: float) -> int:
-    """Upsert a match without a job; the study is held by the caller."""
-    values = {
-        "study_instance_uid": report.study_instance_uid,
-        "roles": dict(report.roles),
-        "state": report.state.value,
-        "reasons": reasons_to_json(report.reasons),
-        "made_of": _plain(report.made_of),
-        "explanation": report.explanation,
-        "updated_at": now,
-    }
-    where = _is(report.rule, report.series_key, report.revision)
-    row = connection.execute(select(match.c.id, match.c.job_id).where(where)).one_or_none()
-    if row is None:
-        return _insert(connection, report.rule, report.series_key, report.revision, values, now)
-    if row.job_id is None:
-        connection.execute(update(match).where(match.c.id == row.id).values(**values))
-    return int(row.id)
+def match_of(rule: str, series_key: str) -> ColumnElement[bool]:
+    """Whether a match is one of a rule and series set, of whatever revision."""
+    return and_(match.c.rule == rule, match.c.series_key == series_key)
 
 
 def bind_match(connection: Connection, request: JobRequest, job_id: int, now: float) -> None:
     """Point the match of a request at its job; ``follow_job`` gives it its state."""
-    values = {
-        "study_instance_uid": request.study_instance_uid,
-        "roles": dict(request.roles),
-        "state": MatchState.QUEUED.value,
-        "reasons": reasons_to_json(request.reasons),
-        "made_of": _plain(request.made_of),
-        "explanation": request.explanation,
-        "job_id": job_id,
-        "updated_at": now,
+    parts = {
+        role: {"series_instance_uid": given["series_instance_uid"], "revision": given["revision"]}
+        for role, given in request.inputs.items()
     }
-    where = _is(request.rule, request.series_key, request.revision)
-    if connection.execute(update(match).where(where).values(**values)).rowcount == 0:
-        _insert(connection, request.rule, request.series_key, request.revision, values, now)
+    _write(connection, request, MatchState.QUEUED, parts, now, job_id=job_id)
 
 
 def bound_job(connection: Connection, request: JobRequest) -> int | None:
-    """The job that the match of a request points at, if any."""
-    statement = select(match.c.job_id).where(
-        _is(request.rule, request.series_key, request.revision)
-    )
-    return connection.execute(statement).scalar_one_or_none()
+    of_set = match_of(request.rule, request.series_key)
+    query = select(match.c.job_id).where(of_set, match.c.revision == request.revision)
+    return connection.execute(query).scalar_one_or_none()
 
 
 def newest_bound(connection: Connection, request: JobRequest) -> int:
     """The highest revision of this rule and series set that has a job."""
-    statement = select(func.max(match.c.revision)).where(
-        match.c.rule == request.rule,
-        match.c.series_key == request.series_key,
-        match.c.job_id.is_not(None),
-    )
-    return int(connection.execute(statement).scalar_one())
+    of_set = match_of(request.rule, request.series_key)
+    query = select(func.max(match.c.revision)).where(of_set, match.c.job_id.is_not(None))
+    return int(connection.execute(query).scalar_one())
 
 
 def follow_job(connection: Connection, job_id: int, state: JobState, now: float) -> None:
@@ -150,40 +114,101 @@ def follow_job(connection: Connection, job_id: int, state: JobState, now: float)
     reasons = select(job.c.reasons).where(job.c.id == job_id).scalar_subquery()
     connection.execute(
         update(match)
-        .where(match.c.job_id == job_id, match.c.state != MatchState.SUPERSEDED.value)
+        .where(*_in_force(job_id))
         .values(state=STATE_OF_JOB[state].value, reasons=reasons, updated_at=now)
     )
 
 
 def is_wanted(connection: Connection, job_id: int) -> bool:
     """Whether any match in force still asks for this job."""
-    statement = (
-        select(match.c.id)
-        .where(match.c.job_id == job_id, match.c.state != MatchState.SUPERSEDED.value)
-        .limit(1)
-    )
-    return connection.execute(statement).first() is not None
+    query = select(match.c.id).where(*_in_force(job_id)).limit(1)
+    return connection.execute(query).first() is not None
 
 
-def _is(rule: str, series_key: str, revision: int) -> Any:
-    return (
-        (match.c.rule == rule) & (match.c.series_key == series_key) & (match.c.revision == revision)
-    )
+@contextmanager
+def deciding(
+    engine: Engine, now: float | None, study_instance_uid: str = ""
+) -> Iterator[tuple[Connection, float]]:
+    """A writing transaction and the time to decide by.
+
+    Args:
+        now: The database's clock unless the caller says otherwise.
+        study_instance_uid: A study to hold.
+    """
+    with writing(engine) as connection:
+        if study_instance_uid:
+            hold_study(connection, study_instance_uid)
+        yield connection, clock(connection, now)
 
 
-def _plain(made_of: MadeOf) -> dict[str, dict[str, Any]]:
-    return {role: asdict(part) for role, part in made_of.items()}
+def clock(connection: Connection, now: float | None) -> float:
+    """The database's clock unless the caller says otherwise."""
+    return epoch_s(connection) if now is None else now
 
 
-def _insert(
+def hold_study(connection: Connection, study_instance_uid: str) -> None:
+    """Let one transaction at a time change the work of a study, until it ends.
+
+    Revisions, shared jobs and withheld deliveries are decided over several rows. SQLite has one
+    writer anyway.
+    """
+    if connection.dialect.name == "postgresql":
+        lock = text("SELECT pg_advisory_xact_lock(hashtextextended(:study, 0))")
+        connection.execute(lock, {"study": study_instance_uid})
+
+
+def tell_state(
+    connection: Connection, job_id: int, state: JobState, now: float, why: Iterable[Reason] = ()
+) -> None:
+    """A job has a new state: say why, and have its matches follow."""
+    say_why(connection, job_id, why)
+    follow_job(connection, job_id, state, now)
+
+
+def say_why(connection: Connection, job_id: int, reasons: Iterable[Reason] = ()) -> None:
+    """Say why a job is in its state; what its result is marked with stays."""
+    had = connection.execute(select(job.c.reasons).where(job.c.id == job_id)).scalar_one()
+    fresh = tuple(reasons)
+    anew = {reason.code for reason in fresh}
+    marks = [r for r in reasons_from_json(had) if r.code in MARKS and r.code not in anew]
+    now = reasons_to_json([*marks, *fresh])
+    if now != had:
+        connection.execute(update(job).where(job.c.id == job_id).values(reasons=now))
+
+
+def _in_force(job_id: int) -> tuple[ColumnElement[bool], ...]:
+    return match.c.job_id == job_id, match.c.state != MatchState.SUPERSEDED.value
+
+
+def _write(
     connection: Connection,
-    rule: str,
-    series_key: str,
-    revision: int,
-    values: dict[str, Any],
+    what: MatchReport | JobRequest,
+    state: MatchState,
+    made_of: Mapping[str, Mapping[str, Any]],
     now: float,
-) -> int:
-    statement = match.insert().values(
-        rule=rule, series_key=series_key, revision=revision, created_at=now, **values
+    *,
+    where: ColumnElement[bool] | None = None,
+    **others: Any,
+) -> None:
+    """Insert a match, or update the one that is there.
+
+    Args:
+        made_of: Role -> series and revision.
+        where: What must be true of the one that is there.
+    """
+    values = {
+        "study_instance_uid": what.study_instance_uid,
+        "roles": {role: part["series_instance_uid"] for role, part in made_of.items()},
+        "state": state.value,
+        "reasons": reasons_to_json(what.reasons),
+        "made_of": made_of,
+        "explanation": what.explanation,
+        "updated_at": now,
+        **others,
+    }
+    key = {name: getattr(what, name) for name in ("rule", "series_key", "revision")}
+    written = inserting(connection, match).values(**key, created_at=now, **values)
+    anew = {name: written.excluded[name] for name in values}
+    connection.execute(
+        written.on_conflict_do_update(index_elements=list(key), set_=anew, where=where)
     )
-    return int(connection.execute(statement).inserted_primary_key[0])  # type: ignore[index]

@@ -1,4 +1,7 @@
-"""The outbox: one row per (result object, destination), tried for days."""
+"""The outbox: one row per (result object, destination), tried for days.
+
+One subject: what is due next, and what the end of an attempt says of the row and its destination.
+"""
 
 from __future__ import annotations
 
@@ -6,46 +9,31 @@ import secrets
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Engine,
-    Row,
-    and_,
-    exists,
-    func,
-    or_,
-    select,
-    true,
-    update,
-)
+from sqlalchemy import ColumnElement, Connection, Engine, Row, case, exists, func, select, update
 
-from node.database.engine import reading, writing
+from node.database.engine import inserting, reading, rows_of, stored, writing
 from node.domain.delivery import DeliveryClass, Outcome
 from node.domain.errors import LeaseLost, NodeError
 from node.domain.form import FormsTaken
 from node.domain.job import DeliveryState
 from node.domain.reasons import ReasonCode, told
-from node.jobs import breakers
-from node.jobs.giving import give_more
-from node.jobs.matches import is_wanted
-from node.jobs.outbox_rows import add_rows
-from node.jobs.retry import MAX_REFUSALS, delivery_delay_s
-from node.jobs.revisions import is_kept_back
-from node.jobs.rows import clock, hold_study, result_of
+from node.jobs.leases import FREE
+from node.jobs.matches import clock, deciding, hold_study, is_wanted
+from node.jobs.results import add_rows, give_more, result_of
+from node.jobs.retry import BREAKER_OPENS_AT, MAX_REFUSALS, breaker_delay_s, delivery_delay_s
+from node.jobs.revisions import why_kept_back
 from node.jobs.tables import breaker, job, outbox, result
 from node.jobs.values import LABELS, LeasedDelivery
 
 # Senders that may be busy with one destination at a time: one that is slow to fail cannot take all
 SENDERS_PER_DESTINATION = 2
 
-_FREE: dict[str, Any] = {"owner": None, "lease_until": None}
 _REARMED: dict[str, Any] = {
     "state": DeliveryState.WAITING.value,
     "attempts": 0,
     "refusals": 0,
     "reasons": [],
-    **_FREE,
+    **FREE,
 }
 _NOT_REARMED = (DeliveryState.SENDING.value, DeliveryState.NO_DESTINATION.value)
 
@@ -57,6 +45,8 @@ class Outbox:
         config_digest: Of the configuration in force: rows it blocked are freed by another one.
         chance: Numbers in [0, 1) that spread retries.
         taken: Which forms destinations take.
+    Raises:
+        LeaseLost: From all that names an owner: the delivery is in other hands.
     """
 
     def __init__(
@@ -85,12 +75,10 @@ class Outbox:
         Destinations with the fewest busy senders come first; those with an open breaker are left
         alone. A row whose sender went silent is due again when its lease ends.
         """
-        with writing(self._engine) as connection:
-            now = clock(connection, now)
-            chosen = _next_due(now)
+        with deciding(self._engine, now) as (connection, now):
             taken = connection.execute(
                 update(outbox)
-                .where(outbox.c.id == chosen, _is_due(now))
+                .where(outbox.c.id == _next_due(now), _is_due(now))
                 .values(
                     state=DeliveryState.SENDING.value,
                     owner=owner,
@@ -104,26 +92,13 @@ class Outbox:
     def heartbeat(
         self, delivery_id: int, owner: str, lease_s: float, now: float | None = None
     ) -> None:
-        """Keep a delivery for ``lease_s`` from now.
-
-        Raises:
-            LeaseLost: It is in other hands.
-        """
-        with writing(self._engine) as connection:
-            until = clock(connection, now) + lease_s
-            _change_held(connection, delivery_id, owner, {"lease_until": until})
+        """Keep a delivery for ``lease_s`` from now."""
+        with deciding(self._engine, now) as (connection, now):
+            _change_held(connection, delivery_id, owner, {"lease_until": now + lease_s})
 
     def release(self, delivery_id: int, owner: str) -> None:
-        """Give a delivery back untried, as at a drain: the attempt does not count.
-
-        Raises:
-            LeaseLost: It is in other hands.
-        """
-        values = {
-            "state": DeliveryState.WAITING.value,
-            "attempts": outbox.c.attempts - 1,
-            **_FREE,
-        }
+        """Give a delivery back untried, as at a drain: the attempt does not count."""
+        values = {"state": DeliveryState.WAITING.value, "attempts": outbox.c.attempts - 1, **FREE}
         with writing(self._engine) as connection:
             _change_held(connection, delivery_id, owner, values)
 
@@ -132,19 +107,17 @@ class Outbox:
     ) -> DeliveryState:
         """Record how an attempt ended; returns what becomes of the row.
 
-        Raises:
-            LeaseLost: It is in other hands. The object may have arrived all the same; whoever holds
-                the row sends it again, which a store treats as one object.
+        Where its lease is lost the object may have arrived all the same; whoever holds the row sends
+        it again, which a store treats as one object.
         """
-        with writing(self._engine) as connection:
-            now = clock(connection, now)
+        with deciding(self._engine, now) as (connection, now):
             row = _held(connection, delivery_id, owner)
             hold_study(connection, row.study_instance_uid)
             values = self._consequence(row, outcome, now)
             if not outcome.is_done and not is_wanted(connection, row.job_id):
                 values["state"] = DeliveryState.WITHHELD.value
-            _change_held(connection, delivery_id, owner, {**values, **_FREE})
-            breakers.note(connection, row.destination, outcome, self._chance(), now)
+            _change_held(connection, delivery_id, owner, {**values, **FREE})
+            _note_end(connection, row.destination, outcome, self._chance(), now)
         return DeliveryState(values["state"])
 
     def _consequence(self, row: Row[Any], outcome: Outcome, now: float) -> dict[str, Any]:
@@ -171,24 +144,19 @@ class Outbox:
         Args:
             owner: Its name; None for all owners, when no sender can be alive.
         """
-        whose = outbox.c.owner == owner if owner is not None else true()
-        values = {"state": DeliveryState.WAITING.value, **_FREE}
+        held = update(outbox).where(outbox.c.state == DeliveryState.SENDING.value)
+        if owner is not None:
+            held = held.where(outbox.c.owner == owner)
+        values = {"state": DeliveryState.WAITING.value, **FREE}
         with writing(self._engine) as connection:
-            statement = update(outbox).where(outbox.c.state == DeliveryState.SENDING.value, whose)
-            return connection.execute(statement.values(**values)).rowcount
+            return connection.execute(held.values(**values)).rowcount
 
     def free_blocked(self, now: float | None = None) -> int:
         """Let rows try again that another configuration blocked; returns how many."""
-        with writing(self._engine) as connection:
-            statement = (
-                update(outbox)
-                .where(
-                    outbox.c.state == DeliveryState.BLOCKED.value,
-                    outbox.c.config_digest != self._config_digest,
-                )
-                .values(next_at=clock(connection, now), **_REARMED)
-            )
-            return connection.execute(statement).rowcount
+        is_blocked = outbox.c.state == DeliveryState.BLOCKED.value
+        by_another = outbox.c.config_digest != self._config_digest
+        with deciding(self._engine, now) as (connection, now):
+            return _rearm(connection, now, is_blocked, by_another)
 
     def retry(self, delivery_id: int, now: float | None = None) -> None:
         """Send one row again, now, whatever it waits for; also one that was sent or withheld.
@@ -197,20 +165,19 @@ class Outbox:
             NodeError: There is no such row, it is being sent, it has no destination, or its result is
                 implausible and nobody took it.
         """
-        with writing(self._engine) as connection:
+        with deciding(self._engine, now) as (connection, now):
             _refuse_kept_back(connection, outbox.c.id == delivery_id)
-            if _rearm(connection, outbox.c.id == delivery_id, clock(connection, now)) == 0:
+            if _rearm(connection, now, outbox.c.id == delivery_id) == 0:
                 raise NodeError(
                     f"delivery {delivery_id} does not exist, is being sent, or has no destination"
                 )
 
     def retry_destination(self, destination: str, now: float | None = None) -> int:
         """Try everything again that waits for a destination or is blocked there; how many rows."""
-        unfinished = outbox.c.state.in_([DeliveryState.WAITING.value, DeliveryState.BLOCKED.value])
-        with writing(self._engine) as connection:
-            breakers.close(connection, destination)
-            where = and_(outbox.c.destination == destination, unfinished)
-            return _rearm(connection, where, clock(connection, now))
+        unfinished = outbox.c.state.in_(stored(DeliveryState.WAITING, DeliveryState.BLOCKED))
+        with deciding(self._engine, now) as (connection, now):
+            _set_breaker(connection, destination)
+            return _rearm(connection, now, outbox.c.destination == destination, unfinished)
 
     def send(self, result_id: int, destination: str, now: float | None = None) -> None:
         """Send a result to one more destination, or to one that has it once more.
@@ -222,8 +189,7 @@ class Outbox:
             NodeError: There is no such file of a result, it was deleted, or it is implausible and
                 nobody took it.
         """
-        with writing(self._engine) as connection:
-            now = clock(connection, now)
+        with deciding(self._engine, now) as (connection, now):
             row = connection.execute(select(result).where(result.c.id == result_id)).one_or_none()
             if row is None or row.state == "deleted" or row.form == LABELS:
                 raise NodeError(f"result {result_id} is no object that this node still has")
@@ -234,20 +200,19 @@ class Outbox:
             else:
                 give_more(connection, row.job_id, [destination], self._taken, now)
                 sent = result.c.job_id == row.job_id
-            given = select(result.c.id).where(sent)
-            where = and_(outbox.c.result_id.in_(given), outbox.c.destination == destination)
-            _rearm(connection, where, now)
+            given = outbox.c.result_id.in_(select(result.c.id).where(sent))
+            _rearm(connection, now, given, outbox.c.destination == destination)
 
     def counts(self) -> Mapping[str, int]:
-        """How many rows are in each state."""
-        statement = select(outbox.c.state, func.count().label("number")).group_by(outbox.c.state)
-        with reading(self._engine) as connection:
-            return {row.state: row.number for row in connection.execute(statement)}
+        states = select(outbox.c.state, func.count().label("number")).group_by(outbox.c.state)
+        return {row.state: row.number for row in rows_of(self._engine, states)}
 
     def open_breakers(self, now: float | None = None) -> Mapping[str, float]:
         """Destinations that are left alone, and until when."""
         with reading(self._engine) as connection:
-            return breakers.open_at(connection, clock(connection, now))
+            is_open = breaker.c.open_until > clock(connection, now)
+            found = connection.execute(select(breaker).where(is_open))
+            return {row.destination: row.open_until for row in found}
 
 
 def _refuse_kept_back(connection: Connection, where: ColumnElement[bool]) -> None:
@@ -259,15 +224,14 @@ def _refuse_kept_back(connection: Connection, where: ColumnElement[bool]) -> Non
         .where(where)
     )
     for row in connection.execute(jobs):
-        if is_kept_back(row):
+        if why_kept_back(row):
             raise NodeError(f"the result is implausible: jobs accept {row.id} delivers it")
 
 
 def _is_due(now: float) -> ColumnElement[bool]:
-    return or_(
-        and_(outbox.c.state == DeliveryState.WAITING.value, outbox.c.next_at <= now),
-        and_(outbox.c.state == DeliveryState.SENDING.value, outbox.c.lease_until < now),
-    )
+    waits = outbox.c.state == DeliveryState.WAITING.value
+    is_sending = outbox.c.state == DeliveryState.SENDING.value
+    return (waits & (outbox.c.next_at <= now)) | (is_sending & (outbox.c.lease_until < now))
 
 
 def _next_due(now: float) -> Any:
@@ -281,12 +245,11 @@ def _next_due(now: float) -> Any:
         )
         .scalar_subquery()
     )
-    limit = func.coalesce(
-        select(breakers.senders_allowed(SENDERS_PER_DESTINATION, now))
-        .where(breaker.c.destination == outbox.c.destination)
-        .scalar_subquery(),
-        SENDERS_PER_DESTINATION,
-    )
+    usual = SENDERS_PER_DESTINATION
+    is_open, is_half_open = breaker.c.open_until > now, breaker.c.failures >= BREAKER_OPENS_AT
+    allowed = select(case((is_open, 0), (is_half_open, 1), else_=usual))
+    of_destination = allowed.where(breaker.c.destination == outbox.c.destination)
+    limit = func.coalesce(of_destination.scalar_subquery(), usual)
     return (
         select(outbox.c.id)
         .where(_is_due(now), senders < limit)
@@ -332,13 +295,43 @@ def _change_held(
 
 
 def _is_held(delivery_id: int, owner: str) -> ColumnElement[bool]:
-    return and_(
-        outbox.c.id == delivery_id,
-        outbox.c.owner == owner,
-        outbox.c.state == DeliveryState.SENDING.value,
-    )
+    is_sending = outbox.c.state == DeliveryState.SENDING.value
+    return (outbox.c.id == delivery_id) & (outbox.c.owner == owner) & is_sending
 
 
-def _rearm(connection: Connection, where: ColumnElement[bool], now: float) -> int:
-    statement = update(outbox).where(where, outbox.c.state.not_in(_NOT_REARMED))
+def _rearm(connection: Connection, now: float, *where: ColumnElement[bool]) -> int:
+    statement = update(outbox).where(*where, outbox.c.state.not_in(_NOT_REARMED))
     return connection.execute(statement.values(next_at=now, **_REARMED)).rowcount
+
+
+def _note_end(
+    connection: Connection, destination: str, outcome: Outcome, jitter: float, now: float
+) -> None:
+    """Take one end into account.
+
+    Only ends that are the destination's own fault count: three in a row, and it is left alone for a
+    while. When its time is over one sender tries; an answer closes the breaker, and a success
+    brings forward what had been waiting for that.
+    """
+    fresh = inserting(connection, breaker).values(destination=destination)
+    connection.execute(fresh.on_conflict_do_nothing())
+    its = select(breaker.c.failures).where(breaker.c.destination == destination)
+    failures = connection.execute(its.with_for_update()).scalar_one()
+    if outcome.destination_sick:
+        delay_s = breaker_delay_s(failures + 1, jitter)
+        _set_breaker(connection, destination, failures + 1, now + delay_s if delay_s else 0.0)
+        return
+    _set_breaker(connection, destination)
+    if failures and outcome.is_done:
+        # what waits for nothing but this destination's health need not wait any longer
+        its_rows = update(outbox).where(outbox.c.destination == destination)
+        waits = outbox.c.state == DeliveryState.WAITING.value
+        for_health = its_rows.where(waits, outbox.c.refusals == 0, outbox.c.next_at > now)
+        connection.execute(for_health.values(next_at=now))
+
+
+def _set_breaker(
+    connection: Connection, destination: str, failures: int = 0, open_until: float = 0.0
+) -> None:
+    its = update(breaker).where(breaker.c.destination == destination)
+    connection.execute(its.values(failures=failures, open_until=open_until))

@@ -6,27 +6,36 @@ computed or encoded again.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
-from sqlalchemy import Connection, Engine, and_, exists, select, update
+from sqlalchemy import Connection, Engine, Row, exists, select, update
 
-from node.database.engine import reading, writing
-from node.domain.errors import LeaseLost, ResultRefused
+from node.database.engine import columns_of, inserting, reading, stored, value_of, writing
+from node.domain.errors import LeaseLost, NodeError, ResultRefused
 from node.domain.form import FormsTaken
-from node.domain.job import DeliveryState, JobState
-from node.domain.reasons import Reason, ReasonCode, tells_implausible
-from node.jobs.giving import give
+from node.domain.job import DeliveryState, JobState, Settled
+from node.domain.reasons import Reason, ReasonCode, reasons_to_json, tells_implausible
 from node.jobs.leases import finish_held, held
-from node.jobs.matches import is_wanted
-from node.jobs.outbox_rows import kept_back
-from node.jobs.revisions import mark_superseded, restore
-from node.jobs.rows import clock, files_of, hold_study, result_of
+from node.jobs.matches import deciding, hold_study, is_wanted, tell_state
+from node.jobs.revisions import kept_back, mark_superseded, restore, why_kept_back
 from node.jobs.tables import job, outbox, result
-from node.jobs.values import ResultFile, StoredResult
+from node.jobs.values import LABELS, ResultFile, StoredResult
 
 # What still has to leave keeps its file
-_UNFINISHED = (DeliveryState.WAITING, DeliveryState.SENDING, DeliveryState.BLOCKED)
-_UNFINISHED_JOBS = (JobState.QUEUED.value, JobState.RUNNING.value, JobState.IMPLAUSIBLE.value)
+_UNFINISHED_DELIVERIES = stored(DeliveryState.WAITING, DeliveryState.SENDING, DeliveryState.BLOCKED)
+_UNFINISHED_JOBS = stored(JobState.QUEUED, JobState.RUNNING, JobState.IMPLAUSIBLE)
+
+QUEUED_AFRESH = {
+    "state": JobState.QUEUED.value,
+    "attempts": 0,
+    "not_before": 0.0,
+    "finished_at": None,
+}
+_HOW_IT_ENDED = {
+    JobState.DONE.value: Settled.DONE,
+    JobState.IMPLAUSIBLE.value: Settled.IMPLAUSIBLE,
+}
 
 
 class ResultStore:
@@ -44,8 +53,8 @@ class ResultStore:
             LeaseLost: The job is in other hands.
             ResultRefused: This job has other labels already.
         """
-        with writing(self._engine) as connection:
-            return _put(connection, job_id, owner, file, clock(connection, now))
+        with deciding(self._engine, now) as (connection, now):
+            return _put(connection, job_id, owner, file, now)
 
     def put_results(
         self,
@@ -75,9 +84,7 @@ class ResultStore:
             LeaseLost: The job is in other hands, and nothing is recorded.
             ResultRefused: This job has another file of a form and part already.
         """
-        taken = taken or FormsTaken()
-        with writing(self._engine) as connection:
-            now = clock(connection, now)
+        with deciding(self._engine, now) as (connection, now):
             row = connection.execute(select(job).where(job.c.id == job_id)).one_or_none()
             if row is None:
                 raise LeaseLost(f"job {job_id}", owner)
@@ -93,23 +100,16 @@ class ResultStore:
             withheld = None if wanted else Reason(ReasonCode.SUPERSEDED)
             if wanted and is_kept_back:
                 withheld = kept_back(job_id)
-            give(connection, row, row.destinations, taken, now, withheld=withheld)
+            give(connection, row, row.destinations, taken or FormsTaken(), now, withheld=withheld)
             if wanted and not is_kept_back:
                 mark_superseded(connection, job_id, row.replaces)
-                if tells_implausible(
-                    reasons
-                ):  # an earlier attempt may have kept it back, under other settings
+                # an earlier attempt may have kept it back, under other settings
+                if tells_implausible(reasons):
                     restore(connection, job_id, now)
         return ids
 
-    def get(self, result_id: int) -> StoredResult | None:
-        """One result."""
-        with reading(self._engine) as connection:
-            row = connection.execute(select(result).where(result.c.id == result_id)).one_or_none()
-        return result_of(row) if row is not None else None
-
     def files_of(self, job_id: int) -> list[StoredResult]:
-        """The files of a job's result that are still there, in order of form and part; not its labels."""
+        """The files of a job's result that are still there; not its labels."""
         with reading(self._engine) as connection:
             return files_of(connection, job_id)
 
@@ -120,15 +120,10 @@ class ResultStore:
         row says ``deleted``, which any later sweep may remove.
         """
         needed = exists().where(
-            and_(
-                outbox.c.result_id == result.c.id,
-                outbox.c.state.in_([state.value for state in _UNFINISHED]),
-            )
+            outbox.c.result_id == result.c.id, outbox.c.state.in_(_UNFINISHED_DELIVERIES)
         )
         # the labels of an unfinished job are what its next attempt starts from
-        unfinished = exists().where(
-            and_(job.c.id == result.c.job_id, job.c.state.in_(_UNFINISHED_JOBS))
-        )
+        unfinished = exists().where(job.c.id == result.c.job_id, job.c.state.in_(_UNFINISHED_JOBS))
         statement = (
             update(result)
             .where(result.c.created_at < before, result.c.state != "deleted")
@@ -138,9 +133,9 @@ class ResultStore:
         )
         with writing(self._engine) as connection:
             gone = tuple(result_of(row) for row in connection.execute(statement))
-            for job_id in {stored.job_id for stored in gone}:
+            for job_id in {made.job_id for made in gone}:
                 # whoever asks for these again has them made again
-                deleted = {stored.file.form for stored in gone if stored.job_id == job_id}
+                deleted = {made.file.form for made in gone if made.job_id == job_id}
                 row = connection.execute(select(job.c.forms).where(job.c.id == job_id)).one()
                 forms = [form for form in row.forms if form not in deleted]
                 connection.execute(update(job).where(job.c.id == job_id).values(forms=forms))
@@ -154,31 +149,132 @@ def _has_ended(connection: Connection, job_id: int) -> bool:
 
 def _put(connection: Connection, job_id: int, owner: str, file: ResultFile, now: float) -> int:
     """Insert a result of a held job; the same result again is the same row."""
-    there = connection.execute(
-        select(result).where(
-            result.c.job_id == job_id, result.c.form == file.form, result.c.part == file.part
-        )
-    ).one_or_none()
+    same = select(result).where(
+        *(result.c.job_id == job_id, result.c.form == file.form, result.c.part == file.part)
+    )
+    there = connection.execute(same).one_or_none()
     if there is not None and there.state != "deleted":
         if there.sha256 != file.sha256:
             part = f" of {file.part}" if file.part else ""
             raise ResultRefused([f"job {job_id} has another {file.form}{part} already"])
         return int(there.id)
     held(connection, job_id, owner)
-    values = {
-        "file_name": file.file_name,
-        "size_bytes": file.size_bytes,
-        "sha256": file.sha256,
-        "sop_instance_uid": file.sop_instance_uid,
-        "sop_class_uid": file.sop_class_uid,
-        "series_instance_uid": file.series_instance_uid,
-        "study_instance_uid": file.study_instance_uid,
-        "summary": dict(file.summary),
-        "state": "current",
-        "created_at": now,
-    }
+    values = {**columns_of(file), "summary": dict(file.summary)}
+    values |= {"state": "current", "created_at": now}
     if there is not None:
         connection.execute(update(result).where(result.c.id == there.id).values(**values))
         return int(there.id)
-    statement = result.insert().values(job_id=job_id, form=file.form, part=file.part, **values)
+    statement = result.insert().values(job_id=job_id, **values)
     return int(connection.execute(statement).inserted_primary_key[0])  # type: ignore[index]
+
+
+def give(
+    connection: Connection,
+    row: Row[Any],
+    destinations: Collection[str],
+    taken: FormsTaken,
+    now: float,
+    *,
+    withheld: Reason | None = None,
+) -> None:
+    """Let destinations have a job's result, each in the forms that it takes.
+
+    What is made of it is delivered; a form that is not made yet queues a job that has ended again.
+    Its labels are durable, so its next attempt only encodes and verifies; where retention took them
+    the model runs once more.
+
+    Args:
+        row: Of the job; these are destinations of it already.
+        withheld: Why nothing may leave now, if it may not.
+    """
+    for made in files_of(connection, row.id):
+        takers = taken.takers(made.file.form, destinations)
+        add_rows(connection, made.id, takers, now, withheld=withheld)
+    if row.state not in _HOW_IT_ENDED:
+        return  # an unfinished job is made into all that its destinations take when it ends
+    if set(taken.of_all(destinations)) <= set(row.forms):
+        return
+    settled = _HOW_IT_ENDED[row.state]
+    if row.settled == Settled.ACCEPTED:
+        settled = Settled.ACCEPTED
+    values = {**QUEUED_AFRESH, "settled": settled.value}
+    connection.execute(update(job).where(job.c.id == row.id).values(**values))
+    tell_state(connection, row.id, JobState.QUEUED, now)
+
+
+def give_more(
+    connection: Connection,
+    job_id: int,
+    destinations: Collection[str],
+    taken: FormsTaken,
+    now: float,
+) -> None:
+    """Give a job's result to destinations that may be new to it.
+
+    Raises:
+        NodeError: There is no such job.
+    """
+    row = job_of_held_study(connection, job_id)
+    together = list(dict.fromkeys([*row.destinations, *destinations]))
+    connection.execute(update(job).where(job.c.id == job_id).values(destinations=together))
+    give(connection, row, destinations, taken, now, withheld=why_kept_back(row))
+
+
+def job_of_held_study(connection: Connection, job_id: int) -> Row[Any]:
+    """The row of a job, as it is once its study is held.
+
+    Raises:
+        NodeError: There is no such job.
+    """
+    wanted = select(job).where(job.c.id == job_id)
+    row = connection.execute(wanted).one_or_none()
+    if row is None:
+        raise NodeError(f"there is no job {job_id}")
+    hold_study(connection, row.study_instance_uid)
+    return connection.execute(wanted).one()
+
+
+def add_rows(
+    connection: Connection,
+    result_id: int,
+    destinations: Iterable[str],
+    now: float,
+    *,
+    withheld: Reason | None = None,
+) -> None:
+    """Add deliveries of a result that are not there yet, in the transaction of its maker.
+
+    Args:
+        destinations: Names; the empty name stands for a sender that nobody knows: the result is kept
+            and an operator sees that it went nowhere.
+        withheld: Why the rows must not be sent, if they must not.
+    """
+    for name in dict.fromkeys(destinations):
+        state, why = DeliveryState.WAITING, None
+        if not name:
+            state, why = DeliveryState.NO_DESTINATION, Reason(ReasonCode.NO_DESTINATION)
+        elif withheld is not None:
+            state, why = DeliveryState.WITHHELD, withheld
+        row = inserting(connection, outbox).values(
+            result_id=result_id,
+            destination=name,
+            state=state.value,
+            reasons=reasons_to_json([why] if why is not None else ()),
+            next_at=now,
+            created_at=now,
+        )
+        connection.execute(row.on_conflict_do_nothing())
+
+
+def result_of(row: Row[Any]) -> StoredResult:
+    return value_of(StoredResult, row, file=value_of(ResultFile, row))
+
+
+def files_of(connection: Connection, job_id: int) -> list[StoredResult]:
+    """The files of a job's result that may be delivered and are still there; not its labels."""
+    rows = connection.execute(
+        select(result)
+        .where(result.c.job_id == job_id, result.c.state != "deleted", result.c.form != LABELS)
+        .order_by(result.c.id)
+    )
+    return [result_of(row) for row in rows]

@@ -15,12 +15,13 @@ A job that another match still wants (two rules, one key) is left alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Row, Update, and_, or_, select, update
 
-from node.domain.job import DeliveryState, JobState, MatchState, Settled
+from node.database.engine import reading, rows_of, stored
+from node.domain.job import DeliveryState, JobState, MatchState, Progress, Settled
 from node.domain.reasons import (
     Reason,
     ReasonCode,
@@ -28,16 +29,65 @@ from node.domain.reasons import (
     reasons_to_json,
     tells_implausible,
 )
-from node.jobs.matches import is_wanted
-from node.jobs.rows import say_why
+from node.jobs.matches import deciding, is_wanted, match_of, say_why
 from node.jobs.tables import job, match, outbox, result
-from node.jobs.values import LABELS
+from node.jobs.values import LABELS, JobRequest
 
-_CANCELLABLE = tuple(
-    state.value
-    for state in (JobState.QUEUED, JobState.PARKED, JobState.FAILED, JobState.IMPLAUSIBLE)
-)
-_UNSENT = (DeliveryState.WAITING.value, DeliveryState.BLOCKED.value)
+_CANCELLABLE = stored(JobState.QUEUED, JobState.PARKED, JobState.FAILED, JobState.IMPLAUSIBLE)
+_DELIVERED = stored(DeliveryState.SENT, DeliveryState.WARNED)
+_IN_WORK = stored(JobState.RUNNING, JobState.DONE)
+
+
+class SeriesWork:
+    """Reads and ends what rules made of series."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def furthest(self, study_instance_uid: str, series_instance_uid: str) -> Progress:
+        """How far its work in force went."""
+        with reading(self._engine) as connection:
+            rows = _in_force(connection, study_instance_uid, series_instance_uid)
+            jobs = [row.job_id for row in rows if row.job_id is not None]
+            of_jobs = select(job.c.state).where(job.c.id.in_(jobs))
+            states = set(connection.execute(of_jobs).scalars())
+            sent = (
+                select(outbox.c.id)
+                .join(result, result.c.id == outbox.c.result_id)
+                .where(result.c.job_id.in_(jobs), outbox.c.state.in_(_DELIVERED))
+            )
+            if connection.execute(sent).first() is not None:
+                return Progress.DELIVERED
+        if states.intersection(_IN_WORK):
+            return Progress.IN_WORK
+        return Progress.QUEUED if states else Progress.NO_JOB
+
+    def supersede(
+        self, study_instance_uid: str, series_instance_uid: str, revision: int, now: float
+    ) -> None:
+        """Close matches of the series before ``revision``, and the work that only they wanted.
+
+        Also of rules that do not exist any more, and of sets that an older state is a part of.
+        """
+        why = Reason(ReasonCode.SUPERSEDED, {"revision": revision, "is_of_series": True})
+        with deciding(self._engine, now, study_instance_uid) as (connection, now):
+            older = [
+                row
+                for row in _in_force(connection, study_instance_uid, series_instance_uid)
+                if _is_older(row, series_instance_uid, revision)
+            ]
+            _close(connection, match.c.id.in_([row.id for row in older]), why, now)
+            drop_unwanted(connection, [row.job_id for row in older], why, now)
+
+    def fates(self) -> Mapping[str, frozenset[MatchState]]:
+        """Series Instance UID -> states of every match in force that it has a part in."""
+        fates: dict[str, set[MatchState]] = {}
+        matches = select(match.c.roles, match.c.state)
+        in_force = matches.where(match.c.state != MatchState.SUPERSEDED.value)
+        for row in rows_of(self._engine, in_force):
+            for uid in row.roles.values():
+                fates.setdefault(uid, set()).add(MatchState(row.state))
+        return {uid: frozenset(states) for uid, states in fates.items()}
 
 
 def supersede_older(
@@ -45,24 +95,26 @@ def supersede_older(
 ) -> None:
     """Close every match of older revisions, and the work that only they wanted."""
     older = and_(
-        match.c.rule == rule,
-        match.c.series_key == series_key,
+        match_of(rule, series_key),
         match.c.revision < revision,
         match.c.state != MatchState.SUPERSEDED.value,
     )
-    job_ids = set(connection.execute(select(match.c.job_id).where(older)).scalars())
+    jobs = connection.execute(select(match.c.job_id).where(older)).scalars().all()
     why = Reason(ReasonCode.SUPERSEDED, {"revision": revision})
-    connection.execute(
-        update(match)
-        .where(older)
-        .values(state=MatchState.SUPERSEDED.value, reasons=reasons_to_json([why]), updated_at=now)
-    )
-    drop_unwanted(connection, {i for i in job_ids if i is not None}, why, now)
+    _close(connection, older, why, now)
+    drop_unwanted(connection, jobs, why, now)
 
 
-def drop_unwanted(connection: Connection, job_ids: Iterable[int], why: Reason, now: float) -> None:
+def _close(connection: Connection, older: ColumnElement[bool], why: Reason, now: float) -> None:
+    superseded = {"state": MatchState.SUPERSEDED.value, "reasons": reasons_to_json([why])}
+    connection.execute(update(match).where(older).values(**superseded, updated_at=now))
+
+
+def drop_unwanted(
+    connection: Connection, job_ids: Iterable[int | None], why: Reason, now: float
+) -> None:
     """Cancel what has not run, and withhold what has not left, of jobs that no match wants."""
-    for job_id in sorted(job_ids):
+    for job_id in sorted({found for found in job_ids if found is not None}):
         if is_wanted(connection, job_id):
             continue
         cancelled = connection.execute(
@@ -72,41 +124,32 @@ def drop_unwanted(connection: Connection, job_ids: Iterable[int], why: Reason, n
         )
         if cancelled.rowcount:
             say_why(connection, job_id, [why])
-        connection.execute(
-            update(outbox)
-            .where(outbox.c.result_id.in_(_objects_of(job_id)), outbox.c.state.in_(_UNSENT))
-            .values(state=DeliveryState.WITHHELD.value, reasons=reasons_to_json([why]))
-        )
+        unsent = _deliveries(job_id, DeliveryState.WAITING, DeliveryState.BLOCKED)
+        withheld = {"state": DeliveryState.WITHHELD.value, "reasons": reasons_to_json([why])}
+        connection.execute(unsent.values(**withheld))
 
 
-def replaced_object(
-    connection: Connection, rule: str, series_key: str, revision: int, also: int | None
-) -> str:
+def replaced_object(connection: Connection, request: JobRequest, also: int | None) -> str:
     """SOP Instance UID of the newest earlier DICOM object that reached, or may have reached, someone.
 
     Args:
         also: A job that the same revision pointed at before, such as one of another model version.
     """
-    rows = connection.execute(
-        select(match.c.job_id)
-        .where(
-            match.c.rule == rule,
-            match.c.series_key == series_key,
-            match.c.revision < revision,
-            match.c.job_id.is_not(None),
-        )
-        .order_by(match.c.revision.desc())
-    ).scalars()
+    earlier = and_(
+        match_of(request.rule, request.series_key),
+        match.c.revision < request.revision,
+        match.c.job_id.is_not(None),
+    )
+    newest_first = select(match.c.job_id).where(earlier).order_by(match.c.revision.desc())
+    rows = connection.execute(newest_first).scalars()
+    may_be_there = or_(
+        outbox.c.state.in_((*_DELIVERED, DeliveryState.SENDING.value)),
+        and_(
+            outbox.c.state.in_(stored(DeliveryState.WAITING, DeliveryState.WITHHELD)),
+            outbox.c.attempts > 0,
+        ),
+    )
     for job_id in [*([also] if also is not None else []), *rows]:
-        may_be_there = or_(
-            outbox.c.state.in_(
-                [s.value for s in (DeliveryState.SENT, DeliveryState.WARNED, DeliveryState.SENDING)]
-            ),
-            and_(
-                outbox.c.state.in_([DeliveryState.WAITING.value, DeliveryState.WITHHELD.value]),
-                outbox.c.attempts > 0,
-            ),
-        )
         found = connection.execute(
             select(result.c.sop_instance_uid)
             .join(outbox, outbox.c.result_id == result.c.id)
@@ -168,35 +211,51 @@ def restore(connection: Connection, job_id: int, now: float) -> None:
         .where(result.c.job_id == job_id, result.c.state == "superseded")
         .values(state="current")
     )
-    if is_kept_back(connection.execute(select(job).where(job.c.id == job_id)).one()):
+    if why_kept_back(connection.execute(select(job).where(job.c.id == job_id)).one()):
         return
-    connection.execute(
-        update(outbox)
-        .where(
-            outbox.c.result_id.in_(_objects_of(job_id)),
-            outbox.c.state == DeliveryState.WITHHELD.value,
-        )
-        .values(state=DeliveryState.WAITING.value, reasons=[], next_at=now, refusals=0)
-    )
+    waiting = {"state": DeliveryState.WAITING.value, "reasons": [], "refusals": 0}
+    withheld = _deliveries(job_id, DeliveryState.WITHHELD)
+    connection.execute(withheld.values(**waiting, next_at=now))
 
 
 def withhold(connection: Connection, job_id: int, why: Reason) -> None:
     """Say anew why the deliveries of a job that are withheld do not leave."""
-    connection.execute(
-        update(outbox)
-        .where(
-            outbox.c.result_id.in_(_objects_of(job_id)),
-            outbox.c.state == DeliveryState.WITHHELD.value,
-        )
-        .values(reasons=reasons_to_json([why]))
+    withheld = _deliveries(job_id, DeliveryState.WITHHELD)
+    connection.execute(withheld.values(reasons=reasons_to_json([why])))
+
+
+def why_kept_back(row: Row[Any]) -> Reason | None:
+    """Why nothing of a job leaves whose result is implausible and taken by nobody; None if it may."""
+    is_taken = row.state == JobState.DONE or row.settled in (Settled.DONE, Settled.ACCEPTED)
+    is_implausible = tells_implausible(reasons_from_json(row.reasons))
+    return kept_back(row.id) if is_implausible and not is_taken else None
+
+
+def kept_back(job_id: int) -> Reason:
+    """Why the deliveries of an implausible result wait."""
+    return Reason(ReasonCode.RESULT_IMPLAUSIBLE, {"job": job_id})
+
+
+def _deliveries(job_id: int, *states: DeliveryState) -> Update:
+    """The deliveries of a job that are in these states, to be changed."""
+    files = select(result.c.id).where(result.c.job_id == job_id, result.c.form != LABELS)
+    return update(outbox).where(outbox.c.result_id.in_(files), outbox.c.state.in_(stored(*states)))
+
+
+def _in_force(
+    connection: Connection, study_instance_uid: str, series_instance_uid: str
+) -> Sequence[Row[Any]]:
+    """Matches that the series has a part in."""
+    of_study = select(match).where(match.c.study_instance_uid == study_instance_uid)
+    rows = connection.execute(of_study.where(match.c.state != MatchState.SUPERSEDED.value))
+    return [row for row in rows if series_instance_uid in row.roles.values()]
+
+
+def _is_older(row: Row[Any], series_instance_uid: str, revision: int) -> bool:
+    is_set = row.series_key != series_instance_uid
+    if is_set and row.job_id is None:
+        return False  # judged anew with every change of its study
+    return any(
+        part["series_instance_uid"] == series_instance_uid and part["revision"] < revision
+        for part in row.made_of.values()
     )
-
-
-def is_kept_back(row: Row[Any]) -> bool:
-    """Whether a job holds an implausible result that nobody took."""
-    is_taken = row.state == JobState.DONE.value or row.settled in (Settled.DONE, Settled.ACCEPTED)
-    return not is_taken and tells_implausible(reasons_from_json(row.reasons))
-
-
-def _objects_of(job_id: int):  # type: ignore[no-untyped-def]
-    return select(result.c.id).where(result.c.job_id == job_id, result.c.form != LABELS)

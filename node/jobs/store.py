@@ -8,43 +8,47 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, select, update
 
-from node.database.engine import reading, writing
+from node.database.engine import column_of, stored
 from node.domain.errors import NodeError
 from node.domain.form import FormsTaken
 from node.domain.job import JobState, Settled
 from node.domain.reasons import Reason, ReasonCode, reasons_from_json, reasons_to_json
-from node.jobs.giving import give, give_more
-from node.jobs.matches import bind_match, bound_job, follow_job, is_wanted, newest_bound
-from node.jobs.outbox_rows import kept_back
+from node.jobs.leases import FREE
+from node.jobs.matches import (
+    bind_match,
+    bound_job,
+    deciding,
+    follow_job,
+    is_wanted,
+    newest_bound,
+    say_why,
+    tell_state,
+)
+from node.jobs.results import QUEUED_AFRESH, files_of, give, give_more, job_of_held_study
 from node.jobs.revisions import (
     drop_unwanted,
-    is_kept_back,
     mark_superseded,
     replaced_object,
     restore,
     supersede_older,
+    why_kept_back,
     withhold,
 )
-from node.jobs.rows import clock, files_of, hold_study, say_why
 from node.jobs.tables import job
 from node.jobs.values import JobRequest
 
 FIRST_SERIES_NUMBER = 1001
 
-
-_CANCELLABLE = (
-    *(JobState.QUEUED, JobState.RUNNING, JobState.PARKED, JobState.FAILED),
-    JobState.IMPLAUSIBLE,
+_CANCELLABLE = stored(
+    *(JobState.QUEUED, JobState.RUNNING, JobState.PARKED, JobState.FAILED, JobState.IMPLAUSIBLE)
 )
-_RETRIABLE = (JobState.PARKED, JobState.FAILED, JobState.CANCELLED)
-_RESET = {
-    "state": JobState.QUEUED.value,
-    "attempts": 0,
-    "not_before": 0.0,
-    "owner": None,
-    "lease_until": None,
-    "finished_at": None,
-}
+_RETRIABLE = stored(JobState.PARKED, JobState.FAILED, JobState.CANCELLED)
+_WAITS = stored(JobState.QUEUED, JobState.CANCELLED)
+_UNFINISHED = stored(JobState.QUEUED, JobState.RUNNING)
+_AS_ASKED_FOR = (
+    *("job_key", "model", "model_digest", "study_instance_uid", "inputs", "revision"),
+    *("config_digest", "deadline_s"),
+)
 
 
 class JobStore:
@@ -58,15 +62,13 @@ class JobStore:
 
         The same key is the same job. A request that meets one joins it: destinations are united,
         the higher priority wins, and where the result is durable already a new destination only
-        gets its delivery, of a form that was not asked for before when it is encoded. A parked or failed job stays so until a person retries it; a cancelled
-        one runs again when a match asks that had not asked before.
+        gets its delivery, of a form that was not asked for before when it is encoded. A parked or
+        failed job stays so until a person retries it; a cancelled one runs again when a match asks
+        that had not asked before.
         """
-        with writing(self._engine) as connection:
-            hold_study(connection, request.study_instance_uid)
-            now = clock(connection, now)
-            existing = connection.execute(
-                select(job).where(job.c.job_key == request.job_key)
-            ).one_or_none()
+        with deciding(self._engine, now, request.study_instance_uid) as (connection, now):
+            same = select(job).where(job.c.job_key == request.job_key)
+            existing = connection.execute(same).one_or_none()
             before = bound_job(connection, request)
             if existing is None:
                 job_id = _insert(connection, request, before, now)
@@ -77,14 +79,14 @@ class JobStore:
                 if is_new_wish:
                     _renew(connection, existing, now)
             bind_match(connection, request, job_id, now)
-            _publish(connection, job_id, now)
+            state = connection.execute(select(job.c.state).where(job.c.id == job_id)).scalar_one()
+            follow_job(connection, job_id, JobState(state), now)
             # a slow caller may ask for a revision that another has gone beyond meanwhile
             newest = newest_bound(connection, request)
             supersede_older(connection, request.rule, request.series_key, newest, now)
             if before is not None and before != job_id:
-                drop_unwanted(
-                    connection, {before}, Reason(ReasonCode.SUPERSEDED, {"job": job_id}), now
-                )
+                why = Reason(ReasonCode.SUPERSEDED, {"job": job_id})
+                drop_unwanted(connection, [before], why, now)
         return job_id, existing is None
 
     def supersede(
@@ -96,9 +98,8 @@ class JobStore:
         now: float | None = None,
     ) -> None:
         """A revision was opened, though nothing can be asked for yet: older work is not wanted."""
-        with writing(self._engine) as connection:
-            hold_study(connection, study_instance_uid)
-            supersede_older(connection, rule, series_key, revision, clock(connection, now))
+        with deciding(self._engine, now, study_instance_uid) as (connection, now):
+            supersede_older(connection, rule, series_key, revision, now)
 
     def cancel(self, job_id: int, now: float | None = None) -> None:
         """End a job that is not done; its worker finds the lease lost at its next heartbeat.
@@ -107,22 +108,10 @@ class JobStore:
             NodeError: There is no such job, or it is done or cancelled.
         """
         cancelled = Reason(ReasonCode.CANCELLED)
-        with writing(self._engine) as connection:
-            now = clock(connection, now)
-            _change(
-                connection,
-                job_id,
-                _CANCELLABLE,
-                "cancelled",
-                {
-                    "state": JobState.CANCELLED.value,
-                    "owner": None,
-                    "lease_until": None,
-                    "finished_at": now,
-                },
-            )
-            say_why(connection, job_id, [cancelled])
-            follow_job(connection, job_id, JobState.CANCELLED, now)
+        with deciding(self._engine, now) as (connection, now):
+            values = {"state": JobState.CANCELLED.value, "finished_at": now, **FREE}
+            _change(connection, job_id, _CANCELLABLE, "cancelled", values)
+            tell_state(connection, job_id, JobState.CANCELLED, now, [cancelled])
             withhold(connection, job_id, cancelled.having(is_its_job=True))
 
     def accept(self, job_id: int, now: float | None = None) -> None:
@@ -133,20 +122,16 @@ class JobStore:
         Raises:
             NodeError: There is no such job, it holds no implausible result, or none that is wanted.
         """
-        with writing(self._engine) as connection:
-            row = connection.execute(select(job).where(job.c.id == job_id)).one_or_none()
-            if row is not None:
-                hold_study(connection, row.study_instance_uid)
-                row = connection.execute(select(job).where(job.c.id == job_id)).one()
-                if row.state == JobState.IMPLAUSIBLE and not is_wanted(connection, job_id):
-                    raise NodeError(f"job {job_id}: a newer revision of the series took its place")
-            now = clock(connection, now)
+        with deciding(self._engine, now) as (connection, now):
+            row = job_of_held_study(connection, job_id)
+            if row.state == JobState.IMPLAUSIBLE and not is_wanted(connection, job_id):
+                raise NodeError(f"job {job_id}: a newer revision of the series took its place")
             values = {"state": JobState.DONE.value, "settled": Settled.ACCEPTED.value}
-            _change(connection, job_id, (JobState.IMPLAUSIBLE,), "accepted", values)
-            had = reasons_from_json(row.reasons) if row is not None else ()
-            say_why(connection, job_id, [*had, Reason(ReasonCode.TAKEN_ALL_THE_SAME)])
-            follow_job(connection, job_id, JobState.DONE, now)
-            mark_superseded(connection, job_id, row.replaces if row is not None else "")
+            _change(connection, job_id, stored(JobState.IMPLAUSIBLE), "accepted", values)
+            taken = Reason(ReasonCode.TAKEN_ALL_THE_SAME)
+            why = [*reasons_from_json(row.reasons), taken]
+            tell_state(connection, job_id, JobState.DONE, now, why)
+            mark_superseded(connection, job_id, row.replaces)
             restore(connection, job_id, now)
 
     def retry(self, job_id: int, now: float | None = None) -> None:
@@ -155,10 +140,9 @@ class JobStore:
         Raises:
             NodeError: There is no such job, or it is queued, running or done.
         """
-        with writing(self._engine) as connection:
-            _change(connection, job_id, _RETRIABLE, "retried", _RESET)
-            say_why(connection, job_id)
-            follow_job(connection, job_id, JobState.QUEUED, clock(connection, now))
+        with deciding(self._engine, now) as (connection, now):
+            _change(connection, job_id, _RETRIABLE, "retried", {**QUEUED_AFRESH, **FREE})
+            tell_state(connection, job_id, JobState.QUEUED, now)
 
     def give(
         self,
@@ -172,14 +156,12 @@ class JobStore:
         Raises:
             NodeError: There is no such job.
         """
-        with writing(self._engine) as connection:
-            give_more(connection, job_id, destinations, taken, clock(connection, now))
+        with deciding(self._engine, now) as (connection, now):
+            give_more(connection, job_id, destinations, taken, now)
 
     def series_in_use(self) -> frozenset[str]:
         """Series Instance UIDs that unfinished jobs still read: their files must stay."""
-        unfinished = job.c.state.in_([JobState.QUEUED.value, JobState.RUNNING.value])
-        with reading(self._engine) as connection:
-            inputs = connection.execute(select(job.c.inputs).where(unfinished)).scalars().all()
+        inputs = column_of(self._engine, select(job.c.inputs).where(job.c.state.in_(_UNFINISHED)))
         return frozenset(
             str(role["series_instance_uid"]) for roles in inputs for role in roles.values()
         )
@@ -189,22 +171,15 @@ def _insert(connection: Connection, request: JobRequest, before: int | None, now
     # PS3.3 C.12.1: local date and time, as the modality writes them
     local = datetime.fromtimestamp(now, tz=UTC).astimezone()
     statement = job.insert().values(
-        job_key=request.job_key,
+        **{name: getattr(request, name) for name in _AS_ASKED_FOR},
         state=JobState.QUEUED.value,
         priority=int(request.priority),
-        model=request.model,
-        model_digest=request.model_digest,
         parameters=dict(request.parameters),
-        study_instance_uid=request.study_instance_uid,
-        inputs={role: dict(value) for role, value in request.inputs.items()},
         destinations=list(dict.fromkeys(request.destinations)),
-        revision=request.revision,
-        replaces=_replaces(connection, request, before),
-        config_digest=request.config_digest,
+        replaces=replaced_object(connection, request, before),
         series_number=_series_number(connection, request),
         content_date=local.strftime("%Y%m%d"),
         content_time=local.strftime("%H%M%S"),
-        deadline_s=request.deadline_s,
         reasons=reasons_to_json(request.reasons),
         created_at=now,
     )
@@ -221,57 +196,41 @@ def _series_number(connection: Connection, request: JobRequest) -> int:
     return number
 
 
-def _replaces(connection: Connection, request: JobRequest, before: int | None) -> str:
-    return replaced_object(connection, request.rule, request.series_key, request.revision, before)
-
-
 def _join(
-    connection: Connection,
-    existing: Row[Any],
-    request: JobRequest,
-    before: int | None,
-    now: float,
+    connection: Connection, existing: Row[Any], request: JobRequest, before: int | None, now: float
 ) -> None:
-    destinations = list(dict.fromkeys([*existing.destinations, *request.destinations]))
     values: dict[str, Any] = {
         "priority": min(existing.priority, int(request.priority)),
-        "destinations": destinations,
+        "destinations": list(dict.fromkeys([*existing.destinations, *request.destinations])),
     }
-    waits = existing.state in (JobState.QUEUED.value, JobState.CANCELLED.value)
-    if waits and not files_of(connection, existing.id) and request.revision > existing.revision:
+    if (
+        existing.state in _WAITS
+        and not files_of(connection, existing.id)
+        and request.revision > existing.revision
+    ):
         # equal pixels, newer header: the run is the same, the object carries the newer header
-        values["inputs"] = {role: dict(value) for role, value in request.inputs.items()}
+        values["inputs"] = request.inputs
         values["revision"] = request.revision
-        values["replaces"] = _replaces(connection, request, before)
+        values["replaces"] = replaced_object(connection, request, before)
         values["config_digest"] = request.config_digest
     connection.execute(update(job).where(job.c.id == existing.id).values(**values))
-    withheld = kept_back(existing.id) if is_kept_back(existing) else None
+    withheld = why_kept_back(existing)
     give(connection, existing, request.destinations, request.taken, now, withheld=withheld)
 
 
 def _renew(connection: Connection, existing: Row[Any], now: float) -> None:
     """A match asks that had not asked before."""
     if existing.state == JobState.CANCELLED.value:
-        connection.execute(update(job).where(job.c.id == existing.id).values(**_RESET))
+        afresh = update(job).where(job.c.id == existing.id).values(**QUEUED_AFRESH, **FREE)
+        connection.execute(afresh)
         say_why(connection, existing.id)
     restore(connection, existing.id, now)
 
 
-def _publish(connection: Connection, job_id: int, now: float) -> None:
-    state = connection.execute(select(job.c.state).where(job.c.id == job_id)).scalar_one()
-    follow_job(connection, job_id, JobState(state), now)
-
-
 def _change(
-    connection: Connection,
-    job_id: int,
-    allowed: tuple[JobState, ...],
-    verb: str,
-    values: dict[str, Any],
+    connection: Connection, job_id: int, allowed: tuple[str, ...], verb: str, values: dict[str, Any]
 ) -> None:
-    statement = update(job).where(
-        job.c.id == job_id, job.c.state.in_([state.value for state in allowed])
-    )
+    statement = update(job).where(job.c.id == job_id, job.c.state.in_(allowed))
     if connection.execute(statement.values(**values)).rowcount == 1:
         return
     state = connection.execute(select(job.c.state).where(job.c.id == job_id)).scalar_one_or_none()

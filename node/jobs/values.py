@@ -46,8 +46,7 @@ class MatchReport:
 
     @property
     def roles(self) -> Mapping[str, str]:
-        """Role name -> Series Instance UID."""
-        return _roles(self.made_of)
+        return {role: part.series_instance_uid for role, part in self.made_of.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,25 +80,6 @@ class JobRequest:
     taken_series_numbers: frozenset[int] = frozenset()
     deadline_s: float = 1800.0
     reasons: tuple[Reason, ...] = ()
-
-    @property
-    def made_of(self) -> MadeOf:
-        """Role name -> the series that plays it."""
-        return {
-            role: SeriesPart(
-                series_instance_uid=str(given["series_instance_uid"]), revision=given["revision"]
-            )
-            for role, given in self.inputs.items()
-        }
-
-    @property
-    def roles(self) -> Mapping[str, str]:
-        """Role name -> Series Instance UID."""
-        return _roles(self.made_of)
-
-
-def _roles(made_of: MadeOf) -> dict[str, str]:
-    return {role: part.series_instance_uid for role, part in made_of.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,11 +24,9 @@ from node.receive.dry import DryRun
 from node.receive.folder import FolderSettings, FolderWatch
 from node.receive.ingest import Ingest
 from node.receive.syntaxes import Decodable, storage_contexts
-from node.spool.files import Spool, SpoolSettings
-from node.spool.folders import SpoolFolders
+from node.spool.files import Spool, SpoolFolders, SpoolSettings, Watermark
 from node.spool.index import Index
 from node.spool.quarantine_review import QuarantineReview, obstacle_to
-from node.spool.space import Watermark
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from node.domain.instance import Instance
 from node.domain.job import MatchState
 from node.infer.report import LOG_FILE
 from node.jobs.results import ResultStore
-from node.jobs.series_work import SeriesWork
+from node.jobs.revisions import SeriesWork
 from node.jobs.store import JobStore
 from node.pipeline.accept import spool_settings
 from node.pipeline.build import Plan
@@ -122,10 +122,10 @@ class Retention:
         )
         Losses(self._engine).sweep(now=now, keep_s=keep.quarantine * DAY_S)
         results = self._sweep_results(now - keep.results * DAY_S)
-        if freed.files or refused.files or results:
+        if freed or refused or results:
             log.info(
                 "retention",
-                extra={"instances": freed.files, "quarantine": refused.files, "results": results},
+                extra={"instances": freed, "quarantine": refused, "results": results},
             )
 
     def _sweep_results(self, before: float) -> int:

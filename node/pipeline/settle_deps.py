@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from node.domain.completion_policy import CompletionPolicy
-from node.jobs.series_work import SeriesWork
+from node.jobs.revisions import SeriesWork
 from node.pipeline.matching import MatchDeps
 from node.pipeline.watch import ReadHeader
 from node.spool.arrivals import Arrivals

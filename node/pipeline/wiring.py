@@ -16,7 +16,7 @@ from node.jobs.leases import JobLeases
 from node.jobs.matches import MatchStore
 from node.jobs.outbox import Outbox
 from node.jobs.results import ResultStore
-from node.jobs.series_work import SeriesWork
+from node.jobs.revisions import SeriesWork
 from node.jobs.store import JobStore
 from node.pipeline.build import Plan
 from node.pipeline.deliver import DeliveryDeps
@@ -25,7 +25,7 @@ from node.pipeline.matching import MatchDeps
 from node.pipeline.settle_deps import SettleDeps
 from node.pipeline.work import WorkDeps
 from node.spool.arrivals import Arrivals
-from node.spool.folders import SpoolFolders
+from node.spool.files import SpoolFolders
 from node.spool.losses import Losses
 
 ARRIVING_S = 10.0

@@ -13,7 +13,7 @@ from node.jobs.store import JobStore
 from node.pipeline.accept import IngestService
 from node.pipeline.build import Plan
 from node.spool.arrivals import Arrivals
-from node.spool.space import SpaceGuard
+from node.spool.files import SpaceGuard
 
 
 class Admin:

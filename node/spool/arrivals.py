@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, and_, exists, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from node.database.engine import epoch_s, reading, writing
+from node.database.engine import (
+    column_of,
+    columns_of,
+    epoch_s,
+    inserting,
+    reading,
+    rows_of,
+    stored,
+    value_of,
+    writing,
+)
 from node.domain.association import Ending
 from node.domain.errors import NodeError
 from node.domain.instance import Instance, Origin, Transport
 from node.domain.reasons import reasons_from_json, reasons_to_json
 from node.domain.series import Evidence, Forced, SeriesRow, SeriesState
-from node.spool.tables import association, instance, peer_habit, series
+from node.spool.tables import CALLER, association, instance, peer_habit, series
 
-_OPEN_STATES = (SeriesState.RECEIVING.value, SeriesState.HELD.value)
+_OPEN_STATES = stored(SeriesState.RECEIVING, SeriesState.HELD)
 # much longer than a heartbeat: a process that was only slow may still say how it ended
 _DEAD_AFTER_S = 60.0
 
@@ -30,9 +39,8 @@ class Arrivals:
 
     def arrivals_after(self, row: int, limit: int = 2000) -> Sequence[tuple[int, Instance]]:
         """Instances whose row is newer, oldest first."""
-        statement = select(instance).where(instance.c.id > row).order_by(instance.c.id).limit(limit)
-        with reading(self._engine) as connection:
-            return [(found.id, instance_of(found)) for found in connection.execute(statement)]
+        query = select(instance).where(instance.c.id > row).order_by(instance.c.id).limit(limit)
+        return [(found.id, instance_of(found)) for found in rows_of(self._engine, query)]
 
     def unsettled(self) -> tuple[Sequence[str], int]:
         """Series that need a look after a start, and the newest row that this answer covers.
@@ -40,48 +48,31 @@ class Arrivals:
         Those without a row, those not settled, and those whose row knows nothing of their newest
         instance.
         """
-        arrived = (
-            select(
-                instance.c.series_instance_uid.label("uid"), func.max(instance.c.id).label("row")
-            )
-            .group_by(instance.c.series_instance_uid)
-            .subquery()
+        uid = instance.c.series_instance_uid
+        arrived = select(uid, func.max(instance.c.id).label("row")).group_by(uid).subquery()
+        of_series = series.c.series_instance_uid == arrived.c.series_instance_uid
+        needs_a_look = or_(
+            series.c.series_instance_uid.is_(None),
+            series.c.state.in_(_OPEN_STATES),
+            series.c.forced != "",
+            series.c.newest_row < arrived.c.row,
         )
-        statement = (
-            select(arrived.c.uid)
-            .outerjoin(series, series.c.series_instance_uid == arrived.c.uid)
-            .where(
-                or_(
-                    series.c.series_instance_uid.is_(None),
-                    series.c.state.in_(_OPEN_STATES),
-                    series.c.forced != "",
-                    series.c.newest_row < arrived.c.row,
-                )
-            )
-        )
+        query = select(arrived.c.series_instance_uid).outerjoin(series, of_series)
         with reading(self._engine) as connection:
             newest = connection.execute(select(func.max(instance.c.id))).scalar_one()
-            return list(connection.execute(statement).scalars()), int(newest or 0)
+            return list(connection.execute(query.where(needs_a_look)).scalars()), int(newest or 0)
 
     def newest_row(self, series_instance_uid: str) -> int:
         """The newest row of a series; 0 where there is none."""
-        statement = select(func.max(instance.c.id)).where(
-            instance.c.series_instance_uid == series_instance_uid
-        )
-        with reading(self._engine) as connection:
-            return int(connection.execute(statement).scalar_one() or 0)
+        of_series = instance.c.series_instance_uid == series_instance_uid
+        query = select(func.max(instance.c.id)).where(of_series)
+        return int(column_of(self._engine, query)[0] or 0)
 
     def arrivals_of(self, series_instance_uid: str) -> Sequence[tuple[int, Instance]]:
         """Newest versions of a series' instances with their rows, oldest first, files still there."""
-        statement = (
-            select(instance)
-            .where(instance.c.series_instance_uid == series_instance_uid)
-            .order_by(instance.c.version)
-        )
-        newest: dict[str, Row[Any]] = {}
-        with reading(self._engine) as connection:
-            for found in connection.execute(statement):
-                newest[found.sop_instance_uid] = found
+        query = select(instance).where(instance.c.series_instance_uid == series_instance_uid)
+        rows = rows_of(self._engine, query.order_by(instance.c.version))
+        newest = {row.sop_instance_uid: row for row in rows}
         there = (row for row in newest.values() if row.file_deleted_at is None)
         return [(row.id, instance_of(row)) for row in sorted(there, key=lambda row: row.id)]
 
@@ -106,11 +97,11 @@ class Arrivals:
             NodeError: The file of an instance is gone.
         """
         arrivals = self.arrivals_of(series_instance_uid)
-        found = {one.sop_instance_uid: one for _, one in arrivals}
-        gone = sorted(set(versions) - set(found))
+        names = {one.sop_instance_uid: one.file_name for _, one in arrivals}
+        gone = sorted(set(versions) - set(names))
         if gone:
             raise NodeError(f"{len(gone)} images of the series are gone, the first is {gone[0]}")
-        return {uid: found[uid].file_name for uid in versions}
+        return {uid: names[uid] for uid in versions}
 
     def associations_around(self, series_instance_uid: str) -> Sequence[Mapping[str, Any]]:
         """Rows of associations that carried a series, and of the same callers' others since.
@@ -135,9 +126,8 @@ class Arrivals:
 
     def open_associations(self) -> frozenset[str]:
         """Ids of the associations that nobody closed yet."""
-        statement = select(association.c.id).where(association.c.closed_at.is_(None))
-        with reading(self._engine) as connection:
-            return frozenset(connection.execute(statement).scalars())
+        query = select(association.c.id).where(association.c.closed_at.is_(None))
+        return frozenset(column_of(self._engine, query))
 
     def close_dead_associations(self, now: float) -> int:
         """Close the rows of processes that died as aborted at their last sign of life; how many."""
@@ -149,27 +139,21 @@ class Arrivals:
             return connection.execute(update(association).where(dead).values(**values)).rowcount
 
     def series(self, series_instance_uid: str) -> SeriesRow | None:
-        """What is known of a series."""
-        statement = select(series).where(series.c.series_instance_uid == series_instance_uid)
-        with reading(self._engine) as connection:
-            found = connection.execute(statement).one_or_none()
-        return _series_row(found) if found is not None else None
+        query = select(series).where(series.c.series_instance_uid == series_instance_uid)
+        return next((_series_row(found) for found in rows_of(self._engine, query)), None)
 
     def series_of_study(self, study_instance_uid: str) -> Sequence[SeriesRow]:
-        """All series of a study."""
-        statement = select(series).where(series.c.study_instance_uid == study_instance_uid)
-        with reading(self._engine) as connection:
-            return [_series_row(found) for found in connection.execute(statement)]
+        query = select(series).where(series.c.study_instance_uid == study_instance_uid)
+        return [_series_row(found) for found in rows_of(self._engine, query)]
 
     def put_series(self, row: SeriesRow, *, was: SeriesRow | None) -> bool:
         """Write a row if it is still as it was; False when another process was faster."""
-        guard = (was.guard if was is not None else 0) + 1
-        values = {each.name: getattr(row, each.name) for each in fields(row)} | {
+        values = columns_of(row) | {
             "state": row.state.value,
             "evidence": row.evidence.value,
             "forced": row.forced.value if row.forced else "",
             "reasons": reasons_to_json(row.reasons),
-            "guard": guard,
+            "guard": was.guard + 1 if was is not None else 1,
         }
         with writing(self._engine) as connection:
             if was is None:
@@ -201,17 +185,13 @@ class Arrivals:
 
     def forced_series(self) -> Sequence[str]:
         """Series that a person decided about."""
-        statement = select(series.c.series_instance_uid).where(series.c.forced != "")
-        with reading(self._engine) as connection:
-            return list(connection.execute(statement).scalars())
+        query = select(series.c.series_instance_uid).where(series.c.forced != "")
+        return column_of(self._engine, query)
 
     def held_series(self) -> Sequence[str]:
         """Series that wait for a person's decision, and none has decided yet."""
-        statement = select(series.c.series_instance_uid).where(
-            series.c.state == SeriesState.HELD.value, series.c.forced == ""
-        )
-        with reading(self._engine) as connection:
-            return list(connection.execute(statement).scalars())
+        waits = and_(series.c.state == SeriesState.HELD.value, series.c.forced == "")
+        return column_of(self._engine, select(series.c.series_instance_uid).where(waits))
 
     def is_any_arriving(self, within_s: float) -> bool:
         """Whether an instance of a series that is not settled came in the last seconds."""
@@ -223,24 +203,19 @@ class Arrivals:
             return bool(connection.execute(select(exists().where(arriving))).scalar_one())
 
     def count(self, state: SeriesState) -> int:
-        """How many series are in a state."""
-        statement = select(func.count()).where(series.c.state == state.value)
-        with reading(self._engine) as connection:
-            return int(connection.execute(statement).scalar_one())
+        query = select(func.count()).where(series.c.state == state.value)
+        return int(column_of(self._engine, query)[0])
 
     def splits_series(self, peer: str) -> bool:
         """Whether a peer is known to send one series over several associations."""
-        statement = select(exists().where(peer_habit.c.peer == peer, peer_habit.c.splits_series))
-        with reading(self._engine) as connection:
-            return bool(connection.execute(statement).scalar_one())
+        query = select(exists().where(peer_habit.c.peer == peer, peer_habit.c.splits_series))
+        return bool(column_of(self._engine, query)[0])
 
     def learn_splitting(self, peer: str, now: float) -> None:
-        """Remember that it does."""
+        values = {"peer": peer, "splits_series": True, "learned_at": now}
         with writing(self._engine) as connection:
-            known = select(peer_habit.c.peer).where(peer_habit.c.peer == peer)
-            if connection.execute(known).first() is None:
-                values = {"peer": peer, "splits_series": True, "learned_at": now}
-                connection.execute(peer_habit.insert().values(**values))
+            learnt = inserting(connection, peer_habit).values(**values)
+            connection.execute(learnt.on_conflict_do_nothing())
 
     def now(self) -> float:
         """The database's clock."""
@@ -250,52 +225,19 @@ class Arrivals:
 
 def instance_of(row: Row[Any]) -> Instance:
     """A row of ``instance`` as a value."""
-    return Instance(
-        sop_instance_uid=row.sop_instance_uid,
-        sop_class_uid=row.sop_class_uid,
-        transfer_syntax_uid=row.transfer_syntax_uid,
-        study_instance_uid=row.study_instance_uid,
-        series_instance_uid=row.series_instance_uid,
-        version=row.version,
-        file_name=row.file_name,
-        data_offset=row.data_offset,
-        size_bytes=row.size_bytes,
-        received_sha256=row.received_sha256,
-        pixel_identity=row.pixel_identity,
-        is_input=row.is_input,
-        received_at=row.received_at,
-        origin=origin_of(row, row.association_id),
-    )
-
-
-def origin_of(row: Row[Any], association_id: str) -> Origin:
-    """Who sent what a row of ``instance`` or ``association`` stands for."""
-    return Origin(
-        transport=Transport(row.transport),
-        association_id=association_id,
-        peer=row.peer,
-        calling_ae_title=row.calling_ae_title,
-        called_ae_title=row.called_ae_title,
-        address=row.address,
-        http_user=row.http_user,
-    )
+    origin = value_of(Origin, row, transport=Transport(row.transport))
+    return value_of(Instance, row, origin=origin)
 
 
 def _others_since(connection: Connection, carriers: Sequence[Row[Any]]) -> Sequence[Row[Any]]:
     """Associations of the same callers that are open, or were opened since the first carrier."""
     if not carriers:
         return []
+    callers = {tuple(row._mapping[name] for name in CALLER) for row in carriers}
     same_caller = or_(
         *(
-            and_(
-                association.c.transport == row.transport,
-                association.c.calling_ae_title == row.calling_ae_title,
-                association.c.address == row.address,
-                association.c.http_user == row.http_user,
-            )
-            for row in {
-                (r.transport, r.calling_ae_title, r.address, r.http_user): r for r in carriers
-            }.values()
+            and_(*(association.c[name] == said for name, said in zip(CALLER, caller, strict=True)))
+            for caller in callers
         )
     )
     since = or_(
@@ -306,11 +248,13 @@ def _others_since(connection: Connection, carriers: Sequence[Row[Any]]) -> Seque
 
 
 def _series_row(row: Row[Any]) -> SeriesRow:
-    known = {name: row._mapping[name] for name in SeriesRow.__dataclass_fields__}
-    known["state"] = SeriesState(row.state)
-    known["evidence"] = Evidence(row.evidence)
-    known["forced"] = Forced(row.forced) if row.forced else None
-    known["snapshot"] = row.snapshot or {}
-    known["gate"] = row.gate or {}
-    known["reasons"] = reasons_from_json(row.reasons)
-    return SeriesRow(**known)
+    return value_of(
+        SeriesRow,
+        row,
+        state=SeriesState(row.state),
+        evidence=Evidence(row.evidence),
+        forced=Forced(row.forced) if row.forced else None,
+        snapshot=row.snapshot or {},
+        gate=row.gate or {},
+        reasons=reasons_from_json(row.reasons),
+    )

@@ -12,7 +12,6 @@ import resource
 import select
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -52,7 +51,6 @@ class DigestProcess:
         return Digests(**found) if found else None
 
     def close(self) -> None:
-        """End the process."""
         with self._lock:
             self._stop()
 
@@ -96,11 +94,10 @@ class DigestProcess:
 
 def _line_within(stream: IO[str], timeout_s: float) -> str:
     """One whole line, or nothing when the process ended or took too long."""
-    deadline = time.monotonic() + timeout_s
     # not select(), which knows no descriptor above 1023
     waiting = select.poll()
     waiting.register(stream, select.POLLIN)
-    ready = waiting.poll(max(0.0, deadline - time.monotonic()) * 1000)
+    ready = waiting.poll(timeout_s * 1000)
     return stream.readline().strip() if ready else ""
 
 

@@ -9,13 +9,12 @@ from pathlib import Path
 
 from node.domain.received import Received
 from node.spool.digest_process import DigestProcess
-from node.spool.record import InstanceRecord
+from node.spool.parts import InstanceRecord
 
 
 class Duplicate(Enum):
     """What a newcomer is to the versions that are kept."""
 
-    NEW = auto()
     DUPLICATE = auto()
     AMENDED = auto()
     CONFLICT = auto()
@@ -35,11 +34,6 @@ class Verdict:
 
     duplicate: Duplicate
     pixel_identity: str
-
-    @classmethod
-    def stored(cls, received: Received) -> Verdict:
-        """The first of its UID."""
-        return cls(Duplicate.NEW, received.received_sha256)
 
 
 def judge_duplicate(

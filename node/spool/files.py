@@ -5,16 +5,20 @@
     series/ab/<sha256 of Series Instance UID>      whose series it is
     quarantine/*.dcm     refused, kept aside for a person
 
-A file appears under its name by ``link``, which fails where the name is taken: the same SOP
-Instance UID is noticed across processes and machines without the database.
+One subject: what a name means, who may take it, and whether there is room for one more. A file
+appears under its name by ``link``, which fails where the name is taken: the same SOP Instance UID
+is noticed across processes and machines without the database.
 """
 
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from node.domain.errors import InstanceRejected
@@ -25,19 +29,15 @@ from node.domain.received import Received
 from node.domain.statuses import PATIENT_MIX_UP, SAME_UID_OTHER_PIXELS
 from node.domain.uids import file_stem, is_uid
 from node.spool.digest_process import DigestProcess
-from node.spool.duplicates import Duplicate, Known, Verdict, judge_duplicate
-from node.spool.folders import SpoolFolders
-from node.spool.index import Index
-from node.spool.markers import SeriesMarkers
-from node.spool.parts import SpoolPart, no_room
+from node.spool.duplicates import Duplicate, Known, judge_duplicate
+from node.spool.index import Index, Tombstones
+from node.spool.parts import InstanceRecord, SpoolPart, encode_record, no_room, read_record
 from node.spool.quarantine import QuarantineFolder
-from node.spool.record import InstanceRecord, encode_record, read_record
-from node.spool.space import SpaceGuard, Watermark
-from node.spool.tombstones import Tombstones
 
-# answers that a person may overrule, for the bytes themselves are sound
-OVERRULABLE = frozenset((SAME_UID_OTHER_PIXELS, PATIENT_MIX_UP))
-
+_UIDS = (
+    *("sop_class_uid", "sop_instance_uid", "transfer_syntax_uid"),
+    *("study_instance_uid", "series_instance_uid"),
+)
 _MAX_NOTED = 10_000  # series times notes remembered by one process
 
 _EVENTS = {
@@ -50,6 +50,137 @@ _EVENTS = {
         "An instance came again with other pixels or another place under the same UID.",
     ),
 }
+_GIGABYTE = 1_000_000_000
+_CACHE_S = 0.25
+_MOST_BYTES = 1024  # a key has 64
+
+
+class SpoolFolders:
+    """The folders of a spool.
+
+    Args:
+        root: ``<data_dir>/spool``.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.incoming = root / "incoming"
+        self.instances = root / "instances"
+        self.series = root / "series"
+        self.quarantine = root / "quarantine"
+
+    @classmethod
+    def of(cls, data_dir: Path) -> SpoolFolders:
+        return cls(data_dir / "spool")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watermark:
+    """Where the node stops taking instances, before the disk does it."""
+
+    reserve_gb: float = 5.0
+    max_used_percent: float = 85.0
+
+
+class SpaceGuard:
+    """Watches the file system that holds a folder; looks again after a quarter of a second."""
+
+    def __init__(
+        self,
+        folder: Path,
+        watermark: Watermark,
+        *,
+        monotonic_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._folder = folder
+        self._watermark = watermark
+        self._monotonic_s = monotonic_s
+        self._looked_at = float("-inf")
+        self._shortage = ""
+
+    @property
+    def shortage(self) -> str:
+        """One sentence when there is no room, else empty."""
+        now = self._monotonic_s()
+        if now - self._looked_at >= _CACHE_S:
+            self._shortage = self._look()
+            self._looked_at = now
+        return self._shortage
+
+    def forget(self) -> None:
+        """Look again at the next question: something was just deleted, or failed to be written."""
+        self._looked_at = float("-inf")
+
+    def _look(self) -> str:
+        disk = os.statvfs(self._folder)
+        free_gb = disk.f_bavail * disk.f_frsize / _GIGABYTE
+        usable = disk.f_blocks - disk.f_bfree + disk.f_bavail
+        used_percent = 100.0 * (1 - disk.f_bavail / usable) if usable else 100.0
+        if free_gb < self._watermark.reserve_gb:
+            return f"{free_gb:.1f} GB free, {self._watermark.reserve_gb:g} GB are kept in reserve"
+        if used_percent > self._watermark.max_used_percent:
+            limit = self._watermark.max_used_percent
+            return f"the disk is {used_percent:.0f} % full, the limit is {limit:g} %"
+        if disk.f_files and not disk.f_favail:
+            return "no inode is left on the disk"
+        return ""
+
+
+class SeriesMarkers:
+    """The folder of markers: one small file per series that says whose it is.
+
+    The first instance of a series makes the file, by ``link``, which only one process can do; every
+    later one must agree with it. So "two patients in one series" is found without the database.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def claim(self, series_instance_uid: str, key: str) -> bool:
+        """Whether the series belongs to ``key``: it did before, or does from now on.
+
+        Raises:
+            OSError: The marker can neither be read nor written.
+        """
+        path = self._path(series_instance_uid)
+        try:
+            found = _read_marker(path)
+        except FileNotFoundError:
+            found = self._make(path, key)
+        # a marker cut off by a power failure says nothing: the rebuild writes it anew
+        return found in (key, "")
+
+    def release(self, series_instance_uid: str) -> None:
+        """Forget a series none of whose files is left."""
+        self._path(series_instance_uid).unlink(missing_ok=True)
+
+    def _path(self, series_instance_uid: str) -> Path:
+        stem = file_stem(series_instance_uid)
+        return self._folder / stem[:2] / stem
+
+    def _make(self, path: Path, key: str) -> str:
+        path.parent.mkdir(exist_ok=True)
+        fresh = path.parent / f".{uuid4().hex}"
+        try:
+            with fresh.open("x", encoding="ascii") as file:
+                file.write(key)
+                file.flush()
+                os.fdatasync(file.fileno())
+            path.hardlink_to(fresh)
+        except FileExistsError:
+            return _read_marker(path)
+        finally:
+            fresh.unlink(missing_ok=True)
+        return key
+
+
+def _read_marker(path: Path) -> str:
+    """The text of a marker; asked for every instance, so without the layers of a Python file."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, _MOST_BYTES).decode("ascii")
+    finally:
+        os.close(descriptor)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +200,6 @@ class Spool:
     """The files and the only hands that touch them; one per process, safe between threads."""
 
     def __init__(self, settings: SpoolSettings, index: Index) -> None:
-        self._settings = settings
         self._index = index
         self.incoming = settings.folders.incoming
         self.instances = settings.folders.instances
@@ -106,7 +236,6 @@ class Spool:
         return SpoolPart(self, self.incoming / f"{self._name}-{next(self._numbers):x}.part")
 
     def path_of(self, file_name: str) -> Path:
-        """Where a file of the index lies."""
         return self.instances / file_name
 
     def close(self) -> None:
@@ -121,20 +250,23 @@ class Spool:
         part: SpoolPart,
         received: Received,
         origin: Origin,
-        rejection: InstanceRejected,
-        *,
-        source: str = "",
+        why: InstanceRejected,
+        source: str,
     ) -> None:
         """Move a part to quarantine.
 
         Args:
             source: The file that it came from, where it came by one.
         """
-        head = _head(received, origin, self._index.now(), version=0, rejection=rejection)
-        self.quarantine.take(part, replace(head, source=source))
+        head = replace(
+            _head(received, origin, self._index.now(), version=0),
+            dimse_status=why.dimse_status,
+            reason=why.reason,
+            source=source,
+        )
+        self.quarantine.take(part, head)
 
     def record_loss(self, loss: Loss) -> None:
-        """Write down that an image was not kept."""
         self._index.record_loss(loss)
 
     def keep(
@@ -157,7 +289,7 @@ class Spool:
         except OSError as error:
             self.forget_space()
             raise no_room(f"the instance cannot be kept: {error.strerror}") from error
-        if received.notes and state is not InstanceState.DUPLICATE:
+        if state is not InstanceState.DUPLICATE:
             self._record_notes(received)
         return state
 
@@ -169,22 +301,23 @@ class Spool:
         for note in received.notes:
             if (series, note) not in self._noted:
                 self._noted.add((series, note))
-                self._index.record_event(
-                    note.value,
-                    note.sentence,
-                    series_instance_uid=series,
-                    sop_instance_uid=received.sop_instance_uid,
-                )
+                self._tell(note.value, note.sentence, received)
+
+    def _tell(self, kind: str, sentence: str, received: Received) -> None:
+        self._index.record_event(
+            kind,
+            sentence,
+            series_instance_uid=received.series_instance_uid,
+            sop_instance_uid=received.sop_instance_uid,
+        )
 
     def _claim_series(self, received: Received, is_overruled: bool) -> None:
-        series = received.series_instance_uid
-        if is_overruled or self.markers.claim(series, received.patient_key):
+        if is_overruled or self.markers.claim(received.series_instance_uid, received.patient_key):
             return
-        self._index.record_event(
+        self._tell(
             "patient_mix_up",
             "An instance of another patient or study came under the UID of this series.",
-            series_instance_uid=series,
-            sop_instance_uid=received.sop_instance_uid,
+            received,
         )
         raise InstanceRejected(
             "the series belongs to another patient or study",
@@ -206,20 +339,21 @@ class Spool:
         while True:
             known, version, name = self._versions(stem, deleted)
             head = _head(received, origin, self._index.now(), version=version)
-            verdict = Verdict.stored(received)
+            state = InstanceState.STORED
             if known:
                 os.pwrite(part.descriptor, encode_record(head), 0)
                 verdict = judge_duplicate(part.path, received, known, self._digests)
-            if verdict.duplicate is Duplicate.DUPLICATE:
-                # the first copy may still be on its way to the disk
-                os.fsync(shard)
-                return InstanceState.DUPLICATE
-            self._report(verdict, received, is_overruled)
-            head = replace(head, pixel_identity=verdict.pixel_identity)
+                if verdict.duplicate is Duplicate.DUPLICATE:
+                    # the first copy may still be on its way to the disk
+                    os.fsync(shard)
+                    return InstanceState.DUPLICATE
+                self._report(verdict.duplicate, received, is_overruled)
+                head = replace(head, pixel_identity=verdict.pixel_identity)
+                if verdict.duplicate is Duplicate.AMENDED:
+                    state = InstanceState.AMENDED
             if self._place(part, head, name, shard):
                 self._index.record_instance(head.instance(name))
-                is_amended = verdict.duplicate is Duplicate.AMENDED
-                return InstanceState.AMENDED if is_amended else InstanceState.STORED
+                return state
 
     def _versions(self, stem: str, deleted: dict[int, str]) -> tuple[list[Known], int, str]:
         """The versions on disk, and number and name of the next one."""
@@ -245,18 +379,11 @@ class Spool:
         os.fsync(shard)
         return True
 
-    def _report(self, verdict: Verdict, received: Received, is_overruled: bool) -> None:
+    def _report(self, duplicate: Duplicate, received: Received, is_overruled: bool) -> None:
         """Write the event of an amended or conflicting copy; refuse the latter unless told."""
-        if verdict.duplicate is Duplicate.NEW:
-            return
-        kind, sentence = _EVENTS[verdict.duplicate]
-        self._index.record_event(
-            kind,
-            sentence,
-            series_instance_uid=received.series_instance_uid,
-            sop_instance_uid=received.sop_instance_uid,
-        )
-        if verdict.duplicate is Duplicate.CONFLICT and not is_overruled:
+        kind, sentence = _EVENTS[duplicate]
+        self._tell(kind, sentence, received)
+        if duplicate is Duplicate.CONFLICT and not is_overruled:
             raise InstanceRejected(
                 "another instance is kept under this SOP Instance UID",
                 dimse_status=SAME_UID_OTHER_PIXELS,
@@ -277,24 +404,10 @@ def _open_shards(folder: Path) -> dict[str, int]:
     return shards
 
 
-def _head(
-    received: Received,
-    origin: Origin,
-    now: float,
-    *,
-    version: int,
-    rejection: InstanceRejected | None = None,
-) -> InstanceRecord:
+def _head(received: Received, origin: Origin, now: float, *, version: int) -> InstanceRecord:
     """The head of a file; of a refused one only what is well formed goes into it."""
-    uids = {
-        name: uid if is_uid(uid := getattr(received, name)) else ""
-        for name in (
-            "sop_class_uid",
-            "sop_instance_uid",
-            "transfer_syntax_uid",
-            "study_instance_uid",
-            "series_instance_uid",
-        )
+    uids: dict[str, Any] = {
+        name: uid if is_uid(uid := getattr(received, name)) else "" for name in _UIDS
     }
     return InstanceRecord(
         **uids,
@@ -306,6 +419,4 @@ def _head(
         pixel_identity=received.received_sha256,
         is_input=received.is_input,
         patient_key=received.patient_key,
-        dimse_status=rejection.dimse_status if rejection else 0,
-        reason=rejection.reason if rejection else "",
     )

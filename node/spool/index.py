@@ -1,4 +1,4 @@
-"""The index writer: rows of instances, quarantine, events and associations, in small groups.
+"""The index as the ingest writes it: rows of what came in, in small groups, and of who sends.
 
 Rows follow their files within 50 ms. When the database is locked or full the rows wait in memory
 and ``trouble`` says so: new instances are then answered 0xA700, while those acknowledged are safe
@@ -8,32 +8,31 @@ as files, from which their rows can be rebuilt.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from threading import Condition, Thread
-from typing import cast
+from collections import OrderedDict, defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from threading import Condition, Lock, Thread
+from typing import TypeAlias
 from uuid import uuid4
 
-from sqlalchemy import Connection, Engine, Table, insert, text, update
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.dialects.sqlite import Insert as SqliteInsert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy import Connection, Engine, Table, Update, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 
-from node.database.engine import DatabaseClock, Now, writing
+from node.database.engine import DatabaseClock, Now, columns_of, inserting, rows_of, writing
 from node.domain.association import Ending
 from node.domain.errors import TryLater
 from node.domain.instance import Instance, Origin, Transport
 from node.domain.loss import Loss
+from node.domain.received import Received
 from node.spool import tables
 from node.spool.losses import (
     attribute_losses,
     loss_values,
-    note_listener,
     settle_images,
     settle_nameless,
     write_losses,
 )
+from node.spool.parts import no_room, said_by
 
 BATCH_S = 0.05
 _MAX_BATCH = 500
@@ -42,12 +41,11 @@ _RETRY_S = 0.5
 MAX_WAITING = 20_000
 # one writer at a time, so that row ids become visible in their order (PostgreSQL)
 _WRITER_LOCK = 0x5E6_0001
+# tombstones: series remembered at once, and for how long
+_MAX_SERIES = 256
+_KEEP_S = 30.0
 
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    table: Table
-    values: Mapping[str, object]
+_Row: TypeAlias = tuple[Table, Mapping[str, object]]
 
 
 class Index:
@@ -56,7 +54,8 @@ class Index:
     Args:
         now: The clock that everything which comes in is stamped by; the database's by default.
     Raises:
-        TryLater: The database cannot be reached at start.
+        TryLater: The database cannot be reached at start; from all but ``record_...``: it cannot be
+            written to now.
     """
 
     def __init__(self, engine: Engine, *, batch_s: float = BATCH_S, now: Now | None = None) -> None:
@@ -82,50 +81,37 @@ class Index:
         return self._trouble
 
     def record_instance(self, instance: Instance) -> None:
-        """A row for a kept file."""
-        self._put(_Row(tables.instance, instance_values(instance)))
+        self._put((tables.instance, instance_values(instance)))
 
     def record_quarantine(self, values: Mapping[str, object]) -> None:
-        """A row for a file in quarantine."""
-        self._put(_Row(tables.quarantine, values))
+        self._put((tables.quarantine, values))
 
     def record_loss(self, loss: Loss) -> None:
-        """A row for an image that was not kept."""
-        self._put(_Row(tables.loss, loss_values(loss, self.now())))
+        self._put((tables.loss, loss_values(loss, self.now())))
 
     def settle_losses(self, images: Collection[str]) -> None:
-        """What was lost under these names was taken in after all.
-
-        Raises:
-            TryLater: It cannot be written down now.
-        """
+        """What was lost under these names was taken in after all."""
         self.flush()
-        self._now_or_later(lambda connection: settle_images(connection, images, self.now()))
+        with self._writing() as connection:
+            settle_images(connection, images, self.now())
 
     def count_losses(
         self, association_id: str, images: Collection[str], series: Collection[str]
     ) -> None:
-        """Count images of an association that name no series against these, and no others of it.
-
-        Raises:
-            TryLater: It cannot be written down now.
-        """
+        """Count images of an association that name no series against these, and no others of it."""
         self.flush()
-        self._now_or_later(
-            lambda connection: attribute_losses(
-                connection, association_id, series, self.now(), images=images
-            )
-        )
+        with self._writing() as connection:
+            attribute_losses(connection, association_id, series, self.now(), images=images)
 
     def listening(self, transport: Transport) -> None:
-        """Somebody listens on a road from now on: before, silence told nothing.
-
-        Raises:
-            TryLater: It cannot be written down now.
-        """
-        self._now_or_later(
-            lambda connection: note_listener(connection, transport.value, self.now())
-        )
+        """Somebody listens on a road from now on: before, silence told nothing."""
+        with self._writing() as connection:
+            row = {"transport": transport.value, "since": self.now()}
+            newer = inserting(connection, tables.listener).values(**row)
+            since = {"since": newer.excluded.since}
+            connection.execute(
+                newer.on_conflict_do_update(index_elements=["transport"], set_=since)
+            )
 
     def record_event(
         self, kind: str, sentence: str, *, series_instance_uid: str = "", sop_instance_uid: str = ""
@@ -138,25 +124,23 @@ class Index:
             "sop_instance_uid": sop_instance_uid,
             "sentence": sentence,
         }
-        self._put(_Row(tables.event, values))
+        self._put((tables.event, values))
 
     def opened(self, origin: Origin) -> str:
         """Open the row of an association, STOW request or folder scan; its id."""
         association_id = origin.association_id or uuid4().hex
         now = self.now()
-        row = {**_origin_values(origin), "opened_at": now, "heartbeat_at": now}
-        row["id"] = association_id
-        del row["association_id"]
+        row = {"id": association_id, "opened_at": now, "heartbeat_at": now, **_sender(origin)}
         opened = insert(tables.association).values(**row)
-        self._now_or_later(lambda connection: connection.execute(opened))
+        with self._writing() as connection:
+            connection.execute(opened)
         return association_id
 
     def heartbeat(self, association_id: str) -> None:
         """The sender is still there."""
-        row = tables.association
-        open_row = (row.c.id == association_id) & row.c.closed_at.is_(None)
-        alive = update(row).where(open_row).values(heartbeat_at=self.now())
-        self._now_or_later(lambda connection: connection.execute(alive))
+        alive = _open_row(association_id).values(heartbeat_at=self.now())
+        with self._writing() as connection:
+            connection.execute(alive)
 
     def closed(
         self,
@@ -173,18 +157,14 @@ class Index:
             losses: How many images of it were not kept.
         """
         self.flush()
-        row = tables.association
-        open_row = (row.c.id == association_id) & row.c.closed_at.is_(None)
-
-        def close(connection: Connection) -> None:
+        with self._writing() as connection:
             now = self.now()
             if losses:
                 attribute_losses(connection, association_id, list(brought or ()), now)
             elif brought and ending is Ending.RELEASED:
                 settle_nameless(connection, association_id, brought, now)
-            connection.execute(update(row).where(open_row).values(closed_at=now, end=ending.value))
-
-        self._now_or_later(close)
+            ended = _open_row(association_id).values(closed_at=now, end=ending.value)
+            connection.execute(ended)
 
     def flush(self, timeout_s: float = 10.0) -> None:
         """Return when every row given so far is written.
@@ -205,10 +185,11 @@ class Index:
             self._changed.notify_all()
         self._writer.join(timeout=15.0)
 
-    def _now_or_later(self, write: Callable[[Connection], object]) -> None:
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
         try:
             with writing(self.engine) as connection:
-                write(connection)
+                yield connection
         except DBAPIError as error:
             raise TryLater("the index cannot be written") from error
 
@@ -247,14 +228,14 @@ class Index:
                 if connection.dialect.name == "postgresql":
                     lock = text("SELECT pg_advisory_xact_lock(:key)")
                     connection.execute(lock, {"key": _WRITER_LOCK})
-                write_instances(
-                    connection, [row.values for row in batch if row.table is tables.instance]
-                )
-                write_losses(connection, [row.values for row in batch if row.table is tables.loss])
+                of: defaultdict[Table, list[Mapping[str, object]]] = defaultdict(list)
+                for table, values in batch:
+                    of[table].append(values)
+                write_instances(connection, of[tables.instance])
+                write_losses(connection, of[tables.loss])
                 for table in (tables.quarantine, tables.event):
-                    values = [dict(row.values) for row in batch if row.table is table]
-                    if values:
-                        connection.execute(insert(table), values)
+                    if of[table]:
+                        connection.execute(insert(table), of[table])
         except DBAPIError:
             self._trouble = "the index cannot be written"
             return False
@@ -262,56 +243,74 @@ class Index:
         return True
 
 
+class Tombstones:
+    """Rows of instances whose files retention deleted, asked for once per series and remembered."""
+
+    def __init__(self, engine: Engine, now: Now) -> None:
+        self._engine = engine
+        self._now = now
+        self._lock = Lock()
+        self._by_series: OrderedDict[str, tuple[float, dict[str, dict[int, str]]]] = OrderedDict()
+
+    def of(self, received: Received) -> dict[int, str]:
+        """``received_sha256`` by version of the deleted copies of one instance.
+
+        Raises:
+            InstanceRejected: 0xA700, the index cannot be read.
+        """
+        series = received.series_instance_uid
+        now = self._now()
+        with self._lock:
+            asked_at, deleted = self._by_series.get(series, (float("-inf"), {}))
+        if not 0 <= now - asked_at <= _KEEP_S:  # a clock may be set back
+            deleted = self._ask(series)
+            with self._lock:
+                self._by_series[series] = (now, deleted)
+                self._by_series.move_to_end(series)
+                while len(self._by_series) > _MAX_SERIES:
+                    self._by_series.popitem(last=False)
+        return deleted.get(received.sop_instance_uid, {})
+
+    def _ask(self, series_instance_uid: str) -> dict[str, dict[int, str]]:
+        its = tables.instance.c
+        wanted = select(its.sop_instance_uid, its.version, its.received_sha256).where(
+            its.series_instance_uid == series_instance_uid, its.file_deleted_at.is_not(None)
+        )
+        deleted: dict[str, dict[int, str]] = {}
+        try:
+            for row in rows_of(self._engine, wanted):
+                deleted.setdefault(row.sop_instance_uid, {})[row.version] = row.received_sha256
+        except DBAPIError as error:
+            raise no_room("the index cannot be read") from error
+        return deleted
+
+
+def _open_row(association_id: str) -> Update:
+    row = tables.association
+    return update(row).where(row.c.id == association_id, row.c.closed_at.is_(None))
+
+
 def write_instances(connection: Connection, rows: Sequence[Mapping[str, object]]) -> None:
     """Insert rows; one that is there already stays, a tombstone whose file is back revives."""
     if not rows:
         return
-    is_postgresql = connection.dialect.name == "postgresql"
-    # the two dialects share this part of their interface, not a type
-    statement = sqlite_insert(tables.instance)
-    if is_postgresql:
-        statement = cast("SqliteInsert", postgresql_insert(tables.instance))
-    revived = {
-        name: statement.excluded[name]
-        for name in ("file_name", "received_sha256", "pixel_identity", "size_bytes", "received_at")
-    }
+    statement = inserting(connection, tables.instance)
+    brought = ("file_name", "received_sha256", "pixel_identity", "size_bytes", "received_at")
+    revived = {name: statement.excluded[name] for name in brought}
     connection.execute(
         statement.on_conflict_do_update(
             index_elements=["sop_instance_uid", "version"],
             set_={**revived, "file_deleted_at": None},
             where=tables.instance.c.file_deleted_at.is_not(None),
         ),
-        [dict(row) for row in rows],
+        rows,
     )
 
 
 def instance_values(instance: Instance) -> dict[str, object]:
-    """The columns of an instance row."""
-    return {
-        "sop_instance_uid": instance.sop_instance_uid,
-        "version": instance.version,
-        "sop_class_uid": instance.sop_class_uid,
-        "transfer_syntax_uid": instance.transfer_syntax_uid,
-        "study_instance_uid": instance.study_instance_uid,
-        "series_instance_uid": instance.series_instance_uid,
-        "file_name": instance.file_name,
-        "data_offset": instance.data_offset,
-        "size_bytes": instance.size_bytes,
-        "received_sha256": instance.received_sha256,
-        "pixel_identity": instance.pixel_identity,
-        "is_input": instance.is_input,
-        "received_at": instance.received_at,
-        **_origin_values(instance.origin),
-    }
+    association = {"association_id": instance.origin.association_id}
+    return {**columns_of(instance, "origin"), **association, **_sender(instance.origin)}
 
 
-def _origin_values(origin: Origin) -> dict[str, object]:
-    return {
-        "association_id": origin.association_id,
-        "transport": origin.transport.value,
-        "peer": origin.peer[:64],
-        "calling_ae_title": origin.calling_ae_title[:16],
-        "called_ae_title": origin.called_ae_title[:16],
-        "address": origin.address[:64],
-        "http_user": origin.http_user[:64],
-    }
+def _sender(origin: Origin) -> dict[str, object]:
+    return {"transport": origin.transport.value, **said_by(origin)}

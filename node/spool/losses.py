@@ -11,51 +11,25 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Engine,
-    Row,
-    and_,
-    delete,
-    exists,
-    func,
-    select,
-    update,
-)
+from sqlalchemy import ColumnElement, Connection, Engine, Row, delete, exists, func, select, update
 
-from node.database.engine import reading, writing
+from node.database.engine import column_of, columns_of, reading, rows_of, value_of, writing
 from node.domain.loss import Loss
-from node.spool.tables import association, instance, listener, loss
+from node.spool.tables import CALLER, association, instance, listener, loss
 
 _BATCH = 500
-_CALLER = ("transport", "calling_ae_title", "address", "http_user")
 
 
 def write_losses(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert rows; a later refusal of an image takes the place of the one before, as a newer row."""
     for row in rows:
-        connection.execute(
-            delete(loss).where(
-                loss.c.series_instance_uid == row["series_instance_uid"],
-                loss.c.image == row["image"],
-            )
-        )
+        of_series = loss.c.series_instance_uid == row["series_instance_uid"]
+        connection.execute(delete(loss).where(of_series, loss.c.image == row["image"]))
         connection.execute(loss.insert().values(**row))
 
 
 def loss_values(one: Loss, lost_at: float) -> dict[str, Any]:
-    """The columns of a loss row."""
-    return {
-        "series_instance_uid": one.series_instance_uid,
-        "image": one.image[-512:],
-        "sop_instance_uid": one.sop_instance_uid,
-        "association_id": one.association_id,
-        "dimse_status": one.dimse_status,
-        "reason": one.reason,
-        "lost_at": lost_at,
-        "settled_at": None,
-    }
+    return {**columns_of(one), "image": one.image[-512:], "lost_at": lost_at, "settled_at": None}
 
 
 def attribute_losses(
@@ -71,19 +45,16 @@ def attribute_losses(
     Args:
         images: Only these; None: all of them.
     """
-    mine = and_(
-        loss.c.association_id == association_id,
-        loss.c.series_instance_uid == "",
-        loss.c.settled_at.is_(None),
-    )
-    rows = connection.execute(select(loss).where(mine)).all()
+    is_nameless = loss.c.series_instance_uid == ""
+    mine = (loss.c.association_id == association_id, is_nameless, loss.c.settled_at.is_(None))
+    rows = connection.execute(select(loss).where(*mine)).all()
     rows = [row for row in rows if images is None or row.image in images]
     for row in rows:
         values = {name: value for name, value in row._mapping.items() if name != "id"}
         write_losses(connection, [{**values, "series_instance_uid": uid} for uid in sorted(series)])
     if rows and series:
-        counted = and_(mine, loss.c.image.in_([row.image for row in rows]))
-        connection.execute(update(loss).where(counted).values(settled_at=now))
+        counted = loss.c.image.in_([row.image for row in rows])
+        connection.execute(update(loss).where(*mine, counted).values(settled_at=now))
 
 
 def settle_nameless(
@@ -106,25 +77,21 @@ def settle_nameless(
             .group_by(loss.c.series_instance_uid)
         )
         for uid, images in connection.execute(nameless).all():
-            before = set(
-                connection.execute(
-                    select(instance.c.sop_instance_uid).where(
-                        instance.c.series_instance_uid == uid,
-                        instance.c.association_id != association_id,
-                    )
-                ).scalars()
+            earlier = select(instance.c.sop_instance_uid).where(
+                instance.c.series_instance_uid == uid, instance.c.association_id != association_id
             )
+            before = set(connection.execute(earlier).scalars())
             theirs = set(brought[uid])
             if before <= theirs and len(theirs - before) >= images:
-                settled = and_(loss.c.series_instance_uid == uid, loss.c.sop_instance_uid == "")
-                connection.execute(update(loss).where(settled).values(settled_at=now))
+                settled = (loss.c.series_instance_uid == uid, loss.c.sop_instance_uid == "")
+                connection.execute(update(loss).where(*settled).values(settled_at=now))
 
 
 def settle_images(connection: Connection, images: Collection[str], now: float) -> None:
     """What was lost under these names, and has no UID to be known by, was taken in after all."""
-    nameless = and_(loss.c.sop_instance_uid == "", loss.c.settled_at.is_(None))
+    nameless = (loss.c.sop_instance_uid == "", loss.c.settled_at.is_(None))
     names = {image[-512:] for image in images}
-    for row in connection.execute(select(loss.c.id, loss.c.image).where(nameless)).all():
+    for row in connection.execute(select(loss.c.id, loss.c.image).where(*nameless)).all():
         if row.image in names:
             connection.execute(update(loss).where(loss.c.id == row.id).values(settled_at=now))
 
@@ -143,8 +110,7 @@ class Losses:
 
     def newest_row(self) -> int:
         """The newest row; 0 where there is none."""
-        with reading(self._engine) as connection:
-            return int(connection.execute(select(func.max(loss.c.id))).scalar_one() or 0)
+        return int(column_of(self._engine, select(func.max(loss.c.id)))[0] or 0)
 
     def after(self, row: int) -> tuple[int, frozenset[str]]:
         """The newest row, and the series that rows after ``row`` may count against."""
@@ -181,7 +147,7 @@ class Losses:
                 theirs = set(connection.execute(carriers.distinct()).scalars())
                 rows += [row for row in nameless if self._counts(connection, row, theirs)]
         found = {row.image: row for row in rows}
-        return [_loss_of(row) for row in sorted(found.values(), key=lambda row: int(row.id))]
+        return [value_of(Loss, row) for row in sorted(found.values(), key=lambda row: int(row.id))]
 
     def _counts(self, connection: Connection, one: Row[Any], carriers: set[str]) -> bool:
         """Whether a loss without a series counts against the one that these associations carried.
@@ -192,11 +158,8 @@ class Losses:
         near = carriers & self._concerned(connection, one)
         if one.association_id in near:
             return True
-        caller = connection.execute(
-            select(association.c.calling_ae_title, association.c.http_user).where(
-                association.c.id.in_(near)
-            )
-        ).first()
+        names = select(association.c.calling_ae_title, association.c.http_user)
+        caller = connection.execute(names.where(association.c.id.in_(near))).first()
         has_name = caller is not None and any(caller)
         return len(near) > (0 if has_name else 1)
 
@@ -205,13 +168,12 @@ class Losses:
         own = select(instance.c.id).where(instance.c.association_id == one.association_id)
         if connection.execute(own.limit(1)).first() is not None:
             return {str(one.association_id)}
-        caller = connection.execute(
-            select(association).where(association.c.id == one.association_id)
-        ).one_or_none()
+        its_row = select(association).where(association.c.id == one.association_id)
+        caller = connection.execute(its_row).one_or_none()
         if caller is None:
             return set()
         near = select(association.c.id).where(
-            *(association.c[name] == caller._mapping[name] for name in _CALLER),
+            *(association.c[name] == caller._mapping[name] for name in CALLER),
             association.c.opened_at <= one.lost_at + self._around_s,
             association.c.heartbeat_at >= one.lost_at - self._around_s,
         )
@@ -233,32 +195,11 @@ class Losses:
 
     def listening_since(self) -> Mapping[str, float]:
         """Transport -> since when somebody listens on it."""
-        with reading(self._engine) as connection:
-            rows = connection.execute(select(listener.c.transport, listener.c.since))
-            return {row.transport: row.since for row in rows}
-
-
-def note_listener(connection: Connection, transport: str, since: float) -> None:
-    """Somebody listens on a road from now on."""
-    changed = update(listener).where(listener.c.transport == transport).values(since=since)
-    if connection.execute(changed).rowcount == 0:
-        connection.execute(listener.insert().values(transport=transport, since=since))
-
-
-def _loss_of(row: Row[Any]) -> Loss:
-    return Loss(
-        series_instance_uid=row.series_instance_uid,
-        image=row.image,
-        sop_instance_uid=row.sop_instance_uid,
-        association_id=row.association_id,
-        dimse_status=row.dimse_status,
-        reason=row.reason,
-    )
+        rows = rows_of(self._engine, select(listener.c.transport, listener.c.since))
+        return {row.transport: row.since for row in rows}
 
 
 def _has_come() -> ColumnElement[bool]:
     """Whether an instance with the UID of the loss is in the index, as a file or a tombstone."""
-    return and_(
-        loss.c.sop_instance_uid != "",
-        exists().where(instance.c.sop_instance_uid == loss.c.sop_instance_uid),
-    )
+    is_there = exists().where(instance.c.sop_instance_uid == loss.c.sop_instance_uid)
+    return (loss.c.sop_instance_uid != "") & is_there

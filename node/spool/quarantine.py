@@ -9,8 +9,7 @@ from threading import Lock
 from uuid import uuid4
 
 from node.spool.index import Index
-from node.spool.parts import SpoolPart
-from node.spool.record import HEAD_BYTES, InstanceRecord, encode_record
+from node.spool.parts import HEAD_BYTES, InstanceRecord, SpoolPart, encode_record, said_by
 
 _GIGABYTE = 1_000_000_000
 # a file takes whole blocks; many small ones fill a disk too
@@ -75,7 +74,7 @@ def _blocks(size_bytes: int) -> int:
 
 
 def quarantine_values(head: InstanceRecord, file_name: str) -> dict[str, object]:
-    """The columns of a quarantine row."""
+    said = said_by(head.origin)
     return {
         "file_name": file_name,
         "size_bytes": head.size_bytes,
@@ -86,8 +85,6 @@ def quarantine_values(head: InstanceRecord, file_name: str) -> dict[str, object]
         "source": head.source[-512:],
         "received_at": head.received_at,
         "transport": head.origin.transport.value,
-        "peer": head.origin.peer[:64],
-        "calling_ae_title": head.origin.calling_ae_title[:16],
-        "address": head.origin.address[:64],
+        **{name: said[name] for name in ("peer", "calling_ae_title", "address")},
         "state": "kept",
     }

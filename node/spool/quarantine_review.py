@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Row, select, update
 
-from node.database.engine import reading, writing
+from node.database.engine import rows_of, writing
 from node.domain.errors import InstanceRejected, NodeError
 from node.domain.instance import Origin
 from node.domain.received import Received
-from node.spool.files import OVERRULABLE, Spool
+from node.domain.statuses import PATIENT_MIX_UP, SAME_UID_OTHER_PIXELS
+from node.spool.files import Spool
 from node.spool.index import Index
-from node.spool.record import HEAD_BYTES, InstanceRecord, read_record
+from node.spool.parts import HEAD_BYTES, InstanceRecord, read_record
 from node.spool.tables import quarantine
+
+# answers that a person may overrule, for the bytes themselves are sound
+_OVERRULABLE = (SAME_UID_OTHER_PIXELS, PATIENT_MIX_UP)
 
 
 class NotInQuarantine(NodeError):
@@ -51,7 +56,7 @@ def obstacle_to(row: Mapping[str, Any], folder: Path, check_file: CheckFile) -> 
         return f"it was {row['state']}"
     if not path.is_file():
         return "its file is gone"
-    if row["dimse_status"] in OVERRULABLE:
+    if row["dimse_status"] in _OVERRULABLE:
         return ""
     try:
         check_file(path)
@@ -66,6 +71,8 @@ class QuarantineReview:
     Args:
         ingest_file: Sends a file through the strict ingest; raises InstanceRejected.
         check_file: The same, and keeps nothing.
+    Raises:
+        NotInQuarantine: From all that takes a number: there is no kept row of it.
     """
 
     def __init__(
@@ -80,24 +87,17 @@ class QuarantineReview:
         self._ingest_file = ingest_file
         self._check_file = check_file
 
-    def rows(self, *, limit: int = 1000) -> tuple[Row[Any], ...]:
+    def rows(self, *, limit: int = 1000) -> Sequence[Row[Any]]:
         """What is kept, the newest first."""
-        wanted = select(quarantine).where(quarantine.c.state == "kept")
-        with reading(self._index.engine) as connection:
-            return tuple(connection.execute(wanted.order_by(quarantine.c.id.desc()).limit(limit)))
+        kept = select(quarantine).where(quarantine.c.state == "kept")
+        return rows_of(self._index.engine, kept.order_by(quarantine.c.id.desc()).limit(limit))
 
     def show(self, row_id: int) -> Row[Any]:
-        """One kept row.
-
-        Raises:
-            NotInQuarantine: There is none of that number.
-        """
-        wanted = select(quarantine).where(quarantine.c.id == row_id, quarantine.c.state == "kept")
-        with reading(self._index.engine) as connection:
-            row = connection.execute(wanted).one_or_none()
-        if row is None or not self._path(row).exists():
-            raise NotInQuarantine(row_id)
-        return row
+        kept = select(quarantine).where(quarantine.c.id == row_id, quarantine.c.state == "kept")
+        for row in rows_of(self._index.engine, kept):
+            if self._path(row).exists():
+                return row
+        raise NotInQuarantine(row_id)
 
     def accept(self, row_id: int) -> None:
         """Keep an instance after all.
@@ -106,7 +106,6 @@ class QuarantineReview:
         looked. Anything else goes through the strict ingest again, which may have learnt more.
 
         Raises:
-            NotInQuarantine: There is none of that number.
             CannotBeFreed: The ingest refuses it still; it stays as it is.
             InstanceRejected: Only the spool could tell that it cannot be kept, for want of room or
                 because another instance has its UID; it stays in quarantine, under a new number
@@ -118,7 +117,7 @@ class QuarantineReview:
             raise CannotBeFreed(row_id, obstacle)
         path = self._path(row)
         head = read_record(path)
-        if row.dimse_status in OVERRULABLE:
+        if row.dimse_status in _OVERRULABLE:
             self._overrule(path, head)
         else:
             self._ingest_again(row_id, path, head)
@@ -126,28 +125,15 @@ class QuarantineReview:
         self._finish(row_id, path, "accepted")
 
     def discard(self, row_id: int) -> None:
-        """Delete a refused instance.
-
-        Raises:
-            NotInQuarantine: There is none of that number.
-        """
+        """Delete a refused instance."""
         self._finish(row_id, self._path(self.show(row_id)), "discarded")
 
     def _path(self, row: Row[Any]) -> Path:
         return self._spool.quarantine.folder / str(row.file_name)
 
     def _overrule(self, path: Path, head: InstanceRecord) -> None:
-        received = Received(
-            sop_class_uid=head.sop_class_uid,
-            sop_instance_uid=head.sop_instance_uid,
-            study_instance_uid=head.study_instance_uid,
-            series_instance_uid=head.series_instance_uid,
-            transfer_syntax_uid=head.transfer_syntax_uid,
-            received_sha256=head.received_sha256,
-            size_bytes=head.size_bytes,
-            patient_key=head.patient_key,
-            is_input=head.is_input,
-        )
+        known = {each.name for each in fields(Received)} - {"notes"}
+        received = Received(**{name: getattr(head, name) for name in known})
         part = self._spool.new_part()
         try:
             with path.open("rb") as file:

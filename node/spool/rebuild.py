@@ -10,15 +10,12 @@ from pathlib import Path
 from sqlalchemy import Engine, Table, insert, select
 
 from node.database.engine import reading, writing
-from node.domain.instance import Instance
 from node.domain.loss import Loss
-from node.spool.folders import SpoolFolders
+from node.spool.files import SeriesMarkers, SpoolFolders
 from node.spool.index import instance_values, write_instances
 from node.spool.losses import loss_values, write_losses
-from node.spool.markers import SeriesMarkers
-from node.spool.parts import remove_stale_parts
+from node.spool.parts import InstanceRecord, read_record, remove_stale_parts
 from node.spool.quarantine import quarantine_values
-from node.spool.record import InstanceRecord, read_record
 from node.spool.tables import instance, quarantine
 
 _BATCH = 200
@@ -43,10 +40,10 @@ def rebuild_index(engine: Engine, folders: SpoolFolders) -> Rebuilt:
     found = 0
     for shard in sorted(instances.glob("[0-9a-f][0-9a-f]")):
         names = {f"{shard.name}/{path.name}" for path in shard.glob("*.dcm")}
-        missing = sorted(names - _indexed(engine, instance, names))
+        missing = names - _indexed(engine, instance, names)
         found += len(missing)
-        for start in range(0, len(missing), _BATCH):
-            _index_instances(engine, instances, missing[start : start + _BATCH], markers)
+        for some in _batches(missing):
+            _index_instances(engine, instances, some, markers)
     return Rebuilt(
         instances=found,
         quarantined=_index_quarantine(engine, folders.quarantine),
@@ -54,15 +51,16 @@ def rebuild_index(engine: Engine, folders: SpoolFolders) -> Rebuilt:
     )
 
 
-def _indexed(engine: Engine, table: Table, names: set[str]) -> set[str]:
-    """Which of the names have a row."""
-    known: set[str] = set()
+def _batches(names: set[str]) -> Iterator[list[str]]:
     ordered = sorted(names)
+    return (ordered[start : start + _BATCH] for start in range(0, len(ordered), _BATCH))
+
+
+def _indexed(engine: Engine, table: Table, names: set[str]) -> set[str]:
+    known: set[str] = set()
     with reading(engine) as connection:
-        for start in range(0, len(ordered), _BATCH):
-            wanted = select(table.c.file_name).where(
-                table.c.file_name.in_(ordered[start : start + _BATCH])
-            )
+        for some in _batches(names):
+            wanted = select(table.c.file_name).where(table.c.file_name.in_(some))
             if table is instance:
                 wanted = wanted.where(table.c.file_deleted_at.is_(None))
             known.update(connection.execute(wanted).scalars())
@@ -72,18 +70,17 @@ def _indexed(engine: Engine, table: Table, names: set[str]) -> set[str]:
 def _index_instances(
     engine: Engine, folder: Path, names: list[str], markers: SeriesMarkers
 ) -> None:
-    kept: list[Instance] = []
+    kept: list[Mapping[str, object]] = []
     for name, head in _heads(folder, names):
-        kept.append(head.instance(name))
+        kept.append(instance_values(head.instance(name)))
         markers.claim(head.series_instance_uid, head.patient_key)
     with writing(engine) as connection:
-        write_instances(connection, [instance_values(row) for row in kept])
+        write_instances(connection, kept)
 
 
 def _index_quarantine(engine: Engine, folder: Path) -> int:
     names = {path.name for path in folder.glob("*.dcm")}
-    missing = sorted(names - _indexed(engine, quarantine, names))
-    heads = list(_heads(folder, missing))
+    heads = list(_heads(folder, sorted(names - _indexed(engine, quarantine, names))))
     if heads:
         with writing(engine) as connection:
             rows = [quarantine_values(head, name) for name, head in heads]

@@ -21,6 +21,22 @@ from sqlalchemy import (
 
 metadata = MetaData()
 
+# how much is kept of what a sender says of itself
+SENDER_WIDTHS = {
+    "peer": 64,
+    "calling_ae_title": 16,
+    "called_ae_title": 16,
+    "address": 64,
+    "http_user": 64,
+}
+
+
+def _sender_columns(*names: str) -> tuple[Column[str], ...]:
+    return tuple(
+        Column(name, String(SENDER_WIDTHS[name]), nullable=False, default="") for name in names
+    )
+
+
 instance = Table(
     "instance",
     metadata,
@@ -40,11 +56,7 @@ instance = Table(
     Column("received_at", Float, nullable=False),
     Column("association_id", String(32), nullable=False),
     Column("transport", String(8), nullable=False),
-    Column("peer", String(64), nullable=False, default=""),
-    Column("calling_ae_title", String(16), nullable=False, default=""),
-    Column("called_ae_title", String(16), nullable=False, default=""),
-    Column("address", String(64), nullable=False, default=""),
-    Column("http_user", String(64), nullable=False, default=""),
+    *_sender_columns("peer", "calling_ae_title", "called_ae_title", "address", "http_user"),
     # a tombstone: the file is gone, the row still recognises a re-send
     Column("file_deleted_at", Float),
     UniqueConstraint("sop_instance_uid", "version"),
@@ -57,17 +69,16 @@ association = Table(
     metadata,
     Column("id", String(32), primary_key=True),
     Column("transport", String(8), nullable=False),
-    Column("peer", String(64), nullable=False, default=""),
-    Column("calling_ae_title", String(16), nullable=False, default=""),
-    Column("called_ae_title", String(16), nullable=False, default=""),
-    Column("address", String(64), nullable=False, default=""),
-    Column("http_user", String(64), nullable=False, default=""),
+    *_sender_columns("peer", "calling_ae_title", "called_ae_title", "address", "http_user"),
     Column("opened_at", Float, nullable=False),
     Column("heartbeat_at", Float, nullable=False),
     Column("closed_at", Float),
     Column("end", String(8)),  # released | aborted
     Index("association_open", "closed_at"),
 )
+
+# what tells one sender of associations from another
+CALLER = ("transport", "calling_ae_title", "address", "http_user")
 
 series = Table(
     "series",
@@ -115,9 +126,7 @@ quarantine = Table(
     Column("reason", Text, nullable=False),
     Column("received_at", Float, nullable=False),
     Column("transport", String(8), nullable=False),
-    Column("peer", String(64), nullable=False, default=""),
-    Column("calling_ae_title", String(16), nullable=False, default=""),
-    Column("address", String(64), nullable=False, default=""),
+    *_sender_columns("peer", "calling_ae_title", "address"),
     Column("state", String(16), nullable=False, default="kept"),  # kept | accepted | discarded
     # of the folder road: the file, as the sender named it
     Column("source", String(512), nullable=False, default="", server_default=""),

@@ -15,7 +15,7 @@ from node.process.admin import Admin, NodeHealth
 from node.receive.stow import StowService
 from node.receive.stow_parts import PartReceiver
 from node.spool.catalog import SpoolCatalog
-from node.spool.space import SpaceGuard
+from node.spool.files import SpaceGuard
 from node.web.access import OPEN, Account, Authentication
 from node.web.api import WebServices
 from node.web.app import create_app

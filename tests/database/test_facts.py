@@ -17,7 +17,7 @@ from node.database.engine import open_engine, reading, writing
 from node.database.migrate import migrate
 from node.jobs.catalog import JobCatalog
 from node.jobs.matches import MatchStore
-from node.jobs.series_work import SeriesWork
+from node.jobs.revisions import SeriesWork
 from node.jobs.store import JobStore
 from node.jobs.tables import match
 from node.jobs.values import SeriesPart

@@ -21,10 +21,8 @@ from node.receive.dimse import DimseServer, DimseSettings
 from node.receive.ingest import Ingest, IngestLimits
 from node.receive.syntaxes import decodable_syntaxes, storage_contexts
 from node.spool import tables
-from node.spool.files import Spool, SpoolSettings
-from node.spool.folders import SpoolFolders
+from node.spool.files import Spool, SpoolFolders, SpoolSettings, Watermark
 from node.spool.index import Index
-from node.spool.space import Watermark
 from tests.support import raw_dimse as raw
 from tests.support.peers import ECHOSCU, STORESCU, need
 from tests.support.raw_dimse import RawAssociation

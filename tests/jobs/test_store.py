@@ -11,6 +11,7 @@ from node.database.engine import reading
 from node.domain.errors import LeaseLost, ResultRefused
 from node.domain.job import MatchState, Priority
 from node.domain.reasons import Reason, ReasonCode, told
+from node.jobs.catalog import JobCatalog
 from node.jobs.leases import JobLeases
 from node.jobs.matches import MatchStore
 from node.jobs.results import ResultStore
@@ -390,7 +391,9 @@ def test_a_held_match_becomes_queued_when_its_job_is_made(road, make_request) ->
         state=MatchState.HELD,
         reasons=(told(ReasonCode.TOLD, "waits for more slices"),),
     )
-    assert road.matches.put(report) == road.matches.put(report)
+    road.matches.put(report)
+    road.matches.put(report)
+    assert JobCatalog(road.engine).list_matches()[1] == 1
     assert road.matches.state("chest", "1.2.3", 1) is MatchState.HELD
 
     road.jobs.enqueue(make_request())
@@ -424,4 +427,4 @@ def test_a_deleted_result_is_made_anew_under_its_old_row(road, make_request, mak
 
     assert road.leases.lease("w", LEASE_S).forms == ()
     assert road.results.put_labels(job_id, "w", make_file("new", "labels")) == labels
-    assert road.results.get(labels).state == "current"
+    assert JobCatalog(road.engine).get_result(labels)["state"] == "current"

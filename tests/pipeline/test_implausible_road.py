@@ -18,7 +18,7 @@ from node.infer.registry import load_model
 from node.pipeline.accept import spool_settings
 from node.pipeline.acceptance import refused_inputs
 from node.process.admin import NodeHealth
-from node.spool.space import SpaceGuard
+from node.spool.files import SpaceGuard
 from node.words import show_degraded, tell_all
 from tests.cli.conftest import Segnode
 from tests.cli.conftest import segnode as segnode  # a fixture

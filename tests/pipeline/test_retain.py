@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from node.domain.errors import InstanceRejected
-from node.jobs.series_work import SeriesWork
+from node.jobs.revisions import SeriesWork
 from node.pipeline.retain import Retention
-from node.spool import space
+from node.spool.files import SpaceGuard
 from tests.support.node_in_process import SharedWorker
 from tests.support.simulated_node import CT_RULE, SimulatedNode, ct, said, simulated_node
 
@@ -189,7 +189,7 @@ def test_a_short_disk_is_swept_at_once_and_then_takes_instances_again(
     def full_while_images_lie_there(_: object) -> str:
         return "the disk is full" if images(node) else ""
 
-    monkeypatch.setattr(space.SpaceGuard, "_look", full_while_images_lie_there)
+    monkeypatch.setattr(SpaceGuard, "_look", full_while_images_lie_there)
     node.node.door.spool.forget_space()
     retention._spool.forget_space()
     with pytest.raises(InstanceRejected, match="A700"):

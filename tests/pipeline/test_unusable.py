@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydicom import dcmread
 
-from node.spool.folders import SpoolFolders
+from node.spool.files import SpoolFolders
 from tests.support.node_in_process import SharedWorker
 from tests.support.simulated_node import ct, simulated_node
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from node.receive.folder import FolderSettings, FolderWatch
-from node.spool.space import Watermark
+from node.spool.files import Watermark
 from tests.support.instances import Node, ct_slice, opened_node, part10_bytes
 
 

@@ -18,7 +18,7 @@ from node.domain.errors import InstanceRejected
 from node.domain.instance import InstanceState
 from node.receive.ingest import IngestLimits
 from node.receive.syntaxes import decodable_syntaxes
-from node.spool.record import HEAD_BYTES
+from node.spool.parts import HEAD_BYTES
 from tests.support.instances import (
     ORIGIN,
     Node,

@@ -18,8 +18,7 @@ from node.receive.ingest import Ingest
 from node.receive.syntaxes import decodable_syntaxes
 from node.spool import tables
 from node.spool.catalog import SpoolCatalog
-from node.spool.files import Spool, SpoolSettings
-from node.spool.folders import SpoolFolders
+from node.spool.files import Spool, SpoolFolders, SpoolSettings
 from node.spool.index import Index
 from tests.support.cases import Cases
 from tests.support.http_server import MULTIPART, REFUSED_SYNTAX, Answer, Site, body_of, stow_site

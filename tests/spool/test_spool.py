@@ -21,12 +21,11 @@ from node.receive.dry import DryRun
 from node.receive.syntaxes import NATIVE_SYNTAXES
 from node.spool import tables
 from node.spool.arrivals import Arrivals
-from node.spool.folders import SpoolFolders
+from node.spool.files import SpaceGuard, SpoolFolders, Watermark
+from node.spool.parts import InstanceRecord, decode_record, encode_record
 from node.spool.quarantine_review import CannotBeFreed, NotInQuarantine, QuarantineReview
 from node.spool.rebuild import rebuild_index
-from node.spool.record import InstanceRecord, decode_record, encode_record
 from node.spool.retention import sweep_instances, sweep_quarantine
-from node.spool.space import SpaceGuard, Watermark
 from tests.support.instances import (
     ORIGIN,
     SERIES_UID,
@@ -205,7 +204,7 @@ def sweep(node: Node, now: float, needed: frozenset[str] = frozenset()) -> int:
         now=now,
         keep_days=lambda _: 7.0,
         is_needed=lambda kept: kept.sop_instance_uid in needed,
-    ).files
+    )
 
 
 def test_retention_deletes_what_is_old_and_not_needed(node: Node) -> None:
@@ -335,7 +334,7 @@ def test_old_quarantine_is_swept(node: Node) -> None:
     early = sweep_quarantine(node.engine, folder, now=received_at + DAY_S, keep_days=30)
     late = sweep_quarantine(node.engine, folder, now=received_at + 31 * DAY_S, keep_days=30)
 
-    assert (early.files, late.files, node.files()) == (0, 1, [])
+    assert (early, late, node.files()) == (0, 1, [])
 
 
 def test_rows_of_an_association_are_there_when_it_is_closed(node: Node) -> None:

@@ -21,10 +21,8 @@ from node.domain.instance import Origin, Transport
 from node.receive.ingest import Announced, Ingest, IngestLimits, Receipt
 from node.receive.syntaxes import NATIVE_SYNTAXES
 from node.spool import tables
-from node.spool.files import Spool, SpoolSettings
-from node.spool.folders import SpoolFolders
+from node.spool.files import Spool, SpoolFolders, SpoolSettings, Watermark
 from node.spool.index import Index
-from node.spool.space import Watermark
 
 STUDY_UID, SERIES_UID = "1.2.826.0.1.1", "1.2.826.0.1.1.1"
 ORIGIN = Origin(

@@ -37,7 +37,7 @@ from node.receive.stow_parts import PartReceiver
 from node.receive.syntaxes import storage_contexts
 from node.spool import tables
 from node.spool.catalog import SpoolCatalog
-from node.spool.space import SpaceGuard
+from node.spool.files import SpaceGuard
 from node.web.api import WebServices
 from node.web.app import create_app
 from node.words import show_job, show_match, show_series

@@ -19,7 +19,7 @@ from node.jobs.catalog import JobCatalog
 from node.jobs.leases import JobLeases
 from node.process.admin import Admin
 from node.spool.catalog import SpoolCatalog
-from node.spool.folders import SpoolFolders
+from node.spool.files import SpoolFolders
 from node.spool.rebuild import rebuild_index
 from node.words import show_match, show_series
 from tests.support.node_in_process import SharedWorker
