@@ -23,7 +23,7 @@ from node.domain.grid import Floats, Grid
 from node.infer.brain.register import align
 from node.infer.brain.resampling import IDENTITY, labels_onto, resampled
 from node.infer.brain.skull import network_folder, skull_strip
-from node.infer.bundle.image import Image, Prepared
+from node.infer.bundle.image import Prepared
 from node.infer.report import Report
 from node.infer.volume import Volume
 
@@ -84,7 +84,7 @@ def gathered(
         return Volume(array=values * inside, grid=grid)
 
     return Prepared(
-        image=Image(channels=tuple(channel(role) for role in CHANNELS)),
+        channels=tuple(channel(role) for role in CHANNELS),
         back=lambda labels: labels_onto(labels, grid, source),
     )
 

@@ -28,7 +28,7 @@ from node.domain.grid import Grid
 from node.infer.brain.register import affine, inverted, itk_image, one_thread, rigid
 from node.infer.brain.resampling import labels_onto, resampled
 from node.infer.brain.skull import network_folder, skull_strip
-from node.infer.bundle.image import Image, Prepared
+from node.infer.bundle.image import Prepared
 from node.infer.report import Report
 from node.infer.slab import VoxelArray
 from node.infer.volume import Volume
@@ -85,7 +85,7 @@ def onto_template(
         report.note(f"the template's brain has {1 / factor:.2f} times the volume of this one")
     values = resampled(even, volume.grid, target.grid, move=move, way="linear")
     return Prepared(
-        image=Image(channels=(Volume(array=values, grid=target.grid),)),
+        channels=(Volume(array=values, grid=target.grid),),
         back=lambda labels: labels_onto(labels, target.grid, volume.grid, move=inverted(move)),
     )
 

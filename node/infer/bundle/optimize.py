@@ -11,25 +11,45 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from node.domain.errors import JobFailed
-from node.domain.result import LabelArray
+from node.domain.result import LabelArray, label_values_of, mask_of
 from node.domain.segment import Segment
 from node.infer.assets import sha256_of, sync_folder
-from node.infer.bundle.agreement import Agreement, compare_labels
-from node.infer.bundle.config import Bundle, bundle_of
-from node.infer.bundle.optimized import FOLDER, Optimized, made_with, write_lock
+from node.infer.bundle.loading import made_with
+from node.infer.bundle.spec import Bundle, Optimized, bundle_of, write_lock
 from node.infer.registry import ModelSpec
 from node.infer.report import Report, Stopwatch
 from node.infer.run_context import RunContext, SeriesInput
 from node.infer.runners import run_model
 
+FOLDER = "optimized"  # of a model in weights_dir
 DICE_LEAST = 0.99
 _ARGUMENTS = "arguments.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """How well two label arrays agree.
+
+    Args:
+        dice: Of each label value that either holds.
+        equal: Share of voxels that are the same, of those where either is not background.
+    """
+
+    dice: Mapping[int, float]
+    equal: float
+
+    @property
+    def lowest(self) -> tuple[int, float]:
+        """The label that agrees least."""
+        return min(self.dice.items(), key=lambda item: item[1])
 
 
 class Exporter(Protocol):
@@ -209,3 +229,19 @@ class _Named(Stopwatch):
     def note(self, sentence: str) -> None:
         """The remark."""
         self._report.note(f"{self._name}: {sentence}")
+
+
+def compare_labels(original: LabelArray, other: LabelArray, *, overlapping: bool) -> Agreement:
+    """Dice per label between two arrays of one shape, labels or bits of regions."""
+    stored = np.union1d(np.unique(original), np.unique(other)).tolist()
+    values = {each for one in stored for each in label_values_of(one, overlapping=overlapping)}
+    dice = {}
+    for value in sorted(values):
+        first = mask_of(original, value, overlapping=overlapping)
+        second = mask_of(other, value, overlapping=overlapping)
+        both = int(np.count_nonzero(first & second))
+        dice[value] = 2 * both / (int(first.sum()) + int(second.sum()))
+    either = (original != 0) | (other != 0)
+    count = int(either.sum())
+    equal = float(np.count_nonzero((original == other) & either)) / count if count else 1.0
+    return Agreement(dice=dice, equal=equal)

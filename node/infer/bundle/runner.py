@@ -19,18 +19,20 @@ import numpy as np
 from node.domain.errors import JobFailed
 from node.domain.result import LabelArray, mask_of
 from node.infer.assets import check_assets, missing_assets
-from node.infer.bundle.config import bundle_of, settings_of
-from node.infer.bundle.fast import PRECISIONS, Loaded, MemoryMode, is_out_of_memory, load, run_fast
-from node.infer.bundle.image import Image, Prepared
-from node.infer.bundle.optimized import chosen_optimized, with_optimized
-from node.infer.bundle.spec import PREPARE
-from node.infer.bundle.strict import run_strict
-from node.infer.bundle.variant_selection import (
+from node.infer.bundle.fast import PRECISIONS, MemoryMode, run_fast
+from node.infer.bundle.image import Prepared
+from node.infer.bundle.loading import Loaded, is_out_of_memory, load, with_optimized
+from node.infer.bundle.spec import (
+    PREPARE,
     asking_for,
+    bundle_of,
+    chosen_optimized,
     is_asked_by_class,
     labels_wanted,
+    settings_of,
     variant_of,
 )
+from node.infer.bundle.strict import run_strict
 from node.infer.kept import Kept
 from node.infer.registry import ModelSpec
 from node.infer.report import Report
@@ -101,11 +103,11 @@ def run(
     by_class = is_asked_by_class(bundle)
     if mode == "strict":
         asking = asking_for(bundle, wanted) if by_class and wanted else bundle
-        labels = run_strict(asking, prepared.image, context, report)
+        labels = run_strict(asking, prepared.channels, context, report)
         ran = {"variant": variant, "mode": mode}
     else:
         first = MemoryMode(device=context.device, precision=precision)
-        labels, step = _step_down(spec, variant, first, wanted, prepared.image, context, report)
+        labels, step = _step_down(spec, variant, first, wanted, prepared.channels, context, report)
         ran = {"variant": step.variant, "precision": precision}
         if step.engine:
             ran["engine"] = step.engine
@@ -143,7 +145,7 @@ def _prepare(
             " bring them there",
             permanent=True,
         )
-    return Prepared.unchanged(Image(channels=tuple(volumes[role] for role in channels)))
+    return Prepared(channels=tuple(volumes[role] for role in channels), back=lambda labels: labels)
 
 
 def _step_down(
@@ -151,7 +153,7 @@ def _step_down(
     variant: str,
     first: MemoryMode,
     wanted: Sequence[int],
-    image: Image,
+    channels: Sequence[Volume],
     context: RunContext,
     report: Report,
 ) -> tuple[LabelArray, Step]:
@@ -166,8 +168,8 @@ def _step_down(
             if loaded.remark:
                 report.note(loaded.remark)
             done = replace(step, engine=loaded.engine)
-            channels = settings_of(spec).region_channels
-            return run_fast(loaded, image, step.effort, report, channels, wanted), done
+            regions = settings_of(spec).region_channels
+            return run_fast(loaded, channels, step.effort, report, regions, wanted), done
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -206,7 +208,7 @@ def _loaded(spec: ModelSpec, variant: str, weights_dir: Path, device: str, kept:
         loaded = load(bundle, device, regions=spec.has_regions)
         return with_optimized(loaded, spec, variant, weights_dir, device, kept.hashes)
 
-    key = (spec.digest, variant, device, chosen_optimized(spec, variant, weights_dir))
+    key = (spec.digest, variant, device, repr(chosen_optimized(spec, variant, weights_dir)))
     return kept.network(key, load_it, _free_memory)
 
 

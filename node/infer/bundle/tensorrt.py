@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from node.domain.errors import JobFailed
-from node.infer.bundle.config import settings_of
+from node.infer.bundle.spec import settings_of
 from node.infer.registry import ModelSpec
 
 

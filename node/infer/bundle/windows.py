@@ -9,29 +9,52 @@ the network answers a window alike in every batch: same windows, weights, order 
 What can fail: ``JobFailed`` (permanent): an inferer of another kind, a network whose answer does
 not fit its window, values that are not numbers. Running out of memory is left to the caller, who
 may repeat with smaller batches, the slab on the CPU, or a shorter number type.
+
+Floating-point sums depend on the order of their terms. So that blended values are bit for bit those
+of a scan over the whole image, whose first axis is the slowest, each voxel's terms are added here in
+the order of that scan, whatever axis the rows follow:
+
+- ``_Rolling``: rows come in the order of the scan. Answers are added as they come; finished planes
+  leave at the front and the rest moves up.
+- ``_Replaying``: they do not. An answer is added only to planes that its own row finishes; what
+  reaches beyond is kept, and is added in later rows, before the windows it comes before in the scan.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import cast
+from itertools import product
+from typing import Protocol, cast
 
 import torch
-from monai.data.utils import compute_importance_map
+from monai.data.utils import compute_importance_map, dense_patch_slices
 from monai.inferers.inferer import SimpleInferer, SlidingWindowInferer, SlidingWindowInfererAdapt
 from monai.utils.misc import ensure_tuple_rep, fall_back_tuple
 from torch import Tensor
 from torch.nn.functional import pad
 
 from node.domain.errors import JobFailed
-from node.infer.bundle.decide import Decide, refuse_no_numbers
-from node.infer.bundle.slab import Slab, open_slab
-from node.infer.bundle.window_plan import Triple, plan_windows
 
+Triple = tuple[int, int, int]
 Network = Callable[[Tensor], object]
+Decide = Callable[[Tensor], Tensor]
 Advanced = Callable[[int, int], None]
+
+
+def refuse_no_numbers(values: Tensor) -> None:
+    """A network that overflows, or whose weights are spoilt, must not be believed.
+
+    Raises:
+        JobFailed: One of the values is infinite or no number; permanent.
+    """
+    if not bool(torch.isfinite(values).all()):
+        raise JobFailed(
+            "the network returned values that are not numbers: check its weights, or run it in fp32",
+            permanent=True,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -291,3 +314,180 @@ def _padded(image: Tensor, roi: Triple, windowing: Windowing) -> tuple[Tensor, T
         pad(image[None], widths, mode=windowing.padding_mode, value=windowing.cval)[0],
         corner,
     )
+
+
+# --- where windows lie ---
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowPlan:
+    """Windows in rows: those of one row start on the same plane of ``axis``.
+
+    Args:
+        size: Voxels of the image, X, Y, Z; at least ``roi`` on each axis.
+        roi: Voxels of a window, X, Y, Z.
+        starts: Where windows begin, per axis, rising; every combination is a window.
+        axis: The axis along which planes are finished one row after another.
+    """
+
+    size: Triple
+    roi: Triple
+    starts: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+    axis: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.axis < 3 or any(
+            roi > size or ends[-1] + roi != size
+            for size, roi, ends in zip(self.size, self.roi, self.starts, strict=True)
+        ):
+            raise ValueError("the windows do not cover the image")
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """The first plane of each row."""
+        return self.starts[self.axis]
+
+    @property
+    def in_order(self) -> bool:
+        """Whether row by row is also the order of a scan whose first axis is the slowest."""
+        return all(len(starts) == 1 for starts in self.starts[: self.axis])
+
+    def windows(self) -> list[Triple]:
+        """The first voxel of every window, row by row."""
+        scan = list(product(*self.starts))
+        return sorted(scan, key=lambda start: start[self.axis])  # stable: a row keeps its order
+
+    def finished(self, row: int) -> int:
+        """How many planes, from the start of this row, no later row touches."""
+        if row + 1 == len(self.rows):
+            return self.roi[self.axis]
+        return self.rows[row + 1] - self.rows[row]
+
+    def touching(self, first: int, planes: int) -> list[Triple]:
+        """The windows that hold any of these planes, slowest axis first."""
+        depth = self.roi[self.axis]
+        return [
+            start
+            for start in product(*self.starts)
+            if start[self.axis] < first + planes and start[self.axis] + depth > first
+        ]
+
+    def voxels_held(self) -> int:
+        """The most voxels, per channel, held at once to blend in the order of the scan."""
+        depth = self.roi[self.axis]
+        plane = math.prod(self.size) // self.size[self.axis]
+        if self.in_order:
+            return plane * depth
+        across = math.prod(
+            self.roi[other] * len(self.starts[other]) for other in range(3) if other != self.axis
+        )
+        ends = [first + self.finished(row) for row, first in enumerate(self.rows)]
+        most = max(
+            sum(max(first + depth - end, 0) for first in self.rows[: row + 1])
+            for row, end in enumerate(ends)
+        )
+        return plane * depth + across * most
+
+
+def plan_windows(size: Triple, roi: Triple, overlap: Sequence[float]) -> WindowPlan:
+    """Lay windows as ``monai.inferers`` does; work them off along the axis that needs least memory.
+
+    Args:
+        overlap: Share of a window that the next one repeats, per axis, in [0, 1).
+    """
+    step = [max(int(part * (1 - share)), 1) for part, share in zip(roi, overlap, strict=True)]
+    slices = dense_patch_slices(size, roi, step)
+    x, y, z = (tuple(sorted({window[axis].start for window in slices})) for axis in range(3))
+    plans = [WindowPlan(size=size, roi=roi, starts=(x, y, z), axis=axis) for axis in range(3)]
+    return min(plans, key=WindowPlan.voxels_held)
+
+
+# --- blending ---
+
+
+class Slab(Protocol):
+    """Sums of the answers of windows; rows are finished one after another."""
+
+    def add(self, start: Triple, answer: Tensor) -> None:
+        """Add the answer (K, *roi) of the window that begins at ``start``, of the present row."""
+
+    def finished(self) -> Tensor:
+        """The sums (K, ...) of the planes that the present row finishes, to be changed at will."""
+
+    def next_row(self) -> None:
+        """Forget the finished planes."""
+
+
+def open_slab(
+    plan: WindowPlan, channels: int, dtype: torch.dtype, device: torch.device | str
+) -> Slab:
+    """Sums of zero for a plan's first row: roi planes of ``channels`` maps."""
+    shape = [channels, *plan.size]
+    shape[plan.axis + 1] = plan.roi[plan.axis]
+    sums = torch.zeros(shape, dtype=dtype, device=device)
+    return _Rolling(plan, sums) if plan.in_order else _Replaying(plan, sums)
+
+
+def _inside(plan: WindowPlan, sums: Tensor, start: Triple) -> Tensor:
+    """All planes of the slab, and across them the window's own extent."""
+    for axis in range(3):
+        if axis != plan.axis:
+            sums = sums.narrow(axis + 1, start[axis], plan.roi[axis])
+    return sums
+
+
+class _Rolling:
+    def __init__(self, plan: WindowPlan, sums: Tensor) -> None:
+        self._plan, self._sums, self._row = plan, sums, 0
+
+    def add(self, start: Triple, answer: Tensor) -> None:
+        _inside(self._plan, self._sums, start).add_(answer)
+
+    def finished(self) -> Tensor:
+        return self._sums.narrow(self._plan.axis + 1, 0, self._plan.finished(self._row))
+
+    def next_row(self) -> None:
+        dim = self._plan.axis + 1
+        gone = self._plan.finished(self._row)
+        rest = self._plan.roi[self._plan.axis] - gone
+        for first in range(0, rest, gone):  # in steps, since a copy must not overlap its source
+            planes = min(gone, rest - first)
+            moved = self._sums.narrow(dim, first + gone, planes)
+            self._sums.narrow(dim, first, planes).copy_(moved)
+        self._sums.narrow(dim, rest, gone).zero_()
+        self._row += 1
+
+
+class _Replaying:
+    def __init__(self, plan: WindowPlan, sums: Tensor) -> None:
+        self._plan, self._sums, self._row = plan, sums, 0
+        self._first_after = tuple(starts[0] for starts in plan.starts[plan.axis + 1 :])
+        self._kept: dict[tuple[int, ...], list[tuple[Triple, Tensor]]] = {}
+
+    def add(self, start: Triple, answer: Tensor) -> None:
+        axis = self._plan.axis
+        kept = self._kept.setdefault(start[:axis], [])
+        if start[axis + 1 :] == self._first_after:
+            earlier, kept[:] = kept[:], []
+            for other, rest in earlier:
+                self._add(other, rest, kept)
+            earlier.clear()
+        self._add(start, answer, kept)
+
+    def _add(self, start: Triple, answer: Tensor, kept: list[tuple[Triple, Tensor]]) -> None:
+        """Add to the planes that this row finishes; keep a copy of what reaches beyond."""
+        dim = self._plan.axis + 1
+        depth = answer.shape[dim]
+        here = min(self._plan.finished(self._row), depth)
+        sums = _inside(self._plan, self._sums, start).narrow(dim, 0, here)
+        sums.add_(answer.narrow(dim, 0, here))
+        if here < depth:
+            beyond = answer.narrow(dim, here, depth - here)
+            kept.append((start, beyond.to(self._sums.dtype, copy=True).contiguous()))
+
+    def finished(self) -> Tensor:
+        return self._sums.narrow(self._plan.axis + 1, 0, self._plan.finished(self._row))
+
+    def next_row(self) -> None:
+        self.finished().zero_()
+        self._row += 1

@@ -83,8 +83,8 @@ def test_a_known_deformation_is_found_and_labels_come_back(
 
     prepared = onto_template(biased(brain), brain.array > 0, template, report=report)
 
-    assert np.allclose(prepared.image.grid.affine_lps, TEMPLATE.affine_lps, atol=1e-4)
-    image = prepared.image.channels[0].array
+    assert np.allclose(prepared.channels[0].grid.affine_lps, TEMPLATE.affine_lps, atol=1e-4)
+    image = prepared.channels[0].array
     expected = in_unit_range(
         resampled(brain.array, brain.grid, TEMPLATE, move=to_brain, way="linear")
     )

@@ -9,8 +9,8 @@ import pytest
 pytest.importorskip("monai")
 
 from node.infer.bundle import runner
-from node.infer.bundle.config import Bundle
-from node.infer.bundle.fast import Loaded
+from node.infer.bundle.loading import Loaded
+from node.infer.bundle.spec import Bundle
 from node.infer.kept import Kept
 from node.infer.report import Stopwatch
 from node.infer.runners import run_model, warm

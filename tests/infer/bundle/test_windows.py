@@ -29,8 +29,7 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from node.domain.errors import JobFailed  # noqa: E402
 from node.infer.bundle.decide import largest_of_linear_head, take_largest  # noqa: E402
-from node.infer.bundle.window_plan import plan_windows  # noqa: E402
-from node.infer.bundle.windows import Windowing, label_windows, windowing_of  # noqa: E402
+from node.infer.bundle.windows import Windowing, label_windows, plan_windows, windowing_of  # noqa: E402
 
 Tensor = Any
 Shape = tuple[int, int, int]
