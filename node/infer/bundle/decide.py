@@ -16,14 +16,13 @@ that answer is the very output of such a convolution are its features taken from
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from node.domain.errors import JobFailed
 from node.infer.bundle.windows import (
-    Advanced,
     Decide,
     Windowing,
     label_windows,
@@ -57,20 +56,29 @@ def take_largest(maps: Tensor) -> Tensor:
     return labels.view(dtype)
 
 
-def mark_regions(threshold: float = 0.5) -> Decide:
+def mark_regions(threshold: float = 0.5, channels: Sequence[int] = ()) -> Decide:
     """Bit k is set where map k, through a sigmoid, is above ``threshold``: regions may overlap.
 
+    Args:
+        channels: Given: bit k is of map ``channels[k]``.
     Raises:
+        JobFailed: On use, no such channel; permanent.
         ValueError: On use, more than 16 maps.
     """
 
     def decide(maps: Tensor) -> Tensor:
-        if len(maps) > 16:
-            raise ValueError(f"{len(maps)} regions do not fit into 16 bits")
+        chosen = channels or range(len(maps))
+        if max(chosen) >= len(maps):
+            raise JobFailed(
+                f"the network has {len(maps)} output channels, region_channels names {max(chosen)}",
+                permanent=True,
+            )
+        if len(chosen) > 16:
+            raise ValueError(f"{len(chosen)} regions do not fit into 16 bits")
         bits = torch.zeros(maps.shape[1:], dtype=torch.int32, device=maps.device)
-        for number, values in enumerate(maps):
-            bits += (torch.sigmoid(values) > threshold).to(torch.int32) << number
-        return bits.to(label_type((1 << len(maps)) - 1))
+        for number, channel in enumerate(chosen):
+            bits += (torch.sigmoid(maps[channel]) > threshold).to(torch.int32) << number
+        return bits.to(label_type((1 << len(chosen)) - 1))
 
     return decide
 
@@ -95,12 +103,9 @@ def largest_of_linear_head(
     Raises:
         JobFailed: A weight, or on use the largest value of a voxel, is not a number; permanent.
     """
-    refuse_no_numbers(weight)
-    if bias is not None:
-        refuse_no_numbers(bias)
-    classes = len(weight)
-    first = 0 if above is None else 1
-    dtype = label_type(classes - 1 + first)
+    for given in (weight,) if bias is None else (weight, bias):
+        refuse_no_numbers(given)
+    dtype = label_type(len(weight) - 1 if above is None else len(weight))
 
     def decide(maps: Tensor) -> Tensor:
         matrix = weight.to(maps.device, torch.float32)
@@ -122,18 +127,12 @@ def largest_of_linear_head(
     return decide
 
 
-def largest_by_windows(
-    image: Tensor,
-    network: nn.Module,
-    windowing: Windowing,
-    advanced: Advanced | None = None,
-) -> Tensor:
+def largest_by_windows(image: Tensor, network: nn.Module, windowing: Windowing) -> Tensor:
     """For each voxel the number of the class with the largest blended value.
 
     Args:
         image: Preprocessed, (C, X, Y, Z).
         network: In evaluation mode, on the device of the windows.
-        advanced: Told after each row of windows: windows done, windows in all.
 
     Returns:
         Labels (X, Y, Z), ``uint8`` where all classes fit, else ``uint16``.
@@ -143,24 +142,9 @@ def largest_by_windows(
     """
     headless = _Headless(network)
     try:
-        return label_windows(image, headless, headless.decide, windowing, advanced)
+        return label_windows(image, headless, headless.decide, windowing)
     finally:
         headless.give_back()
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """One use of a module that could be the head; its tensors count their changes."""
-
-    module: nn.Conv3d
-    features: Tensor
-    output: Tensor
-    versions: tuple[int, int]
-
-    def is_answer(self, answer: object) -> bool:
-        """Whether the network answered with the output, and nothing was written over since."""
-        now = (self.features._version, self.output._version)
-        return _is_same(self.output, answer) and now == self.versions
 
 
 class _Headless:
@@ -200,11 +184,10 @@ class _Headless:
         self._head = None
 
     def _first(self, windows: Tensor) -> object:
-        calls: list[_Call] = []
+        calls: list[tuple[nn.Conv3d, Tensor, Tensor, tuple[int, int]]] = []
 
         def heard(module: nn.Conv3d, given: tuple[Tensor, ...], output: Tensor) -> None:
-            versions = (given[0]._version, output._version)
-            calls.append(_Call(module=module, features=given[0], output=output, versions=versions))
+            calls.append((module, given[0], output, (given[0]._version, output._version)))
 
         hooks = [
             module.register_forward_hook(heard)
@@ -219,12 +202,17 @@ class _Headless:
             for hook in hooks:
                 hook.remove()
         self._is_known = True
-        last = [call for call in calls if call.is_answer(answer)]
-        if len(last) != 1 or sum(call.module is last[0].module for call in calls) != 1:
+        last = [
+            (module, features)
+            for module, features, output, versions in calls
+            # the network answered with it, and nothing was written over since
+            if _is_same(output, answer) and (features._version, output._version) == versions
+        ]
+        if len(last) != 1 or sum(module is last[0][0] for module, *_ in calls) != 1:
             return answer
-        self._head = last[0].module
+        self._head, features = last[0]
         self._head.forward = self._pass  # type: ignore[method-assign,assignment]
-        return last[0].features
+        return features
 
     def _pass(self, features: Tensor) -> Tensor:
         self._passed.append(features)

@@ -24,15 +24,9 @@ from node.domain.errors import JobFailed
 from node.domain.grid import Floats, Grid
 from node.domain.result import LabelArray
 from node.infer.bundle.decide import largest_by_windows, mark_regions
-from node.infer.bundle.loading import Loaded, PostPlan
+from node.infer.bundle.loading import Loaded
 from node.infer.bundle.vista import is_vista, prompts_of, vista_labels, vista_windowing
-from node.infer.bundle.windows import (
-    Decide,
-    Windowing,
-    label_windows,
-    refuse_no_numbers,
-    windowing_of,
-)
+from node.infer.bundle.windows import Windowing, label_windows, refuse_no_numbers, windowing_of
 from node.infer.report import Report
 from node.infer.volume import Volume
 
@@ -83,7 +77,13 @@ def run_fast(
     with report.stage("invert"):
         reset_ops_id(prepared)  # type: ignore[no-untyped-call]  # inverted by a copy of the transforms
         data = {loaded.image_key: prepared, _PRED: answer}
-        for transform in _rest(loaded.post, prepared):
+        if loaded.post.kind == "regions" and prepared.applied_operations:
+            raise JobFailed(
+                "the bundle resamples its image: its regions cannot be handed on, say outputs:"
+                " [labels]",
+                permanent=True,
+            )
+        for transform in loaded.post.rest:
             data = transform(data)
         return _as_labels(data[_PRED], channels[0].grid)
 
@@ -103,21 +103,18 @@ def _tensor(loaded: Loaded, channels: Sequence[Volume], device: str) -> MetaTens
     arrays = [each.array.transpose() for each in channels]
     if not _resamples_first(loaded.transforms):
         arrays = [each.astype(np.float32) for each in arrays]
-    is_one = len(arrays) == 1
-    array = arrays[0] if is_one else np.stack(arrays)
-    if is_one and loaded.channel_first:
+    array = arrays[0] if len(arrays) == 1 else np.stack(arrays)
+    if loaded.channel_first and array.ndim == 3:
         array = array[None]
-    has_channels = not is_one or loaded.channel_first
-    grid = channels[0].grid
+    affine = affine_ras(channels[0].grid)
     meta = {
-        "spatial_shape": np.array(grid.shape[::-1]),
-        "original_channel_dim": 0 if has_channels else float("nan"),
-        "original_affine": affine_ras(grid),
+        "spatial_shape": np.array(channels[0].grid.shape[::-1]),
+        "original_channel_dim": 0 if array.ndim == 4 else float("nan"),
+        "original_affine": affine,
         "filename_or_obj": "image",
         "space": "RAS",
     }
-    affine = torch.as_tensor(affine_ras(grid))
-    return MetaTensor(torch.as_tensor(array).to(device), affine=affine, meta=meta)
+    return MetaTensor(torch.as_tensor(array).to(device), affine=torch.tensor(affine), meta=meta)
 
 
 def affine_ras(grid: Grid) -> Floats:
@@ -137,10 +134,10 @@ def _resamples_first(transforms: Sequence[Any]) -> bool:
     for transform in transforms:
         if isinstance(transform, Spacingd):
             return True
-        harmless = isinstance(transform, EnsureChannelFirstd | Orientationd) or (
-            isinstance(transform, EnsureTyped) and tuple(transform.dtype) == (None,)
-        )
-        if not harmless:
+        changes_type = isinstance(transform, EnsureTyped) and tuple(transform.dtype) != (None,)
+        if changes_type or not isinstance(
+            transform, EnsureChannelFirstd | EnsureTyped | Orientationd
+        ):
             return False
     return False
 
@@ -155,46 +152,22 @@ def _answer(
     """Labels or regions (1, X, Y, Z), or maps (K, X, Y, Z) where the bundle wants them whole."""
     if loaded.post.kind == "maps":
         return _maps(loaded, prepared, effort)
+    image, network = prepared.to(effort.device), loaded.network
     if loaded.post.kind == "classes":
-        return _of_classes(loaded, prepared, effort, wanted)
-    windowing, image = _windowing(windowing_of(loaded.inferer), effort), prepared.to(effort.device)
-    if loaded.post.kind == "regions":
-        decide = _chosen(region_channels, mark_regions(loaded.post.threshold))
-        labels = label_windows(image, loaded.network, decide, windowing)
-    else:
-        labels = largest_by_windows(image, loaded.network, windowing)
-    return MetaTensor(labels[None])
-
-
-def _of_classes(
-    loaded: Loaded, prepared: MetaTensor, effort: MemoryMode, wanted: Sequence[int]
-) -> MetaTensor:
-    """Labels (1, X, Y, Z) of a network that is asked for classes by number."""
-    if not is_vista(loaded.network):
-        raise JobFailed(
-            "the bundle asks for classes as VISTA3D is asked, of another network: run it in strict"
-            " mode",
-            permanent=True,
-        )
-    prompts = prompts_of(loaded.parser, loaded.transforms, wanted)
-    windowing = _windowing(vista_windowing(loaded.inferer, loaded.network), effort)
-    labels = vista_labels(prepared.to(effort.device), loaded.network, windowing, prompts)
-    return MetaTensor(labels[None])
-
-
-def _chosen(channels: Sequence[int], decide: Decide) -> Decide:
-    """Decide on some maps in another order."""
-
-    def chosen(maps: Tensor) -> Tensor:
-        if max(channels) >= len(maps):
+        if not is_vista(network):
             raise JobFailed(
-                f"the network has {len(maps)} output channels, region_channels names"
-                f" {max(channels)}",
+                "the bundle asks for classes as VISTA3D is asked, of another network: run it in"
+                " strict mode",
                 permanent=True,
             )
-        return decide(maps[list(channels)])
-
-    return chosen if channels else decide
+        prompts = prompts_of(loaded.parser, loaded.transforms, wanted)
+        windowing = _windowing(vista_windowing(loaded.inferer, network), effort)
+        return MetaTensor(vista_labels(image, network, windowing, prompts)[None])
+    windowing = _windowing(windowing_of(loaded.inferer), effort)
+    if loaded.post.kind == "regions":
+        decide = mark_regions(loaded.post.threshold, region_channels)
+        return MetaTensor(label_windows(image, network, decide, windowing)[None])
+    return MetaTensor(largest_by_windows(image, network, windowing)[None])
 
 
 def _windowing(windowing: Windowing, effort: MemoryMode) -> Windowing:
@@ -222,16 +195,6 @@ def _maps(loaded: Loaded, prepared: MetaTensor, effort: MemoryMode) -> MetaTenso
         )
     refuse_no_numbers(answer)
     return MetaTensor(answer[0].as_subclass(Tensor).float().clone())
-
-
-def _rest(post: PostPlan, prepared: MetaTensor) -> Sequence[Any]:
-    """What is left to do; regions on a resampled grid could not be inverted as bits."""
-    if post.kind == "regions" and prepared.applied_operations:
-        raise JobFailed(
-            "the bundle resamples its image: its regions cannot be handed on, say outputs: [labels]",
-            permanent=True,
-        )
-    return () if post.kind == "regions" else post.rest
 
 
 def _as_labels(pred: Tensor, grid: Grid) -> LabelArray:

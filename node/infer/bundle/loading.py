@@ -18,6 +18,7 @@ import importlib
 import pickle
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -34,7 +35,7 @@ from torch import Tensor
 from node.domain.errors import JobFailed
 from node.infer.assets import FileHashes
 from node.infer.bundle.resample import make_lean
-from node.infer.bundle.spec import Bundle, Optimized, bundle_of, chosen_optimized
+from node.infer.bundle.spec import Bundle, Optimized
 from node.infer.registry import ModelSpec
 
 LIBRARIES = ("torch", "torch_tensorrt")
@@ -116,31 +117,51 @@ def load(bundle: Bundle, device: str, *, regions: bool) -> Loaded:
 
 def with_optimized(
     loaded: Loaded,
+    entry: Optimized,
     spec: ModelSpec,
-    variant: str,
-    weights_dir: Path,
+    bundle: Bundle,
     device: str,
     hashes: FileHashes,
 ) -> Loaded:
     """The bundle with its optimized network, or as it is, with a remark where one cannot be used."""
-    entry = chosen_optimized(spec, variant, weights_dir)
-    if entry is None:
-        return loaded
-    stale = _stale(entry, spec, variant, weights_dir, device, hashes)
+    stale = _stale(entry, spec, bundle, device, hashes)
     if stale:
         remark = f"the optimized network is not used: {stale}; segnode models optimize {spec.name}"
         return replace(loaded, remark=remark)
     if "torch_tensorrt" in entry.made_with:
         importlib.import_module("torch_tensorrt")  # registers what its networks are made of
-    network = torch.jit.load(str(weights_dir / spec.name / entry.file), map_location=device)  # type: ignore[no-untyped-call]
+    network = torch.jit.load(str(bundle.root / entry.file), map_location=device)  # type: ignore[no-untyped-call]
     return replace(loaded, network=network.eval(), engine=entry.engine)
+
+
+def _stale(
+    entry: Optimized, spec: ModelSpec, bundle: Bundle, device: str, hashes: FileHashes
+) -> str:
+    """What changed since it was made and compared; nothing where it may be used."""
+    here = made_with(device)
+    for name in sorted({*here, *entry.made_with}):
+        then, now = entry.made_with.get(name, "none"), here.get(name, "none")
+        if then != now:
+            return f"it was made with {name} {then}, here is {now}"
+    if entry.model_digest != spec.digest:
+        return "the model, or segnode, changed since it was compared"
+    if hashes.of(bundle.weights) != entry.weights_sha256:
+        return "it was made of other weights"
+    path = bundle.root / entry.file
+    if not path.is_file() or hashes.of(path) != entry.sha256:
+        return "its file is missing or changed"
+    return ""
 
 
 def made_with(device: str) -> dict[str, str]:
     """What an optimized network depends on, as it is here."""
     kind, _, number = device.partition(":")
     name = torch.cuda.get_device_name(int(number or 0)) if kind == "cuda" else kind
-    return {"device": name, **{each: _version(each) for each in LIBRARIES if _version(each)}}
+    found = {"device": name}
+    for library in LIBRARIES:
+        with suppress(PackageNotFoundError):
+            found[library] = version(library)
+    return found
 
 
 def parser_of(bundle: Bundle, device: str) -> Any:
@@ -273,13 +294,12 @@ def plan_post(transforms: Sequence[Any], *, regions: bool) -> PostPlan:
 
 
 def _plan_regions(kept: Sequence[Any]) -> PostPlan:
-    is_first = bool(kept) and _is_activation(kept[0], sigmoid=True)
-    inverts = tuple(each for each in kept[1:] if isinstance(each, Invertd))
-    for each in kept[1:]:
-        if isinstance(each, AsDiscreted) and _threshold(each) is not None and is_first:
-            return PostPlan(kind="regions", rest=inverts, threshold=float(each.threshold[0]))
-        if not isinstance(each, Invertd):
-            break
+    then = next((each for each in kept[1:] if not isinstance(each, Invertd)), None)
+    if kept and _is_activation(kept[0], sigmoid=True) and isinstance(then, AsDiscreted):
+        threshold = _threshold(then)
+        if threshold is not None:
+            # regions on a resampled grid could not be inverted as bits: nothing is left to do
+            return PostPlan(kind="regions", rest=(), threshold=threshold)
     raise JobFailed(
         "the bundle's postprocessing is not sigmoid and threshold: this model cannot hand on"
         " regions, say outputs: [labels]",
@@ -312,34 +332,3 @@ def _threshold(transform: Any) -> float | None:
         return None
     (threshold,) = transform.threshold
     return None if threshold is None else float(threshold)
-
-
-def _stale(
-    entry: Optimized,
-    spec: ModelSpec,
-    variant: str,
-    weights_dir: Path,
-    device: str,
-    hashes: FileHashes,
-) -> str:
-    """What changed since it was made and compared; nothing where it may be used."""
-    here = made_with(device)
-    for name in sorted({*here, *entry.made_with}):
-        then, now = entry.made_with.get(name, "none"), here.get(name, "none")
-        if then != now:
-            return f"it was made with {name} {then}, here is {now}"
-    if entry.model_digest != spec.digest:
-        return "the model, or segnode, changed since it was compared"
-    if hashes.of(bundle_of(spec, variant, weights_dir, hashes).weights) != entry.weights_sha256:
-        return "it was made of other weights"
-    path = weights_dir / spec.name / entry.file
-    if not path.is_file() or hashes.of(path) != entry.sha256:
-        return "its file is missing or changed"
-    return ""
-
-
-def _version(library: str) -> str:
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return ""

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from node.domain.errors import JobFailed
 from node.infer.bundle.decide import label_type, largest_of_linear_head
-from node.infer.bundle.windows import Advanced, Windowing, label_windows, windowing_of
+from node.infer.bundle.windows import Windowing, label_windows, windowing_of
 
 _STRICT = "run this bundle in strict mode"
 _WINDOWS = SlidingWindowInfererAdapt.__name__
@@ -37,11 +37,7 @@ def is_vista(network: object) -> bool:
 
 
 def vista_labels(
-    image: Tensor,
-    network: Any,
-    windowing: Windowing,
-    prompts: Sequence[int],
-    advanced: Advanced | None = None,
+    image: Tensor, network: Any, windowing: Windowing, prompts: Sequence[int]
 ) -> Tensor:
     """For each voxel the prompt with the largest value above 0, or 0.
 
@@ -49,7 +45,6 @@ def vista_labels(
         image: Preprocessed, (1, X, Y, Z).
         network: VISTA3D on the device of the windows, in evaluation mode.
         prompts: Global numbers of classes; of equal values the first counts.
-        advanced: Told after each row of windows: windows done, windows in all.
 
     Returns:
         The prompts' own numbers, (X, Y, Z), ``uint8`` where all fit, else ``uint16``.
@@ -72,7 +67,7 @@ def vista_labels(
         features: Tensor = network.class_head.image_post_mapping(automatic)
         return features
 
-    return label_windows(image, encode, decide, windowing, advanced)
+    return label_windows(image, encode, decide, windowing)
 
 
 def vista_windowing(inferer: Any, network: object) -> Windowing:
