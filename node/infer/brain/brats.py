@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from node.domain.errors import JobFailed
 from node.domain.grid import Floats, Grid
 from node.infer.brain.register import align
-from node.infer.brain.resampling import IDENTITY, labels_onto, resampled
-from node.infer.brain.skull import network_folder, skull_strip
+from node.infer.brain.resampling import IDENTITY, resampled
+from node.infer.brain.skull import skull_strip
 from node.infer.bundle.image import Prepared
 from node.infer.report import Report
 from node.infer.volume import Volume
@@ -49,7 +49,7 @@ def prepare(
     if missing:
         raise JobFailed(f"no series for {', '.join(missing)}: all four are needed", permanent=True)
     first = volumes[CHANNELS[0]]
-    brain = skull_strip(first, network_folder(files), device=device, report=report)
+    brain = skull_strip(first, files, device=device, report=report)
     with report.stage("register"):
         moves = {role: align(first, volumes[role], role, report) for role in CHANNELS[1:]}
     with report.stage("resample"):
@@ -85,7 +85,7 @@ def gathered(
 
     return Prepared(
         channels=tuple(channel(role) for role in CHANNELS),
-        back=lambda labels: labels_onto(labels, grid, source),
+        back=lambda labels: resampled(labels, grid, source, way="nearest"),
     )
 
 

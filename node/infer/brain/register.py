@@ -104,11 +104,6 @@ def affine(fixed: Volume, moving: Volume, start: Floats, *, metric: Metric) -> F
     return _followed(metric, fixed, moving, lambda _fixed, _moving: [transform])
 
 
-def inverted(matrix: Floats) -> Floats:
-    """The movement backwards."""
-    return np.asarray(np.linalg.inv(matrix), np.float64)
-
-
 def extent_of(matrix: Floats, grid: Grid) -> tuple[float, float]:
     """How far a movement turns, in degrees, and moves the centre of a grid, in mm."""
     cosine = (np.trace(matrix[:3, :3]) - 1) / 2

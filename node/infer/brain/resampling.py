@@ -9,22 +9,21 @@ import SimpleITK
 from numpy.typing import NDArray
 
 from node.domain.grid import Floats, Grid
-from node.domain.result import LabelArray
 
 _ITK: Any = SimpleITK  # its functions carry no types
 
-Scalar = TypeVar("Scalar", np.float32, np.uint8, np.uint16)
+Array = TypeVar("Array", bound=NDArray[Any])
 IDENTITY: Floats = np.eye(4)
 
 
 def resampled(
-    array: NDArray[Scalar],
+    array: Array,
     source: Grid,
     target: Grid,
     *,
     move: Floats = IDENTITY,
     way: Literal["linear", "nearest"],
-) -> NDArray[Scalar]:
+) -> Array:
     """The values of an array at the voxel centres of another grid; 0 outside its own.
 
     Args:
@@ -46,17 +45,8 @@ def resampled(
         (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0),
         0.0,
     )
-    values: NDArray[Scalar] = _ITK.GetArrayFromImage(moved)
+    values: Array = _ITK.GetArrayFromImage(moved)
     return values
-
-
-def labels_onto(
-    labels: LabelArray, source: Grid, target: Grid, *, move: Floats = IDENTITY
-) -> LabelArray:
-    """Labels, or bit fields, of any type at the voxels of another grid: the nearest one each."""
-    if labels.dtype == np.uint8:
-        return resampled(labels.astype(np.uint8), source, target, move=move, way="nearest")
-    return resampled(labels.astype(np.uint16), source, target, move=move, way="nearest")
 
 
 def same_grid(one: Grid, other: Grid) -> bool:

@@ -22,26 +22,20 @@ CROP = Crop(above=0.5, margin_mm=20)
 _SMALLEST_ML = 100.0
 
 
-def network_folder(files: Mapping[str, Path]) -> Path:
-    """Where the network lies among the files of a model that needs it.
-
-    Raises:
-        JobFailed: The model declares no such file (permanent).
-    """
-    if FILE not in files:
-        raise JobFailed(f"model.yaml names no {FILE} among prepare_files", permanent=True)
-    return files[FILE].parent
-
-
-def skull_strip(volume: Volume, folder: Path, *, device: str, report: Report) -> NDArray[np.bool_]:
+def skull_strip(
+    volume: Volume, files: Mapping[str, Path], *, device: str, report: Report
+) -> NDArray[np.bool_]:
     """The brain in a volume, on its own grid.
 
     Args:
-        folder: Holds mindgrab's ``model.json`` and ``model.bin``.
+        files: Of a model, by their declared paths: mindgrab's ``model.json`` beside its weights.
     Raises:
-        JobFailed: The network cannot be read, or finds less than 100 ml of brain (permanent).
+        JobFailed: The network is not declared, cannot be read, or finds less than 100 ml of brain
+            (permanent).
     """
-    labels = head_labels(volume, folder, crop=CROP, device=device, report=report)
+    if FILE not in files:
+        raise JobFailed(f"model.yaml names no {FILE} among prepare_files", permanent=True)
+    labels = head_labels(volume, files[FILE].parent, crop=CROP, device=device, report=report)
     brain: NDArray[np.bool_] = labels == 1
     found_ml = np.count_nonzero(brain) * volume.grid.voxel_ml
     if found_ml < _SMALLEST_ML:

@@ -10,11 +10,10 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -24,6 +23,7 @@ from node.domain.segment import Segment
 from node.infer.assets import sha256_of, sync_folder
 from node.infer.bundle.loading import made_with
 from node.infer.bundle.spec import Bundle, Optimized, bundle_of, write_lock
+from node.infer.bundle.tensorrt import TensorRT
 from node.infer.registry import ModelSpec
 from node.infer.report import Report, Stopwatch
 from node.infer.run_context import RunContext, SeriesInput
@@ -52,39 +52,13 @@ class Agreement:
         return min(self.dice.items(), key=lambda item: item[1])
 
 
-class Exporter(Protocol):
-    """What makes an optimized network."""
-
-    @property
-    def engine(self) -> str:
-        """What it makes, as results name it."""
-
-    def require(self, device: str) -> None:
-        """Refuse where it cannot work.
-
-        Raises:
-            JobFailed: With all that is missing.
-        """
-
-    def arguments(self, device: str) -> Mapping[str, object]:
-        """What it is told beside the network, its weights and where to write."""
-
-    def export(self, arguments: Path, root: Path, log: Path) -> int:
-        """Export as a file of arguments says; the exit code.
-
-        Args:
-            root: Of the bundle, whose code the network may need.
-            log: Gets all that is said.
-        """
-
-
 def optimize(
     spec: ModelSpec,
     variant: str,
     inputs: Mapping[str, SeriesInput],
     context: RunContext,
     report: Report,
-    exporter: Exporter,
+    exporter: TensorRT,
 ) -> Optimized:
     """Make, compare and, where it agrees, accept an optimized network.
 
@@ -98,15 +72,12 @@ def optimize(
     with report.stage("export"):
         entry = _exported(spec, variant, context, exporter)
     write_lock(folder, variant, entry)
-    agrees = False
-    try:
+    with ExitStack() as unless_it_agrees:
+        unless_it_agrees.callback((folder / entry.file).unlink, missing_ok=True)
+        unless_it_agrees.callback(write_lock, folder, variant, None)
         agreement, seconds = _compared(spec, variant, inputs, context, report)
         _require_agreement(agreement, spec.segment_of)
-        agrees = True
-    finally:
-        if not agrees:
-            write_lock(folder, variant, None)
-            (folder / entry.file).unlink(missing_ok=True)
+        unless_it_agrees.pop_all()
     value, dice = agreement.lowest
     accepted = replace(
         entry,
@@ -125,7 +96,7 @@ def optimize(
 
 
 def export_arguments(
-    bundle: Bundle, target: Path, exporter: Exporter, device: str
+    bundle: Bundle, target: Path, exporter: TensorRT, device: str
 ) -> dict[str, object]:
     """What MONAI's export is told; the network is the one that the bundle builds for inference."""
     metadata = bundle.config.parent / "metadata.json"
@@ -141,7 +112,7 @@ def export_arguments(
     }
 
 
-def _exported(spec: ModelSpec, variant: str, context: RunContext, exporter: Exporter) -> Optimized:
+def _exported(spec: ModelSpec, variant: str, context: RunContext, exporter: TensorRT) -> Optimized:
     bundle = bundle_of(spec, variant, context.weights_dir)
     work = context.scratch / "export"
     work.mkdir()

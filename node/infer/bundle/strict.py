@@ -88,7 +88,7 @@ def strict_arguments(bundle: Bundle, files: list[str]) -> dict[str, object]:
         JobFailed: The configuration is no inference over one data set; permanent.
     """
     config = _read_config(bundle.config)
-    told = {_normalised(name): value for name, value in bundle.overrides.items()}
+    told = {name.replace("::", "#"): value for name, value in bundle.overrides.items()}
     case = {**_rest_of_case(told), _image_key(config, told): files[0] if len(files) == 1 else files}
     forced: dict[str, object] = {
         "bundle_root": str(bundle.root),
@@ -159,10 +159,6 @@ def _components(node: object, target: str, place: str = "") -> Iterator[tuple[st
         return
     for key, child in children:
         yield from _components(child, target, f"{place}#{key}" if place else str(key))
-
-
-def _normalised(name: str) -> str:
-    return name.replace("::", "#")  # MONAI's other way to write an id
 
 
 def _require_packages() -> None:
@@ -285,26 +281,23 @@ def _on_grid(values: NDArray[Any], affine: Floats, grid: Grid) -> NDArray[Any]:
     to_image = np.linalg.inv(affine_ras(grid)) @ affine
     axes = np.abs(to_image[:3, :3]).argmax(axis=1)  # of the result, by axis of the image
     size = grid.shape[::-1]
-    if sorted(axes) != [0, 1, 2] or tuple(values.shape[axis] for axis in axes) != size:
-        raise _elsewhere(values.shape, grid)
     signs = np.sign(to_image[range(3), axes])
     expected = np.zeros((3, 4))
     expected[range(3), axes] = signs
     expected[:, 3] = np.where(signs < 0, np.array(size) - 1, 0)
-    corners = np.array([*product(*((0, n - 1) for n in values.shape))])
-    corners = np.column_stack([corners, np.ones(len(corners))])
-    if np.abs(corners @ (to_image[:3] - expected).T).max() > TOLERANCE_VOXELS:
-        raise _elsewhere(values.shape, grid)
+    corners = np.array([(*corner, 1) for corner in product(*((0, n - 1) for n in values.shape))])
+    if (
+        sorted(axes) != [0, 1, 2]
+        or tuple(values.shape[axis] for axis in axes) != size
+        or np.abs(corners @ (to_image[:3] - expected).T).max() > TOLERANCE_VOXELS
+    ):
+        given, wanted = (" x ".join(map(str, shape)) for shape in (values.shape, size))
+        raise JobFailed(
+            f"the bundle wrote {given} voxels that are not the {wanted} of its image",
+            permanent=True,
+        )
     aligned = values.transpose(axes)[tuple(slice(None, None, int(sign)) for sign in signs)]
     return aligned.transpose()
-
-
-def _elsewhere(shape: Sequence[int], grid: Grid) -> JobFailed:
-    given = " x ".join(str(size) for size in shape)
-    wanted = " x ".join(str(size) for size in grid.shape[::-1])
-    return JobFailed(
-        f"the bundle wrote {given} voxels that are not the {wanted} of its image", permanent=True
-    )
 
 
 def _labels(values: NDArray[Any]) -> LabelArray:

@@ -32,7 +32,11 @@ class TensorRT:
         return f"tensorrt {self.precision}"
 
     def require(self, device: str) -> None:
-        """Torch-TensorRT and a GPU that it can use."""
+        """Torch-TensorRT and a GPU that it can use.
+
+        Raises:
+            JobFailed: With all that is missing.
+        """
         absent = [
             f"{package} is not installed"
             for package in ("torch", "monai", "torch_tensorrt", "fire")
@@ -46,12 +50,19 @@ class TensorRT:
             )
 
     def arguments(self, device: str) -> Mapping[str, object]:
-        """The publisher's, with precision and device."""
+        """What it is told beside the network, its weights and where to write: as the publisher says."""
         number = int(device.partition(":")[2] or 0)
         return {"device": number, **self.options, "precision": self.precision}
 
     def export(self, arguments: Path, root: Path, log: Path) -> int:
-        """In a process of its own: it takes GPU memory, and may die."""
+        """Export as a file of arguments says, in a process of its own: it takes GPU memory, and may die.
+
+        Args:
+            root: Of the bundle, whose code the network may need.
+            log: Gets all that is said.
+        Returns:
+            The exit code.
+        """
         with log.open("wb") as file:
             ended = subprocess.run(  # noqa: S603 - our own interpreter and MONAI's module
                 [

@@ -51,8 +51,8 @@ def compose(array: VoxelArray, shapes: Shapes, grid: CoarseGrid) -> NDArray[np.u
     """Label every voxel; a few slices at a time, so that memory does not grow with the series."""
     judge = _Judge(shapes, grid)
     labels = np.zeros(array.shape, np.uint8)
-    for first in range(0, array.shape[0], _SLAB_SLICES):
-        last = min(first + _SLAB_SLICES, array.shape[0])
+    for first in range(0, len(array), _SLAB_SLICES):
+        last = min(first + _SLAB_SLICES, len(array))
         judge.paint(labels[first:last], array[first:last], first, last)
     return labels
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from node.infer.ct_tissue.grid import CoarseGrid, Floats32, Mask, plane_components, plane_filled
@@ -19,15 +17,7 @@ _GAP_MM = 6.0
 _FATTY_MARROW_HU = -20.0
 
 
-@dataclass(frozen=True, slots=True)
-class Bone:
-    """Where bone is dense, and what the dense shell encloses."""
-
-    surface: Mask
-    marrow: Mask
-
-
-def find_bone(hu: Floats32, body: Mask, grid: CoarseGrid) -> Bone:
+def find_bone(hu: Floats32, body: Mask, grid: CoarseGrid) -> tuple[Mask, Mask]:
     """Dense components with a cortex, and the marrow inside; the spinal canal stays out."""
     labels, sizes = grid.components(body & (hu > _DENSE_HU))
     cortical = np.bincount(labels[hu > _CORTICAL_HU], minlength=len(sizes) + 1)
@@ -36,7 +26,7 @@ def find_bone(hu: Floats32, body: Mask, grid: CoarseGrid) -> Bone:
     keep[0] = False
     surface: Mask = keep[labels]
     shell = grid.closed(surface, _GAP_MM) & body & (surface | (hu > TRABECULAR_HU))
-    return Bone(surface, (shell | _marrow_in(hu, shell, grid)) & ~surface)
+    return surface, (shell | _marrow_in(hu, shell, grid)) & ~surface
 
 
 def _marrow_in(hu: Floats32, shell: Mask, grid: CoarseGrid) -> Mask:

@@ -136,10 +136,12 @@ def test_regions_come_back_nested_and_where_they_were() -> None:
 def test_prepare_takes_brain_and_movements_from_the_series(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    asked: list[tuple[str, Path]] = []
+    asked: list[tuple[str, Mapping[str, Path]]] = []
 
-    def ellipsoid(volume: Volume, folder: Path, *, device: str, report: Report) -> object:
-        asked.append((device, folder))
+    def ellipsoid(
+        volume: Volume, given: Mapping[str, Path], *, device: str, report: Report
+    ) -> object:
+        asked.append((device, given))
         return brain_at(places_of(volume.grid))
 
     # learned weights have tests of their own: here the brain is a formula
@@ -150,7 +152,7 @@ def test_prepare_takes_brain_and_movements_from_the_series(
 
     prepared = prepare({**VOLUMES, **in_one_go}, files, "cpu", report)
 
-    assert asked == [("cpu", tmp_path / "pulled")]
+    assert asked == [("cpu", files)]
     assert [note.split(",")[0] for note in report.notes] == [
         "t1: not registered",
         "t2: not registered",

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from node.domain.errors import JobFailed
 from node.domain.grid import Grid
-from node.infer.brain.skull import network_folder, skull_strip
+from node.infer.brain.skull import FILE, skull_strip
 from node.infer.report import Stopwatch
 from node.infer.volume import Volume
 from tests.infer.brain.networks import Written, model_json, write_network
@@ -26,11 +26,11 @@ THICK = Grid(
 
 
 @pytest.fixture
-def bright_is_brain(tmp_path: Path) -> Path:
+def bright_is_brain(tmp_path: Path) -> dict[str, Path]:
     """A network that calls brain what is brighter than half of the brightest."""
     kernel = np.array([0.0, 1.0], np.float32).reshape(1, 1, 1, 1, 2)
     layer = Written(kernel, np.array([0.0, -0.5], np.float32))
-    return write_network(tmp_path / "network", *model_json([layer]))
+    return {FILE: write_network(tmp_path / "network", *model_json([layer])) / "model.json"}
 
 
 def ellipsoid(middle_mm: tuple[float, float, float], half_mm: float) -> NDArray[np.bool_]:
@@ -43,7 +43,9 @@ def bright(where: NDArray[np.bool_]) -> Volume:
     return Volume(array=np.where(where, 1000, 100).astype(np.int16), grid=THICK)
 
 
-def test_the_mask_lies_on_the_source_grid_without_what_is_apart(bright_is_brain: Path) -> None:
+def test_the_mask_lies_on_the_source_grid_without_what_is_apart(
+    bright_is_brain: dict[str, Path],
+) -> None:
     brain, eye = ellipsoid((10.0, 0.0, 20.0), 45.0), ellipsoid((-60.0, 20.0, 60.0), 12.0)
 
     mask = skull_strip(bright(brain | eye), bright_is_brain, device="cpu", report=Stopwatch())
@@ -54,7 +56,7 @@ def test_the_mask_lies_on_the_source_grid_without_what_is_apart(bright_is_brain:
     assert dice > 0.98
 
 
-def test_too_little_brain_ends_the_job(bright_is_brain: Path) -> None:
+def test_too_little_brain_ends_the_job(bright_is_brain: dict[str, Path]) -> None:
     with pytest.raises(JobFailed, match="is this a series of a head") as caught:
         skull_strip(
             bright(ellipsoid((0, 0, 20), 25.0)), bright_is_brain, device="cpu", report=Stopwatch()
@@ -63,12 +65,8 @@ def test_too_little_brain_ends_the_job(bright_is_brain: Path) -> None:
     assert caught.value.permanent
 
 
-def test_the_network_is_found_where_the_model_declares_it(tmp_path: Path) -> None:
-    files = {
-        "models/model.pt": tmp_path / "m.pt",
-        "skull_strip/model.json": tmp_path / "s/model.json",
-    }
+def test_a_model_that_declares_no_network_is_refused(tmp_path: Path) -> None:
+    files = {"models/model.pt": tmp_path / "m.pt"}
 
-    assert network_folder(files) == tmp_path / "s"
     with pytest.raises(JobFailed, match=r"names no skull_strip/model\.json"):
-        network_folder({"models/model.pt": tmp_path / "m.pt"})
+        skull_strip(bright(ellipsoid((0, 0, 0), 9.0)), files, device="cpu", report=Stopwatch())
