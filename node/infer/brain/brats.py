@@ -20,9 +20,8 @@ from numpy.typing import NDArray
 
 from node.domain.errors import JobFailed
 from node.domain.grid import Floats, Grid
-from node.infer.brain.register import align
-from node.infer.brain.resampling import IDENTITY, resampled
-from node.infer.brain.skull import skull_strip
+from node.infer.brain.brainchop import skull_strip
+from node.infer.brain.register import IDENTITY, align, resampled
 from node.infer.bundle.image import Prepared
 from node.infer.report import Report
 from node.infer.volume import Volume

@@ -1,4 +1,6 @@
-"""Registration of one volume to another; the same two volumes always give the same matrix.
+"""Two volumes in one space: registration, and the values of one grid at the places of another.
+
+The same two volumes always give the same matrix.
 
 A registration starts from the best of several guesses: the series' own coordinates where they share a
 Frame of Reference, centres of the grids, centres of mass. Then the metric is followed from coarse to
@@ -13,20 +15,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import SimpleITK
+from numpy.typing import NDArray
 
 from node.domain.errors import JobFailed
 from node.domain.grid import Floats, Grid
-from node.infer.brain.resampling import same_grid
 from node.infer.report import Report
 from node.infer.volume import Volume
 
 _ITK: Any = SimpleITK  # its functions carry no types
 
+Array = TypeVar("Array", bound=NDArray[Any])
 Metric: TypeAlias = Literal["mutual information", "mean squares"]
+
+IDENTITY: Floats = np.eye(4)
 
 _LEVELS_MM = (4.0, 2.0, 1.0)  # size of the voxels that the metric looks at
 _SAMPLES = 150_000  # voxels that the metric looks at, per level
@@ -34,6 +39,48 @@ _BINS = 32
 _SEED = 1
 _ITERATIONS = 150
 _LEAST_STEP_MM = 1e-3
+
+
+def resampled(
+    array: Array,
+    source: Grid,
+    target: Grid,
+    *,
+    move: Floats = IDENTITY,
+    way: Literal["linear", "nearest"],
+) -> Array:
+    """The values of an array at the voxel centres of another grid; 0 outside its own.
+
+    Args:
+        array: On ``source``. Half a voxel beyond its outermost centres is inside.
+        move: Homogeneous matrix from a point of the target, LPS mm, to that point of the source.
+    """
+    index = np.linalg.inv(source.affine_lps) @ move @ target.affine_lps
+    # in index space, so that any affine will do; ITK counts (column, row, slice)
+    transform = _ITK.AffineTransform(3)
+    transform.SetMatrix(index[:3, :3][::-1, ::-1].ravel().tolist())
+    transform.SetTranslation(index[:3, 3][::-1].tolist())
+    moved = _ITK.Resample(
+        _ITK.GetImageFromArray(array),
+        target.shape[::-1],
+        transform,
+        _ITK.sitkLinear if way == "linear" else _ITK.sitkNearestNeighbor,
+        (0.0, 0.0, 0.0),
+        (1.0, 1.0, 1.0),
+        (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0),
+        0.0,
+    )
+    values: Array = _ITK.GetArrayFromImage(moved)
+    return values
+
+
+def same_grid(one: Grid, other: Grid) -> bool:
+    """Whether both have the same voxels in one Frame of Reference, within a thousandth of a mm."""
+    return (
+        one.shape == other.shape
+        and one.frame_of_reference_uid == other.frame_of_reference_uid
+        and bool(np.allclose(one.affine_lps, other.affine_lps, rtol=0.0, atol=1e-3))
+    )
 
 
 def itk_image(volume: Volume) -> Any:

@@ -25,9 +25,8 @@ from numpy.typing import NDArray
 
 from node.domain.errors import JobFailed
 from node.domain.grid import Grid
-from node.infer.brain.register import affine, itk_image, one_thread, rigid
-from node.infer.brain.resampling import resampled
-from node.infer.brain.skull import skull_strip
+from node.infer.brain.brainchop import skull_strip
+from node.infer.brain.register import affine, itk_image, one_thread, resampled, rigid
 from node.infer.bundle.image import Prepared
 from node.infer.report import Report
 from node.infer.slab import VoxelArray

@@ -10,7 +10,7 @@
                 (resample: axis by axis; windows, vista: the network window by window;
                 decide: labels while it slides)
     strict      the bundle's own command in a process of its own: the reference
-    optimize    a TensorRT network, made (tensorrt) and compared
+    optimize    a TensorRT network, made and compared
 
 What enters: volumes, by role. What leaves: labels on the grid of the first input, exclusive or as bits
 of regions. A network stays loaded between jobs, in what the child keeps.

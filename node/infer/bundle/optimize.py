@@ -3,17 +3,24 @@
 MONAI's own ``trt_export`` makes it, in a process of its own, with the arguments that model.yaml names
 (``runner.trt_export``, as the bundle's publisher gives them). Then both networks run the same series
 on the same device; the new one is accepted only where every label that either found agrees.
+
+Nothing heavy is imported before it was looked for, so that what is missing is told wherever it is.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,9 +28,7 @@ from node.domain.errors import JobFailed
 from node.domain.result import LabelArray, label_values_of, mask_of
 from node.domain.segment import Segment
 from node.infer.assets import sha256_of, sync_folder
-from node.infer.bundle.loading import made_with
-from node.infer.bundle.spec import Bundle, Optimized, bundle_of, write_lock
-from node.infer.bundle.tensorrt import TensorRT
+from node.infer.bundle.spec import Bundle, Optimized, bundle_of, settings_of, write_lock
 from node.infer.registry import ModelSpec
 from node.infer.report import Report, Stopwatch
 from node.infer.run_context import RunContext, SeriesInput
@@ -32,6 +37,85 @@ from node.infer.runners import run_model
 FOLDER = "optimized"  # of a model in weights_dir
 DICE_LEAST = 0.99
 _ARGUMENTS = "arguments.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorRT:
+    """MONAI's ``trt_export``."""
+
+    precision: str
+    options: Mapping[str, object]
+
+    @property
+    def engine(self) -> str:
+        """Goes into results."""
+        return f"tensorrt {self.precision}"
+
+    def require(self, device: str) -> None:
+        """Torch-TensorRT and a GPU that it can use.
+
+        Raises:
+            JobFailed: With all that is missing.
+        """
+        absent = [
+            f"{package} is not installed"
+            for package in ("torch", "monai", "torch_tensorrt", "fire")
+            if importlib.util.find_spec(package) is None
+        ]
+        if not device.startswith("cuda") or not _sees_gpu():
+            absent.append("no CUDA GPU can be used")
+        if absent:
+            raise JobFailed(
+                f"TensorRT needs more than there is: {', '.join(absent)}", permanent=True
+            )
+
+    def arguments(self, device: str) -> Mapping[str, object]:
+        """What it is told beside the network, its weights and where to write: as the publisher says."""
+        number = int(device.partition(":")[2] or 0)
+        return {"device": number, **self.options, "precision": self.precision}
+
+    def export(self, arguments: Path, root: Path, log: Path) -> int:
+        """Export as a file of arguments says, in a process of its own: it takes GPU memory, and may die.
+
+        Args:
+            root: Of the bundle, whose code the network may need.
+            log: Gets all that is said.
+        Returns:
+            The exit code.
+        """
+        with log.open("wb") as file:
+            ended = subprocess.run(  # noqa: S603 - our own interpreter and MONAI's module
+                [
+                    sys.executable,
+                    *("-P", "-m", "monai.bundle"),
+                    *("trt_export", "--args_file", str(arguments)),
+                ],
+                check=False,
+                cwd=arguments.parent,
+                env={
+                    **os.environ,
+                    "PYTHONPATH": os.pathsep.join([str(root), *filter(None, sys.path)]),
+                },
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
+        return ended.returncode
+
+
+def exporter_of(spec: ModelSpec, precision: str) -> TensorRT:
+    """How a model is exported, as its model.yaml says.
+
+    Raises:
+        JobFailed: It does not say; permanent.
+    """
+    options: Mapping[str, Any] | None = settings_of(spec).trt_export
+    if options is None:
+        raise JobFailed(
+            f"{spec.name} cannot be exported: its model.yaml has no runner.trt_export",
+            permanent=True,
+        )
+    return TensorRT(precision=precision, options=options)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +197,8 @@ def export_arguments(
 
 
 def _exported(spec: ModelSpec, variant: str, context: RunContext, exporter: TensorRT) -> Optimized:
+    from node.infer.bundle.loading import made_with
+
     bundle = bundle_of(spec, variant, context.weights_dir)
     work = context.scratch / "export"
     work.mkdir()
@@ -216,3 +302,11 @@ def compare_labels(original: LabelArray, other: LabelArray, *, overlapping: bool
     count = int(either.sum())
     equal = float(np.count_nonzero((original == other) & either)) / count if count else 1.0
     return Agreement(dice=dice, equal=equal)
+
+
+def _sees_gpu() -> bool:
+    if importlib.util.find_spec("torch") is None:
+        return False
+    import torch
+
+    return torch.cuda.is_available()

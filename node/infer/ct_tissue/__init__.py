@@ -6,9 +6,8 @@ its own Hounsfield units inside those shapes, a few slices at a time.
 ::
 
     grid      the coarse grid: shrink, morphology in millimetres, back to full resolution
-    body      the patient without table and clothes, holes filled
+    body      the patient without table and clothes, holes filled; bone with its marrow
     lungs     air in the body: airways, left and right lung, told apart along the patient's x axis
-    dense     bone with its marrow, without contrast medium
     compose   the labels of the source grid
 
 What enters: one CT volume of any orientation. What leaves: the labels of
@@ -23,9 +22,8 @@ import numpy as np
 
 from node.domain.errors import JobFailed
 from node.domain.result import LabelArray
-from node.infer.ct_tissue.body import find_body, find_inner_region
+from node.infer.ct_tissue.body import find_body, find_bone, find_inner_region
 from node.infer.ct_tissue.compose import Shapes, compose
-from node.infer.ct_tissue.dense import find_bone
 from node.infer.ct_tissue.grid import CoarseGrid
 from node.infer.ct_tissue.lungs import find_airways, find_lungs, lung_sides
 from node.infer.registry import ModelSpec

@@ -8,8 +8,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from node.infer.ct_tissue.body import BODY_HU, FAT_HU
-from node.infer.ct_tissue.dense import BONE_HU, TRABECULAR_HU
+from node.infer.ct_tissue.body import BODY_HU, BONE_HU, FAT_HU, TRABECULAR_HU
 from node.infer.ct_tissue.grid import CoarseGrid, Mask
 from node.infer.slab import VoxelArray
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from node.domain.errors import JobFailed
 from node.domain.grid import Grid
-from node.infer.brain.resampling import resampled
+from node.infer.brain.register import resampled
 from node.infer.brain.template import in_unit_range, onto_template, prepare, without_bias
 from node.infer.report import Stopwatch
 from node.infer.volume import Volume
