@@ -23,7 +23,7 @@ import numpy as np
 from node.domain.errors import JobFailed
 from node.domain.result import LabelArray
 from node.infer.ct_tissue.body import find_body, find_bone, find_inner_region
-from node.infer.ct_tissue.compose import Shapes, compose
+from node.infer.ct_tissue.compose import compose
 from node.infer.ct_tissue.grid import CoarseGrid
 from node.infer.ct_tissue.lungs import find_airways, find_lungs, lung_sides
 from node.infer.registry import ModelSpec
@@ -63,9 +63,13 @@ def label_tissues(volume: Volume, report: Report) -> LabelArray:
         lungs = find_lungs(hu, body, grid)
         airways, airway_limit_hu = find_airways(hu, body, lungs, grid)
         left, right = lung_sides(lungs, airways, body, grid)
-        shapes = Shapes(
+        inner = find_inner_region(hu, body, grid)
+    with report.stage("compose"):
+        return compose(
+            volume.array,
+            grid,
             body=body,
-            inner=find_inner_region(hu, body, grid),
+            inner=inner,
             bone=bone,
             marrow=marrow,
             left_lung=left,
@@ -73,5 +77,3 @@ def label_tissues(volume: Volume, report: Report) -> LabelArray:
             airways=airways,
             airway_limit_hu=airway_limit_hu,
         )
-    with report.stage("compose"):
-        return compose(volume.array, shapes, grid)
