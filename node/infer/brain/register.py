@@ -111,7 +111,9 @@ def align(fixed: Volume, moving: Volume, name: str, report: Report) -> Floats:
         return np.eye(4)
     shared = fixed.grid.frame_of_reference_uid == moving.grid.frame_of_reference_uid
     matrix = rigid(fixed, moving, metric="mutual information", shares_coordinates=shared)
-    degrees, mm = extent_of(matrix, fixed.grid)
+    cosine = np.clip((np.trace(matrix[:3, :3]) - 1) / 2, -1.0, 1.0)
+    degrees, middle = np.degrees(np.arccos(cosine)), _middle_of(fixed.grid)
+    mm = np.linalg.norm((matrix @ middle - middle)[:3])
     report.note(f"{name}: registered, turned by {degrees:.1f} degrees and moved by {mm:.1f} mm")
     return matrix
 
@@ -137,26 +139,24 @@ def _guesses(shares_coordinates: bool, fixed: Any, moving: Any) -> list[Any]:
     return guesses
 
 
-def affine(fixed: Volume, moving: Volume, start: Floats, *, metric: Metric) -> Floats:
-    """The affine movement that follows a rigid one.
+def affine(fixed: Volume, moving: Volume, start: Floats) -> Floats:
+    """The affine movement that follows a rigid one, by mean squares.
 
     Args:
         start: What ``rigid`` found.
     """
-    middle = fixed.grid.affine_lps @ np.append((np.array(fixed.grid.shape) - 1) / 2, 1.0)
+    middle = _middle_of(fixed.grid)
     transform = _ITK.AffineTransform(3)
     transform.SetCenter(middle[:3].tolist())
     transform.SetMatrix(start[:3, :3].ravel().tolist())
     transform.SetTranslation((start @ middle - middle)[:3].tolist())
-    return _followed(metric, fixed, moving, lambda _fixed, _moving: [transform])
+    return _followed("mean squares", fixed, moving, lambda _fixed, _moving: [transform])
 
 
-def extent_of(matrix: Floats, grid: Grid) -> tuple[float, float]:
-    """How far a movement turns, in degrees, and moves the centre of a grid, in mm."""
-    cosine = (np.trace(matrix[:3, :3]) - 1) / 2
-    middle = grid.affine_lps @ np.append((np.array(grid.shape) - 1) / 2, 1.0)
-    mm = float(np.linalg.norm((matrix @ middle - middle)[:3]))
-    return float(np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0)))), mm
+def _middle_of(grid: Grid) -> Floats:
+    """Its centre as a homogeneous point, LPS mm."""
+    middle: Floats = grid.affine_lps @ np.append((np.array(grid.shape) - 1) / 2, 1.0)
+    return middle
 
 
 @contextmanager
@@ -195,11 +195,11 @@ def _followed(
 
 
 def _best(method: Any, fixed: Any, moving: Any, starts: list[Any]) -> Any:
-    values = []
-    for start in starts:
+    def value(start: Any) -> float:
         method.SetInitialTransform(start, inPlace=False)
-        values.append(method.MetricEvaluate(fixed, moving))
-    return starts[int(np.argmin(values))]
+        return float(method.MetricEvaluate(fixed, moving))
+
+    return min(starts, key=value)
 
 
 def _shrunk(image: Any, size_mm: float) -> Any:

@@ -79,7 +79,7 @@ def onto_template(
     with report.stage("register"):
         fixed = Volume(array=in_unit_range(target.array), grid=target.grid)
         start = rigid(fixed, moving, metric="mean squares", shares_coordinates=False)
-        move = affine(fixed, moving, start, metric="mean squares")
+        move = affine(fixed, moving, start)
         factor = float(np.linalg.det(move[:3, :3]))
         report.note(f"the template's brain has {1 / factor:.2f} times the volume of this one")
     values = resampled(even, volume.grid, target.grid, move=move, way="linear")

@@ -22,12 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from node.domain.errors import JobFailed
-from node.infer.bundle.windows import (
-    Decide,
-    Windowing,
-    label_windows,
-    refuse_no_numbers,
-)
+from node.infer.bundle.windows import Decide, Windowing, label_windows, refuse_no_numbers
 
 
 def label_type(largest: int) -> torch.dtype:
@@ -92,9 +87,6 @@ def largest_of_linear_head(
 ) -> Decide:
     """The class whose linear map of the features is largest, without the maps of all classes.
 
-    Blending is linear: where a network's last step is a matrix, the features are blended instead
-    of the classes, and the matrix is applied to finished voxels only.
-
     Args:
         weight: (classes, F) over the F maps.
         bias: (classes,).
@@ -134,11 +126,8 @@ def largest_by_windows(image: Tensor, network: nn.Module, windowing: Windowing) 
         image: Preprocessed, (C, X, Y, Z).
         network: In evaluation mode, on the device of the windows.
 
-    Returns:
-        Labels (X, Y, Z), ``uint8`` where all classes fit, else ``uint16``.
-
     Raises:
-        JobFailed: See ``label_windows``.
+        JobFailed: See ``label_windows``; or windows are not all treated alike.
     """
     headless = _Headless(network)
     try:

@@ -62,7 +62,12 @@ class TensorRT:
             for package in ("torch", "monai", "torch_tensorrt", "fire")
             if importlib.util.find_spec(package) is None
         ]
-        if not device.startswith("cuda") or not _sees_gpu():
+        has_torch = importlib.util.find_spec("torch") is not None
+        if not (
+            device.startswith("cuda")
+            and has_torch
+            and importlib.import_module("torch").cuda.is_available()
+        ):
             absent.append("no CUDA GPU can be used")
         if absent:
             raise JobFailed(
@@ -302,11 +307,3 @@ def compare_labels(original: LabelArray, other: LabelArray, *, overlapping: bool
     count = int(either.sum())
     equal = float(np.count_nonzero((original == other) & either)) / count if count else 1.0
     return Agreement(dice=dice, equal=equal)
-
-
-def _sees_gpu() -> bool:
-    if importlib.util.find_spec("torch") is None:
-        return False
-    import torch
-
-    return torch.cuda.is_available()

@@ -178,7 +178,9 @@ class _Resampling:
         way: Callable[[Tensor], Tensor]
         if self.mode == "bilinear":
             way = self._blend_voxels if drift >= _NOTHING else partial(self._blend, places=places)
-        elif drift > 0.0 and any(_has_tie(each, drift + _NOTHING) for each in places):
+        elif drift > 0.0 and any(
+            (((each % 1) - 0.5).abs() <= drift + _NOTHING).any() for each in places
+        ):
             way = self._pick_voxels
         else:
             way = partial(self._pick, places=places)
@@ -316,7 +318,3 @@ class _Resampling:
         step = max(1, _CHUNK_BYTES // plane_bytes)
         for start in range(0, self.size[0], step):
             yield start, min(start + step, self.size[0])
-
-
-def _has_tie(places: Tensor, within: float) -> bool:
-    return bool((((places % 1) - 0.5).abs() <= within).any())

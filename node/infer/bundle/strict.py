@@ -93,8 +93,11 @@ def strict_arguments(bundle: Bundle, files: list[str]) -> dict[str, object]:
     forced: dict[str, object] = {
         "bundle_root": str(bundle.root),
         "dataset#data": [case],
-        **_where_present(config, "dataloader", {"num_workers": 0, "shuffle": False}),
     }
+    loader = config.get("dataloader")
+    for name, value in {"num_workers": 0, "shuffle": False}.items():
+        if isinstance(loader, dict) and name in loader:
+            forced[f"dataloader#{name}"] = value
     # float32 holds every label and, unlike integers, a value that is not a number
     written = {"output_dir": _RESULTS, "output_ext": ".nii", "output_dtype": "float32"}
     forced |= {name: value for name, value in written.items() if name in config}
@@ -126,25 +129,18 @@ def _read_config(path: Path) -> dict[str, Any]:
 def _image_key(config: Mapping[str, Any], told: Mapping[str, object]) -> str:
     """The key under which the bundle loads its image from a case."""
     for _, component in _components(config, "LoadImaged"):
-        keys = component.get("keys")
-        keys = [keys] if isinstance(keys, str) else keys
-        if isinstance(keys, list) and len(keys) == 1:
-            key = str(keys[0])
-            named = key.removeprefix("@") if key.startswith("@") else ""
-            key = str(told.get(named, config.get(named))) if named else key
-            if not key.startswith("$"):
-                return key
-        elif isinstance(keys, list):
-            raise JobFailed("the bundle loads an image under each of several keys", permanent=True)
+        match component.get("keys"):
+            case str(key) | [key]:
+                key = str(key)
+                if key.startswith("@"):
+                    key = str(told.get(key[1:], config.get(key[1:])))
+                if not key.startswith("$"):
+                    return key
+            case list():
+                raise JobFailed(
+                    "the bundle loads an image under each of several keys", permanent=True
+                )
     return str(told.get("image_key", config.get("image_key", "image")))
-
-
-def _where_present(
-    config: Mapping[str, Any], name: str, values: Mapping[str, object]
-) -> dict[str, object]:
-    component = config.get(name)
-    present = component if isinstance(component, dict) else {}
-    return {f"{name}#{key}": value for key, value in values.items() if key in present}
 
 
 def _components(node: object, target: str, place: str = "") -> Iterator[tuple[str, dict[str, Any]]]:

@@ -5,9 +5,6 @@ depend on them. Windows are therefore blended as features, 48 maps however many 
 for, and the matrix is applied to planes that no later window touches. Sums are the same in another
 order: a voxel may get another label than from the bundle's own way only where its two largest
 values differ by a rounding error.
-
-What can fail: ``JobFailed`` (permanent): a class that the bundle refuses, parts that are not those
-of a VISTA bundle.
 """
 
 from __future__ import annotations
@@ -27,7 +24,6 @@ from node.domain.errors import JobFailed
 from node.infer.bundle.decide import label_type, largest_of_linear_head
 from node.infer.bundle.windows import Windowing, label_windows, windowing_of
 
-_STRICT = "run this bundle in strict mode"
 _WINDOWS = SlidingWindowInfererAdapt.__name__
 
 
@@ -97,7 +93,8 @@ def vista_windowing(inferer: Any, network: object) -> Windowing:
                 heard.clear()
         if not heard:
             raise JobFailed(
-                f"an inferer {type(inferer).__name__} does not tell its windows: {_STRICT}",
+                f"an inferer {type(inferer).__name__} does not tell its windows: run this"
+                " bundle in strict mode",
                 permanent=True,
             )
         windows = heard[0]

@@ -26,7 +26,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import cast
 
 import torch
 from monai.data.utils import compute_importance_map, dense_patch_slices
@@ -106,22 +105,24 @@ def windowing_of(inferer: object) -> Windowing:
     """
     if type(inferer) is SimpleInferer:
         return Windowing(roi_size=-1, overlap=0.0)
-    known = type(inferer) in (SlidingWindowInferer, SlidingWindowInfererAdapt)
-    if not known or cast(SlidingWindowInferer, inferer).with_coord:
+    if (
+        not isinstance(inferer, SlidingWindowInferer)
+        or type(inferer) not in (SlidingWindowInferer, SlidingWindowInfererAdapt)
+        or inferer.with_coord
+    ):
         raise JobFailed(
             f"an inferer {type(inferer).__name__} cannot be run window by window: "
             "run this bundle in strict mode",
             permanent=True,
         )
-    windows = cast(SlidingWindowInferer, inferer)
     return Windowing(
-        roi_size=windows.roi_size,
-        batch=windows.sw_batch_size,
-        overlap=windows.overlap,
-        mode=str(windows.mode.value),
-        sigma_scale=windows.sigma_scale,
-        padding_mode=str(getattr(windows.padding_mode, "value", windows.padding_mode)),
-        cval=windows.cval,
+        roi_size=inferer.roi_size,
+        batch=inferer.sw_batch_size,
+        overlap=inferer.overlap,
+        mode=str(inferer.mode.value),
+        sigma_scale=inferer.sigma_scale,
+        padding_mode=str(getattr(inferer.padding_mode, "value", inferer.padding_mode)),
+        cval=inferer.cval,
     )
 
 
@@ -179,7 +180,10 @@ class _Run:
             if self._slab is None:
                 slab_of = _Rolling if self.plan.in_order else _Replaying
                 self._slab = slab_of(self.plan, len(answer), self._slab_device)
-            self._slab.add(start, self._weighed(answer).to(self._slab_device))
+            if self._windowing.mode != "constant":
+                is_same = answer.dtype == self._weights.dtype
+                answer = answer.mul_(self._weights) if is_same else answer * self._weights
+            self._slab.add(start, answer.to(self._slab_device))
             self._added += 1
             if self._added % self._per_row == 0:
                 self._finish_row(self._slab)
@@ -201,13 +205,6 @@ class _Run:
                 permanent=True,
             )
         return answer.as_subclass(Tensor)
-
-    def _weighed(self, answer: Tensor) -> Tensor:
-        if self._windowing.mode == "constant":
-            return answer
-        if answer.dtype == self._weights.dtype:
-            return answer.mul_(self._weights)
-        return answer * self._weights
 
     def _finish_row(self, slab: _Rolling) -> None:
         """Blend and decide the planes that no later row touches."""

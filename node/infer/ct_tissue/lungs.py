@@ -219,7 +219,9 @@ def _trachea(hu: Floats32, body: Mask, lungs: Mask, grid: CoarseGrid) -> Mask:
         fitting = [
             chain
             for chain in chains
-            if chain[-1].plane == spot.plane - 1 and _across_mm(chain[-1], spot) < _TRACHEA_STEP_MM
+            if chain[-1].plane == spot.plane - 1
+            # in the patient's axial plane
+            and np.linalg.norm((spot.middle_mm - chain[-1].middle_mm)[:2]) < _TRACHEA_STEP_MM
         ]
         if fitting:
             max(fitting, key=len).append(spot)
@@ -235,11 +237,6 @@ def _trachea(hu: Floats32, body: Mask, lungs: Mask, grid: CoarseGrid) -> Mask:
 
 def _length_mm(chain: list[_Spot]) -> float:
     return sum(float(np.linalg.norm(b.middle_mm - a.middle_mm)) for a, b in pairwise(chain))
-
-
-def _across_mm(a: _Spot, b: _Spot) -> float:
-    """How far the middle moves in the patient's axial plane."""
-    return float(np.linalg.norm((b.middle_mm - a.middle_mm)[:2]))
 
 
 def _spots(hu: Floats32, body: Mask, lungs: Mask, grid: CoarseGrid) -> list[_Spot]:
