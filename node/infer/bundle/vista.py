@@ -10,8 +10,7 @@ values differ by a rounding error.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -75,29 +74,13 @@ def vista_windowing(inferer: Any, network: object) -> Windowing:
     Raises:
         JobFailed: It makes none; permanent.
     """
-    if isinstance(inferer, SlidingWindowInferer):
-        windows = inferer
-    else:
-        with _listening(inferer) as heard:
-            try:
-                inferer(
-                    inputs=torch.zeros(1, 1, 1, 1, 1),
-                    network=network,
-                    point_coords=None,
-                    point_labels=None,
-                    class_vector=torch.ones(1, 1, dtype=torch.long),
-                )
-            except _Heard:
-                pass
-            except (TypeError, AttributeError):
-                heard.clear()
-        if not heard:
-            raise JobFailed(
-                f"an inferer {type(inferer).__name__} does not tell its windows: run this"
-                " bundle in strict mode",
-                permanent=True,
-            )
-        windows = heard[0]
+    windows = inferer if isinstance(inferer, SlidingWindowInferer) else _heard(inferer, network)
+    if windows is None:
+        raise JobFailed(
+            f"an inferer {type(inferer).__name__} does not tell its windows: run this bundle in strict"
+            " mode",
+            permanent=True,
+        )
     windows.with_coord = False  # only points are placed by the coordinates
     return windowing_of(windows)
 
@@ -105,27 +88,37 @@ def vista_windowing(inferer: Any, network: object) -> Windowing:
 class _Heard(Exception):
     """The inferer has made its sliding window."""
 
+    def __init__(self, windows: SlidingWindowInferer) -> None:
+        self.windows = windows
 
-@contextmanager
-def _listening(inferer: object) -> Iterator[list[SlidingWindowInferer]]:
-    """Let a bundle's inferer come as far as its sliding window, and no further."""
-    heard: list[SlidingWindowInferer] = []
+
+def _heard(inferer: Any, network: object) -> SlidingWindowInferer | None:
+    """The sliding window of an inferer that comes as far as that, and no further."""
 
     def listen(*args: Any, **settings: Any) -> None:
-        heard.append(SlidingWindowInfererAdapt(*args, **settings))
-        raise _Heard
+        raise _Heard(SlidingWindowInfererAdapt(*args, **settings))
 
     # the names that the bundle's own code sees
     names = getattr(type(inferer).__call__, "__globals__", {})
     own = names.get(_WINDOWS)
     if own is None:
-        yield heard
-        return
+        return None
     names[_WINDOWS] = listen
     try:
-        yield heard
+        inferer(
+            inputs=torch.zeros(1, 1, 1, 1, 1),
+            network=network,
+            point_coords=None,
+            point_labels=None,
+            class_vector=torch.ones(1, 1, dtype=torch.long),
+        )
+    except _Heard as heard:
+        return heard.windows
+    except (TypeError, AttributeError):
+        pass
     finally:
         names[_WINDOWS] = own
+    return None
 
 
 def prompts_of(parser: Any, transforms: Sequence[Any], wanted: Sequence[int]) -> list[int]:
