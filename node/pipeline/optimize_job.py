@@ -20,7 +20,6 @@ from node.infer.run_context import RunContext, SeriesInput
 from node.pipeline.source import StoredHeader, judged_source, read_header
 
 # named as text: what it imports is loaded in the child only
-_TENSORRT = "node.infer.bundle.tensorrt"
 _OPTIMIZE = "node.infer.bundle.optimize"
 
 
@@ -36,7 +35,8 @@ def run(request: Mapping[str, Any], report: Report, kept: Kept) -> dict[str, Any
     if model.runner.kind != "monai_bundle":
         raise JobFailed(f"{model.name} is no MONAI bundle: nothing to optimize", permanent=True)
     device = os.environ.get("SEGNODE_DEVICE", "cpu")
-    exporter = importlib.import_module(_TENSORRT).exporter_of(model, request["precision"])
+    optimizing = importlib.import_module(_OPTIMIZE)
+    exporter = optimizing.exporter_of(model, request["precision"])
     exporter.require(device)
     variants = model.runner.settings.variant_names
     variant = request["variant"] or str(model.runner.parameters.get("variant", variants[0]))
@@ -57,8 +57,7 @@ def run(request: Mapping[str, Any], report: Report, kept: Kept) -> dict[str, Any
             memory_gb=model.resources.memory_gb,
             kept=kept,
         )
-        optimize = importlib.import_module(_OPTIMIZE).optimize
-        made = optimize(model, variant, inputs, context, report, exporter)
+        made = optimizing.optimize(model, variant, inputs, context, report, exporter)
     return {"variant": variant, **asdict(made)}
 
 

@@ -110,7 +110,7 @@ def by_brats(_: Path) -> Arrays:
 
     volumes = {role: head(brightness() + n) for n, role in enumerate(CHANNELS)}
     prepared = gathered(volumes, brightness() > 0, {})
-    images = [np.rint(channel.array).astype(np.int16) for channel in prepared.image.channels]
+    images = [np.rint(channel.array).astype(np.int16) for channel in prepared.channels]
     return [*images, prepared.back((images[0] > 128).astype(np.uint8))]
 
 

@@ -5,10 +5,8 @@
     tfjs        a TensorFlow.js layers model -> torch network; unknown layers are refused by name
     meshnet     runs such a chain over a whole volume with the memory of one layer
     conform     volume <-> the cube that brainchop's networks take: 256 voxels of 1 mm, axes LIA
-    whole_head  entry of the runner kind "python": conform, network, way back
-    skull       brain mask by the network mindgrab
-    resampling  values of one grid at the places of another
-    register    rigid or affine registration of two volumes, the same result every time
+    brainchop   entry of the runner kind "python": conform, network, way back; skull stripping
+    register    rigid or affine registration, the same result every time; values at other places
     brats       for bundles ("brain_tumour"): four series -> one skull-stripped image of 1 mm, and back
     template    for bundles ("brain_template"): a T1 on a template's grid, and its labels back
 

@@ -1,10 +1,13 @@
-"""Entry of the runner kind ``python``: one network of brainchop over one head.
+"""One network of brainchop over one head: entry of the runner kind ``python``, and skull stripping.
 
 brainchop crops the cube to a box around what is brighter than a part of the maximum, lets the network
 see that box alone, and keeps the largest connected piece of its labels. The same is done here, with
 the part and the margin that brainchop's list has for the network: another crop gives other labels,
 because its edge is a border of zeros for the network, and because a normalisation takes its mean over
 the box. The labels equal those of the plain network on that box.
+
+Skull stripping is one such network, mindgrab. Its authors trained it on many contrasts (T1, T2, FLAIR,
+DWI, CT, PET and more).
 """
 
 from __future__ import annotations
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
     from node.infer.registry import ModelSpec
 
 REVISION = 1
+
+SKULL_STRIP = "skull_strip/model.json"  # as models that need it declare it
+_SMALLEST_ML = 100.0
 
 _ITK: Any = SimpleITK  # its functions carry no types
 
@@ -103,6 +109,36 @@ def head_labels(
     with report.stage("invert"):
         labels[box] *= _largest_piece(labels[box])
         return cube.back(labels)
+
+
+# brainchop's own for mindgrab
+_SKULL_STRIP_CROP = Crop(above=0.5, margin_mm=20)
+
+
+def skull_strip(
+    volume: Volume, files: Mapping[str, Path], *, device: str, report: Report
+) -> NDArray[np.bool_]:
+    """The brain in a volume, on its own grid.
+
+    Args:
+        files: Of a model, by their declared paths: mindgrab's ``model.json`` beside its weights.
+    Raises:
+        JobFailed: The network is not declared, cannot be read, or finds less than 100 ml of brain
+            (permanent).
+    """
+    if SKULL_STRIP not in files:
+        raise JobFailed(f"model.yaml names no {SKULL_STRIP} among prepare_files", permanent=True)
+    labels = head_labels(
+        volume, files[SKULL_STRIP].parent, crop=_SKULL_STRIP_CROP, device=device, report=report
+    )
+    brain: NDArray[np.bool_] = labels == 1
+    found_ml = np.count_nonzero(brain) * volume.grid.voxel_ml
+    if found_ml < _SMALLEST_ML:
+        raise JobFailed(
+            f"skull stripping found {found_ml:.0f} ml of brain: is this a series of a head?",
+            permanent=True,
+        )
+    return brain
 
 
 def _crop(parameters: Mapping[str, object]) -> Crop:

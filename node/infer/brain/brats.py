@@ -20,10 +20,9 @@ from numpy.typing import NDArray
 
 from node.domain.errors import JobFailed
 from node.domain.grid import Floats, Grid
-from node.infer.brain.register import align
-from node.infer.brain.resampling import IDENTITY, labels_onto, resampled
-from node.infer.brain.skull import network_folder, skull_strip
-from node.infer.bundle.image import Image, Prepared
+from node.infer.brain.brainchop import skull_strip
+from node.infer.brain.register import IDENTITY, align, resampled
+from node.infer.bundle.image import Prepared
 from node.infer.report import Report
 from node.infer.volume import Volume
 
@@ -49,7 +48,7 @@ def prepare(
     if missing:
         raise JobFailed(f"no series for {', '.join(missing)}: all four are needed", permanent=True)
     first = volumes[CHANNELS[0]]
-    brain = skull_strip(first, network_folder(files), device=device, report=report)
+    brain = skull_strip(first, files, device=device, report=report)
     with report.stage("register"):
         moves = {role: align(first, volumes[role], role, report) for role in CHANNELS[1:]}
     with report.stage("resample"):
@@ -84,8 +83,8 @@ def gathered(
         return Volume(array=values * inside, grid=grid)
 
     return Prepared(
-        image=Image(channels=tuple(channel(role) for role in CHANNELS)),
-        back=lambda labels: labels_onto(labels, grid, source),
+        channels=tuple(channel(role) for role in CHANNELS),
+        back=lambda labels: resampled(labels, grid, source, way="nearest"),
     )
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from node.domain.errors import JobFailed
 from node.domain.frames import Triple
 from node.domain.grid import Grid
-from node.infer.brain.resampling import resampled
+from node.infer.brain.register import resampled
 from node.infer.volume import Volume
 
 SIDE = 256  # voxels of 1 mm

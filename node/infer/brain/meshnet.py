@@ -9,15 +9,13 @@ rounding the result is the one of the plain network.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch.nn import functional
 
 from node.domain.errors import JobFailed
-
-if TYPE_CHECKING:
-    import torch
 
 SLAB = 32  # planes at once; a window of them is what a convolution needs as scratch
 _CHANNELS_AT_ONCE = 4  # of a normalisation: one thread each
@@ -36,8 +34,6 @@ def label_volume(
     Raises:
         JobFailed: The scores are not finite (permanent).
     """
-    import torch
-
     with torch.inference_mode():
         values = torch.from_numpy(np.ascontiguousarray(image, np.float32)).to(device)[None, None]
         for module in list(network)[:-1]:
@@ -49,9 +45,6 @@ def label_volume(
 
 
 def _applied(module: torch.nn.Module, values: torch.Tensor) -> torch.Tensor:
-    import torch
-    from torch.nn import functional
-
     match module:
         case torch.nn.Conv3d():
             return _convolved(module, values)
@@ -81,8 +74,6 @@ def _convolved(module: torch.nn.Conv3d, values: torch.Tensor) -> torch.Tensor:
 
 
 def _best_class(module: torch.nn.Conv3d, values: torch.Tensor) -> NDArray[np.uint8]:
-    import torch
-
     labels = np.empty(values.shape[2:], np.uint8)
     for first, scores in _slabs(module, values):
         if not bool(torch.isfinite(scores).all()):
@@ -93,9 +84,6 @@ def _best_class(module: torch.nn.Conv3d, values: torch.Tensor) -> NDArray[np.uin
 
 def _slabs(module: torch.nn.Conv3d, values: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
     """First plane and result of each slab; its input may be overwritten once it is handed on."""
-    import torch
-    from torch.nn import functional
-
     reach, planes = int(module.padding[0]), values.shape[2]
     behind = values.new_zeros((1, module.in_channels, reach, *values.shape[3:]))
     for first in range(0, planes, SLAB):

@@ -1,4 +1,6 @@
-"""Registration of one volume to another; the same two volumes always give the same matrix.
+"""Two volumes in one space: registration, and the values of one grid at the places of another.
+
+The same two volumes always give the same matrix.
 
 A registration starts from the best of several guesses: the series' own coordinates where they share a
 Frame of Reference, centres of the grids, centres of mass. Then the metric is followed from coarse to
@@ -13,20 +15,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import SimpleITK
+from numpy.typing import NDArray
 
 from node.domain.errors import JobFailed
 from node.domain.grid import Floats, Grid
-from node.infer.brain.resampling import same_grid
 from node.infer.report import Report
 from node.infer.volume import Volume
 
 _ITK: Any = SimpleITK  # its functions carry no types
 
+Array = TypeVar("Array", bound=NDArray[Any])
 Metric: TypeAlias = Literal["mutual information", "mean squares"]
+
+IDENTITY: Floats = np.eye(4)
 
 _LEVELS_MM = (4.0, 2.0, 1.0)  # size of the voxels that the metric looks at
 _SAMPLES = 150_000  # voxels that the metric looks at, per level
@@ -34,6 +39,48 @@ _BINS = 32
 _SEED = 1
 _ITERATIONS = 150
 _LEAST_STEP_MM = 1e-3
+
+
+def resampled(
+    array: Array,
+    source: Grid,
+    target: Grid,
+    *,
+    move: Floats = IDENTITY,
+    way: Literal["linear", "nearest"],
+) -> Array:
+    """The values of an array at the voxel centres of another grid; 0 outside its own.
+
+    Args:
+        array: On ``source``. Half a voxel beyond its outermost centres is inside.
+        move: Homogeneous matrix from a point of the target, LPS mm, to that point of the source.
+    """
+    index = np.linalg.inv(source.affine_lps) @ move @ target.affine_lps
+    # in index space, so that any affine will do; ITK counts (column, row, slice)
+    transform = _ITK.AffineTransform(3)
+    transform.SetMatrix(index[:3, :3][::-1, ::-1].ravel().tolist())
+    transform.SetTranslation(index[:3, 3][::-1].tolist())
+    moved = _ITK.Resample(
+        _ITK.GetImageFromArray(array),
+        target.shape[::-1],
+        transform,
+        _ITK.sitkLinear if way == "linear" else _ITK.sitkNearestNeighbor,
+        (0.0, 0.0, 0.0),
+        (1.0, 1.0, 1.0),
+        (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0),
+        0.0,
+    )
+    values: Array = _ITK.GetArrayFromImage(moved)
+    return values
+
+
+def same_grid(one: Grid, other: Grid) -> bool:
+    """Whether both have the same voxels in one Frame of Reference, within a thousandth of a mm."""
+    return (
+        one.shape == other.shape
+        and one.frame_of_reference_uid == other.frame_of_reference_uid
+        and bool(np.allclose(one.affine_lps, other.affine_lps, rtol=0.0, atol=1e-3))
+    )
 
 
 def itk_image(volume: Volume) -> Any:
@@ -64,7 +111,9 @@ def align(fixed: Volume, moving: Volume, name: str, report: Report) -> Floats:
         return np.eye(4)
     shared = fixed.grid.frame_of_reference_uid == moving.grid.frame_of_reference_uid
     matrix = rigid(fixed, moving, metric="mutual information", shares_coordinates=shared)
-    degrees, mm = extent_of(matrix, fixed.grid)
+    cosine = np.clip((np.trace(matrix[:3, :3]) - 1) / 2, -1.0, 1.0)
+    degrees, middle = np.degrees(np.arccos(cosine)), _middle_of(fixed.grid)
+    mm = np.linalg.norm((matrix @ middle - middle)[:3])
     report.note(f"{name}: registered, turned by {degrees:.1f} degrees and moved by {mm:.1f} mm")
     return matrix
 
@@ -90,31 +139,24 @@ def _guesses(shares_coordinates: bool, fixed: Any, moving: Any) -> list[Any]:
     return guesses
 
 
-def affine(fixed: Volume, moving: Volume, start: Floats, *, metric: Metric) -> Floats:
-    """The affine movement that follows a rigid one.
+def affine(fixed: Volume, moving: Volume, start: Floats) -> Floats:
+    """The affine movement that follows a rigid one, by mean squares.
 
     Args:
         start: What ``rigid`` found.
     """
-    middle = fixed.grid.affine_lps @ np.append((np.array(fixed.grid.shape) - 1) / 2, 1.0)
+    middle = _middle_of(fixed.grid)
     transform = _ITK.AffineTransform(3)
     transform.SetCenter(middle[:3].tolist())
     transform.SetMatrix(start[:3, :3].ravel().tolist())
     transform.SetTranslation((start @ middle - middle)[:3].tolist())
-    return _followed(metric, fixed, moving, lambda _fixed, _moving: [transform])
+    return _followed("mean squares", fixed, moving, lambda _fixed, _moving: [transform])
 
 
-def inverted(matrix: Floats) -> Floats:
-    """The movement backwards."""
-    return np.asarray(np.linalg.inv(matrix), np.float64)
-
-
-def extent_of(matrix: Floats, grid: Grid) -> tuple[float, float]:
-    """How far a movement turns, in degrees, and moves the centre of a grid, in mm."""
-    cosine = (np.trace(matrix[:3, :3]) - 1) / 2
-    middle = grid.affine_lps @ np.append((np.array(grid.shape) - 1) / 2, 1.0)
-    mm = float(np.linalg.norm((matrix @ middle - middle)[:3]))
-    return float(np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0)))), mm
+def _middle_of(grid: Grid) -> Floats:
+    """Its centre as a homogeneous point, LPS mm."""
+    middle: Floats = grid.affine_lps @ np.append((np.array(grid.shape) - 1) / 2, 1.0)
+    return middle
 
 
 @contextmanager
@@ -153,11 +195,11 @@ def _followed(
 
 
 def _best(method: Any, fixed: Any, moving: Any, starts: list[Any]) -> Any:
-    values = []
-    for start in starts:
+    def value(start: Any) -> float:
         method.SetInitialTransform(start, inPlace=False)
-        values.append(method.MetricEvaluate(fixed, moving))
-    return starts[int(np.argmin(values))]
+        return float(method.MetricEvaluate(fixed, moving))
+
+    return min(starts, key=value)
 
 
 def _shrunk(image: Any, size_mm: float) -> Any:

@@ -25,10 +25,9 @@ from numpy.typing import NDArray
 
 from node.domain.errors import JobFailed
 from node.domain.grid import Grid
-from node.infer.brain.register import affine, inverted, itk_image, one_thread, rigid
-from node.infer.brain.resampling import labels_onto, resampled
-from node.infer.brain.skull import network_folder, skull_strip
-from node.infer.bundle.image import Image, Prepared
+from node.infer.brain.brainchop import skull_strip
+from node.infer.brain.register import affine, itk_image, one_thread, resampled, rigid
+from node.infer.bundle.image import Prepared
 from node.infer.report import Report
 from node.infer.volume import Volume, VoxelArray
 
@@ -57,7 +56,7 @@ def prepare(
     templates = [path for name, path in files.items() if name.startswith(TEMPLATE)]
     if len(templates) != 1:
         raise JobFailed(f"model.yaml names no one file below {TEMPLATE}", permanent=True)
-    brain = skull_strip(volume, network_folder(files), device=device, report=report)
+    brain = skull_strip(volume, files, device=device, report=report)
     return onto_template(volume, brain, templates[0], report=report)
 
 
@@ -79,13 +78,14 @@ def onto_template(
     with report.stage("register"):
         fixed = Volume(array=in_unit_range(target.array), grid=target.grid)
         start = rigid(fixed, moving, metric="mean squares", shares_coordinates=False)
-        move = affine(fixed, moving, start, metric="mean squares")
+        move = affine(fixed, moving, start)
         factor = float(np.linalg.det(move[:3, :3]))
         report.note(f"the template's brain has {1 / factor:.2f} times the volume of this one")
     values = resampled(even, volume.grid, target.grid, move=move, way="linear")
+    back = np.asarray(np.linalg.inv(move), np.float64)
     return Prepared(
-        image=Image(channels=(Volume(array=values, grid=target.grid),)),
-        back=lambda labels: labels_onto(labels, target.grid, volume.grid, move=inverted(move)),
+        channels=(Volume(array=values, grid=target.grid),),
+        back=lambda labels: resampled(labels, target.grid, volume.grid, move=back, way="nearest"),
     )
 
 
@@ -130,14 +130,13 @@ def read_template(path: Path) -> Volume:
         raise JobFailed(f"the template {path.name} is no volume", permanent=True)
     columns, rows, slices = image.GetSize()
     steps = (np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())).T
-    x, y, z = (float(value) for value in image.GetOrigin())
-    a, b, c = (tuple(float(value) for value in step) for step in steps[::-1])
+    a, b, c = steps[::-1].tolist()
     return Volume(
         array=_ITK.GetArrayFromImage(image),
         grid=Grid(
             shape=(slices, rows, columns),
-            origin_mm=(x, y, z),
-            steps_mm=((a[0], a[1], a[2]), (b[0], b[1], b[2]), (c[0], c[1], c[2])),
+            origin_mm=image.GetOrigin(),
+            steps_mm=(tuple(a), tuple(b), tuple(c)),
             frame_of_reference_uid="",
         ),
     )

@@ -29,7 +29,13 @@ Floats32: TypeAlias = NDArray[np.float32]
 
 NORM_EPSILON = 1e-5
 _NORMALISED = "_gn"
-_ACTIVATIONS = ("elu", "gelu", "relu")
+_UNDERSTOOD = {
+    "padding": "same",
+    "data_format": "channels_last",
+    "strides": [1, 1, 1],
+    "groups": 1,
+}
+_ACTIVATIONS = {"elu": "ELU", "gelu": "GELU", "relu": "ReLU"}  # the exact gelu, by erf, for both
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -49,15 +55,8 @@ class Convolution:
     is_normalised: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Activation:
-    """An activation by its name in Keras."""
-
-    name: str
-    function: str
-
-
-Layer: TypeAlias = Convolution | Activation
+Layer: TypeAlias = Convolution | str
+"""A convolution, or an activation by its name in Keras."""
 
 
 def read_layers(folder: Path) -> list[Layer]:
@@ -90,8 +89,8 @@ def load_network(folder: Path) -> torch.nn.Sequential:
 
     modules: list[torch.nn.Module] = []
     for layer in read_layers(folder):
-        if isinstance(layer, Activation):
-            modules.append(_activation(layer.function))
+        if isinstance(layer, str):
+            modules.append(getattr(torch.nn, _ACTIVATIONS[layer])())
             continue
         outputs, inputs, size = layer.kernel.shape[:3]
         convolution = torch.nn.Conv3d(
@@ -102,33 +101,22 @@ def load_network(folder: Path) -> torch.nn.Sequential:
             dilation=layer.dilation,
             bias=layer.bias is not None,
         )
-        convolution.weight.data = torch.from_numpy(layer.kernel)
-        if layer.bias is not None:
-            assert convolution.bias is not None  # noqa: S101 - for the type checker
-            convolution.bias.data = torch.from_numpy(layer.bias)
+        learned = {"weight": layer.kernel} | ({} if layer.bias is None else {"bias": layer.bias})
+        convolution.load_state_dict(
+            {name: torch.from_numpy(each) for name, each in learned.items()}
+        )
         modules.append(convolution)
         if layer.is_normalised:
             modules.append(torch.nn.GroupNorm(outputs, outputs, eps=NORM_EPSILON, affine=False))
     return torch.nn.Sequential(*modules).eval().requires_grad_(False)
 
 
-def _activation(function: str) -> torch.nn.Module:
-    import torch
-
-    # Keras' gelu is the exact one, by the error function
-    match function:
-        case "elu":
-            return torch.nn.ELU()
-        case "gelu":
-            return torch.nn.GELU()
-        case _:
-            return torch.nn.ReLU()
-
-
 def _weights(folder: Path, manifest: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, Floats32]]:
     """Name and array of every weight; a group's files are one run of bytes."""
     for group in manifest:
-        data = b"".join((folder / _inside(path)).read_bytes() for path in group["paths"])
+        if any(Path(path).name != path for path in group["paths"]):
+            raise _refused("a weight file outside its folder is named")
+        data = b"".join((folder / path).read_bytes() for path in group["paths"])
         offset = 0
         for entry in group["weights"]:
             if entry["dtype"] != "float32" or "quantization" in entry:
@@ -137,19 +125,11 @@ def _weights(folder: Path, manifest: Sequence[Mapping[str, Any]]) -> Iterator[tu
             count = int(np.prod(shape, dtype=np.int64))
             if offset + 4 * count > len(data):
                 raise _refused(f"its weight file ends before {entry['name']}")
-            yield (
-                str(entry["name"]),
-                np.frombuffer(data, "<f4", count, offset).reshape(shape).astype(np.float32),
-            )
+            values = np.frombuffer(data, "<f4", count, offset).reshape(shape)
+            yield str(entry["name"]), values.astype(np.float32)
             offset += 4 * count
         if offset != len(data):
             raise _refused(f"its weight file is {len(data) - offset} bytes too long")
-
-
-def _inside(path: str) -> str:
-    if Path(path).name != path:
-        raise _refused("a weight file outside its folder is named")
-    return path
 
 
 def _chain(layers: Sequence[Mapping[str, Any]], weights: Mapping[str, Floats32]) -> Iterator[Layer]:
@@ -174,23 +154,17 @@ def _chain(layers: Sequence[Mapping[str, Any]], weights: Mapping[str, Floats32])
             raise _refused(f"the layer {name} is of the kind {kind}, which is not understood")
 
 
-def _read_activation(name: str, function: str) -> Activation:
+def _read_activation(name: str, function: str) -> str:
     if function not in _ACTIVATIONS:
         raise _refused(f"the layer {name} has the activation {function}, which is not understood")
-    return Activation(name=name, function=function)
+    return function
 
 
 def _read_convolution(
     name: str, config: Mapping[str, Any], weights: Mapping[str, Floats32]
 ) -> Convolution:
     sizes, dilations = set(config["kernel_size"]), set(config["dilation_rate"])
-    expected = {
-        "padding": "same",
-        "data_format": "channels_last",
-        "strides": [1, 1, 1],
-        "groups": 1,
-    }
-    for key, value in expected.items():
+    for key, value in _UNDERSTOOD.items():
         if config.get(key, value) != value:
             raise _refused(f"the layer {name} has {key} {config[key]}, which is not understood")
     if len(sizes) != 1 or len(dilations) != 1 or min(sizes) % 2 == 0:

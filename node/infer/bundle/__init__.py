@@ -2,16 +2,15 @@
 
 ::
 
-    spec               what model.yaml says to it, its mistakes, what this machine lacks
-    runner             run: variant, image, ways down when memory runs out; warm: load beforehand
-    config             the bundle's folder and configuration, every file held to its hash
-    variant_selection  which variant a job runs, and which labels it wants
-    image              one image of several series; the way back of labels
-    fast               the bundle's own parts, fed from memory
-                       (resample: axis by axis; windows, window_plan, slab: the sliding window;
-                       decide, classifier: labels while it slides; postprocessing, vista)
-    strict             the bundle's own command in a process of its own: the reference (nifti)
-    optimize           a TensorRT network, made and compared (tensorrt, agreement); optimized: used
+    spec        before anything is loaded: what model.yaml and a job say, every file held to its hash
+    runner      run: variant, image, ways down when memory runs out; warm: load beforehand
+    loading     the bundle's parts, and the network, its own or the optimized one
+    image       the channels of one image; the way back of labels
+    fast        the bundle's own parts, fed from memory
+                (resample: axis by axis; windows, vista: the network window by window;
+                decide: labels while it slides)
+    strict      the bundle's own command in a process of its own: the reference
+    optimize    a TensorRT network, made and compared
 
 What enters: volumes, by role. What leaves: labels on the grid of the first input, exclusive or as bits
 of regions. A network stays loaded between jobs, in what the child keeps.

@@ -1,32 +1,28 @@
 """From blended answers to labels, a few planes at a time.
 
-Each is for ``label_windows``: it is given maps (K, x, y, z) and makes labels (x, y, z), ``uint8``
-where its label values fit, else ``uint16``. No softmax: it does not change which class is largest.
+What decides is for ``label_windows``: it is given maps (K, x, y, z) and makes labels (x, y, z),
+``uint8`` where its label values fit, else ``uint16``. No softmax: it does not change which class is
+largest.
+
+Blending is linear, and so is a 1 x 1 x 1 convolution: where a network ends with one that makes many
+classes of few features (SegResNet: 105 of 32), the features are blended and the classes are made
+once, of finished planes. A window is then a third of the memory, and a voxel is not classified once
+for every window it lies in. Sums are the same in another order: a voxel may get another label than
+from the network's own answer only where its two largest values differ by a rounding error.
+
+Nothing is assumed of a network: at its first window it answers as it always does, and only where
+that answer is the very output of such a convolution are its features taken from then on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from node.domain.errors import JobFailed
-
-Decide = Callable[[Tensor], Tensor]
-
-
-def refuse_no_numbers(values: Tensor) -> None:
-    """A network that overflows, or whose weights are spoilt, must not be believed.
-
-    Raises:
-        JobFailed: One of the values is infinite or no number; permanent.
-    """
-    if not bool(torch.isfinite(values).all()):
-        raise JobFailed(
-            "the network returned values that are not numbers: check its weights, or run it in fp32",
-            permanent=True,
-        )
+from node.infer.bundle.windows import Decide, Windowing, label_windows, refuse_no_numbers
 
 
 def label_type(largest: int) -> torch.dtype:
@@ -55,20 +51,29 @@ def take_largest(maps: Tensor) -> Tensor:
     return labels.view(dtype)
 
 
-def mark_regions(threshold: float = 0.5) -> Decide:
+def mark_regions(threshold: float = 0.5, channels: Sequence[int] = ()) -> Decide:
     """Bit k is set where map k, through a sigmoid, is above ``threshold``: regions may overlap.
 
+    Args:
+        channels: Given: bit k is of map ``channels[k]``.
     Raises:
+        JobFailed: On use, no such channel; permanent.
         ValueError: On use, more than 16 maps.
     """
 
     def decide(maps: Tensor) -> Tensor:
-        if len(maps) > 16:
-            raise ValueError(f"{len(maps)} regions do not fit into 16 bits")
+        chosen = channels or range(len(maps))
+        if max(chosen) >= len(maps):
+            raise JobFailed(
+                f"the network has {len(maps)} output channels, region_channels names {max(chosen)}",
+                permanent=True,
+            )
+        if len(chosen) > 16:
+            raise ValueError(f"{len(chosen)} regions do not fit into 16 bits")
         bits = torch.zeros(maps.shape[1:], dtype=torch.int32, device=maps.device)
-        for number, values in enumerate(maps):
-            bits += (torch.sigmoid(values) > threshold).to(torch.int32) << number
-        return bits.to(label_type((1 << len(maps)) - 1))
+        for number, channel in enumerate(chosen):
+            bits += (torch.sigmoid(maps[channel]) > threshold).to(torch.int32) << number
+        return bits.to(label_type((1 << len(chosen)) - 1))
 
     return decide
 
@@ -82,9 +87,6 @@ def largest_of_linear_head(
 ) -> Decide:
     """The class whose linear map of the features is largest, without the maps of all classes.
 
-    Blending is linear: where a network's last step is a matrix, the features are blended instead
-    of the classes, and the matrix is applied to finished voxels only.
-
     Args:
         weight: (classes, F) over the F maps.
         bias: (classes,).
@@ -93,12 +95,9 @@ def largest_of_linear_head(
     Raises:
         JobFailed: A weight, or on use the largest value of a voxel, is not a number; permanent.
     """
-    refuse_no_numbers(weight)
-    if bias is not None:
-        refuse_no_numbers(bias)
-    classes = len(weight)
-    first = 0 if above is None else 1
-    dtype = label_type(classes - 1 + first)
+    for given in (weight,) if bias is None else (weight, bias):
+        refuse_no_numbers(given)
+    dtype = label_type(len(weight) - 1 if above is None else len(weight))
 
     def decide(maps: Tensor) -> Tensor:
         matrix = weight.to(maps.device, torch.float32)
@@ -118,3 +117,114 @@ def largest_of_linear_head(
         return labels
 
     return decide
+
+
+def largest_by_windows(image: Tensor, network: nn.Module, windowing: Windowing) -> Tensor:
+    """For each voxel the number of the class with the largest blended value.
+
+    Args:
+        image: Preprocessed, (C, X, Y, Z).
+        network: In evaluation mode, on the device of the windows.
+
+    Raises:
+        JobFailed: See ``label_windows``; or windows are not all treated alike.
+    """
+    headless = _Headless(network)
+    try:
+        return label_windows(image, headless, headless.decide, windowing)
+    finally:
+        headless.give_back()
+
+
+class _Headless:
+    """A network that answers with the features before its last matrix, if it ends with one."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self._network = network
+        self._head: nn.Conv3d | None = None
+        self._is_known = False
+        self._passed: list[Tensor] = []
+
+    def __call__(self, windows: Tensor) -> object:
+        if not self._is_known:
+            return self._first(windows)
+        answer = self._network(windows)
+        if self._head is not None:
+            passed, self._passed = self._passed, []
+            if len(passed) != 1 or not _is_same(passed[0], answer):
+                raise JobFailed(
+                    "the network does not do the same for every window: run this bundle in strict"
+                    " mode",
+                    permanent=True,
+                )
+        return answer
+
+    def decide(self, maps: Tensor) -> Tensor:
+        """Labels of blended answers, whichever they are."""
+        if self._head is None:
+            return take_largest(maps)
+        bias = None if self._head.bias is None else self._head.bias.detach()
+        return largest_of_linear_head(self._head.weight.detach().flatten(1), bias)(maps)
+
+    def give_back(self) -> None:
+        """The network becomes as it was."""
+        if self._head is not None:
+            del self._head.forward  # the class's own again
+        self._head = None
+
+    def _first(self, windows: Tensor) -> object:
+        calls: list[tuple[nn.Conv3d, Tensor, Tensor, tuple[int, int]]] = []
+
+        def heard(module: nn.Conv3d, given: tuple[Tensor, ...], output: Tensor) -> None:
+            calls.append((module, given[0], output, (given[0]._version, output._version)))
+
+        hooks = [
+            module.register_forward_hook(heard)
+            for module in self._network.modules()
+            if type(module) is nn.Conv3d and _is_wide_matrix(module)
+        ]
+        try:
+            # tensors made in inference mode neither count their changes nor may be changed out of it
+            with torch.inference_mode(False), torch.no_grad():
+                answer = self._network(windows.clone())
+        finally:
+            for hook in hooks:
+                hook.remove()
+        self._is_known = True
+        last = [
+            (module, features)
+            for module, features, output, versions in calls
+            # the network answered with it, and nothing was written over since
+            if _is_same(output, answer) and (features._version, output._version) == versions
+        ]
+        if len(last) != 1 or sum(module is last[0][0] for module, *_ in calls) != 1:
+            return answer
+        self._head, features = last[0]
+        self._head.forward = self._pass  # type: ignore[method-assign,assignment]
+        return features
+
+    def _pass(self, features: Tensor) -> Tensor:
+        self._passed.append(features)
+        return features
+
+
+def _is_wide_matrix(module: nn.Conv3d) -> bool:
+    """Whether a convolution looks at one voxel, makes more of it than there was, and is no more."""
+    changes = (module._forward_hooks, module._forward_pre_hooks, vars(module).get("forward"))
+    return not any(changes) and (
+        set(module.kernel_size) == {1}
+        and set(module.stride) == {1}
+        and module.padding in ((0, 0, 0), "valid", "same")
+        and module.groups == 1
+        and module.out_channels > module.in_channels
+    )
+
+
+def _is_same(one: Tensor, other: object) -> bool:
+    """Whether two tensors are one in memory."""
+    return (
+        isinstance(other, Tensor)
+        and one.data_ptr() == other.data_ptr()
+        and one.shape == other.shape
+        and one.stride() == other.stride()
+    )

@@ -8,7 +8,6 @@ through the bundle's own inversion.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,54 +15,27 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data.meta_tensor import MetaTensor
-from monai.transforms.compose import Compose
-from monai.transforms.io.dictionary import LoadImaged
-from monai.transforms.post.dictionary import Invertd
 from monai.transforms.spatial.dictionary import Orientationd, Spacingd
 from monai.transforms.utility.dictionary import EnsureChannelFirstd, EnsureTyped
 from monai.transforms.utils import reset_ops_id
 from torch import Tensor
 
 from node.domain.errors import JobFailed
+from node.domain.grid import Floats, Grid
 from node.domain.result import LabelArray
-from node.infer.bundle.classifier import largest_by_windows
-from node.infer.bundle.config import Bundle, parser_of
-from node.infer.bundle.decide import Decide, mark_regions, refuse_no_numbers
-from node.infer.bundle.image import Image, affine_ras
-from node.infer.bundle.postprocessing import PostPlan, plan_post
-from node.infer.bundle.resample import make_lean
+from node.infer.bundle.decide import largest_by_windows, mark_regions
+from node.infer.bundle.loading import Loaded
 from node.infer.bundle.vista import is_vista, prompts_of, vista_labels, vista_windowing
-from node.infer.bundle.windows import Windowing, label_windows, windowing_of
+from node.infer.bundle.windows import Windowing, label_windows, refuse_no_numbers, windowing_of
 from node.infer.report import Report
+from node.infer.volume import Volume
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _PRED = "pred"
 _LABEL_LIMIT = 65535
-_OUT_OF_MEMORY = ("out of memory", "allocate memory", "bad_alloc", "alloc_cpu")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Loaded:
-    """A bundle's parts, ready to run again and again.
-
-    Args:
-        transforms: Its preprocessing after loading.
-        image_key: Under which its transforms find the image.
-        channel_first: Its loader gives the image a channel axis.
-        engine: What the network was optimized with; empty: it is the bundle's own.
-        remark: Why an optimized network that there is was not taken.
-    """
-
-    network: torch.nn.Module
-    transforms: tuple[Any, ...]
-    inferer: Any
-    post: PostPlan
-    image_key: str
-    channel_first: bool
-    parser: Any
-    engine: str = ""
-    remark: str = ""
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_REVERSED = [2, 1, 0, 3]  # (slice, row, column) against (column, row, slice)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,44 +53,9 @@ class MemoryMode:
     slab_on_cpu: bool = False
 
 
-def load(bundle: Bundle, device: str, *, regions: bool) -> Loaded:
-    """Build a bundle's parts and load its weights.
-
-    Raises:
-        JobFailed: The configuration is none for inference, or the weights are not its network's;
-            permanent.
-    """
-    parser = parser_of(bundle, device)
-    for part in ("network_def", "preprocessing", "inferer", "postprocessing"):
-        if part not in parser:
-            raise JobFailed(
-                f"{bundle.config.name} has no {part}: run this bundle in strict mode",
-                permanent=True,
-            )
-    network = parser.get_parsed_content("network_def")
-    _load_weights(network, bundle)
-    network = network.to(device).eval()
-    preprocessing = parser.get_parsed_content("preprocessing")
-    postprocessing = parser.get_parsed_content("postprocessing")
-    make_lean(preprocessing)
-    for transform in postprocessing.transforms:
-        if isinstance(transform, Invertd):
-            make_lean(transform.transform)
-    transforms, loader = _after_loading(preprocessing)
-    return Loaded(
-        network=network,
-        transforms=transforms,
-        inferer=parser.get_parsed_content("inferer"),
-        post=plan_post(postprocessing.transforms, regions=regions),
-        image_key=str(loader.keys[0]),
-        channel_first=bool(loader._loader.ensure_channel_first),
-        parser=parser,
-    )
-
-
 def run_fast(
     loaded: Loaded,
-    image: Image,
+    channels: Sequence[Volume],
     effort: MemoryMode,
     report: Report,
     region_channels: Sequence[int] = (),
@@ -127,89 +64,32 @@ def run_fast(
     """The labels of an image, shape (slice, row, column) of its grid.
 
     Args:
+        channels: As the network takes them, all on one grid.
         region_channels: Where regions are wanted: the output channel of each, in order.
         wanted: The classes to ask for, of a network that is asked; all by default.
     Raises:
         JobFailed: The bundle's answer is no label map on the image's grid.
     """
     with report.stage("prepare"):
-        prepared = _preprocess(loaded, image, effort.device)
+        prepared = _preprocess(loaded, channels, effort.device)
     with report.stage("network"):
         answer = _answer(loaded, prepared, effort, region_channels, wanted)
     with report.stage("invert"):
         reset_ops_id(prepared)  # type: ignore[no-untyped-call]  # inverted by a copy of the transforms
         data = {loaded.image_key: prepared, _PRED: answer}
-        for transform in _rest(loaded.post, prepared):
+        if loaded.post.kind == "regions" and prepared.applied_operations:
+            raise JobFailed(
+                "the bundle resamples its image: its regions cannot be handed on, say outputs:"
+                " [labels]",
+                permanent=True,
+            )
+        for transform in loaded.post.rest:
             data = transform(data)
-        return _as_labels(data[_PRED], image)
+        return _as_labels(data[_PRED], channels[0].grid)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory did not suffice, as Python or torch put it."""
-    return isinstance(error, MemoryError) or any(
-        words in str(error).lower() for words in _OUT_OF_MEMORY
-    )
-
-
-def _after_loading(preprocessing: Compose) -> tuple[tuple[Any, ...], LoadImaged]:
-    transforms = preprocessing.transforms
-    for index, transform in enumerate(transforms):
-        if isinstance(transform, LoadImaged) and len(transform.keys) == 1:
-            return tuple(transforms[index + 1 :]), transform
-    raise JobFailed(
-        "the bundle's preprocessing does not load one image: run it in strict mode", permanent=True
-    )
-
-
-def _load_weights(network: torch.nn.Module, bundle: Bundle) -> None:
-    try:
-        checkpoint = torch.load(bundle.weights, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
-        if is_out_of_memory(error):
-            raise
-        raise JobFailed(
-            f"{bundle.weights.name} cannot be loaded as plain weights: convert it once to a state"
-            " dictionary of tensors",
-            permanent=True,
-        ) from error
-    state = checkpoint.get("model", checkpoint) if isinstance(checkpoint, dict) else checkpoint
-    try:
-        network.load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        if is_out_of_memory(error):
-            raise
-        raise JobFailed(
-            f"the weights in {bundle.weights.name} are not those of the bundle's network"
-            f"{_misfit(network, state)}",
-            permanent=True,
-        ) from error
-
-
-def _misfit(network: torch.nn.Module, state: object) -> str:
-    """What does not fit, with an example of each kind."""
-    if not isinstance(state, dict):
-        return ": they are no dictionary of tensors"
-    due = network.state_dict()
-    shapes = {
-        name: f"{name} is {_shape(state[name])}, not {_shape(due[name])}"
-        for name in due.keys() & state.keys()
-        if _shape(state[name]) != _shape(due[name])
-    }
-    found = [
-        ("missing", sorted(due.keys() - state.keys())),
-        ("not of this network", sorted(map(str, state.keys() - due.keys()))),
-        ("of another shape", sorted(shapes.values())),
-    ]
-    told = [f"{len(names)} {what} ({names[0]})" for what, names in found if names]
-    return f": of {len(due)} tensors {', '.join(told)}" if told else ""
-
-
-def _shape(value: object) -> str:
-    return "x".join(map(str, value.shape)) if isinstance(value, Tensor) else type(value).__name__
-
-
-def _preprocess(loaded: Loaded, image: Image, device: str) -> MetaTensor:
-    data: dict[Any, Any] = {loaded.image_key: _tensor(loaded, image, device)}
+def _preprocess(loaded: Loaded, channels: Sequence[Volume], device: str) -> MetaTensor:
+    data: dict[Any, Any] = {loaded.image_key: _tensor(loaded, channels, device)}
     for transform in loaded.transforms:
         data = transform(data)
     prepared = data[loaded.image_key]
@@ -218,25 +98,35 @@ def _preprocess(loaded: Loaded, image: Image, device: str) -> MetaTensor:
     return prepared
 
 
-def _tensor(loaded: Loaded, image: Image, device: str) -> MetaTensor:
+def _tensor(loaded: Loaded, channels: Sequence[Volume], device: str) -> MetaTensor:
     """The image as MONAI's loader would give it, from memory."""
-    arrays = [each.array.transpose() for each in image.channels]
+    arrays = [each.array.transpose() for each in channels]
     if not _resamples_first(loaded.transforms):
         arrays = [each.astype(np.float32) for each in arrays]
-    is_one = len(arrays) == 1
-    array = arrays[0] if is_one else np.stack(arrays)
-    if is_one and loaded.channel_first:
+    array = arrays[0] if len(arrays) == 1 else np.stack(arrays)
+    if loaded.channel_first and array.ndim == 3:
         array = array[None]
-    has_channels = not is_one or loaded.channel_first
+    affine = affine_ras(channels[0].grid)
     meta = {
-        "spatial_shape": np.array(image.grid.shape[::-1]),
-        "original_channel_dim": 0 if has_channels else float("nan"),
-        "original_affine": affine_ras(image.grid),
+        "spatial_shape": np.array(channels[0].grid.shape[::-1]),
+        "original_channel_dim": 0 if array.ndim == 4 else float("nan"),
+        "original_affine": affine,
         "filename_or_obj": "image",
         "space": "RAS",
     }
-    affine = torch.as_tensor(affine_ras(image.grid))
-    return MetaTensor(torch.as_tensor(array).to(device), affine=affine, meta=meta)
+    return MetaTensor(torch.as_tensor(array).to(device), affine=torch.tensor(affine), meta=meta)
+
+
+def affine_ras(grid: Grid) -> Floats:
+    """From the index (column, row, slice, 1) to RAS mm, shape (4, 4).
+
+    Rounded to single precision, which is what a NIfTI header keeps: an image from memory then lies
+    where the same image from a file lies, to the last bit.
+
+    Source: NIfTI-1, srow_x, srow_y and srow_z
+    """
+    exact = _LPS_TO_RAS @ grid.affine_lps[:, _REVERSED]
+    return exact.astype(np.float32).astype(np.float64)
 
 
 def _resamples_first(transforms: Sequence[Any]) -> bool:
@@ -244,10 +134,10 @@ def _resamples_first(transforms: Sequence[Any]) -> bool:
     for transform in transforms:
         if isinstance(transform, Spacingd):
             return True
-        harmless = isinstance(transform, EnsureChannelFirstd | Orientationd) or (
-            isinstance(transform, EnsureTyped) and tuple(transform.dtype) == (None,)
-        )
-        if not harmless:
+        changes_type = isinstance(transform, EnsureTyped) and tuple(transform.dtype) != (None,)
+        if changes_type or not isinstance(
+            transform, EnsureChannelFirstd | EnsureTyped | Orientationd
+        ):
             return False
     return False
 
@@ -262,46 +152,22 @@ def _answer(
     """Labels or regions (1, X, Y, Z), or maps (K, X, Y, Z) where the bundle wants them whole."""
     if loaded.post.kind == "maps":
         return _maps(loaded, prepared, effort)
+    image, network = prepared.to(effort.device), loaded.network
     if loaded.post.kind == "classes":
-        return _of_classes(loaded, prepared, effort, wanted)
-    windowing, image = _windowing(windowing_of(loaded.inferer), effort), prepared.to(effort.device)
-    if loaded.post.kind == "regions":
-        decide = _chosen(region_channels, mark_regions(loaded.post.threshold))
-        labels = label_windows(image, loaded.network, decide, windowing)
-    else:
-        labels = largest_by_windows(image, loaded.network, windowing)
-    return MetaTensor(labels[None])
-
-
-def _of_classes(
-    loaded: Loaded, prepared: MetaTensor, effort: MemoryMode, wanted: Sequence[int]
-) -> MetaTensor:
-    """Labels (1, X, Y, Z) of a network that is asked for classes by number."""
-    if not is_vista(loaded.network):
-        raise JobFailed(
-            "the bundle asks for classes as VISTA3D is asked, of another network: run it in strict"
-            " mode",
-            permanent=True,
-        )
-    prompts = prompts_of(loaded.parser, loaded.transforms, wanted)
-    windowing = _windowing(vista_windowing(loaded.inferer, loaded.network), effort)
-    labels = vista_labels(prepared.to(effort.device), loaded.network, windowing, prompts)
-    return MetaTensor(labels[None])
-
-
-def _chosen(channels: Sequence[int], decide: Decide) -> Decide:
-    """Decide on some maps in another order."""
-
-    def chosen(maps: Tensor) -> Tensor:
-        if max(channels) >= len(maps):
+        if not is_vista(network):
             raise JobFailed(
-                f"the network has {len(maps)} output channels, region_channels names"
-                f" {max(channels)}",
+                "the bundle asks for classes as VISTA3D is asked, of another network: run it in"
+                " strict mode",
                 permanent=True,
             )
-        return decide(maps[list(channels)])
-
-    return chosen if channels else decide
+        prompts = prompts_of(loaded.parser, loaded.transforms, wanted)
+        windowing = _windowing(vista_windowing(loaded.inferer, network), effort)
+        return MetaTensor(vista_labels(image, network, windowing, prompts)[None])
+    windowing = _windowing(windowing_of(loaded.inferer), effort)
+    if loaded.post.kind == "regions":
+        decide = mark_regions(loaded.post.threshold, region_channels)
+        return MetaTensor(label_windows(image, network, decide, windowing)[None])
+    return MetaTensor(largest_by_windows(image, network, windowing)[None])
 
 
 def _windowing(windowing: Windowing, effort: MemoryMode) -> Windowing:
@@ -331,19 +197,9 @@ def _maps(loaded: Loaded, prepared: MetaTensor, effort: MemoryMode) -> MetaTenso
     return MetaTensor(answer[0].as_subclass(Tensor).float().clone())
 
 
-def _rest(post: PostPlan, prepared: MetaTensor) -> Sequence[Any]:
-    """What is left to do; regions on a resampled grid could not be inverted as bits."""
-    if post.kind == "regions" and prepared.applied_operations:
-        raise JobFailed(
-            "the bundle resamples its image: its regions cannot be handed on, say outputs: [labels]",
-            permanent=True,
-        )
-    return () if post.kind == "regions" else post.rest
-
-
-def _as_labels(pred: Tensor, image: Image) -> LabelArray:
+def _as_labels(pred: Tensor, grid: Grid) -> LabelArray:
     values = torch.as_tensor(pred).as_subclass(Tensor).cpu()
-    if values.ndim != 4 or len(values) != 1 or tuple(values.shape[:0:-1]) != image.grid.shape:
+    if values.ndim != 4 or len(values) != 1 or tuple(values.shape[:0:-1]) != grid.shape:
         given = " x ".join(str(size) for size in values.shape)
         raise JobFailed(
             f"the bundle made {given} values, not one label for each voxel of its image",

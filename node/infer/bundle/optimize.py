@@ -3,58 +3,141 @@
 MONAI's own ``trt_export`` makes it, in a process of its own, with the arguments that model.yaml names
 (``runner.trt_export``, as the bundle's publisher gives them). Then both networks run the same series
 on the same device; the new one is accepted only where every label that either found agrees.
+
+Nothing heavy is imported before it was looked for, so that what is missing is told wherever it is.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Any
+
+import numpy as np
 
 from node.domain.errors import JobFailed
-from node.domain.result import LabelArray
+from node.domain.result import LabelArray, label_values_of, mask_of
 from node.domain.segment import Segment
 from node.infer.assets import sha256_of, sync_folder
-from node.infer.bundle.agreement import Agreement, compare_labels
-from node.infer.bundle.config import Bundle, bundle_of
-from node.infer.bundle.optimized import FOLDER, Optimized, made_with, write_lock
+from node.infer.bundle.spec import Bundle, Optimized, bundle_of, settings_of, write_lock
 from node.infer.registry import ModelSpec
 from node.infer.report import Report, Stopwatch
 from node.infer.run_context import RunContext, SeriesInput, run_model
 
+FOLDER = "optimized"  # of a model in weights_dir
 DICE_LEAST = 0.99
 _ARGUMENTS = "arguments.json"
 
 
-class Exporter(Protocol):
-    """What makes an optimized network."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorRT:
+    """MONAI's ``trt_export``."""
+
+    precision: str
+    options: Mapping[str, object]
 
     @property
     def engine(self) -> str:
-        """What it makes, as results name it."""
+        """Goes into results."""
+        return f"tensorrt {self.precision}"
 
     def require(self, device: str) -> None:
-        """Refuse where it cannot work.
+        """Torch-TensorRT and a GPU that it can use.
 
         Raises:
             JobFailed: With all that is missing.
         """
+        absent = [
+            f"{package} is not installed"
+            for package in ("torch", "monai", "torch_tensorrt", "fire")
+            if importlib.util.find_spec(package) is None
+        ]
+        has_torch = importlib.util.find_spec("torch") is not None
+        if not (
+            device.startswith("cuda")
+            and has_torch
+            and importlib.import_module("torch").cuda.is_available()
+        ):
+            absent.append("no CUDA GPU can be used")
+        if absent:
+            raise JobFailed(
+                f"TensorRT needs more than there is: {', '.join(absent)}", permanent=True
+            )
 
     def arguments(self, device: str) -> Mapping[str, object]:
-        """What it is told beside the network, its weights and where to write."""
+        """What it is told beside the network, its weights and where to write: as the publisher says."""
+        number = int(device.partition(":")[2] or 0)
+        return {"device": number, **self.options, "precision": self.precision}
 
     def export(self, arguments: Path, root: Path, log: Path) -> int:
-        """Export as a file of arguments says; the exit code.
+        """Export as a file of arguments says, in a process of its own: it takes GPU memory, and may die.
 
         Args:
             root: Of the bundle, whose code the network may need.
             log: Gets all that is said.
+        Returns:
+            The exit code.
         """
+        with log.open("wb") as file:
+            ended = subprocess.run(  # noqa: S603 - our own interpreter and MONAI's module
+                [
+                    sys.executable,
+                    *("-P", "-m", "monai.bundle"),
+                    *("trt_export", "--args_file", str(arguments)),
+                ],
+                check=False,
+                cwd=arguments.parent,
+                env={
+                    **os.environ,
+                    "PYTHONPATH": os.pathsep.join([str(root), *filter(None, sys.path)]),
+                },
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
+        return ended.returncode
+
+
+def exporter_of(spec: ModelSpec, precision: str) -> TensorRT:
+    """How a model is exported, as its model.yaml says.
+
+    Raises:
+        JobFailed: It does not say; permanent.
+    """
+    options: Mapping[str, Any] | None = settings_of(spec).trt_export
+    if options is None:
+        raise JobFailed(
+            f"{spec.name} cannot be exported: its model.yaml has no runner.trt_export",
+            permanent=True,
+        )
+    return TensorRT(precision=precision, options=options)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """How well two label arrays agree.
+
+    Args:
+        dice: Of each label value that either holds.
+        equal: Share of voxels that are the same, of those where either is not background.
+    """
+
+    dice: Mapping[int, float]
+    equal: float
+
+    @property
+    def lowest(self) -> tuple[int, float]:
+        """The label that agrees least."""
+        return min(self.dice.items(), key=lambda item: item[1])
 
 
 def optimize(
@@ -63,7 +146,7 @@ def optimize(
     inputs: Mapping[str, SeriesInput],
     context: RunContext,
     report: Report,
-    exporter: Exporter,
+    exporter: TensorRT,
 ) -> Optimized:
     """Make, compare and, where it agrees, accept an optimized network.
 
@@ -77,15 +160,12 @@ def optimize(
     with report.stage("export"):
         entry = _exported(spec, variant, context, exporter)
     write_lock(folder, variant, entry)
-    agrees = False
-    try:
+    with ExitStack() as unless_it_agrees:
+        unless_it_agrees.callback((folder / entry.file).unlink, missing_ok=True)
+        unless_it_agrees.callback(write_lock, folder, variant, None)
         agreement, seconds = _compared(spec, variant, inputs, context, report)
         _require_agreement(agreement, spec.segment_of)
-        agrees = True
-    finally:
-        if not agrees:
-            write_lock(folder, variant, None)
-            (folder / entry.file).unlink(missing_ok=True)
+        unless_it_agrees.pop_all()
     value, dice = agreement.lowest
     accepted = replace(
         entry,
@@ -104,7 +184,7 @@ def optimize(
 
 
 def export_arguments(
-    bundle: Bundle, target: Path, exporter: Exporter, device: str
+    bundle: Bundle, target: Path, exporter: TensorRT, device: str
 ) -> dict[str, object]:
     """What MONAI's export is told; the network is the one that the bundle builds for inference."""
     metadata = bundle.config.parent / "metadata.json"
@@ -120,7 +200,9 @@ def export_arguments(
     }
 
 
-def _exported(spec: ModelSpec, variant: str, context: RunContext, exporter: Exporter) -> Optimized:
+def _exported(spec: ModelSpec, variant: str, context: RunContext, exporter: TensorRT) -> Optimized:
+    from node.infer.bundle.loading import made_with
+
     bundle = bundle_of(spec, variant, context.weights_dir)
     work = context.scratch / "export"
     work.mkdir()
@@ -208,3 +290,19 @@ class _Named(Stopwatch):
     def note(self, sentence: str) -> None:
         """The remark."""
         self._report.note(f"{self._name}: {sentence}")
+
+
+def compare_labels(original: LabelArray, other: LabelArray, *, overlapping: bool) -> Agreement:
+    """Dice per label between two arrays of one shape, labels or bits of regions."""
+    stored = np.union1d(np.unique(original), np.unique(other)).tolist()
+    values = {each for one in stored for each in label_values_of(one, overlapping=overlapping)}
+    dice = {}
+    for value in sorted(values):
+        first = mask_of(original, value, overlapping=overlapping)
+        second = mask_of(other, value, overlapping=overlapping)
+        both = int(np.count_nonzero(first & second))
+        dice[value] = 2 * both / (int(first.sum()) + int(second.sum()))
+    either = (original != 0) | (other != 0)
+    count = int(either.sum())
+    equal = float(np.count_nonzero((original == other) & either)) / count if count else 1.0
+    return Agreement(dice=dice, equal=equal)

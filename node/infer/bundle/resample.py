@@ -15,7 +15,9 @@ half-way between two labels and rounding decides.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -76,12 +78,8 @@ class Lean(SpatialResample):
             img,
             dst_affine,
             spatial_size,
-            str(getattr(mode or self.mode, "value", mode or self.mode)),
-            str(
-                getattr(
-                    padding_mode or self.padding_mode, "value", padding_mode or self.padding_mode
-                )
-            ),
+            _name_of(mode or self.mode),
+            _name_of(padding_mode or self.padding_mode),
             bool(self.align_corners if align_corners is None else align_corners),
         )
         if job is None or (self.lazy if lazy is None else lazy):
@@ -124,6 +122,10 @@ class Lean(SpatialResample):
             )
 
 
+def _name_of(choice: Any) -> str:
+    return str(getattr(choice, "value", choice))
+
+
 def _job(
     img: Tensor,
     dst_affine: Any,
@@ -143,18 +145,17 @@ def _job(
     target = torch.as_tensor(np.asarray(dst_affine), dtype=torch.float64)
     if source.shape != (4, 4) or target.shape != (4, 4):
         return None
-    size = tuple(
-        int(n) for n in fall_back_tuple(tuple(spatial_size), img.shape[1:], lambda n: n >= 0)
-    )
+    src_size = tuple(img.shape[1:])
+    size = tuple(int(n) for n in fall_back_tuple(tuple(spatial_size), src_size, lambda n: n >= 0))
     xform = torch.as_tensor(np.linalg.solve(source.cpu().numpy(), target.cpu().numpy()))
-    same_size = size == tuple(img.shape[1:])
-    if same_size and (
+    if size == src_size and (
         allclose(source, target, atol=_UNCHANGED) or allclose(xform, torch.eye(4), atol=_UNCHANGED)
     ):
         return None
-    return _Resampling(source, xform, tuple(img.shape[1:]), size, mode, padding_mode, align_corners)
+    return _Resampling(source, xform, src_size, size, mode, padding_mode, align_corners)
 
 
+@dataclass(frozen=True)
 class _Resampling:
     """One resampling between grids with parallel axes.
 
@@ -162,40 +163,41 @@ class _Resampling:
         xform: Output index -> input index, (4, 4).
     """
 
-    def __init__(
-        self,
-        src_affine: Tensor,
-        xform: Tensor,
-        src_size: Sequence[int],
-        size: Sequence[int],
-        mode: str,
-        padding_mode: str,
-        align_corners: bool,
-    ) -> None:
-        self.src_affine, self.xform, self.size = src_affine, xform, size
-        self.mode, self.padding_mode, self.align_corners = mode, padding_mode, align_corners
-        self._src_size = src_size
-        theta = to_norm_affine(
-            affine=xform[None].to(torch.float64),
-            src_size=src_size,
-            dst_size=size,
-            align_corners=align_corners,
-            zero_centered=False,
-        )
-        turned = [2, 1, 0, 3]  # grid_sample counts axes from the last
-        self._theta = theta[:, turned][:, :, turned][:, :3]
+    src_affine: Tensor
+    xform: Tensor
+    src_size: Sequence[int]
+    size: Sequence[int]
+    mode: str
+    padding_mode: str
+    align_corners: bool
 
     def run(self, img: Tensor) -> Tensor:
         """Voxels of shape (C, X, Y, Z) on the other grid."""
         places = [self._places(axis).to(img.device) for axis in range(3)]
         drift = self._drift()
+        way: Callable[[Tensor], Tensor]
         if self.mode == "bilinear":
-            if drift < _NOTHING:
-                return torch.stack([self._blend(channel, places) for channel in img])
-            return torch.stack([self._blend_voxels(channel) for channel in img])
-        if drift == 0.0 or not any(_has_tie(each, drift + _NOTHING) for each in places):
-            return torch.stack([self._pick(channel, places) for channel in img])
-        return torch.stack([self._pick_voxels(channel) for channel in img])
+            way = self._blend_voxels if drift >= _NOTHING else partial(self._blend, places=places)
+        elif drift > 0.0 and any(
+            (((each % 1) - 0.5).abs() <= drift + _NOTHING).any() for each in places
+        ):
+            way = self._pick_voxels
+        else:
+            way = partial(self._pick, places=places)
+        return torch.stack([way(channel) for channel in img])
+
+    @cached_property
+    def _theta(self) -> Tensor:
+        """Output place -> input place in [-1, 1], axes counted from the last, (3, 4)."""
+        theta = to_norm_affine(
+            affine=self.xform[None].to(torch.float64),
+            src_size=self.src_size,
+            dst_size=self.size,
+            align_corners=self.align_corners,
+            zero_centered=False,
+        )
+        turned = [2, 1, 0, 3]  # as grid_sample counts axes
+        return theta[0, turned][:, turned][:3]
 
     def _drift(self) -> float:
         """How far the other axes move a place along one axis, at most, in voxels."""
@@ -205,9 +207,8 @@ class _Resampling:
 
     def _places(self, axis: int) -> Tensor:
         """Where the output planes of an axis lie in the input, in voxels."""
-        row = self._theta[0, 2 - axis]
-        grid = self._base(axis) * row[2 - axis] + row[3]
-        return self._in_voxels(grid, axis)
+        row = self._theta[2 - axis]
+        return self._in_voxels(self._base(axis) * row[2 - axis] + row[3], axis)
 
     def _base(self, axis: int) -> Tensor:
         """The planes of an output axis in [-1, 1], as ``affine_grid`` counts them."""
@@ -216,15 +217,15 @@ class _Resampling:
         return base if self.align_corners else base * (n - 1) / n
 
     def _in_voxels(self, grid: Tensor, axis: int) -> Tensor:
-        n = self._src_size[axis]
+        n = self.src_size[axis]
         if self.align_corners:
             return (grid + 1) / 2 * (n - 1)
         return ((grid + 1) * n - 1) / 2
 
     def _pick(self, channel: Tensor, places: Sequence[Tensor]) -> Tensor:
-        for axis in sorted(range(3), key=lambda a: self.size[a] / self._src_size[a]):
+        for axis in sorted(range(3), key=lambda a: self.size[a] / self.src_size[a]):
             nearest = places[axis].round()
-            last = self._src_size[axis] - 1
+            last = self.src_size[axis] - 1
             channel = channel.index_select(axis, nearest.clamp(0, last).long())
             if self.padding_mode == "zeros":
                 outside = ((nearest < 0) | (nearest > last)).nonzero().ravel()
@@ -241,7 +242,7 @@ class _Resampling:
             inside = torch.ones_like(index, dtype=torch.bool)
             for axis, place in enumerate(places):
                 nearest = place.round_()
-                last = self._src_size[axis] - 1
+                last = self.src_size[axis] - 1
                 if self.padding_mode == "zeros":
                     inside &= (nearest >= 0) & (nearest <= last)
                 index += nearest.clamp_(0, last).long() * self._stride(axis)
@@ -272,60 +273,48 @@ class _Resampling:
         return out
 
     def _stride(self, axis: int) -> int:
-        return math.prod(self._src_size[axis + 1 :])
+        return math.prod(self.src_size[axis + 1 :])
 
     def _voxel_places(self, start: int, stop: int, device: torch.device) -> list[Tensor]:
-        grid = self._grid(start, stop).to(device)
-        return [self._in_voxels(grid[..., 2 - axis], axis) for axis in range(3)]
-
-    def _grid(self, start: int, stop: int) -> Tensor:
-        """Some planes of the grid that ``affine_grid`` would make of the whole."""
+        """Where some output planes lie, from the grid that ``affine_grid`` would make of the whole."""
         x, y, z = self._base(0)[start:stop], self._base(1), self._base(2)
         shape = (len(x), len(y), len(z))
         base = torch.ones((*shape, 4), dtype=torch.float64)
         base[..., 0], base[..., 1], base[..., 2] = z, y[:, None], x[:, None, None]
-        return (base.view(-1, 4) @ self._theta[0].T).view(*shape, 3)
+        grid = (base.view(-1, 4) @ self._theta.T).view(*shape, 3).to(device)
+        return [self._in_voxels(grid[..., 2 - axis], axis) for axis in range(3)]
 
     def _blend(self, channel: Tensor, places: Sequence[Tensor]) -> Tensor:
         """Linear along each axis, in float64, some planes at a time."""
         out = torch.empty(tuple(self.size), dtype=torch.float32, device=channel.device)
-        below, above, share = self._neighbours(places[0], 0)
-        for start, stop in self._chunks(self._src_size[1] * self._src_size[2] * 8 * 3):
-            some = slice(start, stop)
-            low = channel.index_select(0, below[some]).double()
-            low += (channel.index_select(0, above[some]).double() - low) * share[some, None, None]
-            if self.padding_mode == "zeros":
-                low *= self._inside(places[0], 0)[some, None, None]
+        for start, stop in self._chunks(self.src_size[1] * self.src_size[2] * 8 * 3):
+            part = self._along(channel, places[0][start:stop], 0)
             for axis in (1, 2):
-                low = self._along(low, places[axis], axis)
-            out[some] = low
+                part = self._along(part, places[axis], axis)
+            out[start:stop] = part
         return out
 
     def _along(self, part: Tensor, places: Tensor, axis: int) -> Tensor:
         below, above, share = self._neighbours(places, axis)
-        shape = (1, -1, 1) if axis == 1 else (1, 1, -1)
-        low = part.index_select(axis, below)
-        low += (part.index_select(axis, above) - low) * share.view(shape)
+        shape = [-1 if other == axis else 1 for other in range(3)]
+        low = part.index_select(axis, below).double()
+        low += (part.index_select(axis, above).double() - low) * share.view(shape)
         if self.padding_mode == "zeros":
             low *= self._inside(places, axis).view(shape)
         return low
 
     def _neighbours(self, places: Tensor, axis: int) -> tuple[Tensor, Tensor, Tensor]:
-        last = self._src_size[axis] - 1
+        last = self.src_size[axis] - 1
         held = places.clamp(0, last)
         below = held.floor()
         return below.long(), (below + 1).clamp(max=last).long(), held - below
 
     def _inside(self, places: Tensor, axis: int) -> Tensor:
         """How much of a linear neighbourhood lies in the image; what does not counts as zero."""
-        last = self._src_size[axis] - 1
+        last = self.src_size[axis] - 1
         return (places + 1).clamp(0, 1) * (last + 1 - places).clamp(0, 1)
 
     def _chunks(self, plane_bytes: int) -> Iterator[tuple[int, int]]:
         step = max(1, _CHUNK_BYTES // plane_bytes)
         for start in range(0, self.size[0], step):
             yield start, min(start + step, self.size[0])
-
-
-def _has_tie(places: Tensor, within: float) -> bool:
-    return bool((((places % 1) - 0.5).abs() <= within).any())

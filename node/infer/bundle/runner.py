@@ -11,26 +11,29 @@ from __future__ import annotations
 import gc
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from node.domain.errors import JobFailed
 from node.domain.result import LabelArray, mask_of
 from node.infer.assets import check_assets, missing_assets
-from node.infer.bundle.config import bundle_of, settings_of
-from node.infer.bundle.fast import PRECISIONS, Loaded, MemoryMode, is_out_of_memory, load, run_fast
-from node.infer.bundle.image import Image, Prepared
-from node.infer.bundle.optimized import chosen_optimized, with_optimized
-from node.infer.bundle.spec import PREPARE
-from node.infer.bundle.strict import run_strict
-from node.infer.bundle.variant_selection import (
+from node.infer.bundle.fast import PRECISIONS, MemoryMode, run_fast
+from node.infer.bundle.image import Prepared
+from node.infer.bundle.loading import Loaded, is_out_of_memory, load, with_optimized
+from node.infer.bundle.spec import (
+    PREPARE,
     asking_for,
+    bundle_of,
+    chosen_optimized,
     is_asked_by_class,
     labels_wanted,
+    settings_of,
     variant_of,
 )
+from node.infer.bundle.strict import run_strict
 from node.infer.kept import Kept
 from node.infer.registry import ModelSpec
 from node.infer.report import Report
@@ -38,16 +41,6 @@ from node.infer.run_context import ModelOutput, RunContext, SeriesInput, read_vo
 from node.infer.volume import Volume
 
 MODES = ("fast", "strict")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """One try: how a bundle is run, and what is told when it comes to that."""
-
-    variant: str
-    effort: MemoryMode
-    sentence: str = ""
-    engine: str = ""
 
 
 def warm(spec: ModelSpec, weights_dir: Path, device: str, kept: Kept) -> None:
@@ -66,16 +59,15 @@ def check(spec: ModelSpec, weights_dir: Path, device: str, kept: Kept) -> None:
     Raises:
         JobFailed: The bundle cannot be built, or they are not; permanent.
     """
-    variants = settings_of(spec).variants
     missing = {each.path for each in missing_assets(spec, weights_dir)}
     if missing & {each.path for each in spec.files}:
         return
+    variants = settings_of(spec).variants
     by_weights = {each.weights: name for name, each in reversed(variants.items())}
     for weights, variant in by_weights.items():
         if weights not in missing:
-            load(
-                bundle_of(spec, variant, weights_dir, kept.hashes), device, regions=spec.has_regions
-            )
+            bundle = bundle_of(spec, variant, weights_dir, kept.hashes)
+            load(bundle, device, regions=spec.has_regions)
 
 
 def run(
@@ -101,14 +93,11 @@ def run(
     by_class = is_asked_by_class(bundle)
     if mode == "strict":
         asking = asking_for(bundle, wanted) if by_class and wanted else bundle
-        labels = run_strict(asking, prepared.image, context, report)
+        labels = run_strict(asking, prepared.channels, context, report)
         ran = {"variant": variant, "mode": mode}
     else:
         first = MemoryMode(device=context.device, precision=precision)
-        labels, step = _step_down(spec, variant, first, wanted, prepared.image, context, report)
-        ran = {"variant": step.variant, "precision": precision}
-        if step.engine:
-            ran["engine"] = step.engine
+        labels, ran = _step_down(spec, variant, first, wanted, prepared.channels, context, report)
     with report.stage("invert"):
         labels = prepared.back(labels)
     # a class may stand for others ("kidney" for left and right), which only the bundle knows
@@ -143,7 +132,7 @@ def _prepare(
             " bring them there",
             permanent=True,
         )
-    return Prepared.unchanged(Image(channels=tuple(volumes[role] for role in channels)))
+    return Prepared(channels=tuple(volumes[role] for role in channels), back=lambda labels: labels)
 
 
 def _step_down(
@@ -151,28 +140,32 @@ def _step_down(
     variant: str,
     first: MemoryMode,
     wanted: Sequence[int],
-    image: Image,
+    channels: Sequence[Volume],
     context: RunContext,
     report: Report,
-) -> tuple[LabelArray, Step]:
-    for step in _steps(spec, variant, first):
-        if step.sentence:
-            report.note(f"out of memory: {step.sentence}")
+) -> tuple[LabelArray, dict[str, str]]:
+    """Labels, and what decided them, by the first way of running the bundle that has memory enough."""
+
+    def attempt(name: str, effort: MemoryMode) -> tuple[LabelArray, dict[str, str]]:
+        with report.stage("load model"):
+            loaded = _loaded(spec, name, context.weights_dir, effort.device, context.kept)
+        if loaded.remark:
+            report.note(loaded.remark)
+        regions = settings_of(spec).region_channels
+        labels = run_fast(loaded, channels, effort, report, regions, wanted)
+        engine = {"engine": loaded.engine} if loaded.engine else {}
+        return labels, {"variant": name, "precision": effort.precision, **engine}
+
+    for sentence, name, effort in _steps(spec, variant, first):
+        if sentence:
+            report.note(f"out of memory: {sentence}")
         try:
-            with report.stage("load model"):
-                loaded = _loaded(
-                    spec, step.variant, context.weights_dir, step.effort.device, context.kept
-                )
-            if loaded.remark:
-                report.note(loaded.remark)
-            done = replace(step, engine=loaded.engine)
-            channels = settings_of(spec).region_channels
-            return run_fast(loaded, image, step.effort, report, channels, wanted), done
+            return attempt(name, effort)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
         context.kept.drop_network()
-        _free_memory()  # after the error is gone, which holds on to what the run had made
+        _free_memory()  # after the error is gone, which holds on to what the attempt had made
     raise JobFailed(
         f"out of memory, even in the smallest way to run {spec.name}: give it more"
         " (resources.memory_gb), or another device",
@@ -180,39 +173,36 @@ def _step_down(
     )
 
 
-def _steps(spec: ModelSpec, variant: str, first: MemoryMode) -> Iterator[Step]:
-    """The first try and what may follow it, from little loss to much."""
+def _steps(
+    spec: ModelSpec, variant: str, first: MemoryMode
+) -> Iterator[tuple[str, str, MemoryMode]]:
+    """What is told, variant and effort of the first try and what may follow, from little loss to much."""
     variants = settings_of(spec).variants
+    single = replace(first, single_windows=True)
     seen: list[str] = []
     while variant and variant not in seen:
-        sentence = f"variant {variant}" if seen else ""
-        seen.append(variant)
-        yield Step(variant=variant, effort=first, sentence=sentence)
-        single = replace(first, single_windows=True)
-        yield Step(variant=variant, effort=single, sentence="one window at a time")
+        yield f"variant {variant}" if seen else "", variant, first
+        yield "one window at a time", variant, single
         if first.device != "cpu":
-            away = replace(single, slab_on_cpu=True)
-            yield Step(variant=variant, effort=away, sentence="sums in main memory")
+            yield "sums in main memory", variant, replace(single, slab_on_cpu=True)
+        seen.append(variant)
         variant = variants[variant].next
     if first.device != "cpu":
-        on_cpu = MemoryMode(device="cpu", single_windows=True)
-        yield Step(variant=seen[0], effort=on_cpu, sentence="on the CPU")
+        yield "on the CPU", seen[0], MemoryMode(device="cpu", single_windows=True)
 
 
 def _loaded(spec: ModelSpec, variant: str, weights_dir: Path, device: str, kept: Kept) -> Loaded:
     bundle = bundle_of(spec, variant, weights_dir, kept.hashes)
+    entry = chosen_optimized(spec, variant, weights_dir)
 
     def load_it() -> Loaded:
-        loaded = load(bundle, device, regions=spec.has_regions)
-        return with_optimized(loaded, spec, variant, weights_dir, device, kept.hashes)
+        own = load(bundle, device, regions=spec.has_regions)
+        return with_optimized(own, entry, spec, bundle, device, kept.hashes) if entry else own
 
-    key = (spec.digest, variant, device, chosen_optimized(spec, variant, weights_dir))
-    return kept.network(key, load_it, _free_memory)
+    return kept.network((spec.digest, variant, device, repr(entry)), load_it, _free_memory)
 
 
 def _free_memory() -> None:
-    import torch
-
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,18 +1,29 @@
-"""What ``model.yaml`` says to the runner kind ``monai_bundle``."""
+"""A MONAI bundle before anything of it is loaded.
+
+What ``model.yaml`` says to the runner kind ``monai_bundle``, which variant and labels a job wants, the
+files that a variant is run from, each held to its hash, and which of its optimized networks counts
+(``weights_dir/NAME/optimized.json``). Nothing heavy is imported.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from node.domain.errors import JobFailed
+from node.domain.segment import segments_named
+from node.infer.assets import FileHashes, check_assets, write_json
 from node.infer.runner_part import Mistake, Part, RunnerPart, VariantByPart
 
 if TYPE_CHECKING:
     from node.infer.model_file import ModelFile
+    from node.infer.registry import ModelSpec
 
 PREPARE: Mapping[str, str] = {
     "brain_tumour": "node.infer.brain.brats:prepare",
@@ -20,7 +31,10 @@ PREPARE: Mapping[str, str] = {
 }
 """Name in model.yaml -> function that makes the image of several series, or in a common space."""
 
+LOCK = "optimized.json"
+WISHES = ("auto", "off", "candidate")  # candidate: for the comparison itself
 _LIBRARIES = ("torch", "monai")
+_ASKED_BY_CLASS = "VistaPostTransformd"
 
 
 class BundleVariantPart(Part):
@@ -119,6 +133,156 @@ class BundlePart(RunnerPart):
         named = {self.prepare, *(variant.prepare for variant in self.variants.values())} - {""}
         for step in sorted(named):
             yield PREPARE[step].partition(":")[0]
+
+
+def settings_of(spec: ModelSpec) -> BundlePart:
+    """What model.yaml says to this runner kind."""
+    settings = spec.runner.settings
+    if not isinstance(settings, BundlePart):
+        raise JobFailed(f"{spec.name} is no bundle", permanent=True)
+    return settings
+
+
+def variant_of(spec: ModelSpec) -> str:
+    """The variant of the job's parameters, else the first.
+
+    Raises:
+        JobFailed: There is no such variant, or the header was to choose one and nobody asked it;
+            permanent.
+    """
+    settings = settings_of(spec)
+    wanted = spec.runner.parameters.get("variant")
+    if wanted is None and not settings.variant_by:
+        return next(iter(settings.variants))
+    if wanted not in settings.variants:
+        what = "names no variant" if wanted is None else f"has no variant {wanted!r}"
+        there_are = ", ".join(settings.variants)
+        raise JobFailed(f"{spec.name} {what}; there are: {there_are}", permanent=True)
+    return str(wanted)
+
+
+def labels_wanted(spec: ModelSpec) -> list[int]:
+    """The label values that the job's ``labels`` name; none: all.
+
+    Raises:
+        JobFailed: A name is unknown; permanent.
+    """
+    wanted = spec.runner.parameters.get("labels")
+    if not wanted:
+        return []
+    if not isinstance(wanted, str | list | tuple):
+        raise JobFailed("labels: give a list of names", permanent=True)
+    names = wanted.split(",") if isinstance(wanted, str) else [str(name) for name in wanted]
+    try:
+        kept = segments_named(spec.segments, [name.strip() for name in names])
+    except ValueError as error:
+        raise JobFailed(f"labels: {error}", permanent=True) from error
+    return [segment.label_value for segment in kept]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """A checked bundle with one way to run it.
+
+    Args:
+        root: Its folder: configs/, scripts/, models/.
+        config: The inference configuration in it.
+        overrides: Config id -> value, as on MONAI's command line.
+        weights: What the bundle loads with these overrides.
+    """
+
+    root: Path
+    config: Path
+    overrides: Mapping[str, Any]
+    weights: Path
+
+
+def bundle_of(
+    spec: ModelSpec, variant: str, weights_dir: Path, hashes: FileHashes | None = None
+) -> Bundle:
+    """The bundle of a model, every file held to its hash.
+
+    Args:
+        hashes: Of files that were read before.
+
+    Raises:
+        JobFailed: A file is missing or is not the one that was declared; permanent.
+    """
+    settings = settings_of(spec)
+    chosen = settings.variants[variant]
+    paths = [each.path for each in spec.files]
+    checked = check_assets(spec, weights_dir, [*paths, chosen.weights], hashes=hashes)
+    return Bundle(
+        root=weights_dir / spec.name,
+        config=checked[settings.entry],
+        overrides={**settings.overrides, **chosen.overrides},
+        weights=checked[chosen.weights],
+    )
+
+
+def is_asked_by_class(bundle: Bundle) -> bool:
+    """Whether its network answers only for the classes that it is asked for, by label value."""
+    return _ASKED_BY_CLASS in bundle.config.read_text(encoding="utf-8")
+
+
+def asking_for(bundle: Bundle, labels: Sequence[int]) -> Bundle:
+    """The bundle with its own data set asking for some classes, as its publisher would."""
+    case = {"label_prompt": list(labels)}
+    return replace(bundle, overrides={**bundle.overrides, "dataset#data": [case]})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Optimized:
+    """One optimized network, and what it holds for.
+
+    Args:
+        file: Relative to the model's folder in weights_dir.
+        weights_sha256: Of the weights that it was made of.
+        model_digest: Of the model when it was compared.
+        made_with: Versions of libraries, and the name of the device.
+        compared: What the comparison found; empty before it.
+    """
+
+    file: str
+    sha256: str
+    weights_sha256: str
+    model_digest: str
+    engine: str
+    made_with: Mapping[str, str]
+    accepted: bool = False
+    compared: Mapping[str, Any] = field(default_factory=dict)
+
+
+def chosen_optimized(spec: ModelSpec, variant: str, weights_dir: Path) -> Optimized | None:
+    """The optimized network that a job would have.
+
+    Raises:
+        JobFailed: The parameter ``optimized`` has no such value; permanent.
+    """
+    given = spec.runner.parameters.get("optimized", "auto")
+    wish = {True: "auto", False: "off"}[given] if isinstance(given, bool) else str(given)
+    if wish not in WISHES:
+        raise JobFailed(f"optimized: there is no {wish!r}; use auto or off", permanent=True)
+    entry = None if wish == "off" else read_lock(weights_dir / spec.name).get(variant)
+    return entry if entry is not None and (entry.accepted or wish == "candidate") else None
+
+
+def read_lock(folder: Path) -> dict[str, Optimized]:
+    """Variant -> its optimized network, as far as the file can be read."""
+    try:
+        body = json.loads((folder / LOCK).read_text(encoding="utf-8"))
+        return {variant: Optimized(**entry) for variant, entry in body.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def write_lock(folder: Path, variant: str, entry: Optimized | None) -> None:
+    """Write down an optimized network, or take it out."""
+    entries = read_lock(folder)
+    entries.pop(variant, None)
+    if entry is not None:
+        entries[variant] = entry
+    write_json(folder / LOCK, {name: asdict(each) for name, each in entries.items()})
 
 
 def _unknown_step(key: str, step: str) -> Iterator[Mistake]:

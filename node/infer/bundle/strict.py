@@ -20,20 +20,28 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
+from numpy.typing import NDArray
 
 from node.domain.errors import JobFailed
+from node.domain.grid import Floats, Grid
 from node.domain.result import LabelArray
-from node.infer.bundle.config import Bundle
-from node.infer.bundle.image import Image
-from node.infer.bundle.nifti import read_labels, write_image
+from node.infer.bundle.fast import affine_ras
+from node.infer.bundle.spec import Bundle
 from node.infer.report import Report
 from node.infer.run_context import RunContext
+from node.infer.volume import Volume
 
+TOLERANCE_VOXELS = 0.1
+"""How far a corner of the result may lie off that of the image; headers round to single precision."""
+
+_ENDINGS = (".nii", ".nii.gz")
 _PACKAGES = {"monai": "monai", "ignite": "pytorch-ignite", "fire": "fire", "nibabel": "nibabel"}
 _ARGUMENTS = "arguments.json"
 _RESULTS = "results"
@@ -44,7 +52,9 @@ _PATH = re.compile(r"(?:(?<=[\s'\"(=\[:])|^)/[^\s'\",;:)\]]*/([^\s'\",;:)\]/]*)"
 _MEMORY = re.compile(r"out of memory|allocate memory|MemoryError|bad_alloc", re.IGNORECASE)
 
 
-def run_strict(bundle: Bundle, image: Image, context: RunContext, report: Report) -> LabelArray:
+def run_strict(
+    bundle: Bundle, channels: Sequence[Volume], context: RunContext, report: Report
+) -> LabelArray:
     """The labels that a bundle gives when its publisher's command runs it.
 
     Returns:
@@ -56,13 +66,13 @@ def run_strict(bundle: Bundle, image: Image, context: RunContext, report: Report
     _require_packages()
     folder = Path(tempfile.mkdtemp(dir=context.scratch))
     with report.stage("write"):
-        files = write_image(image, folder)
+        files = write_image(channels, folder)
         arguments = strict_arguments(bundle, files)
         (folder / _ARGUMENTS).write_text(json.dumps(arguments), encoding="utf-8")
     with report.stage("infer"):
         _run(bundle, folder, context)
     with report.stage("collect"):
-        return read_labels(folder / _RESULTS, image.grid)
+        return read_labels(folder / _RESULTS, channels[0].grid)
 
 
 def strict_arguments(bundle: Bundle, files: list[str]) -> dict[str, object]:
@@ -78,13 +88,16 @@ def strict_arguments(bundle: Bundle, files: list[str]) -> dict[str, object]:
         JobFailed: The configuration is no inference over one data set; permanent.
     """
     config = _read_config(bundle.config)
-    told = {_normalised(name): value for name, value in bundle.overrides.items()}
+    told = {name.replace("::", "#"): value for name, value in bundle.overrides.items()}
     case = {**_rest_of_case(told), _image_key(config, told): files[0] if len(files) == 1 else files}
     forced: dict[str, object] = {
         "bundle_root": str(bundle.root),
         "dataset#data": [case],
-        **_where_present(config, "dataloader", {"num_workers": 0, "shuffle": False}),
     }
+    loader = config.get("dataloader")
+    for name, value in {"num_workers": 0, "shuffle": False}.items():
+        if isinstance(loader, dict) and name in loader:
+            forced[f"dataloader#{name}"] = value
     # float32 holds every label and, unlike integers, a value that is not a number
     written = {"output_dir": _RESULTS, "output_ext": ".nii", "output_dtype": "float32"}
     forced |= {name: value for name, value in written.items() if name in config}
@@ -116,25 +129,18 @@ def _read_config(path: Path) -> dict[str, Any]:
 def _image_key(config: Mapping[str, Any], told: Mapping[str, object]) -> str:
     """The key under which the bundle loads its image from a case."""
     for _, component in _components(config, "LoadImaged"):
-        keys = component.get("keys")
-        keys = [keys] if isinstance(keys, str) else keys
-        if isinstance(keys, list) and len(keys) == 1:
-            key = str(keys[0])
-            named = key.removeprefix("@") if key.startswith("@") else ""
-            key = str(told.get(named, config.get(named))) if named else key
-            if not key.startswith("$"):
-                return key
-        elif isinstance(keys, list):
-            raise JobFailed("the bundle loads an image under each of several keys", permanent=True)
+        match component.get("keys"):
+            case str(key) | [key]:
+                key = str(key)
+                if key.startswith("@"):
+                    key = str(told.get(key[1:], config.get(key[1:])))
+                if not key.startswith("$"):
+                    return key
+            case list():
+                raise JobFailed(
+                    "the bundle loads an image under each of several keys", permanent=True
+                )
     return str(told.get("image_key", config.get("image_key", "image")))
-
-
-def _where_present(
-    config: Mapping[str, Any], name: str, values: Mapping[str, object]
-) -> dict[str, object]:
-    component = config.get(name)
-    present = component if isinstance(component, dict) else {}
-    return {f"{name}#{key}": value for key, value in values.items() if key in present}
 
 
 def _components(node: object, target: str, place: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -149,10 +155,6 @@ def _components(node: object, target: str, place: str = "") -> Iterator[tuple[st
         return
     for key, child in children:
         yield from _components(child, target, f"{place}#{key}" if place else str(key))
-
-
-def _normalised(name: str) -> str:
-    return name.replace("::", "#")  # MONAI's other way to write an id
 
 
 def _require_packages() -> None:
@@ -224,3 +226,82 @@ def _last_line(log: Path, started_at: int) -> str:
     lines = text.partition(_CAUSE_OF)[0].splitlines()
     said = [" ".join(line.split()) for line in lines if line.strip()]
     return _PATH.sub(r"\1", said[-1])[:_SENTENCE] if said else ""
+
+
+# --- files: an image there, labels back ---
+
+
+def write_image(channels: Sequence[Volume], folder: Path) -> list[str]:
+    """One file for each channel, named by its number.
+
+    Returns:
+        The names of the files in the folder.
+    """
+    import nibabel
+
+    make: Any = nibabel.Nifti1Image  # has no types
+    names = [f"image_{number}.nii" for number in range(len(channels))]
+    for name, channel in zip(names, channels, strict=True):
+        written = make(channel.array.transpose(), affine_ras(channel.grid))
+        nibabel.save(written, folder / name)
+    return names
+
+
+def read_labels(folder: Path, grid: Grid) -> LabelArray:
+    """The one label file somewhere below a folder, on the grid of the image.
+
+    Raises:
+        JobFailed: There is not one, it lies on another grid, or its values are no labels; permanent.
+    """
+    import nibabel
+
+    files = sorted(path for path in folder.rglob("*") if path.name.endswith(_ENDINGS))
+    if len(files) != 1:
+        raise JobFailed(f"the bundle wrote {len(files)} NIfTI files, not one", permanent=True)
+    image: Any = nibabel.load(files[0])  # has no types
+    values = np.asarray(image.dataobj)
+    while values.ndim > 3 and values.shape[-1] == 1:
+        values = values[..., 0]
+    if values.ndim != 3:
+        shape = " x ".join(str(size) for size in values.shape)
+        raise JobFailed(f"the bundle wrote {shape} values, not one label map", permanent=True)
+    return _labels(_on_grid(values, np.asarray(image.affine, np.float64), grid))
+
+
+def _on_grid(values: NDArray[Any], affine: Floats, grid: Grid) -> NDArray[Any]:
+    """Values with the shape (slice, row, column), whatever order and direction their axes have.
+
+    Args:
+        affine: From the index of a value to RAS mm, shape (4, 4).
+    """
+    to_image = np.linalg.inv(affine_ras(grid)) @ affine
+    axes = np.abs(to_image[:3, :3]).argmax(axis=1)  # of the result, by axis of the image
+    size = grid.shape[::-1]
+    signs = np.sign(to_image[range(3), axes])
+    expected = np.zeros((3, 4))
+    expected[range(3), axes] = signs
+    expected[:, 3] = np.where(signs < 0, np.array(size) - 1, 0)
+    corners = np.array([(*corner, 1) for corner in product(*((0, n - 1) for n in values.shape))])
+    if (
+        sorted(axes) != [0, 1, 2]
+        or tuple(values.shape[axis] for axis in axes) != size
+        or np.abs(corners @ (to_image[:3] - expected).T).max() > TOLERANCE_VOXELS
+    ):
+        given, wanted = (" x ".join(map(str, shape)) for shape in (values.shape, size))
+        raise JobFailed(
+            f"the bundle wrote {given} voxels that are not the {wanted} of its image",
+            permanent=True,
+        )
+    aligned = values.transpose(axes)[tuple(slice(None, None, int(sign)) for sign in signs)]
+    return aligned.transpose()
+
+
+def _labels(values: NDArray[Any]) -> LabelArray:
+    if not np.isfinite(values).all():
+        raise JobFailed("the bundle returned values that are not numbers", permanent=True)
+    highest = int(values.max())
+    if values.min() < 0 or highest > 65535 or np.any(values != np.floor(values)):
+        raise JobFailed("the bundle returned values that are no labels", permanent=True)
+    if highest < 256:
+        return np.ascontiguousarray(values, np.uint8)
+    return np.ascontiguousarray(values, np.uint16)

@@ -5,16 +5,12 @@ depend on them. Windows are therefore blended as features, 48 maps however many 
 for, and the matrix is applied to planes that no later window touches. Sums are the same in another
 order: a voxel may get another label than from the bundle's own way only where its two largest
 values differ by a rounding error.
-
-What can fail: ``JobFailed`` (permanent): a class that the bundle refuses, parts that are not those
-of a VISTA bundle.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,9 +21,8 @@ from torch import Tensor
 
 from node.domain.errors import JobFailed
 from node.infer.bundle.decide import label_type, largest_of_linear_head
-from node.infer.bundle.windows import Advanced, Windowing, label_windows, windowing_of
+from node.infer.bundle.windows import Windowing, label_windows, windowing_of
 
-_STRICT = "run this bundle in strict mode"
 _WINDOWS = SlidingWindowInfererAdapt.__name__
 
 
@@ -37,11 +32,7 @@ def is_vista(network: object) -> bool:
 
 
 def vista_labels(
-    image: Tensor,
-    network: Any,
-    windowing: Windowing,
-    prompts: Sequence[int],
-    advanced: Advanced | None = None,
+    image: Tensor, network: Any, windowing: Windowing, prompts: Sequence[int]
 ) -> Tensor:
     """For each voxel the prompt with the largest value above 0, or 0.
 
@@ -49,7 +40,6 @@ def vista_labels(
         image: Preprocessed, (1, X, Y, Z).
         network: VISTA3D on the device of the windows, in evaluation mode.
         prompts: Global numbers of classes; of equal values the first counts.
-        advanced: Told after each row of windows: windows done, windows in all.
 
     Returns:
         The prompts' own numbers, (X, Y, Z), ``uint8`` where all fit, else ``uint16``.
@@ -72,7 +62,7 @@ def vista_labels(
         features: Tensor = network.class_head.image_post_mapping(automatic)
         return features
 
-    return label_windows(image, encode, decide, windowing, advanced)
+    return label_windows(image, encode, decide, windowing)
 
 
 def vista_windowing(inferer: Any, network: object) -> Windowing:
@@ -84,28 +74,13 @@ def vista_windowing(inferer: Any, network: object) -> Windowing:
     Raises:
         JobFailed: It makes none; permanent.
     """
-    if isinstance(inferer, SlidingWindowInferer):
-        windows = inferer
-    else:
-        with _listening(inferer) as heard:
-            try:
-                inferer(
-                    inputs=torch.zeros(1, 1, 1, 1, 1),
-                    network=network,
-                    point_coords=None,
-                    point_labels=None,
-                    class_vector=torch.ones(1, 1, dtype=torch.long),
-                )
-            except _Heard:
-                pass
-            except (TypeError, AttributeError):
-                heard.clear()
-        if not heard:
-            raise JobFailed(
-                f"an inferer {type(inferer).__name__} does not tell its windows: {_STRICT}",
-                permanent=True,
-            )
-        windows = heard[0]
+    windows = inferer if isinstance(inferer, SlidingWindowInferer) else _heard(inferer, network)
+    if windows is None:
+        raise JobFailed(
+            f"an inferer {type(inferer).__name__} does not tell its windows: run this bundle in strict"
+            " mode",
+            permanent=True,
+        )
     windows.with_coord = False  # only points are placed by the coordinates
     return windowing_of(windows)
 
@@ -113,27 +88,37 @@ def vista_windowing(inferer: Any, network: object) -> Windowing:
 class _Heard(Exception):
     """The inferer has made its sliding window."""
 
+    def __init__(self, windows: SlidingWindowInferer) -> None:
+        self.windows = windows
 
-@contextmanager
-def _listening(inferer: object) -> Iterator[list[SlidingWindowInferer]]:
-    """Let a bundle's inferer come as far as its sliding window, and no further."""
-    heard: list[SlidingWindowInferer] = []
+
+def _heard(inferer: Any, network: object) -> SlidingWindowInferer | None:
+    """The sliding window of an inferer that comes as far as that, and no further."""
 
     def listen(*args: Any, **settings: Any) -> None:
-        heard.append(SlidingWindowInfererAdapt(*args, **settings))
-        raise _Heard
+        raise _Heard(SlidingWindowInfererAdapt(*args, **settings))
 
     # the names that the bundle's own code sees
     names = getattr(type(inferer).__call__, "__globals__", {})
     own = names.get(_WINDOWS)
     if own is None:
-        yield heard
-        return
+        return None
     names[_WINDOWS] = listen
     try:
-        yield heard
+        inferer(
+            inputs=torch.zeros(1, 1, 1, 1, 1),
+            network=network,
+            point_coords=None,
+            point_labels=None,
+            class_vector=torch.ones(1, 1, dtype=torch.long),
+        )
+    except _Heard as heard:
+        return heard.windows
+    except (TypeError, AttributeError):
+        pass
     finally:
         names[_WINDOWS] = own
+    return None
 
 
 def prompts_of(parser: Any, transforms: Sequence[Any], wanted: Sequence[int]) -> list[int]:

@@ -8,30 +8,50 @@ the network answers a window alike in every batch: same windows, weights, order 
 
 What can fail: ``JobFailed`` (permanent): an inferer of another kind, a network whose answer does
 not fit its window, values that are not numbers. Running out of memory is left to the caller, who
-may repeat with smaller batches, the slab on the CPU, or a shorter number type.
+may repeat with smaller batches or the slab on the CPU.
+
+Floating-point sums depend on the order of their terms. So that blended values are bit for bit those
+of a scan over the whole image, whose first axis is the slowest, each voxel's terms are added here in
+the order of that scan, whatever axis the rows follow:
+
+- ``_Rolling``: rows come in the order of the scan. Answers are added as they come; finished planes
+  leave at the front and the rest moves up.
+- ``_Replaying``: they do not. An answer is added only to planes that its own row finishes; what
+  reaches beyond is kept, and is added in later rows, before the windows it comes before in the scan.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import cast
+from itertools import product
 
 import torch
-from monai.data.utils import compute_importance_map
+from monai.data.utils import compute_importance_map, dense_patch_slices
 from monai.inferers.inferer import SimpleInferer, SlidingWindowInferer, SlidingWindowInfererAdapt
 from monai.utils.misc import ensure_tuple_rep, fall_back_tuple
 from torch import Tensor
 from torch.nn.functional import pad
 
 from node.domain.errors import JobFailed
-from node.infer.bundle.decide import Decide, refuse_no_numbers
-from node.infer.bundle.slab import Slab, open_slab
-from node.infer.bundle.window_plan import Triple, plan_windows
 
+Triple = tuple[int, int, int]
 Network = Callable[[Tensor], object]
-Advanced = Callable[[int, int], None]
+Decide = Callable[[Tensor], Tensor]
+
+
+def refuse_no_numbers(values: Tensor) -> None:
+    """A network that overflows, or whose weights are spoilt, must not be believed.
+
+    Raises:
+        JobFailed: One of the values is infinite or no number; permanent.
+    """
+    if not bool(torch.isfinite(values).all()):
+        raise JobFailed(
+            "the network returned values that are not numbers: check its weights, or run it in fp32",
+            permanent=True,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +68,6 @@ class Windowing:
         cval: The value it is enlarged with where that mode is ``constant``.
         window_device: Where the network is; the image's by default.
         slab_device: Where answers are added up and labels are made; the image's by default.
-        slab_dtype: Number type of the sums. ``float16`` halves them and is not exact.
         autocast: Number type inside the network; none: as its weights are.
     Raises:
         JobFailed: An overlap or batch that cannot be.
@@ -63,7 +82,6 @@ class Windowing:
     cval: float = 0.0
     window_device: torch.device | str | None = None
     slab_device: torch.device | str | None = None
-    slab_dtype: torch.dtype = torch.float32
     autocast: torch.dtype | None = None
 
     def __post_init__(self) -> None:
@@ -87,41 +105,34 @@ def windowing_of(inferer: object) -> Windowing:
     """
     if type(inferer) is SimpleInferer:
         return Windowing(roi_size=-1, overlap=0.0)
-    known = type(inferer) in (SlidingWindowInferer, SlidingWindowInfererAdapt)
-    if not known or cast(SlidingWindowInferer, inferer).with_coord:
+    if (
+        not isinstance(inferer, SlidingWindowInferer)
+        or type(inferer) not in (SlidingWindowInferer, SlidingWindowInfererAdapt)
+        or inferer.with_coord
+    ):
         raise JobFailed(
             f"an inferer {type(inferer).__name__} cannot be run window by window: "
             "run this bundle in strict mode",
             permanent=True,
         )
-    windows = cast(SlidingWindowInferer, inferer)
     return Windowing(
-        roi_size=windows.roi_size,
-        batch=windows.sw_batch_size,
-        overlap=windows.overlap,
-        mode=str(windows.mode.value),
-        sigma_scale=windows.sigma_scale,
-        padding_mode=str(getattr(windows.padding_mode, "value", windows.padding_mode)),
-        cval=windows.cval,
-        window_device=windows.sw_device,
-        slab_device=windows.device,
+        roi_size=inferer.roi_size,
+        batch=inferer.sw_batch_size,
+        overlap=inferer.overlap,
+        mode=str(inferer.mode.value),
+        sigma_scale=inferer.sigma_scale,
+        padding_mode=str(getattr(inferer.padding_mode, "value", inferer.padding_mode)),
+        cval=inferer.cval,
     )
 
 
-def label_windows(
-    image: Tensor,
-    network: Network,
-    decide: Decide,
-    windowing: Windowing,
-    advanced: Advanced | None = None,
-) -> Tensor:
+def label_windows(image: Tensor, network: Network, decide: Decide, windowing: Windowing) -> Tensor:
     """Ask the network about every window and decide each voxel once its last window is blended.
 
     Args:
         image: Preprocessed, (C, X, Y, Z).
         network: Windows (B, C, *roi) -> answers (B, K, *roi), which may be overwritten.
         decide: Blended answers (K, x, y, z) of some planes -> labels (x, y, z); may overwrite them.
-        advanced: Told after each row of windows: windows done, windows in all.
 
     Returns:
         Labels (X, Y, Z), of the type that ``decide`` makes, on the slab's device.
@@ -132,12 +143,8 @@ def label_windows(
     with torch.inference_mode():
         run = _Run(image.as_subclass(Tensor), network, decide, windowing)
         windows = run.plan.windows()
-        told = 0
         for first in range(0, len(windows), windowing.batch):
             run.take(windows[first : first + windowing.batch])
-            if advanced is not None and run.rows_done > told:
-                told = run.rows_done
-                advanced(told * len(windows) // len(run.plan.rows), len(windows))
         return run.labels
 
 
@@ -154,7 +161,6 @@ class _Run:
         self.plan = plan_windows(
             _triple(self._image.shape[1:]), roi, ensure_tuple_rep(windowing.overlap, 3)
         )
-        self.rows_done = 0
         self.labels = image.new_empty(0)
         self._per_row = len(self.plan.windows()) // len(self.plan.rows)
         self._added = 0
@@ -166,64 +172,62 @@ class _Run:
             sigma_scale=windowing.sigma_scale,
             device=self._window_device,
         )
-        self._slab: Slab | None = None
+        self._slab: _Rolling | None = None
 
     def take(self, windows: list[Triple]) -> None:
         """Ask about the next windows and finish each row that ends with one of them."""
         for start, answer in zip(windows, self._ask(windows), strict=True):
             if self._slab is None:
-                self._slab = self._open(len(answer))
-            self._slab.add(start, self._weighed(answer).to(self._slab_device))
+                slab_of = _Rolling if self.plan.in_order else _Replaying
+                self._slab = slab_of(self.plan, len(answer), self._slab_device)
+            if self._windowing.mode != "constant":
+                is_same = answer.dtype == self._weights.dtype
+                answer = answer.mul_(self._weights) if is_same else answer * self._weights
+            self._slab.add(start, answer.to(self._slab_device))
             self._added += 1
             if self._added % self._per_row == 0:
                 self._finish_row(self._slab)
 
-    def _open(self, channels: int) -> Slab:
-        return open_slab(self.plan, channels, self._windowing.slab_dtype, self._slab_device)
-
     def _ask(self, windows: list[Triple]) -> Tensor:
         roi, dtype = self.plan.roi, self._windowing.autocast
         asked = torch.stack([self._image[:, *_box(start, roi)] for start in windows])
-        precision: AbstractContextManager[object] = nullcontext()
-        if dtype is not None:
-            precision = torch.autocast(self._window_device.type, dtype=dtype)
-        with precision:
+        with torch.autocast(self._window_device.type, dtype=dtype, enabled=dtype is not None):
             answer = self._network(asked.to(self._window_device))
         if (
             not isinstance(answer, Tensor)
             or answer.ndim != 5
             or (len(answer), *answer.shape[2:]) != (len(windows), *roi)
         ):
+            voxels = " x ".join(map(str, roi))
             raise JobFailed(
-                f"the network does not answer a window of {_times(roi)} voxels with maps of that "
+                f"the network does not answer a window of {voxels} voxels with maps of that "
                 "size: run this bundle in strict mode",
                 permanent=True,
             )
         return answer.as_subclass(Tensor)
 
-    def _weighed(self, answer: Tensor) -> Tensor:
-        if self._windowing.mode == "constant":
-            return answer
-        if answer.dtype == self._weights.dtype:
-            return answer.mul_(self._weights)
-        return answer * self._weights
-
-    def _finish_row(self, slab: Slab) -> None:
+    def _finish_row(self, slab: _Rolling) -> None:
         """Blend and decide the planes that no later row touches."""
-        row, axis = self.rows_done, self.plan.axis
-        first, planes = self.plan.rows[row], self.plan.finished(row)
+        plan = self.plan
+        first = plan.rows[slab.row]
         sums = slab.finished()
+        planes = sums.shape[plan.axis + 1]
         sums.div_(self._counted(first, planes).to(sums.dtype))
         source, target = [slice(None)], []
-        for other, (corner, length) in enumerate(zip(self._corner, self._shape, strict=True)):
-            low = first if other == axis else 0
-            high = first + planes if other == axis else self.plan.size[other]
-            start, stop = max(low, corner), min(high, corner + length)
-            source.append(slice(start - low, max(stop - low, start - low)))
-            target.append(slice(start - corner, max(stop - corner, start - corner)))
-        self._decide_planes(sums[tuple(source)], tuple(target))
-        self.rows_done += 1
-        if self.rows_done < len(self.plan.rows):
+        for axis, (corner, length) in enumerate(zip(self._corner, self._shape, strict=True)):
+            low, high = (first, first + planes) if axis == plan.axis else (0, plan.size[axis])
+            start = max(low, corner)
+            stop = max(min(high, corner + length), start)
+            source.append(slice(start - low, stop - low))
+            target.append(slice(start - corner, stop - corner))
+        blended = sums[tuple(source)]
+        if blended.numel() > 0:  # else all of it is what the image was enlarged by
+            refuse_no_numbers(torch.stack([torch.stack(torch.aminmax(each)) for each in blended]))
+            decided = self._decide(blended)
+            if self.labels.numel() == 0:
+                self.labels = decided.new_zeros(self._shape)
+            self.labels[tuple(target)] = decided
+        if slab.row + 1 < len(plan.rows):
             slab.next_row()
 
     def _counted(self, first: int, planes: int) -> Tensor:
@@ -241,16 +245,6 @@ class _Run:
             box[axis] = slice(begin, begin + depth)
             counted[tuple(box)] += weights.narrow(axis, skipped, depth)
         return counted
-
-    def _decide_planes(self, blended: Tensor, target: tuple[slice, ...]) -> None:
-        if blended.numel() == 0:
-            return
-        extremes = torch.stack([torch.stack(torch.aminmax(channel)) for channel in blended])
-        refuse_no_numbers(extremes)
-        decided = self._decide(blended)
-        if self.labels.numel() == 0:
-            self.labels = decided.new_zeros(self._shape)
-        self.labels[target] = decided
 
 
 def _triple(numbers: Sequence[int]) -> Triple:
@@ -275,10 +269,6 @@ def _box(start: Triple, roi: Triple) -> tuple[slice, ...]:
     return tuple(slice(low, low + size) for low, size in zip(start, roi, strict=True))
 
 
-def _times(numbers: Triple) -> str:
-    return " x ".join(str(number) for number in numbers)
-
-
 def _padded(image: Tensor, roi: Triple, windowing: Windowing) -> tuple[Tensor, Triple]:
     """The image enlarged to at least one window, and where its first voxel lies in that."""
     missing = [max(part - whole, 0) for whole, part in zip(image.shape[1:], roi, strict=True)]
@@ -287,7 +277,163 @@ def _padded(image: Tensor, roi: Triple, windowing: Windowing) -> tuple[Tensor, T
         return image, corner
     edges = [(low, number - low) for low, number in zip(corner, missing, strict=True)]
     widths = [width for edge in reversed(edges) for width in edge]  # the last axis comes first
-    return (
-        pad(image[None], widths, mode=windowing.padding_mode, value=windowing.cval)[0],
-        corner,
-    )
+    enlarged = pad(image[None], widths, mode=windowing.padding_mode, value=windowing.cval)[0]
+    return enlarged, corner
+
+
+# --- where windows lie ---
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowPlan:
+    """Windows in rows: those of one row start on the same plane of ``axis``.
+
+    Args:
+        size: Voxels of the image, X, Y, Z; at least ``roi`` on each axis.
+        roi: Voxels of a window, X, Y, Z.
+        starts: Where windows begin, per axis, rising; every combination is a window.
+        axis: The axis along which planes are finished one row after another.
+    """
+
+    size: Triple
+    roi: Triple
+    starts: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+    axis: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.axis < 3 or any(
+            roi > size or ends[-1] + roi != size
+            for size, roi, ends in zip(self.size, self.roi, self.starts, strict=True)
+        ):
+            raise ValueError("the windows do not cover the image")
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """The first plane of each row."""
+        return self.starts[self.axis]
+
+    @property
+    def in_order(self) -> bool:
+        """Whether row by row is also the order of a scan whose first axis is the slowest."""
+        return all(len(starts) == 1 for starts in self.starts[: self.axis])
+
+    def windows(self) -> list[Triple]:
+        """The first voxel of every window, row by row."""
+        scan = list(product(*self.starts))
+        return sorted(scan, key=lambda start: start[self.axis])  # stable: a row keeps its order
+
+    def finished(self, row: int) -> int:
+        """How many planes, from the start of this row, no later row touches."""
+        if row + 1 == len(self.rows):
+            return self.roi[self.axis]
+        return self.rows[row + 1] - self.rows[row]
+
+    def touching(self, first: int, planes: int) -> list[Triple]:
+        """The windows that hold any of these planes, slowest axis first."""
+        depth = self.roi[self.axis]
+        return [
+            start
+            for start in product(*self.starts)
+            if start[self.axis] < first + planes and start[self.axis] + depth > first
+        ]
+
+    def voxels_held(self) -> int:
+        """The most voxels, per channel, held at once to blend in the order of the scan."""
+        depth = self.roi[self.axis]
+        plane = math.prod(self.size) // self.size[self.axis]
+        if self.in_order:
+            return plane * depth
+        across = math.prod(
+            self.roi[other] * len(self.starts[other]) for other in range(3) if other != self.axis
+        )
+        ends = [first + self.finished(row) for row, first in enumerate(self.rows)]
+        most = max(
+            sum(max(first + depth - end, 0) for first in self.rows[: row + 1])
+            for row, end in enumerate(ends)
+        )
+        return plane * depth + across * most
+
+
+def plan_windows(size: Triple, roi: Triple, overlap: Sequence[float]) -> WindowPlan:
+    """Lay windows as ``monai.inferers`` does; work them off along the axis that needs least memory.
+
+    Args:
+        overlap: Share of a window that the next one repeats, per axis, in [0, 1).
+    """
+    step = [max(int(part * (1 - share)), 1) for part, share in zip(roi, overlap, strict=True)]
+    slices = dense_patch_slices(size, roi, step)
+    x, y, z = (tuple(sorted({window[axis].start for window in slices})) for axis in range(3))
+    plans = [WindowPlan(size=size, roi=roi, starts=(x, y, z), axis=axis) for axis in range(3)]
+    return min(plans, key=WindowPlan.voxels_held)
+
+
+# --- blending ---
+
+
+class _Rolling:
+    """Sums of the answers of windows, for the planes that windows of the present row hold."""
+
+    def __init__(self, plan: WindowPlan, maps: int, device: torch.device) -> None:
+        self._plan, self._dim = plan, plan.axis + 1
+        shape = [maps, *plan.size]
+        shape[self._dim] = plan.roi[plan.axis]
+        self._sums = torch.zeros(shape, dtype=torch.float32, device=device)
+        self.row = 0
+
+    def add(self, start: Triple, answer: Tensor) -> None:
+        """Add the answer (K, *roi) of the window that begins at ``start``, of the present row."""
+        self._across(start).add_(answer)
+
+    def finished(self) -> Tensor:
+        """The sums (K, ...) of the planes that the present row finishes, to be changed at will."""
+        return self._sums.narrow(self._dim, 0, self._plan.finished(self.row))
+
+    def next_row(self) -> None:
+        """Forget the finished planes."""
+        gone = self._plan.finished(self.row)
+        rest = self._plan.roi[self._plan.axis] - gone
+        for first in range(0, rest, gone):  # in steps, since a copy must not overlap its source
+            planes = min(gone, rest - first)
+            moved = self._sums.narrow(self._dim, first + gone, planes)
+            self._sums.narrow(self._dim, first, planes).copy_(moved)
+        self._sums.narrow(self._dim, rest, gone).zero_()
+        self.row += 1
+
+    def _across(self, start: Triple) -> Tensor:
+        """All planes of the slab, and across them the window's own extent."""
+        sums = self._sums
+        for axis in range(3):
+            if axis != self._plan.axis:
+                sums = sums.narrow(axis + 1, start[axis], self._plan.roi[axis])
+        return sums
+
+
+class _Replaying(_Rolling):
+    def __init__(self, plan: WindowPlan, maps: int, device: torch.device) -> None:
+        super().__init__(plan, maps, device)
+        self._first_after = tuple(starts[0] for starts in plan.starts[plan.axis + 1 :])
+        self._kept: dict[tuple[int, ...], list[tuple[Triple, Tensor]]] = {}
+
+    def add(self, start: Triple, answer: Tensor) -> None:
+        axis = self._plan.axis
+        kept = self._kept.setdefault(start[:axis], [])
+        if start[axis + 1 :] == self._first_after:
+            earlier, kept[:] = kept[:], []
+            for other, rest in earlier:
+                self._add(other, rest, kept)
+            earlier.clear()
+        self._add(start, answer, kept)
+
+    def next_row(self) -> None:
+        self.finished().zero_()
+        self.row += 1
+
+    def _add(self, start: Triple, answer: Tensor, kept: list[tuple[Triple, Tensor]]) -> None:
+        """Add to the planes that this row finishes; keep a copy of what reaches beyond."""
+        depth = answer.shape[self._dim]
+        here = min(self._plan.finished(self.row), depth)
+        sums = self._across(start).narrow(self._dim, 0, here)
+        sums.add_(answer.narrow(self._dim, 0, here))
+        if here < depth:
+            beyond = answer.narrow(self._dim, here, depth - here)
+            kept.append((start, beyond.to(self._sums.dtype, copy=True).contiguous()))

@@ -6,9 +6,8 @@ its own Hounsfield units inside those shapes, a few slices at a time.
 ::
 
     grid      the coarse grid: shrink, morphology in millimetres, back to full resolution
-    body      the patient without table and clothes, holes filled
+    body      the patient without table and clothes, holes filled; bone with its marrow
     lungs     air in the body: airways, left and right lung, told apart along the patient's x axis
-    dense     bone with its marrow, without contrast medium
     compose   the labels of the source grid
 
 What enters: one CT volume of any orientation. What leaves: the labels of
@@ -23,11 +22,10 @@ import numpy as np
 
 from node.domain.errors import JobFailed
 from node.domain.result import LabelArray
-from node.infer.ct_tissue.body import find_body, find_inner_region
-from node.infer.ct_tissue.compose import Shapes, compose
-from node.infer.ct_tissue.dense import find_bone
+from node.infer.ct_tissue.body import find_body, find_bone, find_inner_region
+from node.infer.ct_tissue.compose import compose
 from node.infer.ct_tissue.grid import CoarseGrid
-from node.infer.ct_tissue.lungs import find_airways, find_lungs
+from node.infer.ct_tissue.lungs import find_airways, find_lungs, lung_sides
 from node.infer.registry import ModelSpec
 from node.infer.report import Report
 from node.infer.run_context import RunContext
@@ -61,19 +59,21 @@ def label_tissues(volume: Volume, report: Report) -> LabelArray:
         if not body.any():
             report.note("no body found")
             return np.zeros(volume.grid.shape, np.uint8)
-        bone = find_bone(hu, body, grid)
+        bone, marrow = find_bone(hu, body, grid)
         lungs = find_lungs(hu, body, grid)
-        airways = find_airways(hu, body, lungs, grid)
-        left, right = lungs.without(airways.mask, grid).sides(body, grid)
-        shapes = Shapes(
+        airways, airway_limit_hu = find_airways(hu, body, lungs, grid)
+        left, right = lung_sides(lungs, airways, body, grid)
+        inner = find_inner_region(hu, body, grid)
+    with report.stage("compose"):
+        return compose(
+            volume.array,
+            grid,
             body=body,
-            inner=find_inner_region(hu, body, grid),
-            bone=bone.surface,
-            marrow=bone.marrow,
+            inner=inner,
+            bone=bone,
+            marrow=marrow,
             left_lung=left,
             right_lung=right,
-            airways=airways.mask,
-            airway_limit_hu=airways.limit_hu,
+            airways=airways,
+            airway_limit_hu=airway_limit_hu,
         )
-    with report.stage("compose"):
-        return compose(volume.array, shapes, grid)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from node.infer.ct_tissue.body import BODY_HU, FAT_HU
-from node.infer.ct_tissue.dense import BONE_HU, TRABECULAR_HU
+from node.infer.ct_tissue.body import BODY_HU, BONE_HU, FAT_HU, TRABECULAR_HU
 from node.infer.ct_tissue.grid import CoarseGrid, Mask
 from node.infer.volume import VoxelArray
 
@@ -33,73 +32,58 @@ class Tissue(IntEnum):
     OTHER_BODY = 8
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shapes:
-    """What was found on the coarse grid."""
+def compose(
+    array: VoxelArray,
+    grid: CoarseGrid,
+    *,
+    body: Mask,
+    inner: Mask,
+    bone: Mask,
+    marrow: Mask,
+    left_lung: Mask,
+    right_lung: Mask,
+    airways: Mask,
+    airway_limit_hu: float,
+) -> NDArray[np.uint8]:
+    """Label every voxel, the particular over the general, from shapes on the coarse grid.
 
-    body: Mask
-    inner: Mask
-    bone: Mask
-    marrow: Mask
-    left_lung: Mask
-    right_lung: Mask
-    airways: Mask
-    airway_limit_hu: float
-
-
-def compose(array: VoxelArray, shapes: Shapes, grid: CoarseGrid) -> NDArray[np.uint8]:
-    """Label every voxel; a few slices at a time, so that memory does not grow with the series."""
-    judge = _Judge(shapes, grid)
-    labels = np.zeros(array.shape, np.uint8)
-    for first in range(0, array.shape[0], _SLAB_SLICES):
-        last = min(first + _SLAB_SLICES, array.shape[0])
-        judge.paint(labels[first:last], array[first:last], first, last)
-    return labels
-
-
-class _Judge:
-    """The coarse shapes, and the blocks beside them that their surfaces may pass through."""
-
-    def __init__(self, shapes: Shapes, grid: CoarseGrid) -> None:
-        self._grid = grid
-        self._shapes = shapes
-        self._near_body = grid.bordered(shapes.body)
-        self._body_core = grid.cored(shapes.body)
-        self._inner = grid.signed_image(shapes.inner)
-        self._near_bone = grid.bordered(shapes.bone)
-        self._near_marrow = grid.bordered(shapes.marrow) & shapes.bone
-        self._near_right = grid.bordered(shapes.right_lung) & ~shapes.left_lung
-        self._near_left = grid.bordered(shapes.left_lung) & ~self._near_right
-        self._lung_core = grid.cored(shapes.left_lung | shapes.right_lung)
-        self._near_airways = grid.bordered(shapes.airways)
-        self._has_seams = max(grid.full.spacing_mm[1:]) <= _SEAM_MM
-
-    def paint(self, labels: NDArray[np.uint8], hu: VoxelArray, first: int, last: int) -> None:
-        """Label source slices ``first`` to ``last``, the particular over the general."""
-
-        def full(mask: Mask) -> Mask:
-            return self._grid.full_blocks(mask, first, last)
-
-        in_body = full(self._body_core) | (full(self._near_body) & (hu > BODY_HU))
+    A few slices at a time, so that memory does not grow with the series.
+    """
+    # shapes with the blocks beside them that their surfaces may pass through, and without
+    near_body, body_core = grid.bordered(body), grid.cored(body)
+    inner_surface = grid.signed_image(inner)
+    near_bone, near_marrow = grid.bordered(bone), grid.bordered(marrow) & bone
+    near_right = grid.bordered(right_lung) & ~left_lung
+    near_left = grid.bordered(left_lung) & ~near_right
+    lung_core = grid.cored(left_lung | right_lung)
+    near_airways = grid.bordered(airways)
+    has_seams = max(grid.full.spacing_mm[1:]) <= _SEAM_MM
+    composed = np.zeros(array.shape, np.uint8)
+    for first in range(0, len(array), _SLAB_SLICES):
+        last = min(first + _SLAB_SLICES, len(array))
+        labels, hu = composed[first:last], array[first:last]
+        full = partial(grid.full_blocks, first=first, last=last)
+        in_body = full(body_core) | (full(near_body) & (hu > BODY_HU))
         labels[in_body] = Tissue.OTHER_BODY
         soft, fat = _without_speckle(
             in_body & (hu > FAT_HU[1]), in_body & (hu >= FAT_HU[0]) & (hu <= FAT_HU[1])
         )
         labels[soft] = Tissue.SOFT_TISSUE
-        if self._has_seams:
+        if has_seams:
             fat &= ~_partial_volume(fat, hu)
-        is_inner = self._grid.full_values(self._inner, first, last) <= 0
+        is_inner = grid.full_values(inner_surface, first, last) <= 0
         labels[fat & is_inner] = Tissue.INNER_FAT
         labels[fat & ~is_inner] = Tissue.SUBCUTANEOUS_FAT
-        bone = (full(self._near_bone) & (hu > BONE_HU)) | full(self._shapes.marrow)
-        bone |= full(self._near_marrow) & (hu > TRABECULAR_HU)
-        labels[in_body & bone] = Tissue.BONE
-        is_lung = (hu < _LUNG_HU) | full(self._lung_core)
-        labels[full(self._near_left) & is_lung] = Tissue.LEFT_LUNG
-        labels[full(self._near_right) & is_lung] = Tissue.RIGHT_LUNG
-        airways = full(self._shapes.airways) & (hu < _AIRWAY_WALL_HU)
-        airways |= full(self._near_airways) & (hu < self._shapes.airway_limit_hu)
-        labels[airways] = Tissue.AIRWAYS
+        is_bone = (full(near_bone) & (hu > BONE_HU)) | full(marrow)
+        is_bone |= full(near_marrow) & (hu > TRABECULAR_HU)
+        labels[in_body & is_bone] = Tissue.BONE
+        is_lung = (hu < _LUNG_HU) | full(lung_core)
+        labels[full(near_left) & is_lung] = Tissue.LEFT_LUNG
+        labels[full(near_right) & is_lung] = Tissue.RIGHT_LUNG
+        in_airways = full(airways) & (hu < _AIRWAY_WALL_HU)
+        in_airways |= full(near_airways) & (hu < airway_limit_hu)
+        labels[in_airways] = Tissue.AIRWAYS
+    return composed
 
 
 def _without_speckle(soft: Mask, fat: Mask) -> tuple[Mask, Mask]:

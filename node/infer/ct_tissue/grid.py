@@ -155,19 +155,16 @@ class CoarseGrid:
         """Connected components numbered from 1, the largest first, and their sizes in voxels."""
         found = _ITK.RelabelComponent(_ITK.ConnectedComponent(self.image(mask)))
         labels = _ITK.GetArrayFromImage(found).astype(np.uint32, copy=False)
-        return labels, [int(n) for n in np.bincount(labels.ravel())[1:]]
+        return labels, np.bincount(labels.ravel())[1:].tolist()
 
     def filled(self, mask: Mask, axis: int) -> Mask:
         """The mask with its holes filled, plane by plane across the axis."""
-        planes = np.moveaxis(mask, axis, 0)
-        filled = np.empty_like(planes)
-        for k, plane in enumerate(planes):
-            filled[k] = plane_filled(plane)
-        return np.moveaxis(filled, 0, axis)
+        filled = [plane_filled(plane) for plane in np.moveaxis(mask, axis, 0)]
+        return np.stack(filled, axis)
 
-    def image(self, mask: Mask) -> Any:
-        """A mask as an ITK image whose axes are millimetres along the array's own axes."""
-        image = _ITK.GetImageFromArray(mask.view(np.uint8))
+    def image(self, values: Mask | Floats32) -> Any:
+        """A mask or values as an ITK image whose axes are millimetres along the array's own axes."""
+        image = _ITK.GetImageFromArray(values.view(np.uint8) if values.dtype == bool else values)
         image.SetSpacing(self.spacing_mm[::-1])
         return image
 
@@ -203,9 +200,7 @@ class CoarseGrid:
     def signed_image(self, mask: Mask, limit_mm: float = 20.0) -> Any:
         """An ITK image of the signed distance to the surface, negative inside, for ``full_values``."""
         inside, outside = self.distance_mm(~mask), self.distance_mm(mask)
-        image = _ITK.GetImageFromArray(np.clip(outside - inside, -limit_mm, limit_mm))
-        image.SetSpacing(self.spacing_mm[::-1])
-        return image
+        return self.image(np.clip(outside - inside, -limit_mm, limit_mm))
 
 
 def plane_filled(plane: Mask) -> Mask:

@@ -35,40 +35,7 @@ _AIRWAY_LIMITS_HU = (-880.0, -900.0, -920.0, -940.0, -960.0)
 _AIRWAYS_ML = 120.0
 
 
-@dataclass(frozen=True, slots=True)
-class Lungs:
-    """Both lungs, airways in them included until they are taken out."""
-
-    mask: Mask
-
-    def without(self, airways: Mask, grid: CoarseGrid) -> Lungs:
-        """The lungs without the airways and the crumbs that taking them out leaves."""
-        labels, sizes = grid.components(self.mask & ~airways)
-        keep = np.array([False, *(size * grid.voxel_ml >= 1.0 for size in sizes)])
-        return Lungs(keep[labels])
-
-    def sides(self, body: Mask, grid: CoarseGrid) -> tuple[Mask, Mask]:
-        """Left and right lung, each with the vessels in it."""
-        left, right = _sides(self.mask, body, grid)
-        with_vessels = [grid.closed(side, _VESSEL_MM) & body for side in (left, right)]
-        return left | (with_vessels[0] & ~right), right | (
-            with_vessels[1] & ~with_vessels[0] & ~left
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Airways:
-    """Trachea and the bronchi that can be followed without leaking into the lung.
-
-    Args:
-        limit_hu: Air in the airways is below it.
-    """
-
-    mask: Mask
-    limit_hu: float
-
-
-def find_lungs(hu: Floats32, body: Mask, grid: CoarseGrid) -> Lungs:
+def find_lungs(hu: Floats32, body: Mask, grid: CoarseGrid) -> Mask:
     """Air of a lung's density: a large part, or smaller ones that the end of the volume cuts.
 
     Gas in the bowel may look like a cut lung where the volume ends in the abdomen or the pelvis. It
@@ -92,7 +59,7 @@ def find_lungs(hu: Floats32, body: Mask, grid: CoarseGrid) -> Lungs:
         ]
     else:
         lungs = _pairs([part for part in aerated if part.ends], body, grid)
-    return Lungs(np.isin(labels, [part.number for part in lungs]))
+    return np.isin(labels, [part.number for part in lungs])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +119,16 @@ def _pairs(cut: list[_Part], body: Mask, grid: CoarseGrid) -> list[_Part]:
 # --- sides -------------------------------------------------------------------------------------
 
 
+def lung_sides(lungs: Mask, airways: Mask, body: Mask, grid: CoarseGrid) -> tuple[Mask, Mask]:
+    """Left and right lung without the airways, each with the vessels in it."""
+    labels, sizes = grid.components(lungs & ~airways)
+    # without the crumbs that taking the airways out leaves
+    keep = np.array([False, *(size * grid.voxel_ml >= 1.0 for size in sizes)])
+    left, right = _sides(keep[labels], body, grid)
+    left_filled, right_filled = (grid.closed(side, _VESSEL_MM) & body for side in (left, right))
+    return left | (left_filled & ~right), right | (right_filled & ~left_filled & ~left)
+
+
 def _sides(lungs: Mask, body: Mask, grid: CoarseGrid) -> tuple[Mask, Mask]:
     """Each connected part goes to the side of its middle; a part of both lungs is cut first."""
     left = np.zeros(grid.shape, bool)
@@ -206,21 +183,24 @@ def _cut(part: Mask, midline_mm: float, grid: CoarseGrid) -> Mask:
 # --- airways -----------------------------------------------------------------------------------
 
 
-def find_airways(hu: Floats32, body: Mask, lungs: Lungs, grid: CoarseGrid) -> Airways:
-    """Grow from the trachea with the highest limit that does not leak into the lungs."""
-    nothing = Airways(np.zeros(grid.shape, bool), _AIRWAY_LIMITS_HU[0])
-    if grid.ml(lungs.mask) < _AIRWAY_LUNG_ML:
-        return nothing
+def find_airways(hu: Floats32, body: Mask, lungs: Mask, grid: CoarseGrid) -> tuple[Mask, float]:
+    """Trachea and the bronchi that can be followed without leaking into the lung.
+
+    They grow from the trachea with the highest limit that does not leak.
+
+    Returns:
+        Where they are, and the Hounsfield units that air in them is below.
+    """
+    if grid.ml(lungs) < _AIRWAY_LUNG_ML:
+        return np.zeros(grid.shape, bool), _AIRWAY_LIMITS_HU[0]
     trachea = _trachea(hu, body, lungs, grid)
-    if not trachea.any():
-        return nothing
-    for limit_hu in _AIRWAY_LIMITS_HU:
+    for limit_hu in _AIRWAY_LIMITS_HU if trachea.any() else ():
         labels, _ = grid.components(body & (hu < limit_hu))
         touched = np.unique(labels[trachea])
         grown = np.isin(labels, touched[touched > 0])
         if grown.any() and grid.ml(grown) < _AIRWAYS_ML:
-            return Airways(grown, limit_hu)
-    return Airways(trachea, _AIRWAY_LIMITS_HU[0])
+            return grown, limit_hu
+    return trachea, _AIRWAY_LIMITS_HU[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,26 +212,26 @@ class _Spot:
     voxels: NDArray[np.int64]
 
 
-def _trachea(hu: Floats32, body: Mask, lungs: Lungs, grid: CoarseGrid) -> Mask:
+def _trachea(hu: Floats32, body: Mask, lungs: Mask, grid: CoarseGrid) -> Mask:
     """The longest chain of round spots of air near the midline, if it is long enough."""
     chains: list[list[_Spot]] = []
     for spot in _spots(hu, body, lungs, grid):
         fitting = [
             chain
             for chain in chains
-            if chain[-1].plane == spot.plane - 1 and _across_mm(chain[-1], spot) < _TRACHEA_STEP_MM
+            if chain[-1].plane == spot.plane - 1
+            # in the patient's axial plane
+            and np.linalg.norm((spot.middle_mm - chain[-1].middle_mm)[:2]) < _TRACHEA_STEP_MM
         ]
         if fitting:
             max(fitting, key=len).append(spot)
         else:
             chains.append([spot])
     trachea = np.zeros(grid.shape, bool)
-    length_mm = {id(chain): _length_mm(chain) for chain in chains}
-    if chains:
-        longest = max(chains, key=lambda chain: length_mm[id(chain)])
-        if length_mm[id(longest)] >= _TRACHEA_LENGTH_MM:
-            for spot in longest:
-                trachea[tuple(spot.voxels.T)] = True
+    longest = max(chains, key=_length_mm, default=[])
+    if _length_mm(longest) >= _TRACHEA_LENGTH_MM:
+        for spot in longest:
+            trachea[tuple(spot.voxels.T)] = True
     return trachea
 
 
@@ -259,17 +239,11 @@ def _length_mm(chain: list[_Spot]) -> float:
     return sum(float(np.linalg.norm(b.middle_mm - a.middle_mm)) for a, b in pairwise(chain))
 
 
-def _across_mm(a: _Spot, b: _Spot) -> float:
-    """How far the middle moves in the patient's axial plane."""
-    return float(np.linalg.norm((b.middle_mm - a.middle_mm)[:2]))
-
-
-def _spots(hu: Floats32, body: Mask, lungs: Lungs, grid: CoarseGrid) -> list[_Spot]:
+def _spots(hu: Floats32, body: Mask, lungs: Mask, grid: CoarseGrid) -> list[_Spot]:
     """Candidates for the trachea in every axial plane, plane by plane."""
     axis = grid.axial_axis
-    across = [a for a in range(3) if a != axis]
-    pixel_mm2 = grid.spacing_mm[across[0]] * grid.spacing_mm[across[1]]
-    midline_mm = _midline_mm(lungs.mask, body, grid)
+    pixel_mm = np.array([grid.spacing_mm[a] for a in range(3) if a != axis])
+    midline_mm = _midline_mm(lungs, body, grid)
     centre_mm = float(grid.lps_mm(body)[:, 1].mean())
     spots: list[_Spot] = []
     planes = np.moveaxis(body & (hu < _TRACHEA_HU), axis, 0)
@@ -277,17 +251,14 @@ def _spots(hu: Floats32, body: Mask, lungs: Lungs, grid: CoarseGrid) -> list[_Sp
         if not plane.any():
             continue
         labels = plane_components(plane)
-        areas_mm2 = np.bincount(labels.ravel()) * pixel_mm2
+        areas_mm2 = np.bincount(labels.ravel()) * pixel_mm.prod()
+        areas_mm2[0] = 0.0  # what is no air
         for number in np.flatnonzero((areas_mm2 > _TRACHEA_MM2[0]) & (areas_mm2 < _TRACHEA_MM2[1])):
-            if number == 0:
-                continue
             pixels = np.argwhere(labels == number)
             index = np.insert(pixels, axis, k, axis=1)
             points_mm = grid.points_mm(index)
             middle_mm = points_mm.mean(axis=0)
-            extent_mm = np.ptp(points_mm[:, :2], axis=0) + np.array(
-                [grid.spacing_mm[across[0]], grid.spacing_mm[across[1]]]
-            )
+            extent_mm = np.ptp(points_mm[:, :2], axis=0) + pixel_mm
             if (
                 abs(middle_mm[0] - midline_mm) < _OFF_MIDLINE_MM
                 and middle_mm[1] > centre_mm - _BEFORE_CENTRE_MM

@@ -63,7 +63,7 @@ BRAIN = brain_at(places_of(LATTICES["t1c"]))
 def test_the_lattice_is_that_of_brats_around_the_brain() -> None:
     prepared = gathered(VOLUMES, BRAIN, {})
 
-    grid = prepared.image.grid
+    grid = prepared.channels[0].grid
     assert grid.shape == (155, 240, 240)
     assert grid.steps_mm == (
         (0, 0, 1),
@@ -78,7 +78,7 @@ def test_the_lattice_is_that_of_brats_around_the_brain() -> None:
 def test_a_brain_larger_than_brats_is_not_cut() -> None:
     everything = np.ones(LATTICES["t1c"].shape, np.bool_)
 
-    grid = gathered(VOLUMES, everything, {}).image.grid
+    grid = gathered(VOLUMES, everything, {}).channels[0].grid
 
     # 50 x 4 mm to the left, 160 x 1.5 mm to the back, 150 x 1.5 mm upwards
     assert grid.shape == (229, 244, 240)
@@ -87,9 +87,9 @@ def test_a_brain_larger_than_brats_is_not_cut() -> None:
 def test_every_channel_shows_its_series_inside_the_brain_and_nothing_outside() -> None:
     prepared = gathered(VOLUMES, BRAIN, {})
 
-    points = places_of(prepared.image.grid)
+    points = places_of(prepared.channels[0].grid)
     truth = brain_at(points)
-    for role, channel in zip(CHANNELS, prepared.image.channels, strict=True):
+    for role, channel in zip(CHANNELS, prepared.channels, strict=True):
         inside = channel.array != 0
         dice = 2 * np.count_nonzero(inside & truth) / (inside.sum() + truth.sum())
         assert dice > 0.97, role  # the mask was drawn on slices of 4 mm
@@ -106,8 +106,8 @@ def test_a_moved_series_is_taken_from_where_it_is() -> None:
 
     still, moved = (gathered(v, BRAIN, m) for v, m in ((VOLUMES, {}), (volumes, {"flair": move})))
 
-    difference = still.image.channels[3].array - moved.image.channels[3].array
-    points = places_of(still.image.grid)
+    difference = still.channels[3].array - moved.channels[3].array
+    points = places_of(still.channels[0].grid)
     core = np.sum(((points - BRAIN_MM) / (HALF_MM - 8)) ** 2, axis=-1) < 1
     assert np.abs(difference[core]).max() < 0.05
 
@@ -119,7 +119,7 @@ def test_regions_come_back_nested_and_where_they_were() -> None:
     def ball(points: NDArray[np.float64], radius_mm: float) -> NDArray[np.bool_]:
         return np.sum((points - left_mm) ** 2, axis=-1) < radius_mm**2
 
-    points = places_of(prepared.image.grid)
+    points = places_of(prepared.channels[0].grid)
     bits = sum(ball(points, radius) << n for n, radius in enumerate((25.0, 18.0, 11.0)))
 
     back = prepared.back(bits.astype(np.uint8))
@@ -136,10 +136,12 @@ def test_regions_come_back_nested_and_where_they_were() -> None:
 def test_prepare_takes_brain_and_movements_from_the_series(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    asked: list[tuple[str, Path]] = []
+    asked: list[tuple[str, Mapping[str, Path]]] = []
 
-    def ellipsoid(volume: Volume, folder: Path, *, device: str, report: Report) -> object:
-        asked.append((device, folder))
+    def ellipsoid(
+        volume: Volume, given: Mapping[str, Path], *, device: str, report: Report
+    ) -> object:
+        asked.append((device, given))
         return brain_at(places_of(volume.grid))
 
     # learned weights have tests of their own: here the brain is a formula
@@ -150,13 +152,13 @@ def test_prepare_takes_brain_and_movements_from_the_series(
 
     prepared = prepare({**VOLUMES, **in_one_go}, files, "cpu", report)
 
-    assert asked == [("cpu", tmp_path / "pulled")]
+    assert asked == [("cpu", files)]
     assert [note.split(",")[0] for note in report.notes] == [
         "t1: not registered",
         "t2: not registered",
         "flair: registered",
     ]
-    assert prepared.back(np.zeros(prepared.image.grid.shape, np.uint8)).shape == BRAIN.shape
+    assert prepared.back(np.zeros(prepared.channels[0].grid.shape, np.uint8)).shape == BRAIN.shape
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from node.domain.errors import JobFailed
-from node.infer.brain import meshnet
-from node.infer.brain.tfjs import load_network
-from tests.infer.brain.heads import t1_image
-from tests.infer.brain.networks import model_json, random_network, write_network
-from tests.support.cases import Cases
-
 torch = pytest.importorskip("torch")
+
+from node.domain.errors import JobFailed  # noqa: E402
+from node.infer.brain import meshnet  # noqa: E402
+from node.infer.brain.tfjs import load_network  # noqa: E402
+from tests.infer.brain.heads import t1_image  # noqa: E402
+from tests.infer.brain.networks import model_json, random_network, write_network  # noqa: E402
+from tests.support.cases import Cases  # noqa: E402
 
 WIDTHS, DILATIONS = (1, 6, 6, 6, 6, 4), (1, 4, 16, 2, 1)
 

@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 
 from node.domain.errors import JobFailed
 from node.domain.grid import Grid
-from node.infer.brain.register import align
-from node.infer.brain.resampling import resampled
+from node.infer.brain.register import align, resampled
 from node.infer.report import Stopwatch
 from node.infer.volume import Volume
 from tests.infer.brain.heads import acquired, t1_image

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from node.domain.errors import JobFailed
 from node.domain.grid import Grid
-from node.infer.brain.resampling import resampled
+from node.infer.brain.register import resampled
 from node.infer.brain.template import in_unit_range, onto_template, prepare, without_bias
 from node.infer.report import Stopwatch
 from node.infer.volume import Volume
@@ -83,8 +83,8 @@ def test_a_known_deformation_is_found_and_labels_come_back(
 
     prepared = onto_template(biased(brain), brain.array > 0, template, report=report)
 
-    assert np.allclose(prepared.image.grid.affine_lps, TEMPLATE.affine_lps, atol=1e-4)
-    image = prepared.image.channels[0].array
+    assert np.allclose(prepared.channels[0].grid.affine_lps, TEMPLATE.affine_lps, atol=1e-4)
+    image = prepared.channels[0].array
     expected = in_unit_range(
         resampled(brain.array, brain.grid, TEMPLATE, move=to_brain, way="linear")
     )

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from node.infer.bundle.config import Bundle
-from node.infer.bundle.image import Image
+from node.infer.bundle.spec import Bundle
 from node.infer.bundle.strict import run_strict
 from node.infer.kept import Kept
 from node.infer.report import Report
@@ -26,6 +25,6 @@ def strict(request: Mapping[str, Any], report: Report, kept: Kept) -> Mapping[st
         weights=root / "models" / "model.pt",
     )
     phantom = Phantom(shape=(20, 24, 28), spacing_mm=(9.0, 8.0, 7.0))
-    image = Image(channels=(Volume(array=phantom.hu_volume, grid=phantom.grid),))
+    image = (Volume(array=phantom.hu_volume, grid=phantom.grid),)
     run_strict(bundle, image, room(Path(request["folder"])), report)
     return {}

@@ -24,11 +24,14 @@ from monai.bundle import ckpt_export
 from node.domain.errors import JobFailed
 from node.domain.result import LabelArray
 from node.infer.assets import sha256_of
-from node.infer.bundle.agreement import compare_labels
-from node.infer.bundle.config import bundle_of
-from node.infer.bundle.optimize import export_arguments, optimize
-from node.infer.bundle.optimized import LOCK, Optimized, read_lock
-from node.infer.bundle.tensorrt import TensorRT, exporter_of
+from node.infer.bundle.optimize import (
+    TensorRT,
+    compare_labels,
+    export_arguments,
+    exporter_of,
+    optimize,
+)
+from node.infer.bundle.spec import LOCK, Optimized, bundle_of, read_lock
 from node.infer.registry import ModelSpec
 from node.infer.report import Stopwatch
 from node.infer.run_context import ModelOutput, SeriesInput, run_model

@@ -20,10 +20,8 @@ import nibabel
 
 from node.domain.errors import JobFailed
 from node.infer.bundle import strict
-from node.infer.bundle.config import Bundle, bundle_of
-from node.infer.bundle.image import Image
-from node.infer.bundle.nifti import read_labels, write_image
-from node.infer.bundle.strict import run_strict, strict_arguments
+from node.infer.bundle.spec import Bundle, bundle_of
+from node.infer.bundle.strict import read_labels, run_strict, strict_arguments, write_image
 from node.infer.report import Stopwatch
 from node.infer.runner import Runner
 from node.infer.volume import Volume
@@ -37,8 +35,8 @@ SMALL = Phantom(plane="oblique", position="HFDR", shape=(20, 24, 28), spacing_mm
 LONG_S = 60.0
 
 
-def image_of(*phantoms: Phantom) -> Image:
-    return Image(channels=tuple(Volume(array=each.hu_volume, grid=each.grid) for each in phantoms))
+def image_of(*phantoms: Phantom) -> tuple[Volume, ...]:
+    return tuple(Volume(array=each.hu_volume, grid=each.grid) for each in phantoms)
 
 
 def bundle_in(folder: Path, recipe: Recipe, **overrides: object) -> Bundle:

@@ -24,8 +24,8 @@ from monai.networks.nets.vista3d import ClassMappingClassify, PointMappingSAM  #
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from node.domain.errors import JobFailed  # noqa: E402
-from node.infer.bundle.config import Bundle, parser_of  # noqa: E402
-from node.infer.bundle.fast import load  # noqa: E402
+from node.infer.bundle.loading import load, parser_of  # noqa: E402
+from node.infer.bundle.spec import Bundle  # noqa: E402
 from node.infer.bundle.vista import (  # noqa: E402
     is_vista,
     prompts_of,

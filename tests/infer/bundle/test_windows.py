@@ -29,8 +29,7 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from node.domain.errors import JobFailed  # noqa: E402
 from node.infer.bundle.decide import largest_of_linear_head, take_largest  # noqa: E402
-from node.infer.bundle.window_plan import plan_windows  # noqa: E402
-from node.infer.bundle.windows import Windowing, label_windows, windowing_of  # noqa: E402
+from node.infer.bundle.windows import Windowing, label_windows, plan_windows, windowing_of  # noqa: E402
 
 Tensor = Any
 Shape = tuple[int, int, int]
@@ -209,17 +208,6 @@ def test_the_image_is_left_as_it_was_even_where_the_network_answers_with_its_inp
     assert torch.equal(image, before)
 
 
-def test_progress_is_told_row_by_row() -> None:
-    told: list[tuple[int, int]] = []
-    windowing = Windowing(roi_size=8, overlap=0.0)
-
-    label_windows(
-        picture((32, 16, 16)), products(2), take_largest, windowing, lambda *at: told.append(at)
-    )
-
-    assert told == [(4, 16), (8, 16), (12, 16), (16, 16)]
-
-
 @pytest.mark.parametrize("where", [(0, 0, 0), (19, 8, 8), (9, 3, 4)])
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf"), float("-inf")])
 def test_values_that_are_not_numbers_fail_the_job_for_good(wrong: float, where: Shape) -> None:
@@ -260,8 +248,6 @@ def test_the_inferer_of_a_bundle_decides() -> None:
         sigma_scale=0.25,
         padding_mode="replicate",
         cval=-1.0,
-        sw_device="cuda:1",
-        device=torch.device("cpu"),
     )
 
     assert windowing_of(inferer) == Windowing(
@@ -272,8 +258,6 @@ def test_the_inferer_of_a_bundle_decides() -> None:
         sigma_scale=0.25,
         padding_mode="replicate",
         cval=-1.0,
-        window_device="cuda:1",
-        slab_device=torch.device("cpu"),
     )
 
 
@@ -350,7 +334,7 @@ def test_half_precision_is_close_and_only_where_asked_for() -> None:
 
     image = picture((20, 19, 33))
     exact = Windowing(roi_size=16, overlap=0.25, mode="gaussian")
-    half = replace(exact, autocast=torch.bfloat16, slab_dtype=torch.float16)
+    half = replace(exact, autocast=torch.bfloat16)
 
     wanted = label_windows(image, network, take_largest, exact)
     assert types == {torch.float32}

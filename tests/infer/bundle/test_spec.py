@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from node.domain.errors import ConfigInvalid, JobFailed
-from node.infer.bundle.config import Bundle
-from node.infer.bundle.variant_selection import (
+from node.infer.bundle.spec import (
+    Bundle,
     asking_for,
     is_asked_by_class,
     labels_wanted,
