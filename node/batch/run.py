@@ -28,8 +28,7 @@ from node.jobs.store import JobStore
 from node.pipeline.accept import open_ingest
 from node.pipeline.build import Plan
 from node.pipeline.data_folder import lock_data_folder
-from node.pipeline.settle import Settler
-from node.pipeline.wiring import settle_deps
+from node.pipeline.settle import Settler, settle_deps
 from node.spool.arrivals import Arrivals
 from node.spool.catalog import SpoolCatalog
 from node.spool.folders import SpoolFolders

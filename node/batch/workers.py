@@ -17,10 +17,9 @@ from node.domain.job import DeliveryState, JobState
 from node.domain.reasons import reasons_from_json
 from node.jobs.catalog import JobCatalog
 from node.pipeline.build import Plan
-from node.pipeline.deliver import Deliverer
+from node.pipeline.deliver import Deliverer, delivery_deps
 from node.pipeline.signals import Signals
-from node.pipeline.wiring import delivery_deps, work_deps
-from node.pipeline.work import Worker
+from node.pipeline.work import Worker, work_deps
 from node.words import Audience, show_job, tell_all
 
 Say = Callable[[str], None]

@@ -22,7 +22,7 @@ from node.jobs.store import JobStore
 from node.jobs.values import StoredResult
 from node.pipeline.build import Plan
 from node.pipeline.deliver import deliverable_of
-from node.pipeline.forms import forms_taken
+from node.pipeline.forms.form import forms_taken
 
 Row = Mapping[str, Any]
 

@@ -13,7 +13,7 @@ from node.cli.series import LimitOption
 from node.domain.job import DeliveryState
 from node.jobs.catalog import JobCatalog
 from node.jobs.outbox import Outbox
-from node.pipeline.forms import forms_taken
+from node.pipeline.forms.form import forms_taken
 from node.words import show_delivery
 
 _COLUMNS = (

@@ -29,7 +29,7 @@ from node.domain.series import SeriesState
 from node.domain.statuses import PATIENT_MIX_UP
 from node.pipeline.build import Plan
 from node.pipeline.judge import ActiveRule, judge_rule, judge_set, not_taken
-from node.pipeline.watch import CompleteSeries, SeriesWatch
+from node.pipeline.series import CompleteSeries, SeriesWatch
 from node.receive.dry import DryRun
 from node.receive.syntaxes import Decodable
 from node.route.explain import Explanation, explain

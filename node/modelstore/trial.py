@@ -16,7 +16,7 @@ from node.infer.registry import ModelSpec, load_model
 from node.infer.report import Report
 from node.infer.run_context import RunContext
 from node.infer.runners import run_model
-from node.pipeline.acceptance import variant_by_header
+from node.pipeline.judge import variant_by_header
 from node.pipeline.optimize_job import read_sample
 
 

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from sqlalchemy import Engine
 
@@ -18,18 +19,26 @@ from node.database.engine import open_engine
 from node.deliver.destination import Destination as ConfiguredDestination
 from node.deliver.sender import implicit_destinations
 from node.domain.completion_policy import CompletionPolicy
+from node.domain.delivery import DeliverableObject, Outcome
 from node.domain.errors import ConfigInvalid
+from node.domain.form import TakesForms
 from node.domain.job import Priority
 from node.infer.registry import FoundModels, ModelSpec, default_models_folder, find_models
-from node.pipeline.acceptance import accepted_inputs, refused_inputs, variant_conditions
-from node.pipeline.deliver import Destination
 from node.pipeline.forms import FORMS
-from node.pipeline.judge import ActiveRule
+from node.pipeline.judge import ActiveRule, accepted_inputs, refused_inputs, variant_conditions
 from node.route.conditions import Condition
 from node.route.contradiction import contradiction
 from node.route.rules import Rule, StudyRule, compile_rules, conditions_of
 
 Mistakes = list[tuple[str, str]]
+
+
+class Destination(TakesForms, Protocol):
+    """Where results go; what a peer does, down to silence, is an outcome."""
+
+    def send(self, deliverable: DeliverableObject) -> Outcome:
+        """Send one object."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

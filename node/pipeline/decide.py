@@ -14,6 +14,7 @@ from node.domain.gate_verdict import GateVerdict
 from node.domain.job import Progress
 from node.domain.reasons import Reason, ReasonCode, has_code, reasons_to_json
 from node.domain.series import Evidence, SeriesRow, SeriesState
+from node.pipeline.series import SeriesWatch
 
 _SETTLED = (SeriesState.COMPLETE, SeriesState.HELD)
 
@@ -164,4 +165,41 @@ def _settled(seen: Seen, row: SeriesRow) -> SeriesRow:
         reasons=(*row.reasons, *marks),
         missing=missing,
         forced=None,
+    )
+
+
+def described(watch: SeriesWatch, was: SeriesRow | None, now: float) -> SeriesRow:
+    """The row with what the headers and instances say now; decisions are kept as they were."""
+    header = watch.header()
+    everything = [*watch.inputs, *watch.others]
+    fresh = SeriesRow(
+        series_instance_uid=watch.series_instance_uid,
+        study_instance_uid=watch.study_instance_uid,
+        patient_id=header.text("PatientID"),
+        patient_name=header.text("PatientName"),
+        modality=header.text("Modality"),
+        series_description=header.text("SeriesDescription"),
+        header=header.to_json(),
+        instances=len(everything),
+        frames=len(watch.frames),
+        first_received_at=min(one.received_at for one in everything),
+        last_received_at=max(one.received_at for one in everything),
+        state=SeriesState.RECEIVING,
+        updated_at=now,
+        newest_row=watch.newest_row,
+    )
+    if was is None:
+        return fresh
+    return replace(
+        fresh,
+        first_received_at=min(was.first_received_at, fresh.first_received_at),
+        revision=was.revision,
+        snapshot=was.snapshot,
+        gate=was.gate,
+        forced=was.forced,
+        state=was.state,
+        evidence=was.evidence,
+        reasons=was.reasons,
+        missing=was.missing,
+        guard=was.guard,
     )

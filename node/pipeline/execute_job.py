@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ from node.domain.form import DEFAULT_FORMS
 from node.domain.job import ResultIdentity, result_key
 from node.domain.reasons import reasons_to_json
 from node.domain.result import EncodedFile, LabelVolume, Provenance
-from node.encode.header import read_tables
 from node.infer.assets import sync_folder
 from node.infer.kept import Kept
 from node.infer.labels_file import read_labels, write_labels
@@ -36,15 +35,87 @@ from node.infer.run_context import RunContext
 from node.infer.runners import run_model
 from node.infer.runners import warm as warm_runners
 from node.observe.log import configure_logging
-from node.pipeline.acceptance import variant_by_header
 from node.pipeline.crash_points import crash_point
-from node.pipeline.forms import FORMS, Form
-from node.pipeline.job_order import JobOrder
-from node.pipeline.source import Source, read_source
+from node.pipeline.forms import FORMS
+from node.pipeline.forms.form import Form
+from node.pipeline.judge import variant_by_header
+from node.pipeline.series import Source, read_source
 from node.words import tell_all
 
 OUTPUT = "labels"
 LABELS_FILE = "labels.npz"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputFiles:
+    """The files of one input series: SOP Instance UID -> path of the newest version."""
+
+    role: str
+    series_instance_uid: str
+    files: Mapping[str, Path]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobOrder:
+    """What a worker tells its child to do: plain values, so that it travels as JSON.
+
+    Args:
+        forms: What the result is made into.
+    """
+
+    job_key: str
+    model_folder: Path
+    model_digest: str
+    parameters: Mapping[str, Any]
+    inputs: tuple[InputFiles, ...]
+    folder: Path
+    weights_dir: Path
+    forms: tuple[str, ...]
+    provenance: Provenance
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-ready mapping."""
+        return {
+            "job_key": self.job_key,
+            "model_folder": str(self.model_folder),
+            "model_digest": self.model_digest,
+            "parameters": dict(self.parameters),
+            "inputs": [
+                {
+                    "role": each.role,
+                    "series_instance_uid": each.series_instance_uid,
+                    "files": {uid: str(path) for uid, path in each.files.items()},
+                }
+                for each in self.inputs
+            ],
+            "folder": str(self.folder),
+            "weights_dir": str(self.weights_dir),
+            "forms": list(self.forms),
+            "provenance": asdict(self.provenance),
+        }
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> JobOrder:
+        """The order that ``to_json`` was made of."""
+        inputs = tuple(
+            InputFiles(
+                role=each["role"],
+                series_instance_uid=each["series_instance_uid"],
+                files={uid: Path(path) for uid, path in each["files"].items()},
+            )
+            for each in body["inputs"]
+        )
+        return cls(
+            **{
+                **body,
+                "model_folder": Path(body["model_folder"]),
+                "folder": Path(body["folder"]),
+                "weights_dir": Path(body["weights_dir"]),
+                "inputs": inputs,
+                "forms": tuple(body["forms"]),
+                "provenance": Provenance(**body["provenance"]),
+            }
+        )
 
 
 def run(request: Mapping[str, Any], report: Report, kept: Kept) -> dict[str, Any]:
@@ -108,8 +179,14 @@ def warm(request: Mapping[str, Any], report: Report, kept: Kept) -> dict[str, An
     """What a first job would wait for: imports, and what ``request["models"]`` need."""
     warmed = dict(warm_runners(request, report, kept))
     # the first thing that needs them is the last of a job: it begins beside them
-    threading.Thread(target=read_tables, daemon=True).start()
+    threading.Thread(target=_read_tables, daemon=True).start()
     return warmed
+
+
+def _read_tables() -> None:
+    from node.encode.header import read_tables  # what a worker has no use for
+
+    read_tables()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,7 @@
-"""What rules and models say of complete series: pure, for the tick and for ``segnode explain`` alike."""
+"""What rules and models say of complete series: pure, for the tick and for ``segnode explain`` alike.
+
+What a model takes, must not be given, and runs as are the conditions of its model.yaml, compiled.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from node.assemble.gate import MinimumSize, judge_geometry
+from node.domain.errors import JobFailed
 from node.domain.header import Header
 from node.domain.job import Priority
 from node.domain.reasons import Reason, ReasonCode
 from node.infer.registry import ModelSpec
-from node.pipeline.source import minimum_of
-from node.pipeline.watch import CompleteSeries
-from node.route.conditions import Condition
+from node.infer.runner_part import VariantByPart
+from node.pipeline.series import CompleteSeries, minimum_of
+from node.route.compiling import compile_clause
+from node.route.conditions import AllOf, Condition
+from node.route.contradiction import could_match
 from node.route.explain import Explanation, explain, why_not, why_true
 from node.route.rules import Rule, StudyRule
 from node.route.sets import Candidate, SetChoice
@@ -137,3 +143,87 @@ def _role_not_taken(active: ActiveRule, role: str, series: CompleteSeries) -> It
             ReasonCode.TOO_LITTLE_BODY,
             {"model": name, "extent_mm": extent_mm, "needed_mm": given.min_extent_mm},
         )
+
+
+def accepted_inputs(model: ModelSpec) -> Mapping[str, Condition]:
+    """What a model takes for each role, compiled; a role without ``accepts`` takes any series.
+
+    Raises:
+        ConfigInvalid: Its model.yaml names what no rule can.
+    """
+    where = f"models/{model.name}/model.yaml: inputs"
+    return {
+        role: compile_clause(given.accepts, f"{where}.{role}.accepts")
+        if given.accepts
+        else AllOf(conditions=())
+        for role, given in model.inputs.items()
+    }
+
+
+def refused_inputs(model: ModelSpec) -> Mapping[str, Condition]:
+    """What a model must not be given for a role, compiled; only roles that say so.
+
+    Raises:
+        ConfigInvalid: See ``accepted_inputs``.
+    """
+    where = f"models/{model.name}/model.yaml: inputs"
+    return {
+        role: compile_clause(given.refuses, f"{where}.{role}.refuses")
+        for role, given in model.inputs.items()
+        if given.refuses
+    }
+
+
+def variant_conditions(model: ModelSpec) -> Sequence[tuple[Condition, VariantByPart]]:
+    """What chooses the variant of a model by a header, compiled, in order.
+
+    Raises:
+        ConfigInvalid: See ``accepted_inputs``.
+    """
+    where = f"models/{model.name}/model.yaml: runner.variant_by"
+    return [
+        (compile_clause(line.when, f"{where}.{index}.when"), line)
+        for index, line in enumerate(model.runner.settings.variant_choices)
+    ]
+
+
+def variant_by_header(
+    model: ModelSpec, parameters: Mapping[str, object], header: Header
+) -> Mapping[str, str]:
+    """The parameter ``variant``, where the header chooses it; nothing where the job names one.
+
+    What the header does not tell is not guessed: a body's variant on a brain gives labels all the same.
+
+    Args:
+        parameters: Of the job.
+        header: Of the first input.
+    Raises:
+        JobFailed: The header does not choose one; permanent.
+    """
+    if "variant" in {**model.runner.parameters, **parameters}:
+        return {}
+    choices = variant_conditions(model)
+    if not choices:
+        return {}
+    true = (line for condition, line in choices if condition.judge(header).truth is Truth.TRUE)
+    line = next(true, VariantByPart(when={}, ask="the header chooses none"))
+    if line.variant:
+        return {"variant": line.variant}
+    there_are = ", ".join(model.runner.settings.variant_names)
+    raise JobFailed(
+        f"{line.ask}, so no variant of {model.name} goes without saying: name one of {there_are} as the"
+        " parameter variant of the rule",
+        permanent=True,
+    )
+
+
+def could_take(model: ModelSpec, wanted: Mapping[str, str]) -> bool:
+    """Whether a series with these attributes could play a role of the model, for all that it says.
+
+    Raises:
+        ConfigInvalid: See ``accepted_inputs``.
+    """
+    if not wanted:
+        return True
+    asked = compile_clause(dict(wanted), "filter")
+    return any(could_match(asked, accepts) for accepts in accepted_inputs(model).values())

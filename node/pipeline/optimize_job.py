@@ -17,7 +17,7 @@ from node.infer.kept import Kept
 from node.infer.registry import ModelSpec, load_model
 from node.infer.report import Report
 from node.infer.run_context import RunContext, SeriesInput
-from node.pipeline.source import StoredHeader, judged_source, read_header
+from node.pipeline.series import StoredHeader, judged_source, read_header
 
 # named as text: what it imports is loaded in the child only
 _TENSORRT = "node.infer.bundle.tensorrt"

@@ -9,34 +9,87 @@ again, to the same rows.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
 
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 
-from node.assemble.activity import SeriesActivity, peer_key
+from node.assemble.activity import Association, SeriesActivity, peer_key
 from node.assemble.evidence import learns_splitting
 from node.assemble.gate import is_regular
-from node.domain.instance import Instance
+from node.domain.association import Ending
+from node.domain.completion_policy import CompletionPolicy
+from node.domain.instance import Instance, Origin, Transport
 from node.domain.job import Progress
 from node.domain.reasons import Reason, ReasonCode
 from node.domain.series import Forced, SeriesRow, SeriesState
+from node.jobs.matches import MatchStore
+from node.jobs.series_work import SeriesWork
+from node.jobs.store import JobStore
+from node.pipeline.build import Plan
 from node.pipeline.crash_points import crash_point
-from node.pipeline.decide import Decision, Seen, decide, discard_as_told, send_again
+from node.pipeline.decide import Decision, Seen, decide, described, discard_as_told, send_again
+from node.pipeline.forms.form import forms_taken
 from node.pipeline.judge import minimum_slices
-from node.pipeline.matching import match_series, reports_of_no_input
-from node.pipeline.matching_sets import match_study
-from node.pipeline.series_rows import association_of, described, not_judged, series_numbers
-from node.pipeline.settle_deps import SettleDeps
-from node.pipeline.watch import CompleteSeries, SeriesWatch
+from node.pipeline.matching import (
+    MatchDeps,
+    match_series,
+    match_study,
+    reports_of_no_input,
+    series_numbers,
+)
+from node.pipeline.series import CompleteSeries, ReadHeader, SeriesWatch
 from node.route.rules import StudyRule
+from node.spool.arrivals import Arrivals
+from node.spool.folders import SpoolFolders
+from node.spool.losses import Losses
 
 log = logging.getLogger(__name__)
 
 BROKEN_S = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettleDeps:
+    """The index, the work so far, and the rules; made anew when the configuration is reloaded."""
+
+    index: Arrivals
+    losses: Losses
+    work: SeriesWork
+    match: MatchDeps
+    policy: CompletionPolicy
+    read_header: ReadHeader
+
+
+def settle_deps(plan: Plan, engine: Engine) -> SettleDeps:
+    """What the tick works with."""
+    instances = SpoolFolders.of(plan.config.data_dir).instances
+
+    def read_header(instance: Instance) -> Dataset:
+        return dcmread(instances / instance.file_name, stop_before_pixels=True, force=True)
+
+    return SettleDeps(
+        index=Arrivals(engine),
+        losses=Losses(engine, around_s=plan.policy.quiet_max_s),
+        work=SeriesWork(engine),
+        match=MatchDeps(
+            matches=MatchStore(engine),
+            jobs=JobStore(engine),
+            rules=plan.rules,
+            peers=plan.config.peers,
+            config_digest=plan.config.digest,
+            taken=forms_taken(plan.destinations),
+            study_wait_s=plan.config.completion.study_wait_s,
+        ),
+        policy=plan.policy,
+        read_header=read_header,
+    )
 
 
 class Settler:
@@ -186,7 +239,7 @@ class Settler:
     def _activity(self, watch: SeriesWatch, was: SeriesRow | None) -> SeriesActivity:
         index, losses = self._deps.index, self._deps.losses
         found = index.associations_around(watch.series_instance_uid)
-        associations = [association_of(row) for row in found]
+        associations = [_association_of(row) for row in found]
         watch.senders = frozenset(
             one.id for one in associations if one.carried and one.closed_at is None
         )
@@ -355,7 +408,7 @@ class Settler:
         why = Reason(ReasonCode.NOT_JUDGED, {"error": error, "again_after_s": BROKEN_S})
         was = index.series(series_instance_uid)
         instances = [one for _, one in index.arrivals_of(series_instance_uid)]
-        row = not_judged(was, instances, why, now)
+        row = _not_judged(was, instances, why, now)
         index.put_series(row, was=was)
 
 
@@ -368,3 +421,47 @@ def _told(row: SeriesRow) -> dict[str, Any]:
         "instances": row.instances,
         "evidence": row.evidence.value,
     }
+
+
+def _not_judged(
+    was: SeriesRow | None, instances: Sequence[Instance], why: Reason, now: float
+) -> SeriesRow:
+    """The row of a series whose judgement failed: held, with the reason."""
+    known = was or SeriesRow(
+        series_instance_uid=instances[0].series_instance_uid,
+        study_instance_uid=instances[0].study_instance_uid,
+        instances=len(instances),
+        frames=0,
+        first_received_at=min(one.received_at for one in instances),
+        last_received_at=max(one.received_at for one in instances),
+        state=SeriesState.HELD,
+        updated_at=now,
+    )
+    return replace(
+        known,
+        state=SeriesState.HELD,
+        reasons=(why,),
+        updated_at=now,
+    )
+
+
+def _association_of(row: Mapping[str, Any]) -> Association:
+    """A row of an association, with what it carried of one series, as evidence."""
+    origin = Origin(
+        transport=Transport(row["transport"]),
+        association_id=row["id"],
+        peer=row["peer"],
+        calling_ae_title=row["calling_ae_title"],
+        called_ae_title=row["called_ae_title"],
+        address=row["address"],
+        http_user=row["http_user"],
+    )
+    return Association(
+        id=row["id"],
+        peer=peer_key(origin),
+        opened_at=row["opened_at"],
+        heartbeat_at=row["heartbeat_at"],
+        closed_at=row["closed_at"],
+        ended=Ending(row["end"]) if row["end"] else None,
+        carried=row["carried"],
+    )

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 
 from node import __version__, words
@@ -22,15 +23,20 @@ from node.domain.form import FormsTaken
 from node.domain.job import Settled
 from node.domain.reasons import Reason, ReasonCode, codes_of, reasons_from_json, told
 from node.domain.result import Provenance
+from node.domain.series import Forced
 from node.infer.assets import locked_licences
 from node.infer.registry import ModelSpec, load_model
 from node.infer.runner import Failed, Finished, Noted, Runner, StageFinished, StageStarted
 from node.jobs.leases import JobLeases
 from node.jobs.results import ResultStore
 from node.jobs.values import LABELS, LeasedJob, ResultFile
+from node.pipeline.build import Plan
 from node.pipeline.crash_points import crash_point
-from node.pipeline.job_order import InputFiles, JobOrder
+from node.pipeline.execute_job import InputFiles, JobOrder
+from node.pipeline.forms.form import forms_taken
 from node.pipeline.signals import Signals
+from node.spool.arrivals import Arrivals
+from node.spool.folders import SpoolFolders
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +48,7 @@ HEARTBEAT_S = 5.0
 SHORTAGE_WAIT_S = 30.0
 LIBRARIES_GB = 2.0  # what a warm child holds before a model does anything: torch, monai, threads
 LOOK_EVERY_S = 0.05
+ARRIVING_S = 10.0
 
 FilesOf = Callable[[str, Mapping[str, int]], Mapping[str, Path]]
 
@@ -73,6 +80,35 @@ class WorkDeps:
     accept_licences: frozenset[str]
     devices: tuple[str, ...] = ("cpu",)
     holds_implausible: bool = True
+
+
+def work_deps(plan: Plan, engine: Engine) -> WorkDeps:
+    """What a worker works with."""
+    arrivals = Arrivals(engine)
+    instances = SpoolFolders.of(plan.config.data_dir).instances
+
+    def files_of(series_instance_uid: str, versions: Mapping[str, int]) -> Mapping[str, Path]:
+        found = arrivals.files_of(series_instance_uid, versions)
+        return {uid: instances / name for uid, name in found.items()}
+
+    in_rules: dict[str, Mapping[str, Any]] = {}
+    for rule in plan.rules:
+        in_rules.setdefault(rule.model.name, rule.parameters)
+    return WorkDeps(
+        leases=JobLeases(engine, max_attempts=plan.config.work.attempts),
+        results=ResultStore(engine),
+        models=plan.models,
+        in_rules=in_rules,
+        taken=forms_taken(plan.destinations),
+        files_of=files_of,
+        is_work_coming=lambda: arrivals.is_any_arriving(ARRIVING_S),
+        judge_again=lambda uid: arrivals.force(uid, Forced.RERUN),
+        results_folder=plan.results_folder,
+        weights_dir=plan.config.weights_dir,
+        accept_licences=frozenset(plan.config.accept_licences),
+        devices=plan.config.work.devices,
+        holds_implausible=plan.config.work.on_implausible == "hold",
+    )
 
 
 class Worker:

@@ -14,12 +14,11 @@ from node.domain.errors import ConfigInvalid
 from node.jobs.leases import JobLeases
 from node.pipeline.accept import Replan
 from node.pipeline.build import Plan
-from node.pipeline.deliver import Deliverer
+from node.pipeline.deliver import Deliverer, delivery_deps
 from node.pipeline.retain import Retention
-from node.pipeline.settle import Settler
+from node.pipeline.settle import Settler, settle_deps
 from node.pipeline.signals import Signals
-from node.pipeline.wiring import delivery_deps, settle_deps, work_deps
-from node.pipeline.work import Worker
+from node.pipeline.work import Worker, work_deps
 
 log = logging.getLogger(__name__)
 

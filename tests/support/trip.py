@@ -26,8 +26,7 @@ from node.infer.report import Report
 from node.infer.runner import Event, Finished, Noted, StageFinished, StageStarted
 from node.pipeline.execute_job import run as execute_job
 from node.pipeline.signals import Signals
-from node.pipeline.wiring import work_deps
-from node.pipeline.work import Worker
+from node.pipeline.work import Worker, work_deps
 from tests.support.bundles import resampled, write_bundle_model
 from tests.support.evil_peers import StoreScp
 from tests.support.node_in_process import SharedWorker

@@ -1,6 +1,6 @@
 """What a job wants of a bundle: one of its variants, and all of its labels or some.
 
-A job names the variant; where it does not, ``node.pipeline.acceptance`` asked the header of its first
+A job names the variant; where it does not, ``node.pipeline.judge`` asked the header of its first
 input beforehand (``variant_by`` in model.yaml).
 """
 

@@ -10,6 +10,7 @@ from typing import Protocol, cast
 
 from pydicom.dataset import Dataset
 
+from node.domain.form import FormsTaken, TakesForms
 from node.domain.job import ResultIdentity
 from node.domain.result import EncodedFile, LabelVolume, Provenance
 from node.domain.segment import Segment
@@ -104,6 +105,11 @@ class Form:
     def extension_of(self, part: str) -> str:
         """What the name of a file ends with that holds this part."""
         return f"{part}.{self.extension}" if part else self.extension
+
+
+def forms_taken(destinations: Mapping[str, TakesForms]) -> FormsTaken:
+    """What each of these destinations takes."""
+    return FormsTaken({name: each.forms for name, each in destinations.items()})
 
 
 def _imported(entry: str) -> object:
