@@ -61,16 +61,13 @@ class Plan:
 
     @property
     def policy(self) -> CompletionPolicy:
-        """When series count as complete."""
         return self.config.completion
 
     @property
     def results_folder(self) -> Path:
-        """Where results lie as files."""
         return self.config.data_dir / "results"
 
     def open_engine(self) -> Engine:
-        """An engine on the configured database."""
         return open_engine(self.config.database_url)
 
 

@@ -53,7 +53,6 @@ class DeliveryDeps:
 
 
 def delivery_deps(plan: Plan, engine: Engine) -> DeliveryDeps:
-    """What the deliverer works with."""
     return DeliveryDeps(
         outbox=Outbox(engine, plan.config.digest, taken=forms_taken(plan.destinations)),
         destinations=plan.destinations,

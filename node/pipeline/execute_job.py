@@ -12,7 +12,7 @@ import mmap
 import os
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -24,6 +24,7 @@ from node.domain.form import DEFAULT_FORMS
 from node.domain.job import ResultIdentity, result_key
 from node.domain.reasons import reasons_to_json
 from node.domain.result import EncodedFile, LabelVolume, Provenance
+from node.domain.segment import Segment
 from node.infer.assets import sync_folder
 from node.infer.kept import Kept
 from node.infer.labels_file import read_labels, write_labels
@@ -44,15 +45,7 @@ from node.words import tell_all
 
 OUTPUT = "labels"
 LABELS_FILE = "labels.npz"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InputFiles:
-    """The files of one input series: SOP Instance UID -> path of the newest version."""
-
-    role: str
-    series_instance_uid: str
-    files: Mapping[str, Path]
+_FOLDERS = ("model_folder", "folder", "weights_dir")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +53,7 @@ class JobOrder:
     """What a worker tells its child to do: plain values, so that it travels as JSON.
 
     Args:
+        inputs: Role -> SOP Instance UID -> path of the newest version.
         forms: What the result is made into.
     """
 
@@ -67,55 +61,34 @@ class JobOrder:
     model_folder: Path
     model_digest: str
     parameters: Mapping[str, Any]
-    inputs: tuple[InputFiles, ...]
+    inputs: Mapping[str, Mapping[str, Path]]
     folder: Path
     weights_dir: Path
     forms: tuple[str, ...]
     provenance: Provenance
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-ready mapping."""
-        return {
-            "job_key": self.job_key,
-            "model_folder": str(self.model_folder),
-            "model_digest": self.model_digest,
-            "parameters": dict(self.parameters),
-            "inputs": [
-                {
-                    "role": each.role,
-                    "series_instance_uid": each.series_instance_uid,
-                    "files": {uid: str(path) for uid, path in each.files.items()},
-                }
-                for each in self.inputs
-            ],
-            "folder": str(self.folder),
-            "weights_dir": str(self.weights_dir),
-            "forms": list(self.forms),
-            "provenance": asdict(self.provenance),
+        return asdict(self) | {
+            "inputs": {
+                role: {uid: str(path) for uid, path in files.items()}
+                for role, files in self.inputs.items()
+            },
+            **{name: str(getattr(self, name)) for name in _FOLDERS},
         }
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> JobOrder:
-        """The order that ``to_json`` was made of."""
-        inputs = tuple(
-            InputFiles(
-                role=each["role"],
-                series_instance_uid=each["series_instance_uid"],
-                files={uid: Path(path) for uid, path in each["files"].items()},
-            )
-            for each in body["inputs"]
-        )
-        return cls(
-            **{
-                **body,
-                "model_folder": Path(body["model_folder"]),
-                "folder": Path(body["folder"]),
-                "weights_dir": Path(body["weights_dir"]),
-                "inputs": inputs,
-                "forms": tuple(body["forms"]),
-                "provenance": Provenance(**body["provenance"]),
-            }
-        )
+        inputs = {
+            role: {uid: Path(path) for uid, path in files.items()}
+            for role, files in body["inputs"].items()
+        }
+        made = {
+            "inputs": inputs,
+            "forms": tuple(body["forms"]),
+            "provenance": Provenance(**body["provenance"]),
+            **{name: Path(body[name]) for name in _FOLDERS},
+        }
+        return cls(**{**body, **made})
 
 
 def run(request: Mapping[str, Any], report: Report, kept: Kept) -> dict[str, Any]:
@@ -146,7 +119,7 @@ def _run(order: JobOrder, report: Report, kept: Kept) -> dict[str, Any]:
     order.folder.mkdir(parents=True, exist_ok=True)
     with report.stage("headers"):
         sources = {
-            each.role: read_source(each.files, model.inputs[each.role]) for each in order.inputs
+            role: read_source(files, model.inputs[role]) for role, files in order.inputs.items()
         }
     grid = sources[model.grid_role]
     made = _labels(order, model, sources, report, kept)
@@ -168,9 +141,12 @@ def _run(order: JobOrder, report: Report, kept: Kept) -> dict[str, Any]:
         implausible=tell_all(reasons),
     )
     key = result_key(made.content, model.digest, order.parameters, provenance.incomplete)
-    result = _Result(made.volume, model, grid, provenance, key, order.folder)
     answer["files"] = [
-        file for name in order.forms for file in _encode_and_verify(FORMS[name], result, report)
+        file
+        for name in order.forms
+        for file in _encode_and_verify(
+            FORMS[name], made.volume, grid, model.segments, provenance, key, order.folder, report
+        )
     ]
     return answer
 
@@ -249,42 +225,34 @@ def _run_context(order: JobOrder, model: ModelSpec, kept: Kept) -> Iterator[RunC
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-@dataclass(frozen=True, slots=True)
-class _Result:
-    """What every form of a result is made of.
+def _encode_and_verify(
+    form: Form,
+    volume: LabelVolume,
+    grid: Source,
+    segments: Sequence[Segment],
+    provenance: Provenance,
+    key: str,
+    folder: Path,
+    report: Report,
+) -> list[dict[str, Any]]:
+    """The files of one form, durable and compared with their source.
 
     Args:
         key: ``result_key``.
-        folder: Where its files are put.
     """
-
-    volume: LabelVolume
-    model: ModelSpec
-    grid: Source
-    provenance: Provenance
-    key: str
-    folder: Path
-
-
-def _encode_and_verify(form: Form, result: _Result, report: Report) -> list[dict[str, Any]]:
-    """The files of one form, durable and compared with their source."""
     identity = ResultIdentity(
-        key=result.key,
-        output=OUTPUT,
-        form=form.named_in_uids,
-        revision=result.provenance.revision,
+        key=key, output=OUTPUT, form=form.named_in_uids, revision=provenance.revision
     )
-    volume, segments, provenance = result.volume, result.model.segments, result.provenance
     with report.stage(_stage("encode", form)):
-        encoded = form.encoder()(volume, result.grid.headers(), segments, provenance, identity)
+        encoded = form.encoder()(volume, grid.headers(), segments, provenance, identity)
         written = [
-            _write(form, number if file.part else None, file, result.folder)
+            _write(form, number if file.part else None, file, folder)
             for number, file in enumerate(encoded, 1)
         ]
     crash_point("result written")
     with report.stage(_stage("verify", form)):
-        files = {facts["part"]: _mapped(result.folder / facts["file_name"]) for facts in written}
-        form.verifier()(files, result.grid.headers(), volume, segments, provenance, identity)
+        files = {facts["part"]: _mapped(folder / facts["file_name"]) for facts in written}
+        form.verifier()(files, grid.headers(), volume, segments, provenance, identity)
     return written
 
 

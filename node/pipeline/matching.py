@@ -8,7 +8,7 @@ takes its place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from node.deliver.sender import resolve_destinations
@@ -21,14 +21,16 @@ from node.domain.series import SeriesRow
 from node.jobs.matches import MatchStore, NewestMatch
 from node.jobs.store import JobStore
 from node.jobs.values import JobRequest, MatchReport, SeriesPart
-from node.pipeline.judge import ActiveRule, judge_rule, judge_set, not_taken
-from node.pipeline.series import CompleteSeries, SeriesWatch
-from node.route.explain import Explanation, explain
+from node.pipeline.judge import ActiveRule, Settling, not_taken
+from node.pipeline.series import Series
+from node.route.explain import explain
 from node.route.rules import StudyRule, names_sop_class
 from node.route.sets import Ambiguous, Candidate, Chosen, Waiting
 from node.route.verdict import Truth
 
 NO_RULE = ""
+
+ReadSeries = Callable[[str], Series | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,43 +46,51 @@ class MatchDeps:
     taken: FormsTaken = field(default_factory=FormsTaken)
 
 
+# --- a series alone ------------------------------------------------------------------------------
+
+
 def match_series(
-    deps: MatchDeps,
-    series: CompleteSeries,
-    taken_series_numbers: frozenset[int],
-    now: float,
+    deps: MatchDeps, settling: Settling, taken_series_numbers: frozenset[int], now: float
 ) -> None:
-    """Judge every rule on single series, and ask for the jobs of those that fire."""
-    silent: list[Explanation] = []
-    for active in deps.rules:
-        judged = judge_rule(active, series)
-        if not judged.fires:
-            silent.append(judged.explanation)
-        elif not isinstance(active.rule, StudyRule):
-            (role,) = active.model.inputs
-            report = report_of(
-                active.rule.name, series.study_instance_uid, series.series_instance_uid,
-                {role: series}, series.revision, judged.explanation.as_json(),
-            )  # fmt: skip
-            park_or_ask(
-                deps, active, report, {role: series}, judged.reasons, taken_series_numbers, now
-            )
-    if len(silent) == len(deps.rules):
-        deps.matches.put(_unmatched(series, silent), now)
+    """Ask for the jobs of the rules on single series that fire."""
+    series = settling.series
+    for fired in settling.fired:
+        active, inputs = fired.active, {fired.role: series}
+        report = _report(active.rule.name, series, fired.role, fired.explanation)
+        _park_or_ask(deps, active, report, inputs, fired.reasons, taken_series_numbers, now)
+    if settling.silent is not None:
+        report = _report(NO_RULE, series, "", [each.as_json() for each in settling.silent])
+        facts = {"rules": [each.why_silent() for each in settling.silent]}
+        why = Reason(ReasonCode.NO_RULE_FIRED, facts)
+        deps.matches.put(replace(report, state=MatchState.UNMATCHED, reasons=(why,)), now)
 
 
-def park_or_ask(
+def _report(rule: str, series: Series, role: str, explanation: object) -> MatchReport:
+    """The match of a rule and one series, as it stands while a job is asked for."""
+    part = SeriesPart(series_instance_uid=series.series_instance_uid, revision=series.revision)
+    return MatchReport(
+        rule=rule,
+        study_instance_uid=series.study_instance_uid,
+        series_key=series.series_instance_uid,
+        made_of={role: part},
+        revision=series.revision,
+        state=MatchState.QUEUED,
+        explanation=explanation,
+    )
+
+
+def _park_or_ask(
     deps: MatchDeps,
     active: ActiveRule,
     report: MatchReport,
-    inputs: Mapping[str, CompleteSeries],
-    reasons: Sequence[Reason],
+    inputs: Mapping[str, Series],
+    reasons: tuple[Reason, ...],
     taken_series_numbers: frozenset[int],
     now: float,
 ) -> None:
-    """Park a match for these reasons, or, where there are none, ask for its job."""
+    """Park a match that its model does not take for these reasons, or ask for its job."""
     if reasons:
-        deps.matches.put(with_state(report, MatchState.PARKED, reasons), now)
+        deps.matches.put(replace(report, state=MatchState.PARKED, reasons=reasons), now)
         deps.jobs.supersede(
             report.study_instance_uid, report.rule, report.series_key, report.revision, now
         )
@@ -107,18 +117,18 @@ def park_or_ask(
                 }
                 for role, series in inputs.items()
             },
+            reasons=tuple(_missing_images(inputs)),
             destinations=resolve_destinations(active.send, deps.peers, newest.origin),
             taken=deps.taken,
             priority=active.priority,
             config_digest=deps.config_digest,
             taken_series_numbers=taken_series_numbers,
-            reasons=tuple(_missing_images(inputs)),
         ),
         now,
     )
 
 
-def _missing_images(inputs: Mapping[str, CompleteSeries]) -> Iterable[Reason]:
+def _missing_images(inputs: Mapping[str, Series]) -> Iterable[Reason]:
     """What the result will be marked with."""
     parts = [
         (role if len(inputs) > 1 else "", len(series.instances), series.missing)
@@ -129,7 +139,7 @@ def _missing_images(inputs: Mapping[str, CompleteSeries]) -> Iterable[Reason]:
         yield Reason(ReasonCode.IMAGES_MISSING, {"parts": parts})
 
 
-def _identities(inputs: Mapping[str, CompleteSeries]) -> Iterable[str]:
+def _identities(inputs: Mapping[str, Series]) -> Iterable[str]:
     """The pixels of a job's inputs; in a set, who plays which role is a part of it."""
     for role, series in inputs.items():
         prefix = f"{role}:" if len(inputs) > 1 else ""
@@ -139,30 +149,16 @@ def _identities(inputs: Mapping[str, CompleteSeries]) -> Iterable[str]:
             yield f"{prefix}missing {series.missing}"
 
 
-def _unmatched(series: CompleteSeries, silent: Sequence[Explanation]) -> MatchReport:
-    report = report_of(
-        NO_RULE, series.study_instance_uid, series.series_instance_uid, {"": series},
-        series.revision, [explanation.as_json() for explanation in silent],
-    )  # fmt: skip
-    why = Reason(ReasonCode.NO_RULE_FIRED, {"rules": [each.why_silent() for each in silent]})
-    return with_state(report, MatchState.UNMATCHED, (why,))
-
-
-def reports_of_no_input(rules: Iterable[ActiveRule], watch: SeriesWatch) -> Sequence[MatchReport]:
+def reports_of_no_input(rules: Iterable[ActiveRule], series: Series) -> Sequence[MatchReport]:
     """The matches of a series without images: of rules that ask for its SOP class, or of none."""
     parked = [
         (active.rule.name, MatchState.PARKED, {"model": active.model.name})
         for active in rules
-        if _names(active, watch)
+        if _names(active, series)
     ]
-    uid = watch.series_instance_uid
     return [
-        MatchReport(
-            rule=rule,
-            study_instance_uid=watch.study_instance_uid,
-            series_key=uid,
-            made_of={"": SeriesPart(series_instance_uid=uid, revision=1)},
-            revision=1,
+        replace(
+            _report(rule, series, "", None),
             state=state,
             reasons=(Reason(ReasonCode.NO_INPUT, facts),),
         )
@@ -170,41 +166,28 @@ def reports_of_no_input(rules: Iterable[ActiveRule], watch: SeriesWatch) -> Sequ
     ]
 
 
-def _names(active: ActiveRule, watch: SeriesWatch) -> bool:
+def _names(active: ActiveRule, series: Series) -> bool:
     """Whether a rule asks for this series by naming its SOP class, and fires on it."""
     if isinstance(active.rule, StudyRule):
         return False
-    classes = {one.sop_class_uid for one in watch.others}
+    classes = {one.sop_class_uid for one in series.others}
     is_named = any(names_sop_class(active.rule.condition, each) for each in classes)
-    return is_named and explain(active.rule, watch.header()).truth is Truth.TRUE
+    return is_named and explain(active.rule, series.header).truth is Truth.TRUE
 
 
-def report_of(
-    rule: str,
-    study_instance_uid: str,
-    series_key: str,
-    inputs: Mapping[str, CompleteSeries],
-    revision: int,
-    explanation: object,
-) -> MatchReport:
-    """The match of a rule and its inputs, as it stands while a job is asked for."""
-    return MatchReport(
-        rule=rule,
-        study_instance_uid=study_instance_uid,
-        series_key=series_key,
-        made_of={role: series.part for role, series in inputs.items()},
-        revision=revision,
-        state=MatchState.QUEUED,
-        explanation=explanation,
+def series_numbers(rows: Iterable[SeriesRow]) -> frozenset[int]:
+    """Series Numbers in use (PS3.3 C.7.3.1)."""
+    found = (Header.from_json(row.header).get("SeriesNumber") for row in rows)
+    return frozenset(
+        value
+        for values in found
+        if isinstance(values, tuple)
+        for value in values
+        if isinstance(value, int)
     )
 
 
-def with_state(report: MatchReport, state: MatchState, reasons: Sequence[Reason]) -> MatchReport:
-    """The same match without a job, and why."""
-    return replace(report, state=state, reasons=tuple(reasons))
-
-
-ReadSeries = Callable[[str], CompleteSeries | None]
+# --- the series of one study ---------------------------------------------------------------------
 
 
 def match_study(
@@ -224,14 +207,13 @@ def match_study(
         When to judge again although nothing new came; None where only a new series matters.
     """
     again_at = [
-        wait_until
-        for active in deps.rules
-        if isinstance(active.rule, StudyRule)
-        for wait_until in _match_set(
+        _match_set(
             deps, active, active.rule, study_instance_uid, rows, read, taken_series_numbers, now
         )
+        for active in deps.rules
+        if isinstance(active.rule, StudyRule)
     ]
-    return min(again_at, default=None)
+    return min((at for at in again_at if at is not None), default=None)
 
 
 def _match_set(
@@ -243,41 +225,53 @@ def _match_set(
     read: ReadSeries,
     taken_series_numbers: frozenset[int],
     now: float,
-) -> Iterator[float]:
-    """Judge one rule; yields when a wait for more series ends."""
-    judged = judge_set(rule, [_candidate(row) for row in rows])
+) -> float | None:
+    """Judge one rule; returns when a wait for more series ends."""
+    candidates = [
+        Candidate(
+            series_instance_uid=row.series_instance_uid,
+            patient_id=row.patient_id,
+            header=Header.from_json(row.header),
+            slices=row.frames,
+        )
+        for row in rows
+    ]
+    fitting = [
+        each.series_instance_uid
+        for each in candidates
+        if explain(rule, each.header).truth is Truth.TRUE
+    ]
     newest = deps.matches.newest(rule.name, study_instance_uid)
-    if judged is None:
+    if not fitting:
         if newest is not None:
             deps.jobs.supersede(
                 study_instance_uid, rule.name, study_instance_uid, newest.revision + 1, now
             )
-        return
-    choice = judged.choice
-    roles = (
-        dict(choice.roles) if isinstance(choice, Chosen) else {uid: uid for uid in judged.fitting}
-    )
-    report = _report(rule.name, study_instance_uid, roles, rows, newest)
+        return None
+    choice = rule.choose(candidates)
+    roles = dict(choice.roles) if isinstance(choice, Chosen) else {uid: uid for uid in fitting}
+    report = _report_of_set(rule.name, study_instance_uid, roles, rows, newest)
     if not isinstance(choice, Chosen):
         # what an earlier choice led to and has not left yet was too early
         deps.jobs.supersede(study_instance_uid, rule.name, study_instance_uid, report.revision, now)
     match choice:
         case Chosen():
             if newest is None or newest.job_id is None or newest.revision != report.revision:
-                _ask(deps, active, report, read, taken_series_numbers, now)
+                _ask_for_set(deps, active, report, read, taken_series_numbers, now)
         case Ambiguous():
-            deps.matches.put(with_state(report, MatchState.PARKED, choice.reasons), now)
+            deps.matches.put(replace(report, state=MatchState.PARKED, reasons=choice.reasons), now)
         case Waiting():
             mine = (row for row in rows if row.series_instance_uid in roles.values())
             wait_until = min(row.first_received_at for row in mine) + deps.study_wait_s
             waits = now < wait_until
             state = MatchState.RECEIVING if waits else MatchState.HELD
-            deps.matches.put(with_state(report, state, choice.reasons), now)
+            deps.matches.put(replace(report, state=state, reasons=choice.reasons), now)
             if waits:
-                yield wait_until
+                return wait_until
+    return None
 
 
-def _report(
+def _report_of_set(
     rule: str,
     study_instance_uid: str,
     roles: Mapping[str, str],
@@ -303,7 +297,7 @@ def _report(
     )
 
 
-def _ask(
+def _ask_for_set(
     deps: MatchDeps,
     active: ActiveRule,
     report: MatchReport,
@@ -311,34 +305,13 @@ def _ask(
     taken_series_numbers: frozenset[int],
     now: float,
 ) -> None:
-    inputs: dict[str, CompleteSeries] = {}
+    inputs: dict[str, Series] = {}
     for role, uid in report.roles.items():
         series = read(uid)
         if series is None:
             gone = Reason(ReasonCode.FILES_DELETED, {"series": uid})
-            deps.matches.put(with_state(report, MatchState.PARKED, [gone]), now)
+            deps.matches.put(replace(report, state=MatchState.PARKED, reasons=(gone,)), now)
             return
         inputs[role] = series
-    reasons = list(not_taken(active, inputs))
-    park_or_ask(deps, active, report, inputs, reasons, taken_series_numbers, now)
-
-
-def _candidate(row: SeriesRow) -> Candidate:
-    return Candidate(
-        series_instance_uid=row.series_instance_uid,
-        patient_id=row.patient_id,
-        header=Header.from_json(row.header),
-        slices=row.frames,
-    )
-
-
-def series_numbers(rows: Iterable[SeriesRow]) -> frozenset[int]:
-    """Series Numbers in use (PS3.3 C.7.3.1)."""
-    found = (Header.from_json(row.header).get("SeriesNumber") for row in rows)
-    return frozenset(
-        value
-        for values in found
-        if isinstance(values, tuple)
-        for value in values
-        if isinstance(value, int)
-    )
+    reasons = tuple(not_taken(active, inputs))
+    _park_or_ask(deps, active, report, inputs, reasons, taken_series_numbers, now)

@@ -9,9 +9,10 @@ elements of one reading, and none can change what another one reads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableSequence, Sequence
 from copy import copy, deepcopy
 from dataclasses import dataclass
+from functools import cached_property
 from math import inf
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from pydicom.tag import BaseTag
 
 from node.assemble.activity import ExpectedCount, trusted_images_in_acquisition
 from node.assemble.derive import derive
-from node.assemble.gate import MinimumSize, judge_geometry
+from node.assemble.gate import MinimumSize, is_regular, judge_geometry
 from node.assemble.phases import PhaseHints, phase_hints_of
 from node.domain.errors import SeriesUnusable
 from node.domain.frames import Frame, frames_of
@@ -34,64 +35,65 @@ from node.domain.loss import Loss
 from node.infer.model_file import InputPart
 from node.infer.run_context import SeriesInput
 from node.infer.volume import StoredPixels
-from node.jobs.values import SeriesPart
-from node.route.sets import Candidate
 
 ReadHeader = Callable[[Instance], Dataset]
+_Elements = dict[BaseTag, DataElement | RawDataElement]
 
 
-@dataclass(frozen=True, slots=True)
+# --- while it arrives ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """A series as it stands at one moment: what rules judge and, at a revision, jobs are made of.
+
+    Args:
+        header: What all images have in common, with derived attributes; without images, of the others.
+        instances: Images in the order they came, newest versions.
+        others: Instances that can be no input: SEG, SR, raw data, images without pixels.
+        frames: Of all images.
+        gate: What the geometry gate says of them, whatever a model takes.
+        is_regular: Its slices, at least two, form one even stack to which none is visibly missing.
+        expected: A count of images from the headers, where it can be trusted.
+        without_pixels: Grayscale images that came without pixels: beside images that have some they
+            are lost.
+        origin: Of the instance that came last: who sent it is the sender of the revision.
+        phase_hints: What may tell phases apart, frame by frame.
+        newest_row: The newest row of the index that it takes into account.
+        missing: Images known to be missing, which somebody went on without.
+    """
+
+    series_instance_uid: str
+    study_instance_uid: str
+    header: Header
+    instances: Sequence[Instance]
+    others: Sequence[Instance]
+    frames: Sequence[Frame]
+    gate: GateVerdict
+    is_regular: bool
+    expected: ExpectedCount | None
+    without_pixels: Sequence[Loss]
+    origin: Origin
+    phase_hints: Sequence[PhaseHints]
+    snapshot: Mapping[str, int]
+    newest_row: int = 0
+    revision: int = 1
+    missing: int = 0
+
+
+@dataclass(frozen=True)
 class _Image:
     """What one input instance adds to the series."""
 
     instance: Instance
     header: Dataset
     frames: tuple[Frame, ...]
-    hints: tuple[PhaseHints, ...]
     instance_number: int | None
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CompleteSeries:
-    """A series at one revision: the snapshot that rules judge and jobs are made of.
-
-    Args:
-        instances: In the order they came.
-        frames: Of all instances.
-        phase_hints: What may tell phases apart, frame by frame.
-        missing: Images known to be missing, which somebody went on without.
-    """
-
-    series_instance_uid: str
-    study_instance_uid: str
-    patient_id: str
-    revision: int
-    header: Header
-    instances: Sequence[Instance]
-    frames: Sequence[Frame]
-    origin: Origin
-    phase_hints: Sequence[PhaseHints] = ()
-    missing: int = 0
-
-    @property
-    def part(self) -> SeriesPart:
-        """The series and its revision."""
-        return SeriesPart(series_instance_uid=self.series_instance_uid, revision=self.revision)
-
-    @property
-    def candidate(self) -> Candidate:
-        """What a study rule chooses by."""
-        return Candidate(
-            series_instance_uid=self.series_instance_uid,
-            patient_id=self.patient_id,
-            header=self.header,
-            slices=len(self.frames),
-        )
-
-    @property
-    def snapshot(self) -> dict[str, int]:
-        """SOP Instance UID -> version."""
-        return {one.sop_instance_uid: one.version for one in self.instances}
+    @cached_property
+    def hints(self) -> tuple[PhaseHints, ...]:
+        """What tells phases apart, for each of its frames."""
+        return phase_hints_of(self.header)
 
 
 class SeriesWatch:
@@ -121,20 +123,16 @@ class SeriesWatch:
         self._other_header: Header | None = None
         self._merger: HeaderMerger | None = HeaderMerger()
         self._header: Header | None = None
-        self._verdict: GateVerdict | None = None
+        self._gate: GateVerdict | None = None
 
     def take_rows(self, rows: Iterable[tuple[int, Instance]]) -> None:
         """Add instances with their rows of the index, and have the series looked at."""
         for row, instance in rows:
-            self._take(instance)
+            self.take(instance)
             self.newest_row = max(self.newest_row, row)
         self.look_again_at = -inf
 
-    def take_all(self, instances: Iterable[Instance]) -> None:
-        """Add instances that no index knows of."""
-        self.take_rows((0, instance) for instance in instances)
-
-    def _take(self, instance: Instance) -> None:
+    def take(self, instance: Instance) -> None:
         """Add an instance, or put an amended copy in the place of what it amends."""
         self._header = None
         if not instance.is_input:
@@ -145,13 +143,9 @@ class SeriesWatch:
             return
         header = self._read_header(instance)
         self._images[instance.sop_instance_uid] = _Image(
-            instance,
-            header,
-            frames_of(header),
-            phase_hints_of(header),
-            _instance_number(header),
+            instance, header, frames_of(header), _instance_number(header)
         )
-        self._verdict = None
+        self._gate = None
         if known is not None:
             self._merger = None  # the old copy cannot be taken out: merged anew when asked
         elif self._merger is not None:
@@ -170,93 +164,59 @@ class SeriesWatch:
             if can_be_input(instance.sop_class_uid, header.text("PhotometricInterpretation")):
                 self._without_pixels.add(instance.sop_instance_uid)
 
-    @property
-    def inputs(self) -> Sequence[Instance]:
-        """Image instances, newest versions."""
-        return [image.instance for image in self._images.values()]
-
-    @property
-    def others(self) -> Sequence[Instance]:
-        """Instances that can be no input: SEG, SR, raw data, images without pixels."""
-        return list(self._others.values())
-
-    @property
-    def without_pixels(self) -> Sequence[Loss]:
-        """Grayscale images that came without pixels: beside images that have some they are lost."""
-        return [
-            Loss(
-                series_instance_uid=self.series_instance_uid,
-                image=uid,
-                sop_instance_uid=uid,
-                association_id=self._others[uid].origin.association_id,
-                dimse_status=0,
-                reason="it came without pixel data",
-            )
-            for uid in sorted(self._without_pixels - self._images.keys())
-        ]
-
-    @property
-    def newest(self) -> Instance:
-        """The instance that came last: who sent it is the sender of the revision."""
-        return max([*self.inputs, *self.others], key=lambda instance: instance.received_at)
-
-    @property
-    def frames(self) -> list[Frame]:
-        """All frames of all images."""
-        return [frame for image in self._images.values() for frame in image.frames]
-
-    def gate(self) -> GateVerdict:
-        """The geometry gate's verdict on what is there now."""
-        if self._verdict is None:
-            self._verdict = judge_geometry(self.frames, phase_hints=self.phase_hints)
-        return self._verdict
-
-    def header(self) -> Header:
-        """What all images have in common, with derived attributes."""
-        if not self._images:
-            return self._other_header or Header()
-        if self._header is None:
-            merged = self._merged()
-            origin = self.newest.origin
-            self._header = merged.with_derived(derive(merged, self.frames, self.gate(), origin))
-        return self._header
-
-    def complete(self, *, revision: int, missing: int = 0) -> CompleteSeries:
-        """What is there now, as rules and models take it."""
-        header = self.header()
-        return CompleteSeries(
+    def now(self) -> Series:
+        images = self._images.values()
+        instances = sorted((each.instance for each in images), key=lambda one: one.received_at)
+        others = list(self._others.values())
+        frames = [frame for image in images for frame in image.frames]
+        origin = max([*instances, *others], key=lambda one: one.received_at).origin
+        header = self._merged() if self._header is None else self._header
+        hints = [hints for image in images for hints in image.hints]
+        if self._gate is None:
+            self._gate = judge_geometry(frames, phase_hints=hints)
+        if images and self._header is None:
+            header = header.with_derived(derive(header, frames, self._gate, origin))
+        self._header = header
+        return Series(
             series_instance_uid=self.series_instance_uid,
             study_instance_uid=self.study_instance_uid,
-            patient_id=header.text("PatientID"),
-            revision=revision,
             header=header,
-            instances=sorted(self.inputs, key=lambda one: one.received_at),
-            frames=self.frames,
-            origin=self.newest.origin,
-            phase_hints=self.phase_hints,
-            missing=missing,
-        )
-
-    def expected(self) -> ExpectedCount | None:
-        """A count of images from the headers, where it can be trusted."""
-        images = self._images.values()
-        return trusted_images_in_acquisition(
-            self.header(),
-            [image.instance_number for image in images],
-            is_single_frame=all(len(image.frames) == 1 for image in images),
+            instances=instances,
+            others=others,
+            frames=frames,
+            gate=self._gate,
+            is_regular=len(frames) > 1 and (self._gate.stack is not None or is_regular(frames)),
+            expected=trusted_images_in_acquisition(
+                header,
+                [image.instance_number for image in images],
+                is_single_frame=all(len(image.frames) == 1 for image in images),
+            ),
+            without_pixels=[
+                Loss(
+                    series_instance_uid=self.series_instance_uid,
+                    image=uid,
+                    sop_instance_uid=uid,
+                    association_id=self._others[uid].origin.association_id,
+                    dimse_status=0,
+                    reason="it came without pixel data",
+                )
+                for uid in sorted(self._without_pixels - self._images.keys())
+            ],
+            origin=origin,
+            phase_hints=hints,
+            snapshot={one.sop_instance_uid: one.version for one in instances},
+            newest_row=self.newest_row,
         )
 
     def _merged(self) -> Header:
+        """What all images have in common; without images, what the first other instance says."""
+        if not self._images:
+            return self._other_header or Header()
         if self._merger is None:
             self._merger = HeaderMerger()
             for image in self._images.values():
                 self._merger.add(image.header)
         return self._merger.header()
-
-    @property
-    def phase_hints(self) -> list[PhaseHints]:
-        """What tells phases apart, frame by frame in the order of ``frames``."""
-        return [hints for image in self._images.values() for hints in image.hints]
 
 
 def _instance_number(header: Dataset) -> int | None:
@@ -264,6 +224,9 @@ def _instance_number(header: Dataset) -> int | None:
     if isinstance(value, Missing) or not value or not isinstance(value[0], int):
         return None
     return value[0]
+
+
+# --- as a job reads it ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -287,15 +250,14 @@ class Source:
     """
 
     given: SeriesInput
-    _pristine: tuple[Dataset, ...]
+    _unread: tuple[_Unread, ...]
 
     def headers(self) -> tuple[Dataset, ...]:
         """Headers of all instances that nobody has looked at; other ones at each call."""
-        return tuple(_as_read(header) for header in self._pristine)
+        return tuple(header.data_set() for header in self._unread)
 
     @property
     def stack(self) -> Stack:
-        """The regular volume that the series is."""
         return self.given.stack
 
 
@@ -318,6 +280,11 @@ def read_header(path: Path, *, force: bool = True) -> StoredHeader:
         return StoredHeader(dataset=dataset, pixels_at=file.tell())
 
 
+def stored_header(instances: Path, instance: Instance) -> Dataset:
+    """The header of an instance whose file lies in a folder of the spool."""
+    return read_header(instances / instance.file_name).dataset
+
+
 def read_source(files: Mapping[str, Path], wanted: InputPart) -> Source:
     """Read and judge a series.
 
@@ -338,7 +305,7 @@ def judged_source(
     Raises:
         SeriesUnusable: It is not one regular volume, or not of what the model takes.
     """
-    pristine = tuple(_as_read(header.dataset) for header in headers.values())
+    unread = tuple(_Unread.of(header.dataset) for header in headers.values())
     frames = [frame for header in headers.values() for frame in frames_of(header.dataset)]
     verdict = judge_geometry(frames, minimum_of(wanted), quantities=wanted.quantities)
     if verdict.stack is None:
@@ -356,25 +323,47 @@ def judged_source(
             for uid, header in headers.items()
         },
     )
-    return Source(given=given, _pristine=pristine)
+    return Source(given=given, _unread=unread)
 
 
-def _as_read(header: Dataset) -> Dataset:
-    """A data set of its own over the same raw elements, none of which was looked at."""
-    twin = Dataset(_own_elements(header))
-    is_implicit, is_little = header.original_encoding
-    twin.set_original_encoding(is_implicit, is_little, header.original_character_set)
-    twin.file_meta = FileMetaDataset(_own_elements(header.file_meta))
-    return twin
+@dataclass(frozen=True, slots=True)
+class _Unread:
+    """The raw elements of one header: what a data set holds that nobody has looked at."""
+
+    elements: _Elements
+    meta: _Elements
+    encoding: tuple[bool | None, bool | None]
+    character_set: str | MutableSequence[str]
+
+    @classmethod
+    def of(cls, header: Dataset) -> _Unread:
+        """Of a header that was just read; looking at that one does not change these."""
+        return cls(
+            _own(_raw(header)),
+            _own(_raw(header.file_meta)),
+            header.original_encoding,
+            header.original_character_set,
+        )
+
+    def data_set(self) -> Dataset:
+        twin = Dataset(_own(self.elements))
+        twin.set_original_encoding(*self.encoding, self.character_set)
+        twin.file_meta = FileMetaDataset(_own(self.meta))
+        return twin
 
 
-def _own_elements(dataset: Dataset) -> dict[BaseTag, DataElement | RawDataElement]:
-    """Its elements; raw ones cannot be changed, what reading took apart already is copied."""
-    elements: dict[BaseTag, DataElement | RawDataElement] = {}
-    for tag in dataset.keys():  # noqa: SIM118 - iterating a Dataset would decode every element
-        found: DataElement | RawDataElement = dataset.get_item(tag)
-        if isinstance(found, DataElement):
-            is_plain = found.VR != "SQ" and found.VM == 1
-            found = copy(found) if is_plain else deepcopy(found)
-        elements[tag] = found
-    return elements
+def _raw(dataset: Dataset) -> _Elements:
+    return {tag: dataset.get_item(tag) for tag in dataset.keys()}  # noqa: SIM118 - that would decode
+
+
+def _own(elements: _Elements) -> _Elements:
+    """Raw elements cannot be changed; what reading took apart already is copied."""
+    return {
+        tag: found if isinstance(found, RawDataElement) else _copied(found)
+        for tag, found in elements.items()
+    }
+
+
+def _copied(element: DataElement) -> DataElement:
+    is_plain = element.VR != "SQ" and element.VM == 1
+    return copy(element) if is_plain else deepcopy(element)

@@ -28,7 +28,7 @@ from node.infer.kept import Kept
 from node.infer.registry import load_model
 from node.infer.report import Stopwatch
 from node.pipeline import execute_job
-from node.pipeline.execute_job import InputFiles, JobOrder
+from node.pipeline.execute_job import JobOrder
 from node.pipeline.series import SeriesWatch, read_source
 from tests.support.node_in_process import MODELS_PROBE
 from tests.support.phantoms import Phantom
@@ -71,7 +71,7 @@ def watched(instances: Sequence[Instance]) -> SeriesWatch:
     watch = SeriesWatch("1.2.3", "1.2", read)
     for row, one in enumerate(instances, 1):
         watch.take_rows([(row, one)])
-        watch.header()
+        watch.now()
     return watch
 
 
@@ -82,32 +82,32 @@ def test_neither_order_nor_repetition_of_copies_changes_what_is_known(
 ) -> None:
     watch = watched([instance(number, version) for number, version in order])
 
-    assert {one.version for one in watch.inputs} == {2}
-    assert watch.header().text("PatientName") == "New^Name"
-    assert watch.header().get("slices") == (6,)
-    assert watch.header().get("is_volume") == (True,)
+    assert {one.version for one in watch.now().instances} == {2}
+    assert watch.now().header.text("PatientName") == "New^Name"
+    assert watch.now().header.get("slices") == (6,)
+    assert watch.now().header.get("is_volume") == (True,)
     assert watch.newest_row == 12
 
 
 def test_a_name_that_only_some_have_is_not_the_name_of_the_series() -> None:
     watch = watched([instance(0), instance(1, 2), instance(2)])
 
-    assert watch.header().get("PatientName") == DIFFERS
+    assert watch.now().header.get("PatientName") == DIFFERS
 
 
 def test_what_is_no_image_is_kept_apart_and_says_who_it_is() -> None:
     watch = watched([instance(0, is_input=False), instance(1, is_input=False)])
 
-    assert (len(watch.inputs), len(watch.others)) == (0, 2)
-    assert watch.header().text("PatientID") == "PHANTOM-1"
+    assert (len(watch.now().instances), len(watch.now().others)) == (0, 2)
+    assert watch.now().header.text("PatientID") == "PHANTOM-1"
 
 
 def test_an_image_beside_other_objects_is_what_counts() -> None:
     watch = watched([instance(0, is_input=False), *(instance(n) for n in range(1, 6))])
 
-    assert len(watch.inputs) == 5
-    assert watch.header().get("slices") == (5,)
-    assert watch.newest == instance(5)
+    assert len(watch.now().instances) == 5
+    assert watch.now().header.get("slices") == (5,)
+    assert watch.now().instances[-1] == instance(5)
 
 
 def test_a_count_in_the_headers_is_believed_only_where_they_agree() -> None:
@@ -118,14 +118,14 @@ def test_a_count_in_the_headers_is_believed_only_where_they_agree() -> None:
         return header
 
     first = SeriesWatch("1.2.3", "1.2", counted)
-    first.take_all([instance(0), instance(1)])
+    first.take_rows(enumerate([instance(0), instance(1)]))
     doubtful = SeriesWatch("1.2.3", "1.2", counted)
-    doubtful.take_all([instance(0), replace(instance(1), version=2)])
+    doubtful.take_rows(enumerate([instance(0), replace(instance(1), version=2)]))
 
-    expected = first.expected()
+    expected = first.now().expected
     assert expected is not None
     assert expected.instances == 9
-    assert doubtful.expected() is None
+    assert doubtful.now().expected is None
 
 
 PHANTOM = Phantom(shape=(6, 24, 28), spacing_mm=(30.0, 10.0, 11.0))
@@ -155,7 +155,7 @@ def test_a_job_parses_each_file_of_its_series_once(
 
     made = execute_job.run(order.to_json(), Stopwatch(), Kept())
 
-    files = [str(path) for path in order.inputs[0].files.values()]
+    files = [str(path) for path in order.inputs["image"].values()]
     assert made["files"]
     assert sorted(name for name in parsed if name in files) == sorted(files)
 
@@ -166,7 +166,7 @@ def test_compressed_pixels_cost_one_more_reading(tmp_path: Path, parsed: list[st
 
     execute_job.run(order.to_json(), Stopwatch(), Kept())
 
-    files = [str(path) for path in order.inputs[0].files.values()]
+    files = [str(path) for path in order.inputs["image"].values()]
     assert sorted(name for name in parsed if name in files) == sorted(files * 2)
 
 
@@ -211,13 +211,7 @@ def order_of(phantom: Phantom, folder: Path) -> JobOrder:
         model_folder=model.folder,
         model_digest=model.digest,
         parameters={},
-        inputs=(
-            InputFiles(
-                role="image",
-                series_instance_uid=phantom.uid("series"),
-                files=given_files(phantom, series).files,
-            ),
-        ),
+        inputs={"image": given_files(phantom, series).files},
         folder=folder / "result",
         weights_dir=folder,
         forms=("seg", "nifti"),

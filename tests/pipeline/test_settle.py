@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from node.domain.association import Ending
 from node.domain.series import SeriesState
@@ -334,6 +335,26 @@ def test_a_study_that_cannot_be_judged_does_not_stop_the_tick(
 
     assert node.series(ct("b", study="good")).state == "complete"
     assert node.match_states("pair") == [(1, "receiving")]
+
+
+@pytest.mark.parametrize("question", ["forced_series", "series", "arrivals_of"])
+def test_a_database_that_fails_for_a_moment_makes_no_series_forgotten(
+    node: SimulatedNode, monkeypatch: pytest.MonkeyPatch, question: str
+) -> None:
+    def locked(*_: object) -> None:
+        raise OperationalError("locked", {}, Exception())
+
+    node.tick()
+    node.receive(ct("a").files())
+    node.receive(ct("b").files())
+    monkeypatch.setattr(node.node.deps.index, question, locked)
+    with pytest.raises(OperationalError):
+        node.tick()
+    monkeypatch.undo()
+
+    node.tick(90)
+
+    assert {node.series(ct(name)).state for name in "ab"} == {"complete"}
 
 
 # --- crashes and company -------------------------------------------------------------------------

@@ -95,11 +95,9 @@ class Form:
     read_by: Reader
 
     def encoder(self) -> Encode:
-        """What makes it."""
         return cast(Encode, _imported(self.encode))
 
     def verifier(self) -> Verify:
-        """What looks at it before it leaves."""
         return cast(Verify, _imported(self.verify))
 
     def extension_of(self, part: str) -> str:
