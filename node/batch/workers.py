@@ -129,10 +129,10 @@ class _Progress:
         self._said: set[tuple[int, str]] = set()
         self._numbers: dict[int, int] = {}
         self._total = 0
-        self._ended_before: dict[int, float | None] = {}
+        self._ended_before: set[tuple[int, float | None]] = set()
         for row in self._catalog.list_jobs(limit=EVERYTHING)[0]:
             if row["state"] not in _UNFINISHED:
-                self._ended_before[row["id"]] = row["finished_at"]
+                self._ended_before.add((row["id"], row["finished_at"]))
             for what, _ in self._events(row):
                 self._said.add((row["id"], what))
         self.is_idle = False
@@ -142,9 +142,7 @@ class _Progress:
         self._say = say
         rows = self._catalog.list_jobs(limit=EVERYTHING)[0]
         self._total = sum(
-            row["state"] in _UNFINISHED
-            or row["id"] not in self._ended_before
-            or row["finished_at"] != self._ended_before[row["id"]]
+            row["state"] in _UNFINISHED or (row["id"], row["finished_at"]) not in self._ended_before
             for row in rows
         )
         pause_s = _LOOK_EVERY_S

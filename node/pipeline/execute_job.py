@@ -153,16 +153,12 @@ def _run(order: JobOrder, report: Report, kept: Kept) -> dict[str, Any]:
 
 def warm(request: Mapping[str, Any], report: Report, kept: Kept) -> dict[str, Any]:
     """What a first job would wait for: imports, and what ``request["models"]`` need."""
+    from node.encode.header import read_tables  # a worker, which imports this too, needs no encoder
+
     warmed = dict(warm_runners(request, report, kept))
     # the first thing that needs them is the last of a job: it begins beside them
-    threading.Thread(target=_read_tables, daemon=True).start()
+    threading.Thread(target=read_tables, daemon=True).start()
     return warmed
-
-
-def _read_tables() -> None:
-    from node.encode.header import read_tables  # what a worker has no use for
-
-    read_tables()
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +178,7 @@ def _labels(
     report: Report,
     kept: Kept,
 ) -> _Made:
-    stack = sources[model.grid_role].stack
+    stack = sources[model.grid_role].given.stack
     path = order.folder / LABELS_FILE
     if path.is_file():
         with report.stage("read labels"):

@@ -67,7 +67,7 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fired:
-    """What a rule on single series leads to that fires.
+    """A rule on single series that fires, and what it leads to.
 
     Args:
         role: Of the one input of its model.
@@ -79,6 +79,19 @@ class Fired:
     role: str
     explanation: Mapping[str, Any]
     reasons: tuple[Reason, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settling:
+    """A series at the revision that opens, and what rules on single series lead to.
+
+    Args:
+        silent: What all rules say, where none fires.
+    """
+
+    series: Series
+    fired: Sequence[Fired]
+    silent: Sequence[Explanation] | None
 
 
 def judge_rules(rules: Iterable[ActiveRule], header: Header) -> Judgement:
@@ -96,19 +109,6 @@ def judge_rules(rules: Iterable[ActiveRule], header: Header) -> Judgement:
         silent=[each for _, each in explained if each.truth is not Truth.TRUE],
         minimum_slices=max(needed, default=2),
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settling:
-    """A series at the revision that opens, and what rules on single series lead to.
-
-    Args:
-        silent: What all rules say, where none fires.
-    """
-
-    series: Series
-    fired: Sequence[Fired]
-    silent: Sequence[Explanation] | None
 
 
 def settling(judgement: Judgement, series: Series) -> Settling:
@@ -190,11 +190,7 @@ def accepted_inputs(model: ModelSpec) -> Mapping[str, Condition]:
 
 
 def refused_inputs(model: ModelSpec) -> Mapping[str, Condition]:
-    """What a model must not be given for a role, compiled; only roles that say so.
-
-    Raises:
-        ConfigInvalid: See ``accepted_inputs``.
-    """
+    """What a model must not be given for a role, compiled likewise; only roles that say so."""
     where = f"models/{model.name}/model.yaml: inputs"
     return {
         role: compile_clause(given.refuses, f"{where}.{role}.refuses")
@@ -204,11 +200,7 @@ def refused_inputs(model: ModelSpec) -> Mapping[str, Condition]:
 
 
 def variant_conditions(model: ModelSpec) -> Sequence[tuple[Condition, VariantByPart]]:
-    """What chooses the variant of a model by a header, compiled, in order.
-
-    Raises:
-        ConfigInvalid: See ``accepted_inputs``.
-    """
+    """What chooses the variant of a model by a header, compiled likewise, in order."""
     where = f"models/{model.name}/model.yaml: runner.variant_by"
     return [
         (compile_clause(line.when, f"{where}.{index}.when"), line)
@@ -247,11 +239,7 @@ def variant_by_header(
 
 
 def could_take(model: ModelSpec, wanted: Mapping[str, str]) -> bool:
-    """Whether a series with these attributes could play a role of the model, for all that it says.
-
-    Raises:
-        ConfigInvalid: See ``accepted_inputs``.
-    """
+    """Whether a series with these attributes could play a role of the model, for all that it says."""
     if not wanted:
         return True
     asked = compile_clause(dict(wanted), "filter")

@@ -28,7 +28,6 @@ from node.assemble.phases import PhaseHints, phase_hints_of
 from node.domain.errors import SeriesUnusable
 from node.domain.frames import Frame, frames_of
 from node.domain.gate_verdict import GateVerdict
-from node.domain.grid import Stack
 from node.domain.header import Header, HeaderMerger, Missing, value_of
 from node.domain.instance import Instance, Origin
 from node.domain.loss import Loss
@@ -255,10 +254,6 @@ class Source:
     def headers(self) -> tuple[Dataset, ...]:
         """Headers of all instances that nobody has looked at; other ones at each call."""
         return tuple(header.data_set() for header in self._unread)
-
-    @property
-    def stack(self) -> Stack:
-        return self.given.stack
 
 
 def minimum_of(wanted: InputPart) -> MinimumSize:

@@ -173,8 +173,10 @@ class Worker:
             self._attempt(job, signals)
         except LeaseLost:
             log.warning("job cancelled or in other hands", extra={"job": job.id})
+        except SeriesUnusable as unusable:
+            self._end(job, unusable.reasons, permanent=True)
         except NodeError as error:
-            self._end(job, reasons_of(error), permanent=True)
+            self._end(job, [told(ReasonCode.ATTEMPT_FAILED, str(error))], permanent=True)
         except Exception as error:
             log.exception("job failed", extra={"job": job.id})
             failed = told(ReasonCode.ATTEMPT_FAILED, f"{type(error).__name__} in the worker")
@@ -353,13 +355,6 @@ def _how_it_ended(
     return ended
 
 
-def reasons_of(error: NodeError) -> Sequence[Reason]:
-    """Why a job failed, by the error that ended it."""
-    if isinstance(error, SeriesUnusable):
-        return error.reasons
-    return [told(ReasonCode.ATTEMPT_FAILED, str(error))]
-
-
 def _provenance(job: LeasedJob, model: ModelSpec) -> Provenance:
     return Provenance(
         model_name=model.name,
@@ -375,11 +370,11 @@ def _provenance(job: LeasedJob, model: ModelSpec) -> Provenance:
         content_time=job.content_time,
         revision=job.revision,
         replaces=job.replaces,
-        incomplete=incomplete_of(job.inputs),
+        incomplete=_incomplete(job.inputs),
     )
 
 
-def incomplete_of(inputs: Mapping[str, Mapping[str, Any]]) -> str:
+def _incomplete(inputs: Mapping[str, Mapping[str, Any]]) -> str:
     """Of how many of how many images a job is made; empty where none is known to be missing."""
     parts = [
         f"{role + ' ' if len(inputs) > 1 else ''}{count} of {count + missing} images"
