@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -47,25 +47,24 @@ class Plan:
 
     Args:
         found: All models; those with mistakes are used by no rule.
+        models: Those that can be used, by name.
     """
 
     config: NodeConfig
     found: FoundModels
     rules: tuple[ActiveRule, ...]
     destinations: Mapping[str, Destination]
+    models: Mapping[str, ModelSpec] = field(init=False)
+    policy: CompletionPolicy = field(init=False)
+    results_folder: Path = field(init=False)
 
-    @property
-    def models(self) -> Mapping[str, ModelSpec]:
-        """The models that can be used, by name."""
-        return self.found.usable
-
-    @property
-    def policy(self) -> CompletionPolicy:
-        return self.config.completion
-
-    @property
-    def results_folder(self) -> Path:
-        return self.config.data_dir / "results"
+    def __post_init__(self) -> None:
+        for name, value in (
+            ("models", self.found.usable),
+            ("policy", self.config.completion),
+            ("results_folder", self.config.data_dir / "results"),
+        ):
+            object.__setattr__(self, name, value)
 
     def open_engine(self) -> Engine:
         return open_engine(self.config.database_url)
