@@ -20,13 +20,14 @@ from typing import TypeGuard
 
 import numpy as np
 
-from node.assemble.phases import PhaseHints, how_split
 from node.assemble.planes import (
     REGULAR,
     ROUNDING,
     Floats,
+    PhaseHints,
     Planes,
     common_orientation,
+    how_split,
     orientation_groups,
     planes_of,
     spans_a_plane,
@@ -34,8 +35,7 @@ from node.assemble.planes import (
 )
 from node.assemble.values import judge_quantity, judge_values
 from node.domain.frames import Frame, Triple
-from node.domain.gate_verdict import GateVerdict
-from node.domain.grid import Grid, Stack
+from node.domain.grid import GateVerdict, Grid, Stack
 from node.domain.quantity import Quantity
 from node.domain.reasons import Reason, ReasonCode
 

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Sequence
 from math import isfinite
 
 from node.domain.errors import SeriesUnusable
-from node.domain.frames import Frame
+from node.domain.frames import Frame, values_of
 from node.domain.quantity import Quantity, given_as
 from node.domain.reasons import Reason, ReasonCode
 from node.domain.stored_values import StoredValues
@@ -48,17 +48,6 @@ def judge_quantity(frames: Sequence[Frame], wanted: Collection[Quantity]) -> lis
         except SeriesUnusable as unusable:
             return [r.having(takes=given.value, is_given=quantity.value) for r in unusable.reasons]
     return []
-
-
-def values_of(frames: Iterable[Frame]) -> list[tuple[StoredValues, int]]:
-    """The different ways in which stored values are meant, each with its number of frames."""
-    counts: dict[int, int] = {}
-    shared: dict[int, StoredValues] = {}
-    for frame in frames:  # by identity: equal ones are one object, and hashing them takes long
-        key = id(frame.values)
-        counts[key] = counts.get(key, 0) + 1
-        shared[key] = frame.values
-    return [(shared[key], number) for key, number in counts.items()]
 
 
 def _bits(groups: Sequence[tuple[StoredValues, int]], count: int) -> list[Reason]:
@@ -157,10 +146,3 @@ def _named(quantity: Quantity, groups: Iterable[tuple[StoredValues, int]]) -> di
         return {"is_given": quantity.value}
     whys = dict.fromkeys(values.why for values, _ in groups if values.why)
     return {"is_given": quantity.value, "whys": list(whys)[:3]}
-
-
-def quantity_of(frames: Iterable[Frame]) -> tuple[Quantity, str] | None:
-    """The quantity that all frames share, with why it is unspecified; None where they differ."""
-    found = {(values.quantity, values.why) for values, _ in values_of(frames)}
-    quantities = {quantity for quantity, _ in found}
-    return sorted(found)[0] if len(quantities) == 1 else None

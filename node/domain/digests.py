@@ -22,8 +22,8 @@ from pydicom.multival import MultiValue
 from pydicom.pixels.utils import iter_pixels
 from pydicom.tag import BaseTag
 
+from node.domain.carried import is_text_for_sequence
 from node.domain.frames import frames_of
-from node.domain.items import is_text_for_sequence
 
 if TYPE_CHECKING:
     from hashlib import _Hash

@@ -6,13 +6,14 @@ Source: PS3.3 C.7.6.2 (Image Plane), C.7.6.16.2 (Functional Groups).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from pydicom.dataset import Dataset
 
 from node.domain.errors import SeriesUnusable
+from node.domain.quantity import Quantity
 from node.domain.reasons import Reason, ReasonCode
 from node.domain.sources import integer, is_given, numbers
 from node.domain.stored_values import PLAIN, StoredValues, StoredValuesReader
@@ -85,6 +86,24 @@ def frame_sources(instance: Dataset) -> Iterator[tuple[Dataset, ...]]:
     for index in range(count):
         own = per_frame[index] if index < len(per_frame) else None
         yield (*_macros(own), *shared, instance)
+
+
+def values_of(frames: Iterable[Frame]) -> list[tuple[StoredValues, int]]:
+    """The different ways in which stored values are meant, each with its number of frames."""
+    counts: dict[int, int] = {}
+    shared: dict[int, StoredValues] = {}
+    for frame in frames:  # by identity: equal ones are one object, and hashing them takes long
+        key = id(frame.values)
+        counts[key] = counts.get(key, 0) + 1
+        shared[key] = frame.values
+    return [(shared[key], number) for key, number in counts.items()]
+
+
+def quantity_of(frames: Iterable[Frame]) -> tuple[Quantity, str] | None:
+    """The quantity that all frames share, with why it is unspecified; None where they differ."""
+    found = {(values.quantity, values.why) for values, _ in values_of(frames)}
+    quantities = {quantity for quantity, _ in found}
+    return sorted(found)[0] if len(quantities) == 1 else None
 
 
 def _frame_count(instance: Dataset) -> int:

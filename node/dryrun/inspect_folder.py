@@ -14,17 +14,15 @@ from typing import Any
 
 from pydicom.dataset import Dataset
 
-from node.assemble.activity import SeriesActivity
-from node.assemble.evidence import judge_completion
+from node.assemble.completion import SeriesActivity, judge_completion
 from node.deliver.sender import resolve_destinations
 from node.domain.errors import InstanceRejected, NodeError, SeriesUnusable
 from node.domain.header import Missing
 from node.domain.instance import Instance, Origin, Transport
-from node.domain.loss import Loss
 from node.domain.peers import Peer
 from node.domain.reading import UNREADABLE, why_unreadable
 from node.domain.reasons import Reason
-from node.domain.received import Received
+from node.domain.received import Loss, Received
 from node.domain.series import SeriesState
 from node.domain.statuses import PATIENT_MIX_UP
 from node.pipeline.build import Plan
@@ -32,10 +30,9 @@ from node.pipeline.judge import ActiveRule, judge_rule, judge_set, not_taken
 from node.pipeline.watch import CompleteSeries, SeriesWatch
 from node.receive.dry import DryRun
 from node.receive.syntaxes import Decodable
-from node.route.explain import Explanation, explain
-from node.route.rules import StudyRule
+from node.route.conditions import Truth
+from node.route.rules import Explanation, StudyRule, explain
 from node.route.sets import Chosen
-from node.route.verdict import Truth
 from node.words import tell_all
 
 

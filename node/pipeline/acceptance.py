@@ -9,9 +9,8 @@ from node.domain.header import Header
 from node.infer.registry import ModelSpec
 from node.infer.runner_part import VariantByPart
 from node.route.compiling import compile_clause
-from node.route.conditions import AllOf, Condition
+from node.route.conditions import AllOf, Condition, Truth
 from node.route.contradiction import could_match
-from node.route.verdict import Truth
 
 
 def accepted_inputs(model: ModelSpec) -> Mapping[str, Condition]:

@@ -25,9 +25,10 @@ from node.pipeline.acceptance import accepted_inputs, refused_inputs, variant_co
 from node.pipeline.deliver import Destination
 from node.pipeline.forms import FORMS
 from node.pipeline.judge import ActiveRule
+from node.route.compiling import compile_rules
 from node.route.conditions import Condition
 from node.route.contradiction import contradiction
-from node.route.rules import Rule, StudyRule, compile_rules, conditions_of
+from node.route.rules import Rule, StudyRule, conditions_of
 
 Mistakes = list[tuple[str, str]]
 

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import inf
 
-from node.assemble.activity import SeriesActivity
-from node.assemble.evidence import judge_completion
+from node.assemble.completion import SeriesActivity, judge_completion
 from node.assemble.revisions import OldWork, is_late, judge_late
 from node.domain.completion_policy import CompletionPolicy
-from node.domain.gate_verdict import GateVerdict
+from node.domain.grid import GateVerdict
 from node.domain.job import Progress
 from node.domain.reasons import Reason, ReasonCode, has_code, reasons_to_json
 from node.domain.series import Evidence, SeriesRow, SeriesState

@@ -18,9 +18,8 @@ from typing import Protocol
 from pydicom.uid import ExplicitVRLittleEndian
 
 from node.deliver.classes import form_not_taken, unknown_destination
-from node.domain.delivery import DeliverableObject, DeliveryClass, Outcome
+from node.domain.delivery import DeliverableObject, DeliveryClass, Outcome, TakesForms
 from node.domain.errors import LeaseLost
-from node.domain.form import TakesForms
 from node.jobs.outbox import Outbox
 from node.jobs.values import LeasedDelivery, ResultFile
 from node.pipeline.crash_points import crash_point

@@ -12,11 +12,9 @@ from node.domain.reasons import Reason, ReasonCode
 from node.infer.registry import ModelSpec
 from node.pipeline.source import minimum_of
 from node.pipeline.watch import CompleteSeries
-from node.route.conditions import Condition
-from node.route.explain import Explanation, explain, why_not, why_true
-from node.route.rules import Rule, StudyRule
+from node.route.conditions import Condition, Truth
+from node.route.rules import Explanation, Rule, StudyRule, explain, why_not, why_true
 from node.route.sets import Candidate, SetChoice
-from node.route.verdict import Truth
 
 _WHOLE = 1 - 1e-6  # an extent is a product of decimals
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from node.deliver.sender import resolve_destinations
-from node.domain.form import FormsTaken
+from node.domain.delivery import FormsTaken
 from node.domain.job import MatchState, job_key
 from node.domain.peers import Peer
 from node.domain.reasons import Reason, ReasonCode
@@ -19,9 +19,8 @@ from node.jobs.store import JobStore
 from node.jobs.values import JobRequest, MatchReport, SeriesPart
 from node.pipeline.judge import ActiveRule, judge_rule
 from node.pipeline.watch import CompleteSeries, SeriesWatch
-from node.route.explain import Explanation, explain
-from node.route.rules import StudyRule, names_sop_class
-from node.route.verdict import Truth
+from node.route.conditions import Truth
+from node.route.rules import Explanation, StudyRule, explain, names_sop_class
 
 NO_RULE = ""
 

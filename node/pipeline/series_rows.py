@@ -6,10 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from node.assemble.activity import Association, peer_key
-from node.domain.association import Ending
+from node.assemble.completion import Association, peer_key
 from node.domain.header import Header
-from node.domain.instance import Instance, Origin, Transport
+from node.domain.instance import Ending, Instance, Origin, Transport
 from node.domain.reasons import Reason
 from node.domain.series import SeriesRow, SeriesState
 from node.pipeline.watch import SeriesWatch

@@ -17,8 +17,7 @@ from typing import Any
 
 from sqlalchemy.exc import OperationalError
 
-from node.assemble.activity import SeriesActivity, peer_key
-from node.assemble.evidence import learns_splitting
+from node.assemble.completion import SeriesActivity, learns_splitting, peer_key
 from node.assemble.gate import is_regular
 from node.domain.instance import Instance
 from node.domain.job import Progress

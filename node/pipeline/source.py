@@ -17,8 +17,8 @@ from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.tag import BaseTag
 
-from node.assemble.derive import derive
 from node.assemble.gate import MinimumSize, judge_geometry
+from node.domain.derived import derive
 from node.domain.errors import SeriesUnusable
 from node.domain.frames import frames_of
 from node.domain.grid import Stack

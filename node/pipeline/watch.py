@@ -11,15 +11,15 @@ from math import inf
 
 from pydicom.dataset import Dataset
 
-from node.assemble.activity import ExpectedCount, trusted_images_in_acquisition
-from node.assemble.derive import derive
+from node.assemble.completion import ExpectedCount, trusted_images_in_acquisition
 from node.assemble.gate import judge_geometry
-from node.assemble.phases import PhaseHints, phase_hints_of
+from node.assemble.planes import PhaseHints, phase_hints_of
+from node.domain.derived import derive
 from node.domain.frames import Frame, frames_of
-from node.domain.gate_verdict import GateVerdict
+from node.domain.grid import GateVerdict
 from node.domain.header import Header, HeaderMerger, Missing, value_of
 from node.domain.instance import Instance, Origin
-from node.domain.loss import Loss
+from node.domain.received import Loss
 from node.jobs.values import SeriesPart
 from node.receive.syntaxes import IMAGE_SOP_CLASSES, can_be_input
 from node.route.sets import Candidate

@@ -1,9 +1,11 @@
-"""From a mapping, the way a clause stands in YAML, to a condition; every mistake with its path."""
+"""From mappings, the way rules stand in YAML, to rules and conditions; every mistake with its path."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+
+from pydicom import uid
 
 from node.domain.derived import Kind
 from node.domain.errors import ConfigInvalid
@@ -11,12 +13,15 @@ from node.domain.header import Scalar
 from node.domain.uids import is_uid
 from node.route.attributes import UnknownAttribute, find_attribute
 from node.route.conditions import OPERATORS, AllOf, AnyOf, Between, Condition, Not, OneOf
-from node.route.sop_classes import sop_class_uid
+from node.route.contradiction import contradiction
+from node.route.rules import Rule, StudyRule
+from node.route.sets import Role
 
 Mistakes = list[tuple[str, str]]
 
 _EMPTY_CLAUSE = "no clause here: say which series, for example Modality: CT"
 _DEEPEST = 32
+_ROLE_EXAMPLE = "for example {t1c: {Modality: MR, sequence: T1, contrast: true}}"
 
 
 def compile_clause(mapping: object, path: str) -> Condition:
@@ -50,6 +55,101 @@ def collect_clause(
     if len(found) < len(parts):
         return None
     return found[0] if len(found) == 1 else AllOf(conditions=found)
+
+
+def compile_rule(
+    *,
+    name: str,
+    when: Mapping[str, object] | None,
+    study: Mapping[str, object] | None,
+    path: str,
+) -> Rule | StudyRule:
+    """The rule that ``when`` or ``study`` stands for.
+
+    Raises:
+        ConfigInvalid: With all mistakes of the rule.
+    """
+    mistakes: Mistakes = []
+    rule = _collect_rule(name, when, study, path, mistakes)
+    if rule is None or mistakes:
+        raise ConfigInvalid(mistakes)
+    return rule
+
+
+def compile_rules(
+    rules: Iterable[object], path: str = "rules"
+) -> tuple[list[Rule | StudyRule], Mistakes]:
+    """Raw rules in their order, and everything wrong with their clauses; pure.
+
+    Takes what stands in the YAML, whatever it is: the shape around the clauses is checked by
+    whoever reads the file. Without a mistake there is one compiled rule for each.
+    """
+    mistakes: Mistakes = []
+    compiled: list[Rule | StudyRule] = []
+    for index, raw in enumerate(rules):
+        if isinstance(raw, Mapping):
+            where = f"{path}.{index}"
+            name = str(raw.get("name", index))
+            rule = _collect_rule(name, raw.get("when"), raw.get("study"), where, mistakes)
+            compiled += [rule] if rule is not None else []
+    return compiled, mistakes
+
+
+def mistakes_in(rules: Iterable[object], path: str = "rules") -> Mistakes:
+    """Everything wrong with the clauses of raw rules, as (path, sentence)."""
+    return compile_rules(rules, path)[1]
+
+
+def _collect_rule(
+    name: str, when: object, study: object, path: str, mistakes: Mistakes
+) -> Rule | StudyRule | None:
+    if (when is None) == (study is None):
+        mistakes.append((path, "needs either when (one series) or study (one series per role)"))
+        return None
+    if when is not None:
+        condition = _possible(collect_clause(when, f"{path}.when", mistakes), path, mistakes)
+        return None if condition is None else Rule(name=name, condition=condition)
+    if not isinstance(study, Mapping) or not study:
+        mistakes.append((f"{path}.study", f"needs roles with clauses, {_ROLE_EXAMPLE}"))
+        return None
+    roles = {
+        str(role): _collect_role(clauses, f"{path}.study.{role}", mistakes)
+        for role, clauses in study.items()
+    }
+    complete = {role: found for role, found in roles.items() if found is not None}
+    return StudyRule(name=name, roles=complete) if len(complete) == len(roles) else None
+
+
+def _collect_role(clauses: object, path: str, mistakes: Mistakes) -> Role | None:
+    prefer: tuple[Condition, ...] | None = ()
+    if isinstance(clauses, Mapping) and "prefer" in clauses:
+        prefer = _collect_prefer(clauses["prefer"], f"{path}.prefer", mistakes)
+        clauses = {key: value for key, value in clauses.items() if key != "prefer"}
+    if not isinstance(clauses, Mapping) or not clauses:
+        mistakes.append((path, f"a role needs clauses, {_ROLE_EXAMPLE}"))
+        return None
+    condition = _possible(collect_clause(clauses, path, mistakes), path, mistakes)
+    if condition is None or prefer is None:
+        return None
+    return Role(condition=condition, prefer=prefer)
+
+
+def _collect_prefer(wishes: object, path: str, mistakes: Mistakes) -> tuple[Condition, ...] | None:
+    if not isinstance(wishes, list) or not wishes:
+        mistakes.append((path, "takes a list of clauses, for example [{spacing_mm: {max: 1.5}}]"))
+        return None
+    found = [collect_clause(wish, f"{path}.{index}", mistakes) for index, wish in enumerate(wishes)]
+    known = tuple(wish for wish in found if wish is not None)
+    return known if len(known) == len(found) else None
+
+
+def _possible(condition: Condition | None, path: str, mistakes: Mistakes) -> Condition | None:
+    """Refuse clauses of one rule that can never be true together."""
+    clash = contradiction(condition) if condition is not None else None
+    if clash is None:
+        return condition
+    mistakes.append((path, f"can never fire: {clash}"))
+    return None
 
 
 def _entry(
@@ -164,3 +264,9 @@ def _unknown_operator(key: str) -> str:
     close = get_close_matches(key, known, n=1)
     hint = f"; did you mean {close[0]}?" if close else f": write one of {', '.join(known)}"
     return f"unknown operator{hint}"
+
+
+def sop_class_uid(text: str) -> str:
+    """The UID of a keyword (PS3.6 Annex A), such as SegmentationStorage; any other text, trimmed."""
+    named = getattr(uid, text.strip(), None)
+    return str(named) if isinstance(named, uid.UID) else text.strip()

@@ -1,6 +1,10 @@
-"""Conditions: one frozen class for each thing a clause can ask.
+"""Conditions: what a clause can ask, one frozen class each, and the verdict that it gives.
 
-A new operator, ``{key: value}``, is a class of ``Operator``, in a file of its own, and in ``OPERATORS``: rules, explanations, contradictions and ``docs/rules.md`` take it from there.
+A new operator, ``{key: value}``, is a class of ``Operator``, in a file of its own, and in ``OPERATORS``:
+rules, explanations, contradictions and ``docs/rules.md`` take it from there.
+
+A verdict is true, false, or unknown with the reason. and, or and not are Kleene's: unknown stays unknown
+unless the other side decides.
 
 How values compare: text trimmed and without case, AE titles and UIDs with case, numbers as numbers,
 and a multi-valued attribute fits when any of its values does. A present but empty attribute has no
@@ -13,8 +17,9 @@ Source: PS3.5 6.2 (padding and case of value representations), PS3.5 6.4 (multip
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from math import inf, isfinite, isnan
 from typing import Any, ClassVar, Self, TypeAlias
 
@@ -23,10 +28,70 @@ import re2
 from node.domain.derived import Attribute, Kind
 from node.domain.header import ABSENT, DIFFERS, MALFORMED, Header, Missing, Scalar
 from node.route.attributes import find_attribute
-from node.route.verdict import Truth, Verdict, all_of, any_of
 
 EMPTY = Missing("empty")
 _YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}  # PS3.5 6.2, AS
+
+
+class Truth(StrEnum):
+    """What is known about a clause."""
+
+    TRUE = "true"
+    FALSE = "false"
+    UNKNOWN = "unknown"
+
+    @classmethod
+    def of(cls, known: bool) -> Truth:
+        """True or false."""
+        return cls.TRUE if known else cls.FALSE
+
+    def negated(self) -> Truth:
+        """Kleene not."""
+        return {self.TRUE: Truth.FALSE, self.FALSE: Truth.TRUE}.get(self, Truth.UNKNOWN)
+
+
+def all_of(truths: Iterable[Truth]) -> Truth:
+    """Kleene and: one false decides, then one unknown."""
+    found = set(truths)
+    if Truth.FALSE in found:
+        return Truth.FALSE
+    return Truth.UNKNOWN if Truth.UNKNOWN in found else Truth.TRUE
+
+
+def any_of(truths: Iterable[Truth]) -> Truth:
+    """Kleene or: one true decides, then one unknown."""
+    found = set(truths)
+    if Truth.TRUE in found:
+        return Truth.TRUE
+    return Truth.UNKNOWN if Truth.UNKNOWN in found else Truth.FALSE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What one clause says about one header.
+
+    Args:
+        name: The attribute, or ``all``, ``any``, ``not`` for a clause of clauses.
+        clause: The clause as text, the way it stands in the rule.
+        asked: The same without the attribute; empty for a clause of clauses.
+        reason: Why it is unknown, without any value; empty for true and false.
+        found: The values it was decided by: for a screen, never for a row or a log.
+    """
+
+    truth: Truth
+    name: str
+    clause: str
+    asked: str = ""
+    reason: str = ""
+    found: tuple[Scalar, ...] = ()
+    children: tuple[Verdict, ...] = ()
+
+    def leaves(self) -> Iterator[Verdict]:
+        """The clauses about single attributes, in the order of the rule."""
+        if not self.children:
+            yield self
+        for child in self.children:
+            yield from child.leaves()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,8 +22,8 @@ from node.route.conditions import (
     Not,
     OneOf,
     Present,
+    Truth,
 )
-from node.route.verdict import Truth
 
 _MOST_BRANCHES = 1024
 

@@ -12,8 +12,7 @@ from typing import TypeAlias
 
 from node.domain.header import Header
 from node.domain.reasons import Reason, ReasonCode
-from node.route.conditions import Condition
-from node.route.verdict import Truth
+from node.route.conditions import Condition, Truth
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from node.assemble import CountSource, peer_key, trusted_images_in_acquisition
+from node.assemble.completion import CountSource, peer_key, trusted_images_in_acquisition
 from node.domain.header import DIFFERS, Header, Value
 from node.domain.instance import Origin, Transport
 

@@ -6,14 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from node.assemble import (
-    CompletionPolicy,
-    Late,
-    Lateness,
-    OldWork,
-    is_late,
-    judge_late,
-)
+from node.assemble.revisions import Lateness, OldWork, is_late, judge_late
+from node.domain.completion_policy import CompletionPolicy, Late
 from node.domain.job import Progress
 from node.domain.reasons import ReasonCode
 from node.words import tell

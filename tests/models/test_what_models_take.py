@@ -34,7 +34,7 @@ from node.infer.runners import run_model
 from node.pipeline.acceptance import accepted_inputs, refused_inputs
 from node.pipeline.build import Plan, plan
 from node.pipeline.judge import ActiveRule
-from node.route import compile_rule
+from node.route.compiling import compile_rule
 from tests.support.cases import Cases
 from tests.support.phantoms import Phantom, stack_of
 from tests.support.rooms import room

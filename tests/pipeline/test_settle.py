@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from node.domain.association import Ending
+from node.domain.instance import Ending
 from node.domain.series import SeriesState
 from node.pipeline import decide as decide_module
 from node.pipeline import settle as settle_module

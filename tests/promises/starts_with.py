@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from node.domain.header import Header
-from node.route.conditions import Operator, judge_any
-from node.route.verdict import Verdict
+from node.route.conditions import Operator, Verdict, judge_any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,22 +11,11 @@ from hypothesis import strategies as st
 
 from node.domain.errors import ConfigInvalid
 from node.domain.header import ABSENT, DIFFERS, MALFORMED, Header, Value
-from node.route import (
-    Ambiguous,
-    Candidate,
-    Chosen,
-    Rule,
-    StudyRule,
-    Truth,
-    Waiting,
-    compile_clause,
-    compile_rule,
-    contradiction,
-    could_match,
-    explain,
-    mistakes_in,
-    names_sop_class,
-)
+from node.route.compiling import compile_clause, compile_rule, mistakes_in
+from node.route.conditions import Truth
+from node.route.contradiction import contradiction, could_match
+from node.route.rules import Rule, StudyRule, explain, names_sop_class
+from node.route.sets import Ambiguous, Candidate, Chosen, Waiting
 from node.words import tell_all
 
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from node.domain.derived.attribute import DerivedAttribute, Kind
 from node.domain.derived.sequence import is_projection
-from node.domain.gate_verdict import GateVerdict
+from node.domain.grid import GateVerdict
 from node.domain.header import Header, Missing, Value
 
 LOCALIZER_IMAGES = 30

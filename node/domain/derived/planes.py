@@ -8,7 +8,7 @@ import numpy as np
 
 from node.domain.derived.attribute import DerivedAttribute, Kind, SeriesFacts
 from node.domain.frames import Triple
-from node.domain.gate_verdict import GateVerdict
+from node.domain.grid import GateVerdict
 from node.domain.header import Missing, Value
 
 _ALONG_AN_AXIS = 0.8

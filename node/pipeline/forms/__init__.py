@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from node.domain.form import FormsTaken, TakesForms
+from node.domain.delivery import FormsTaken, TakesForms
 from node.pipeline.forms import nifti, seg
 from node.pipeline.forms.form import Encode, Form, Reader, Verify
 

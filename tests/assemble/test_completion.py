@@ -9,20 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.assemble import (
+from node.assemble.completion import (
     Association,
-    CompletionPolicy,
     CountSource,
     ExpectedCount,
-    OnGiveUp,
-    OnRefused,
     SeriesActivity,
     judge_completion,
     learns_splitting,
 )
-from node.domain.association import Ending
-from node.domain.loss import Loss
+from node.domain.completion_policy import CompletionPolicy, OnGiveUp, OnRefused
+from node.domain.instance import Ending
 from node.domain.reasons import ReasonCode, has_code
+from node.domain.received import Loss
 from node.domain.series import Evidence, Forced, SeriesState
 from node.words import tell_all
 
