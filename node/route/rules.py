@@ -26,10 +26,6 @@ class Rule:
     name: str
     condition: Condition
 
-    def judge(self, header: Header) -> Verdict:
-        """What the rule says about one series."""
-        return self.condition.judge(header)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyRule:
@@ -41,10 +37,6 @@ class StudyRule:
     def __post_init__(self) -> None:
         if not self.roles:
             raise ValueError(f"study rule {self.name} has no roles")
-
-    def judge(self, header: Header) -> Mapping[str, Verdict]:
-        """What each role says about one series."""
-        return {name: role.condition.judge(header) for name, role in self.roles.items()}
 
     def choose(self, candidates: Sequence[Candidate]) -> SetChoice:
         """One series per role, out of all complete series of one study."""
@@ -58,18 +50,16 @@ def conditions_of(rule: Rule | StudyRule) -> Mapping[str, Condition]:
     return {name: role.condition for name, role in rule.roles.items()}
 
 
-def named_sop_classes(condition: Condition) -> frozenset[str]:
-    """The SOP Class UIDs that a condition asks for by ``SOPClassUID``; never those below ``not``."""
-    if isinstance(condition, OneOf) and condition.name == "SOPClassUID":
-        return frozenset(str(value) for value in condition.values)
-    if isinstance(condition, AllOf | AnyOf):
-        return frozenset[str]().union(*(named_sop_classes(c) for c in condition.conditions))
-    return frozenset()
-
-
 def names_sop_class(condition: Condition, sop_class_uid: str) -> bool:
-    """Whether a rule asks for this class by name, and so takes what is else no input."""
-    return sop_class_uid in named_sop_classes(condition)
+    """Whether a rule asks for this class by name, and so takes what is else no input.
+
+    What stands below ``not`` asks for nothing.
+    """
+    if isinstance(condition, AllOf | AnyOf):
+        return any(names_sop_class(each, sop_class_uid) for each in condition.conditions)
+    if isinstance(condition, OneOf) and condition.name == "SOPClassUID":
+        return sop_class_uid in condition.values
+    return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,19 +100,15 @@ class Explanation:
         for name, verdict in self.roles.items():
             if name:
                 lines.append(f"  role {name}: {verdict.truth}")
-            indent = 2 if name else 1
-            is_plain_list = verdict.name == "all"
-            shown = verdict.children if is_plain_list else (verdict,)
-            for child in shown:
-                lines.extend(_lines(child, indent, values))
+            for child in verdict.children if verdict.name == "all" else (verdict,):
+                lines.extend(_lines(child, 2 if name else 1, values))
         return lines
 
 
 def explain(rule: Rule | StudyRule, header: Header) -> Explanation:
     """Judge a header by a rule and keep every clause's answer."""
-    if isinstance(rule, Rule):
-        return Explanation(rule=rule.name, roles={"": rule.judge(header)})
-    return Explanation(rule=rule.name, roles=rule.judge(header))
+    roles = {role: condition.judge(header) for role, condition in conditions_of(rule).items()}
+    return Explanation(rule=rule.name, roles=roles)
 
 
 def why_not(verdict: Verdict) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
@@ -130,7 +116,7 @@ def why_not(verdict: Verdict) -> tuple[tuple[str, ...], tuple[tuple[str, str], .
     are unknown with the reason; without values.
     """
     false, unknown = [], []
-    for leaf, wanted in _deciding(verdict, Truth.TRUE):
+    for leaf, wanted in _deciding(verdict, Truth.TRUE, is_met=False):
         if leaf.truth is Truth.UNKNOWN:
             unknown.append((leaf.name, leaf.reason))
         elif leaf.truth is not wanted:
@@ -144,28 +130,23 @@ def why_true(verdict: Verdict) -> tuple[tuple[Any, ...], ...]:
     A clause of clauses is told by its parts; ``any`` by those of its clauses that are true. What was
     found stands there only where it is one of few values that the node made.
     """
-    return tuple(dict.fromkeys(_true_clauses(verdict, Truth.TRUE)))
+    clauses = []
+    for leaf, wanted in _deciding(verdict, Truth.TRUE, is_met=True):
+        is_ours = leaf.name in DERIVED and bool(DERIVED[leaf.name].values)
+        found = tuple(map(str, leaf.found)) if is_ours else ()
+        clauses.append((leaf.name, leaf.asked, wanted is Truth.TRUE, found))
+    return tuple(dict.fromkeys(clauses))
 
 
-def _true_clauses(verdict: Verdict, wanted: Truth) -> Iterator[tuple[Any, ...]]:
-    if verdict.truth is not wanted:
-        return
-    if not verdict.children:
-        is_ours = verdict.name in DERIVED and bool(DERIVED[verdict.name].values)
-        found = tuple(map(str, verdict.found)) if is_ours else ()
-        yield verdict.name, verdict.asked, wanted is Truth.TRUE, found
-    for child in verdict.children:
-        yield from _true_clauses(child, wanted.negated() if verdict.name == "not" else wanted)
-
-
-def _deciding(verdict: Verdict, wanted: Truth) -> Iterator[tuple[Verdict, Truth]]:
-    """The leaves below clauses that are not as wanted, each with what was wanted of it."""
-    if verdict.truth is wanted:
+def _deciding(verdict: Verdict, wanted: Truth, *, is_met: bool) -> Iterator[tuple[Verdict, Truth]]:
+    """The leaves below clauses that are, or are not, as wanted, each with what was wanted of it."""
+    if (verdict.truth is wanted) is not is_met:
         return
     if not verdict.children:
         yield verdict, wanted
     for child in verdict.children:
-        yield from _deciding(child, wanted.negated() if verdict.name == "not" else wanted)
+        inner = wanted.negated() if verdict.name == "not" else wanted
+        yield from _deciding(child, inner, is_met=is_met)
 
 
 def _as_json(verdict: Verdict, values: bool) -> dict[str, Any]:
