@@ -36,10 +36,10 @@ Source: PS3.8 7 (association release and abort), PS3.4 B (storage has no notion 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
-from itertools import pairwise
+from itertools import combinations, pairwise
+from math import inf
 from typing import Any
 
 from node.domain.completion_policy import CompletionPolicy, OnGiveUp, OnRefused
@@ -85,21 +85,6 @@ class Association:
         return None
 
 
-class CountSource(StrEnum):
-    """Who said how many instances there are."""
-
-    PEER = "peer"  # Number of Series Related Instances, asked from the sender
-    HEADER = "header"  # Images in Acquisition, where it can be trusted
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExpectedCount:
-    """A known number of instances of the series."""
-
-    instances: int
-    source: CountSource
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeriesActivity:
     """How one series is arriving, by the database's clock.
@@ -109,23 +94,23 @@ class SeriesActivity:
         is_regular: ``is_regular(frames, minimum slices of the model)``.
         associations: All that carried the series, and those of the same peers that are open or were
             opened after the first of these.
+        expected: How many instances there are, where ``trusted_images_in_acquisition`` tells.
         splits_series: The peer was once seen to send one series over several associations.
         losses: Images that were lost and have not come since.
         accepted_losses: As many were missing when a person, or the policy, went on without them.
         listening_since: Since when somebody listens on the road that it came by.
     """
 
-    series_instance_uid: str
     instances: int
     last_received_at: float
     is_regular: bool
     associations: Sequence[Association] = field(default_factory=tuple)
-    expected: ExpectedCount | None = None
+    expected: int | None = None
     splits_series: bool = False
     forced: Forced | None = None
     losses: Sequence[Loss] = ()
     accepted_losses: int = 0
-    listening_since: float = float("-inf")
+    listening_since: float = -inf
 
     @property
     def misses_images(self) -> bool:
@@ -135,8 +120,7 @@ class SeriesActivity:
     @property
     def missing(self) -> int:
         """How many images are known to be missing: lost, or short of a known count."""
-        short = self.expected.instances - self.instances if self.expected is not None else 0
-        return max(len(self.losses), short)
+        return max(len(self.losses), (self.expected or 0) - self.instances)
 
     def carriers(self) -> list[Association]:
         """Associations that brought instances of the series, in the order they were opened."""
@@ -152,7 +136,7 @@ def peer_key(origin: Origin) -> str:
 
 def trusted_images_in_acquisition(
     header: Header, instance_numbers: Sequence[int | None], *, is_single_frame: bool
-) -> ExpectedCount | None:
+) -> int | None:
     """Images in Acquisition (0020,1002) as a count of the series, where it can be trusted.
 
     The attribute counts an acquisition, not a series, and vendors fill it with all sorts of
@@ -175,19 +159,15 @@ def trusted_images_in_acquisition(
     value, acquisition = header.get("ImagesInAcquisition"), header.get("AcquisitionNumber")
     if isinstance(value, Missing) or len(value) != 1 or isinstance(acquisition, Missing):
         return None
-    count = value[0]
-    numbers = {number for number in instance_numbers if number is not None}
+    count, numbers = value[0], set(instance_numbers)
     agrees = (
         is_single_frame
         and isinstance(count, int)
-        and not isinstance(count, bool)
         and len(acquisition) == 1
-        and 0 < len(instance_numbers) <= count
-        and len(numbers) == len(instance_numbers)
-        and min(numbers) >= 1
-        and max(numbers) <= count
+        and 0 < len(numbers) == len(instance_numbers)
+        and all(number in range(1, count + 1) for number in numbers)
     )
-    return ExpectedCount(instances=int(count), source=CountSource.HEADER) if agrees else None
+    return int(count) if agrees else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,23 +175,15 @@ class Completion:
     """The judgement of one moment.
 
     Args:
-        look_again_at: The next time at which the answer can change by itself; None when only a new
-            image, an association or a person can change it.
+        look_again_at: The next time at which the answer can change by itself; infinite when only a
+            new image, an association or a person can change it.
         reasons: Why it is in this state.
     """
 
     state: SeriesState
     level: Evidence = Evidence.NONE
     reasons: tuple[Reason, ...]
-    look_again_at: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Wait:
-    """Why it is not yet complete, and until when that holds."""
-
-    reason: Reason
-    until: float
+    look_again_at: float = inf
 
 
 def judge_completion(activity: SeriesActivity, policy: CompletionPolicy, now: float) -> Completion:
@@ -219,38 +191,20 @@ def judge_completion(activity: SeriesActivity, policy: CompletionPolicy, now: fl
     forced = activity.forced
     if forced is Forced.RERUN and activity.misses_images:
         forced = None  # to judge again is not to do without what is missing
+    if forced is Forced.DISCARD:
+        return _ended(SeriesState.DISCARDED, Evidence.PERSON, ReasonCode.PERSON_DISCARDED)
     if forced is not None:
-        return _forced(forced, activity)
-    if activity.misses_images and policy.on_refused is OnRefused.HOLD:
-        return _missing(activity, policy, now)
-    return _arrived(activity, policy, now)
-
-
-def _missing(activity: SeriesActivity, policy: CompletionPolicy, now: float) -> Completion:
-    """Images are lost: held once it would be complete, for they explain what it lacks."""
+        facts = {"images": activity.instances, "of": activity.instances + activity.missing}
+        return _ended(SeriesState.COMPLETE, Evidence.PERSON, ReasonCode.PERSON_WENT_ON, **facts)
+    if not activity.misses_images or policy.on_refused is OnRefused.PROCEED:
+        return _Moment(activity, policy, now).judge()
+    # held once it would be complete, for what is lost explains what it lacks
     as_if = replace(activity, losses=(), expected=None, is_regular=True)
-    arrived = _arrived(as_if, policy, now)
+    arrived = _Moment(as_if, policy, now).judge()
     refused = images_refused(activity.losses, activity.instances)
     if arrived.state is not SeriesState.COMPLETE:
         return replace(arrived, reasons=(refused, *arrived.reasons))
     return Completion(state=SeriesState.HELD, reasons=(refused,))
-
-
-def _arrived(activity: SeriesActivity, policy: CompletionPolicy, now: float) -> Completion:
-    """The judgement of what has arrived, whatever is known to be lost."""
-    expected = activity.expected
-    if expected is not None and activity.instances < expected.instances:
-        return _short(activity, expected, policy, now)
-    waits: list[_Wait] = []
-    for judge in (_counted, _released, _quiet):
-        found = judge(activity, policy, now)
-        if isinstance(found, Completion):
-            return found
-        if found is not None:
-            waits.append(found)
-    soonest = min(waits, key=lambda wait: wait.until)
-    until = min((soonest.until, *_next_stale(activity, policy, now)))
-    return Completion(state=SeriesState.RECEIVING, reasons=(soonest.reason,), look_again_at=until)
 
 
 def learns_splitting(activity: SeriesActivity, policy: CompletionPolicy, now: float) -> bool:
@@ -260,19 +214,15 @@ def learns_splitting(activity: SeriesActivity, policy: CompletionPolicy, now: fl
     ended no more than ``quiet_max_s`` before it was opened, or was alive beside it. Going on after
     an abort is repair, and an image an hour later is late: neither is a habit.
     """
-    carriers = activity.carriers()
     return any(
-        _is_continued(earlier, later, policy, now)
-        for index, later in enumerate(carriers)
-        for earlier in carriers[:index]
+        earlier.peer == later.peer and _is_continued(earlier, later, policy, now)
+        for earlier, later in combinations(activity.carriers(), 2)
     )
 
 
 def _is_continued(
     earlier: Association, later: Association, policy: CompletionPolicy, now: float
 ) -> bool:
-    if earlier.peer != later.peer:
-        return False
     end = earlier.end(now, policy.stale_s)
     if end is None:
         # no heartbeat since the other was opened: its process may be dead, and this the repair
@@ -281,158 +231,134 @@ def _is_continued(
     return ending is Ending.RELEASED and later.opened_at - ended_at <= policy.quiet_max_s
 
 
-def _forced(forced: Forced, activity: SeriesActivity) -> Completion:
-    if forced is Forced.DISCARD:
-        return Completion(
-            state=SeriesState.DISCARDED,
-            level=Evidence.PERSON,
-            reasons=(Reason(ReasonCode.PERSON_DISCARDED),),
+class _Moment:
+    """What has arrived at one moment, whatever is known to be lost."""
+
+    def __init__(self, activity: SeriesActivity, policy: CompletionPolicy, now: float) -> None:
+        self.activity, self.policy, self.now = activity, policy, now
+        self.carriers = activity.carriers()
+
+    def judge(self) -> Completion:
+        """Complete by the strongest evidence there is, or waiting for what comes soonest."""
+        activity = self.activity
+        if activity.expected is not None and activity.instances < activity.expected:
+            return self._short(activity.expected)
+        found = [each for each in (self._counted(), self._released(), self._quiet()) if each]
+        for each in found:
+            if each.state is SeriesState.COMPLETE:
+                return each
+        soonest = min(found, key=lambda wait: wait.look_again_at)
+        # an association that is open now may come to count as aborted
+        stale = [beat + self.policy.stale_s for beat in self._heartbeats(activity.associations)]
+        return replace(soonest, look_again_at=min((soonest.look_again_at, *stale)))
+
+    def _short(self, expected: int) -> Completion:
+        """A known count is not reached: nothing weaker counts until ``give_up_s``."""
+        facts = {"images": self.activity.instances, **_count(expected)}
+        give_up_at = self.activity.last_received_at + self.policy.give_up_s
+        if self.now < give_up_at:
+            return _wait(ReasonCode.COUNT_SHORT, give_up_at, **facts)
+        facts["none_for_s"] = self.policy.give_up_s
+        if self.policy.on_give_up is OnGiveUp.HOLD:
+            code = ReasonCode.COUNT_NOT_REACHED
+            return _ended(SeriesState.HELD, Evidence.GIVE_UP, code, **facts)
+        facts["is_discarded"] = self.policy.on_give_up is OnGiveUp.DISCARD
+        state = SeriesState.DISCARDED if facts["is_discarded"] else SeriesState.COMPLETE
+        return _ended(state, Evidence.GIVE_UP, ReasonCode.GAVE_UP_WAITING, **facts)
+
+    def _counted(self) -> Completion | None:
+        """Evidence (1); the count was compared before."""
+        expected = self.activity.expected
+        if expected is None:
+            return None
+        settled_at = self.activity.last_received_at + self.policy.release_settle_s
+        if self.now < settled_at:
+            return _wait(ReasonCode.COUNT_JUST_REACHED, settled_at)
+        return _complete(Evidence.COUNT, ReasonCode.COUNT_REACHED, **_count(expected))
+
+    def _released(self) -> Completion | None:
+        """Evidence (2); None where only quiet can tell."""
+        activity, last = self.activity, self._last_end()
+        if last is None or last[1] is Ending.ABORTED or not activity.is_regular:
+            return None
+        if activity.splits_series or learns_splitting(activity, self.policy, self.now):
+            return None
+        closed_at = last[0]
+        if self._peer_is_busy(closed_at):
+            return None
+        settled_at = closed_at + self.policy.release_settle_s
+        if self.now < settled_at:
+            return _wait(ReasonCode.JUST_RELEASED, settled_at)
+        facts = {"ago_s": self.now - closed_at, "images": activity.instances}
+        return _complete(Evidence.RELEASE, ReasonCode.RELEASED, **facts)
+
+    def _quiet(self) -> Completion:
+        """Evidence (3) and (4)."""
+        activity, now = self.activity, self.now
+        last = max(activity.last_received_at, activity.listening_since)
+        facts = {"quiet_s": now - last, "images": activity.instances}
+        at_the_latest = last + self.policy.quiet_max_s
+        if now >= at_the_latest:
+            return _complete(Evidence.QUIET_MAX, ReasonCode.QUIET_LONG, **facts)
+        if not activity.is_regular:
+            return _wait(ReasonCode.NOT_REGULAR_YET, at_the_latest, images=activity.instances)
+        end = self._last_end()
+        if end is not None and end[1] is Ending.ABORTED:
+            return _wait(ReasonCode.ABORTED, at_the_latest)
+        needed_s = self._quiet_needed_s()
+        heard_until = min((now, *self._heartbeats(self.carriers)))
+        if now >= last + needed_s > heard_until:
+            return _wait(ReasonCode.NO_HEARTBEAT, now + _NEXT_HEARTBEAT_S)
+        if now >= last + needed_s:
+            return _complete(Evidence.QUIET, ReasonCode.QUIET, **facts)
+        return _wait(ReasonCode.NOT_QUIET_YET, last + needed_s, needed_s=needed_s)
+
+    def _end(self, association: Association) -> tuple[float, Ending] | None:
+        return association.end(self.now, self.policy.stale_s)
+
+    def _heartbeats(self, associations: Iterable[Association]) -> list[float]:
+        """Last signs of life of those that are open."""
+        return [each.heartbeat_at for each in associations if self._end(each) is None]
+
+    def _last_end(self) -> tuple[float, Ending] | None:
+        """How the last carrier ended; None while one is open. At the same time an abort wins."""
+        ends = [end for end in map(self._end, self.carriers) if end is not None]
+        if not ends or len(ends) < len(self.carriers):
+            return None
+        return max(ends, key=lambda end: (end[0], end[1] is Ending.ABORTED))
+
+    def _peer_is_busy(self, closed_at: float) -> bool:
+        """Whether an association of a carrying peer is open or was opened after the release."""
+        peers = {carrier.peer for carrier in self.carriers}
+        return any(
+            self._end(association) is None or association.opened_at > closed_at
+            for association in self.activity.associations
+            if association.peer in peers
         )
-    facts = {"images": activity.instances, "of": activity.instances + activity.missing}
-    return _complete(Evidence.PERSON, ReasonCode.PERSON_WENT_ON, **facts)
+
+    def _quiet_needed_s(self) -> float:
+        """``quiet_s``, or twice the longest pause between the associations of this series."""
+        pauses = [
+            later.opened_at - earlier.closed_at
+            for earlier, later in pairwise(self.carriers)
+            if earlier.closed_at is not None
+        ]
+        policy = self.policy
+        return min(max(policy.quiet_s, _PAUSES * max(pauses, default=0.0)), policy.quiet_max_s)
 
 
-def _short(
-    activity: SeriesActivity, expected: ExpectedCount, policy: CompletionPolicy, now: float
-) -> Completion:
-    """A known count is not reached: nothing weaker counts until ``give_up_s``."""
-    facts = {"images": activity.instances, **_count(expected)}
-    give_up_at = activity.last_received_at + policy.give_up_s
-    if now < give_up_at:
-        short = Reason(ReasonCode.COUNT_SHORT, facts)
-        return Completion(state=SeriesState.RECEIVING, reasons=(short,), look_again_at=give_up_at)
-    facts["none_for_s"] = policy.give_up_s
-    if policy.on_give_up is OnGiveUp.HOLD:
-        held = Reason(ReasonCode.COUNT_NOT_REACHED, facts)
-        return Completion(state=SeriesState.HELD, level=Evidence.GIVE_UP, reasons=(held,))
-    is_discarded = policy.on_give_up is OnGiveUp.DISCARD
-    gave_up = Reason(ReasonCode.GAVE_UP_WAITING, {**facts, "is_discarded": is_discarded})
-    state = SeriesState.DISCARDED if is_discarded else SeriesState.COMPLETE
-    return Completion(state=state, level=Evidence.GIVE_UP, reasons=(gave_up,))
+def _count(expected: int) -> dict[str, Any]:
+    return {"expected": expected, "source": "header"}
 
 
-def _counted(
-    activity: SeriesActivity, policy: CompletionPolicy, now: float
-) -> Completion | _Wait | None:
-    """Evidence (1); the count was compared before."""
-    expected = activity.expected
-    if expected is None:
-        return None
-    settle_s = 0.0 if expected.source is CountSource.PEER else policy.release_settle_s
-    if now < activity.last_received_at + settle_s:
-        return _wait(ReasonCode.COUNT_JUST_REACHED, activity.last_received_at + settle_s)
-    return _complete(Evidence.COUNT, ReasonCode.COUNT_REACHED, **_count(expected))
-
-
-def _count(expected: ExpectedCount) -> dict[str, Any]:
-    return {"expected": expected.instances, "source": expected.source.value}
-
-
-def _released(
-    activity: SeriesActivity, policy: CompletionPolicy, now: float
-) -> Completion | _Wait | None:
-    """Evidence (2); None where only quiet can tell."""
-    carriers = activity.carriers()
-    if not carriers or not activity.is_regular:
-        return None
-    if activity.splits_series or learns_splitting(activity, policy, now):
-        return None
-    last = _last_end(carriers, policy, now)
-    if last is None or last[1] is Ending.ABORTED:
-        return None
-    closed_at = last[0]
-    if _peer_is_busy(activity, carriers, closed_at, policy, now):
-        return None
-    if now < closed_at + policy.release_settle_s:
-        return _wait(ReasonCode.JUST_RELEASED, closed_at + policy.release_settle_s)
-    return _complete(
-        Evidence.RELEASE, ReasonCode.RELEASED, ago_s=now - closed_at, images=activity.instances
-    )
-
-
-def _peer_is_busy(
-    activity: SeriesActivity,
-    carriers: Sequence[Association],
-    closed_at: float,
-    policy: CompletionPolicy,
-    now: float,
-) -> bool:
-    """Whether an association of a carrying peer is open or was opened after the release."""
-    peers = {carrier.peer for carrier in carriers}
-    return any(
-        association.end(now, policy.stale_s) is None or association.opened_at > closed_at
-        for association in activity.associations
-        if association.peer in peers
-    )
-
-
-def _quiet(activity: SeriesActivity, policy: CompletionPolicy, now: float) -> Completion | _Wait:
-    """Evidence (3) and (4)."""
-    last = max(activity.last_received_at, activity.listening_since)
-    facts = {"quiet_s": now - last, "images": activity.instances}
-    at_the_latest = last + policy.quiet_max_s
-    if now >= at_the_latest:
-        return _complete(Evidence.QUIET_MAX, ReasonCode.QUIET_LONG, **facts)
-    if not activity.is_regular:
-        return _wait(ReasonCode.NOT_REGULAR_YET, at_the_latest, images=activity.instances)
-    if _was_aborted_last(activity, policy, now):
-        return _wait(ReasonCode.ABORTED, at_the_latest)
-    needed_s = _quiet_needed_s(activity, policy)
-    heard_until = min((now, *_heartbeats(activity, policy, now)))
-    if now >= last + needed_s > heard_until:
-        return _wait(ReasonCode.NO_HEARTBEAT, now + _NEXT_HEARTBEAT_S)
-    if now >= last + needed_s:
-        return _complete(Evidence.QUIET, ReasonCode.QUIET, **facts)
-    return _wait(ReasonCode.NOT_QUIET_YET, last + needed_s, needed_s=needed_s)
-
-
-def _heartbeats(activity: SeriesActivity, policy: CompletionPolicy, now: float) -> list[float]:
-    """Last signs of life of the associations that carried it and are open."""
-    return [
-        carrier.heartbeat_at
-        for carrier in activity.carriers()
-        if carrier.end(now, policy.stale_s) is None
-    ]
-
-
-def _last_end(
-    carriers: Sequence[Association], policy: CompletionPolicy, now: float
-) -> tuple[float, Ending] | None:
-    """How the last of them ended; None while one is open. At the same time an abort wins."""
-    ends = [carrier.end(now, policy.stale_s) for carrier in carriers]
-    known = [end for end in ends if end is not None]
-    if not known or len(known) < len(ends):
-        return None
-    return max(known, key=lambda end: (end[0], end[1] is Ending.ABORTED))
-
-
-def _was_aborted_last(activity: SeriesActivity, policy: CompletionPolicy, now: float) -> bool:
-    last = _last_end(activity.carriers(), policy, now)
-    return last is not None and last[1] is Ending.ABORTED
-
-
-def _quiet_needed_s(activity: SeriesActivity, policy: CompletionPolicy) -> float:
-    """``quiet_s``, or twice the longest pause between the associations of this series."""
-    pauses = [
-        later.opened_at - earlier.closed_at
-        for earlier, later in pairwise(activity.carriers())
-        if earlier.closed_at is not None
-    ]
-    return min(max(policy.quiet_s, _PAUSES * max(pauses, default=0.0)), policy.quiet_max_s)
-
-
-def _next_stale(activity: SeriesActivity, policy: CompletionPolicy, now: float) -> list[float]:
-    """Times at which an association that is open now would count as aborted."""
-    return [
-        association.heartbeat_at + policy.stale_s
-        for association in activity.associations
-        if association.end(now, policy.stale_s) is None
-    ]
-
-
-def _wait(code: ReasonCode, until: float, **facts: Any) -> _Wait:
-    return _Wait(Reason(code, facts), until)
+def _wait(code: ReasonCode, until: float, **facts: Any) -> Completion:
+    reasons = (Reason(code, facts),)
+    return Completion(state=SeriesState.RECEIVING, reasons=reasons, look_again_at=until)
 
 
 def _complete(level: Evidence, code: ReasonCode, **facts: Any) -> Completion:
-    return Completion(state=SeriesState.COMPLETE, level=level, reasons=(Reason(code, facts),))
+    return _ended(SeriesState.COMPLETE, level, code, **facts)
+
+
+def _ended(state: SeriesState, level: Evidence, code: ReasonCode, **facts: Any) -> Completion:
+    return Completion(state=state, level=level, reasons=(Reason(code, facts),))

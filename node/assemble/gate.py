@@ -279,9 +279,7 @@ def _spacing(frames: Sequence[Frame], planes: Planes | None) -> Triple | None:
     first = frames[0].pixel_spacing_mm
     if planes is None or planes.count < 2 or first is None:
         return None
-    if not all(map(_is_usable, spacings)):
-        return None
-    if _spacing_differs(spacings):
+    if not all(map(_is_usable, spacings)) or _spacing_differs(spacings):
         return None
     return (round(planes.spacing_mm, 6), *first)  # binary noise must not decide a rule
 

@@ -14,7 +14,7 @@ C.8.3.1 (MR image), C.7.6.18 (cardiac phases).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from node.domain.frames import Frame, Sextuple, Triple, frame_sources
-from node.domain.header import Missing, Value, value_of
+from node.domain.header import Value, value_of
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
@@ -88,7 +88,7 @@ def orientation_groups(frames: Sequence[Frame]) -> list[list[int]]:
 def common_orientation(frames: Sequence[Frame]) -> Sextuple:
     """The median of each cosine: exactly the header's values where all frames agree."""
     cosines = np.array([frame.orientation for frame in frames], dtype=np.float64)
-    a, b, c, d, e, f = (float(value) for value in np.median(cosines, axis=0))
+    a, b, c, d, e, f = np.median(cosines, axis=0).tolist()
     return (a, b, c, d, e, f)
 
 
@@ -223,8 +223,8 @@ def planes_of(frames: Sequence[Frame]) -> Planes:
     else:
         means = np.array([positions_mm[plane].mean(axis=0) for plane in members])
     return Planes(
-        order=tuple(int(i) for i in order),
-        members=tuple(tuple(int(i) for i in plane) for plane in members),
+        order=tuple(order.tolist()),
+        members=tuple(tuple(plane.tolist()) for plane in members),
         positions_mm=means,
         orientation=orientation,
         normal=normal,
@@ -239,22 +239,20 @@ def _lower_median(values: Floats) -> float:
 
 def triple(vector: Floats) -> Triple:
     """A vector as plain floats."""
-    x, y, z = (float(value) for value in vector)
+    x, y, z = vector.tolist()
     return (x, y, z)
 
 
 def phase_hints_of(instance: Dataset) -> tuple[PhaseHints, ...]:
     """For each frame of an instance the attributes that may tell phases apart."""
-    hints = []
-    for sources in frame_sources(instance):
-        own: dict[str, Value] = {}
-        for keyword in (*KINDS, *SPLITTERS):
-            for source in sources:
-                if keyword in source:
-                    own[keyword] = value_of(source, keyword)
-                    break
-        hints.append(own)
-    return tuple(hints)
+    return tuple(
+        {
+            keyword: value_of(source, keyword)
+            for keyword in (*KINDS, *SPLITTERS)
+            if (source := next((each for each in sources if keyword in each), None)) is not None
+        }
+        for sources in frame_sources(instance)
+    )
 
 
 def how_split(planes: Sequence[Sequence[int]], hints: Sequence[PhaseHints]) -> dict[str, object]:
@@ -284,16 +282,8 @@ def _alike_in_all(
     keyword: str, planes: Sequence[Sequence[int]], hints: Sequence[PhaseHints]
 ) -> int:
     """How many values the attribute takes in every plane, where they are the same in all; else 0."""
-    values = [list(_known(keyword, plane, hints)) for plane in planes]
-    is_complete = all(len(own) == len(plane) for own, plane in zip(values, planes, strict=True))
-    sets = [set(own) for own in values]
-    return len(sets[0]) if is_complete and all(own == sets[0] for own in sets) else 0
-
-
-def _known(
-    keyword: str, plane: Sequence[int], hints: Sequence[PhaseHints]
-) -> Iterator[tuple[object, ...]]:
-    for index in plane:
-        value = hints[index].get(keyword)
-        if value is not None and not isinstance(value, Missing) and value:
-            yield value
+    values = [[hints[index].get(keyword) for index in plane] for plane in planes]
+    if not all(isinstance(value, tuple) and value for own in values for value in own):
+        return 0
+    sets = {frozenset(own) for own in values}
+    return len(sets.pop()) if len(sets) == 1 else 0

@@ -10,7 +10,8 @@ Source: PS3.3 C.7.6.3.1 (Image Pixel), C.8.2.1 (CT Image), C.8.9.4 (PET Image), 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import partial
 from math import isfinite
 
 from node.domain.errors import SeriesUnusable
@@ -21,14 +22,24 @@ from node.domain.stored_values import StoredValues
 from node.domain.uptake import suv_factor
 
 _LARGEST = 3e38  # what a float32 holds
+_Group = tuple[StoredValues, int]
 
 
 def judge_values(frames: Sequence[Frame]) -> list[Reason]:
     """Everything that leaves the number, or the quantity, of a stored value open."""
     groups = values_of(frames)
-    count = len(frames)
-    faults = _bits(groups, count) + _rescale(frames, count) + _lut(groups, count)
-    return faults + _absent(groups, count) + _quantities(groups)
+    is_rescaled = any(
+        values.lut or values.lut_fault or values.has_slope or values.has_intercept
+        for values, _ in groups
+    )
+    return [
+        *_counted(groups, lambda values: values.format.faults()),
+        *_rescale(frames),
+        *_counted(groups, _lut_malformed),
+        *_counted(groups, _lut_and_rescale),
+        *_counted(groups, partial(_absent, is_rescaled=is_rescaled)),
+        *_quantities(groups),
+    ]
 
 
 def judge_quantity(frames: Sequence[Frame], wanted: Collection[Quantity]) -> list[Reason]:
@@ -50,15 +61,18 @@ def judge_quantity(frames: Sequence[Frame], wanted: Collection[Quantity]) -> lis
     return []
 
 
-def _bits(groups: Sequence[tuple[StoredValues, int]], count: int) -> list[Reason]:
+def _counted(
+    groups: Sequence[_Group], faults: Callable[[StoredValues], Iterable[Reason]]
+) -> list[Reason]:
+    """What is wrong with stored values, each fault with its number of images."""
     found: Counter[Reason] = Counter()
     for values, number in groups:
-        for fault in values.format.faults():
-            found[fault] += number
-    return [fault.having(count=n, of=count) for fault, n in found.items()]
+        found.update(dict.fromkeys(faults(values), number))
+    of = sum(number for _, number in groups)
+    return [fault.having(count=number, of=of) for fault, number in found.items()]
 
 
-def _rescale(frames: Sequence[Frame], count: int) -> list[Reason]:
+def _rescale(frames: Sequence[Frame]) -> list[Reason]:
     malformed = sum(not isfinite(frame.slope + frame.intercept) for frame in frames)
     zero = sum(frame.slope == 0 for frame in frames)
     beyond = sum(
@@ -72,52 +86,30 @@ def _rescale(frames: Sequence[Frame], count: int) -> list[Reason]:
         (ReasonCode.RESCALE_MALFORMED, beyond, {"is_too_large": True}),
         (ReasonCode.RESCALE_SLOPE_ZERO, zero, {}),
     )
-    return [Reason(code, {"count": n, "of": count, **more}) for code, n, more in codes if n]
+    return [Reason(code, {"count": n, "of": len(frames), **more}) for code, n, more in codes if n]
 
 
-def _lut(groups: Sequence[tuple[StoredValues, int]], count: int) -> list[Reason]:
-    malformed: Counter[str] = Counter()
-    both = 0
-    for values, number in groups:
-        if values.lut_fault:
-            malformed[values.lut_fault] += number
-        elif values.lut is not None and (values.has_slope or values.has_intercept):
-            both += number
-    found = [
-        Reason(ReasonCode.MODALITY_LUT_MALFORMED, {"fault": fault, "count": number, "of": count})
-        for fault, number in malformed.items()
-    ]
-    if both:
-        found.append(Reason(ReasonCode.MODALITY_LUT_AND_RESCALE, {"count": both, "of": count}))
-    return found
+def _lut_malformed(values: StoredValues) -> Iterator[Reason]:
+    if values.lut_fault:
+        yield Reason(ReasonCode.MODALITY_LUT_MALFORMED, {"fault": values.lut_fault})
 
 
-def _absent(groups: Sequence[tuple[StoredValues, int]], count: int) -> list[Reason]:
+def _lut_and_rescale(values: StoredValues) -> Iterator[Reason]:
+    if values.lut and not values.lut_fault and (values.has_slope or values.has_intercept):
+        yield Reason(ReasonCode.MODALITY_LUT_AND_RESCALE)
+
+
+def _absent(values: StoredValues, *, is_rescaled: bool) -> Iterator[Reason]:
     """Slope or intercept that the class requires, or that other images of the series have."""
-    plain = [(values, n) for values, n in groups if values.lut is None and not values.lut_fault]
-    is_used = any(values.has_slope or values.has_intercept for values, _ in plain)
-    is_used = is_used or len(plain) < len(groups)
-    missing: Counter[tuple[str, ...]] = Counter()
-    for values, number in plain:
-        if not values.is_rescale_due and not is_used:
-            continue
-        names = tuple(
-            name
-            for name, is_there in (
-                ("Rescale Slope", values.has_slope),
-                ("Rescale Intercept", values.has_intercept),
-            )
-            if not is_there
-        )
-        if names:
-            missing[names] += number
-    return [
-        Reason(ReasonCode.RESCALE_ABSENT, {"attributes": names, "count": number, "of": count})
-        for names, number in missing.items()
-    ]
+    if values.lut or values.lut_fault or not (values.is_rescale_due or is_rescaled):
+        return
+    is_there = {"Rescale Slope": values.has_slope, "Rescale Intercept": values.has_intercept}
+    names = [name for name, there in is_there.items() if not there]
+    if names:
+        yield Reason(ReasonCode.RESCALE_ABSENT, {"attributes": names})
 
 
-def _quantities(groups: Sequence[tuple[StoredValues, int]]) -> list[Reason]:
+def _quantities(groups: Sequence[_Group]) -> list[Reason]:
     """Different quantities among images whose values are transformed as they must be."""
     counts: Counter[tuple[str, str]] = Counter()
     for values, number in _sound(groups):
@@ -129,7 +121,7 @@ def _quantities(groups: Sequence[tuple[StoredValues, int]]) -> list[Reason]:
     return [Reason(ReasonCode.QUANTITY_DIFFERS, {"quantities": found})]
 
 
-def _sound(groups: Sequence[tuple[StoredValues, int]]) -> list[tuple[StoredValues, int]]:
+def _sound(groups: Iterable[_Group]) -> list[_Group]:
     """Those whose stored values are transformed as their class requires, and in one way."""
     return [(values, number) for values, number in groups if _is_sound(values)]
 
@@ -140,7 +132,7 @@ def _is_sound(values: StoredValues) -> bool:
     return not values.is_rescale_due or (values.has_slope and values.has_intercept)
 
 
-def _named(quantity: Quantity, groups: Iterable[tuple[StoredValues, int]]) -> dict[str, object]:
+def _named(quantity: Quantity, groups: Iterable[_Group]) -> dict[str, object]:
     """A quantity as facts, with why it is unspecified."""
     if quantity is not Quantity.UNSPECIFIED:
         return {"is_given": quantity.value}

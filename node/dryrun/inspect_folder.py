@@ -225,7 +225,6 @@ class _Folder:
 def _held(plan: Plan, watch: SeriesWatch, losses: Sequence[Loss]) -> tuple[Reason, ...]:
     """Why the series would wait for a person once nothing more comes."""
     activity = SeriesActivity(
-        series_instance_uid=watch.series_instance_uid,
         instances=len(watch.inputs),
         last_received_at=0.0,
         is_regular=True,

@@ -146,7 +146,7 @@ def _judge(
             return Decision(
                 row=replace(row, state=SeriesState.RECEIVING),
                 ends_work_before=ends_work_before,
-                look_again_at=completion.look_again_at or inf,
+                look_again_at=completion.look_again_at,
             )
 
 

@@ -191,7 +191,6 @@ class Settler:
         )
         origin = watch.newest.origin
         return SeriesActivity(
-            series_instance_uid=watch.series_instance_uid,
             instances=len(watch.inputs),
             last_received_at=max(one.received_at for one in watch.inputs),
             is_regular=is_regular(

@@ -11,7 +11,7 @@ from math import inf
 
 from pydicom.dataset import Dataset
 
-from node.assemble.completion import ExpectedCount, trusted_images_in_acquisition
+from node.assemble.completion import trusted_images_in_acquisition
 from node.assemble.gate import judge_geometry
 from node.assemble.planes import PhaseHints, phase_hints_of
 from node.domain.derived import derive
@@ -221,7 +221,7 @@ class SeriesWatch:
             missing=missing,
         )
 
-    def expected(self) -> ExpectedCount | None:
+    def expected(self) -> int | None:
         """A count of images from the headers, where it can be trusted."""
         images = self._images.values()
         return trusted_images_in_acquisition(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import inf
 
 import pytest
 from hypothesis import given
@@ -11,8 +12,6 @@ from hypothesis import strategies as st
 
 from node.assemble.completion import (
     Association,
-    CountSource,
-    ExpectedCount,
     SeriesActivity,
     judge_completion,
     learns_splitting,
@@ -58,7 +57,6 @@ def activity(
     *associations: Association, last: float = 10.0, regular: bool = True, instances: int = 10
 ) -> SeriesActivity:
     return SeriesActivity(
-        series_instance_uid="1.2.3",
         instances=instances,
         last_received_at=START + last,
         is_regular=regular,
@@ -198,8 +196,7 @@ def test_lost_images_hold_a_series_when_it_would_be_complete(regular: bool) -> N
 
 
 def test_lost_images_count_beside_a_known_count_that_is_reached() -> None:
-    expected = ExpectedCount(instances=10, source=CountSource.PEER)
-    subject = replace(activity(association(closed=10.5)), losses=lost("1"), expected=expected)
+    subject = replace(activity(association(closed=10.5)), losses=lost("1"), expected=10)
 
     assert judge(subject, 100.0).state is SeriesState.HELD
 
@@ -263,18 +260,8 @@ def test_quiet_needs_a_regular_stack_and_quiet_max_needs_nothing() -> None:
 # --- (1) counts
 
 
-def counted(subject: SeriesActivity, count: int, source: CountSource) -> SeriesActivity:
-    return replace(subject, expected=ExpectedCount(instances=count, source=source))
-
-
-def test_a_count_of_the_sender_completes_at_once() -> None:
-    subject = counted(activity(association(heartbeat=10.0)), 10, CountSource.PEER)
-
-    assert judge(subject, 10.0).level is Evidence.COUNT
-
-
 def test_a_count_in_the_header_waits_for_one_more_image_that_would_refute_it() -> None:
-    subject = counted(activity(association(heartbeat=10.0)), 10, CountSource.HEADER)
+    subject = replace(activity(association(heartbeat=10.0)), expected=10)
 
     before = judge(subject, 10.999)
 
@@ -283,9 +270,8 @@ def test_a_count_in_the_header_waits_for_one_more_image_that_would_refute_it() -
     assert judge(subject, 11.0).level is Evidence.COUNT
 
 
-@pytest.mark.parametrize("source", CountSource)
-def test_a_short_count_blocks_release_and_quiet_until_it_is_given_up(source: CountSource) -> None:
-    subject = counted(activity(association(closed=10.5)), 12, source)
+def test_a_short_count_blocks_release_and_quiet_until_it_is_given_up() -> None:
+    subject = replace(activity(association(closed=10.5)), expected=12)
 
     blocked, held = judge(subject, 5409.9), judge(subject, 5410.0)
 
@@ -305,7 +291,7 @@ def test_a_short_count_blocks_release_and_quiet_until_it_is_given_up(source: Cou
     ],
 )
 def test_giving_up_does_what_the_policy_says(choice: OnGiveUp, state: SeriesState) -> None:
-    subject = counted(activity(association(closed=10.5)), 12, CountSource.PEER)
+    subject = replace(activity(association(closed=10.5)), expected=12)
 
     found = judge(subject, 5410.0, replace(POLICY, on_give_up=choice))
 
@@ -321,7 +307,7 @@ def test_giving_up_does_what_the_policy_says(choice: OnGiveUp, state: SeriesStat
     ],
 )
 def test_a_person_frees_a_short_series_at_any_time(forced: Forced, state: SeriesState) -> None:
-    short = counted(activity(association(heartbeat=10.0)), 12, CountSource.PEER)
+    short = replace(activity(association(heartbeat=10.0)), expected=12)
 
     found = judge(replace(short, forced=forced), 10.1)
 
@@ -402,7 +388,6 @@ def play(
                     )
                 )
         subject = SeriesActivity(
-            series_instance_uid="1.2.3",
             instances=len(came),
             last_received_at=START + max(when for when, _ in came),
             is_regular=len(came) >= minimum_slices,
@@ -484,11 +469,11 @@ def test_nothing_changes_before_the_time_to_look_again(
     ]
     subject = activity(*rows, last=last, regular=regular)
     if expected is not None:
-        subject = counted(subject, expected, CountSource.HEADER)
+        subject = replace(subject, expected=expected)
 
     now = judge(subject, at)
 
-    if now.look_again_at is None:
+    if now.look_again_at == inf:
         assert now.state is not SeriesState.RECEIVING
     else:
         assert now.look_again_at > START + at
