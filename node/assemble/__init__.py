@@ -1,8 +1,7 @@
 """Assemble: is a series complete, and is it one volume? Pure: time and rows come in as values.
 
 - ``completion``: by what the index knows of how a series arrives (``SeriesActivity``): receiving,
-  complete, held or discarded, on which evidence, and when to look again;
-- ``revisions``: what an image means that comes after the snapshot;
+  complete, held or discarded, on which evidence, when to look again, and what becomes of late images;
 - ``gate``: ``judge_geometry`` -> ``GateVerdict``: all findings with their numbers, or the stack in the
   order of its slices with its grid in the patient. ``is_regular`` is the part of it that completion
   asks for;

@@ -42,9 +42,10 @@ from itertools import combinations, pairwise
 from math import inf
 from typing import Any
 
-from node.domain.completion_policy import CompletionPolicy, OnGiveUp, OnRefused
+from node.domain.completion_policy import CompletionPolicy, Late, OnGiveUp, OnRefused
 from node.domain.header import Header, Missing
 from node.domain.instance import Ending, Origin
+from node.domain.job import Progress
 from node.domain.reasons import Reason, ReasonCode
 from node.domain.received import Loss, images_refused
 from node.domain.series import Evidence, Forced, SeriesState
@@ -229,6 +230,42 @@ def _is_continued(
         return earlier.heartbeat_at >= later.opened_at
     ended_at, ending = end
     return ending is Ending.RELEASED and later.opened_at - ended_at <= policy.quiet_max_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lateness:
+    """What becomes of images that came after a series was taken as complete.
+
+    Args:
+        held: Why a person decides, and nothing runs until then.
+        ends_work_before: The revision that they open, where there is work of those before it: a
+            queued job never starts, one in work is kept and not delivered, what was delivered is
+            replaced and marked.
+    """
+
+    held: Reason | None = None
+    ends_work_before: int | None = None
+
+
+def judge_late(
+    policy: CompletionPolicy, *, revision: int, progress: Progress, late_instances: int
+) -> Lateness:
+    """What late instances do to revision ``revision``, which is in force.
+
+    A revision is a snapshot: which version of which instance a job was made of. A new instance opens
+    the next one; an amended copy (the same pixels under a corrected header) does not, because the
+    same work has the same job key.
+
+    Before delivery nobody has seen a result, so the next revision simply takes its place, whatever
+    the policy. After delivery the policy decides: ``rerun`` makes a result that replaces the old
+    one, ``hold`` leaves that to a person.
+    """
+    if revision < 1 or late_instances < 1:
+        raise ValueError("only instances after a first snapshot are late")
+    if progress is Progress.DELIVERED and policy.late is Late.HOLD:
+        facts = {"images": late_instances, "revision": revision}
+        return Lateness(held=Reason(ReasonCode.LATE_IMAGES, facts))
+    return Lateness(ends_work_before=None if progress is Progress.NO_JOB else revision + 1)
 
 
 class _Moment:

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import inf
 
-from node.assemble.completion import SeriesActivity, judge_completion
-from node.assemble.revisions import OldWork, is_late, judge_late
+from node.assemble.completion import SeriesActivity, judge_completion, judge_late
 from node.domain.completion_policy import CompletionPolicy
 from node.domain.grid import GateVerdict
 from node.domain.job import Progress
@@ -98,7 +97,7 @@ def _look_at_settled(seen: Seen, was: SeriesRow, policy: CompletionPolicy, now: 
     """It was settled: more is lost of it, something new came, or only headers were corrected."""
     if len(seen.activity.losses) > was.missing:
         return _judge(seen, policy, now, ends_work_before=was.revision + 1)
-    late = sum(is_late(was.snapshot, uid) for uid in seen.versions)
+    late = len(seen.versions.keys() - was.snapshot.keys())
     if not late:
         is_held = was.state is SeriesState.HELD
         if is_held and has_code(was.reasons, ReasonCode.IMAGES_REFUSED):
@@ -107,11 +106,10 @@ def _look_at_settled(seen: Seen, was: SeriesRow, policy: CompletionPolicy, now: 
     lateness = judge_late(
         policy, revision=was.revision, progress=seen.progress, late_instances=late
     )
-    if lateness.is_held:
-        held = replace(seen.row, state=SeriesState.HELD, reasons=(lateness.reason,))
+    if lateness.held is not None:
+        held = replace(seen.row, state=SeriesState.HELD, reasons=(lateness.held,))
         return Decision(row=held)
-    ends = None if lateness.old_work is OldWork.NOTHING else lateness.revision
-    return _judge(seen, policy, now, ends_work_before=ends)
+    return _judge(seen, policy, now, ends_work_before=lateness.ends_work_before)
 
 
 def _stay_settled(seen: Seen, was: SeriesRow) -> Decision:

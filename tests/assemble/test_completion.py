@@ -12,16 +12,19 @@ from hypothesis import strategies as st
 
 from node.assemble.completion import (
     Association,
+    Lateness,
     SeriesActivity,
     judge_completion,
+    judge_late,
     learns_splitting,
 )
-from node.domain.completion_policy import CompletionPolicy, OnGiveUp, OnRefused
+from node.domain.completion_policy import CompletionPolicy, Late, OnGiveUp, OnRefused
 from node.domain.instance import Ending
+from node.domain.job import Progress
 from node.domain.reasons import ReasonCode, has_code
 from node.domain.received import Loss
 from node.domain.series import Evidence, Forced, SeriesState
-from node.words import tell_all
+from node.words import tell, tell_all
 
 POLICY = CompletionPolicy()
 START = 1_800_000_000.0
@@ -496,3 +499,53 @@ def test_without_a_known_count_silence_always_ends_the_wait(last: float, regular
 def test_times_that_contradict_each_other_make_no_policy(times: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"raise it|0 or more"):
         CompletionPolicy(**times)
+
+
+# --- late images
+
+
+def late(progress: Progress, policy: Late = Late.RERUN, count: int = 1) -> Lateness:
+    return judge_late(
+        replace(POLICY, late=policy), revision=1, progress=progress, late_instances=count
+    )
+
+
+@pytest.mark.parametrize(
+    ("progress", "ends_work_before"),
+    [
+        (Progress.NO_JOB, None),
+        (Progress.QUEUED, 2),
+        (Progress.IN_WORK, 2),
+        (Progress.DELIVERED, 2),
+    ],
+)
+def test_the_next_revision_takes_the_place_of_the_old_work(
+    progress: Progress, ends_work_before: int | None
+) -> None:
+    assert late(progress) == Lateness(ends_work_before=ends_work_before)
+
+
+def test_after_delivery_the_hold_policy_leaves_it_to_a_person() -> None:
+    found = late(Progress.DELIVERED, Late.HOLD, count=3)
+
+    assert found.ends_work_before is None
+    assert found.held is not None
+    assert found.held.code is ReasonCode.LATE_IMAGES
+    assert "3 images came" in tell(found.held)
+
+
+@pytest.mark.parametrize("progress", [p for p in Progress if p is not Progress.DELIVERED])
+def test_before_delivery_the_hold_policy_changes_nothing(progress: Progress) -> None:
+    assert late(progress, Late.HOLD) == late(progress, Late.RERUN)
+
+
+def test_the_sentence_of_one_late_image_is_singular() -> None:
+    found = late(Progress.DELIVERED, Late.HOLD)
+
+    assert found.held is not None
+    assert "1 image came" in tell(found.held)
+
+
+def test_lateness_needs_a_snapshot_and_an_instance() -> None:
+    with pytest.raises(ValueError, match="late"):
+        late(Progress.QUEUED, count=0)
