@@ -43,7 +43,7 @@ from math import inf
 from typing import Any
 
 from node.domain.completion_policy import CompletionPolicy, Late, OnGiveUp, OnRefused
-from node.domain.header import Header, Missing
+from node.domain.header import Header
 from node.domain.instance import Ending, Origin
 from node.domain.job import Progress
 from node.domain.reasons import Reason, ReasonCode
@@ -157,14 +157,13 @@ def trusted_images_in_acquisition(
         instance_numbers: Instance Number of each stored instance, None where it cannot be read.
     Source: PS3.3 C.7.6.1 (general image)
     """
-    value, acquisition = header.get("ImagesInAcquisition"), header.get("AcquisitionNumber")
-    if isinstance(value, Missing) or len(value) != 1 or isinstance(acquisition, Missing):
+    counts, acquisition = header.known("ImagesInAcquisition"), header.known("AcquisitionNumber")
+    numbers = set(instance_numbers)
+    if not (is_single_frame and len(counts) == len(acquisition) == 1):
         return None
-    count, numbers = value[0], set(instance_numbers)
+    count = counts[0]
     agrees = (
-        is_single_frame
-        and isinstance(count, int)
-        and len(acquisition) == 1
+        isinstance(count, int)
         and 0 < len(numbers) == len(instance_numbers)
         and all(number in range(1, count + 1) for number in numbers)
     )

@@ -69,10 +69,14 @@ class Header:
             return self.derived[name]
         return self.values.get(name, ABSENT)
 
-    def text(self, name: str) -> str:
-        """The first value as text, or the empty string: for display, never for decisions."""
+    def known(self, name: str) -> tuple[Scalar, ...]:
+        """The values of a name; none where it has none that can be read."""
         value = self.get(name)
-        return str(value[0]) if not isinstance(value, Missing) and value else ""
+        return () if isinstance(value, Missing) else value
+
+    def text(self, name: str) -> str:
+        """The first value as text, or the empty string."""
+        return "".join(map(str, self.known(name)[:1]))
 
     def with_derived(self, derived: Mapping[str, Value]) -> Header:
         """The same header with derived attributes added."""

@@ -20,7 +20,11 @@ _MOST_REASONS = 3
 
 
 class Note(StrEnum):
-    """What was unusual about a data set; the values are the kinds of event rows."""
+    """What was unusual about a data set; the values are the kinds of event rows.
+
+    The Standard does not allow it, and dcmtk, GDCM and pydicom read it alike, so that taking it cannot
+    mean another image than the sender's (docs/receiving.md holds the table, a test runs those readers).
+    """
 
     BYTES_BEHIND = "bytes_behind_data_set"
     FILE_META_REPEATED = "file_meta_repeated"

@@ -317,7 +317,7 @@ class Present(Operator):
         value = header.get(self.name)
         if isinstance(value, Missing) and value not in (ABSENT, DIFFERS):
             return self._says(Truth.UNKNOWN, reason=value.reason)
-        found = () if isinstance(value, Missing) else value
+        found = header.known(self.name)
         has_value = value == DIFFERS or any(map(_is_filled, found))
         return self._says(Truth.of(has_value is self.expected), found=found)
 
