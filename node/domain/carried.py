@@ -20,7 +20,9 @@ _BEGINNINGS = (
     b"\xff\xfe\xe0\xdd",
 )
 
-_PATIENT = (
+_COPIED = (
+    "SpecificCharacterSet "
+    # Patient
     "PatientName PatientID IssuerOfPatientID IssuerOfPatientIDQualifiersSequence TypeOfPatientID "
     "PatientBirthDate PatientBirthDateInAlternativeCalendar PatientDeathDateInAlternativeCalendar "
     "PatientAlternativeCalendar PatientSex ReferencedPatientPhotoSequence QualityControlSubject "
@@ -31,9 +33,8 @@ _PATIENT = (
     "StrainAdditionalInformation StrainStockSequence GeneticModificationsSequence "
     "ResponsiblePerson ResponsiblePersonRole ResponsibleOrganization PatientIdentityRemoved "
     "DeidentificationMethod DeidentificationMethodCodeSequence "
-    "SourcePatientGroupIdentificationSequence GroupOfPatientsIdentificationSequence"
-)
-_CLINICAL_TRIAL = (
+    "SourcePatientGroupIdentificationSequence GroupOfPatientsIdentificationSequence "
+    # Clinical Trial Subject and Study
     "ClinicalTrialSponsorName ClinicalTrialProtocolID IssuerOfClinicalTrialProtocolID "
     "OtherClinicalTrialProtocolIDsSequence ClinicalTrialProtocolName ClinicalTrialSiteID "
     "IssuerOfClinicalTrialSiteID ClinicalTrialSiteName ClinicalTrialSubjectID "
@@ -42,18 +43,16 @@ _CLINICAL_TRIAL = (
     "ClinicalTrialProtocolEthicsCommitteeApprovalNumber ClinicalTrialTimePointID "
     "IssuerOfClinicalTrialTimePointID ClinicalTrialTimePointDescription "
     "ClinicalTrialTimePointTypeCodeSequence LongitudinalTemporalOffsetFromEvent "
-    "LongitudinalTemporalEventType ConsentForClinicalTrialUseSequence"
-)
-_STUDY = (
+    "LongitudinalTemporalEventType ConsentForClinicalTrialUseSequence "
+    # General Study
     "StudyInstanceUID StudyDate StudyTime ReferringPhysicianName "
     "ReferringPhysicianIdentificationSequence ConsultingPhysicianName "
     "ConsultingPhysicianIdentificationSequence StudyID AccessionNumber "
     "IssuerOfAccessionNumberSequence StudyDescription PhysiciansOfRecord "
     "PhysiciansOfRecordIdentificationSequence NameOfPhysiciansReadingStudy "
     "PhysiciansReadingStudyIdentificationSequence RequestingService RequestingServiceCodeSequence "
-    "ReferencedStudySequence ProcedureCodeSequence ReasonForPerformedProcedureCodeSequence"
-)
-_PATIENT_STUDY = (
+    "ReferencedStudySequence ProcedureCodeSequence ReasonForPerformedProcedureCodeSequence "
+    # Patient Study
     "AdmittingDiagnosesDescription AdmittingDiagnosesCodeSequence PatientAge PatientSize "
     "PatientWeight PatientBodyMassIndex MeasuredAPDimension MeasuredLateralDimension "
     "PatientSizeCodeSequence MedicalAlerts Allergies SmokingStatus PregnancyStatus "
@@ -61,27 +60,15 @@ _PATIENT_STUDY = (
     "IssuerOfAdmissionIDSequence ServiceEpisodeID IssuerOfServiceEpisodeIDSequence "
     "ServiceEpisodeDescription ReasonForVisit ReasonForVisitCodeSequence PatientSexNeutered"
 )
-
-COPIED_KEYWORDS: tuple[str, ...] = (
-    "SpecificCharacterSet",
-    *_PATIENT.split(),
-    *_CLINICAL_TRIAL.split(),
-    *_STUDY.split(),
-    *_PATIENT_STUDY.split(),
+_NEVER_ABSENT = (
+    "PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime ReferringPhysicianName "
+    "StudyID AccessionNumber"
 )
+
+COPIED_KEYWORDS = tuple(_COPIED.split())
 """Attributes of patient and study, and the character set that their text is written in."""
 
-NEVER_ABSENT_KEYWORDS: tuple[str, ...] = (
-    "PatientName",
-    "PatientID",
-    "PatientBirthDate",
-    "PatientSex",
-    "StudyDate",
-    "StudyTime",
-    "ReferringPhysicianName",
-    "StudyID",
-    "AccessionNumber",
-)
+NEVER_ABSENT_KEYWORDS = tuple(_NEVER_ABSENT.split())
 """Type 2: what the source leaves out is there, empty (PS3.5 7.4.3)."""
 
 

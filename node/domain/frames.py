@@ -13,9 +13,10 @@ from typing import TypeAlias
 from pydicom.dataset import Dataset
 
 from node.domain.errors import SeriesUnusable
+from node.domain.header import macros
 from node.domain.quantity import Quantity
 from node.domain.reasons import Reason, ReasonCode
-from node.domain.sources import integer, is_given, numbers
+from node.domain.sources import integer, is_given, number, numbers
 from node.domain.stored_values import PLAIN, StoredValues, StoredValuesReader
 
 Triple: TypeAlias = tuple[float, float, float]
@@ -71,8 +72,7 @@ def frames_of(instance: Dataset) -> tuple[Frame, ...]:
 def frame_sources(instance: Dataset) -> Iterator[tuple[Dataset, ...]]:
     """For each frame the data sets that describe it, nearest first.
 
-    Its own functional groups come before the shared ones, and those before the top level. Private
-    groups are left out: some vendors repeat a classic header there, of another image.
+    Its own functional groups come before the shared ones, and those before the top level.
 
     Raises:
         SeriesUnusable: The instance claims more than ``MAX_FRAMES`` frames.
@@ -81,11 +81,11 @@ def frame_sources(instance: Dataset) -> Iterator[tuple[Dataset, ...]]:
     if count > MAX_FRAMES:
         facts = {"frames": count, "most": MAX_FRAMES}
         raise SeriesUnusable([Reason(ReasonCode.TOO_MANY_FRAMES, facts)])
-    shared = tuple(_macros(_first_item(instance, "SharedFunctionalGroupsSequence")))
+    shared = tuple(macros(_first_item(instance, "SharedFunctionalGroupsSequence")))
     per_frame = list(instance.get("PerFrameFunctionalGroupsSequence") or [])
     for index in range(count):
         own = per_frame[index] if index < len(per_frame) else None
-        yield (*_macros(own), *shared, instance)
+        yield (*macros(own), *shared, instance)
 
 
 def values_of(frames: Iterable[Frame]) -> list[tuple[StoredValues, int]]:
@@ -142,18 +142,6 @@ def _no_spacing(sources: tuple[Dataset, ...]) -> tuple[float, float] | None:
     return (math.nan, math.nan) if is_given(sources, "PixelSpacing") else None
 
 
-def _macros(group: Dataset | None) -> Iterator[Dataset]:
-    """The first items of the functional group macros of one frame."""
-    if group is None:
-        return
-    for tag in group.keys():  # noqa: SIM118 - iterating a Dataset would decode every element
-        if tag.is_private:
-            continue
-        element = group[tag]
-        if element.VR == "SQ" and element.value:
-            yield element.value[0]
-
-
 def _first_item(instance: Dataset, keyword: str) -> Dataset | None:
     items = instance.get(keyword)
     return items[0] if items else None
@@ -161,7 +149,7 @@ def _first_item(instance: Dataset, keyword: str) -> Dataset | None:
 
 def _rescale(sources: tuple[Dataset, ...], keyword: str, *, absent: float) -> float:
     """A rescale value; an empty element says as little as an absent one."""
-    if not is_given(sources, keyword):
-        return absent
-    found = numbers(sources, keyword, 1)
-    return found[0] if found else math.nan
+    found = number(sources, keyword)
+    if found is not None:
+        return found
+    return math.nan if is_given(sources, keyword) else absent

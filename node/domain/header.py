@@ -241,14 +241,24 @@ def _functional_group_values(instance: Dataset) -> dict[str, Value]:
     return common
 
 
+def macros(group: Dataset | None) -> Iterator[Dataset]:
+    """The first items of the functional group macros of one frame.
+
+    Private groups are left out: some vendors repeat a classic header there, of another image.
+    """
+    if group is None:
+        return
+    for tag in group.keys():  # noqa: SIM118 - iterating a Dataset would decode every element
+        if not tag.is_private and (element := group[tag]).VR == "SQ" and element.value:
+            yield element.value[0]
+
+
 def _macro_values(group: Dataset) -> dict[str, Value]:
-    values: dict[str, Value] = {}
-    for tag in group.keys():  # noqa: SIM118 - one malformed element must not hide the others
-        if tag.is_private or group[tag].VR != "SQ" or not group[tag].value:
-            continue
-        item = group[tag].value[0]
-        for inner in item.keys():  # noqa: SIM118
-            keyword = keyword_for_tag(inner)
-            if keyword and not inner.is_private and _is_comparable(_vr(item, inner)):
-                values[keyword] = value_of(item, inner)
-    return values
+    return {
+        keyword: value_of(item, tag)
+        for item in macros(group)
+        for tag in item.keys()  # noqa: SIM118 - one malformed element must not hide the others
+        if (keyword := keyword_for_tag(tag))
+        and not tag.is_private
+        and _is_comparable(_vr(item, tag))
+    }

@@ -97,7 +97,7 @@ class StoredValuesReader:
     def __init__(self, instance: Dataset) -> None:
         # before anything is looked at: looking replaces undecoded elements
         self._plain = _plain_elements(instance)
-        self._image = _image_of(instance) if self._plain is None else None
+        self._image = _Image(instance) if self._plain is None else None
         self._known: dict[tuple[int, ...], StoredValues] = {}
 
     def read(self, sources: Sequence[Dataset], slope: float, intercept: float) -> StoredValues:
@@ -113,49 +113,33 @@ class StoredValuesReader:
         telling = [source for source in sources if not _DECIDING.isdisjoint(source.keys())]
         key = tuple(map(id, telling))  # shared groups are the same objects in every frame
         if key not in self._known:
-            self._known[key] = _shared(_read(self._image, telling, slope, intercept))
+            self._known[key] = _shared(self._image.read(telling, slope, intercept))
         return self._known[key]
 
 
-@dataclass(frozen=True, slots=True)
 class _Image:
     """What all frames of an instance share."""
 
-    format: PixelFormat
-    sop_class_uid: str
-    modality: str
-    uptake: Uptake | None
-    is_little_endian: bool
+    def __init__(self, instance: Dataset) -> None:
+        self._format = pixel_format_of(instance)
+        self._sop_class_uid = text((instance,), "SOPClassUID")
+        self._modality = text((instance,), "Modality").upper()
+        self._uptake = uptake_of(instance) if self._sop_class_uid in PET_CLASSES else None
+        self._is_little_endian = instance.original_encoding[1] is not False
 
-
-def _image_of(instance: Dataset) -> _Image:
-    sop_class_uid = text((instance,), "SOPClassUID")
-    return _Image(
-        format=pixel_format_of(instance),
-        sop_class_uid=sop_class_uid,
-        modality=text((instance,), "Modality").upper(),
-        uptake=uptake_of(instance) if sop_class_uid in PET_CLASSES else None,
-        is_little_endian=instance.original_encoding[1] is not False,
-    )
-
-
-def _read(
-    image: _Image, sources: Sequence[Dataset], slope: float, intercept: float
-) -> StoredValues:
-    lut, fault, lut_type = _lut(image, sources)
-    has_slope = is_given(sources, "RescaleSlope")
-    has_intercept = is_given(sources, "RescaleIntercept")
-    is_transformed = (has_slope and has_intercept) or lut is not None
-    mapped, otherwise = _mappings(sources, slope, intercept)
-    established = establish(
-        Said(
-            sop_class_uid=image.sop_class_uid,
-            modality=image.modality,
+    def read(self, sources: Sequence[Dataset], slope: float, intercept: float) -> StoredValues:
+        lut, fault, lut_type = self._lut(sources)
+        has_slope = is_given(sources, "RescaleSlope")
+        has_intercept = is_given(sources, "RescaleIntercept")
+        mapped, otherwise = _mappings(sources, slope, intercept)
+        said = Said(
+            sop_class_uid=self._sop_class_uid,
+            modality=self._modality,
             image_type=texts(sources, "FrameType") or texts(sources, "ImageType"),
             type_name="Rescale Type" if lut_type is None else "Modality LUT Type",
             # the type of a Modality LUT is type 1: without it nothing is known
             type=text(sources, "RescaleType") if lut_type is None else lut_type or "US",
-            is_transformed=is_transformed,
+            is_transformed=(has_slope and has_intercept) or lut is not None,
             is_multi_energy=text(sources, "MultienergyCTAcquisition").upper() == "YES",
             units=text(sources, "Units"),
             suv_type=text(sources, "SUVType"),
@@ -163,37 +147,39 @@ def _read(
             mapped_otherwise=otherwise if lut_type is None else mapped | otherwise,
             complex_component=text(sources, "ComplexImageComponent"),
         )
-    )
-    if not fault and established.quantity is Quantity.HU and lut and has_negative_numbers(lut):
-        fault = "Modality LUT of HU with entries above 32767: it cannot hold negative numbers"
-    return StoredValues(
-        format=image.format,
-        lut=lut,
-        lut_fault=fault,
-        has_slope=has_slope,
-        has_intercept=has_intercept,
-        is_rescale_due=image.sop_class_uid in RESCALE_IS_DUE,
-        quantity=established.quantity,
-        why=established.why,
-        uptake=image.uptake,
-    )
-
-
-def _lut(image: _Image, sources: Sequence[Dataset]) -> tuple[ModalityLut | None, str, str | None]:
-    """The table, what is wrong with it, and its type; no type where there is no sequence."""
-    # in functional groups the item itself is among the sources
-    found = items(sources, _LUT) or [each for each in sources if "LUTDescriptor" in each]
-    if not found:
-        is_there = is_given(sources, _LUT)
-        return None, "Modality LUT Sequence malformed" if is_there else "", "" if is_there else None
-    lut_type = text(found[:1], "ModalityLUTType")
-    try:
-        lut = modality_lut_of(
-            found[0], is_signed=image.format.is_signed, is_little_endian=image.is_little_endian
+        established = establish(said)
+        if lut and established.quantity is Quantity.HU and has_negative_numbers(lut):
+            fault = "Modality LUT of HU with entries above 32767: it cannot hold negative numbers"
+        return StoredValues(
+            format=self._format,
+            lut=lut,
+            lut_fault=fault,
+            has_slope=has_slope,
+            has_intercept=has_intercept,
+            is_rescale_due=self._sop_class_uid in RESCALE_IS_DUE,
+            quantity=established.quantity,
+            why=established.why,
+            uptake=self._uptake,
         )
-    except LutMalformed as malformed:
-        return None, f"Modality LUT Sequence malformed ({malformed})", lut_type
-    return lut, "", lut_type
+
+    def _lut(self, sources: Sequence[Dataset]) -> tuple[ModalityLut | None, str, str | None]:
+        """The table, what is wrong with it, and its type; no type where there is no sequence."""
+        # in functional groups the item itself is among the sources
+        found = items(sources, _LUT) or [each for each in sources if "LUTDescriptor" in each]
+        if not found:
+            is_there = is_given(sources, _LUT)
+            return (
+                None,
+                "Modality LUT Sequence malformed" if is_there else "",
+                "" if is_there else None,
+            )
+        lut_type = text(found[:1], "ModalityLUTType")
+        signed, little = self._format.is_signed, self._is_little_endian
+        try:
+            lut = modality_lut_of(found[0], is_signed=signed, is_little_endian=little)
+        except LutMalformed as malformed:
+            return None, f"Modality LUT Sequence malformed ({malformed})", lut_type
+        return lut, "", lut_type
 
 
 _Plain: TypeAlias = tuple[tuple[BaseTag, str | None, bytes, bool, bool], ...]
@@ -229,7 +215,7 @@ def _of_plain(elements: _Plain) -> StoredValues:
             for tag, vr, value, is_implicit, is_little in elements
         }
     )
-    return _read(_image_of(instance), (instance,), 1.0, 0.0)
+    return _Image(instance).read((instance,), 1.0, 0.0)
 
 
 @lru_cache(maxsize=1024)
