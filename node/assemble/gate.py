@@ -69,27 +69,25 @@ def judge_geometry(
     """
     if not frames:
         return GateVerdict(findings=(Reason(ReasonCode.NO_IMAGES),), images=0)
-    findings = [*_frame_of_reference(frames)]
     placed, unplaced = _placed(frames)
-    findings += unplaced
-    groups = orientation_groups(placed) if placed else []
-    findings += _orientations(placed, groups)
-    findings += _matrix(frames, placed, groups)
-    planes = (
-        planes_of(placed) if placed and not unplaced and _is_one_plane(placed, groups) else None
-    )
-    notes: list[Reason] = []
+    groups = orientation_groups(placed)
+    planes = planes_of(placed) if not unplaced and _is_one_plane(placed, groups) else None
+    findings = [
+        *_frame_of_reference(frames),
+        *unplaced,
+        *_orientations(placed, groups),
+        *_matrix(frames, placed, groups),
+    ]
     if planes is not None:
         findings += _positions(planes, phase_hints)
         findings += _steps(planes)
         findings += _drift(planes, frames[0].pixel_spacing_mm)
-        notes += _jitter(planes)
     findings += _size(frames, planes, minimum or MinimumSize(), is_explained=len(groups) > 1)
     findings += judge_values(frames)
     findings += judge_quantity(frames, quantities)
     return GateVerdict(
         findings=tuple(findings),
-        notes=() if findings else tuple(notes),
+        notes=tuple(_jitter(planes)) if planes is not None and not findings else (),
         stack=_stack(frames, planes) if planes is not None and not findings else None,
         images=len(frames),
         orientations=len(groups),

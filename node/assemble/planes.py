@@ -121,7 +121,6 @@ class Planes:
 
     @property
     def count(self) -> int:
-        """Number of distinct planes."""
         return len(self.members)
 
     @property

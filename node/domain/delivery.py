@@ -39,7 +39,6 @@ class FormsTaken:
     by_destination: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def of(self, destination: str) -> tuple[str, ...]:
-        """What one destination takes."""
         return self.by_destination.get(destination, DEFAULT_FORMS)
 
     def of_all(self, destinations: Collection[str]) -> tuple[str, ...]:

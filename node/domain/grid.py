@@ -62,7 +62,6 @@ class Grid:
 
     @property
     def voxel_ml(self) -> float:
-        """Volume of one voxel in millilitres."""
         return abs(float(np.linalg.det(self.affine_lps[:3, :3]))) / 1000.0
 
 

@@ -79,7 +79,6 @@ class Header:
         return "".join(map(str, self.known(name)[:1]))
 
     def with_derived(self, derived: Mapping[str, Value]) -> Header:
-        """The same header with derived attributes added."""
         return replace(self, derived={**self.derived, **derived})
 
     def to_json(self) -> dict[str, dict[str, object]]:
@@ -94,7 +93,6 @@ class Header:
 
     @classmethod
     def from_json(cls, body: Mapping[str, Mapping[str, Any]]) -> Header:
-        """The header that ``to_json`` was made of."""
         values, derived = (
             {
                 name: Missing(value["missing"]) if isinstance(value, Mapping) else tuple(value)
@@ -221,15 +219,17 @@ def _encoding(instance: Dataset) -> tuple[object, object]:
     return instance.original_encoding[1], value_of(instance, "SpecificCharacterSet")
 
 
-def _vr(instance: Dataset, tag: BaseTag) -> str:
-    """The value representation, from the dictionary where implicit VR leaves it out."""
-    element: DataElement | RawDataElement = instance.get_item(tag)
-    if element.VR is not None:
-        return str(element.VR)
+def vr_of(tag: BaseTag) -> str:
+    """The value representation by the dictionary; UN where it does not know the tag."""
     try:
         return dictionary_VR(tag)
     except KeyError:
         return "UN"
+
+
+def _vr(instance: Dataset, tag: BaseTag) -> str:
+    element: DataElement | RawDataElement = instance.get_item(tag)
+    return str(element.VR) if element.VR is not None else vr_of(tag)  # implicit VR leaves it out
 
 
 def _functional_group_values(instance: Dataset) -> dict[str, Value]:

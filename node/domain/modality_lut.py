@@ -31,7 +31,6 @@ class ModalityLut:
     entries: bytes
 
     def apply(self, stored: NDArray[np.integer]) -> NDArray[np.int32]:
-        """The output value of each stored value."""
         table = np.frombuffer(self.entries, "<i4")
         index = stored.astype(np.int64)
         index -= self.first

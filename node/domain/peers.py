@@ -86,11 +86,8 @@ def match_peer(
     """
     title = calling_ae_title.strip(" ")
     for peer in peers:
-        if (
-            peer.ae_title
-            and peer.ae_title.strip(" ") == title
-            and _calls_from(peer, address, resolve)
-        ):
+        is_named_so = peer.ae_title and peer.ae_title.strip(" ") == title
+        if is_named_so and _calls_from(peer, address, resolve):
             return peer
     return None
 

@@ -42,11 +42,9 @@ class Truth(StrEnum):
 
     @classmethod
     def of(cls, known: bool) -> Truth:
-        """True or false."""
         return cls.TRUE if known else cls.FALSE
 
     def negated(self) -> Truth:
-        """Kleene not."""
         return _RISING[-1 - _RISING.index(self)]
 
 

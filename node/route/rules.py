@@ -106,7 +106,6 @@ class Explanation:
 
 
 def explain(rule: Rule | StudyRule, header: Header) -> Explanation:
-    """Judge a header by a rule and keep every clause's answer."""
     roles = {role: condition.judge(header) for role, condition in conditions_of(rule).items()}
     return Explanation(rule=rule.name, roles=roles)
 
