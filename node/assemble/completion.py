@@ -10,24 +10,24 @@ count that is not reached blocks everything weaker until ``give_up_s``. For, str
 3. ``quiet``: no image for ``quiet_s``, and the stack is regular.
 4. ``quiet_max``: no image for ``quiet_max_s``, whatever the stack looks like.
 
-Losses are evidence against, and the strongest: what the node itself refused, quarantined or saw cut
-off is missing, however regular the rest looks; every second slice refused leaves a regular stack.
-Such a series is *held* at the moment at which it would have been complete, until the images come
-after all, a person goes on without them, or the policy says so beforehand.
+Losses are the strongest evidence against: what the node itself refused, quarantined or saw cut off is
+missing, however regular the rest looks (every second slice refused leaves a regular stack). Such a
+series is *held* at the moment at which it would have been complete, until the images come after all,
+a person goes on without them, or the policy says so beforehand.
 
-An abort is no evidence. It is even a doubt: after an abort that was the last word the sender means
-to come back, and half a stack is as regular as a whole one. So (3) does not count then; the series
-waits for a later association that is released, or for (4). Twenty of 36 slices cut off by an abort
-and resumed ten seconds later are one series of 36, not a job of 20 and another of 36.
+An abort is a doubt: after an abort that was the last word the sender means to come back, and half a
+stack is as regular as a whole one. So (3) does not count then; the series waits for a later association
+that is released, or for (4). Twenty of 36 slices cut off by an abort and resumed ten seconds later are
+one series of 36, not a job of 20 and another of 36.
 
-A peer that sends the parts of one series with pauses longer than half of ``quiet_s`` would look
-complete in each pause; so where several associations carry one series, (3) waits for twice the
-longest pause seen between them, at most ``quiet_max_s``.
+Parts of one series sent with pauses longer than half of ``quiet_s`` would look complete in each pause;
+so where several associations carry one series, (3) waits for twice the longest pause seen between
+them, at most ``quiet_max_s``.
 
 Silence tells something only while somebody listens. It is counted from the last image, or from the
 time since which the road is listened on, whichever is later, and while an association that carried
-the series is open, up to its last heartbeat: that of a process that was killed does not beat, and
-its sender needs time to come back.
+the series is open, up to its last heartbeat: a process that was killed does not beat, and its sender
+needs time to come back.
 
 All roads are alike: a STOW request or a folder scan is one association that ends by being released.
 

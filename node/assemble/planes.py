@@ -147,11 +147,14 @@ class Planes:
         return centre + index[0] * step, step
 
     @cached_property
+    def ratios(self) -> Floats:
+        """The steps in spacings."""
+        return self.steps_mm / self.spacing_mm
+
+    @cached_property
     def worst_step(self) -> float:
         """Largest deviation of a step from the spacing, as a fraction of the spacing."""
-        if self.count < 2:
-            return 0.0
-        return float(np.abs(self.steps_mm / self.spacing_mm - 1.0).max())
+        return float(np.abs(self.ratios - 1.0).max(initial=0.0))
 
     @cached_property
     def worst_place(self) -> float:
@@ -171,7 +174,7 @@ class Planes:
     def gaps(self) -> list[tuple[int, int]]:
         """Steps near a multiple of the spacing: (slice before the gap, slices missing)."""
         found = []
-        for index, ratio in enumerate(self.steps_mm / self.spacing_mm if self.count > 1 else ()):
+        for index, ratio in enumerate(self.ratios):
             multiple = round(float(ratio))
             if multiple >= 2 and abs(ratio - multiple) <= ACCEPTED + ROUNDING:
                 found.append((index + 1, multiple - 1))
@@ -180,14 +183,14 @@ class Planes:
     def uneven_steps(self) -> list[int]:
         """Slices whose step to the next is neither within 5 % nor near a multiple."""
         gaps = {before for before, _ in self.gaps()}
-        off = np.abs(self.steps_mm / self.spacing_mm - 1.0) > ACCEPTED + ROUNDING
+        off = np.abs(self.ratios - 1.0) > ACCEPTED + ROUNDING
         return [int(i) + 1 for i in np.flatnonzero(off) if int(i) + 1 not in gaps]
 
     @property
     def worst_uneven_step(self) -> float:
         """Largest deviation of an uneven step from the spacing, gaps apart, as a fraction."""
         uneven = np.array(self.uneven_steps(), np.intp) - 1
-        return float(np.abs(self.steps_mm[uneven] / self.spacing_mm - 1.0).max(initial=0.0))
+        return float(np.abs(self.ratios[uneven] - 1.0).max(initial=0.0))
 
     def drift_pixels(self, pixel_spacing_mm: tuple[float, float]) -> tuple[Floats, float]:
         """Sideways movement of every plane against the first, and the largest, in pixels."""

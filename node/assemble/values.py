@@ -51,7 +51,11 @@ def judge_quantity(frames: Sequence[Frame], wanted: Collection[Quantity]) -> lis
     quantity = found.pop()
     given = given_as(quantity, wanted)
     if given is None:
-        facts = {"takes": list(wanted), **_named(quantity, groups)}
+        facts: dict[str, object] = {"takes": list(wanted), "is_given": quantity.value}
+        if quantity is Quantity.UNSPECIFIED:
+            facts["whys"] = list(dict.fromkeys(values.why for values, _ in groups if values.why))[
+                :3
+            ]
         return [Reason(ReasonCode.QUANTITY_NOT_TAKEN, facts)]
     if given is not quantity:
         try:
@@ -130,11 +134,3 @@ def _is_sound(values: StoredValues) -> bool:
     if values.lut is not None or values.lut_fault:
         return not (values.lut_fault or values.has_slope or values.has_intercept)
     return not values.is_rescale_due or (values.has_slope and values.has_intercept)
-
-
-def _named(quantity: Quantity, groups: Iterable[_Group]) -> dict[str, object]:
-    """A quantity as facts, with why it is unspecified."""
-    if quantity is not Quantity.UNSPECIFIED:
-        return {"is_given": quantity.value}
-    whys = dict.fromkeys(values.why for values, _ in groups if values.why)
-    return {"is_given": quantity.value, "whys": list(whys)[:3]}

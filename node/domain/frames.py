@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from pydicom.dataset import Dataset
 
@@ -118,28 +118,22 @@ def _frame(
 ) -> Frame:
     slope = _rescale(sources, "RescaleSlope", absent=1.0)
     intercept = _rescale(sources, "RescaleIntercept", absent=0.0)
-    position = numbers(sources, "ImagePositionPatient", 3)
-    orientation = numbers(sources, "ImageOrientationPatient", 6)
     spacing = numbers(sources, "PixelSpacing", 2)
+    if spacing is None and is_given(sources, "PixelSpacing"):
+        spacing = (math.nan, math.nan)
     return Frame(
         sop_instance_uid=str(instance.get("SOPInstanceUID", "")),
         frame_number=frame_number,
         rows=integer(instance, "Rows") or 0,
         columns=integer(instance, "Columns") or 0,
-        position_mm=(position[0], position[1], position[2]) if position else None,
-        orientation=(
-            (*orientation[:3], *orientation[3:]) if orientation else None  # type: ignore[arg-type]
-        ),
-        pixel_spacing_mm=(spacing[0], spacing[1]) if spacing else _no_spacing(sources),
+        position_mm=cast("Triple | None", numbers(sources, "ImagePositionPatient", 3)),
+        orientation=cast("Sextuple | None", numbers(sources, "ImageOrientationPatient", 6)),
+        pixel_spacing_mm=cast("tuple[float, float] | None", spacing),
         frame_of_reference_uid=str(instance.get("FrameOfReferenceUID", "") or "").strip() or None,
         slope=slope,
         intercept=intercept,
         values=reader.read(sources, slope, intercept),
     )
-
-
-def _no_spacing(sources: tuple[Dataset, ...]) -> tuple[float, float] | None:
-    return (math.nan, math.nan) if is_given(sources, "PixelSpacing") else None
 
 
 def _first_item(instance: Dataset, keyword: str) -> Dataset | None:

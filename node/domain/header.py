@@ -21,6 +21,7 @@ from pydicom.errors import BytesLengthException
 from pydicom.tag import BaseTag
 
 Scalar: TypeAlias = str | int | float | bool
+_Elements: TypeAlias = dict[int, DataElement | RawDataElement]
 
 # what pydicom raises for a value that its VR does not allow
 UNREADABLE = (
@@ -112,19 +113,17 @@ class HeaderMerger:
 
     def __init__(self) -> None:
         self.count = 0
-        self._first: dict[int, DataElement | RawDataElement] = {}
-        self._first_dataset: Dataset | None = None
+        self._first = Dataset()
+        self._elements: _Elements = {}
         self._lost: dict[int, Missing] = {}
         self._groups: dict[str, Value] = {}
 
     def add(self, instance: Dataset) -> None:
         """Take one instance into account; pixel data need not be there."""
-        elements: dict[int, DataElement | RawDataElement] = {
-            int(tag): instance.get_item(tag) for tag in _tags(instance)
-        }
+        elements: _Elements = {int(tag): instance.get_item(tag) for tag in _tags(instance)}
         groups = _functional_group_values(instance)
         if self.count == 0:
-            self._first, self._first_dataset, self._groups = elements, instance, groups
+            self._first, self._elements, self._groups = instance, elements, groups
         else:
             self._compare(instance, elements)
             self._groups = merge_values([self._groups, groups])
@@ -133,31 +132,24 @@ class HeaderMerger:
     def header(self) -> Header:
         """The values equal in all instances added so far."""
         values: dict[str, Value] = dict(self._groups)
-        for tag in {**self._first, **self._lost}:
+        for tag in {**self._elements, **self._lost}:
             keyword = keyword_for_tag(tag)
-            if not keyword:
-                continue
-            if tag in self._lost:
-                values[keyword] = self._lost[tag]
-            elif self._first_dataset is not None:
-                values[keyword] = value_of(self._first_dataset, tag)
+            if keyword:
+                values[keyword] = self._lost.get(tag) or value_of(self._first, tag)
         return Header(values)
 
-    def _compare(
-        self, instance: Dataset, elements: Mapping[int, DataElement | RawDataElement]
-    ) -> None:
-        first = self._first_dataset
+    def _compare(self, instance: Dataset, elements: _Elements) -> None:
         # equal bytes are equal values only in the same byte order and character set
-        same_encoding = first is not None and _encoding(first) == _encoding(instance)
-        for tag in elements.keys() | self._first.keys():
+        same_encoding = _encoding(self._first) == _encoding(instance)
+        for tag in elements.keys() | self._elements.keys():
             if tag in self._lost:
                 continue
-            ours, theirs = self._first.get(tag), elements.get(tag)
+            ours, theirs = self._elements.get(tag), elements.get(tag)
             if ours is None or theirs is None:
                 self._lost[tag] = PARTLY_ABSENT
             elif same_encoding and ours.value == theirs.value:
                 continue
-            elif first is None or value_of(first, tag) != value_of(instance, tag):
+            elif value_of(self._first, tag) != value_of(instance, tag):
                 self._lost[tag] = DIFFERS
 
 
@@ -206,12 +198,14 @@ def _tags(instance: Dataset) -> Iterator[BaseTag]:
     for tag in instance.keys():  # noqa: SIM118 - iterating a Dataset would decode every element
         if tag.is_private or tag.element == 0 or tag.group >= _FIRST_BULK_GROUP:
             continue
-        if _is_comparable(_vr(instance, tag)):
+        if _is_comparable(instance, tag):
             yield tag
 
 
-def _is_comparable(vr: str) -> bool:
+def _is_comparable(dataset: Dataset, tag: BaseTag) -> bool:
     """Whether rules can compare it; implicit VR leaves "US or OW" tables of bytes undecided."""
+    element: DataElement | RawDataElement = dataset.get_item(tag)
+    vr = element.VR if element.VR is not None else vr_of(tag)  # implicit VR leaves it out
     return vr not in _NOT_TEXT and " or " not in vr
 
 
@@ -225,11 +219,6 @@ def vr_of(tag: BaseTag) -> str:
         return dictionary_VR(tag)
     except KeyError:
         return "UN"
-
-
-def _vr(instance: Dataset, tag: BaseTag) -> str:
-    element: DataElement | RawDataElement = instance.get_item(tag)
-    return str(element.VR) if element.VR is not None else vr_of(tag)  # implicit VR leaves it out
 
 
 def _functional_group_values(instance: Dataset) -> dict[str, Value]:
@@ -258,7 +247,5 @@ def _macro_values(group: Dataset) -> dict[str, Value]:
         keyword: value_of(item, tag)
         for item in macros(group)
         for tag in item.keys()  # noqa: SIM118 - one malformed element must not hide the others
-        if (keyword := keyword_for_tag(tag))
-        and not tag.is_private
-        and _is_comparable(_vr(item, tag))
+        if (keyword := keyword_for_tag(tag)) and not tag.is_private and _is_comparable(item, tag)
     }

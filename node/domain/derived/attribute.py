@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from node.domain.frames import Frame
 from node.domain.grid import GateVerdict
-from node.domain.header import Header, Value
+from node.domain.header import Header, Missing, Scalar, Value
 from node.domain.instance import Origin
 
 
@@ -64,3 +64,8 @@ class DerivedAttribute(Attribute):
 
     meaning: str
     of: Callable[[SeriesFacts], Value]
+
+
+def told(value: Scalar | None, why_not: str) -> Value:
+    """One value, or why there is none."""
+    return Missing(why_not) if value is None else (value,)
