@@ -38,7 +38,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations, pairwise
+from itertools import combinations, pairwise, starmap
 from math import inf
 from typing import Any
 
@@ -77,14 +77,6 @@ class Association:
         if (self.closed_at is None) != (self.ended is None):
             raise ValueError("an association ends at a time and in a way, or not at all")
 
-    def end(self, now: float, stale_s: float) -> tuple[float, Ending] | None:
-        """When and how it ended; an open row without heartbeat is an abort nobody wrote down."""
-        if self.closed_at is not None and self.ended is not None:
-            return self.closed_at, self.ended
-        if now >= self.heartbeat_at + stale_s:
-            return self.heartbeat_at, Ending.ABORTED
-        return None
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeriesActivity:
@@ -122,11 +114,6 @@ class SeriesActivity:
     def missing(self) -> int:
         """How many images are known to be missing: lost, or short of a known count."""
         return max(len(self.losses), (self.expected or 0) - self.instances)
-
-    def carriers(self) -> list[Association]:
-        """Associations that brought instances of the series, in the order they were opened."""
-        carriers = [association for association in self.associations if association.carried]
-        return sorted(carriers, key=lambda carrier: (carrier.opened_at, carrier.id))
 
 
 def peer_key(origin: Origin) -> str:
@@ -214,21 +201,7 @@ def learns_splitting(activity: SeriesActivity, policy: CompletionPolicy, now: fl
     ended no more than ``quiet_max_s`` before it was opened, or was alive beside it. Going on after
     an abort is repair, and an image an hour later is late: neither is a habit.
     """
-    return any(
-        earlier.peer == later.peer and _is_continued(earlier, later, policy, now)
-        for earlier, later in combinations(activity.carriers(), 2)
-    )
-
-
-def _is_continued(
-    earlier: Association, later: Association, policy: CompletionPolicy, now: float
-) -> bool:
-    end = earlier.end(now, policy.stale_s)
-    if end is None:
-        # no heartbeat since the other was opened: its process may be dead, and this the repair
-        return earlier.heartbeat_at >= later.opened_at
-    ended_at, ending = end
-    return ending is Ending.RELEASED and later.opened_at - ended_at <= policy.quiet_max_s
+    return _Moment(activity, policy, now).learns_splitting()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,7 +245,9 @@ class _Moment:
 
     def __init__(self, activity: SeriesActivity, policy: CompletionPolicy, now: float) -> None:
         self.activity, self.policy, self.now = activity, policy, now
-        self.carriers = activity.carriers()
+        # those that brought instances of the series, in the order they were opened
+        carriers = [association for association in activity.associations if association.carried]
+        self.carriers = sorted(carriers, key=lambda carrier: (carrier.opened_at, carrier.id))
 
     def judge(self) -> Completion:
         """Complete by the strongest evidence there is, or waiting for what comes soonest."""
@@ -317,7 +292,7 @@ class _Moment:
         activity, last = self.activity, self._last_end()
         if last is None or last[1] is Ending.ABORTED or not activity.is_regular:
             return None
-        if activity.splits_series or learns_splitting(activity, self.policy, self.now):
+        if activity.splits_series or self.learns_splitting():
             return None
         closed_at = last[0]
         if self._peer_is_busy(closed_at):
@@ -349,8 +324,28 @@ class _Moment:
             return _complete(Evidence.QUIET, ReasonCode.QUIET, **facts)
         return _wait(ReasonCode.NOT_QUIET_YET, last + needed_s, needed_s=needed_s)
 
+    def learns_splitting(self) -> bool:
+        return any(starmap(self._is_continued, combinations(self.carriers, 2)))
+
+    def _is_continued(self, earlier: Association, later: Association) -> bool:
+        """Whether one peer went on with the series in a later association, as a habit."""
+        if earlier.peer != later.peer:
+            return False
+        end = self._end(earlier)
+        if end is None:
+            # no heartbeat since the other was opened: its process may be dead, and this the repair
+            return earlier.heartbeat_at >= later.opened_at
+        ended_at, ending = end
+        pause_s = later.opened_at - ended_at
+        return ending is Ending.RELEASED and pause_s <= self.policy.quiet_max_s
+
     def _end(self, association: Association) -> tuple[float, Ending] | None:
-        return association.end(self.now, self.policy.stale_s)
+        """When and how it ended; an open row without heartbeat is an abort nobody wrote down."""
+        if association.closed_at is not None and association.ended is not None:
+            return association.closed_at, association.ended
+        if self.now >= association.heartbeat_at + self.policy.stale_s:
+            return association.heartbeat_at, Ending.ABORTED
+        return None
 
     def _heartbeats(self, associations: Iterable[Association]) -> list[float]:
         """Last signs of life of those that are open."""

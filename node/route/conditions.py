@@ -325,33 +325,39 @@ class Present(Operator):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AllOf:
-    """Every condition is true: Kleene and."""
+class Several:
+    """A clause of clauses; every one is judged, so that an explanation shows them all."""
+
+    word: ClassVar[str]
+    combine: ClassVar[Callable[[Iterable[Truth]], Truth]]
 
     conditions: tuple[Condition, ...]
 
     def judge(self, header: Header) -> Verdict:
-        return _judge_each("all", all_of, self.conditions, header)
+        children = tuple(condition.judge(header) for condition in self.conditions)
+        truth = type(self).combine(child.truth for child in children)
+        return Verdict(truth=truth, name=self.word, clause=self.word, children=children)
 
     def __str__(self) -> str:
-        return f"all: [{', '.join(f'{{{c}}}' for c in self.conditions)}]"
+        return f"{self.word}: [{', '.join(f'{{{each}}}' for each in self.conditions)}]"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AnyOf:
+class AllOf(Several):
+    """Every condition is true: Kleene and."""
+
+    word = "all"
+    combine = all_of
+
+
+class AnyOf(Several):
     """At least one condition is true: Kleene or."""
 
-    conditions: tuple[Condition, ...]
+    word = "any"
+    combine = any_of
 
     def __post_init__(self) -> None:
         if not self.conditions:
             raise ValueError("any of nothing fits nothing: name at least one clause")
-
-    def judge(self, header: Header) -> Verdict:
-        return _judge_each("any", any_of, self.conditions, header)
-
-    def __str__(self) -> str:
-        return f"any: [{', '.join(f'{{{c}}}' for c in self.conditions)}]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -376,18 +382,6 @@ OPERATORS: Mapping[str, type[Operator]] = {
     "matches": Matches,
     "present": Present,
 }
-
-
-def _judge_each(
-    word: str,
-    combine: Callable[[Iterable[Truth]], Truth],
-    conditions: Iterable[Condition],
-    header: Header,
-) -> Verdict:
-    """Every child is judged, so that an explanation shows them all."""
-    children = tuple(condition.judge(header) for condition in conditions)
-    truth = combine(child.truth for child in children)
-    return Verdict(truth=truth, name=word, clause=word, children=children)
 
 
 def _is_filled(value: Scalar) -> bool:

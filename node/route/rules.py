@@ -13,7 +13,7 @@ from typing import Any
 
 from node.domain.derived import DERIVED
 from node.domain.header import Header
-from node.route.conditions import AllOf, AnyOf, Condition, OneOf, Truth, Verdict, any_of
+from node.route.conditions import Condition, OneOf, Several, Truth, Verdict, any_of
 from node.route.sets import Candidate, Role, SetChoice, choose
 
 _VALUE_LENGTH = 80
@@ -55,7 +55,7 @@ def names_sop_class(condition: Condition, sop_class_uid: str) -> bool:
 
     What stands below ``not`` asks for nothing.
     """
-    if isinstance(condition, AllOf | AnyOf):
+    if isinstance(condition, Several):
         return any(names_sop_class(each, sop_class_uid) for each in condition.conditions)
     if isinstance(condition, OneOf) and condition.name == "SOPClassUID":
         return sop_class_uid in condition.values
