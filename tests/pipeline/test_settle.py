@@ -10,7 +10,6 @@ import pytest
 
 from node.domain.instance import Ending
 from node.domain.series import SeriesState
-from node.pipeline import decide as decide_module
 from node.pipeline import settle as settle_module
 from node.spool.catalog import SpoolCatalog
 from tests.support.node_in_process import SharedWorker
@@ -290,14 +289,14 @@ def test_a_series_that_cannot_be_judged_is_held_and_holds_up_no_other(
     node: SimulatedNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bad = ct("bad")
-    real = decide_module.judge_completion
+    real = settle_module.decide
 
-    def judge(activity: Any, *rest: Any) -> Any:
-        if activity.series_instance_uid == bad.uid("series"):
+    def judge(seen: Any, *rest: Any) -> Any:
+        if seen.row.series_instance_uid == bad.uid("series"):
             raise ArithmeticError("patient data must not be told")
-        return real(activity, *rest)
+        return real(seen, *rest)
 
-    monkeypatch.setattr(decide_module, "judge_completion", judge)
+    monkeypatch.setattr(settle_module, "decide", judge)
     node.receive(bad.files())
     node.receive(ct("good").files())
     node.settle()
