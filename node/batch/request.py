@@ -14,7 +14,7 @@ import yaml
 
 from node.batch.output_folder import DEFAULT_LAYOUT, OUTPUT
 from node.domain.errors import ConfigInvalid
-from node.domain.form import DEFAULT_FORMS
+from node.domain.delivery import DEFAULT_FORMS
 from node.infer.assets import locked_licences, missing_assets
 from node.infer.registry import FoundModels, ModelSpec, default_models_folder, find_models
 from node.pipeline.build import Plan, plan

@@ -13,9 +13,9 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, Seg
 from node.deliver import all_kinds
 from node.deliver.destination import Destination
 from node.domain import statuses
-from node.domain.notes import Note
 from node.domain.pixels import BITS_READ
 from node.domain.quantity import RESCALE_IS_DUE, Quantity
+from node.domain.received import Note
 from node.domain.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.pipeline.accept import dimse_settings
 from node.pipeline.build import Plan

@@ -16,8 +16,8 @@ from node.batch.run import run_folder
 from node.batch.take_in import NO_DICOM, LeftOut
 from node.cli.options import ConfigOption, ModelsDirOption
 from node.cli.printing import Column, JsonOption, plain, print_json, print_table, say, seconds
+from node.domain.delivery import DEFAULT_FORMS
 from node.domain.errors import ConfigInvalid
-from node.domain.form import DEFAULT_FORMS
 from node.pipeline.forms import FORMS
 
 _COLUMNS = (

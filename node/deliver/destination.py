@@ -8,8 +8,7 @@ from dataclasses import MISSING, dataclass, fields
 from enum import StrEnum
 from typing import ClassVar, Self
 
-from node.domain.delivery import DeliverableObject, Outcome
-from node.domain.form import DEFAULT_FORMS
+from node.domain.delivery import DEFAULT_FORMS, DeliverableObject, Outcome
 from node.domain.settings import KeyName, Mistake, Settings
 
 _TIMEOUT = "_timeout_s"

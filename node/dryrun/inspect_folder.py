@@ -14,13 +14,13 @@ from typing import Any
 
 from pydicom.dataset import Dataset
 
-from node.assemble.activity import SeriesActivity
-from node.assemble.evidence import judge_completion
+from node.assemble.completion import SeriesActivity
+from node.assemble.completion import judge_completion
 from node.deliver.sender import resolve_destinations
 from node.domain.errors import InstanceRejected, NodeError, SeriesUnusable
 from node.domain.header import Missing
 from node.domain.instance import Instance, Origin, Transport
-from node.domain.loss import Loss
+from node.domain.received import Loss
 from node.domain.peers import Peer
 from node.domain.reading import UNREADABLE, why_unreadable
 from node.domain.reasons import Reason
@@ -32,10 +32,10 @@ from node.pipeline.judge import ActiveRule, not_taken
 from node.pipeline.series import Series, SeriesWatch
 from node.receive.dry import DryRun
 from node.receive.syntaxes import Decodable
-from node.route.explain import Explanation, explain
+from node.route.rules import Explanation, explain
 from node.route.rules import StudyRule
 from node.route.sets import Candidate, Chosen
-from node.route.verdict import Truth
+from node.route.conditions import Truth
 from node.words import tell_all
 
 
@@ -225,7 +225,6 @@ class _Folder:
 def _held(plan: Plan, series: Series, losses: Sequence[Loss]) -> tuple[Reason, ...]:
     """Why the series would wait for a person once nothing more comes."""
     activity = SeriesActivity(
-        series_instance_uid=series.series_instance_uid,
         instances=len(series.instances),
         last_received_at=0.0,
         is_regular=True,

@@ -20,7 +20,7 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_data_element
 from pydicom.tag import BaseTag, Tag
 
-from node.domain.items import is_carried, is_text_for_sequence
+from node.domain.carried import is_carried, is_text_for_sequence
 
 _LONG_FORM = frozenset(
     {"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"}

@@ -11,8 +11,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select, update
 
+from node.domain.delivery import FormsTaken
 from node.domain.errors import NodeError
-from node.domain.form import FormsTaken
 from node.domain.job import JobState, Settled
 from node.domain.reasons import Reason
 from node.jobs.matches import follow_job

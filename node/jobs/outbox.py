@@ -21,9 +21,8 @@ from sqlalchemy import (
 )
 
 from node.database.engine import reading, writing
-from node.domain.delivery import DeliveryClass, Outcome
+from node.domain.delivery import DeliveryClass, FormsTaken, Outcome
 from node.domain.errors import LeaseLost, NodeError
-from node.domain.form import FormsTaken
 from node.domain.job import DeliveryState
 from node.domain.reasons import ReasonCode, told
 from node.jobs import breakers

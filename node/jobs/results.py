@@ -11,8 +11,8 @@ from collections.abc import Collection, Sequence
 from sqlalchemy import Connection, Engine, and_, exists, select, update
 
 from node.database.engine import reading, writing
+from node.domain.delivery import FormsTaken
 from node.domain.errors import LeaseLost, ResultRefused
-from node.domain.form import FormsTaken
 from node.domain.job import DeliveryState, JobState
 from node.domain.reasons import Reason, ReasonCode, tells_implausible
 from node.jobs.giving import give

@@ -21,14 +21,15 @@ from node.deliver.sender import implicit_destinations
 from node.domain.completion_policy import CompletionPolicy
 from node.domain.delivery import DeliverableObject, Outcome
 from node.domain.errors import ConfigInvalid
-from node.domain.form import TakesForms
+from node.domain.delivery import TakesForms
 from node.domain.job import Priority
 from node.infer.registry import FoundModels, ModelSpec, default_models_folder, find_models
 from node.pipeline.forms import FORMS
 from node.pipeline.judge import ActiveRule, accepted_inputs, refused_inputs, variant_conditions
 from node.route.conditions import Condition
 from node.route.contradiction import contradiction
-from node.route.rules import Rule, StudyRule, compile_rules, conditions_of
+from node.route.rules import Rule, StudyRule, conditions_of
+from node.route.compiling import compile_rules
 
 Mistakes = list[tuple[str, str]]
 

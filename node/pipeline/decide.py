@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
 
-from node.assemble.activity import Association, SeriesActivity, peer_key
-from node.assemble.evidence import judge_completion, learns_splitting
-from node.assemble.revisions import OldWork, is_late, judge_late
-from node.domain.association import Ending
+from node.assemble.completion import Association, SeriesActivity, peer_key
+from node.assemble.completion import judge_completion, learns_splitting
+from node.assemble.completion import judge_late
+from node.domain.instance import Ending
 from node.domain.completion_policy import CompletionPolicy
 from node.domain.instance import Origin, Transport
 from node.domain.job import Progress
-from node.domain.loss import Loss
+from node.domain.received import Loss
 from node.domain.reasons import Reason, ReasonCode, has_code, reasons_to_json
 from node.domain.series import Evidence, SeriesRow, SeriesState
 from node.pipeline.judge import Judgement, Settling, settling
@@ -146,7 +146,7 @@ def _look_at_settled(
     """It was settled: more is lost of it, something new came, or only headers were corrected."""
     if len(facts.losses) > was.missing:
         return _judge(facts, row, policy, now, ends_work_before=was.revision + 1)
-    late = sum(is_late(was.snapshot, uid) for uid in facts.series.snapshot)
+    late = len(facts.series.snapshot.keys() - was.snapshot.keys())
     if not late:
         is_held = was.state is SeriesState.HELD
         if is_held and has_code(was.reasons, ReasonCode.IMAGES_REFUSED):
@@ -159,11 +159,10 @@ def _look_at_settled(
     lateness = judge_late(
         policy, revision=was.revision, progress=facts.progress, late_instances=late
     )
-    if lateness.is_held:
-        held = replace(row, state=SeriesState.HELD, reasons=(lateness.reason,))
+    if lateness.held is not None:
+        held = replace(row, state=SeriesState.HELD, reasons=(lateness.held,))
         return Decision(row=held)
-    ends = None if lateness.old_work is OldWork.NOTHING else lateness.revision
-    return _judge(facts, row, policy, now, ends_work_before=ends)
+    return _judge(facts, row, policy, now, ends_work_before=lateness.ends_work_before)
 
 
 def _judge(
@@ -211,7 +210,7 @@ def _judge(
             return Decision(
                 row=replace(row, state=SeriesState.RECEIVING),
                 ends_work_before=ends_work_before,
-                look_again_at=completion.look_again_at or inf,
+                look_again_at=completion.look_again_at,
                 learns_splitting=not facts.splits_series
                 and learns_splitting(activity, policy, now),
             )
@@ -221,7 +220,6 @@ def _activity(facts: Facts) -> SeriesActivity:
     """How it arrived, as evidence."""
     was, series = facts.was, facts.series
     return SeriesActivity(
-        series_instance_uid=series.series_instance_uid,
         instances=len(series.instances),
         last_received_at=series.instances[-1].received_at,
         is_regular=series.is_regular and len(series.frames) >= facts.judgement.minimum_slices,

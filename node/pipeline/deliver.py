@@ -18,7 +18,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from sqlalchemy import Engine
 
 from node.deliver.classes import form_not_taken, unknown_destination
-from node.domain.delivery import DeliverableObject, DeliveryClass, Outcome
+from node.domain.delivery import DeliverableObject, DeliveryClass, Outcome, TakesForms
 from node.domain.errors import LeaseLost
 from node.jobs.outbox import Outbox
 from node.jobs.values import LeasedDelivery, ResultFile

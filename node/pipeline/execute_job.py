@@ -19,8 +19,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from node.domain.delivery import DEFAULT_FORMS
 from node.domain.errors import JobFailed, TryLater
-from node.domain.form import DEFAULT_FORMS
 from node.domain.job import ResultIdentity, result_key
 from node.domain.reasons import reasons_to_json
 from node.domain.result import EncodedFile, LabelVolume, Provenance

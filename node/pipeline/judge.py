@@ -13,7 +13,7 @@ from typing import Any
 from node.assemble.gate import judge_geometry
 from node.assemble.values import judge_quantity
 from node.domain.errors import JobFailed
-from node.domain.gate_verdict import GateVerdict
+from node.domain.grid import GateVerdict
 from node.domain.header import Header
 from node.domain.job import Priority
 from node.domain.reasons import Reason, ReasonCode
@@ -24,9 +24,9 @@ from node.pipeline.series import Series, minimum_of
 from node.route.compiling import compile_clause
 from node.route.conditions import AllOf, Condition
 from node.route.contradiction import could_match
-from node.route.explain import Explanation, explain, why_not, why_true
+from node.route.rules import Explanation, explain, why_not, why_true
 from node.route.rules import Rule, StudyRule
-from node.route.verdict import Truth
+from node.route.conditions import Truth
 
 _WHOLE = 1 - 1e-6  # an extent is a product of decimals
 

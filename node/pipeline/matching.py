@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from node.deliver.sender import resolve_destinations
-from node.domain.form import FormsTaken
+from node.domain.delivery import FormsTaken
 from node.domain.header import Header
 from node.domain.job import MatchState, job_key
 from node.domain.peers import Peer
@@ -23,10 +23,10 @@ from node.jobs.store import JobStore
 from node.jobs.values import JobRequest, MatchReport, SeriesPart
 from node.pipeline.judge import ActiveRule, Settling, not_taken
 from node.pipeline.series import Series
-from node.route.explain import explain
+from node.route.rules import explain
 from node.route.rules import StudyRule, names_sop_class
 from node.route.sets import Ambiguous, Candidate, Chosen, Waiting
-from node.route.verdict import Truth
+from node.route.conditions import Truth
 
 NO_RULE = ""
 

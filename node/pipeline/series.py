@@ -21,16 +21,16 @@ from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.tag import BaseTag
 
-from node.assemble.activity import ExpectedCount, trusted_images_in_acquisition
-from node.assemble.derive import derive
+from node.assemble.completion import trusted_images_in_acquisition
+from node.domain.derived import derive
 from node.assemble.gate import MinimumSize, is_regular, judge_geometry
-from node.assemble.phases import PhaseHints, phase_hints_of
+from node.assemble.planes import PhaseHints, phase_hints_of
 from node.domain.errors import SeriesUnusable
 from node.domain.frames import Frame, frames_of
-from node.domain.gate_verdict import GateVerdict
+from node.domain.grid import GateVerdict
 from node.domain.header import Header, HeaderMerger, Missing, value_of
 from node.domain.instance import Instance, Origin
-from node.domain.loss import Loss
+from node.domain.received import Loss
 from node.infer.model_file import InputPart
 from node.infer.run_context import SeriesInput
 from node.infer.volume import StoredPixels
@@ -70,7 +70,7 @@ class Series:
     frames: Sequence[Frame]
     gate: GateVerdict
     is_regular: bool
-    expected: ExpectedCount | None
+    expected: int | None
     without_pixels: Sequence[Loss]
     origin: Origin
     phase_hints: Sequence[PhaseHints]

@@ -18,7 +18,7 @@ from math import inf
 from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 
-from node.assemble.activity import peer_key
+from node.assemble.completion import peer_key
 from node.domain.completion_policy import CompletionPolicy
 from node.domain.instance import Instance
 from node.domain.job import Progress

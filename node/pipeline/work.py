@@ -20,7 +20,7 @@ from sqlalchemy.exc import OperationalError
 from node import __version__, words
 from node.config import NodeConfig
 from node.domain.errors import LeaseLost, NodeError, SeriesUnusable
-from node.domain.form import FormsTaken
+from node.domain.delivery import FormsTaken
 from node.domain.job import Settled
 from node.domain.reasons import Reason, ReasonCode, codes_of, reasons_from_json, told
 from node.domain.result import Provenance

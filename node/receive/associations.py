@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Final, Protocol
 
-from node.domain.association import Ending
-from node.domain.instance import Origin
+from node.domain.instance import Ending, Origin
 
 HEARTBEAT_S: Final = 2.0
 

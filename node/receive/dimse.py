@@ -25,9 +25,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from threading import Event, Lock, Thread
 
-from node.domain.association import Ending
 from node.domain.errors import ConfigInvalid, TryLater
-from node.domain.instance import Origin, Transport
+from node.domain.instance import Ending, Origin, Transport
 from node.domain.peers import Peer, is_ae_title, is_loopback_host, match_peer
 from node.domain.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.receive.associations import HEARTBEAT_S, AssociationLog

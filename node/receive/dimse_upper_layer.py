@@ -44,7 +44,7 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AssociationServer, AssociationSocket, RequestHandler
 
-from node.domain.association import Ending
+from node.domain.instance import Ending
 from node.receive.dimse_command import UNEXPECTED_PDU, ProtocolFault
 from node.receive.dimse_transfer import P_DATA_TF, Context, ToProvider
 from node.receive.dimse_wire import PATIENCE_S, Wire

@@ -14,9 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from node.domain.association import Ending
 from node.domain.errors import InstanceRejected
-from node.domain.instance import Origin, Transport
+from node.domain.instance import Ending, Origin, Transport
 from node.domain.statuses import is_out_of_resources
 from node.receive.arrival import Arrival, Receipt
 from node.receive.associations import AssociationLog

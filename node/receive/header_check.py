@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pydicom.datadict import dictionary_description
 
 from node.domain.errors import InstanceRejected
-from node.domain.notes import Note
 from node.domain.pixels import BITS_ALLOCATED, native_length_fits
-from node.domain.received import Received, patient_key
+from node.domain.received import Note, Received, patient_key
 from node.domain.statuses import CANNOT_UNDERSTAND, PIXELS_CONTRADICT_HEADER
 from node.domain.uids import has_leading_zero, is_uid
 from node.receive.syntaxes import IMAGE_SOP_CLASSES, NATIVE_SYNTAXES, can_be_input

@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 
 from node.domain.errors import InstanceRejected
 from node.domain.instance import InstanceState, Origin
-from node.domain.loss import Loss
-from node.domain.received import Received
+from node.domain.received import Loss, Received
 from node.domain.statuses import (
     CANNOT_UNDERSTAND,
     DOES_NOT_MATCH_SOP_CLASS,

@@ -13,7 +13,7 @@ from __future__ import annotations
 from struct import Struct
 
 from node.domain.errors import InstanceRejected
-from node.domain.notes import Note
+from node.domain.received import Note
 from node.domain.statuses import CANNOT_UNDERSTAND
 from node.receive.syntaxes import EXPLICIT_BIG_UID, EXPLICIT_LITTLE_UID, IMPLICIT_LITTLE_UID
 from node.receive.walk import Buffer

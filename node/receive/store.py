@@ -7,8 +7,7 @@ from typing import BinaryIO, Protocol
 
 from node.domain.errors import InstanceRejected
 from node.domain.instance import InstanceState, Origin
-from node.domain.loss import Loss
-from node.domain.received import Received
+from node.domain.received import Loss, Received
 from node.receive.walk import Buffer
 
 

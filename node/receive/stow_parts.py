@@ -13,9 +13,8 @@ from http import HTTPStatus
 from time import monotonic
 from typing import Protocol
 
-from node.domain.association import Ending
 from node.domain.errors import InstanceRejected, NodeError, TryLater
-from node.domain.instance import Origin
+from node.domain.instance import Ending, Origin
 from node.domain.statuses import CANNOT_UNDERSTAND, OUT_OF_RESOURCES
 from node.receive.arrival import Arrival
 from node.receive.associations import HEARTBEAT_S, AssociationLog

@@ -10,9 +10,8 @@ from sqlalchemy import Connection, Engine, Row, and_, exists, func, or_, select,
 from sqlalchemy.exc import IntegrityError
 
 from node.database.engine import epoch_s, reading, writing
-from node.domain.association import Ending
 from node.domain.errors import NodeError
-from node.domain.instance import Instance, Origin, Transport
+from node.domain.instance import Ending, Instance, Origin, Transport
 from node.domain.reasons import reasons_from_json, reasons_to_json
 from node.domain.series import Evidence, Forced, SeriesRow, SeriesState
 from node.spool.tables import association, instance, peer_habit, series

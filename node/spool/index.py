@@ -21,10 +21,9 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import DBAPIError
 
 from node.database.engine import DatabaseClock, Now, writing
-from node.domain.association import Ending
 from node.domain.errors import TryLater
-from node.domain.instance import Instance, Origin, Transport
-from node.domain.loss import Loss
+from node.domain.instance import Ending, Instance, Origin, Transport
+from node.domain.received import Loss
 from node.spool import tables
 from node.spool.losses import (
     attribute_losses,

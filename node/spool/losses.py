@@ -25,7 +25,7 @@ from sqlalchemy import (
 )
 
 from node.database.engine import reading, writing
-from node.domain.loss import Loss
+from node.domain.received import Loss
 from node.spool.tables import association, instance, listener, loss
 
 _BATCH = 500

@@ -33,7 +33,7 @@ from node.infer.run_context import SeriesInput
 from node.infer.runners import run_model
 from node.pipeline.build import Plan, plan
 from node.pipeline.judge import ActiveRule, accepted_inputs, refused_inputs
-from node.route import compile_rule
+from node.route.compiling import compile_rule
 from tests.support.cases import Cases
 from tests.support.phantoms import Phantom, stack_of
 from tests.support.rooms import room

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from node.domain.association import Ending
+from node.domain.instance import Ending
 from node.domain.series import SeriesState
 from node.pipeline import settle as settle_module
 from node.spool.catalog import SpoolCatalog

@@ -19,9 +19,8 @@ from pydicom.dataset import Dataset
 from sqlalchemy import select
 
 from node.database.engine import reading
-from node.domain.association import Ending
 from node.domain.errors import InstanceRejected
-from node.domain.instance import Origin, Transport
+from node.domain.instance import Ending, Origin, Transport
 from node.domain.reasons import reasons_to_json
 from node.domain.series import Forced, SeriesRow
 from node.jobs.outbox import Outbox

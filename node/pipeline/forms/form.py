@@ -10,7 +10,7 @@ from typing import Protocol, cast
 
 from pydicom.dataset import Dataset
 
-from node.domain.form import FormsTaken, TakesForms
+from node.domain.delivery import FormsTaken, TakesForms
 from node.domain.job import ResultIdentity
 from node.domain.result import EncodedFile, LabelVolume, Provenance
 from node.domain.segment import Segment
