@@ -20,13 +20,14 @@ from typing import TypeGuard
 
 import numpy as np
 
-from node.assemble.phases import PhaseHints, how_split
 from node.assemble.planes import (
     REGULAR,
     ROUNDING,
     Floats,
+    PhaseHints,
     Planes,
     common_orientation,
+    how_split,
     orientation_groups,
     planes_of,
     spans_a_plane,
@@ -34,8 +35,7 @@ from node.assemble.planes import (
 )
 from node.assemble.values import judge_quantity, judge_values
 from node.domain.frames import Frame, Triple
-from node.domain.gate_verdict import GateVerdict
-from node.domain.grid import Grid, Stack
+from node.domain.grid import GateVerdict, Grid, Stack
 from node.domain.quantity import Quantity
 from node.domain.reasons import Reason, ReasonCode
 
@@ -69,27 +69,25 @@ def judge_geometry(
     """
     if not frames:
         return GateVerdict(findings=(Reason(ReasonCode.NO_IMAGES),), images=0)
-    findings = [*_frame_of_reference(frames)]
     placed, unplaced = _placed(frames)
-    findings += unplaced
-    groups = orientation_groups(placed) if placed else []
-    findings += _orientations(placed, groups)
-    findings += _matrix(frames, placed, groups)
-    planes = (
-        planes_of(placed) if placed and not unplaced and _is_one_plane(placed, groups) else None
-    )
-    notes: list[Reason] = []
+    groups = orientation_groups(placed)
+    planes = planes_of(placed) if not unplaced and _is_one_plane(placed, groups) else None
+    findings = [
+        *_frame_of_reference(frames),
+        *unplaced,
+        *_orientations(placed, groups),
+        *_matrix(frames, placed, groups),
+    ]
     if planes is not None:
         findings += _positions(planes, phase_hints)
         findings += _steps(planes)
         findings += _drift(planes, frames[0].pixel_spacing_mm)
-        notes += _jitter(planes)
     findings += _size(frames, planes, minimum or MinimumSize(), is_explained=len(groups) > 1)
     findings += judge_values(frames)
     findings += judge_quantity(frames, quantities)
     return GateVerdict(
         findings=tuple(findings),
-        notes=() if findings else tuple(notes),
+        notes=tuple(_jitter(planes)) if planes is not None and not findings else (),
         stack=_stack(frames, planes) if planes is not None and not findings else None,
         images=len(frames),
         orientations=len(groups),
@@ -279,9 +277,7 @@ def _spacing(frames: Sequence[Frame], planes: Planes | None) -> Triple | None:
     first = frames[0].pixel_spacing_mm
     if planes is None or planes.count < 2 or first is None:
         return None
-    if not all(map(_is_usable, spacings)):
-        return None
-    if _spacing_differs(spacings):
+    if not all(map(_is_usable, spacings)) or _spacing_differs(spacings):
         return None
     return (round(planes.spacing_mm, 6), *first)  # binary noise must not decide a rule
 

@@ -1,23 +1,30 @@
-"""Planes: where the frames of one orientation lie along their common normal.
+"""Planes: where frames lie along their common normal, and what tells those in one plane apart.
 
 Slices are counted from 1 along the normal, row direction x column direction; every number in a
 finding uses that count. Two frames closer than 1 % of the median spacing lie in one plane. The
 spacing is the lower median of the steps between planes, so that one gap in a short stack (5/10 mm)
 is measured against the true spacing and not against a mean of both.
 
-Source: PS3.3 C.7.6.2.1.1 (position and orientation of a plane).
+A dynamic, multi-echo or diffusion series holds n images in each of m planes. Where one attribute
+takes the same n values in every plane the series could be split by it, and the finding says so.
+
+Source: PS3.3 C.7.6.2.1.1 (position and orientation of a plane), C.7.6.16 (functional groups),
+C.8.3.1 (MR image), C.7.6.18 (cardiac phases).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.dataset import Dataset
 
-from node.domain.frames import Frame, Sextuple, Triple
+from node.domain.frames import Frame, Sextuple, Triple, frame_sources
+from node.domain.header import Value, value_of
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
@@ -30,6 +37,32 @@ REGULAR = 0.001
 ACCEPTED = 0.05
 LATTICE = 0.5  # of the spacing: beyond it a slice would lie nearer to another slice's place
 ROUNDING = 1e-9  # of the spacing: binary rounding must not decide at a bound
+
+PhaseHints: TypeAlias = Mapping[str, Value]
+
+# images that show different things, such as magnitude and phase: no phases of one thing
+KINDS = ("ComplexImageComponent", "ImageType", "FrameType")
+# from what the Standard made for the purpose to mere clock times
+SPLITTERS = (
+    "TemporalPositionIdentifier",
+    "TemporalPositionIndex",
+    "TemporalPositionTimeOffset",
+    "EchoNumbers",
+    "EchoTime",
+    "EffectiveEchoTime",
+    "InversionTime",
+    "DiffusionBValue",
+    "DiffusionGradientOrientation",
+    "NominalCardiacTriggerDelayTime",
+    "TriggerTime",
+    "AcquisitionNumber",
+    "StackID",
+    "ConvolutionKernel",
+    "SequenceName",
+    "SeriesTime",
+    "AcquisitionTime",
+    "ContentTime",
+)
 
 
 def orientation_groups(frames: Sequence[Frame]) -> list[list[int]]:
@@ -55,7 +88,7 @@ def orientation_groups(frames: Sequence[Frame]) -> list[list[int]]:
 def common_orientation(frames: Sequence[Frame]) -> Sextuple:
     """The median of each cosine: exactly the header's values where all frames agree."""
     cosines = np.array([frame.orientation for frame in frames], dtype=np.float64)
-    a, b, c, d, e, f = (float(value) for value in np.median(cosines, axis=0))
+    a, b, c, d, e, f = np.median(cosines, axis=0).tolist()
     return (a, b, c, d, e, f)
 
 
@@ -88,7 +121,6 @@ class Planes:
 
     @property
     def count(self) -> int:
-        """Number of distinct planes."""
         return len(self.members)
 
     @property
@@ -115,11 +147,14 @@ class Planes:
         return centre + index[0] * step, step
 
     @cached_property
+    def ratios(self) -> Floats:
+        """The steps in spacings."""
+        return self.steps_mm / self.spacing_mm
+
+    @cached_property
     def worst_step(self) -> float:
         """Largest deviation of a step from the spacing, as a fraction of the spacing."""
-        if self.count < 2:
-            return 0.0
-        return float(np.abs(self.steps_mm / self.spacing_mm - 1.0).max())
+        return float(np.abs(self.ratios - 1.0).max(initial=0.0))
 
     @cached_property
     def worst_place(self) -> float:
@@ -139,7 +174,7 @@ class Planes:
     def gaps(self) -> list[tuple[int, int]]:
         """Steps near a multiple of the spacing: (slice before the gap, slices missing)."""
         found = []
-        for index, ratio in enumerate(self.steps_mm / self.spacing_mm if self.count > 1 else ()):
+        for index, ratio in enumerate(self.ratios):
             multiple = round(float(ratio))
             if multiple >= 2 and abs(ratio - multiple) <= ACCEPTED + ROUNDING:
                 found.append((index + 1, multiple - 1))
@@ -148,14 +183,14 @@ class Planes:
     def uneven_steps(self) -> list[int]:
         """Slices whose step to the next is neither within 5 % nor near a multiple."""
         gaps = {before for before, _ in self.gaps()}
-        off = np.abs(self.steps_mm / self.spacing_mm - 1.0) > ACCEPTED + ROUNDING
+        off = np.abs(self.ratios - 1.0) > ACCEPTED + ROUNDING
         return [int(i) + 1 for i in np.flatnonzero(off) if int(i) + 1 not in gaps]
 
     @property
     def worst_uneven_step(self) -> float:
         """Largest deviation of an uneven step from the spacing, gaps apart, as a fraction."""
         uneven = np.array(self.uneven_steps(), np.intp) - 1
-        return float(np.abs(self.steps_mm[uneven] / self.spacing_mm - 1.0).max(initial=0.0))
+        return float(np.abs(self.ratios[uneven] - 1.0).max(initial=0.0))
 
     def drift_pixels(self, pixel_spacing_mm: tuple[float, float]) -> tuple[Floats, float]:
         """Sideways movement of every plane against the first, and the largest, in pixels."""
@@ -190,8 +225,8 @@ def planes_of(frames: Sequence[Frame]) -> Planes:
     else:
         means = np.array([positions_mm[plane].mean(axis=0) for plane in members])
     return Planes(
-        order=tuple(int(i) for i in order),
-        members=tuple(tuple(int(i) for i in plane) for plane in members),
+        order=tuple(order.tolist()),
+        members=tuple(tuple(plane.tolist()) for plane in members),
         positions_mm=means,
         orientation=orientation,
         normal=normal,
@@ -206,5 +241,51 @@ def _lower_median(values: Floats) -> float:
 
 def triple(vector: Floats) -> Triple:
     """A vector as plain floats."""
-    x, y, z = (float(value) for value in vector)
+    x, y, z = vector.tolist()
     return (x, y, z)
+
+
+def phase_hints_of(instance: Dataset) -> tuple[PhaseHints, ...]:
+    """For each frame of an instance the attributes that may tell phases apart."""
+    return tuple(
+        {
+            keyword: value_of(source, keyword)
+            for keyword in (*KINDS, *SPLITTERS)
+            if (source := next((each for each in sources if keyword in each), None)) is not None
+        }
+        for sources in frame_sources(instance)
+    )
+
+
+def how_split(planes: Sequence[Sequence[int]], hints: Sequence[PhaseHints]) -> dict[str, object]:
+    """How the images of every plane could be told apart, as facts; empty where nothing tells.
+
+    Images of different kinds (Image Type, Frame Type) are named first: what else differs between a
+    magnitude image and a field map makes them no phases of one thing.
+
+    Args:
+        planes: For each plane the indices of its frames, equally many in each.
+        hints: For each frame what its header says.
+    """
+    images = len(planes[0])
+    for keyword in KINDS:
+        kinds = _alike_in_all(keyword, planes, hints)
+        if kinds == images:
+            return {"kinds": kinds, "by": keyword, "could_be_split": True}
+        if kinds > 1:
+            return {"kinds": kinds, "by": keyword, "could_be_split": False}
+    for keyword in SPLITTERS:
+        if _alike_in_all(keyword, planes, hints) == images:
+            return {"phases": images, "by": keyword}
+    return {}
+
+
+def _alike_in_all(
+    keyword: str, planes: Sequence[Sequence[int]], hints: Sequence[PhaseHints]
+) -> int:
+    """How many values the attribute takes in every plane, where they are the same in all; else 0."""
+    values = [[hints[index].get(keyword) for index in plane] for plane in planes]
+    if not all(isinstance(value, tuple) and value for own in values for value in own):
+        return 0
+    sets = {frozenset(own) for own in values}
+    return len(sets.pop()) if len(sets) == 1 else 0

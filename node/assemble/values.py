@@ -10,25 +10,36 @@ Source: PS3.3 C.7.6.3.1 (Image Pixel), C.8.2.1 (CT Image), C.8.9.4 (PET Image), 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import partial
 from math import isfinite
 
 from node.domain.errors import SeriesUnusable
-from node.domain.frames import Frame
+from node.domain.frames import Frame, values_of
 from node.domain.quantity import Quantity, given_as
 from node.domain.reasons import Reason, ReasonCode
 from node.domain.stored_values import StoredValues
 from node.domain.uptake import suv_factor
 
 _LARGEST = 3e38  # what a float32 holds
+_Group = tuple[StoredValues, int]
 
 
 def judge_values(frames: Sequence[Frame]) -> list[Reason]:
     """Everything that leaves the number, or the quantity, of a stored value open."""
     groups = values_of(frames)
-    count = len(frames)
-    faults = _bits(groups, count) + _rescale(frames, count) + _lut(groups, count)
-    return faults + _absent(groups, count) + _quantities(groups)
+    is_rescaled = any(
+        values.lut or values.lut_fault or values.has_slope or values.has_intercept
+        for values, _ in groups
+    )
+    return [
+        *_counted(groups, lambda values: values.format.faults()),
+        *_rescale(frames),
+        *_counted(groups, _lut_malformed),
+        *_counted(groups, _lut_and_rescale),
+        *_counted(groups, partial(_absent, is_rescaled=is_rescaled)),
+        *_quantities(groups),
+    ]
 
 
 def judge_quantity(frames: Sequence[Frame], wanted: Collection[Quantity]) -> list[Reason]:
@@ -40,7 +51,11 @@ def judge_quantity(frames: Sequence[Frame], wanted: Collection[Quantity]) -> lis
     quantity = found.pop()
     given = given_as(quantity, wanted)
     if given is None:
-        facts = {"takes": list(wanted), **_named(quantity, groups)}
+        facts: dict[str, object] = {"takes": list(wanted), "is_given": quantity.value}
+        if quantity is Quantity.UNSPECIFIED:
+            facts["whys"] = list(dict.fromkeys(values.why for values, _ in groups if values.why))[
+                :3
+            ]
         return [Reason(ReasonCode.QUANTITY_NOT_TAKEN, facts)]
     if given is not quantity:
         try:
@@ -50,26 +65,18 @@ def judge_quantity(frames: Sequence[Frame], wanted: Collection[Quantity]) -> lis
     return []
 
 
-def values_of(frames: Iterable[Frame]) -> list[tuple[StoredValues, int]]:
-    """The different ways in which stored values are meant, each with its number of frames."""
-    counts: dict[int, int] = {}
-    shared: dict[int, StoredValues] = {}
-    for frame in frames:  # by identity: equal ones are one object, and hashing them takes long
-        key = id(frame.values)
-        counts[key] = counts.get(key, 0) + 1
-        shared[key] = frame.values
-    return [(shared[key], number) for key, number in counts.items()]
-
-
-def _bits(groups: Sequence[tuple[StoredValues, int]], count: int) -> list[Reason]:
+def _counted(
+    groups: Sequence[_Group], faults: Callable[[StoredValues], Iterable[Reason]]
+) -> list[Reason]:
+    """What is wrong with stored values, each fault with its number of images."""
     found: Counter[Reason] = Counter()
     for values, number in groups:
-        for fault in values.format.faults():
-            found[fault] += number
-    return [fault.having(count=n, of=count) for fault, n in found.items()]
+        found.update(dict.fromkeys(faults(values), number))
+    of = sum(number for _, number in groups)
+    return [fault.having(count=number, of=of) for fault, number in found.items()]
 
 
-def _rescale(frames: Sequence[Frame], count: int) -> list[Reason]:
+def _rescale(frames: Sequence[Frame]) -> list[Reason]:
     malformed = sum(not isfinite(frame.slope + frame.intercept) for frame in frames)
     zero = sum(frame.slope == 0 for frame in frames)
     beyond = sum(
@@ -83,52 +90,30 @@ def _rescale(frames: Sequence[Frame], count: int) -> list[Reason]:
         (ReasonCode.RESCALE_MALFORMED, beyond, {"is_too_large": True}),
         (ReasonCode.RESCALE_SLOPE_ZERO, zero, {}),
     )
-    return [Reason(code, {"count": n, "of": count, **more}) for code, n, more in codes if n]
+    return [Reason(code, {"count": n, "of": len(frames), **more}) for code, n, more in codes if n]
 
 
-def _lut(groups: Sequence[tuple[StoredValues, int]], count: int) -> list[Reason]:
-    malformed: Counter[str] = Counter()
-    both = 0
-    for values, number in groups:
-        if values.lut_fault:
-            malformed[values.lut_fault] += number
-        elif values.lut is not None and (values.has_slope or values.has_intercept):
-            both += number
-    found = [
-        Reason(ReasonCode.MODALITY_LUT_MALFORMED, {"fault": fault, "count": number, "of": count})
-        for fault, number in malformed.items()
-    ]
-    if both:
-        found.append(Reason(ReasonCode.MODALITY_LUT_AND_RESCALE, {"count": both, "of": count}))
-    return found
+def _lut_malformed(values: StoredValues) -> Iterator[Reason]:
+    if values.lut_fault:
+        yield Reason(ReasonCode.MODALITY_LUT_MALFORMED, {"fault": values.lut_fault})
 
 
-def _absent(groups: Sequence[tuple[StoredValues, int]], count: int) -> list[Reason]:
+def _lut_and_rescale(values: StoredValues) -> Iterator[Reason]:
+    if values.lut and not values.lut_fault and (values.has_slope or values.has_intercept):
+        yield Reason(ReasonCode.MODALITY_LUT_AND_RESCALE)
+
+
+def _absent(values: StoredValues, *, is_rescaled: bool) -> Iterator[Reason]:
     """Slope or intercept that the class requires, or that other images of the series have."""
-    plain = [(values, n) for values, n in groups if values.lut is None and not values.lut_fault]
-    is_used = any(values.has_slope or values.has_intercept for values, _ in plain)
-    is_used = is_used or len(plain) < len(groups)
-    missing: Counter[tuple[str, ...]] = Counter()
-    for values, number in plain:
-        if not values.is_rescale_due and not is_used:
-            continue
-        names = tuple(
-            name
-            for name, is_there in (
-                ("Rescale Slope", values.has_slope),
-                ("Rescale Intercept", values.has_intercept),
-            )
-            if not is_there
-        )
-        if names:
-            missing[names] += number
-    return [
-        Reason(ReasonCode.RESCALE_ABSENT, {"attributes": names, "count": number, "of": count})
-        for names, number in missing.items()
-    ]
+    if values.lut or values.lut_fault or not (values.is_rescale_due or is_rescaled):
+        return
+    is_there = {"Rescale Slope": values.has_slope, "Rescale Intercept": values.has_intercept}
+    names = [name for name, there in is_there.items() if not there]
+    if names:
+        yield Reason(ReasonCode.RESCALE_ABSENT, {"attributes": names})
 
 
-def _quantities(groups: Sequence[tuple[StoredValues, int]]) -> list[Reason]:
+def _quantities(groups: Sequence[_Group]) -> list[Reason]:
     """Different quantities among images whose values are transformed as they must be."""
     counts: Counter[tuple[str, str]] = Counter()
     for values, number in _sound(groups):
@@ -140,7 +125,7 @@ def _quantities(groups: Sequence[tuple[StoredValues, int]]) -> list[Reason]:
     return [Reason(ReasonCode.QUANTITY_DIFFERS, {"quantities": found})]
 
 
-def _sound(groups: Sequence[tuple[StoredValues, int]]) -> list[tuple[StoredValues, int]]:
+def _sound(groups: Iterable[_Group]) -> list[_Group]:
     """Those whose stored values are transformed as their class requires, and in one way."""
     return [(values, number) for values, number in groups if _is_sound(values)]
 
@@ -149,18 +134,3 @@ def _is_sound(values: StoredValues) -> bool:
     if values.lut is not None or values.lut_fault:
         return not (values.lut_fault or values.has_slope or values.has_intercept)
     return not values.is_rescale_due or (values.has_slope and values.has_intercept)
-
-
-def _named(quantity: Quantity, groups: Iterable[tuple[StoredValues, int]]) -> dict[str, object]:
-    """A quantity as facts, with why it is unspecified."""
-    if quantity is not Quantity.UNSPECIFIED:
-        return {"is_given": quantity.value}
-    whys = dict.fromkeys(values.why for values, _ in groups if values.why)
-    return {"is_given": quantity.value, "whys": list(whys)[:3]}
-
-
-def quantity_of(frames: Iterable[Frame]) -> tuple[Quantity, str] | None:
-    """The quantity that all frames share, with why it is unspecified; None where they differ."""
-    found = {(values.quantity, values.why) for values, _ in values_of(frames)}
-    quantities = {quantity for quantity, _ in found}
-    return sorted(found)[0] if len(quantities) == 1 else None

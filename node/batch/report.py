@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -95,17 +95,24 @@ def report_run(
 
 def matches_in_force(catalog: JobCatalog) -> list[Row]:
     """What the newest judgement of each series, or set, says; earlier ones do not count beside it."""
-    newest: dict[tuple[str, str], Row] = {}
-    for match in catalog.list_matches(limit=EVERYTHING)[0]:
-        known = newest.get((match["rule"], match["series_key"]))
-        if match["state"] != MatchState.SUPERSEDED and (
-            known is None or known["revision"] < match["revision"]
-        ):
-            newest[match["rule"], match["series_key"]] = match
     last: dict[str, int] = {}
-    for row in newest.values():
-        last[row["series_key"]] = max(row["revision"], last.get(row["series_key"], 0))
-    return [row for row in newest.values() if row["revision"] == last[row["series_key"]]]
+    matches = [
+        match
+        for match in catalog.list_matches(limit=EVERYTHING)[0]
+        if match["state"] != MatchState.SUPERSEDED
+    ]
+    for match in matches:
+        key = match["series_key"]
+        last[key] = max(match["revision"], last.get(key, 0))
+    return [match for match in matches if match["revision"] == last[match["series_key"]]]
+
+
+def jobs_in_force(catalog: JobCatalog, *states: JobState) -> Iterator[Row]:
+    """The jobs in one of these states that the newest judgements ask for."""
+    for job_id in {match["job_id"] for match in matches_in_force(catalog)} - {None}:
+        job = catalog.get_job(job_id)
+        if job is not None and job["state"] in states:
+            yield job
 
 
 def _audience(current: Plan) -> Audience:

@@ -13,9 +13,8 @@ from typing import Any
 import yaml
 
 from node.batch.output_folder import DEFAULT_LAYOUT, OUTPUT
-from node.config import WorkConfig
+from node.domain.delivery import DEFAULT_FORMS
 from node.domain.errors import ConfigInvalid
-from node.domain.form import DEFAULT_FORMS
 from node.infer.assets import locked_licences, missing_assets
 from node.infer.registry import FoundModels, ModelSpec, default_models_folder, find_models
 from node.pipeline.build import Plan, plan
@@ -116,7 +115,7 @@ def plan_run(request: RunRequest, state: Path) -> Plan:
         replace(rule, send=(OUTPUT,), parameters={**rule.parameters, **given})
         for rule, given in zip(chosen, _parameters(request, chosen), strict=True)
     ]
-    data_dir = state.absolute()
+    data_dir, work = state.absolute(), base.config.work
     return replace(
         base,
         config=replace(
@@ -124,17 +123,13 @@ def plan_run(request: RunRequest, state: Path) -> Plan:
             data_dir=data_dir,
             database_url=f"sqlite:///{data_dir / 'segnode.sqlite'}",
             completion=replace(base.config.completion, study_wait_s=0.0),
-            work=_work(base.config.work, request),
+            work=replace(
+                work,
+                devices=tuple(request.devices) or work.devices,
+                on_implausible="deliver" if request.accepts_implausible else work.on_implausible,
+            ),
         ),
         rules=tuple(rules),
-    )
-
-
-def _work(given: WorkConfig, request: RunRequest) -> WorkConfig:
-    return replace(
-        given,
-        devices=tuple(request.devices) or given.devices,
-        on_implausible="deliver" if request.accepts_implausible else given.on_implausible,
     )
 
 

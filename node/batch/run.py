@@ -13,7 +13,7 @@ from dataclasses import replace
 from sqlalchemy import Engine
 
 from node.batch.output_folder import OUTPUT, OutputFolder
-from node.batch.report import RunReport, matches_in_force, report_run
+from node.batch.report import RunReport, jobs_in_force, report_run
 from node.batch.request import RunRequest, check_request, judged_by, plan_run
 from node.batch.take_in import take_in
 from node.batch.workers import EVERYTHING, INTERRUPTED, BatchWorkers, Say
@@ -28,8 +28,7 @@ from node.jobs.store import JobStore
 from node.pipeline.accept import open_ingest
 from node.pipeline.build import Plan
 from node.pipeline.data_folder import lock_data_folder
-from node.pipeline.settle import Settler
-from node.pipeline.wiring import settle_deps
+from node.pipeline.settle import Settler, settle_deps
 from node.spool.arrivals import Arrivals
 from node.spool.catalog import SpoolCatalog
 from node.spool.files import SpoolFolders
@@ -83,10 +82,13 @@ def _run(current: Plan, engine: Engine, request: RunRequest, say: Say) -> RunRep
         with open_ingest(current) as door:
             taken = take_in(door, request.source, say)
         _settle(current, engine, request, say)
-        if request.accepts_implausible:
-            _accept_implausible(engine)
+        if request.accepts_implausible:  # what an earlier run kept back is written by this one
+            for job in jobs_in_force(JobCatalog(engine), JobState.IMPLAUSIBLE):
+                JobStore(engine).accept(job["id"])
         writer = ResultWriter(current, engine, output)
-        _ask_for_what_is_missing(engine, writer)
+        # what an earlier run made goes into the folder, too, in the forms and names of this one
+        for job in jobs_in_force(JobCatalog(engine), JobState.DONE):
+            writer.ask(job)
         workers.finish(say)
     return report_run(current, engine, writer, taken, seconds=time.monotonic() - began)
 
@@ -134,8 +136,11 @@ def _settle(current: Plan, engine: Engine, request: RunRequest, say: Say) -> Non
             say(f"{left} series could not be judged")
             break
         time.sleep(_LOOK_EVERY_S)
-    _retry_failed(engine)
-    queued = JobCatalog(engine).list_jobs(state=JobState.QUEUED.value, limit=1)[1]
+    catalog = JobCatalog(engine)
+    # who starts a run again wants what failed to be tried again
+    for job in jobs_in_force(catalog, JobState.FAILED, JobState.PARKED):
+        JobStore(engine).retry(job["id"])
+    queued = catalog.list_jobs(state=JobState.QUEUED.value, limit=1)[1]
     say(f"{arrivals.count(SeriesState.COMPLETE)} series judged, {queued} jobs to run")
 
 
@@ -145,30 +150,3 @@ def _receiving(arrivals: Arrivals) -> int:
     return sum(
         row is None or row.forced is not None or row.state is not SeriesState.HELD for row in rows
     )
-
-
-def _accept_implausible(engine: Engine) -> None:
-    """What an earlier run kept back is written by this one."""
-    catalog, store = JobCatalog(engine), JobStore(engine)
-    wanted = {match["job_id"] for match in matches_in_force(catalog)}
-    for row in catalog.list_jobs(state=JobState.IMPLAUSIBLE.value, limit=EVERYTHING)[0]:
-        if row["id"] in wanted:
-            store.accept(row["id"])
-
-
-def _ask_for_what_is_missing(engine: Engine, writer: ResultWriter) -> None:
-    """What an earlier run made goes into the folder, too, in the forms and under the names of this one."""
-    catalog = JobCatalog(engine)
-    for job_id in {match["job_id"] for match in matches_in_force(catalog)} - {None}:
-        job = catalog.get_job(job_id)
-        if job is not None and job["state"] == JobState.DONE:
-            writer.ask(job_id)
-
-
-def _retry_failed(engine: Engine) -> None:
-    """Who starts a run again wants what failed to be tried again."""
-    catalog, store = JobCatalog(engine), JobStore(engine)
-    for match in matches_in_force(catalog):
-        job = catalog.get_job(match["job_id"]) if match["job_id"] is not None else None
-        if job is not None and job["state"] in (JobState.FAILED.value, JobState.PARKED.value):
-            store.retry(job["id"])

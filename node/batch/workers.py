@@ -17,10 +17,9 @@ from node.domain.job import DeliveryState, JobState
 from node.domain.reasons import reasons_from_json
 from node.jobs.catalog import JobCatalog
 from node.pipeline.build import Plan
-from node.pipeline.deliver import Deliverer
+from node.pipeline.deliver import Deliverer, delivery_deps
 from node.pipeline.signals import Signals
-from node.pipeline.wiring import delivery_deps, work_deps
-from node.pipeline.work import Worker
+from node.pipeline.work import Worker, work_deps
 from node.words import Audience, show_job, tell_all
 
 Say = Callable[[str], None]
@@ -130,10 +129,10 @@ class _Progress:
         self._said: set[tuple[int, str]] = set()
         self._numbers: dict[int, int] = {}
         self._total = 0
-        self._ended_before: dict[int, float | None] = {}
+        self._ended_before: set[tuple[int, float | None]] = set()
         for row in self._catalog.list_jobs(limit=EVERYTHING)[0]:
             if row["state"] not in _UNFINISHED:
-                self._ended_before[row["id"]] = row["finished_at"]
+                self._ended_before.add((row["id"], row["finished_at"]))
             for what, _ in self._events(row):
                 self._said.add((row["id"], what))
         self.is_idle = False
@@ -143,9 +142,7 @@ class _Progress:
         self._say = say
         rows = self._catalog.list_jobs(limit=EVERYTHING)[0]
         self._total = sum(
-            row["state"] in _UNFINISHED
-            or row["id"] not in self._ended_before
-            or row["finished_at"] != self._ended_before[row["id"]]
+            row["state"] in _UNFINISHED or (row["id"], row["finished_at"]) not in self._ended_before
             for row in rows
         )
         pause_s = _LOOK_EVERY_S

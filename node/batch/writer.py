@@ -15,14 +15,13 @@ from sqlalchemy import Engine
 
 from node.batch.output_folder import OUTPUT, OutputFolder
 from node.infer.registry import ModelSpec
-from node.jobs.catalog import JobCatalog
 from node.jobs.outbox import Outbox
 from node.jobs.results import ResultStore
 from node.jobs.store import JobStore
 from node.jobs.values import StoredResult
 from node.pipeline.build import Plan
 from node.pipeline.deliver import deliverable_of
-from node.pipeline.forms import forms_taken
+from node.pipeline.forms.form import forms_taken
 
 Row = Mapping[str, Any]
 
@@ -46,25 +45,22 @@ class ResultWriter:
     def __init__(self, current: Plan, engine: Engine, output: OutputFolder) -> None:
         self._models = current.models
         self._folder = current.results_folder
-        self._catalog = JobCatalog(engine)
         self._results = ResultStore(engine)
         self._jobs = JobStore(engine)
         self._taken = forms_taken({OUTPUT: output})
         self._outbox = Outbox(engine, current.config.digest, taken=self._taken)
         self._output = output
 
-    def ask(self, job_id: int) -> None:
+    def ask(self, job: Row) -> None:
         """Have those files of a done job delivered that do not lie in the folder."""
-        job = self._catalog.get_job(job_id)
-        if job is None or job["model"] not in self._models:
+        if job["model"] not in self._models:
             return
-        self._jobs.give(job_id, [OUTPUT], self._taken)
-        for made in self._wanted(job_id):
+        self._jobs.give(job["id"], [OUTPUT], self._taken)
+        for made in self._wanted(job["id"]):
             if self._find(job, made) is None:
                 self._outbox.send(made.id, OUTPUT)
 
     def written(self, job: Row) -> WrittenFiles:
-        """What lies in the folder of a done job."""
         files, sentences = [], []
         told = {one["result_id"]: one["sentence"] for one in job["deliveries"]}
         for made in self._wanted(job["id"]):

@@ -16,10 +16,9 @@ from node.cli.printing import JsonOption, print_json
 from node.deliver import all_kinds
 from node.deliver.destination import Destination
 from node.domain import statuses
-from node.domain.notes import Note
 from node.domain.pixels import BITS_READ
 from node.domain.quantity import RESCALE_IS_DUE, Quantity
-from node.domain.received import IMAGE_SOP_CLASSES
+from node.domain.received import IMAGE_SOP_CLASSES, Note
 from node.domain.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.pipeline.accept import dimse_settings
 from node.pipeline.build import Plan, plan

@@ -21,7 +21,7 @@ from node.dryrun.inspect_folder import (
     inspect_folder,
 )
 from node.pipeline.build import Plan, plan
-from node.route.verdict import Truth
+from node.route.conditions import Truth
 from node.words import tell, tell_all
 
 

@@ -27,7 +27,7 @@ from node.domain.job import DeliveryState, JobState, MatchState, Priority
 from node.jobs.catalog import JobCatalog
 from node.jobs.outbox import Outbox
 from node.jobs.store import JobStore
-from node.pipeline.forms import forms_taken
+from node.pipeline.forms.form import forms_taken
 
 
 def _priority(value: object) -> str:

@@ -189,7 +189,7 @@ def _catalog(here: ModelsHere) -> ModelCatalog:
 
 def _could_take(model: ModelSpec, wanted: Mapping[str, str]) -> bool:
     """Whether it could; what a model with unusable conditions takes nobody knows, so it is shown."""
-    from node.pipeline.acceptance import could_take
+    from node.pipeline.judge import could_take
 
     try:
         return could_take(model, wanted)

@@ -26,8 +26,8 @@ from node.cli.printing import (
     say,
     seconds,
 )
+from node.domain.delivery import DEFAULT_FORMS
 from node.domain.errors import ConfigInvalid
-from node.domain.form import DEFAULT_FORMS
 from node.pipeline.forms import FORMS
 
 _COLUMNS = (

@@ -47,7 +47,7 @@ def check_model(
     else:
         here = models_here(config)
         settings, model = here.config, known_model(name, here)
-    acceptance = import_module("node.pipeline.acceptance")
+    acceptance = import_module("node.pipeline.judge")
     acceptance.accepted_inputs(model)
     acceptance.refused_inputs(model)
     acceptance.variant_conditions(model)

@@ -10,7 +10,7 @@ of destinations are values of the stages that use them: nothing else of a stage 
 
 Can fail: ``ConfigInvalid`` with every mistake, each with its path (``rules.2.when.Modalty``) and one
 sentence that says what to do. The clauses of rules are the route stage's business: ``check_rules`` is
-how the pipeline hands its checks in (``node.route.mistakes_in``), so that all mistakes of a file come in
+how the pipeline hands its checks in (``node.route.compiling``), so that all mistakes of a file come in
 one answer. It gets the list of rules as it stands in the file. ``forms`` is the table of result forms.
 
 ``config/node.yaml`` shows every key; ``docs/configuration.md`` explains them.

@@ -16,8 +16,13 @@ from enum import StrEnum
 from typing import ClassVar, Self
 
 from node.domain import statuses
-from node.domain.delivery import DeliverableObject, DeliveryClass, Outcome
-from node.domain.form import DEFAULT_FORMS, UNKNOWN_DESTINATION
+from node.domain.delivery import (
+    DEFAULT_FORMS,
+    UNKNOWN_DESTINATION,
+    DeliverableObject,
+    DeliveryClass,
+    Outcome,
+)
 from node.domain.instance import Origin
 from node.domain.peers import Peer, match_http_user, match_peer
 from node.domain.settings import KeyName, Settings

@@ -57,7 +57,6 @@ class CompletionPolicy(Settings):
     late: Late = Late.RERUN
 
     def mistakes(self) -> Iterator[Mistake]:
-        """Times that do not rise."""
         if self.quiet_s < self.release_settle_s:
             yield "quiet_s", f"below release_settle_s ({self.release_settle_s:g}): raise it"
         if self.quiet_max_s < self.quiet_s:

@@ -11,24 +11,21 @@ Source: PS3.5 7.1 (elements), 7.3 (byte order), 8.1 (pixel data)
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
-from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.pixels.utils import iter_pixels
 from pydicom.tag import BaseTag
 
+from node.domain.carried import is_text_for_sequence
 from node.domain.frames import frames_of
-from node.domain.items import is_text_for_sequence
+from node.domain.header import vr_of
 
 if TYPE_CHECKING:
     from hashlib import _Hash
-
-Bytes: TypeAlias = bytes
 
 _PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _PIXEL_GROUP = 0x7FE0
@@ -55,7 +52,7 @@ _MEANING = (
     "SpacingBetweenSlices",
 )
 # how the pixels are stored, not what they show
-_STORAGE_OF_PIXELS = frozenset((0x00280006,))
+_PLANAR_CONFIGURATION = 0x00280006
 
 
 def content_digest(instance: Dataset) -> str:
@@ -74,7 +71,7 @@ def pixel_and_geometry_digest(instance: Dataset) -> str:
     for keyword in _MEANING:
         value = str(instance.get(keyword, "") or "").strip()
         digest.update(f"\x1e{keyword}={value}".encode())
-    if not any(keyword in instance for keyword in _PIXEL_KEYWORDS):
+    if not _has_pixels(instance):
         # an instance without pixels is its attributes
         _add_data_set(digest, instance)
     _add_pixels(digest, instance)
@@ -83,9 +80,9 @@ def pixel_and_geometry_digest(instance: Dataset) -> str:
 
 def _add_data_set(digest: _Hash, dataset: Dataset) -> None:
     for tag in sorted(dataset.keys()):
-        if tag.element == 0 or tag in _STORAGE_OF_PIXELS or tag == _TRAILING_PADDING:
+        if tag.element == 0 or tag.group == _PIXEL_GROUP:
             continue
-        if tag.group == _PIXEL_GROUP:
+        if tag in (_PLANAR_CONFIGURATION, _TRAILING_PADDING):
             continue
         element = dataset.get_item(tag)
         digest.update(b"\x1d%08X" % int(tag))
@@ -102,21 +99,19 @@ def _add_data_set(digest: _Hash, dataset: Dataset) -> None:
 def _items(
     dataset: Dataset, tag: BaseTag, element: DataElement | RawDataElement
 ) -> list[Dataset] | None:
-    is_sequence = element.VR == "SQ" or (element.VR in (None, "UN") and _vr(tag) == "SQ")
+    is_sequence = element.VR == "SQ" or (element.VR in (None, "UN") and vr_of(tag) == "SQ")
     if not is_sequence and not isinstance(element, DataElement):
         # private sequences of implicit VR have no dictionary; undefined length tells them
         is_sequence = element.length == 0xFFFFFFFF
-    if not is_sequence:
-        return None
-    if is_text_for_sequence(dataset, tag, "SQ"):
+    if not is_sequence or is_text_for_sequence(dataset, tag, "SQ"):
         return None
     value = dataset[tag].value
     return list(value) if not isinstance(value, str | bytes) else None
 
 
-def _canonical(element: DataElement | RawDataElement) -> Bytes:
+def _canonical(element: DataElement | RawDataElement) -> bytes:
     if isinstance(element, RawDataElement):
-        value: Bytes = element.value or b""
+        value: bytes = element.value or b""
         width = _WIDTH.get(element.VR or "", 1)
         if not element.is_little_endian and width > 1:
             value = (
@@ -128,10 +123,10 @@ def _canonical(element: DataElement | RawDataElement) -> Bytes:
     return _as_stored(element).rstrip(b" \0")
 
 
-def _as_stored(element: DataElement) -> Bytes:
+def _as_stored(element: DataElement) -> bytes:
     """A value that pydicom decoded already (Pixel Representation, say) as its bytes would be."""
     decoded = element.value
-    if isinstance(decoded, Bytes):
+    if isinstance(decoded, bytes):
         return decoded
     values = list(decoded) if isinstance(decoded, MultiValue | list) else [decoded]
     number = _NUMBER.get(element.VR)
@@ -140,19 +135,11 @@ def _as_stored(element: DataElement) -> Bytes:
     return "\\".join(map(str, values)).strip().encode("utf-8", "surrogateescape")
 
 
-def _vr(tag: BaseTag) -> str:
-    try:
-        return dictionary_VR(tag)
-    except KeyError:
-        return "UN"
+def _has_pixels(instance: Dataset) -> bool:
+    return any(keyword in instance for keyword in _PIXEL_KEYWORDS)
 
 
 def _add_pixels(digest: _Hash, instance: Dataset) -> None:
-    for frame in _frames(instance):
+    for frame in iter_pixels(instance, raw=True) if _has_pixels(instance) else ():
         digest.update(b"\x1f%d,%d" % frame.shape[:2])
         digest.update(np.ascontiguousarray(frame).astype(frame.dtype.newbyteorder("<")).tobytes())
-
-
-def _frames(instance: Dataset) -> Iterator[np.ndarray]:
-    if any(keyword in instance for keyword in _PIXEL_KEYWORDS):
-        yield from iter_pixels(instance, raw=True)

@@ -100,7 +100,6 @@ class LeaseLost(NodeError):
     def __init__(self, row: str, owner: str) -> None:
         super().__init__(f"{row} is not leased by {owner}")
         self.row = row
-        self.owner = owner
 
 
 class TryLater(NodeError):

@@ -6,15 +6,17 @@ Source: PS3.3 C.7.6.2 (Image Plane), C.7.6.16.2 (Functional Groups).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from pydicom.dataset import Dataset
 
 from node.domain.errors import SeriesUnusable
+from node.domain.header import macros
+from node.domain.quantity import Quantity
 from node.domain.reasons import Reason, ReasonCode
-from node.domain.sources import integer, is_given, numbers
+from node.domain.sources import integer, is_given, number, numbers
 from node.domain.stored_values import PLAIN, StoredValues, StoredValuesReader
 
 Triple: TypeAlias = tuple[float, float, float]
@@ -70,8 +72,7 @@ def frames_of(instance: Dataset) -> tuple[Frame, ...]:
 def frame_sources(instance: Dataset) -> Iterator[tuple[Dataset, ...]]:
     """For each frame the data sets that describe it, nearest first.
 
-    Its own functional groups come before the shared ones, and those before the top level. Private
-    groups are left out: some vendors repeat a classic header there, of another image.
+    Its own functional groups come before the shared ones, and those before the top level.
 
     Raises:
         SeriesUnusable: The instance claims more than ``MAX_FRAMES`` frames.
@@ -80,11 +81,29 @@ def frame_sources(instance: Dataset) -> Iterator[tuple[Dataset, ...]]:
     if count > MAX_FRAMES:
         facts = {"frames": count, "most": MAX_FRAMES}
         raise SeriesUnusable([Reason(ReasonCode.TOO_MANY_FRAMES, facts)])
-    shared = tuple(_macros(_first_item(instance, "SharedFunctionalGroupsSequence")))
+    shared = tuple(macros(_first_item(instance, "SharedFunctionalGroupsSequence")))
     per_frame = list(instance.get("PerFrameFunctionalGroupsSequence") or [])
     for index in range(count):
         own = per_frame[index] if index < len(per_frame) else None
-        yield (*_macros(own), *shared, instance)
+        yield (*macros(own), *shared, instance)
+
+
+def values_of(frames: Iterable[Frame]) -> list[tuple[StoredValues, int]]:
+    """The different ways in which stored values are meant, each with its number of frames."""
+    counts: dict[int, int] = {}
+    shared: dict[int, StoredValues] = {}
+    for frame in frames:  # by identity: equal ones are one object, and hashing them takes long
+        key = id(frame.values)
+        counts[key] = counts.get(key, 0) + 1
+        shared[key] = frame.values
+    return [(shared[key], number) for key, number in counts.items()]
+
+
+def quantity_of(frames: Iterable[Frame]) -> tuple[Quantity, str] | None:
+    """The quantity that all frames share, with why it is unspecified; None where they differ."""
+    found = {(values.quantity, values.why) for values, _ in values_of(frames)}
+    quantities = {quantity for quantity, _ in found}
+    return sorted(found)[0] if len(quantities) == 1 else None
 
 
 def _frame_count(instance: Dataset) -> int:
@@ -99,40 +118,22 @@ def _frame(
 ) -> Frame:
     slope = _rescale(sources, "RescaleSlope", absent=1.0)
     intercept = _rescale(sources, "RescaleIntercept", absent=0.0)
-    position = numbers(sources, "ImagePositionPatient", 3)
-    orientation = numbers(sources, "ImageOrientationPatient", 6)
     spacing = numbers(sources, "PixelSpacing", 2)
+    if spacing is None and is_given(sources, "PixelSpacing"):
+        spacing = (math.nan, math.nan)
     return Frame(
         sop_instance_uid=str(instance.get("SOPInstanceUID", "")),
         frame_number=frame_number,
         rows=integer(instance, "Rows") or 0,
         columns=integer(instance, "Columns") or 0,
-        position_mm=(position[0], position[1], position[2]) if position else None,
-        orientation=(
-            (*orientation[:3], *orientation[3:]) if orientation else None  # type: ignore[arg-type]
-        ),
-        pixel_spacing_mm=(spacing[0], spacing[1]) if spacing else _no_spacing(sources),
+        position_mm=cast("Triple | None", numbers(sources, "ImagePositionPatient", 3)),
+        orientation=cast("Sextuple | None", numbers(sources, "ImageOrientationPatient", 6)),
+        pixel_spacing_mm=cast("tuple[float, float] | None", spacing),
         frame_of_reference_uid=str(instance.get("FrameOfReferenceUID", "") or "").strip() or None,
         slope=slope,
         intercept=intercept,
         values=reader.read(sources, slope, intercept),
     )
-
-
-def _no_spacing(sources: tuple[Dataset, ...]) -> tuple[float, float] | None:
-    return (math.nan, math.nan) if is_given(sources, "PixelSpacing") else None
-
-
-def _macros(group: Dataset | None) -> Iterator[Dataset]:
-    """The first items of the functional group macros of one frame."""
-    if group is None:
-        return
-    for tag in group.keys():  # noqa: SIM118 - iterating a Dataset would decode every element
-        if tag.is_private:
-            continue
-        element = group[tag]
-        if element.VR == "SQ" and element.value:
-            yield element.value[0]
 
 
 def _first_item(instance: Dataset, keyword: str) -> Dataset | None:
@@ -142,7 +143,7 @@ def _first_item(instance: Dataset, keyword: str) -> Dataset | None:
 
 def _rescale(sources: tuple[Dataset, ...], keyword: str, *, absent: float) -> float:
     """A rescale value; an empty element says as little as an absent one."""
-    if not is_given(sources, keyword):
-        return absent
-    found = numbers(sources, keyword, 1)
-    return found[0] if found else math.nan
+    found = number(sources, keyword)
+    if found is not None:
+        return found
+    return math.nan if is_given(sources, keyword) else absent

@@ -1,4 +1,4 @@
-"""Geometry: one regular volume in patient space.
+"""Geometry: one regular volume in patient space, or what the gate found against it.
 
 The index of a voxel is (slice, row, column); its centre in LPS millimetres is ``affine_lps`` times
 that index. Slices are ordered along the normal of their plane, row direction x column direction, so
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from node.domain.frames import Frame, Triple
+from node.domain.reasons import Reason
 
 Floats = NDArray[np.float64]
 
@@ -61,7 +62,6 @@ class Grid:
 
     @property
     def voxel_ml(self) -> float:
-        """Volume of one voxel in millilitres."""
         return abs(float(np.linalg.det(self.affine_lps[:3, :3]))) / 1000.0
 
 
@@ -80,3 +80,33 @@ class Stack:
     def __post_init__(self) -> None:
         if len(self.frames) != self.grid.shape[0]:
             raise ValueError(f"{len(self.frames)} frames for {self.grid.shape[0]} slices")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateVerdict:
+    """What the gate says of one series.
+
+    Args:
+        findings: Why the series is not one regular volume; each parks it.
+        notes: What was accepted and should be known.
+        stack: The volume, if there is no finding.
+        images: Number of frames judged.
+        orientations: Number of different plane orientations; 0 where none is known.
+        normal: Row direction x column direction, where all frames agree.
+        spacing_mm: Between slices, rows and columns, measured even where there are findings; None
+            where it cannot be.
+        has_gaps: Whether slices are missing inside the stack; None where that cannot be told.
+    """
+
+    findings: tuple[Reason, ...]
+    notes: tuple[Reason, ...] = ()
+    stack: Stack | None = None
+    images: int
+    orientations: int = 0
+    normal: Triple | None = None
+    spacing_mm: Triple | None = None
+    has_gaps: bool | None = None
+
+    def __post_init__(self) -> None:
+        if (self.stack is None) != bool(self.findings):
+            raise ValueError("a verdict has either findings or a stack")

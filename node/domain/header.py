@@ -21,6 +21,7 @@ from pydicom.errors import BytesLengthException
 from pydicom.tag import BaseTag
 
 Scalar: TypeAlias = str | int | float | bool
+_Elements: TypeAlias = dict[int, DataElement | RawDataElement]
 
 # what pydicom raises for a value that its VR does not allow
 UNREADABLE = (
@@ -69,13 +70,16 @@ class Header:
             return self.derived[name]
         return self.values.get(name, ABSENT)
 
-    def text(self, name: str) -> str:
-        """The first value as text, or the empty string: for display, never for decisions."""
+    def known(self, name: str) -> tuple[Scalar, ...]:
+        """The values of a name; none where it has none that can be read."""
         value = self.get(name)
-        return str(value[0]) if not isinstance(value, Missing) and value else ""
+        return () if isinstance(value, Missing) else value
+
+    def text(self, name: str) -> str:
+        """The first value as text, or the empty string."""
+        return "".join(map(str, self.known(name)[:1]))
 
     def with_derived(self, derived: Mapping[str, Value]) -> Header:
-        """The same header with derived attributes added."""
         return replace(self, derived={**self.derived, **derived})
 
     def to_json(self) -> dict[str, dict[str, object]]:
@@ -90,7 +94,6 @@ class Header:
 
     @classmethod
     def from_json(cls, body: Mapping[str, Mapping[str, Any]]) -> Header:
-        """The header that ``to_json`` was made of."""
         values, derived = (
             {
                 name: Missing(value["missing"]) if isinstance(value, Mapping) else tuple(value)
@@ -110,19 +113,17 @@ class HeaderMerger:
 
     def __init__(self) -> None:
         self.count = 0
-        self._first: dict[int, DataElement | RawDataElement] = {}
-        self._first_dataset: Dataset | None = None
+        self._first = Dataset()
+        self._elements: _Elements = {}
         self._lost: dict[int, Missing] = {}
         self._groups: dict[str, Value] = {}
 
     def add(self, instance: Dataset) -> None:
         """Take one instance into account; pixel data need not be there."""
-        elements: dict[int, DataElement | RawDataElement] = {
-            int(tag): instance.get_item(tag) for tag in _tags(instance)
-        }
+        elements: _Elements = {int(tag): instance.get_item(tag) for tag in _tags(instance)}
         groups = _functional_group_values(instance)
         if self.count == 0:
-            self._first, self._first_dataset, self._groups = elements, instance, groups
+            self._first, self._elements, self._groups = instance, elements, groups
         else:
             self._compare(instance, elements)
             self._groups = merge_values([self._groups, groups])
@@ -131,31 +132,24 @@ class HeaderMerger:
     def header(self) -> Header:
         """The values equal in all instances added so far."""
         values: dict[str, Value] = dict(self._groups)
-        for tag in {**self._first, **self._lost}:
+        for tag in {**self._elements, **self._lost}:
             keyword = keyword_for_tag(tag)
-            if not keyword:
-                continue
-            if tag in self._lost:
-                values[keyword] = self._lost[tag]
-            elif self._first_dataset is not None:
-                values[keyword] = value_of(self._first_dataset, tag)
+            if keyword:
+                values[keyword] = self._lost.get(tag) or value_of(self._first, tag)
         return Header(values)
 
-    def _compare(
-        self, instance: Dataset, elements: Mapping[int, DataElement | RawDataElement]
-    ) -> None:
-        first = self._first_dataset
+    def _compare(self, instance: Dataset, elements: _Elements) -> None:
         # equal bytes are equal values only in the same byte order and character set
-        same_encoding = first is not None and _encoding(first) == _encoding(instance)
-        for tag in elements.keys() | self._first.keys():
+        same_encoding = _encoding(self._first) == _encoding(instance)
+        for tag in elements.keys() | self._elements.keys():
             if tag in self._lost:
                 continue
-            ours, theirs = self._first.get(tag), elements.get(tag)
+            ours, theirs = self._elements.get(tag), elements.get(tag)
             if ours is None or theirs is None:
                 self._lost[tag] = PARTLY_ABSENT
             elif same_encoding and ours.value == theirs.value:
                 continue
-            elif first is None or value_of(first, tag) != value_of(instance, tag):
+            elif value_of(self._first, tag) != value_of(instance, tag):
                 self._lost[tag] = DIFFERS
 
 
@@ -204,12 +198,14 @@ def _tags(instance: Dataset) -> Iterator[BaseTag]:
     for tag in instance.keys():  # noqa: SIM118 - iterating a Dataset would decode every element
         if tag.is_private or tag.element == 0 or tag.group >= _FIRST_BULK_GROUP:
             continue
-        if _is_comparable(_vr(instance, tag)):
+        if _is_comparable(instance, tag):
             yield tag
 
 
-def _is_comparable(vr: str) -> bool:
+def _is_comparable(dataset: Dataset, tag: BaseTag) -> bool:
     """Whether rules can compare it; implicit VR leaves "US or OW" tables of bytes undecided."""
+    element: DataElement | RawDataElement = dataset.get_item(tag)
+    vr = element.VR if element.VR is not None else vr_of(tag)  # implicit VR leaves it out
     return vr not in _NOT_TEXT and " or " not in vr
 
 
@@ -217,11 +213,8 @@ def _encoding(instance: Dataset) -> tuple[object, object]:
     return instance.original_encoding[1], value_of(instance, "SpecificCharacterSet")
 
 
-def _vr(instance: Dataset, tag: BaseTag) -> str:
-    """The value representation, from the dictionary where implicit VR leaves it out."""
-    element: DataElement | RawDataElement = instance.get_item(tag)
-    if element.VR is not None:
-        return str(element.VR)
+def vr_of(tag: BaseTag) -> str:
+    """The value representation by the dictionary; UN where it does not know the tag."""
     try:
         return dictionary_VR(tag)
     except KeyError:
@@ -237,14 +230,22 @@ def _functional_group_values(instance: Dataset) -> dict[str, Value]:
     return common
 
 
+def macros(group: Dataset | None) -> Iterator[Dataset]:
+    """The first items of the functional group macros of one frame.
+
+    Private groups are left out: some vendors repeat a classic header there, of another image.
+    """
+    if group is None:
+        return
+    for tag in group.keys():  # noqa: SIM118 - iterating a Dataset would decode every element
+        if not tag.is_private and (element := group[tag]).VR == "SQ" and element.value:
+            yield element.value[0]
+
+
 def _macro_values(group: Dataset) -> dict[str, Value]:
-    values: dict[str, Value] = {}
-    for tag in group.keys():  # noqa: SIM118 - one malformed element must not hide the others
-        if tag.is_private or group[tag].VR != "SQ" or not group[tag].value:
-            continue
-        item = group[tag].value[0]
-        for inner in item.keys():  # noqa: SIM118
-            keyword = keyword_for_tag(inner)
-            if keyword and not inner.is_private and _is_comparable(_vr(item, inner)):
-                values[keyword] = value_of(item, inner)
-    return values
+    return {
+        keyword: value_of(item, tag)
+        for item in macros(group)
+        for tag in item.keys()  # noqa: SIM118 - one malformed element must not hide the others
+        if (keyword := keyword_for_tag(tag)) and not tag.is_private and _is_comparable(item, tag)
+    }

@@ -19,6 +19,16 @@ class Transport(StrEnum):
     FOLDER = "folder"
 
 
+class Ending(StrEnum):
+    """How an association ended; a STOW-RS request and a folder scan are one each.
+
+    Source: PS3.8 7.2 (release), 7.3 (abort).
+    """
+
+    RELEASED = "released"
+    ABORTED = "aborted"
+
+
 class InstanceState(StrEnum):
     """What became of a received instance."""
 

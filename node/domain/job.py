@@ -88,12 +88,7 @@ def job_key(
     Args:
         pixel_identities: ``Instance.pixel_identity`` of each input, in any order.
     """
-    body = json.dumps(
-        [sorted(pixel_identities), model_digest, dict(parameters)],
-        sort_keys=True,
-        separators=(",", ":"),
-    )
-    return hashlib.sha256(body.encode()).hexdigest()
+    return _digest(sorted(pixel_identities), model_digest, dict(parameters))
 
 
 def result_key(
@@ -108,11 +103,11 @@ def result_key(
         content: Role -> ``content_digest``.
         incomplete: Of how many of how many images, where some are missing.
     """
-    body = json.dumps(
-        [dict(content), model_digest, dict(parameters), incomplete],
-        sort_keys=True,
-        separators=(",", ":"),
-    )
+    return _digest(dict(content), model_digest, dict(parameters), incomplete)
+
+
+def _digest(*parts: object) -> str:
+    body = json.dumps(parts, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(body.encode()).hexdigest()
 
 

@@ -86,11 +86,8 @@ def match_peer(
     """
     title = calling_ae_title.strip(" ")
     for peer in peers:
-        if (
-            peer.ae_title
-            and peer.ae_title.strip(" ") == title
-            and _calls_from(peer, address, resolve)
-        ):
+        is_named_so = peer.ae_title and peer.ae_title.strip(" ") == title
+        if is_named_so and any(_covers(each, _plain(address), resolve) for each in peer.callers):
             return peer
     return None
 
@@ -113,11 +110,6 @@ def is_loopback_host(host: str) -> bool:
         return is_loopback(host.strip("[]"))
     except ValueError:
         return False
-
-
-def _calls_from(peer: Peer, address: str, resolve: Resolve | None) -> bool:
-    caller = _plain(address)
-    return any(_covers(entry, caller, resolve) for entry in peer.callers)
 
 
 def _covers(entry: str, caller: IPv4Address | IPv6Address, resolve: Resolve | None) -> bool:

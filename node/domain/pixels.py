@@ -52,7 +52,14 @@ class PixelFormat:
 
     def faults(self) -> Iterator[Reason]:
         """What makes stored values undecidable; each reason names the attribute."""
-        yield from self._absent()
+        for name, value in (
+            ("Bits Allocated", self.bits_allocated),
+            ("Bits Stored", self.bits_stored),
+            ("High Bit", self.high_bit),
+            ("Pixel Representation", self.pixel_representation),
+        ):
+            if value is None:
+                yield Reason(ReasonCode.PIXEL_BITS_ABSENT, {"attribute": name})
         allocated, stored, high = self.bits_allocated, self.bits_stored, self.high_bit
         if allocated is not None and allocated not in BITS_READ:
             yield _contradicts(allocated=allocated)
@@ -66,16 +73,6 @@ class PixelFormat:
             yield _contradicts(representation=self.pixel_representation)
         if self.padding_fault:
             yield Reason(ReasonCode.PADDING_MALFORMED, {"fault": self.padding_fault})
-
-    def _absent(self) -> Iterator[Reason]:
-        for name, value in (
-            ("Bits Allocated", self.bits_allocated),
-            ("Bits Stored", self.bits_stored),
-            ("High Bit", self.high_bit),
-            ("Pixel Representation", self.pixel_representation),
-        ):
-            if value is None:
-                yield Reason(ReasonCode.PIXEL_BITS_ABSENT, {"attribute": name})
 
 
 def _contradicts(**attributes: int | None) -> Reason:

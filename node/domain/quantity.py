@@ -101,15 +101,7 @@ _PET_UNITS = frozenset(
         *("UMOLMINML", "MLMING", "MLG", "1CM", "UMOLML", "MLMINML", "MLML", "STDDEV"),
     )
 )
-_SUV_TYPES = {
-    "": Quantity.SUVBW,
-    "BW": Quantity.SUVBW,
-    "BSA": Quantity.SUVBSA,
-    "LBM": Quantity.SUVLBM,
-    "LBMJAMES128": Quantity.SUVLBMJAMES128,
-    "LBMJANMA": Quantity.SUVLBMJANMA,
-    "IBW": Quantity.SUVIBW,
-}
+_SUV_TYPES = frozenset(("BW", "LBM", "LBMJAMES128", "LBMJANMA", "IBW"))  # BSA is in CM2ML
 _UCUM = {
     "[hnsf'u]": Quantity.HU,
     "mg/ml": Quantity.MGML,
@@ -238,8 +230,8 @@ def _of_pet(said: Said) -> Established:
     if not said.is_transformed:
         return _unknown("no Rescale Slope and Intercept")
     units, suv_type = said.units.upper(), said.suv_type.upper()
-    if units == "GML" and suv_type in _SUV_TYPES and suv_type != "BSA":
-        return Established(_SUV_TYPES[suv_type])
+    if units == "GML" and (suv_type or "BW") in _SUV_TYPES:
+        return Established(Quantity(f"SUV{suv_type or 'BW'}"))
     if units == "CM2ML" and suv_type in ("", "BSA"):
         return Established(Quantity.SUVBSA)
     if units in ("GML", "CM2ML"):

@@ -8,21 +8,13 @@ from __future__ import annotations
 
 from struct import error as StructError  # noqa: N812
 
-from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.errors import InvalidDicomError
+
+from node.domain import header
 
 UNREADABLE: tuple[type[Exception], ...] = (
-    InvalidDicomError,
-    BytesLengthException,
-    OSError,
-    ValueError,
-    LookupError,
-    AttributeError,
-    EOFError,
-    StructError,
-    NotImplementedError,
-    TypeError,
-    OverflowError,
-    RecursionError,
+    *header.UNREADABLE,
+    *(InvalidDicomError, OSError, LookupError, EOFError, StructError, RecursionError),
 )
 
 

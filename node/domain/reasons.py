@@ -143,16 +143,13 @@ class Reason:
         return hash((self.code, json.dumps(self.to_json()["facts"], sort_keys=True)))
 
     def having(self, **facts: Any) -> Reason:
-        """The same with more facts."""
         return Reason(self.code, {**self.facts, **facts})
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-ready mapping."""
         return {"code": self.code.value, "facts": {k: _thawed(v) for k, v in self.facts.items()}}
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> Reason:
-        """The reason that ``to_json`` was made of."""
         return cls(ReasonCode(body["code"]), body["facts"])
 
 
@@ -188,7 +185,6 @@ def tells_implausible(reasons: Iterable[Reason]) -> bool:
 
 
 def has_code(reasons: Iterable[Reason], code: ReasonCode) -> bool:
-    """Whether a reason of this code is among them."""
     return any(reason.code is code for reason in reasons)
 
 
@@ -203,7 +199,6 @@ def reasons_to_json(reasons: Iterable[Reason]) -> list[dict[str, Any]]:
 
 
 def reasons_from_json(body: Sequence[Mapping[str, Any]]) -> tuple[Reason, ...]:
-    """The reasons that a row keeps."""
     return tuple(Reason.from_json(each) for each in body)
 
 

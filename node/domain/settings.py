@@ -37,9 +37,15 @@ class Settings:
     """A value that judges itself when it is built."""
 
     def __post_init__(self) -> None:
-        mistakes = tuple(_out_of_bounds(self)) or tuple(self.mistakes())
+        kind: type = type(self)
+        out_of_bounds = [
+            (name, sentence)
+            for name, bounds in _bounds_of(kind)
+            if (number := getattr(self, name)) is not None and (sentence := bounds.mistake(number))
+        ]
+        mistakes = out_of_bounds or list(self.mistakes())
         if mistakes:
-            raise SettingsInvalid(type(self).__name__, mistakes)
+            raise SettingsInvalid(kind.__name__, tuple(mistakes))
 
     def mistakes(self) -> Iterator[Mistake]:
         """What is wrong by field, of a value that is within its bounds."""
@@ -110,14 +116,6 @@ Amount = Annotated[float, Bounds(0)]
 Percent = Annotated[float, Bounds(above=0, high=100)]
 KeyName = Annotated[str, Given.BY_KEY]
 OwnAeTitle = Annotated[str, Given.BY_NODE]
-
-
-def _out_of_bounds(value: Settings) -> Iterator[Mistake]:
-    settings: type = type(value)
-    for name, bounds in _bounds_of(settings):
-        number = getattr(value, name)
-        if number is not None and (sentence := bounds.mistake(number)):
-            yield name, sentence
 
 
 @cache

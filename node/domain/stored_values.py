@@ -1,6 +1,9 @@
 """Stored values: everything in a header that decides which number a pixel of a frame means.
 
-Equal ones are one object: thousands of frames share a few.
+Equal ones are one object: thousands of frames share a few. A Modality LUT is a table in place of slope
+and intercept.
+
+Source: PS3.3 C.11.1 (Modality LUT), C.11.1.1.1 (LUT Descriptor).
 """
 
 from __future__ import annotations
@@ -11,16 +14,13 @@ from functools import lru_cache
 from math import isclose
 from typing import TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag, Tag
 
-from node.domain.modality_lut import (
-    LutMalformed,
-    ModalityLut,
-    has_negative_numbers,
-    modality_lut_of,
-)
+from node.domain.header import UNREADABLE
 from node.domain.pixels import PixelFormat, pixel_format_of
 from node.domain.quantity import (
     PET_CLASSES,
@@ -34,6 +34,8 @@ from node.domain.uptake import Uptake, uptake_of
 
 _LUT, _MAPPING = "ModalityLUTSequence", "RealWorldValueMappingSequence"
 _SAME_NUMBERS = 1e-6
+_MAX_ENTRIES = 1 << 16
+_SIGN = 1 << 15
 
 
 def _tags(keywords: str) -> tuple[BaseTag, ...]:
@@ -62,6 +64,31 @@ _DECIDING = frozenset(
         ),
     )
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModalityLut:
+    """A table of output values.
+
+    Args:
+        first: The stored value that the first entry is for; what lies below gets it too, and what
+            lies above the last entry gets the last.
+        entries: int32, little endian.
+    """
+
+    first: int
+    entries: bytes
+
+    def apply(self, stored: NDArray[np.integer]) -> NDArray[np.int32]:
+        table = np.frombuffer(self.entries, "<i4")
+        index = stored.astype(np.int64)
+        index -= self.first
+        np.clip(index, 0, len(table) - 1, out=index)
+        return table[index]
+
+
+class LutMalformed(ValueError):
+    """The Modality LUT Sequence holds no table that could be applied; the message says why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +124,7 @@ class StoredValuesReader:
     def __init__(self, instance: Dataset) -> None:
         # before anything is looked at: looking replaces undecoded elements
         self._plain = _plain_elements(instance)
-        self._image = _image_of(instance) if self._plain is None else None
+        self._image = _Image(instance) if self._plain is None else None
         self._known: dict[tuple[int, ...], StoredValues] = {}
 
     def read(self, sources: Sequence[Dataset], slope: float, intercept: float) -> StoredValues:
@@ -113,49 +140,33 @@ class StoredValuesReader:
         telling = [source for source in sources if not _DECIDING.isdisjoint(source.keys())]
         key = tuple(map(id, telling))  # shared groups are the same objects in every frame
         if key not in self._known:
-            self._known[key] = _shared(_read(self._image, telling, slope, intercept))
+            self._known[key] = _shared(self._image.read(telling, slope, intercept))
         return self._known[key]
 
 
-@dataclass(frozen=True, slots=True)
 class _Image:
     """What all frames of an instance share."""
 
-    format: PixelFormat
-    sop_class_uid: str
-    modality: str
-    uptake: Uptake | None
-    is_little_endian: bool
+    def __init__(self, instance: Dataset) -> None:
+        self._format = pixel_format_of(instance)
+        self._sop_class_uid = text((instance,), "SOPClassUID")
+        self._modality = text((instance,), "Modality").upper()
+        self._uptake = uptake_of(instance) if self._sop_class_uid in PET_CLASSES else None
+        self._is_little_endian = instance.original_encoding[1] is not False
 
-
-def _image_of(instance: Dataset) -> _Image:
-    sop_class_uid = text((instance,), "SOPClassUID")
-    return _Image(
-        format=pixel_format_of(instance),
-        sop_class_uid=sop_class_uid,
-        modality=text((instance,), "Modality").upper(),
-        uptake=uptake_of(instance) if sop_class_uid in PET_CLASSES else None,
-        is_little_endian=instance.original_encoding[1] is not False,
-    )
-
-
-def _read(
-    image: _Image, sources: Sequence[Dataset], slope: float, intercept: float
-) -> StoredValues:
-    lut, fault, lut_type = _lut(image, sources)
-    has_slope = is_given(sources, "RescaleSlope")
-    has_intercept = is_given(sources, "RescaleIntercept")
-    is_transformed = (has_slope and has_intercept) or lut is not None
-    mapped, otherwise = _mappings(sources, slope, intercept)
-    established = establish(
-        Said(
-            sop_class_uid=image.sop_class_uid,
-            modality=image.modality,
+    def read(self, sources: Sequence[Dataset], slope: float, intercept: float) -> StoredValues:
+        lut, fault, lut_type = self._lut(sources)
+        has_slope = is_given(sources, "RescaleSlope")
+        has_intercept = is_given(sources, "RescaleIntercept")
+        mapped, otherwise = _mappings(sources, slope, intercept)
+        said = Said(
+            sop_class_uid=self._sop_class_uid,
+            modality=self._modality,
             image_type=texts(sources, "FrameType") or texts(sources, "ImageType"),
             type_name="Rescale Type" if lut_type is None else "Modality LUT Type",
             # the type of a Modality LUT is type 1: without it nothing is known
             type=text(sources, "RescaleType") if lut_type is None else lut_type or "US",
-            is_transformed=is_transformed,
+            is_transformed=(has_slope and has_intercept) or lut is not None,
             is_multi_energy=text(sources, "MultienergyCTAcquisition").upper() == "YES",
             units=text(sources, "Units"),
             suv_type=text(sources, "SUVType"),
@@ -163,37 +174,39 @@ def _read(
             mapped_otherwise=otherwise if lut_type is None else mapped | otherwise,
             complex_component=text(sources, "ComplexImageComponent"),
         )
-    )
-    if not fault and established.quantity is Quantity.HU and lut and has_negative_numbers(lut):
-        fault = "Modality LUT of HU with entries above 32767: it cannot hold negative numbers"
-    return StoredValues(
-        format=image.format,
-        lut=lut,
-        lut_fault=fault,
-        has_slope=has_slope,
-        has_intercept=has_intercept,
-        is_rescale_due=image.sop_class_uid in RESCALE_IS_DUE,
-        quantity=established.quantity,
-        why=established.why,
-        uptake=image.uptake,
-    )
-
-
-def _lut(image: _Image, sources: Sequence[Dataset]) -> tuple[ModalityLut | None, str, str | None]:
-    """The table, what is wrong with it, and its type; no type where there is no sequence."""
-    # in functional groups the item itself is among the sources
-    found = items(sources, _LUT) or [each for each in sources if "LUTDescriptor" in each]
-    if not found:
-        is_there = is_given(sources, _LUT)
-        return None, "Modality LUT Sequence malformed" if is_there else "", "" if is_there else None
-    lut_type = text(found[:1], "ModalityLUTType")
-    try:
-        lut = modality_lut_of(
-            found[0], is_signed=image.format.is_signed, is_little_endian=image.is_little_endian
+        established = establish(said)
+        if lut and established.quantity is Quantity.HU and has_negative_numbers(lut):
+            fault = "Modality LUT of HU with entries above 32767: it cannot hold negative numbers"
+        return StoredValues(
+            format=self._format,
+            lut=lut,
+            lut_fault=fault,
+            has_slope=has_slope,
+            has_intercept=has_intercept,
+            is_rescale_due=self._sop_class_uid in RESCALE_IS_DUE,
+            quantity=established.quantity,
+            why=established.why,
+            uptake=self._uptake,
         )
-    except LutMalformed as malformed:
-        return None, f"Modality LUT Sequence malformed ({malformed})", lut_type
-    return lut, "", lut_type
+
+    def _lut(self, sources: Sequence[Dataset]) -> tuple[ModalityLut | None, str, str | None]:
+        """The table, what is wrong with it, and its type; no type where there is no sequence."""
+        # in functional groups the item itself is among the sources
+        found = items(sources, _LUT) or [each for each in sources if "LUTDescriptor" in each]
+        if not found:
+            is_there = is_given(sources, _LUT)
+            return (
+                None,
+                "Modality LUT Sequence malformed" if is_there else "",
+                "" if is_there else None,
+            )
+        lut_type = text(found[:1], "ModalityLUTType")
+        signed, little = self._format.is_signed, self._is_little_endian
+        try:
+            lut = modality_lut_of(found[0], is_signed=signed, is_little_endian=little)
+        except LutMalformed as malformed:
+            return None, f"Modality LUT Sequence malformed ({malformed})", lut_type
+        return lut, "", lut_type
 
 
 _Plain: TypeAlias = tuple[tuple[BaseTag, str | None, bytes, bool, bool], ...]
@@ -229,7 +242,7 @@ def _of_plain(elements: _Plain) -> StoredValues:
             for tag, vr, value, is_implicit, is_little in elements
         }
     )
-    return _read(_image_of(instance), (instance,), 1.0, 0.0)
+    return _Image(instance).read((instance,), 1.0, 0.0)
 
 
 @lru_cache(maxsize=1024)
@@ -259,3 +272,66 @@ def _mappings(
         )
         (same if is_same else other).add(unit)
     return frozenset(same), frozenset(other)
+
+
+def modality_lut_of(item: Dataset, *, is_signed: bool, is_little_endian: bool) -> ModalityLut:
+    """The table of an item of the Modality LUT Sequence.
+
+    Args:
+        is_signed: Pixel Representation of the image, which the first value mapped follows.
+        is_little_endian: Byte order of 16-bit words in LUT Data.
+    Raises:
+        LutMalformed: The descriptor and the data do not go together.
+    """
+    count, first, bits = _descriptor(item, is_signed=is_signed, little=is_little_endian)
+    if not 8 <= bits <= 16:
+        raise LutMalformed(f"LUT entries of {bits} bits")
+    values = _entries(item, count, bits, little=is_little_endian)
+    if values.max() >= 1 << bits:
+        raise LutMalformed(f"LUT entries above {bits} bits")
+    return ModalityLut(first=first, entries=values.astype("<i4").tobytes())
+
+
+def has_negative_numbers(lut: ModalityLut) -> bool:
+    """Whether entries look like negative numbers, which the table cannot hold: it is unsigned."""
+    return bool((np.frombuffer(lut.entries, "<i4") >= _SIGN).any())
+
+
+def _descriptor(item: Dataset, *, is_signed: bool, little: bool) -> tuple[int, int, int]:
+    """Number of entries, first value mapped, bits of an entry."""
+    try:
+        element = item.get_item("LUTDescriptor")
+        if isinstance(element.value, bytes):
+            words = np.frombuffer(element.value, "<u2" if little else ">u2").tolist()
+        else:
+            words = [int(value) & 0xFFFF for value in element.value]
+        count, first, bits = words
+    except (KeyError, *UNREADABLE):
+        raise LutMalformed("LUT Descriptor absent or malformed") from None
+    if is_signed and first >= _SIGN:
+        first -= 1 << 16
+    return count or _MAX_ENTRIES, first, bits
+
+
+def _entries(item: Dataset, count: int, bits: int, *, little: bool) -> NDArray[np.int64]:
+    try:
+        value = item.get_item("LUTData").value
+        if isinstance(value, bytes):
+            return _from_bytes(value, count, bits, little=little)
+        listed = np.array([int(each) & 0xFFFF for each in np.atleast_1d(value)], np.int64)
+    except (KeyError, *UNREADABLE):
+        raise LutMalformed("LUT Data absent or malformed") from None
+    if len(listed) != count:
+        raise LutMalformed(f"{len(listed)} LUT entries where {count} are declared")
+    return listed
+
+
+def _from_bytes(value: bytes, count: int, bits: int, *, little: bool) -> NDArray[np.int64]:
+    if len(value) == 2 * count:
+        return np.frombuffer(value, "<u2" if little else ">u2").astype(np.int64)
+    if bits == 8 and len(value) in (count, count + 1):
+        packed = np.frombuffer(value, np.uint8)
+        if not little and len(value) % 2 == 0:  # two entries in a word, the first in its low byte
+            packed = packed.reshape(-1, 2)[:, ::-1].reshape(-1)
+        return packed[:count].astype(np.int64)
+    raise LutMalformed(f"{len(value)} bytes of LUT Data for {count} entries")

@@ -100,7 +100,7 @@ def suv_factor(uptakes: Collection[Uptake]) -> float:
         raise _not_computable([("no_pet_image",)])
     faults = list(dict.fromkeys(chain.from_iterable(_faults(each) for each in uptakes)))
     doses = {(each.weight_kg, each.dose_bq, each.half_life_s) for each in uptakes}
-    times = {(each.injected_at, each.injected_time_s) for each in uptakes}
+    times = {(e.decay_correction, e.injected_at, e.injected_time_s) for e in uptakes}
     if not faults and (len(doses) > 1 or len(times) > 1):
         faults.append(("differ",))
     if faults:

@@ -7,35 +7,32 @@ does in the node.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 from typing import Any
 
 from pydicom.dataset import Dataset
 
-from node.assemble.activity import SeriesActivity
-from node.assemble.evidence import judge_completion
+from node.assemble.completion import SeriesActivity, judge_completion
 from node.deliver.destination import resolve_destinations
 from node.domain.errors import InstanceRejected, NodeError, SeriesUnusable
 from node.domain.header import Missing
 from node.domain.instance import Instance, Origin, Transport
-from node.domain.loss import Loss
 from node.domain.peers import Peer
 from node.domain.reading import UNREADABLE, why_unreadable
 from node.domain.reasons import Reason
-from node.domain.received import Received
+from node.domain.received import Loss, Received
 from node.domain.series import SeriesState
 from node.domain.statuses import PATIENT_MIX_UP
 from node.pipeline.build import Plan
-from node.pipeline.judge import ActiveRule, judge_rule, judge_set, not_taken
-from node.pipeline.watch import CompleteSeries, SeriesWatch
+from node.pipeline.judge import ActiveRule, not_taken
+from node.pipeline.series import Series, SeriesWatch
 from node.receive.dry import DryRun
 from node.receive.syntaxes import Decodable
-from node.route.explain import Explanation, explain
-from node.route.rules import StudyRule
-from node.route.sets import Chosen
-from node.route.verdict import Truth
+from node.route.conditions import Truth
+from node.route.rules import Explanation, StudyRule, explain
+from node.route.sets import Candidate, Chosen
 from node.words import tell_all
 
 
@@ -57,7 +54,6 @@ class RuleFinding:
 
     @property
     def would_run(self) -> bool:
-        """Whether a job would be made."""
         return self.explanation.truth is Truth.TRUE and not self.reasons and not self.held
 
 
@@ -101,7 +97,6 @@ class SetFinding:
 
     @property
     def would_run(self) -> bool:
-        """Whether a job would be made."""
         return bool(self.roles) and not self.reasons and not self.held
 
 
@@ -125,15 +120,14 @@ def inspect_folder(plan: Plan, path: Path, sender: Peer | None = None) -> Folder
     """
     origin = _origin(plan, sender)
     folder = _look_into(path, origin)
-    watches = folder.watches
-    complete = {uid: watch.complete(revision=1) for uid, watch in watches.items() if watch.inputs}
-    held = {uid: _held(plan, watches[uid], folder.losses_of(uid)) for uid in complete}
-    series = tuple(
-        _judge_series(plan, watch, complete.get(uid), held.get(uid, ()), origin)
-        for uid, watch in watches.items()
-    )
+    found = [watch.now() for watch in folder.watches.values()]
+    complete = {series.series_instance_uid: series for series in found if series.instances}
+    held = {uid: _held(plan, series, folder.losses_of(series)) for uid, series in complete.items()}
     return FolderFinding(
-        series=series,
+        series=tuple(
+            _judge_series(plan, series, held.get(series.series_instance_uid, ()), origin)
+            for series in found
+        ),
         sets=tuple(_judge_sets(plan, complete, held, origin)),
         not_read=folder.not_read,
     )
@@ -170,7 +164,6 @@ class _Folder:
     patients: dict[str, str] = field(default_factory=dict)
 
     def take(self, file: Path, dry: DryRun, origin: Origin) -> None:
-        """Add a file to its series, or say why not."""
         try:
             received = dry.check(file)
             header = dry.header()
@@ -203,19 +196,20 @@ class _Folder:
             uid, instance.study_instance_uid, lambda each: self.headers[each.sop_instance_uid]
         )
         self.headers[instance.sop_instance_uid] = header
-        watch.take_all([instance])
+        watch.take(instance)
         self.watches[uid] = watch
         self.patients[uid] = received.patient_key
 
-    def losses_of(self, uid: str) -> Sequence[Loss]:
+    def losses_of(self, series: Series) -> Sequence[Loss]:
         """Images of a series that would be refused, or bring no pixels."""
+        uid = series.series_instance_uid
         lost = [
             loss
             for loss, folder in self.losses
             if loss.sop_instance_uid not in self.headers
             and (loss.series_instance_uid == uid or self._is_beside(loss, folder, uid))
         ]
-        return [*lost, *self.watches[uid].without_pixels]
+        return [*lost, *series.without_pixels]
 
     def _is_beside(self, loss: Loss, folder: Path, uid: str) -> bool:
         """Whether an image that names no series counts against this one, as a scan counts it."""
@@ -225,14 +219,13 @@ class _Folder:
         return uid in beside if beside else True
 
 
-def _held(plan: Plan, watch: SeriesWatch, losses: Sequence[Loss]) -> tuple[Reason, ...]:
+def _held(plan: Plan, series: Series, losses: Sequence[Loss]) -> tuple[Reason, ...]:
     """Why the series would wait for a person once nothing more comes."""
     activity = SeriesActivity(
-        series_instance_uid=watch.series_instance_uid,
-        instances=len(watch.inputs),
+        instances=len(series.instances),
         last_received_at=0.0,
         is_regular=True,
-        expected=watch.expected(),
+        expected=series.expected,
         losses=losses,
     )
     completion = judge_completion(activity, plan.policy, now=inf)
@@ -289,36 +282,34 @@ def _instance(file: Path, received: Received, origin: Origin) -> Instance:
 
 
 def _judge_series(
-    plan: Plan,
-    watch: SeriesWatch,
-    complete: CompleteSeries | None,
-    held: tuple[Reason, ...],
-    origin: Origin,
+    plan: Plan, series: Series, held: tuple[Reason, ...], origin: Origin
 ) -> SeriesFinding:
-    header = watch.header()
-    gate = watch.gate() if watch.inputs else None
-    single = [active for active in plan.rules if not isinstance(active.rule, StudyRule)]
-    study = [active for active in plan.rules if isinstance(active.rule, StudyRule)]
+    header, gate = series.header, series.gate
+    # as in the node: series without images are never judged
+    rules = plan.rules if series.instances else ()
     return SeriesFinding(
-        series_instance_uid=watch.series_instance_uid,
-        study_instance_uid=watch.study_instance_uid,
+        series_instance_uid=series.series_instance_uid,
+        study_instance_uid=series.study_instance_uid,
         modality=header.text("Modality"),
-        inputs=len(watch.inputs),
-        others=len(watch.others),
+        inputs=len(series.instances),
+        others=len(series.others),
         derived={
             name: value.reason if isinstance(value, Missing) else _one_or_all(value)
             for name, value in header.derived.items()
         },
-        findings=gate.findings if gate else (),
-        notes=gate.notes if gate else (),
-        # as in the node: series without images are never judged
-        rules=tuple(_judge_rule(plan, each, complete, held, origin) for each in single)
-        if complete
-        else (),
+        findings=gate.findings if series.instances else (),
+        notes=gate.notes,
+        rules=tuple(
+            _judge_rule(plan, active, series, held, origin)
+            for active in rules
+            if not isinstance(active.rule, StudyRule)
+        ),
         held=held,
-        roles={active.rule.name: explain(active.rule, header) for active in study}
-        if complete
-        else {},
+        roles={
+            active.rule.name: explain(active.rule, header)
+            for active in rules
+            if isinstance(active.rule, StudyRule)
+        },
     )
 
 
@@ -329,17 +320,18 @@ def _one_or_all(value: Sequence[Any]) -> object:
 def _judge_rule(
     plan: Plan,
     active: ActiveRule,
-    series: CompleteSeries,
+    series: Series,
     held: tuple[Reason, ...],
     origin: Origin,
 ) -> RuleFinding:
-    judged = judge_rule(active, series)
-    if not judged.fires:
-        return RuleFinding(explanation=judged.explanation, model=active.model.name)
+    explanation, model = explain(active.rule, series.header), active.model
+    if explanation.truth is not Truth.TRUE:
+        return RuleFinding(explanation=explanation, model=model.name)
+    (role,) = model.inputs
     return RuleFinding(
-        explanation=judged.explanation,
-        model=active.model.name,
-        reasons=judged.reasons,
+        explanation=explanation,
+        model=model.name,
+        reasons=tuple(not_taken(active, {role: series})),
         held=held,
         destinations=resolve_destinations(active.send, plan.config.peers, origin),
     )
@@ -347,31 +339,38 @@ def _judge_rule(
 
 def _judge_sets(
     plan: Plan,
-    complete: Mapping[str, CompleteSeries],
+    complete: Mapping[str, Series],
     held: Mapping[str, tuple[Reason, ...]],
     origin: Origin,
 ) -> Iterator[SetFinding]:
-    studies: dict[str, list[CompleteSeries]] = {}
+    studies: dict[str, list[Series]] = {}
     for series in complete.values():
         studies.setdefault(series.study_instance_uid, []).append(series)
     for active in plan.rules:
         if isinstance(active.rule, StudyRule):
-            for study, members in studies.items():
-                finding = _judge_set(plan, active, active.rule, study, members, origin)
-                waits = {uid: held[uid] for uid in finding.roles.values() if held[uid]}
-                yield replace(finding, held=waits)
+            for members in studies.values():
+                yield _judge_set(plan, active, active.rule, members, held, origin)
 
 
 def _judge_set(
     plan: Plan,
     active: ActiveRule,
     rule: StudyRule,
-    study: str,
-    members: Sequence[CompleteSeries],
+    members: Sequence[Series],
+    held: Mapping[str, tuple[Reason, ...]],
     origin: Origin,
 ) -> SetFinding:
-    judged = judge_set(rule, [one.candidate for one in members])
-    choice = judged.choice if judged is not None else rule.choose(())
+    candidates = [
+        Candidate(
+            series_instance_uid=one.series_instance_uid,
+            patient_id=one.header.text("PatientID"),
+            header=one.header,
+            slices=len(one.frames),
+        )
+        for one in members
+    ]
+    is_any_fit = any(explain(rule, each.header).truth is Truth.TRUE for each in candidates)
+    choice = rule.choose(candidates if is_any_fit else ())
     roles: Mapping[str, str] = {}
     if isinstance(choice, Chosen):
         roles = choice.roles
@@ -382,8 +381,9 @@ def _judge_set(
     return SetFinding(
         rule=rule.name,
         model=active.model.name,
-        study_instance_uid=study,
+        study_instance_uid=members[0].study_instance_uid,
         roles=roles,
         reasons=reasons,
+        held={uid: held[uid] for uid in roles.values() if held[uid]},
         destinations=resolve_destinations(active.send, plan.config.peers, origin),
     )

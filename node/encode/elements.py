@@ -23,9 +23,9 @@ from pydicom.filewriter import write_data_element
 from pydicom.tag import BaseTag, Tag
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
+from node.domain.carried import is_carried, is_text_for_sequence
 from node.domain.errors import JobFailed
 from node.domain.grid import Stack
-from node.domain.items import is_carried, is_text_for_sequence
 
 _WORD_BYTES = {"AT": 2, "US": 2, "SS": 2, "OW": 2, "UL": 4, "SL": 4, "FL": 4, "OF": 4, "OL": 4}
 _WORD_BYTES |= {"FD": 8, "OD": 8, "SV": 8, "UV": 8, "OV": 8}

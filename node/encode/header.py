@@ -23,8 +23,8 @@ from pydicom.sr.codedict import codes
 from pydicom.tag import Tag
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, SegmentationStorage
 
+from node.domain.carried import COPIED_KEYWORDS, NEVER_ABSENT_KEYWORDS
 from node.domain.job import ResultIdentity
-from node.domain.patient_study import COPIED_KEYWORDS, NEVER_ABSENT_KEYWORDS
 from node.domain.result import Provenance
 from node.domain.segment import PRIVATE_SCHEME, PRIVATE_SCHEME_UID, Code, Segment
 from node.domain.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME

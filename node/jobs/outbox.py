@@ -12,9 +12,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Engine, Row, case, exists, func, select, update
 
 from node.database.engine import inserting, reading, rows_of, stored, writing
-from node.domain.delivery import DeliveryClass, Outcome
+from node.domain.delivery import DeliveryClass, FormsTaken, Outcome
 from node.domain.errors import LeaseLost, NodeError
-from node.domain.form import FormsTaken
 from node.domain.job import DeliveryState
 from node.domain.reasons import ReasonCode, told
 from node.jobs.leases import FREE

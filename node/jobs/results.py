@@ -12,8 +12,8 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Row, exists, select, update
 
 from node.database.engine import columns_of, inserting, reading, stored, value_of, writing
+from node.domain.delivery import FormsTaken
 from node.domain.errors import LeaseLost, NodeError, ResultRefused
-from node.domain.form import FormsTaken
 from node.domain.job import DeliveryState, JobState, Settled
 from node.domain.reasons import Reason, ReasonCode, reasons_to_json, tells_implausible
 from node.jobs.leases import finish_held, held

@@ -9,8 +9,8 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Row, select, update
 
 from node.database.engine import column_of, stored
+from node.domain.delivery import FormsTaken
 from node.domain.errors import NodeError
-from node.domain.form import FormsTaken
 from node.domain.job import JobState, Settled
 from node.domain.reasons import Reason, ReasonCode, reasons_from_json, reasons_to_json
 from node.jobs.leases import FREE

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from node.domain.form import FormsTaken
+from node.domain.delivery import FormsTaken
 from node.domain.job import MatchState, Priority, Settled
 from node.domain.reasons import Reason
 

@@ -15,7 +15,7 @@ from node.infer.kept import Kept
 from node.infer.registry import load_model
 from node.infer.report import Report
 from node.infer.run_context import RunContext, run_model
-from node.pipeline.acceptance import variant_by_header
+from node.pipeline.judge import variant_by_header
 from node.pipeline.optimize_job import read_sample
 
 

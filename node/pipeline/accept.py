@@ -65,7 +65,6 @@ def quarantine_obstacle(config: NodeConfig) -> Callable[[Mapping[str, Any]], str
 
 
 def spool_settings(config: NodeConfig) -> SpoolSettings:
-    """Where the spool lies and what it may hold."""
     return SpoolSettings(
         folders=SpoolFolders.of(config.data_dir),
         watermark=Watermark(
@@ -148,7 +147,6 @@ def _listening_settings(config: NodeConfig) -> tuple[object, ...]:
 
 
 def dimse_settings(config: NodeConfig) -> DimseSettings:
-    """How the SCP listens, and whom it serves."""
     return DimseSettings(
         host=config.dimse.host,
         port=config.dimse.port,

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from sqlalchemy import Engine
 
@@ -18,18 +19,26 @@ from node.database.engine import open_engine
 from node.deliver.destination import Destination as ConfiguredDestination
 from node.deliver.dimse import implicit_destinations
 from node.domain.completion_policy import CompletionPolicy
+from node.domain.delivery import DeliverableObject, Outcome, TakesForms
 from node.domain.errors import ConfigInvalid
 from node.domain.job import Priority
 from node.infer.registry import FoundModels, ModelSpec, default_models_folder, find_models
-from node.pipeline.acceptance import accepted_inputs, refused_inputs, variant_conditions
-from node.pipeline.deliver import Destination
 from node.pipeline.forms import FORMS
-from node.pipeline.judge import ActiveRule
+from node.pipeline.judge import ActiveRule, accepted_inputs, refused_inputs, variant_conditions
+from node.route.compiling import compile_rules
 from node.route.conditions import Condition
 from node.route.contradiction import contradiction
-from node.route.rules import Rule, StudyRule, compile_rules, conditions_of
+from node.route.rules import Rule, StudyRule, conditions_of
 
 Mistakes = list[tuple[str, str]]
+
+
+class Destination(TakesForms, Protocol):
+    """Where results go; what a peer does, down to silence, is an outcome."""
+
+    def send(self, deliverable: DeliverableObject) -> Outcome:
+        """Send one object."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,30 +47,26 @@ class Plan:
 
     Args:
         found: All models; those with mistakes are used by no rule.
+        models: Those that can be used, by name.
     """
 
     config: NodeConfig
     found: FoundModels
     rules: tuple[ActiveRule, ...]
     destinations: Mapping[str, Destination]
+    models: Mapping[str, ModelSpec] = field(init=False)
+    policy: CompletionPolicy = field(init=False)
+    results_folder: Path = field(init=False)
 
-    @property
-    def models(self) -> Mapping[str, ModelSpec]:
-        """The models that can be used, by name."""
-        return self.found.usable
-
-    @property
-    def policy(self) -> CompletionPolicy:
-        """When series count as complete."""
-        return self.config.completion
-
-    @property
-    def results_folder(self) -> Path:
-        """Where results lie as files."""
-        return self.config.data_dir / "results"
+    def __post_init__(self) -> None:
+        for name, value in (
+            ("models", self.found.usable),
+            ("policy", self.config.completion),
+            ("results_folder", self.config.data_dir / "results"),
+        ):
+            object.__setattr__(self, name, value)
 
     def open_engine(self) -> Engine:
-        """An engine on the configured database."""
         return open_engine(self.config.database_url)
 
 

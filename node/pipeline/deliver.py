@@ -13,18 +13,19 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from pydicom.uid import ExplicitVRLittleEndian
+from sqlalchemy import Engine
 
 from node.deliver.destination import form_not_taken, unknown_destination
 from node.domain.delivery import DeliverableObject, DeliveryClass, Outcome
 from node.domain.errors import LeaseLost
-from node.domain.form import TakesForms
 from node.jobs.outbox import Outbox
 from node.jobs.values import LeasedDelivery, ResultFile
+from node.pipeline.build import Destination, Plan
 from node.pipeline.crash_points import crash_point
 from node.pipeline.forms import FORMS
+from node.pipeline.forms.form import forms_taken
 from node.pipeline.signals import Signals
 
 log = logging.getLogger(__name__)
@@ -35,14 +36,6 @@ HEARTBEAT_S = 15.0
 LOOK_EVERY_S = 0.05
 # what is due and cannot start waits for a sender, or for a destination to recover
 TRY_AGAIN_S = 0.2
-
-
-class Destination(TakesForms, Protocol):
-    """Where results go; what a peer does, down to silence, is an outcome."""
-
-    def send(self, deliverable: DeliverableObject) -> Outcome:
-        """Send one object."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +50,15 @@ class DeliveryDeps:
     destinations: Mapping[str, Destination]
     results: Path
     grid_roles: Mapping[str, str] = field(default_factory=dict)
+
+
+def delivery_deps(plan: Plan, engine: Engine) -> DeliveryDeps:
+    return DeliveryDeps(
+        outbox=Outbox(engine, plan.config.digest, taken=forms_taken(plan.destinations)),
+        destinations=plan.destinations,
+        results=plan.results_folder,
+        grid_roles={model.name: model.grid_role for model in plan.models.values()},
+    )
 
 
 class Deliverer:

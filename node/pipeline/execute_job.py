@@ -12,19 +12,19 @@ import mmap
 import os
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from node.domain.delivery import DEFAULT_FORMS
 from node.domain.errors import JobFailed, TryLater
-from node.domain.form import DEFAULT_FORMS
 from node.domain.job import ResultIdentity, result_key
 from node.domain.reasons import reasons_to_json
 from node.domain.result import EncodedFile, LabelVolume, Provenance
-from node.encode.header import read_tables
+from node.domain.segment import Segment
 from node.infer.assets import sync_folder
 from node.infer.kept import Kept
 from node.infer.labels_file import read_labels, write_labels
@@ -34,15 +34,59 @@ from node.infer.report import Report
 from node.infer.run_context import RunContext, run_model
 from node.infer.run_context import warm as warm_runners
 from node.observe.log import configure_logging
-from node.pipeline.acceptance import variant_by_header
 from node.pipeline.crash_points import crash_point
-from node.pipeline.forms import FORMS, Form
-from node.pipeline.job_order import JobOrder
-from node.pipeline.source import Source, read_source
+from node.pipeline.forms import FORMS
+from node.pipeline.forms.form import Form
+from node.pipeline.judge import variant_by_header
+from node.pipeline.series import Source, read_source
 from node.words import tell_all
 
 OUTPUT = "labels"
 LABELS_FILE = "labels.npz"
+_FOLDERS = ("model_folder", "folder", "weights_dir")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobOrder:
+    """What a worker tells its child to do: plain values, so that it travels as JSON.
+
+    Args:
+        inputs: Role -> SOP Instance UID -> path of the newest version.
+        forms: What the result is made into.
+    """
+
+    job_key: str
+    model_folder: Path
+    model_digest: str
+    parameters: Mapping[str, Any]
+    inputs: Mapping[str, Mapping[str, Path]]
+    folder: Path
+    weights_dir: Path
+    forms: tuple[str, ...]
+    provenance: Provenance
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {
+            "inputs": {
+                role: {uid: str(path) for uid, path in files.items()}
+                for role, files in self.inputs.items()
+            },
+            **{name: str(getattr(self, name)) for name in _FOLDERS},
+        }
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> JobOrder:
+        inputs = {
+            role: {uid: Path(path) for uid, path in files.items()}
+            for role, files in body["inputs"].items()
+        }
+        made = {
+            "inputs": inputs,
+            "forms": tuple(body["forms"]),
+            "provenance": Provenance(**body["provenance"]),
+            **{name: Path(body[name]) for name in _FOLDERS},
+        }
+        return cls(**{**body, **made})
 
 
 def run(request: Mapping[str, Any], report: Report, kept: Kept) -> dict[str, Any]:
@@ -73,7 +117,7 @@ def _run(order: JobOrder, report: Report, kept: Kept) -> dict[str, Any]:
     order.folder.mkdir(parents=True, exist_ok=True)
     with report.stage("headers"):
         sources = {
-            each.role: read_source(each.files, model.inputs[each.role]) for each in order.inputs
+            role: read_source(files, model.inputs[role]) for role, files in order.inputs.items()
         }
     grid = sources[model.grid_role]
     made = _labels(order, model, sources, report, kept)
@@ -95,15 +139,20 @@ def _run(order: JobOrder, report: Report, kept: Kept) -> dict[str, Any]:
         implausible=tell_all(reasons),
     )
     key = result_key(made.content, model.digest, order.parameters, provenance.incomplete)
-    result = _Result(made.volume, model, grid, provenance, key, order.folder)
     answer["files"] = [
-        file for name in order.forms for file in _encode_and_verify(FORMS[name], result, report)
+        file
+        for name in order.forms
+        for file in _encode_and_verify(
+            FORMS[name], made.volume, grid, model.segments, provenance, key, order.folder, report
+        )
     ]
     return answer
 
 
 def warm(request: Mapping[str, Any], report: Report, kept: Kept) -> dict[str, Any]:
     """What a first job would wait for: imports, and what ``request["models"]`` need."""
+    from node.encode.header import read_tables  # a worker, which imports this too, needs no encoder
+
     warmed = dict(warm_runners(request, report, kept))
     # the first thing that needs them is the last of a job: it begins beside them
     threading.Thread(target=read_tables, daemon=True).start()
@@ -127,7 +176,7 @@ def _labels(
     report: Report,
     kept: Kept,
 ) -> _Made:
-    stack = sources[model.grid_role].stack
+    stack = sources[model.grid_role].given.stack
     path = order.folder / LABELS_FILE
     if path.is_file():
         with report.stage("read labels"):
@@ -170,42 +219,34 @@ def _run_context(order: JobOrder, model: ModelSpec, kept: Kept) -> Iterator[RunC
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-@dataclass(frozen=True, slots=True)
-class _Result:
-    """What every form of a result is made of.
+def _encode_and_verify(
+    form: Form,
+    volume: LabelVolume,
+    grid: Source,
+    segments: Sequence[Segment],
+    provenance: Provenance,
+    key: str,
+    folder: Path,
+    report: Report,
+) -> list[dict[str, Any]]:
+    """The files of one form, durable and compared with their source.
 
     Args:
         key: ``result_key``.
-        folder: Where its files are put.
     """
-
-    volume: LabelVolume
-    model: ModelSpec
-    grid: Source
-    provenance: Provenance
-    key: str
-    folder: Path
-
-
-def _encode_and_verify(form: Form, result: _Result, report: Report) -> list[dict[str, Any]]:
-    """The files of one form, durable and compared with their source."""
     identity = ResultIdentity(
-        key=result.key,
-        output=OUTPUT,
-        form=form.named_in_uids,
-        revision=result.provenance.revision,
+        key=key, output=OUTPUT, form=form.named_in_uids, revision=provenance.revision
     )
-    volume, segments, provenance = result.volume, result.model.segments, result.provenance
     with report.stage(_stage("encode", form)):
-        encoded = form.encoder()(volume, result.grid.headers(), segments, provenance, identity)
+        encoded = form.encoder()(volume, grid.headers(), segments, provenance, identity)
         written = [
-            _write(form, number if file.part else None, file, result.folder)
+            _write(form, number if file.part else None, file, folder)
             for number, file in enumerate(encoded, 1)
         ]
     crash_point("result written")
     with report.stage(_stage("verify", form)):
-        files = {facts["part"]: _mapped(result.folder / facts["file_name"]) for facts in written}
-        form.verifier()(files, result.grid.headers(), volume, segments, provenance, identity)
+        files = {facts["part"]: _mapped(folder / facts["file_name"]) for facts in written}
+        form.verifier()(files, grid.headers(), volume, segments, provenance, identity)
     return written
 
 

@@ -1,22 +1,30 @@
-"""What rules and models say of complete series: pure, for the tick and for ``segnode explain`` alike."""
+"""What rules and models say of complete series: pure, for the tick and for ``segnode explain`` alike.
+
+What a model takes, must not be given, and runs as are the conditions of its model.yaml, compiled.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import ge
+from typing import Any
 
-from node.assemble.gate import MinimumSize, judge_geometry
+from node.assemble.gate import judge_geometry
+from node.assemble.values import judge_quantity
+from node.domain.errors import JobFailed
+from node.domain.grid import GateVerdict
 from node.domain.header import Header
 from node.domain.job import Priority
 from node.domain.reasons import Reason, ReasonCode
+from node.infer.model_file import InputPart
 from node.infer.registry import ModelSpec
-from node.pipeline.source import minimum_of
-from node.pipeline.watch import CompleteSeries
-from node.route.conditions import Condition
-from node.route.explain import Explanation, explain, why_not, why_true
-from node.route.rules import Rule, StudyRule
-from node.route.sets import Candidate, SetChoice
-from node.route.verdict import Truth
+from node.infer.runner_part import VariantByPart
+from node.pipeline.series import Series, minimum_of
+from node.route.compiling import compile_clause
+from node.route.conditions import AllOf, Condition, Truth
+from node.route.contradiction import could_match
+from node.route.rules import Explanation, Rule, StudyRule, explain, why_not, why_true
 
 _WHOLE = 1 - 1e-6  # an extent is a product of decimals
 
@@ -40,81 +48,95 @@ class ActiveRule:
     deadline_s: float
     parameters: Mapping[str, object] = field(default_factory=dict)
 
-    def minimum(self, role: str) -> MinimumSize:
-        """The smallest series that the model takes for a role."""
-        return minimum_of(self.model.inputs[role])
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """What rules say of one series.
+
+    Args:
+        firing: Rules on single series that fire, and study rules of which a role fits.
+        minimum_slices: The most slices that a model of a firing rule needs.
+    """
+
+    firing: Sequence[tuple[ActiveRule, Explanation]]
+    silent: Sequence[Explanation]
+    minimum_slices: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RuleJudgement:
-    """What one rule says of one series.
+class Fired:
+    """A rule on single series that fires, and what it leads to.
 
     Args:
-        reasons: Why its model does not take the series, although the rule fires.
+        role: Of the one input of its model.
+        explanation: As it is kept.
+        reasons: Why its model does not take the series all the same.
     """
 
-    explanation: Explanation
-    reasons: tuple[Reason, ...] = ()
-
-    @property
-    def fires(self) -> bool:
-        """Of a rule on single series: whether it fires; of a study rule: whether a role fits."""
-        return self.explanation.truth is Truth.TRUE
+    active: ActiveRule
+    role: str
+    explanation: Mapping[str, Any]
+    reasons: tuple[Reason, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SetJudgement:
-    """What a study rule says of the series of one study.
+class Settling:
+    """A series at the revision that opens, and what rules on single series lead to.
 
     Args:
-        fitting: Series that could play a role.
-        choice: One series per role, or why not yet.
+        silent: What all rules say, where none fires.
     """
 
-    fitting: tuple[str, ...]
-    choice: SetChoice
+    series: Series
+    fired: Sequence[Fired]
+    silent: Sequence[Explanation] | None
 
 
-def judge_rule(active: ActiveRule, series: CompleteSeries) -> RuleJudgement:
-    """Whether a rule fires on a series; of one on single series also whether its model takes it."""
-    explanation = explain(active.rule, series.header)
-    if explanation.truth is not Truth.TRUE or isinstance(active.rule, StudyRule):
-        return RuleJudgement(explanation=explanation)
-    (role,) = active.model.inputs
-    reasons = tuple(not_taken(active, {role: series}))
-    return RuleJudgement(explanation=explanation, reasons=reasons)
-
-
-def judge_set(rule: StudyRule, candidates: Sequence[Candidate]) -> SetJudgement | None:
-    """Which series of a study play which role; None where none of them fits any."""
-    fitting = tuple(
-        each.series_instance_uid
-        for each in candidates
-        if explain(rule, each.header).truth is Truth.TRUE
-    )
-    return SetJudgement(fitting=fitting, choice=rule.choose(candidates)) if fitting else None
-
-
-def minimum_slices(rules: Iterable[ActiveRule], header: Header) -> int:
-    """The most slices that a model of a rule firing on this header needs."""
-    wanted = [
-        active.minimum(role or active.model.grid_role).slices
-        for active in rules
-        for role, verdict in explain(active.rule, header).roles.items()
+def judge_rules(rules: Iterable[ActiveRule], header: Header) -> Judgement:
+    """Judge the header of a series by every rule."""
+    explained = [(active, explain(active.rule, header)) for active in rules]
+    firing = [(a, explanation) for a, explanation in explained if explanation.truth is Truth.TRUE]
+    needed = [
+        next(given for name, given in active.model.inputs.items() if role in ("", name)).min_slices
+        for active, explanation in firing
+        for role, verdict in explanation.roles.items()
         if verdict.truth is Truth.TRUE
     ]
-    return max(wanted, default=2)
+    return Judgement(
+        firing=firing,
+        silent=[each for _, each in explained if each.truth is not Truth.TRUE],
+        minimum_slices=max(needed, default=2),
+    )
 
 
-def not_taken(active: ActiveRule, inputs: Mapping[str, CompleteSeries]) -> Iterator[Reason]:
+def settling(judgement: Judgement, series: Series) -> Settling:
+    """What the rules lead to now that the series settles."""
+    fired = [
+        Fired(
+            active=active,
+            role=role,
+            reasons=tuple(not_taken(active, {role: series})),
+            explanation=explanation.as_json(),
+        )
+        for active, explanation in judgement.firing
+        if not isinstance(active.rule, StudyRule)
+        for role in active.model.inputs
+    ]
+    return Settling(
+        series=series, fired=fired, silent=None if judgement.firing else judgement.silent
+    )
+
+
+def not_taken(active: ActiveRule, inputs: Mapping[str, Series]) -> Iterator[Reason]:
     """Why the model cannot, or must not, run on these series."""
     for role, series in inputs.items():
         for reason in _role_not_taken(active, role, series):
             yield reason.having(role=role) if len(inputs) > 1 else reason
 
 
-def _role_not_taken(active: ActiveRule, role: str, series: CompleteSeries) -> Iterator[Reason]:
+def _role_not_taken(active: ActiveRule, role: str, series: Series) -> Iterator[Reason]:
     name, given = active.model.name, active.model.inputs[role]
+    gate = _gate_for(given, series)
     verdict = active.accepts[role].judge(series.header)
     if verdict.truth is not Truth.TRUE:
         does_not_fit, unknown = why_not(verdict)
@@ -124,12 +146,6 @@ def _role_not_taken(active: ActiveRule, role: str, series: CompleteSeries) -> It
     refused = active.refuses[role].judge(series.header) if role in active.refuses else None
     if refused is not None and refused.truth is Truth.TRUE:
         yield Reason(ReasonCode.MODEL_REFUSES, {"model": name, "because": why_true(refused)})
-    gate = judge_geometry(
-        series.frames,
-        active.minimum(role),
-        quantities=given.quantities,
-        phase_hints=series.phase_hints,
-    )
     yield from gate.findings
     if gate.stack is not None and gate.stack.grid.extent_mm < given.min_extent_mm * _WHOLE:
         extent_mm = gate.stack.grid.extent_mm
@@ -137,3 +153,92 @@ def _role_not_taken(active: ActiveRule, role: str, series: CompleteSeries) -> It
             ReasonCode.TOO_LITTLE_BODY,
             {"model": name, "extent_mm": extent_mm, "needed_mm": given.min_extent_mm},
         )
+
+
+def _gate_for(given: InputPart, series: Series) -> GateVerdict:
+    """The gate's verdict for a model; a volume that is all that the model takes is not judged again."""
+    needed, stack = (given.min_slices, given.min_rows, given.min_columns), series.gate.stack
+    if (
+        stack is not None
+        and all(map(ge, stack.grid.shape, needed))
+        and not (given.quantity and judge_quantity(series.frames, given.quantities))
+    ):
+        return series.gate
+    return judge_geometry(
+        series.frames,
+        minimum_of(given),
+        quantities=given.quantities,
+        phase_hints=series.phase_hints,
+    )
+
+
+def accepted_inputs(model: ModelSpec) -> Mapping[str, Condition]:
+    """What a model takes for each role, compiled; a role without ``accepts`` takes any series.
+
+    Raises:
+        ConfigInvalid: Its model.yaml names what no rule can.
+    """
+    where = f"models/{model.name}/model.yaml: inputs"
+    return {
+        role: compile_clause(given.accepts, f"{where}.{role}.accepts")
+        if given.accepts
+        else AllOf(conditions=())
+        for role, given in model.inputs.items()
+    }
+
+
+def refused_inputs(model: ModelSpec) -> Mapping[str, Condition]:
+    """What a model must not be given for a role, compiled likewise; only roles that say so."""
+    where = f"models/{model.name}/model.yaml: inputs"
+    return {
+        role: compile_clause(given.refuses, f"{where}.{role}.refuses")
+        for role, given in model.inputs.items()
+        if given.refuses
+    }
+
+
+def variant_conditions(model: ModelSpec) -> Sequence[tuple[Condition, VariantByPart]]:
+    """What chooses the variant of a model by a header, compiled likewise, in order."""
+    where = f"models/{model.name}/model.yaml: runner.variant_by"
+    return [
+        (compile_clause(line.when, f"{where}.{index}.when"), line)
+        for index, line in enumerate(model.runner.settings.variant_choices)
+    ]
+
+
+def variant_by_header(
+    model: ModelSpec, parameters: Mapping[str, object], header: Header
+) -> Mapping[str, str]:
+    """The parameter ``variant``, where the header chooses it; nothing where the job names one.
+
+    What the header does not tell is not guessed: a body's variant on a brain gives labels all the same.
+
+    Args:
+        parameters: Of the job.
+        header: Of the first input.
+    Raises:
+        JobFailed: The header does not choose one; permanent.
+    """
+    if "variant" in {**model.runner.parameters, **parameters}:
+        return {}
+    choices = variant_conditions(model)
+    if not choices:
+        return {}
+    true = (line for condition, line in choices if condition.judge(header).truth is Truth.TRUE)
+    line = next(true, VariantByPart(when={}, ask="the header chooses none"))
+    if line.variant:
+        return {"variant": line.variant}
+    there_are = ", ".join(model.runner.settings.variant_names)
+    raise JobFailed(
+        f"{line.ask}, so no variant of {model.name} goes without saying: name one of {there_are} as the"
+        " parameter variant of the rule",
+        permanent=True,
+    )
+
+
+def could_take(model: ModelSpec, wanted: Mapping[str, str]) -> bool:
+    """Whether a series with these attributes could play a role of the model, for all that it says."""
+    if not wanted:
+        return True
+    asked = compile_clause(dict(wanted), "filter")
+    return any(could_match(asked, accepts) for accepts in accepted_inputs(model).values())

@@ -17,7 +17,7 @@ from node.infer.kept import Kept
 from node.infer.registry import ModelSpec, load_model
 from node.infer.report import Report
 from node.infer.run_context import RunContext, SeriesInput
-from node.pipeline.source import StoredHeader, judged_source, read_header
+from node.pipeline.series import StoredHeader, judged_source, read_header
 
 # named as text: what it imports is loaded in the child only
 _OPTIMIZE = "node.infer.bundle.optimize"
@@ -75,20 +75,18 @@ def read_sample(model: ModelSpec, folder: Path) -> dict[str, SeriesInput]:
 def _read_series(model: ModelSpec, role: str, folder: Path) -> SeriesInput:
     if not folder.is_dir():
         raise JobFailed(f"the sample has no folder {folder.name} for role {role}", permanent=True)
-    headers = {path: header for path in sorted(folder.rglob("*")) if (header := _header(path))}
-    series = {str(header.dataset.get("SeriesInstanceUID", "")) for header in headers.values()}
+    headers, files = {}, {}
+    series = set()
+    for path in sorted(folder.rglob("*")):
+        if header := _header(path):
+            series.add(str(header.dataset.get("SeriesInstanceUID", "")))
+            uid = str(header.dataset.SOPInstanceUID)
+            headers[uid], files[uid] = header, path
     if len(series) != 1:
         raise JobFailed(
             f"the sample holds {len(series)} series for role {role}, not one", permanent=True
         )
-    by_uid = {
-        str(header.dataset.SOPInstanceUID): (path, header) for path, header in headers.items()
-    }
-    return judged_source(
-        {uid: header for uid, (_, header) in by_uid.items()},
-        {uid: path for uid, (path, _) in by_uid.items()},
-        model.inputs[role],
-    ).given
+    return judged_source(headers, files, model.inputs[role]).given
 
 
 def _header(path: Path) -> StoredHeader | None:

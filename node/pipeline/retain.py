@@ -83,7 +83,6 @@ class Retention:
         self._swept_at = float("-inf")
 
     def use(self, plan: Plan) -> None:
-        """Go on with another configuration."""
         self._plan = plan
         self._swept_at = float("-inf")
 

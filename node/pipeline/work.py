@@ -14,23 +14,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 
 from node import __version__, words
+from node.config import NodeConfig
+from node.domain.delivery import FormsTaken
 from node.domain.errors import LeaseLost, NodeError, SeriesUnusable
-from node.domain.form import FormsTaken
 from node.domain.job import Settled
 from node.domain.reasons import Reason, ReasonCode, codes_of, reasons_from_json, told
 from node.domain.result import Provenance
+from node.domain.series import Forced
 from node.infer.assets import locked_licences
 from node.infer.registry import ModelSpec, load_model
 from node.infer.runner import Failed, Finished, Noted, Runner, StageFinished, StageStarted
 from node.jobs.leases import JobLeases
 from node.jobs.results import ResultStore
 from node.jobs.values import LABELS, LeasedJob, ResultFile
+from node.pipeline.build import Plan
 from node.pipeline.crash_points import crash_point
-from node.pipeline.job_order import InputFiles, JobOrder
+from node.pipeline.execute_job import JobOrder
+from node.pipeline.forms.form import forms_taken
 from node.pipeline.signals import Signals
+from node.spool.arrivals import Arrivals
+from node.spool.files import SpoolFolders
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +49,7 @@ HEARTBEAT_S = 5.0
 SHORTAGE_WAIT_S = 30.0
 LIBRARIES_GB = 2.0  # what a warm child holds before a model does anything: torch, monai, threads
 LOOK_EVERY_S = 0.05
-
-FilesOf = Callable[[str, Mapping[str, int]], Mapping[str, Path]]
+ARRIVING_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,28 +57,41 @@ class WorkDeps:
     """What the loop works with; made anew when the configuration is reloaded.
 
     Args:
-        taken: Which forms destinations take.
-        files_of: (Series Instance UID, SOP Instance UID -> version) -> paths of those versions.
         in_rules: Model -> parameters of its first rule: what a child is warmed up for.
+        taken: Which forms destinations take.
         is_work_coming: Whether a series is arriving that may become a job.
-        judge_again: Has the rules judge a series again, as a new revision.
-        devices: Of all workers.
-        holds_implausible: A result that no patient can have is not delivered before a person took it.
+        instances: The folder of instance files.
     """
 
-    leases: JobLeases
-    results: ResultStore
+    config: NodeConfig
     models: Mapping[str, ModelSpec]
     in_rules: Mapping[str, Mapping[str, Any]]
     taken: FormsTaken
-    files_of: FilesOf
+    leases: JobLeases
+    results: ResultStore
+    arrivals: Arrivals
     is_work_coming: Callable[[], bool]
-    judge_again: Callable[[str], None]
     results_folder: Path
-    weights_dir: Path
-    accept_licences: frozenset[str]
-    devices: tuple[str, ...] = ("cpu",)
-    holds_implausible: bool = True
+    instances: Path
+
+
+def work_deps(plan: Plan, engine: Engine) -> WorkDeps:
+    arrivals = Arrivals(engine)
+    in_rules: dict[str, Mapping[str, Any]] = {}
+    for rule in plan.rules:
+        in_rules.setdefault(rule.model.name, rule.parameters)
+    return WorkDeps(
+        config=plan.config,
+        models=plan.models,
+        in_rules=in_rules,
+        taken=forms_taken(plan.destinations),
+        leases=JobLeases(engine, max_attempts=plan.config.work.attempts),
+        results=ResultStore(engine),
+        arrivals=arrivals,
+        is_work_coming=lambda: arrivals.is_any_arriving(ARRIVING_S),
+        results_folder=plan.results_folder,
+        instances=SpoolFolders.of(plan.config.data_dir).instances,
+    )
 
 
 class Worker:
@@ -91,7 +110,6 @@ class Worker:
         self._may_warm = True
 
     def use(self, deps: WorkDeps) -> None:
-        """Go on with another configuration from the next job."""
         self._deps = deps
 
     def run(self, signals: Signals, reload: Callable[[], None]) -> None:
@@ -122,7 +140,7 @@ class Worker:
                     {"folder": str(self._deps.models[name].folder), "parameters": dict(parameters)}
                     for name, parameters in self._deps.in_rules.items()
                 ],
-                "weights_dir": str(self._deps.weights_dir),
+                "weights_dir": str(self._deps.config.weights_dir),
                 "device": self._device,
             }
             self._runner.start(WARM_TARGET, request, deadline_s=WARM_DEADLINE_S)
@@ -137,7 +155,9 @@ class Worker:
 
     def _for_a_gpu(self) -> frozenset[str]:
         """Models made for a GPU, where this worker has none and another has one."""
-        if self._device != "cpu" or not any(d.startswith("cuda") for d in self._deps.devices):
+        if self._device != "cpu" or not any(
+            d.startswith("cuda") for d in self._deps.config.work.devices
+        ):
             return frozenset()
         models = self._deps.models.values()
         return frozenset(model.name for model in models if model.resources.device == "cuda")
@@ -153,8 +173,10 @@ class Worker:
             self._attempt(job, signals)
         except LeaseLost:
             log.warning("job cancelled or in other hands", extra={"job": job.id})
+        except SeriesUnusable as unusable:
+            self._end(job, unusable.reasons, permanent=True)
         except NodeError as error:
-            self._end(job, reasons_of(error), permanent=True)
+            self._end(job, [told(ReasonCode.ATTEMPT_FAILED, str(error))], permanent=True)
         except Exception as error:
             log.exception("job failed", extra={"job": job.id})
             failed = told(ReasonCode.ATTEMPT_FAILED, f"{type(error).__name__} in the worker")
@@ -169,7 +191,7 @@ class Worker:
         if model.digest != job.model_digest:
             self._make_anew(job)
             return
-        locked = locked_licences(model, self._deps.accept_licences)
+        locked = locked_licences(model, self._deps.config.accept_licences)
         if locked:
             raise NodeError(
                 f"the weights of {model.name} forbid commercial use: read {', '.join(locked)}"
@@ -221,7 +243,7 @@ class Worker:
         Judging the first series again judges the sets that it is in, too.
         """
         grid, *_ = job.inputs.values()
-        self._deps.judge_again(str(grid["series_instance_uid"]))
+        self._deps.arrivals.force(str(grid["series_instance_uid"]), Forced.RERUN)
         self._deps.leases.cancel(job.id, self._owner, [Reason(ReasonCode.MODEL_CHANGED)])
         log.warning("judged again: the model changed", extra={"job": job.id, "model": job.model})
 
@@ -237,22 +259,20 @@ class Worker:
             self._end(job, failed, permanent=event.permanent)
 
     def _order(self, job: LeasedJob, model: ModelSpec) -> JobOrder:
-        inputs = tuple(
-            InputFiles(
-                role=role,
-                series_instance_uid=str(given["series_instance_uid"]),
-                files=self._deps.files_of(str(given["series_instance_uid"]), given["instances"]),
-            )
-            for role, given in job.inputs.items()
-        )
+        deps = self._deps
+        inputs = {}
+        for role, given in job.inputs.items():
+            series = str(given["series_instance_uid"])
+            found = deps.arrivals.files_of(series, given["instances"])
+            inputs[role] = {uid: deps.instances / name for uid, name in found.items()}
         return JobOrder(
             job_key=job.job_key,
             model_folder=model.folder,
             model_digest=job.model_digest,
             parameters=job.parameters,
             inputs=inputs,
-            folder=self._deps.results_folder / str(job.id),
-            weights_dir=self._deps.weights_dir,
+            folder=deps.results_folder / str(job.id),
+            weights_dir=deps.config.weights_dir,
             forms=self._forms_of(job),
             provenance=_provenance(job, model),
         )
@@ -294,7 +314,7 @@ class Worker:
     def _is_held(self, job: LeasedJob) -> bool:
         """Whether an implausible result waits for a person; what was decided before stays so."""
         if job.settled is Settled.NOT_YET:
-            return self._deps.holds_implausible
+            return self._deps.config.work.on_implausible == "hold"
         return job.settled is Settled.IMPLAUSIBLE
 
     def _end(self, job: LeasedJob, reasons: Sequence[Reason], *, permanent: bool) -> None:
@@ -328,19 +348,11 @@ def _how_it_ended(
     implausible: Sequence[Reason],
     notes: Sequence[Reason],
 ) -> list[Reason]:
-    """What a job with a result says of itself."""
     nothing = [] if result["volumes_ml"] else [Reason(ReasonCode.NOTHING_FOUND)]
     ended = [*implausible, *nothing, *notes]
     if job.settled is Settled.ACCEPTED:
         ended.append(Reason(ReasonCode.TAKEN_ALL_THE_SAME))
     return ended
-
-
-def reasons_of(error: NodeError) -> Sequence[Reason]:
-    """Why a job failed, by the error that ended it."""
-    if isinstance(error, SeriesUnusable):
-        return error.reasons
-    return [told(ReasonCode.ATTEMPT_FAILED, str(error))]
 
 
 def _provenance(job: LeasedJob, model: ModelSpec) -> Provenance:
@@ -358,11 +370,11 @@ def _provenance(job: LeasedJob, model: ModelSpec) -> Provenance:
         content_time=job.content_time,
         revision=job.revision,
         replaces=job.replaces,
-        incomplete=incomplete_of(job.inputs),
+        incomplete=_incomplete(job.inputs),
     )
 
 
-def incomplete_of(inputs: Mapping[str, Mapping[str, Any]]) -> str:
+def _incomplete(inputs: Mapping[str, Mapping[str, Any]]) -> str:
     """Of how many of how many images a job is made; empty where none is known to be missing."""
     parts = [
         f"{role + ' ' if len(inputs) > 1 else ''}{count} of {count + missing} images"

@@ -14,12 +14,11 @@ from node.domain.errors import ConfigInvalid
 from node.jobs.leases import JobLeases
 from node.pipeline.accept import Replan
 from node.pipeline.build import Plan
-from node.pipeline.deliver import Deliverer
+from node.pipeline.deliver import Deliverer, delivery_deps
 from node.pipeline.retain import Retention
-from node.pipeline.settle import Settler
+from node.pipeline.settle import Settler, settle_deps
 from node.pipeline.signals import Signals
-from node.pipeline.wiring import delivery_deps, settle_deps, work_deps
-from node.pipeline.work import Worker
+from node.pipeline.work import Worker, work_deps
 
 log = logging.getLogger(__name__)
 
@@ -35,14 +34,15 @@ def route(plan: Plan, replan: Replan, signals: Signals) -> None:
     retention = Retention(plan, engine)
     leases = JobLeases(engine, max_attempts=plan.config.work.attempts)
 
+    def use(fresh: Plan) -> None:
+        settler.use(settle_deps(fresh, engine))
+        retention.use(fresh)
+        log_set_aside(fresh)
+
     def tick() -> None:
         if signals.reload.is_set():
             signals.reload.clear()
-            fresh = _fresh(replan)
-            if fresh is not None:
-                settler.use(settle_deps(fresh, engine))
-                retention.use(fresh)
-                log_set_aside(fresh)
+            _reload(replan, use)
         _guarded("tick", lambda: settler.tick(_now(engine)))
 
     clock = Clock()
@@ -73,26 +73,21 @@ def work(plan: Plan, replan: Replan, signals: Signals, *, owner: str, device: st
         idle_unload_s=plan.config.work.idle_unload_s,
     )
 
-    def reload() -> None:
-        fresh = _fresh(replan)
-        if fresh is not None:
-            worker.use(work_deps(fresh, engine))
+    def use(fresh: Plan) -> None:
+        worker.use(work_deps(fresh, engine))
 
-    worker.run(signals, reload)
+    worker.run(signals, lambda: _reload(replan, use))
     engine.dispose()
 
 
 def deliver(plan: Plan, replan: Replan, signals: Signals, *, owner: str) -> None:
-    """The process "deliver"."""
     engine = plan.open_engine()
     deliverer = Deliverer(delivery_deps(plan, engine), owner=owner)
 
-    def reload() -> None:
-        fresh = _fresh(replan)
-        if fresh is not None:
-            deliverer.use(delivery_deps(fresh, engine))
+    def use(fresh: Plan) -> None:
+        deliverer.use(delivery_deps(fresh, engine))
 
-    deliverer.run(signals, reload)
+    deliverer.run(signals, lambda: _reload(replan, use))
     engine.dispose()
 
 
@@ -101,13 +96,14 @@ def _now(engine: Engine) -> float:
         return epoch_s(connection)
 
 
-def _fresh(replan: Replan) -> Plan | None:
-    """The configuration as it is on disk now, or None where it must not be used."""
+def _reload(replan: Replan, use: Callable[[Plan], None]) -> None:
+    """Go on with the configuration as it is on disk now, unless it must not be used."""
     try:
-        return replan()
+        fresh = replan()
     except ConfigInvalid as invalid:
         log.error("reload refused, the old configuration stays", extra={"why": str(invalid)})
-        return None
+    else:
+        use(fresh)
 
 
 def _guarded(name: str, call: Callable[[], object]) -> None:

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType
@@ -128,8 +128,8 @@ class Supervisor:
         log.info("reload")
         self._signal_all(signal.SIGHUP)
 
-    def _signal_all(self, number: signal.Signals, pids: Sequence[int] | None = None) -> None:
-        for pid in self._children if pids is None else pids:
+    def _signal_all(self, number: signal.Signals) -> None:
+        for pid in self._children:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 

@@ -45,7 +45,7 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AssociationServer, AssociationSocket, RequestHandler
 
-from node.domain.association import Ending
+from node.domain.instance import Ending
 from node.domain.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.receive.dimse_messages import (
     INVALID_PDU_PARAMETER,

@@ -18,8 +18,7 @@ from pydicom.dataset import Dataset
 
 from node.domain.errors import InstanceRejected
 from node.domain.instance import InstanceState, Origin, Transport
-from node.domain.loss import Loss
-from node.domain.received import Received
+from node.domain.received import Loss, Received
 from node.receive.folder import take_file
 from node.receive.ingest import Ingest
 from node.receive.walk import Buffer

@@ -10,7 +10,7 @@ from struct import Struct
 from typing import BinaryIO
 
 from node.domain.errors import InstanceRejected
-from node.domain.notes import Note
+from node.domain.received import Note
 from node.domain.statuses import CANNOT_UNDERSTAND, INFLATES_BEYOND_LIMIT, OUT_OF_RESOURCES
 from node.receive.syntaxes import EXPLICIT_BIG_UID, EXPLICIT_LITTLE_UID, IMPLICIT_LITTLE_UID
 from node.receive.walk import LONG_VRS, Buffer, is_zero

@@ -15,9 +15,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
-from node.domain.association import Ending
 from node.domain.errors import InstanceRejected
-from node.domain.instance import Origin, Transport
+from node.domain.instance import Ending, Origin, Transport
 from node.domain.statuses import is_out_of_resources
 from node.receive.ingest import Carried, Ingest, Receipt
 from node.receive.store import FolderLog

@@ -10,9 +10,8 @@ from typing import Any
 from pydicom.datadict import dictionary_description
 
 from node.domain.errors import InstanceRejected
-from node.domain.notes import Note
 from node.domain.pixels import BITS_ALLOCATED, native_length_fits
-from node.domain.received import IMAGE_SOP_CLASSES, Received, can_be_input, patient_key
+from node.domain.received import IMAGE_SOP_CLASSES, Note, Received, can_be_input, patient_key
 from node.domain.statuses import CANNOT_UNDERSTAND, PIXELS_CONTRADICT_HEADER
 from node.domain.uids import has_leading_zero, is_uid
 from node.receive.syntaxes import NATIVE_SYNTAXES

@@ -11,8 +11,7 @@ from typing import Any
 from node.domain import statuses
 from node.domain.errors import InstanceRejected
 from node.domain.instance import InstanceState, Origin
-from node.domain.loss import Loss
-from node.domain.received import IMAGE_SOP_CLASSES, Received
+from node.domain.received import IMAGE_SOP_CLASSES, Loss, Received
 from node.domain.uids import is_uid
 from node.receive.envelope import Part10Splitter, guess_transfer_syntax, inflated
 from node.receive.header_check import UID_TAGS, check_header, read_uids

@@ -11,11 +11,9 @@ from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from typing import BinaryIO, Final, Protocol
 
-from node.domain.association import Ending
 from node.domain.errors import InstanceRejected
-from node.domain.instance import InstanceState, Origin
-from node.domain.loss import Loss
-from node.domain.received import Received
+from node.domain.instance import Ending, InstanceState, Origin
+from node.domain.received import Loss, Received
 from node.receive.walk import Buffer
 
 HEARTBEAT_S: Final = 2.0

@@ -17,9 +17,8 @@ from itertools import chain
 from time import monotonic
 from typing import Final
 
-from node.domain.association import Ending
 from node.domain.errors import InstanceRejected, NodeError, TryLater
-from node.domain.instance import Origin
+from node.domain.instance import Ending, Origin
 from node.domain.statuses import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, is_out_of_resources
 from node.receive.ingest import Arrival, Carried, Ingest, Receipt
 from node.receive.mime import (

@@ -36,7 +36,7 @@ from typing import NoReturn, TypeAlias
 from pydicom._dicom_dict import DicomDictionary
 
 from node.domain.errors import InstanceRejected
-from node.domain.notes import Note
+from node.domain.received import Note
 from node.domain.statuses import CANNOT_UNDERSTAND
 
 Buffer: TypeAlias = bytes | bytearray | memoryview | mmap.mmap

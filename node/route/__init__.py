@@ -6,12 +6,11 @@ as mappings, the way they stand in YAML. Leaves: a ``Verdict`` per rule with one
 explanation for people. Pure: no file, socket, database or clock.
 
 - ``attributes``: what a clause may name: DICOM keywords and the derived attributes;
-- ``conditions``: one frozen class per condition, and the table of operators;
-- ``compiling``: mapping -> condition, every mistake collected with its path;
-- ``rules``: ``compile_rule`` makes a ``Rule`` or a ``StudyRule``; ``mistakes_in`` checks a whole list;
+- ``conditions``: one frozen class per condition, the table of operators, verdicts;
+- ``compiling``: mapping -> condition or rule, every mistake collected with its path;
+- ``rules``: what a rule says of a series, explained as JSON and as lines of text;
 - ``sets``: one series per role, or why not yet;
-- ``contradiction``: whether two conditions can ever be true together;
-- ``explain``: verdicts as JSON and as lines of text.
+- ``contradiction``: whether two conditions can ever be true together.
 
 Can fail: ``ConfigInvalid`` when a rule is compiled. A compiled rule cannot fail: what it cannot read
 is unknown. A rule fires only on true; absent, different between instances, empty and malformed are
@@ -20,44 +19,3 @@ knows. ``docs/rules.md`` is the operator's page.
 
 The attribute types follow PS3.5 6.2 (value representations) and PS3.6 (data dictionary).
 """
-
-from node.route.compiling import compile_clause
-from node.route.conditions import Condition
-from node.route.contradiction import contradiction, could_match
-from node.route.explain import Explanation, explain
-from node.route.rules import (
-    Rule,
-    StudyRule,
-    compile_rule,
-    compile_rules,
-    conditions_of,
-    mistakes_in,
-    named_sop_classes,
-    names_sop_class,
-)
-from node.route.sets import Ambiguous, Candidate, Chosen, SetChoice, Waiting
-from node.route.verdict import Truth, Verdict
-
-__all__ = [
-    "Ambiguous",
-    "Candidate",
-    "Chosen",
-    "Condition",
-    "Explanation",
-    "Rule",
-    "SetChoice",
-    "StudyRule",
-    "Truth",
-    "Verdict",
-    "Waiting",
-    "compile_clause",
-    "compile_rule",
-    "compile_rules",
-    "conditions_of",
-    "contradiction",
-    "could_match",
-    "explain",
-    "mistakes_in",
-    "named_sop_classes",
-    "names_sop_class",
-]

@@ -18,9 +18,13 @@ from pydicom.datadict import (
 
 from node.domain.derived import DERIVED, Attribute, Kind
 
-_NUMBER_VRS = frozenset({"US", "SS", "UL", "SL", "UV", "SV", "FL", "FD", "IS", "DS"})
-_TEXT_VRS = frozenset({"CS", "DA", "DT", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UR", "UT"})
-_EXACT_VRS = frozenset({"AE", "UI"})
+_KINDS = {
+    **dict.fromkeys(("US", "SS", "UL", "SL", "UV", "SV", "FL", "FD", "IS", "DS"), Kind.NUMBER),
+    **dict.fromkeys(("CS", "DA", "DT", "LO", "LT", "PN", "SH", "ST", "TM"), Kind.TEXT),
+    **dict.fromkeys(("UC", "UR", "UT"), Kind.TEXT),
+    **dict.fromkeys(("AE", "UI"), Kind.EXACT),
+    "AS": Kind.AGE,
+}
 # PS3.7 E.1 and PS3.10 7.1: groups of the message and of the file, not of the data set
 _LAST_ENVELOPE_GROUP = 0x0007
 _FIRST_BULK_GROUP = 0x5400
@@ -71,10 +75,5 @@ def _plain(name: str) -> str:
 
 
 def _kind(vr: str) -> Kind | None:
-    if set(vr.split(" or ")) <= _NUMBER_VRS:
-        return Kind.NUMBER
-    if vr in _TEXT_VRS:
-        return Kind.TEXT
-    if vr in _EXACT_VRS:
-        return Kind.EXACT
-    return Kind.AGE if vr == "AS" else None
+    kinds = {_KINDS.get(each) for each in vr.split(" or ")}
+    return kinds.pop() if len(kinds) == 1 else None

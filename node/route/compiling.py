@@ -1,143 +1,208 @@
-"""From a mapping, the way a clause stands in YAML, to a condition; every mistake with its path."""
+"""From mappings, the way rules stand in YAML, to rules and conditions; every mistake with its path."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
+from functools import partial
+from math import inf
+from typing import Any, NoReturn, TypeVar
+
+from pydicom import uid
 
 from node.domain.derived import Kind
 from node.domain.errors import ConfigInvalid
 from node.domain.header import Scalar
 from node.domain.uids import is_uid
-from node.route.attributes import UnknownAttribute, find_attribute
+from node.route.attributes import find_attribute
 from node.route.conditions import OPERATORS, AllOf, AnyOf, Between, Condition, Not, OneOf
-from node.route.sop_classes import sop_class_uid
+from node.route.contradiction import contradiction
+from node.route.rules import Rule, StudyRule
+from node.route.sets import Role
 
 Mistakes = list[tuple[str, str]]
+T = TypeVar("T")
 
 _EMPTY_CLAUSE = "no clause here: say which series, for example Modality: CT"
 _DEEPEST = 32
+_ROLE_EXAMPLE = "for example {t1c: {Modality: MR, sequence: T1, contrast: true}}"
 
 
-def compile_clause(mapping: object, path: str) -> Condition:
+def compile_rules(
+    rules: Iterable[object], path: str = "rules"
+) -> tuple[list[Rule | StudyRule], Mistakes]:
+    """Raw rules in their order, and everything wrong with their clauses; pure.
+
+    Takes what stands in the YAML, whatever it is: the shape around the clauses is checked by
+    whoever reads the file. Without a mistake there is one compiled rule for each.
+    """
+    mistakes: Mistakes = []
+    compiled: list[Rule | StudyRule] = []
+    for index, raw in enumerate(rules):
+        if isinstance(raw, Mapping):
+            name, when, study = str(raw.get("name", index)), raw.get("when"), raw.get("study")
+            try:
+                compiled.append(
+                    compile_rule(name=name, when=when, study=study, path=f"{path}.{index}")
+                )
+            except ConfigInvalid as invalid:
+                mistakes += invalid.mistakes
+    return compiled, mistakes
+
+
+def mistakes_in(rules: Iterable[object], path: str = "rules") -> Mistakes:
+    """Everything wrong with the clauses of raw rules, as (path, sentence)."""
+    return compile_rules(rules, path)[1]
+
+
+def compile_rule(*, name: str, when: object, study: object, path: str) -> Rule | StudyRule:
+    """The rule that ``when`` or ``study`` stands for.
+
+    Raises:
+        ConfigInvalid: With all mistakes of the rule.
+    """
+    if (when is None) == (study is None):
+        _refuse(path, "needs either when (one series) or study (one series per role)")
+    if when is not None:
+        return Rule(name=name, condition=_possible(compile_clause(when, f"{path}.when"), path))
+    if not isinstance(study, Mapping) or not study:
+        _refuse(f"{path}.study", f"needs roles with clauses, {_ROLE_EXAMPLE}")
+    roles = _all_of(partial(_role, study[role], f"{path}.study.{role}") for role in study)
+    return StudyRule(name=name, roles=dict(zip(map(str, study), roles, strict=True)))
+
+
+def compile_clause(mapping: object, path: str, depth: int = 0) -> Condition:
     """The condition that a mapping of clauses stands for; its keys are and-ed.
 
     Raises:
         ConfigInvalid: With all mistakes below ``path``, not only the first.
     """
-    mistakes: Mistakes = []
-    condition = collect_clause(mapping, path, mistakes)
-    if condition is None or mistakes:
-        raise ConfigInvalid(mistakes)
-    return condition
-
-
-def collect_clause(
-    mapping: object, path: str, mistakes: Mistakes, depth: int = 0
-) -> Condition | None:
-    """The same, adding to ``mistakes`` where ``compile_clause`` raises."""
     if not isinstance(mapping, Mapping):
-        mistakes.append((path, "needs clauses as a mapping, for example {Modality: CT}"))
-        return None
+        _refuse(path, "needs clauses as a mapping, for example {Modality: CT}")
     if not mapping:
-        mistakes.append((path, _EMPTY_CLAUSE))
-        return None
+        _refuse(path, _EMPTY_CLAUSE)
     if depth > _DEEPEST:
-        mistakes.append((path, f"nested deeper than {_DEEPEST} levels: write it flatter"))
-        return None
-    parts = [_entry(key, value, f"{path}.{key}", mistakes, depth) for key, value in mapping.items()]
-    found = tuple(part for part in parts if part is not None)
-    if len(found) < len(parts):
-        return None
-    return found[0] if len(found) == 1 else AllOf(conditions=found)
+        _refuse(path, f"nested deeper than {_DEEPEST} levels: write it flatter")
+    return _anded(
+        partial(_entry, key, value, f"{path}.{key}", depth) for key, value in mapping.items()
+    )
 
 
-def _entry(
-    key: object, value: object, path: str, mistakes: Mistakes, depth: int
-) -> Condition | None:
-    if key == "not":
-        inner = collect_clause(value, path, mistakes, depth + 1)
-        return None if inner is None else Not(condition=inner)
-    if key in ("any", "all"):
-        return _list_of_clauses(str(key), value, path, mistakes, depth)
-    if not isinstance(key, str):
-        mistakes.append((path, "a clause is named by a DICOM keyword or a derived attribute"))
-        return None
+def _refuse(path: str, sentence: str) -> NoReturn:
+    raise ConfigInvalid([(path, sentence)])
+
+
+def _at(path: str, make: Callable[..., T], *arguments: object) -> T:
+    """What it makes; why it cannot is a mistake at the path."""
     try:
-        find_attribute(key)
-    except UnknownAttribute as unknown:
-        mistakes.append((path, str(unknown)))
-        return None
-    if isinstance(value, Mapping):
-        return _operators(key, value, path, mistakes)
-    try:
-        return OneOf(name=key, values=_values(key, value))
+        return make(*arguments)
     except ValueError as error:
-        mistakes.append((path, str(error)))
-        return None
+        raise ConfigInvalid([(path, str(error))]) from None
 
 
-def _list_of_clauses(
-    key: str, value: object, path: str, mistakes: Mistakes, depth: int
-) -> Condition | None:
-    if not isinstance(value, list) or not value:
-        mistakes.append((path, f"{key} takes a list of clauses, for example [{{Modality: CT}}]"))
-        return None
-    parts = [
-        collect_clause(item, f"{path}.{index}", mistakes, depth + 1)
-        for index, item in enumerate(value)
-    ]
-    found = tuple(part for part in parts if part is not None)
-    if len(found) < len(parts):
-        return None
-    return AnyOf(conditions=found) if key == "any" else AllOf(conditions=found)
-
-
-def _operators(
-    name: str, mapping: Mapping[object, object], path: str, mistakes: Mistakes
-) -> Condition | None:
-    """``{min, max}``, ``{contains}``, ``{matches}``, ``{present}``; several are and-ed."""
-    before = len(mistakes)
-    found: list[Condition] = []
-    if not mapping:
-        mistakes.append((path, "an empty mapping says nothing: write a value, or {present: true}"))
-    if mapping.keys() & {"min", "max"}:
-        found += _between(name, mapping, path, mistakes)
-    for key, value in mapping.items():
-        if key in ("min", "max"):
-            continue
-        if key not in OPERATORS:
-            mistakes.append((f"{path}.{key}", _unknown_operator(str(key))))
-            continue
+def _all_of(makers: Iterable[Callable[[], T]]) -> list[T]:
+    """What each of them makes, or the mistakes of all of them."""
+    made: list[T] = []
+    mistakes: Mistakes = []
+    for make in makers:
         try:
-            found.append(OPERATORS[str(key)].compile(name, value))
-        except ValueError as error:
-            mistakes.append((f"{path}.{key}", str(error)))
-    if len(mistakes) > before:
-        return None
+            made.append(make())
+        except ConfigInvalid as invalid:
+            mistakes += invalid.mistakes
+    if mistakes:
+        raise ConfigInvalid(mistakes)
+    return made
+
+
+def _anded(makers: Iterable[Callable[[], Condition]]) -> Condition:
+    found = _all_of(makers)
     return found[0] if len(found) == 1 else AllOf(conditions=tuple(found))
 
 
-def _between(
-    name: str, mapping: Mapping[object, object], path: str, mistakes: Mistakes
-) -> list[Condition]:
-    ends: dict[str, float] = {}
-    for key, argument in (("min", "low"), ("max", "high")):
-        if key not in mapping:
-            continue
-        value = mapping[key]
+def _role(clauses: object, path: str) -> Role:
+    makers: list[Callable[[], Condition]] = []
+    if isinstance(clauses, Mapping) and "prefer" in clauses:
+        makers = _wishes(clauses["prefer"], f"{path}.prefer")
+        clauses = {key: value for key, value in clauses.items() if key != "prefer"}
+    makers.append(partial(_role_clause, clauses, path))
+    *prefer, condition = _all_of(makers)
+    return Role(condition=condition, prefer=tuple(prefer))
+
+
+def _wishes(wishes: object, path: str) -> list[Callable[[], Condition]]:
+    if not isinstance(wishes, list) or not wishes:
+        sentence = "takes a list of clauses, for example [{spacing_mm: {max: 1.5}}]"
+        return [partial(_refuse, path, sentence)]
+    return [partial(compile_clause, wish, f"{path}.{i}") for i, wish in enumerate(wishes)]
+
+
+def _role_clause(clauses: object, path: str) -> Condition:
+    if not isinstance(clauses, Mapping) or not clauses:
+        _refuse(path, f"a role needs clauses, {_ROLE_EXAMPLE}")
+    return _possible(compile_clause(clauses, path), path)
+
+
+def _possible(condition: Condition, path: str) -> Condition:
+    """Refuse clauses of one rule that can never be true together."""
+    clash = contradiction(condition)
+    if clash is not None:
+        _refuse(path, f"can never fire: {clash}")
+    return condition
+
+
+def _entry(key: object, value: object, path: str, depth: int) -> Condition:
+    if key == "not":
+        return Not(condition=compile_clause(value, path, depth + 1))
+    if key in ("any", "all"):
+        if not isinstance(value, list) or not value:
+            _refuse(path, f"{key} takes a list of clauses, for example [{{Modality: CT}}]")
+        parts = tuple(
+            _all_of(
+                partial(compile_clause, item, f"{path}.{index}", depth + 1)
+                for index, item in enumerate(value)
+            )
+        )
+        return AnyOf(conditions=parts) if key == "any" else AllOf(conditions=parts)
+    if not isinstance(key, str):
+        _refuse(path, "a clause is named by a DICOM keyword or a derived attribute")
+    _at(path, find_attribute, key)
+    if isinstance(value, Mapping):
+        return _operators(key, value, path)
+    return _at(path, _one_of, key, value)
+
+
+def _operators(name: str, mapping: Mapping[Any, object], path: str) -> Condition:
+    """``{min, max}``, ``{contains}``, ``{matches}``, ``{present}``; several are and-ed."""
+    if not mapping:
+        _refuse(path, "an empty mapping says nothing: write a value, or {present: true}")
+    ends = {key: mapping[key] for key in ("min", "max") if key in mapping}
+    makers: list[Callable[[], Condition]] = [
+        partial(_operator, name, key, value, f"{path}.{key}")
+        for key, value in mapping.items()
+        if key not in ends
+    ]
+    return _anded([partial(_between, name, ends, path), *makers] if ends else makers)
+
+
+def _operator(name: str, key: object, value: object, path: str) -> Condition:
+    if key not in OPERATORS:
+        known = ("min", "max", *OPERATORS)
+        close = get_close_matches(str(key), known, n=1)
+        hint = f"; did you mean {close[0]}?" if close else f": write one of {', '.join(known)}"
+        _refuse(path, f"unknown operator{hint}")
+    return _at(path, OPERATORS[str(key)].compile, name, value)
+
+
+def _between(name: str, ends: Mapping[str, object], path: str) -> Condition:
+    numbers = {"min": -inf, "max": inf}
+    for key, value in ends.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
-            mistakes.append((f"{path}.{key}", f"{key} takes a number"))
-            return []
-        ends[argument] = float(value)
-    try:
-        return [Between(name=name, **ends)]
-    except ValueError as error:
-        mistakes.append((path, str(error)))
-        return []
+            _refuse(f"{path}.{key}", f"{key} takes a number")
+        numbers[key] = float(value)
+    return _at(path, partial(Between, name=name, low=numbers["min"], high=numbers["max"]))
 
 
-def _values(name: str, value: object) -> tuple[Scalar, ...]:
+def _one_of(name: str, value: object) -> Condition:
     """A scalar or a list of scalars; SOP classes may be written by their keyword."""
     listed = value if isinstance(value, list) else [value]
     values: list[Scalar] = []
@@ -147,20 +212,16 @@ def _values(name: str, value: object) -> tuple[Scalar, ...]:
         if not isinstance(each, str | int | float | bool):
             raise ValueError("takes a value or a list of values, not a list of lists or mappings")
         values.append(_uid(name, each) if name.endswith("UID") else each)
-    return tuple(values)
+    return OneOf(name=name, values=tuple(values))
 
 
 def _uid(name: str, value: Scalar) -> Scalar:
     if not isinstance(value, str) or find_attribute(name).kind is not Kind.EXACT:
         return value
-    text = sop_class_uid(value) if name == "SOPClassUID" else value.strip()
+    text = value.strip()
+    known = getattr(uid, text, None) if name == "SOPClassUID" else None
+    if isinstance(known, uid.UID):  # by its keyword (PS3.6 Annex A), such as SegmentationStorage
+        return str(known)
     if not is_uid(text):
         raise ValueError(f"{value!r} is no UID")
     return text
-
-
-def _unknown_operator(key: str) -> str:
-    known = ("min", "max", *OPERATORS)
-    close = get_close_matches(key, known, n=1)
-    hint = f"; did you mean {close[0]}?" if close else f": write one of {', '.join(known)}"
-    return f"unknown operator{hint}"

@@ -1,6 +1,10 @@
-"""Conditions: one frozen class for each thing a clause can ask.
+"""Conditions: what a clause can ask, one frozen class each, and the verdict that it gives.
 
-A new operator, ``{key: value}``, is a class of ``Operator``, in a file of its own, and in ``OPERATORS``: rules, explanations, contradictions and ``docs/rules.md`` take it from there.
+A new operator, ``{key: value}``, is a class of ``Operator``, in a file of its own, and in ``OPERATORS``:
+rules, explanations, contradictions and ``docs/rules.md`` take it from there.
+
+A verdict is true, false, or unknown with the reason. and, or and not are Kleene's: unknown stays unknown
+unless the other side decides.
 
 How values compare: text trimmed and without case, AE titles and UIDs with case, numbers as numbers,
 and a multi-valued attribute fits when any of its values does. A present but empty attribute has no
@@ -13,9 +17,10 @@ Source: PS3.5 6.2 (padding and case of value representations), PS3.5 6.4 (multip
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from math import inf, isfinite, isnan
+from enum import StrEnum
+from math import inf, isfinite, isnan, nan
 from typing import Any, ClassVar, Self, TypeAlias
 
 import re2
@@ -23,26 +28,113 @@ import re2
 from node.domain.derived import Attribute, Kind
 from node.domain.header import ABSENT, DIFFERS, MALFORMED, Header, Missing, Scalar
 from node.route.attributes import find_attribute
-from node.route.verdict import Truth, Verdict, all_of, any_of
 
 EMPTY = Missing("empty")
 _YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}  # PS3.5 6.2, AS
 
 
+class Truth(StrEnum):
+    """What is known about a clause."""
+
+    TRUE = "true"
+    FALSE = "false"
+    UNKNOWN = "unknown"
+
+    @classmethod
+    def of(cls, known: bool) -> Truth:
+        return cls.TRUE if known else cls.FALSE
+
+    def negated(self) -> Truth:
+        return _RISING[-1 - _RISING.index(self)]
+
+
+_RISING = (Truth.FALSE, Truth.UNKNOWN, Truth.TRUE)
+
+
+def all_of(truths: Iterable[Truth]) -> Truth:
+    """Kleene and: one false decides, then one unknown."""
+    return min(truths, key=_RISING.index, default=Truth.TRUE)
+
+
+def any_of(truths: Iterable[Truth]) -> Truth:
+    """Kleene or: one true decides, then one unknown."""
+    return max(truths, key=_RISING.index, default=Truth.FALSE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What one clause says about one header.
+
+    Args:
+        name: The attribute, or ``all``, ``any``, ``not`` for a clause of clauses.
+        clause: The clause as text, the way it stands in the rule.
+        asked: The same without the attribute; empty for a clause of clauses.
+        reason: Why it is unknown, without any value; empty for true and false.
+        found: The values it was decided by: for a screen, never for a row or a log.
+    """
+
+    truth: Truth
+    name: str
+    clause: str
+    asked: str = ""
+    reason: str = ""
+    found: tuple[Scalar, ...] = ()
+    children: tuple[Verdict, ...] = ()
+
+    def leaves(self) -> Iterator[Verdict]:
+        """The clauses about single attributes, in the order of the rule."""
+        if not self.children:
+            yield self
+        for child in self.children:
+            yield from child.leaves()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leaf(ABC):
-    """One attribute, and what is asked of it."""
+    """One attribute, and what is asked of it.
+
+    Attributes:
+        as_number: Values are numbers to ``fits``, ages in years.
+    """
+
+    as_number: ClassVar[bool] = False
 
     name: str
 
     @abstractmethod
-    def judge(self, header: Header) -> Verdict:
-        """What the clause says about a header; ``judge_any`` does it value by value."""
+    def fits(self, value: Scalar) -> bool:
+        """Whether one value, of those that can be read, is what is asked."""
 
     @property
     @abstractmethod
     def asked(self) -> str:
         """What is asked, as it stands in a rule: ``CT``, ``{min: 3}``."""
+
+    def judge(self, header: Header) -> Verdict:
+        """True if any value fits, unknown if none does but one could not be read, else false."""
+        value = header.get(self.name)
+        if isinstance(value, Missing):
+            return self._says(Truth.UNKNOWN, reason=value.reason)
+        kind = Kind.NUMBER if self.as_number else find_attribute(self.name).kind
+        readable = [each for each in value if _is_readable(kind, each)]
+        if any(self.fits(each) for each in readable):
+            return self._says(Truth.TRUE, found=value)
+        filled = [each for each in value if _is_filled(each)]
+        if not filled:
+            return self._says(Truth.UNKNOWN, reason=EMPTY.reason)
+        if len(readable) < len(filled):
+            return self._says(Truth.UNKNOWN, reason=MALFORMED.reason, found=value)
+        return self._says(Truth.FALSE, found=value)
+
+    def _says(self, truth: Truth, *, reason: str = "", found: tuple[Scalar, ...] = ()) -> Verdict:
+        return Verdict(
+            truth=truth,
+            name=self.name,
+            clause=str(self),
+            asked=self.asked,
+            reason=reason,
+            found=found,
+        )
 
     def __str__(self) -> str:
         return f"{self.name}: {self.asked}"
@@ -75,31 +167,29 @@ class OneOf(Leaf):
     """The attribute has one of these values."""
 
     values: tuple[Scalar, ...]
-    _folded: frozenset[Scalar] = field(init=False, repr=False, compare=False)
+    _wanted: frozenset[Scalar] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        attribute = find_attribute(self.name)
         if not self.values:
             raise ValueError("an empty list fits nothing: name at least one value")
         for value in self.values:
-            _check_value(attribute, value)
-        folded = frozenset(_folded(attribute, value) for value in self.values)
-        object.__setattr__(self, "_folded", folded)
+            _check_value(find_attribute(self.name), value)
+        wanted = frozenset(_folded(self.name, value) for value in self.values)
+        object.__setattr__(self, "_wanted", wanted)
 
-    def judge(self, header: Header) -> Verdict:
-        """Whether any value of the attribute is among these."""
-        attribute = find_attribute(self.name)
-        return judge_any(self, header, lambda value: _folded(attribute, value) in self._folded)
+    def fits(self, value: Scalar) -> bool:
+        return _folded(self.name, value) in self._wanted
 
     @property
     def asked(self) -> str:
-        """The values."""
         return _listed(self.values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Between(Leaf):
     """The number lies in [low, high]; for ages, in years."""
+
+    as_number: ClassVar[bool] = True
 
     low: float = -inf
     high: float = inf
@@ -112,15 +202,11 @@ class Between(Leaf):
         if self.low > self.high:
             raise ValueError(f"min {self.low:g} is above max {self.high:g}: nothing fits")
 
-    def judge(self, header: Header) -> Verdict:
-        """Whether any value of the attribute lies in the range."""
-        return judge_any(
-            self, header, lambda value: self.low <= _number(value) <= self.high, as_number=True
-        )
+    def fits(self, value: Scalar) -> bool:
+        return self.low <= _number(value) <= self.high
 
     @property
     def asked(self) -> str:
-        """The ends of the range that there are."""
         ends = (("min", self.low), ("max", self.high))
         return f"{{{', '.join(f'{word}: {end:.10g}' for word, end in ends if isfinite(end))}}}"
 
@@ -148,19 +234,12 @@ class Contains(Operator):
         if not self.parts or not all(part.strip() for part in self.parts):
             raise ValueError("contains needs a text that is not empty")
 
-    def judge(self, header: Header) -> Verdict:
-        """Whether any value of the attribute contains any of the texts."""
-        attribute = find_attribute(self.name)
-        parts = [str(_folded(attribute, part)) for part in self.parts]
-        return judge_any(
-            self,
-            header,
-            lambda value: any(part in str(_folded(attribute, value)) for part in parts),
-        )
+    def fits(self, value: Scalar) -> bool:
+        text = str(_folded(self.name, value))
+        return any(str(_folded(self.name, part)) in text for part in self.parts)
 
     @property
     def asked(self) -> str:
-        """The texts."""
         return f"{{contains: {_listed(self.parts)}}}"
 
 
@@ -196,17 +275,12 @@ class Matches(Operator):
         except (re2.error, UnicodeError) as error:
             raise ValueError(f"no regular expression of RE2: {_re2_text(error)}") from None
 
-    def judge(self, header: Header) -> Verdict:
-        """Whether the expression is found in any value of the attribute."""
-        return judge_any(self, header, self._is_found)
-
-    def _is_found(self, value: Scalar) -> bool:
+    def fits(self, value: Scalar) -> bool:
         text = str(value).strip().encode("utf-8", "replace").decode()
         return self._compiled.search(text) is not None
 
     @property
     def asked(self) -> str:
-        """The expression."""
         return f"{{matches: {self.pattern}}}"
 
 
@@ -233,55 +307,57 @@ class Present(Operator):
     def __post_init__(self) -> None:
         find_attribute(self.name)
 
+    def fits(self, value: Scalar) -> bool:
+        return _is_filled(value) is self.expected
+
     def judge(self, header: Header) -> Verdict:
-        """Whether there is a value, as expected."""
+        """Whether there is a value, as expected: an attribute without any is no unknown."""
         value = header.get(self.name)
         if isinstance(value, Missing) and value not in (ABSENT, DIFFERS):
-            return _verdict(self, Truth.UNKNOWN, reason=value.reason)
-        found = () if isinstance(value, Missing) else value
-        has_value = value == DIFFERS or any(str(each).strip() for each in found)
-        return _verdict(self, Truth.of(has_value is self.expected), found=found)
+            return self._says(Truth.UNKNOWN, reason=value.reason)
+        found = header.known(self.name)
+        has_value = value == DIFFERS or any(map(_is_filled, found))
+        return self._says(Truth.of(has_value is self.expected), found=found)
 
     @property
     def asked(self) -> str:
-        """Whether a value is expected."""
         return f"{{present: {str(self.expected).lower()}}}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AllOf:
-    """Every condition is true."""
+class Several:
+    """A clause of clauses; every one is judged, so that an explanation shows them all."""
+
+    word: ClassVar[str]
+    combine: ClassVar[Callable[[Iterable[Truth]], Truth]]
 
     conditions: tuple[Condition, ...]
 
     def judge(self, header: Header) -> Verdict:
-        """Kleene and; every child is judged, so that an explanation shows them all."""
         children = tuple(condition.judge(header) for condition in self.conditions)
-        truth = all_of(child.truth for child in children)
-        return Verdict(truth=truth, name="all", clause="all", children=children)
+        truth = type(self).combine(child.truth for child in children)
+        return Verdict(truth=truth, name=self.word, clause=self.word, children=children)
 
     def __str__(self) -> str:
-        return f"all: [{', '.join(f'{{{c}}}' for c in self.conditions)}]"
+        return f"{self.word}: [{', '.join(f'{{{each}}}' for each in self.conditions)}]"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AnyOf:
-    """At least one condition is true."""
+class AllOf(Several):
+    """Every condition is true: Kleene and."""
 
-    conditions: tuple[Condition, ...]
+    word = "all"
+    combine = all_of
+
+
+class AnyOf(Several):
+    """At least one condition is true: Kleene or."""
+
+    word = "any"
+    combine = any_of
 
     def __post_init__(self) -> None:
         if not self.conditions:
             raise ValueError("any of nothing fits nothing: name at least one clause")
-
-    def judge(self, header: Header) -> Verdict:
-        """Kleene or; every child is judged."""
-        children = tuple(condition.judge(header) for condition in self.conditions)
-        truth = any_of(child.truth for child in children)
-        return Verdict(truth=truth, name="any", clause="any", children=children)
-
-    def __str__(self) -> str:
-        return f"any: [{', '.join(f'{{{c}}}' for c in self.conditions)}]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -291,7 +367,6 @@ class Not:
     condition: Condition
 
     def judge(self, header: Header) -> Verdict:
-        """Kleene not."""
         child = self.condition.judge(header)
         return Verdict(truth=child.truth.negated(), name="not", clause="not", children=(child,))
 
@@ -309,26 +384,8 @@ OPERATORS: Mapping[str, type[Operator]] = {
 }
 
 
-def judge_any(
-    condition: Leaf, header: Header, fits: Callable[[Scalar], bool], *, as_number: bool = False
-) -> Verdict:
-    """True if any value fits, unknown if none does but one could not be read, else false.
-
-    Args:
-        as_number: Values are numbers to ``fits``, ages in years.
-    """
-    value = header.get(condition.name)
-    if isinstance(value, Missing):
-        return _verdict(condition, Truth.UNKNOWN, reason=value.reason)
-    kind = Kind.NUMBER if as_number else find_attribute(condition.name).kind
-    readable = [each for each in value if _is_readable(kind, each)]
-    if any(fits(each) for each in readable):
-        return _verdict(condition, Truth.TRUE, found=value)
-    if not any(str(each).strip() for each in value):
-        return _verdict(condition, Truth.UNKNOWN, reason=EMPTY.reason)
-    if len(readable) < len([each for each in value if str(each).strip()]):
-        return _verdict(condition, Truth.UNKNOWN, reason=MALFORMED.reason, found=value)
-    return _verdict(condition, Truth.FALSE, found=value)
+def _is_filled(value: Scalar) -> bool:
+    return str(value).strip() != ""
 
 
 def _is_readable(kind: Kind, value: Scalar) -> bool:
@@ -336,26 +393,26 @@ def _is_readable(kind: Kind, value: Scalar) -> bool:
         return isinstance(value, bool)
     if kind is Kind.NUMBER:
         return not isnan(_number(value))
-    return isinstance(value, str) and value.strip() != ""
+    return isinstance(value, str) and _is_filled(value)
 
 
 def _number(value: Scalar) -> float:
     """The value as a number, an age in years; NaN where it is none."""
     if isinstance(value, bool):
-        return float("nan")
+        return nan
     if isinstance(value, int | float):
         return float(value)
     digits, unit = value.strip()[:-1], value.strip()[-1:]
     if digits.isascii() and digits.isdigit() and unit in _YEARS:
         return int(digits) * _YEARS[unit]
-    return float("nan")
+    return nan
 
 
-def _folded(attribute: Attribute, value: Scalar) -> Scalar:
+def _folded(name: str, value: Scalar) -> Scalar:
     """The form in which two values of the attribute are compared."""
     if isinstance(value, str):
         trimmed = value.strip()
-        return trimmed if attribute.kind is Kind.EXACT else trimmed.casefold()
+        return trimmed if find_attribute(name).kind is Kind.EXACT else trimmed.casefold()
     return value if isinstance(value, bool) else float(value)
 
 
@@ -379,19 +436,6 @@ def _check_value(attribute: Attribute, value: Scalar) -> None:
 def _check_is_text(name: str, operator: str) -> None:
     if find_attribute(name).kind in (Kind.NUMBER, Kind.FLAG):
         raise ValueError(f"{operator} needs text, and {name} is no text")
-
-
-def _verdict(
-    condition: Leaf, truth: Truth, *, reason: str = "", found: tuple[Scalar, ...] = ()
-) -> Verdict:
-    return Verdict(
-        truth=truth,
-        name=condition.name,
-        clause=str(condition),
-        asked=condition.asked,
-        reason=reason,
-        found=found,
-    )
 
 
 def _listed(values: tuple[Scalar, ...]) -> str:

@@ -13,17 +13,7 @@ from itertools import islice, product
 
 from node.domain.header import Header
 from node.route.attributes import find_attribute
-from node.route.conditions import (
-    AllOf,
-    AnyOf,
-    Between,
-    Condition,
-    Leaf,
-    Not,
-    OneOf,
-    Present,
-)
-from node.route.verdict import Truth
+from node.route.conditions import AllOf, AnyOf, Between, Condition, Leaf, Not, OneOf, Present, Truth
 
 _MOST_BRANCHES = 1024
 
@@ -106,7 +96,7 @@ def _clash(branch: _Branch) -> _Branch | None:
 
 
 def _exclude(name: str, literals: _Branch) -> bool:
-    if _needs_value(literals) and not _value_allowed(literals):
+    if len({_wants_value(literal) for literal in literals}) > 1:
         return True
     for literal in literals:
         if isinstance(literal.leaf, OneOf) and literal.wanted is Truth.TRUE:
@@ -116,20 +106,10 @@ def _exclude(name: str, literals: _Branch) -> bool:
     return bool(ranges) and max(r.low for r in ranges) > min(r.high for r in ranges)
 
 
-def _needs_value(literals: _Branch) -> bool:
-    """Whether some literal is unknown without a value; a negated one is so too."""
-    return any(_expects(literal) is not False for literal in literals)
-
-
-def _value_allowed(literals: _Branch) -> bool:
-    return all(_expects(literal) is not False for literal in literals)
-
-
-def _expects(literal: _Literal) -> bool | None:
-    """For ``present``: whether a value is wanted; None for any other condition."""
-    if not isinstance(literal.leaf, Present):
-        return None
-    return literal.leaf.expected is (literal.wanted is Truth.TRUE)
+def _wants_value(literal: _Literal) -> bool:
+    """Whether it needs a value: all but ``present`` are unknown without one, negated or not."""
+    leaf = literal.leaf
+    return not isinstance(leaf, Present) or leaf.expected is (literal.wanted is Truth.TRUE)
 
 
 def _all_hold(literals: _Branch, header: Header) -> bool:

@@ -1,19 +1,22 @@
-"""Rules: named conditions on one series, or on one series per role of a study."""
+"""Rules: named conditions on one series, or on one series per role of a study; and why they fired or not.
+
+An explanation has two faces: JSON for the job list and the API, lines for a terminal. Header values are
+shown on request only, on a screen in front of the person who asked: what is stored or logged names
+attributes and reasons, never values, as a Study Description or a Patient ID may name a patient.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from node.domain.errors import ConfigInvalid
+from node.domain.derived import DERIVED
 from node.domain.header import Header
-from node.route.compiling import Mistakes, collect_clause
-from node.route.conditions import AllOf, AnyOf, Condition, OneOf
-from node.route.contradiction import contradiction
+from node.route.conditions import Condition, OneOf, Several, Truth, Verdict, any_of
 from node.route.sets import Candidate, Role, SetChoice, choose
-from node.route.verdict import Verdict
 
-_ROLE_EXAMPLE = "for example {t1c: {Modality: MR, sequence: T1, contrast: true}}"
+_VALUE_LENGTH = 80
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,10 +25,6 @@ class Rule:
 
     name: str
     condition: Condition
-
-    def judge(self, header: Header) -> Verdict:
-        """What the rule says about one series."""
-        return self.condition.judge(header)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,56 +38,9 @@ class StudyRule:
         if not self.roles:
             raise ValueError(f"study rule {self.name} has no roles")
 
-    def judge(self, header: Header) -> Mapping[str, Verdict]:
-        """What each role says about one series."""
-        return {name: role.condition.judge(header) for name, role in self.roles.items()}
-
     def choose(self, candidates: Sequence[Candidate]) -> SetChoice:
         """One series per role, out of all complete series of one study."""
         return choose(self.roles, candidates)
-
-
-def compile_rule(
-    *,
-    name: str,
-    when: Mapping[str, object] | None,
-    study: Mapping[str, object] | None,
-    path: str,
-) -> Rule | StudyRule:
-    """The rule that ``when`` or ``study`` stands for.
-
-    Raises:
-        ConfigInvalid: With all mistakes of the rule.
-    """
-    mistakes: Mistakes = []
-    rule = _collect_rule(name, when, study, path, mistakes)
-    if rule is None or mistakes:
-        raise ConfigInvalid(mistakes)
-    return rule
-
-
-def compile_rules(
-    rules: Iterable[object], path: str = "rules"
-) -> tuple[list[Rule | StudyRule], Mistakes]:
-    """Raw rules in their order, and everything wrong with their clauses; pure.
-
-    Takes what stands in the YAML, whatever it is: the shape around the clauses is checked by
-    whoever reads the file. Without a mistake there is one compiled rule for each.
-    """
-    mistakes: Mistakes = []
-    compiled: list[Rule | StudyRule] = []
-    for index, raw in enumerate(rules):
-        if isinstance(raw, Mapping):
-            where = f"{path}.{index}"
-            name = str(raw.get("name", index))
-            rule = _collect_rule(name, raw.get("when"), raw.get("study"), where, mistakes)
-            compiled += [rule] if rule is not None else []
-    return compiled, mistakes
-
-
-def mistakes_in(rules: Iterable[object], path: str = "rules") -> Mistakes:
-    """Everything wrong with the clauses of raw rules, as (path, sentence)."""
-    return compile_rules(rules, path)[1]
 
 
 def conditions_of(rule: Rule | StudyRule) -> Mapping[str, Condition]:
@@ -98,67 +50,129 @@ def conditions_of(rule: Rule | StudyRule) -> Mapping[str, Condition]:
     return {name: role.condition for name, role in rule.roles.items()}
 
 
-def named_sop_classes(condition: Condition) -> frozenset[str]:
-    """The SOP Class UIDs that a condition asks for by ``SOPClassUID``; never those below ``not``."""
-    if isinstance(condition, OneOf) and condition.name == "SOPClassUID":
-        return frozenset(str(value) for value in condition.values)
-    if isinstance(condition, AllOf | AnyOf):
-        return frozenset[str]().union(*(named_sop_classes(c) for c in condition.conditions))
-    return frozenset()
-
-
 def names_sop_class(condition: Condition, sop_class_uid: str) -> bool:
-    """Whether a rule asks for this class by name, and so takes what is else no input."""
-    return sop_class_uid in named_sop_classes(condition)
+    """Whether a rule asks for this class by name, and so takes what is else no input.
+
+    What stands below ``not`` asks for nothing.
+    """
+    if isinstance(condition, Several):
+        return any(names_sop_class(each, sop_class_uid) for each in condition.conditions)
+    if isinstance(condition, OneOf) and condition.name == "SOPClassUID":
+        return sop_class_uid in condition.values
+    return False
 
 
-def _collect_rule(
-    name: str, when: object, study: object, path: str, mistakes: Mistakes
-) -> Rule | StudyRule | None:
-    if (when is None) == (study is None):
-        mistakes.append((path, "needs either when (one series) or study (one series per role)"))
-        return None
-    if when is not None:
-        condition = _possible(collect_clause(when, f"{path}.when", mistakes), path, mistakes)
-        return None if condition is None else Rule(name=name, condition=condition)
-    if not isinstance(study, Mapping) or not study:
-        mistakes.append((f"{path}.study", f"needs roles with clauses, {_ROLE_EXAMPLE}"))
-        return None
-    roles = {
-        str(role): _collect_role(clauses, f"{path}.study.{role}", mistakes)
-        for role, clauses in study.items()
-    }
-    complete = {role: found for role, found in roles.items() if found is not None}
-    return StudyRule(name=name, roles=complete) if len(complete) == len(roles) else None
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """What one rule says about one series.
+
+    Args:
+        roles: One verdict per role; a rule on single series has the one role ``""``.
+    """
+
+    rule: str
+    roles: Mapping[str, Verdict]
+
+    @property
+    def truth(self) -> Truth:
+        """Of a rule on single series: whether it fires; of a study rule: whether a role fits."""
+        return any_of(verdict.truth for verdict in self.roles.values())
+
+    def why_silent(self) -> tuple[str, tuple[tuple[Any, ...], ...]]:
+        """The rule, and for each role why it does not fit: plain facts without header values."""
+        roles = ((name, *why_not(verdict)) for name, verdict in self.roles.items())
+        return self.rule, tuple(roles)
+
+    def as_json(self, *, values: bool = False) -> dict[str, Any]:
+        """A JSON-ready structure.
+
+        Args:
+            values: Whether to show what was found in the header; never for storage.
+        """
+        body: dict[str, Any] = {"rule": self.rule, "truth": self.truth.value}
+        if set(self.roles) == {""}:
+            return body | {"verdict": _as_json(self.roles[""], values)}
+        return body | {"roles": {name: _as_json(v, values) for name, v in self.roles.items()}}
+
+    def lines(self, *, values: bool = True) -> list[str]:
+        """The same as text, one line per clause."""
+        lines = [f"rule {self.rule}: {self.truth}"]
+        for name, verdict in self.roles.items():
+            if name:
+                lines.append(f"  role {name}: {verdict.truth}")
+            for child in verdict.children if verdict.name == "all" else (verdict,):
+                lines.extend(_lines(child, 2 if name else 1, values))
+        return lines
 
 
-def _collect_role(clauses: object, path: str, mistakes: Mistakes) -> Role | None:
-    prefer: tuple[Condition, ...] | None = ()
-    if isinstance(clauses, Mapping) and "prefer" in clauses:
-        prefer = _collect_prefer(clauses["prefer"], f"{path}.prefer", mistakes)
-        clauses = {key: value for key, value in clauses.items() if key != "prefer"}
-    if not isinstance(clauses, Mapping) or not clauses:
-        mistakes.append((path, f"a role needs clauses, {_ROLE_EXAMPLE}"))
-        return None
-    condition = _possible(collect_clause(clauses, path, mistakes), path, mistakes)
-    if condition is None or prefer is None:
-        return None
-    return Role(condition=condition, prefer=prefer)
+def explain(rule: Rule | StudyRule, header: Header) -> Explanation:
+    roles = {role: condition.judge(header) for role, condition in conditions_of(rule).items()}
+    return Explanation(rule=rule.name, roles=roles)
 
 
-def _collect_prefer(wishes: object, path: str, mistakes: Mistakes) -> tuple[Condition, ...] | None:
-    if not isinstance(wishes, list) or not wishes:
-        mistakes.append((path, "takes a list of clauses, for example [{spacing_mm: {max: 1.5}}]"))
-        return None
-    found = [collect_clause(wish, f"{path}.{index}", mistakes) for index, wish in enumerate(wishes)]
-    known = tuple(wish for wish in found if wish is not None)
-    return known if len(known) == len(found) else None
+def why_not(verdict: Verdict) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
+    """The clauses that kept a verdict from being true: attributes that do not fit, and those that
+    are unknown with the reason; without values.
+    """
+    false, unknown = [], []
+    for leaf, wanted in _deciding(verdict, Truth.TRUE, is_met=False):
+        if leaf.truth is Truth.UNKNOWN:
+            unknown.append((leaf.name, leaf.reason))
+        elif leaf.truth is not wanted:
+            false.append(leaf.name)
+    return tuple(dict.fromkeys(false)), tuple(dict.fromkeys(unknown))
 
 
-def _possible(condition: Condition | None, path: str, mistakes: Mistakes) -> Condition | None:
-    """Refuse clauses of one rule that can never be true together."""
-    clash = contradiction(condition) if condition is not None else None
-    if clash is None:
-        return condition
-    mistakes.append((path, f"can never fire: {clash}"))
-    return None
+def why_true(verdict: Verdict) -> tuple[tuple[Any, ...], ...]:
+    """The clauses that made a verdict true: attribute, what is asked, whether that holds, found.
+
+    A clause of clauses is told by its parts; ``any`` by those of its clauses that are true. What was
+    found stands there only where it is one of few values that the node made.
+    """
+    clauses = []
+    for leaf, wanted in _deciding(verdict, Truth.TRUE, is_met=True):
+        is_ours = leaf.name in DERIVED and bool(DERIVED[leaf.name].values)
+        found = tuple(map(str, leaf.found)) if is_ours else ()
+        clauses.append((leaf.name, leaf.asked, wanted is Truth.TRUE, found))
+    return tuple(dict.fromkeys(clauses))
+
+
+def _deciding(verdict: Verdict, wanted: Truth, *, is_met: bool) -> Iterator[tuple[Verdict, Truth]]:
+    """The leaves below clauses that are, or are not, as wanted, each with what was wanted of it."""
+    if (verdict.truth is wanted) is not is_met:
+        return
+    if not verdict.children:
+        yield verdict, wanted
+    for child in verdict.children:
+        inner = wanted.negated() if verdict.name == "not" else wanted
+        yield from _deciding(child, inner, is_met=is_met)
+
+
+def _as_json(verdict: Verdict, values: bool) -> dict[str, Any]:
+    body: dict[str, Any] = {"clause": verdict.clause, "truth": verdict.truth.value}
+    if verdict.reason:
+        body["reason"] = verdict.reason
+    if values and verdict.found:
+        body["found"] = list(verdict.found)
+    if verdict.children:
+        body["clauses"] = [_as_json(child, values) for child in verdict.children]
+    return body
+
+
+def _lines(verdict: Verdict, indent: int, values: bool) -> Iterator[str]:
+    found = ""
+    if verdict.reason:
+        found = f"  ({verdict.reason})"
+    elif values and verdict.found:
+        found = f"  (is {_shown(verdict)})"
+    yield f"{'  ' * indent}{verdict.truth.value:8}{verdict.clause}{found}"
+    for child in verdict.children:
+        yield from _lines(child, indent + 1, values)
+
+
+def _shown(verdict: Verdict) -> str:
+    """The values on one line: a header cannot write control characters to a terminal."""
+    text = "\\".join(str(value) for value in verdict.found)
+    printable = "".join(character if character.isprintable() else "?" for character in text)
+    cut = printable[:_VALUE_LENGTH]
+    return cut if cut == printable else f"{cut}..."

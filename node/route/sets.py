@@ -6,14 +6,13 @@ Never the first one that fits: where two fit equally well, a person decides.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from node.domain.header import Header
 from node.domain.reasons import Reason, ReasonCode
-from node.route.conditions import Condition
-from node.route.verdict import Truth
+from node.route.conditions import Condition, Truth
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +54,6 @@ class Chosen:
 class Waiting:
     """Roles without a series; a later one may fill them."""
 
-    missing: tuple[str, ...]
     reasons: tuple[Reason, ...]
 
 
@@ -63,8 +61,6 @@ class Waiting:
 class Ambiguous:
     """More than one choice is as good: parked for a person."""
 
-    roles: tuple[str, ...]
-    series_instance_uids: tuple[str, ...]
     reasons: tuple[Reason, ...]
 
 
@@ -88,17 +84,24 @@ def choose(roles: Mapping[str, Role], candidates: Sequence[Candidate]) -> SetCho
             return _waiting(missing, roles, candidates, taken)
         claims = {name: fitting[0] for name, fitting in fits.items() if len(fitting) == 1}
         if rivals := _rivals(claims):
-            return _one_for_two(rivals)
+            return Waiting(reasons=(_rivalry(ReasonCode.ONE_SERIES_FOR_ROLES, rivals),))
         if not claims:
-            claims = _claims_of_the_best(roles, fits)
+            best = {name: _best(roles[name], fitting) for name, fitting in fits.items()}
+            claims = {name: winners[0] for name, winners in best.items() if len(winners) == 1}
             rivals = _rivals(claims)
-            claims = {name: best for name, best in claims.items() if name not in rivals}
-        if not claims:
-            return _ambiguous(roles, fits)
+            if claims.keys() == rivals.keys():
+                return _ambiguous(best, rivals)
+            claims = {name: winner for name, winner in claims.items() if name not in rivals}
         taken |= claims
-        fits = _without(fits, claims)
+        gone = _uids(claims.values())
+        fits = {
+            name: [each for each in fitting if each.series_instance_uid not in gone]
+            for name, fitting in fits.items()
+            if name not in claims
+        }
     if len({candidate.patient_id for candidate in taken.values()}) > 1:
-        return _two_patients(taken)
+        differ = Reason(ReasonCode.PATIENTS_DIFFER, {"series": _uids(taken.values())})
+        return Ambiguous(reasons=(differ,))
     return Chosen(roles={name: taken[name].series_instance_uid for name in roles})
 
 
@@ -107,24 +110,10 @@ def _best(role: Role, fitting: Sequence[Candidate]) -> list[Candidate]:
     return [candidate for candidate in fitting if role.rank(candidate) == top]
 
 
-def _claims_of_the_best(roles: Mapping[str, Role], fits: _Fits) -> dict[str, Candidate]:
-    best = {name: _best(roles[name], fitting) for name, fitting in fits.items()}
-    return {name: winners[0] for name, winners in best.items() if len(winners) == 1}
-
-
 def _rivals(claims: Mapping[str, Candidate]) -> dict[str, Candidate]:
     """The claims on a series that another role claims as well."""
     count = Counter(candidate.series_instance_uid for candidate in claims.values())
     return {name: c for name, c in claims.items() if count[c.series_instance_uid] > 1}
-
-
-def _without(fits: _Fits, claims: Mapping[str, Candidate]) -> _Fits:
-    gone = {candidate.series_instance_uid for candidate in claims.values()}
-    return {
-        name: [c for c in fitting if c.series_instance_uid not in gone]
-        for name, fitting in fits.items()
-        if name not in claims
-    }
 
 
 def _waiting(
@@ -134,7 +123,7 @@ def _waiting(
     taken: Mapping[str, Candidate],
 ) -> Waiting:
     """Name the empty roles, and what is not known about the series that might have filled them."""
-    used = {candidate.series_instance_uid for candidate in taken.values()}
+    used = _uids(taken.values())
     empty = []
     for name in missing:
         unknown: set[str] = set()
@@ -143,31 +132,23 @@ def _waiting(
             if candidate.series_instance_uid not in used and verdict.truth is Truth.UNKNOWN:
                 unknown |= {leaf.name for leaf in verdict.leaves() if leaf.truth is Truth.UNKNOWN}
         empty.append((name, sorted(unknown)))
-    return Waiting(missing=missing, reasons=(Reason(ReasonCode.ROLE_EMPTY, {"empty": empty}),))
+    return Waiting(reasons=(Reason(ReasonCode.ROLE_EMPTY, {"empty": empty}),))
 
 
-def _one_for_two(rivals: Mapping[str, Candidate]) -> Waiting:
-    """Two roles that only one and the same series fits: one of them lacks a series."""
-    uid = min(candidate.series_instance_uid for candidate in rivals.values())
-    names = tuple(name for name, c in rivals.items() if c.series_instance_uid == uid)
-    only = Reason(ReasonCode.ONE_SERIES_FOR_ROLES, {"series": uid, "roles": names})
-    return Waiting(missing=names, reasons=(only,))
+def _ambiguous(best: _Fits, rivals: Mapping[str, Candidate]) -> Ambiguous:
+    for name, winners in best.items():
+        if len(winners) > 1:
+            facts = {"fitted_role": name, "series": _uids(winners)}
+            return Ambiguous(reasons=(Reason(ReasonCode.SEVERAL_SERIES_FIT, facts),))
+    return Ambiguous(reasons=(_rivalry(ReasonCode.BEST_FOR_ROLES, rivals),))
 
 
-def _ambiguous(roles: Mapping[str, Role], fits: _Fits) -> Ambiguous:
-    for name, fitting in fits.items():
-        uids = tuple(sorted(c.series_instance_uid for c in _best(roles[name], fitting)))
-        if len(uids) > 1:
-            fit = Reason(ReasonCode.SEVERAL_SERIES_FIT, {"fitted_role": name, "series": uids})
-            return Ambiguous(roles=(name,), series_instance_uids=uids, reasons=(fit,))
-    rivals = _rivals(_claims_of_the_best(roles, fits))
-    uid = min(candidate.series_instance_uid for candidate in rivals.values())
-    names = tuple(name for name, c in rivals.items() if c.series_instance_uid == uid)
-    best = Reason(ReasonCode.BEST_FOR_ROLES, {"series": uid, "roles": names})
-    return Ambiguous(roles=names, series_instance_uids=(uid,), reasons=(best,))
+def _rivalry(code: ReasonCode, rivals: Mapping[str, Candidate]) -> Reason:
+    """A series that several roles claim, and which."""
+    uid = min(_uids(rivals.values()))
+    names = [name for name, each in rivals.items() if each.series_instance_uid == uid]
+    return Reason(code, {"series": uid, "roles": names})
 
 
-def _two_patients(taken: Mapping[str, Candidate]) -> Ambiguous:
-    uids = tuple(sorted(candidate.series_instance_uid for candidate in taken.values()))
-    differ = Reason(ReasonCode.PATIENTS_DIFFER, {"series": uids})
-    return Ambiguous(roles=tuple(taken), series_instance_uids=uids, reasons=(differ,))
+def _uids(candidates: Iterable[Candidate]) -> list[str]:
+    return sorted(candidate.series_instance_uid for candidate in candidates)

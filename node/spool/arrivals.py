@@ -19,9 +19,8 @@ from node.database.engine import (
     value_of,
     writing,
 )
-from node.domain.association import Ending
 from node.domain.errors import NodeError
-from node.domain.instance import Instance, Origin, Transport
+from node.domain.instance import Ending, Instance, Origin, Transport
 from node.domain.reasons import reasons_from_json, reasons_to_json
 from node.domain.series import Evidence, Forced, SeriesRow, SeriesState
 from node.spool.tables import CALLER, association, instance, peer_habit, series

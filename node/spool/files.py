@@ -23,9 +23,7 @@ from uuid import uuid4
 
 from node.domain.errors import InstanceRejected
 from node.domain.instance import InstanceState, Origin
-from node.domain.loss import Loss
-from node.domain.notes import Note
-from node.domain.received import Received
+from node.domain.received import Loss, Note, Received
 from node.domain.statuses import PATIENT_MIX_UP, SAME_UID_OTHER_PIXELS
 from node.domain.uids import file_stem, is_uid
 from node.spool.digest_process import DigestProcess

@@ -19,11 +19,9 @@ from sqlalchemy import Connection, Engine, Table, Update, insert, select, text, 
 from sqlalchemy.exc import DBAPIError
 
 from node.database.engine import DatabaseClock, Now, columns_of, inserting, rows_of, writing
-from node.domain.association import Ending
 from node.domain.errors import TryLater
-from node.domain.instance import Instance, Origin, Transport
-from node.domain.loss import Loss
-from node.domain.received import Received
+from node.domain.instance import Ending, Instance, Origin, Transport
+from node.domain.received import Loss, Received
 from node.spool import tables
 from node.spool.losses import (
     attribute_losses,

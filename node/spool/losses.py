@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Engine, Row, delete, exists, func, select, update
 
 from node.database.engine import column_of, columns_of, reading, rows_of, value_of, writing
-from node.domain.loss import Loss
+from node.domain.received import Loss
 from node.spool.tables import CALLER, association, instance, listener, loss
 
 _BATCH = 500

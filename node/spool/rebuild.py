@@ -10,7 +10,7 @@ from pathlib import Path
 from sqlalchemy import Engine, Table, insert, select
 
 from node.database.engine import reading, writing
-from node.domain.loss import Loss
+from node.domain.received import Loss
 from node.spool.files import SeriesMarkers, SpoolFolders
 from node.spool.index import instance_values, write_instances
 from node.spool.losses import loss_values, write_losses

@@ -15,10 +15,14 @@ from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import ExplicitVRLittleEndian, SegmentationStorage
 
+from node.domain.carried import (
+    COPIED_KEYWORDS,
+    NEVER_ABSENT_KEYWORDS,
+    is_carried,
+    is_text_for_sequence,
+)
 from node.domain.grid import Stack
-from node.domain.items import is_carried, is_text_for_sequence
 from node.domain.job import ResultIdentity
-from node.domain.patient_study import COPIED_KEYWORDS, NEVER_ABSENT_KEYWORDS
 from node.domain.result import LabelVolume, Provenance
 from node.domain.segment import Code, Segment
 from node.verify.reading import SegFile, code_of, plain_text_of

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from node.assemble import GateVerdict, MinimumSize, is_regular, judge_geometry
+from node.assemble.gate import MinimumSize, is_regular, judge_geometry
 from node.domain.frames import Frame
+from node.domain.grid import GateVerdict
 from node.domain.reasons import ReasonCode
 from node.words import tell
 from tests.assemble.stacks import ORIGIN_MM, frame, regular, stack_at

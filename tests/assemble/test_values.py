@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 from pydicom.dataset import Dataset
 
-from node.assemble import judge_geometry, judge_quantity, judge_values
+from node.assemble.gate import judge_geometry
+from node.assemble.values import judge_quantity, judge_values
 from node.domain.frames import Frame, frames_of
 from node.domain.quantity import Quantity
 from node.domain.reasons import ReasonCode

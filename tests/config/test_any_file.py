@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from node.config import parse
 from node.domain.errors import ConfigInvalid
-from node.route import mistakes_in
+from node.route.compiling import mistakes_in
 
 NOTHING = (None, "", " ", [], [None], {})
 NUMBERS = (0, -1, 10**30, 1.5, float("inf"), float("nan"), True)

@@ -15,7 +15,7 @@ from node.config.yaml_text import read_yaml
 from node.deliver import all_kinds
 from node.deliver.destination import Destination
 from node.domain.peers import Peer
-from node.route import mistakes_in
+from node.route.compiling import mistakes_in
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NODE_YAML = REPOSITORY / "config" / "node.yaml"

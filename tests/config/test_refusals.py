@@ -8,7 +8,7 @@ import pytest
 
 from node.config import NodeConfig, load, parse
 from node.domain.errors import ConfigInvalid
-from node.route import mistakes_in
+from node.route.compiling import mistakes_in
 
 RULES = "rules: [{name: ct, when: {Modality: CT}, run: m, send: []}]\n"
 PEER = "peers: {P: {ae_title: X, host: 10.0.0.5}}\n"

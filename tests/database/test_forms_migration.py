@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 import node.database.migrate as migrations
 from node.database.engine import open_engine
 from node.database.migrate import migrate
-from node.domain.form import FormsTaken
+from node.domain.delivery import FormsTaken
 from node.jobs.leases import JobLeases
 from node.jobs.results import ResultStore
 from node.jobs.store import JobStore

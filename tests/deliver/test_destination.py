@@ -12,8 +12,7 @@ from node.deliver.destination import (
     sender_destination,
     unknown_destination,
 )
-from node.domain.delivery import DeliveryClass
-from node.domain.form import UNKNOWN_DESTINATION
+from node.domain.delivery import UNKNOWN_DESTINATION, DeliveryClass
 from node.domain.instance import Origin, Transport
 from node.domain.peers import Peer
 

@@ -125,6 +125,10 @@ def test_images_that_disagree_are_refused() -> None:
     assert "differ" in refusal(image(), image(PatientWeight=71))
 
 
+def test_images_whose_dose_decayed_to_different_times_are_refused() -> None:
+    assert "differ" in refusal(image(), image(DecayCorrection="ADMIN"))
+
+
 def test_everything_missing_is_named_at_once() -> None:
     sentence = refusal(image(PatientWeight=None, CorrectedImage=["DTIM"]))
 

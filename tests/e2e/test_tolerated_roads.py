@@ -16,7 +16,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from node.domain.notes import Note
+from node.domain.received import Note
 from tests.support.malformed import SECOND_META, TAKEN, Malformed, at, explicit
 from tests.support.node_in_process import SharedWorker
 from tests.support.phantoms import Phantom

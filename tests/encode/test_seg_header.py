@@ -23,8 +23,8 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
+from node.domain.carried import COPIED_KEYWORDS, NEVER_ABSENT_KEYWORDS
 from node.domain.errors import JobFailed
-from node.domain.patient_study import COPIED_KEYWORDS, NEVER_ABSENT_KEYWORDS
 from node.domain.segment import PRIVATE_SCHEME, Code, Segment
 from node.domain.uids import is_uid
 from node.encode.seg import encode_seg

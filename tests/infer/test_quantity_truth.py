@@ -27,8 +27,9 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from node.assemble import GateVerdict, judge_geometry
+from node.assemble.gate import judge_geometry
 from node.domain.frames import frames_of
+from node.domain.grid import GateVerdict
 from node.domain.header import Header
 from node.domain.reasons import ReasonCode
 from node.infer.registry import default_models_folder, load_model

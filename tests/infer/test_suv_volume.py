@@ -10,7 +10,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import PositronEmissionTomographyImageStorage
 
-from node.assemble import judge_geometry
+from node.assemble.gate import judge_geometry
 from node.domain.errors import JobFailed
 from node.domain.frames import frames_of
 from node.domain.quantity import Quantity

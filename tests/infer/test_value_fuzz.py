@@ -30,7 +30,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from node.assemble import judge_geometry
+from node.assemble.gate import judge_geometry
 from node.domain.frames import frames_of
 from node.domain.quantity import Quantity
 from node.infer.volume import read_volume

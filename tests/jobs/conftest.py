@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Engine
 
 from node.database.engine import open_engine
-from node.domain.form import FormsTaken
+from node.domain.delivery import FormsTaken
 from node.domain.job import Priority, job_key
 from node.jobs.tables import metadata
 from node.jobs.values import JobRequest, ResultFile

@@ -6,8 +6,8 @@ import pytest
 from sqlalchemy import Engine, select
 
 from node.database.engine import reading
+from node.domain.delivery import FormsTaken
 from node.domain.errors import NodeError
-from node.domain.form import FormsTaken
 from node.domain.job import MatchState
 from node.domain.reasons import ReasonCode, told
 from node.jobs.outbox import Outbox

@@ -29,10 +29,9 @@ from node.infer.measure import measure_labels, why_implausible
 from node.infer.registry import ModelSpec, default_models_folder, load_model
 from node.infer.report import Stopwatch
 from node.infer.run_context import SeriesInput, run_model
-from node.pipeline.acceptance import accepted_inputs, refused_inputs
 from node.pipeline.build import Plan, plan
-from node.pipeline.judge import ActiveRule
-from node.route import compile_rule
+from node.pipeline.judge import ActiveRule, accepted_inputs, refused_inputs
+from node.route.compiling import compile_rule
 from tests.support.cases import Cases
 from tests.support.phantoms import Phantom, stack_of
 from tests.support.rooms import room

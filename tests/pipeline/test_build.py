@@ -35,7 +35,7 @@ def test_a_rule_becomes_a_condition_a_model_and_where_to_send(tmp_path: Path) ->
 
     assert (active.rule.name, active.model.name, active.send) == ("ct", "probe", ("sender",))
     assert (active.priority, dict(active.parameters)) == (Priority.URGENT, {"method": "otsu"})
-    assert active.minimum("image").slices == 3
+    assert active.model.inputs["image"].min_slices == 3
 
 
 def test_completion_keys_become_the_policy(tmp_path: Path) -> None:

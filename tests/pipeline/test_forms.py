@@ -16,7 +16,8 @@ from node.domain.delivery import DeliverableObject, Outcome
 from node.jobs.outbox import Outbox
 from node.jobs.results import ResultStore
 from node.pipeline.deliver import Destination
-from node.pipeline.forms import FORMS, forms_taken
+from node.pipeline.forms import FORMS
+from node.pipeline.forms.form import forms_taken
 from tests.support.node_in_process import SharedWorker
 from tests.support.simulated_node import CT_RULE, SimulatedNode, ct, simulated_node
 

@@ -16,7 +16,7 @@ from node.domain.errors import ConfigInvalid
 from node.dryrun.inspect_folder import inspect_folder
 from node.infer.registry import load_model
 from node.pipeline.accept import spool_settings
-from node.pipeline.acceptance import refused_inputs
+from node.pipeline.judge import refused_inputs
 from node.process.admin import NodeHealth
 from node.spool.files import SpaceGuard
 from node.words import show_degraded, tell_all

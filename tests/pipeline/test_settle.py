@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
-from node.domain.association import Ending
+from node.domain.instance import Ending
 from node.domain.series import SeriesState
-from node.pipeline import decide as decide_module
 from node.pipeline import settle as settle_module
 from node.spool.catalog import SpoolCatalog
 from tests.support.node_in_process import SharedWorker
@@ -290,14 +290,14 @@ def test_a_series_that_cannot_be_judged_is_held_and_holds_up_no_other(
     node: SimulatedNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bad = ct("bad")
-    real = decide_module.judge_completion
+    real = settle_module.decide
 
-    def judge(activity: Any, *rest: Any) -> Any:
-        if activity.series_instance_uid == bad.uid("series"):
+    def decide(facts: Any, *rest: Any) -> Any:
+        if facts.series.series_instance_uid == bad.uid("series"):
             raise ArithmeticError("patient data must not be told")
-        return real(activity, *rest)
+        return real(facts, *rest)
 
-    monkeypatch.setattr(decide_module, "judge_completion", judge)
+    monkeypatch.setattr(settle_module, "decide", decide)
     node.receive(bad.files())
     node.receive(ct("good").files())
     node.settle()
@@ -334,6 +334,26 @@ def test_a_study_that_cannot_be_judged_does_not_stop_the_tick(
 
     assert node.series(ct("b", study="good")).state == "complete"
     assert node.match_states("pair") == [(1, "receiving")]
+
+
+@pytest.mark.parametrize("question", ["forced_series", "series", "arrivals_of"])
+def test_a_database_that_fails_for_a_moment_makes_no_series_forgotten(
+    node: SimulatedNode, monkeypatch: pytest.MonkeyPatch, question: str
+) -> None:
+    def locked(*_: object) -> None:
+        raise OperationalError("locked", {}, Exception())
+
+    node.tick()
+    node.receive(ct("a").files())
+    node.receive(ct("b").files())
+    monkeypatch.setattr(node.node.deps.index, question, locked)
+    with pytest.raises(OperationalError):
+        node.tick()
+    monkeypatch.undo()
+
+    node.tick(90)
+
+    assert {node.series(ct(name)).state for name in "ab"} == {"complete"}
 
 
 # --- crashes and company -------------------------------------------------------------------------

@@ -11,8 +11,8 @@ import pytest
 from node.domain.errors import ConfigInvalid, JobFailed
 from node.domain.header import Header, Missing, Value
 from node.infer.registry import ModelSpec, default_models_folder, load_model
-from node.pipeline.acceptance import variant_by_header
 from node.pipeline.build import plan
+from node.pipeline.judge import variant_by_header
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from node.domain.header import Header
-from node.route.conditions import Operator, judge_any
-from node.route.verdict import Verdict
+from node.domain.header import Scalar
+from node.route.conditions import Operator
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,10 +25,9 @@ class StartsWith(Operator):
             raise ValueError("starts takes a text that is not empty")
         return cls(name=name, start=value)
 
-    def judge(self, header: Header) -> Verdict:
-        """Whether any value of the attribute begins with the text."""
-        start = self.start.strip().casefold()
-        return judge_any(self, header, lambda value: str(value).casefold().startswith(start))
+    def fits(self, value: Scalar) -> bool:
+        """Whether a value of the attribute begins with the text."""
+        return str(value).casefold().startswith(self.start.strip().casefold())
 
     @property
     def asked(self) -> str:

@@ -16,9 +16,8 @@ from node.deliver import KINDS, all_kinds, kind_of
 from node.deliver.destination import Destination, Probe
 from node.domain.delivery import DeliverableObject, DeliveryClass, Outcome
 from node.domain.settings import Mistake, Secret, Timeout
-from node.pipeline.deliver import Deliverer
+from node.pipeline.deliver import Deliverer, delivery_deps
 from node.pipeline.signals import Signals
-from node.pipeline.wiring import delivery_deps
 from tests.cli.conftest import CHEST, Segnode
 from tests.cli.conftest import segnode as segnode  # a fixture
 from tests.support.memory_node import eventually

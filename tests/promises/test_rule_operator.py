@@ -9,10 +9,10 @@ import yaml
 
 from node.domain.header import Header
 from node.route import conditions
+from node.route.compiling import compile_rule
+from node.route.conditions import Truth
 from node.route.contradiction import contradiction
-from node.route.explain import explain
-from node.route.rules import Rule, compile_rule
-from node.route.verdict import Truth
+from node.route.rules import Rule, explain
 from tests.cli.conftest import Segnode, segnode
 from tests.promises.starts_with import StartsWith
 from tests.support.phantoms import Phantom

@@ -22,7 +22,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from node.domain.errors import InstanceRejected
 from node.domain.instance import InstanceState
-from node.domain.notes import Note
+from node.domain.received import Note
 from tests.support.instances import ORIGIN, Node, announced, ct_slice, opened_node
 from tests.support.malformed import (
     REFUSED,

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from node.domain.derived import DERIVED, Kind
-from node.route import mistakes_in
+from node.route.compiling import mistakes_in
 from node.route.conditions import OPERATORS
 
 RULES_PAGE = Path(__file__).resolve().parents[2] / "docs" / "rules.md"

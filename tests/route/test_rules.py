@@ -11,22 +11,11 @@ from hypothesis import strategies as st
 
 from node.domain.errors import ConfigInvalid
 from node.domain.header import ABSENT, DIFFERS, MALFORMED, Header, Value
-from node.route import (
-    Ambiguous,
-    Candidate,
-    Chosen,
-    Rule,
-    StudyRule,
-    Truth,
-    Waiting,
-    compile_clause,
-    compile_rule,
-    contradiction,
-    could_match,
-    explain,
-    mistakes_in,
-    names_sop_class,
-)
+from node.route.compiling import compile_clause, compile_rule, mistakes_in
+from node.route.conditions import Truth
+from node.route.contradiction import contradiction, could_match
+from node.route.rules import Rule, StudyRule, explain, names_sop_class
+from node.route.sets import Ambiguous, Candidate, Chosen, Waiting
 from node.words import tell_all
 
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
@@ -125,7 +114,7 @@ def test_the_explanation_agrees_with_the_verdict(clause: dict[str, Any], header:
 
     explanation = explain(rule, header)
 
-    assert explanation.truth is rule.judge(header).truth
+    assert explanation.truth is rule.condition.judge(header).truth
     assert explanation.as_json()["truth"] == explanation.truth.value
     assert explanation.lines()[0] == f"rule r: {explanation.truth.value}"
     ((_, does_not_fit, unknown),) = explanation.why_silent()[1]
@@ -273,7 +262,7 @@ def test_every_role_gets_its_series_in_any_order(candidates: list[Candidate]) ->
 def test_a_missing_role_is_waited_for_by_name() -> None:
     choice = glioma().choose([T1C, T1])
 
-    assert choice.missing == ("flair",)
+    assert isinstance(choice, Waiting)
     assert tell_all(choice.reasons) == "no series yet for role flair"
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from node.domain.errors import ConfigInvalid
 from node.domain.header import ABSENT, DIFFERS, MALFORMED, PARTLY_ABSENT, Header, Missing, Value
-from node.route import Truth, compile_clause
+from node.route.compiling import compile_clause
+from node.route.conditions import Truth
 
 T, F, U = Truth.TRUE, Truth.FALSE, Truth.UNKNOWN
 MISSING: tuple[Value, ...] = (ABSENT, PARTLY_ABSENT, DIFFERS, MALFORMED, (), ("  ",))

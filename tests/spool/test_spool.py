@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 
 from node.database.engine import writing
-from node.domain.association import Ending
 from node.domain.errors import InstanceRejected, TryLater
-from node.domain.instance import InstanceState, Origin
+from node.domain.instance import Ending, InstanceState, Origin
 from node.domain.series import Forced, SeriesRow, SeriesState
 from node.receive.dry import DryRun
 from node.receive.syntaxes import NATIVE_SYNTAXES

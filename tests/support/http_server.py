@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPResponse
-from typing import Any
+from typing import Any, cast
 
 import pydicom
 from pydicom.errors import InvalidDicomError
@@ -236,7 +236,7 @@ def stow_site(
 ) -> Iterator[Site]:
     """A STOW-RS service below ``/dicom-web``."""
     receiver = PartReceiver(
-        ingest=ingest,
+        ingest=cast(Ingest, ingest),
         associations=associations or MemoryAssociations(),
         limits=limits or BodyLimits(),
     )

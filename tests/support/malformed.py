@@ -13,7 +13,7 @@ from struct import pack
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from node.domain.notes import Note
+from node.domain.received import Note
 from node.receive.walk import EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE, PIXEL_DATA, walk
 from tests.support.instances import data_set_bytes
 

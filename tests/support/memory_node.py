@@ -7,11 +7,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
+from typing import cast
 
 from node.domain.errors import InstanceRejected, TryLater
 from node.domain.instance import InstanceState, Origin
 from node.receive.dimse import DimseServer, DimseSettings
-from node.receive.ingest import Announced, Receipt
+from node.receive.ingest import Announced, Ingest, Receipt
 from tests.support import raw_dimse as raw
 from tests.support.raw_dimse import RawAssociation
 from tests.support.waiting import eventually
@@ -147,7 +148,7 @@ def serving() -> Iterator[Serve]:
         log = MemoryLog(ingest)
         server = DimseServer(
             DimseSettings(port=0, **settings),  # type: ignore[arg-type]
-            ingest,
+            cast(Ingest, ingest),
             log,
             CONTEXTS,
         )

@@ -24,11 +24,9 @@ from node.jobs.catalog import JobCatalog
 from node.modelstore.catalog import ModelCatalog
 from node.pipeline.accept import IngestService, open_ingest, spool_settings
 from node.pipeline.build import Plan, plan
-from node.pipeline.settle import Settler
-from node.pipeline.settle_deps import SettleDeps
+from node.pipeline.settle import SettleDeps, Settler, settle_deps
 from node.pipeline.signals import Signals
-from node.pipeline.wiring import settle_deps, work_deps
-from node.pipeline.work import Worker
+from node.pipeline.work import Worker, work_deps
 from node.process.admin import Admin, NodeHealth
 from node.receive.dimse import DimseServer, DimseSettings
 from node.receive.folder import FolderSettings, FolderWatch, ScanReport

@@ -19,17 +19,15 @@ from pydicom.dataset import Dataset
 from sqlalchemy import select
 
 from node.database.engine import reading
-from node.domain.association import Ending
 from node.domain.errors import InstanceRejected
-from node.domain.instance import Origin, Transport
+from node.domain.instance import Ending, Origin, Transport
 from node.domain.reasons import reasons_to_json
 from node.domain.series import Forced, SeriesRow
 from node.jobs.outbox import Outbox
 from node.jobs.tables import job, match, outbox, result
 from node.pipeline.build import plan
-from node.pipeline.deliver import send_leased
-from node.pipeline.settle import Settler
-from node.pipeline.wiring import delivery_deps, settle_deps
+from node.pipeline.deliver import delivery_deps, send_leased
+from node.pipeline.settle import Settler, settle_deps
 from node.receive.ingest import Carried
 from node.spool.arrivals import Arrivals
 from node.words import show_delivery, show_job, show_match, show_series

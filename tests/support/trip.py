@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -26,13 +27,12 @@ from node.infer.report import Report
 from node.infer.runner import Event, Finished, Noted, StageFinished, StageStarted
 from node.pipeline.execute_job import run as execute_job
 from node.pipeline.signals import Signals
-from node.pipeline.wiring import work_deps
-from node.pipeline.work import Worker
+from node.pipeline.work import Worker, work_deps
 from tests.support.bundles import resampled, write_bundle_model
 from tests.support.evil_peers import StoreScp
 from tests.support.node_in_process import SharedWorker
 from tests.support.phantoms import Phantom
-from tests.support.simulated_node import SimulatedNode, simulated_node
+from tests.support.simulated_node import SimulatedNode, ct, simulated_node
 from tests.support.waiting import wait_for
 
 PACKAGE = Path(node.__file__).parent
@@ -42,9 +42,14 @@ _CO_OPTIMIZED = 0x1  # set for functions, not for bodies of modules and classes
 
 @dataclass
 class Trip:
-    """Functions in the order in which they were first called, as (file below ``node``, name)."""
+    """Functions in the order in which they were first called, as (file below ``node``, name).
+
+    Args:
+        steps: Those of ``pipeline`` alone, and what it calls of other rooms.
+    """
 
     calls: dict[tuple[str, str], None] = field(default_factory=dict)
+    steps: dict[tuple[str, str], None] = field(default_factory=dict)
 
     @property
     def files(self) -> set[str]:
@@ -52,12 +57,21 @@ class Trip:
         entered = {file for file, _ in self.calls if not file.startswith("domain/")}
         return entered | CARRIES_TO_CHILD
 
+    @property
+    def stays(self) -> list[str]:
+        """Files in which a reader who follows the steps stays, one after the other."""
+        files = [file for file, _ in self.steps if not file.startswith("domain/")]
+        return [file for file, _ in groupby(files)]
+
     def note(self, frame: FrameType, event: str, _: Any) -> None:
         code = frame.f_code
         if event == "call" and code.co_flags & _CO_OPTIMIZED:
             path = Path(code.co_filename)
             if path.is_relative_to(PACKAGE):
-                self.calls.setdefault((str(path.relative_to(PACKAGE)), code.co_qualname))
+                call = (str(path.relative_to(PACKAGE)), code.co_qualname)
+                self.calls.setdefault(call)
+                if "pipeline" in (path.parent.name, _caller(frame).parent.name):
+                    self.steps.setdefault((call[0], call[1].partition(".<")[0]))
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -68,6 +82,14 @@ class Trip:
         finally:
             sys.setprofile(None)
             threading.setprofile(None)
+
+
+def _caller(frame: FrameType) -> Path:
+    """The file of ours that a call comes from, through whatever is not ours."""
+    back = frame.f_back
+    while back is not None and not Path(back.f_code.co_filename).is_relative_to(PACKAGE):
+        back = back.f_back
+    return Path(back.f_code.co_filename) if back is not None else Path()
 
 
 class InThisProcess:
@@ -133,6 +155,22 @@ def trip(folder: Path) -> Trip:
             taken = Trip()
             with taken.watched():
                 _travel("watched", simulated, worker, scp)
+    return taken
+
+
+def settling(folder: Path) -> Trip:
+    """The part of it from the tick that finds a whole series to the row of its job."""
+    taken = Trip()
+    with simulated_node(folder, SharedWorker()) as simulated:
+        simulated.tick()
+        simulated.receive(ct().files())
+        with taken.watched():
+            simulated.tick(simulated.node.plan.policy.quiet_max_s + 1)
+        assert len(simulated.table("job")) == 1
+    steps = list(taken.steps)
+    begin = steps.index(("pipeline/settle.py", "Settler.tick"))
+    end = steps.index(("jobs/store.py", "JobStore.enqueue"))
+    taken.steps = dict.fromkeys(steps[begin : end + 1])
     return taken
 
 

@@ -7,7 +7,7 @@ reason: unknown, never a silent no.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from node.domain.derived.attribute import Attribute, DerivedAttribute, Kind, SeriesFacts
 from node.domain.derived.body_region import BODY_REGION
@@ -17,7 +17,10 @@ from node.domain.derived.measured import QUANTITY
 from node.domain.derived.origin import ORIGIN
 from node.domain.derived.planes import PLANES, VOLUME
 from node.domain.derived.sequence import SEQUENCE
-from node.domain.header import Value
+from node.domain.frames import Frame
+from node.domain.grid import GateVerdict
+from node.domain.header import Header, Value
+from node.domain.instance import Origin
 
 __all__ = ["DERIVED", "Attribute", "DerivedAttribute", "Kind", "SeriesFacts", "derive"]
 
@@ -27,6 +30,9 @@ DERIVED: Mapping[str, DerivedAttribute] = {
 }
 
 
-def derive(facts: SeriesFacts) -> dict[str, Value]:
-    """The derived attributes of a series, by name."""
+def derive(
+    header: Header, frames: Sequence[Frame], verdict: GateVerdict, origin: Origin | None
+) -> dict[str, Value]:
+    """The derived attributes of a series, by name; the arguments are those of ``SeriesFacts``."""
+    facts = SeriesFacts(header=header, frames=frames, verdict=verdict, origin=origin)
     return {name: attribute.of(facts) for name, attribute in DERIVED.items()}

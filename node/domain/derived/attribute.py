@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from node.domain.frames import Frame
-from node.domain.gate_verdict import GateVerdict
-from node.domain.header import Header, Value
+from node.domain.grid import GateVerdict
+from node.domain.header import Header, Missing, Scalar, Value
 from node.domain.instance import Origin
-from node.domain.quantity import Quantity
 
 
 class Kind(StrEnum):
@@ -30,14 +29,12 @@ class SeriesFacts:
     Args:
         header: What all instances of the series have in common.
         verdict: The gate's, over the same frames.
-        quantity: What all frames measure, with why it is unspecified; None where they differ.
         origin: Of the newest instance; None where none was recorded.
     """
 
     header: Header
     frames: Sequence[Frame]
     verdict: GateVerdict
-    quantity: tuple[Quantity, str] | None
     origin: Origin | None
 
 
@@ -67,3 +64,8 @@ class DerivedAttribute(Attribute):
 
     meaning: str
     of: Callable[[SeriesFacts], Value]
+
+
+def told(value: Scalar | None, why_not: str) -> Value:
+    """One value, or why there is none."""
+    return Missing(why_not) if value is None else (value,)

@@ -36,13 +36,11 @@ def contrast_of(header: Header) -> Value:
 
 
 def _recorded_contrast(header: Header) -> bool | None:
-    agent = header.get("ContrastBolusAgent")
-    if not isinstance(agent, Missing) and agent and str(agent[0]):
-        return str(agent[0]).strip().upper() not in _NO_AGENT
-    volume = header.get("ContrastBolusVolume")
-    if not isinstance(volume, Missing) and volume and isinstance(volume[0], int | float):
-        return True if volume[0] > 0 else None
-    return None
+    agent = header.text("ContrastBolusAgent")
+    if agent:
+        return agent.strip().upper() not in _NO_AGENT
+    volume = header.known("ContrastBolusVolume")[:1]
+    return True if any(isinstance(ml, int | float) and ml > 0 for ml in volume) else None
 
 
 def _named_contrast(header: Header) -> bool | None:

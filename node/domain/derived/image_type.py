@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from node.domain.derived.attribute import DerivedAttribute, Kind
 from node.domain.derived.sequence import is_projection
-from node.domain.gate_verdict import GateVerdict
+from node.domain.grid import GateVerdict
 from node.domain.header import Header, Missing, Value
 
 LOCALIZER_IMAGES = 30
@@ -15,32 +15,23 @@ LOCALIZER_ORIENTATIONS = 3  # axial, coronal, sagittal; projections turn in more
 
 
 def _is_localizer(header: Header, verdict: GateVerdict) -> Value:
-    image_type = header.get("ImageType")
-    is_known = not isinstance(image_type, Missing) and bool(image_type)
-    if is_known and any(str(value).upper() == "LOCALIZER" for value in _all(image_type)):
+    image_type = [str(value).upper() for value in header.known("ImageType")]
+    lies_like_one = (
+        1 < verdict.orientations <= LOCALIZER_ORIENTATIONS and verdict.images <= LOCALIZER_IMAGES
+    )
+    if "LOCALIZER" in image_type or (lies_like_one and not is_projection(header)):
         return (True,)
-    if (
-        1 < verdict.orientations <= LOCALIZER_ORIENTATIONS
-        and verdict.images <= LOCALIZER_IMAGES
-        and not is_projection(header)
-    ):
-        return (True,)
-    return (False,) if is_known else _why(image_type, "ImageType")
+    return (False,) if image_type else _why_unknown(header)
 
 
 def _is_derived(header: Header) -> Value:
-    image_type = header.get("ImageType")
-    if isinstance(image_type, Missing) or not image_type:
-        return _why(image_type, "ImageType")
-    return (str(image_type[0]).upper() == "DERIVED",)
+    image_type = header.known("ImageType")
+    return (str(image_type[0]).upper() == "DERIVED",) if image_type else _why_unknown(header)
 
 
-def _why(value: Value, keyword: str) -> Missing:
-    return Missing(f"{keyword}: {value.reason if isinstance(value, Missing) else 'empty'}")
-
-
-def _all(value: Value) -> tuple[object, ...]:
-    return () if isinstance(value, Missing) else value
+def _why_unknown(header: Header) -> Missing:
+    value = header.get("ImageType")
+    return Missing(f"ImageType: {value.reason if isinstance(value, Missing) else 'empty'}")
 
 
 IMAGE_TYPE = (

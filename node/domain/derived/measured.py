@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from node.domain.derived.attribute import DerivedAttribute, Kind, SeriesFacts
+from node.domain.frames import quantity_of
 from node.domain.header import Missing, Value
 from node.domain.quantity import Quantity
 
@@ -10,9 +11,10 @@ from node.domain.quantity import Quantity
 def _quantity(facts: SeriesFacts) -> Value:
     if not facts.frames:
         return Missing("no images")
-    if facts.quantity is None:
+    found = quantity_of(facts.frames)
+    if found is None:
         return Missing("different between images")
-    quantity, why = facts.quantity
+    quantity, why = found
     if quantity is Quantity.UNSPECIFIED:
         return Missing(f"not established: {why or 'nothing in the header tells'}")
     return (quantity.value,)

@@ -6,17 +6,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from node.domain.derived.attribute import DerivedAttribute, Kind, SeriesFacts
+from node.domain.derived.attribute import DerivedAttribute, Kind, told
 from node.domain.frames import Triple
-from node.domain.gate_verdict import GateVerdict
+from node.domain.grid import GateVerdict
 from node.domain.header import Missing, Value
 
 _ALONG_AN_AXIS = 0.8
 _AXES = ("sagittal", "coronal", "axial")  # normal along x, y, z of LPS
 
 
-def plane_name(normal: Triple) -> str:
+def plane_name(normal: Triple | None) -> str | None:
     """The anatomical plane with this normal, LPS."""
+    if normal is None:
+        return None
     cosines = np.abs(normal)
     axis = int(np.argmax(cosines))
     return _AXES[axis] if cosines[axis] >= _ALONG_AN_AXIS else "oblique"
@@ -39,28 +41,12 @@ def _faults(verdict: GateVerdict) -> str:
     return ", ".join(codes) or "no stack"
 
 
-def _orientation(verdict: GateVerdict) -> Value:
-    if verdict.normal is None:
-        return Missing("no common orientation")
-    return (plane_name(verdict.normal),)
-
-
-def _has_gaps(verdict: GateVerdict) -> Value:
-    if verdict.has_gaps is None:
-        return Missing("no stack of slices to look for gaps in")
-    return (verdict.has_gaps,)
-
-
-def _slices(facts: SeriesFacts) -> Value:
-    return (len(facts.frames),) if facts.frames else Missing("no images")
-
-
 PLANES = (
     DerivedAttribute(
         name="slices",
         kind=Kind.NUMBER,
         meaning="planes of the series; frames count in multi-frame objects",
-        of=_slices,
+        of=lambda facts: told(len(facts.frames) or None, "no images"),
     ),
     DerivedAttribute(
         name="rows",
@@ -86,7 +72,7 @@ PLANES = (
         kind=Kind.TEXT,
         values=("AXIAL", "SAGITTAL", "CORONAL", "OBLIQUE"),
         meaning="the plane that the slices lie in",
-        of=lambda facts: _orientation(facts.verdict),
+        of=lambda facts: told(plane_name(facts.verdict.normal), "no common orientation"),
     ),
 )
 
@@ -101,6 +87,6 @@ VOLUME = (
         name="has_gaps",
         kind=Kind.FLAG,
         meaning="slices are missing inside the stack",
-        of=lambda facts: _has_gaps(facts.verdict),
+        of=lambda facts: told(facts.verdict.has_gaps, "no stack of slices to look for gaps in"),
     ),
 )

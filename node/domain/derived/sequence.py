@@ -95,17 +95,17 @@ def sequence_of(header: Header) -> Value:
 
 def is_projection(header: Header) -> bool:
     """Whether Image Type says that the images are projections of a volume."""
-    return not _PROJECTIONS.isdisjoint(_image_type(header))
+    return not _PROJECTIONS.isdisjoint(_terms(header, "ImageType"))
 
 
 def _angiogram(header: Header) -> str:
     """What says that the series shows vessels; empty where nothing does."""
-    if "Y" in {str(value).strip().upper() for value in _values(header, "AngioFlag")}:
+    if "Y" in _terms(header, "AngioFlag"):
         return "Angio Flag"
     for keyword in _FLOW_ATTRIBUTES:
-        if "YES" in {str(value).strip().upper() for value in _values(header, keyword)}:
+        if "YES" in _terms(header, keyword):
             return keyword
-    if is_projection(header) or not _ANGIO_TYPES.isdisjoint(_image_type(header)):
+    if is_projection(header) or not _ANGIO_TYPES.isdisjoint(_terms(header, "ImageType")):
         return "Image Type"
     return "its name" if _ANGIO_NAMES.search(_words(header)) else ""
 
@@ -117,17 +117,16 @@ def _of_angiogram(header: Header, sign: str) -> Value:
     declared = _declared(header)
     if declared is not None and declared not in _TISSUE_CONTRASTS:
         return (declared,)
-    is_flow = "YES" in {str(v).strip().upper() for v in _values(header, "TimeOfFlightContrast")}
     named = _named(header)
-    if is_flow or named == "TOF":
+    if "YES" in _terms(header, "TimeOfFlightContrast") or named == "TOF":
         return ("TOF",)
     if named is not None and not isinstance(named, Missing) and named not in _TISSUE_CONTRASTS:
         return (named,)
     return Missing(f"an angiogram, by {sign}")
 
 
-def _image_type(header: Header) -> list[str]:
-    return [str(value).strip().upper() for value in _values(header, "ImageType")]
+def _terms(header: Header, name: str) -> list[str]:
+    return [str(value).strip().upper() for value in header.known(name)]
 
 
 def _words(header: Header) -> str:
@@ -139,14 +138,13 @@ def _words(header: Header) -> str:
 
 
 def _declared(header: Header) -> str | None:
-    image_type = _image_type(header)
+    image_type = _terms(header, "ImageType")
     for word, sequence in _IMAGE_TYPE.items():
         if word in image_type:
             return sequence
-    for value in _values(header, "AcquisitionContrast"):
-        found = _ACQUISITION_CONTRAST.get(str(value).upper())
-        if found:
-            return found
+    for value in _terms(header, "AcquisitionContrast"):
+        if value in _ACQUISITION_CONTRAST:
+            return _ACQUISITION_CONTRAST[value]
     b_value = _number(header, "DiffusionBValue")
     return "DWI" if b_value is not None and b_value > 0.0 else None
 
@@ -168,7 +166,7 @@ def _named(header: Header) -> str | Missing | None:
 
 def _timed(header: Header) -> str | None:
     """What echo, repetition and inversion times tell of a plain spin or gradient echo, in ms."""
-    kinds = {str(value).upper() for value in _values(header, "ScanningSequence")}
+    kinds = set(_terms(header, "ScanningSequence"))
     echo, repetition = _number(header, "EchoTime"), _number(header, "RepetitionTime")
     inversion = _number(header, "InversionTime") or 0.0
     if echo is None or repetition is None or echo <= 0.0 or repetition <= 0.0:
@@ -179,7 +177,7 @@ def _timed(header: Header) -> str | None:
         return _inverted(echo, repetition, inversion)
     if kinds == {"SE"}:
         return _spin_echo(echo, repetition)
-    spoiled = "SP" in {str(value).upper() for value in _values(header, "SequenceVariant")}
+    spoiled = "SP" in _terms(header, "SequenceVariant")
     flip_degrees = _number(header, "FlipAngle") or 0.0
     if kinds == {"GR"} and spoiled and echo <= 10.0 and repetition <= 700.0 and flip_degrees >= 15:
         return "T1"
@@ -204,16 +202,9 @@ def _spin_echo(echo: float, repetition: float) -> str | None:
     return "PD" if echo <= 40.0 else None
 
 
-def _values(header: Header, name: str) -> tuple[object, ...]:
-    value = header.get(name)
-    return () if isinstance(value, Missing) else value
-
-
 def _number(header: Header, name: str) -> float | None:
-    value = header.get(name)
-    if isinstance(value, Missing) or len(value) != 1 or isinstance(value[0], bool | str):
-        return None
-    return float(value[0])
+    value = header.known(name)
+    return float(value[0]) if len(value) == 1 and not isinstance(value[0], bool | str) else None
 
 
 SEQUENCE = DerivedAttribute(

@@ -9,20 +9,10 @@ A destination says which forms it takes; one that says nothing takes a DICOM SEG
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from node.domain.form import FormsTaken, TakesForms
 from node.pipeline.forms import nifti, seg
-from node.pipeline.forms.form import Encode, Form, Reader, Verify
-
-__all__ = ["FORMS", "Encode", "Form", "Reader", "Verify", "forms_taken"]
+from node.pipeline.forms.form import Form
 
 FORMS: dict[str, Form] = {
     "seg": seg.FORM,
     "nifti": nifti.FORM,
 }
-
-
-def forms_taken(destinations: Mapping[str, TakesForms]) -> FormsTaken:
-    """What each of these destinations takes."""
-    return FormsTaken({name: each.forms for name, each in destinations.items()})

@@ -10,6 +10,7 @@ from typing import Protocol, cast
 
 from pydicom.dataset import Dataset
 
+from node.domain.delivery import FormsTaken, TakesForms
 from node.domain.job import ResultIdentity
 from node.domain.result import EncodedFile, LabelVolume, Provenance
 from node.domain.segment import Segment
@@ -94,16 +95,19 @@ class Form:
     read_by: Reader
 
     def encoder(self) -> Encode:
-        """What makes it."""
         return cast(Encode, _imported(self.encode))
 
     def verifier(self) -> Verify:
-        """What looks at it before it leaves."""
         return cast(Verify, _imported(self.verify))
 
     def extension_of(self, part: str) -> str:
         """What the name of a file ends with that holds this part."""
         return f"{part}.{self.extension}" if part else self.extension
+
+
+def forms_taken(destinations: Mapping[str, TakesForms]) -> FormsTaken:
+    """What each of these destinations takes."""
+    return FormsTaken({name: each.forms for name, each in destinations.items()})
 
 
 def _imported(entry: str) -> object:

@@ -16,7 +16,7 @@ from node.infer.bundle.loading import Loaded
 from node.infer.bundle.spec import Bundle
 from node.infer.kept import Kept
 from node.infer.report import Stopwatch
-from node.infer.runners import run_model, warm
+from node.infer.run_context import run_model, warm
 from tests.support.bundles import MADE_BUNDLES, BundleModel, write_bundle_model
 from tests.support.phantoms import Phantom
 from tests.support.rooms import given_files, room

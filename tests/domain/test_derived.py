@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from node.assemble import derive, judge_geometry
-from node.domain.derived import DERIVED
+from node.assemble.gate import judge_geometry
+from node.domain.derived import DERIVED, derive
 from node.domain.derived.contrast import contrast_of
 from node.domain.derived.planes import plane_name
 from node.domain.derived.sequence import sequence_of

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import inf
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.assemble import (
+from node.assemble.completion import (
     Association,
-    CompletionPolicy,
-    CountSource,
-    ExpectedCount,
-    OnGiveUp,
-    OnRefused,
+    Lateness,
     SeriesActivity,
     judge_completion,
+    judge_late,
     learns_splitting,
 )
-from node.domain.association import Ending
-from node.domain.loss import Loss
+from node.domain.completion_policy import CompletionPolicy, Late, OnGiveUp, OnRefused
+from node.domain.instance import Ending
+from node.domain.job import Progress
 from node.domain.reasons import ReasonCode, has_code
+from node.domain.received import Loss
 from node.domain.series import Evidence, Forced, SeriesState
-from node.words import tell_all
+from node.words import tell, tell_all
 
 POLICY = CompletionPolicy()
 START = 1_800_000_000.0
@@ -60,7 +60,6 @@ def activity(
     *associations: Association, last: float = 10.0, regular: bool = True, instances: int = 10
 ) -> SeriesActivity:
     return SeriesActivity(
-        series_instance_uid="1.2.3",
         instances=instances,
         last_received_at=START + last,
         is_regular=regular,
@@ -200,8 +199,7 @@ def test_lost_images_hold_a_series_when_it_would_be_complete(regular: bool) -> N
 
 
 def test_lost_images_count_beside_a_known_count_that_is_reached() -> None:
-    expected = ExpectedCount(instances=10, source=CountSource.PEER)
-    subject = replace(activity(association(closed=10.5)), losses=lost("1"), expected=expected)
+    subject = replace(activity(association(closed=10.5)), losses=lost("1"), expected=10)
 
     assert judge(subject, 100.0).state is SeriesState.HELD
 
@@ -265,18 +263,8 @@ def test_quiet_needs_a_regular_stack_and_quiet_max_needs_nothing() -> None:
 # --- (1) counts
 
 
-def counted(subject: SeriesActivity, count: int, source: CountSource) -> SeriesActivity:
-    return replace(subject, expected=ExpectedCount(instances=count, source=source))
-
-
-def test_a_count_of_the_sender_completes_at_once() -> None:
-    subject = counted(activity(association(heartbeat=10.0)), 10, CountSource.PEER)
-
-    assert judge(subject, 10.0).level is Evidence.COUNT
-
-
 def test_a_count_in_the_header_waits_for_one_more_image_that_would_refute_it() -> None:
-    subject = counted(activity(association(heartbeat=10.0)), 10, CountSource.HEADER)
+    subject = replace(activity(association(heartbeat=10.0)), expected=10)
 
     before = judge(subject, 10.999)
 
@@ -285,9 +273,8 @@ def test_a_count_in_the_header_waits_for_one_more_image_that_would_refute_it() -
     assert judge(subject, 11.0).level is Evidence.COUNT
 
 
-@pytest.mark.parametrize("source", CountSource)
-def test_a_short_count_blocks_release_and_quiet_until_it_is_given_up(source: CountSource) -> None:
-    subject = counted(activity(association(closed=10.5)), 12, source)
+def test_a_short_count_blocks_release_and_quiet_until_it_is_given_up() -> None:
+    subject = replace(activity(association(closed=10.5)), expected=12)
 
     blocked, held = judge(subject, 5409.9), judge(subject, 5410.0)
 
@@ -307,7 +294,7 @@ def test_a_short_count_blocks_release_and_quiet_until_it_is_given_up(source: Cou
     ],
 )
 def test_giving_up_does_what_the_policy_says(choice: OnGiveUp, state: SeriesState) -> None:
-    subject = counted(activity(association(closed=10.5)), 12, CountSource.PEER)
+    subject = replace(activity(association(closed=10.5)), expected=12)
 
     found = judge(subject, 5410.0, replace(POLICY, on_give_up=choice))
 
@@ -323,7 +310,7 @@ def test_giving_up_does_what_the_policy_says(choice: OnGiveUp, state: SeriesStat
     ],
 )
 def test_a_person_frees_a_short_series_at_any_time(forced: Forced, state: SeriesState) -> None:
-    short = counted(activity(association(heartbeat=10.0)), 12, CountSource.PEER)
+    short = replace(activity(association(heartbeat=10.0)), expected=12)
 
     found = judge(replace(short, forced=forced), 10.1)
 
@@ -404,7 +391,6 @@ def play(
                     )
                 )
         subject = SeriesActivity(
-            series_instance_uid="1.2.3",
             instances=len(came),
             last_received_at=START + max(when for when, _ in came),
             is_regular=len(came) >= minimum_slices,
@@ -486,11 +472,11 @@ def test_nothing_changes_before_the_time_to_look_again(
     ]
     subject = activity(*rows, last=last, regular=regular)
     if expected is not None:
-        subject = counted(subject, expected, CountSource.HEADER)
+        subject = replace(subject, expected=expected)
 
     now = judge(subject, at)
 
-    if now.look_again_at is None:
+    if now.look_again_at == inf:
         assert now.state is not SeriesState.RECEIVING
     else:
         assert now.look_again_at > START + at
@@ -513,3 +499,53 @@ def test_without_a_known_count_silence_always_ends_the_wait(last: float, regular
 def test_times_that_contradict_each_other_make_no_policy(times: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"raise it|0 or more"):
         CompletionPolicy(**times)
+
+
+# --- late images
+
+
+def late(progress: Progress, policy: Late = Late.RERUN, count: int = 1) -> Lateness:
+    return judge_late(
+        replace(POLICY, late=policy), revision=1, progress=progress, late_instances=count
+    )
+
+
+@pytest.mark.parametrize(
+    ("progress", "ends_work_before"),
+    [
+        (Progress.NO_JOB, None),
+        (Progress.QUEUED, 2),
+        (Progress.IN_WORK, 2),
+        (Progress.DELIVERED, 2),
+    ],
+)
+def test_the_next_revision_takes_the_place_of_the_old_work(
+    progress: Progress, ends_work_before: int | None
+) -> None:
+    assert late(progress) == Lateness(ends_work_before=ends_work_before)
+
+
+def test_after_delivery_the_hold_policy_leaves_it_to_a_person() -> None:
+    found = late(Progress.DELIVERED, Late.HOLD, count=3)
+
+    assert found.ends_work_before is None
+    assert found.held is not None
+    assert found.held.code is ReasonCode.LATE_IMAGES
+    assert "3 images came" in tell(found.held)
+
+
+@pytest.mark.parametrize("progress", [p for p in Progress if p is not Progress.DELIVERED])
+def test_before_delivery_the_hold_policy_changes_nothing(progress: Progress) -> None:
+    assert late(progress, Late.HOLD) == late(progress, Late.RERUN)
+
+
+def test_the_sentence_of_one_late_image_is_singular() -> None:
+    found = late(Progress.DELIVERED, Late.HOLD)
+
+    assert found.held is not None
+    assert "1 image came" in tell(found.held)
+
+
+def test_lateness_needs_a_snapshot_and_an_instance() -> None:
+    with pytest.raises(ValueError, match="late"):
+        late(Progress.QUEUED, count=0)
