@@ -55,7 +55,7 @@ test-long: $(VENV)/.dev
 	$(BIN)/python -m pytest
 
 coverage: $(VENV)/.dev
-	$(BIN)/python -m coverage run -m pytest -q -m "not long"
+	$(BIN)/python -m coverage run -m pytest -q -m "not long" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m coverage combine -q
 	$(BIN)/python -m coverage report
 	$(BIN)/python -m coverage json -q -o .coverage.json

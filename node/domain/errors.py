@@ -7,6 +7,7 @@
     ├── InstanceRejected    the sender is told that this instance is not kept
     ├── SeriesUnusable      the job is parked until the series changes or a person frees it
     ├── JobFailed           this attempt is over; the job is tried again or parked
+    │   └── JobRefused      every attempt would end so: model, inputs or request must be mended
     ├── ResultRefused       the verifier found a fault: the result never leaves
     ├── LeaseLost           the worker or sender drops what it holds: it is in other hands now
     └── TryLater            the same call may succeed later; nothing is wrong with its arguments
@@ -84,6 +85,13 @@ class JobFailed(NodeError):
         super().__init__(reason)
         self.reason = reason
         self.permanent = permanent
+
+
+class JobRefused(JobFailed):
+    """A run ended without a result, and another attempt would end the same way."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, permanent=True)
 
 
 class ResultRefused(NodeError):

@@ -3,7 +3,7 @@
 Enters: a ``LabelVolume`` with its stack, headers of all source instances as they were read, the
 segments that label values mean, provenance and identity. Leaves: ``EncodedFile`` values whose bytes are
 made in pieces while they are written; none where the result holds nothing that the form could show.
-Can fail: ``JobFailed`` (permanent) where labels, their description and their source do not belong
+Can fail: ``JobRefused`` where labels, their description and their source do not belong
 together.
 
 The same arguments give the same bytes: UIDs follow from the job, dates come with provenance.

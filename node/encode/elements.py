@@ -24,7 +24,7 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
 from node.domain.carried import is_carried, is_text_for_sequence
-from node.domain.errors import JobFailed
+from node.domain.errors import JobRefused
 from node.domain.grid import Stack
 
 _WORD_BYTES = {"AT": 2, "US": 2, "SS": 2, "OW": 2, "UL": 4, "SL": 4, "FL": 4, "OF": 4, "OL": 4}
@@ -179,10 +179,10 @@ class Source:
         named = [frame.sop_instance_uid for frame in stack.frames]
         missing = sorted(set(named) - set(by_uid))
         if missing:
-            raise JobFailed(f"source header of {missing[0]} is missing", permanent=True)
+            raise JobRefused(f"source header of {missing[0]} is missing")
         unplaced = [f for f in stack.frames if f.position_mm is None or f.orientation is None]
         if unplaced or not stack.grid.frame_of_reference_uid:
-            raise JobFailed("the source has no place in a Frame of Reference", permanent=True)
+            raise JobRefused("the source has no place in a Frame of Reference")
         ordered = [*dict.fromkeys(named), *sorted(set(by_uid) - set(named))]
         return cls(instances=tuple(by_uid[each] for each in ordered), by_uid=by_uid, stack=stack)
 

@@ -18,7 +18,7 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as PydicomCode
 from pydicom.valuerep import format_number_as_ds
 
-from node.domain.errors import JobFailed
+from node.domain.errors import JobRefused
 from node.domain.result import LabelArray, LabelVolume, label_values_of, mask_of
 from node.domain.segment import Segment
 from node.encode.elements import Source, attribute, copied_element, encoded_dataset, sequence
@@ -54,18 +54,17 @@ def described_values(volume: LabelVolume, segments: Sequence[Segment]) -> list[f
     """The label values present in each slice, each of which one segment describes.
 
     Raises:
-        JobFailed: One is described by none or two; permanent.
+        JobRefused: One is described by none or two.
     """
     described = [segment.label_value for segment in segments]
     if len(set(described)) != len(described):
-        raise JobFailed("two segments of the model describe one label value", permanent=True)
+        raise JobRefused("two segments of the model describe one label value")
     present = values_in_slices(volume.labels, overlapping=volume.overlapping)
     unknown = sorted(frozenset[int]().union(*present) - set(described))
     if unknown:
-        raise JobFailed(
+        raise JobRefused(
             f"the result holds label {', '.join(map(str, unknown))}, which the model's"
-            " labels do not describe",
-            permanent=True,
+            " labels do not describe"
         )
     return present
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from node.domain.errors import JobFailed
+from node.domain.errors import JobRefused
 from node.domain.grid import Grid
 from node.domain.job import ResultIdentity
 from node.domain.result import EncodedFile, LabelArray, LabelVolume, Provenance, mask_of
@@ -48,12 +48,12 @@ def encode(
     There is an image where nothing was found, too: all zero.
 
     Raises:
-        JobFailed: A label has no description, or the volume is too large for the format; permanent.
+        JobRefused: A label has no description, or the volume is too large for the format.
     """
     del source  # the grid says where it lies, and nothing else of the source is told
     described_values(volume, segments)
     if max(volume.labels.shape) > _MOST_VOXELS:
-        raise JobFailed("the volume is too large for a NIfTI-1 image", permanent=True)
+        raise JobRefused("the volume is too large for a NIfTI-1 image")
     regions: Sequence[Segment | None] = segments if volume.overlapping else (None,)
     return tuple(_image(volume, region, provenance, identity) for region in regions)
 

@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from pydicom.uid import SegmentationStorage
 
-from node.domain.errors import JobFailed
+from node.domain.errors import JobRefused
 from node.domain.job import ResultIdentity
 from node.domain.result import EncodedFile, LabelVolume, Provenance
 from node.domain.segment import Segment
@@ -101,5 +101,5 @@ def encode_seg(
 def _pixel_data_header(size_bytes: int) -> bytes:
     """Tag, VR and length of Pixel Data: OB, since pixels are of one bit (PS3.5 A.2)."""
     if size_bytes > _LONGEST_VALUE:
-        raise JobFailed("the segmentation exceeds 4 GB of Pixel Data", permanent=True)
+        raise JobRefused("the segmentation exceeds 4 GB of Pixel Data")
     return struct.pack("<HH2sHI", 0x7FE0, 0x0010, b"OB", 0, size_bytes)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from node.domain.errors import JobFailed
+from node.domain.errors import JobRefused
 
 if TYPE_CHECKING:
     from node.infer.registry import ModelSpec
@@ -103,7 +103,7 @@ def check_assets(
         paths: Which of them; all by default.
         hashes: Of files that were read before.
     Raises:
-        JobFailed: One is missing, or is not the one that was declared or pulled; permanent.
+        JobRefused: One is missing, or is not the one that was declared or pulled.
     """
     folder = weights_dir / model.name
     hashes = hashes or FileHashes()
@@ -122,7 +122,7 @@ def check_assets(
             fault = f"is not the file with the hash that is expected: {pull} brings it anew"
         else:
             continue
-        raise JobFailed(f"{asset.path} of {model.name} {fault}", permanent=True)
+        raise JobRefused(f"{asset.path} of {model.name} {fault}")
     return checked
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from node.domain.errors import JobFailed
+from node.domain.errors import JobRefused
 from node.domain.grid import Stack
 from node.domain.header import Header
 from node.domain.quantity import Quantity
@@ -179,9 +179,7 @@ def run_model(
         JobFailed: The inputs are not the model's, or what it returned is not what it declares.
     """
     if inputs.keys() != spec.inputs.keys():
-        raise JobFailed(
-            f"{spec.name} takes {sorted(spec.inputs)}, not {sorted(inputs)}", permanent=True
-        )
+        raise JobRefused(f"{spec.name} takes {sorted(spec.inputs)}, not {sorted(inputs)}")
     module, _, function = spec.runner.settings.WORKER.partition(":")
     work: Worker = getattr(importlib.import_module(module), function)
     produced = work(_with(spec, parameters or {}), inputs, context, report)
@@ -295,12 +293,11 @@ def check_labels(spec: ModelSpec, shape: tuple[int, int, int], labels: LabelArra
     """Whether an array is what the model declares: on this grid, with no label but its own.
 
     Raises:
-        JobFailed: It is not; permanent.
+        JobRefused: It is not.
     """
     if labels.shape != shape or labels.dtype not in (np.uint8, np.uint16):
-        raise JobFailed(
-            f"{spec.name} returned {labels.dtype} of {labels.shape}, not labels on the grid {shape}",
-            permanent=True,
+        raise JobRefused(
+            f"{spec.name} returned {labels.dtype} of {labels.shape}, not labels on the grid {shape}"
         )
     present = np.zeros(int(np.iinfo(labels.dtype).max) + 1, bool)
     for plane in labels:
@@ -312,7 +309,6 @@ def check_labels(spec: ModelSpec, shape: tuple[int, int, int], labels: LabelArra
     }
     unknown = sorted(found - spec.segment_of.keys())
     if unknown:
-        raise JobFailed(
-            f"{spec.name} returned labels that labels.csv does not describe: {unknown[:5]}",
-            permanent=True,
+        raise JobRefused(
+            f"{spec.name} returned labels that labels.csv does not describe: {unknown[:5]}"
         )

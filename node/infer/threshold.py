@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from node.domain.errors import JobFailed
+from node.domain.errors import JobRefused
 from node.domain.result import LabelArray
 from node.infer.registry import ModelSpec
 from node.infer.report import Report
@@ -35,7 +35,7 @@ def run(
     parameters = spec.runner.parameters
     role = str(parameters.get("role", next(iter(volumes))))
     if role not in volumes:
-        raise JobFailed(f"there is no volume {role!r}", permanent=True)
+        raise JobRefused(f"there is no volume {role!r}")
     volume = volumes[role]
     threshold = _threshold(volume, parameters)
     report.note(f"threshold {threshold:g}")
@@ -52,7 +52,7 @@ def _threshold(volume: Volume, parameters: Mapping[str, object]) -> float:
         case "above":
             return _number(parameters.get("threshold"))
         case other:
-            raise JobFailed(f"no threshold method {other!r}", permanent=True)
+            raise JobRefused(f"no threshold method {other!r}")
 
 
 def _otsu(volume: Volume) -> float:
@@ -70,5 +70,5 @@ def _otsu(volume: Volume) -> float:
 
 def _number(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise JobFailed(f"{value!r} is no number", permanent=True)
+        raise JobRefused(f"{value!r} is no number")
     return value

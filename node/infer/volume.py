@@ -26,7 +26,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.pixels.utils import iter_pixels
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
-from node.domain.errors import JobFailed, SeriesUnusable
+from node.domain.errors import JobFailed, JobRefused, SeriesUnusable
 from node.domain.frames import Frame
 from node.domain.grid import Grid, Stack
 from node.domain.pixels import PixelFormat, native_length_fits, pixel_format_of
@@ -137,7 +137,7 @@ class StoredPixels:
         return native_length_fits(length_bytes, self.frame_bytes * self.frames * 8, self.frames)
 
     def refused(self, reason: str) -> JobFailed:
-        return JobFailed(f"instance {self.sop_instance_uid}: {reason}", permanent=True)
+        return JobRefused(f"instance {self.sop_instance_uid}: {reason}")
 
 
 def read_volume(
@@ -178,7 +178,7 @@ def _as_wanted(stack: Stack, quantities: Collection[Quantity]) -> tuple[Quantity
     given = given_as(quantity, quantities)
     if found or given is None:  # the gate passed it before the job was made
         names = ", ".join(sorted({quantity, *found}))
-        raise JobFailed(f"its quantity is {names}, not what the model takes", permanent=True)
+        raise JobRefused(f"its quantity is {names}, not what the model takes")
     if given is quantity:
         return quantity, 1.0
     return given, suv_factor({f.values.uptake for f in stack.frames if f.values.uptake})
@@ -207,7 +207,7 @@ def _read_instance(
                 _decode(dcmread(file), pixels, wanted, slab)
         except (InvalidDicomError, *DECODE_ERRORS) as error:
             sentence = f"instance {sop_instance_uid} cannot be decoded ({type(error).__name__})"
-            raise JobFailed(sentence, permanent=True) from error
+            raise JobRefused(sentence) from error
 
 
 def _place_in_file(frame: Frame) -> int:
@@ -410,10 +410,10 @@ def _require_transformation(frame: Frame) -> None:
     values = frame.values
     is_finite = bool(np.isfinite(frame.slope) and np.isfinite(frame.intercept))
     if not is_finite or frame.slope == 0:
-        raise JobFailed(f"rescale slope {frame.slope} and {frame.intercept}", permanent=True)
+        raise JobRefused(f"rescale slope {frame.slope} and {frame.intercept}")
     if values.lut_fault or (values.lut is not None and (frame.slope, frame.intercept) != (1, 0)):
         sentence = values.lut_fault or "a Modality LUT beside Rescale Slope and Intercept"
-        raise JobFailed(sentence, permanent=True)
+        raise JobRefused(sentence)
 
 
 def _modular(number: int) -> np.int16:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from node.domain.delivery import DEFAULT_FORMS
-from node.domain.errors import JobFailed, TryLater
+from node.domain.errors import JobRefused, TryLater
 from node.domain.job import ResultIdentity, result_key
 from node.domain.reasons import reasons_to_json
 from node.domain.result import EncodedFile, LabelVolume, Provenance
@@ -110,9 +110,8 @@ def run(request: Mapping[str, Any], report: Report, kept: Kept) -> dict[str, Any
 def _run(order: JobOrder, report: Report, kept: Kept) -> dict[str, Any]:
     model = kept.model(order.model_folder, load_model, order.model_digest)
     if model.digest != order.model_digest:
-        raise JobFailed(
-            f"model {model.name} changed on disk since the job was made: rerun the series",
-            permanent=True,
+        raise JobRefused(
+            f"model {model.name} changed on disk since the job was made: rerun the series"
         )
     order.folder.mkdir(parents=True, exist_ok=True)
     with report.stage("headers"):
@@ -133,11 +132,10 @@ def _run(order: JobOrder, report: Report, kept: Kept) -> dict[str, Any]:
         "volumes_ml": {str(value): label.ml for value, label in measured.labels.items()},
         "implausible": reasons_to_json(reasons),
     }
-    provenance = replace(
-        order.provenance,
-        parameters={**order.provenance.parameters, **made.ran},
-        implausible=tell_all(reasons),
-    )
+    parameters = {**order.provenance.parameters, **made.ran}
+    provenance = replace(order.provenance, parameters=parameters)
+    if reasons:  # people read them in the object itself
+        provenance = replace(provenance, implausible=tell_all(reasons))
     key = result_key(made.content, model.digest, order.parameters, provenance.incomplete)
     answer["files"] = [
         file

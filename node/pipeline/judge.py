@@ -12,7 +12,7 @@ from typing import Any
 
 from node.assemble.gate import judge_geometry
 from node.assemble.values import judge_quantity
-from node.domain.errors import JobFailed
+from node.domain.errors import JobRefused
 from node.domain.grid import GateVerdict
 from node.domain.header import Header
 from node.domain.job import Priority
@@ -217,7 +217,7 @@ def variant_by_header(
         parameters: Of the job.
         header: Of the first input.
     Raises:
-        JobFailed: The header does not choose one; permanent.
+        JobRefused: The header does not choose one.
     """
     if "variant" in {**model.runner.parameters, **parameters}:
         return {}
@@ -229,10 +229,9 @@ def variant_by_header(
     if line.variant:
         return {"variant": line.variant}
     there_are = ", ".join(model.runner.settings.variant_names)
-    raise JobFailed(
+    raise JobRefused(
         f"{line.ask}, so no variant of {model.name} goes without saying: name one of {there_are} as the"
-        " parameter variant of the rule",
-        permanent=True,
+        " parameter variant of the rule"
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydicom.errors import InvalidDicomError
 
-from node.domain.errors import JobFailed
+from node.domain.errors import JobRefused
 from node.infer.kept import Kept
 from node.infer.registry import ModelSpec, load_model
 from node.infer.report import Report
@@ -33,7 +33,7 @@ def run(request: Mapping[str, Any], report: Report, kept: Kept) -> dict[str, Any
     """
     model = load_model(Path(request["model_folder"]))
     if model.runner.kind != "monai_bundle":
-        raise JobFailed(f"{model.name} is no MONAI bundle: nothing to optimize", permanent=True)
+        raise JobRefused(f"{model.name} is no MONAI bundle: nothing to optimize")
     device = os.environ.get("SEGNODE_DEVICE", "cpu")
     optimizing = importlib.import_module(_OPTIMIZE)
     exporter = optimizing.exporter_of(model, request["precision"])
@@ -41,9 +41,8 @@ def run(request: Mapping[str, Any], report: Report, kept: Kept) -> dict[str, Any
     variants = model.runner.settings.variant_names
     variant = request["variant"] or str(model.runner.parameters.get("variant", variants[0]))
     if variant not in variants:
-        raise JobFailed(
-            f"{model.name} has no variant {variant!r}; there are: {', '.join(variants)}",
-            permanent=True,
+        raise JobRefused(
+            f"{model.name} has no variant {variant!r}; there are: {', '.join(variants)}"
         )
     with report.stage("headers"):
         inputs = read_sample(model, Path(request["sample"]))
@@ -74,7 +73,7 @@ def read_sample(model: ModelSpec, folder: Path) -> dict[str, SeriesInput]:
 
 def _read_series(model: ModelSpec, role: str, folder: Path) -> SeriesInput:
     if not folder.is_dir():
-        raise JobFailed(f"the sample has no folder {folder.name} for role {role}", permanent=True)
+        raise JobRefused(f"the sample has no folder {folder.name} for role {role}")
     headers, files = {}, {}
     series = set()
     for path in sorted(folder.rglob("*")):
@@ -83,9 +82,7 @@ def _read_series(model: ModelSpec, role: str, folder: Path) -> SeriesInput:
             uid = str(header.dataset.SOPInstanceUID)
             headers[uid], files[uid] = header, path
     if len(series) != 1:
-        raise JobFailed(
-            f"the sample holds {len(series)} series for role {role}, not one", permanent=True
-        )
+        raise JobRefused(f"the sample holds {len(series)} series for role {role}, not one")
     return judged_source(headers, files, model.inputs[role]).given
 
 

@@ -55,7 +55,11 @@ from tests.support.waiting import wait_for
 
 torch = pytest.importorskip("torch")
 monai = pytest.importorskip("monai")
-pytestmark = pytest.mark.long
+pytestmark = [
+    pytest.mark.long,
+    # what MONAI and a bundle's parts warn of is told to nobody where they run
+    pytest.mark.filterwarnings("ignore:::monai", "ignore:::torch"),
+]
 
 LEAST_DICE = 0.95
 SURE_DICE = LEAST_DICE + 0.02  # what is taught must pass whatever a machine rounds

@@ -33,7 +33,7 @@ from tests.support.evil_peers import StoreScp
 from tests.support.node_in_process import SharedWorker
 from tests.support.phantoms import Phantom
 from tests.support.simulated_node import SimulatedNode, ct, simulated_node
-from tests.support.waiting import wait_for
+from tests.support.waiting import PATIENCE_S, wait_for
 
 PACKAGE = Path(node.__file__).parent
 CARRIES_TO_CHILD = {"infer/runner.py", "infer/channel.py", "infer/child.py"}
@@ -155,6 +155,7 @@ def trip(folder: Path) -> Trip:
             taken = Trip()
             with taken.watched():
                 _travel("watched", simulated, worker, scp)
+            assert {job["state"] for job in simulated.table("job")} == {"done"}
     return taken
 
 
@@ -179,7 +180,6 @@ def _travel(study: str, simulated: SimulatedNode, worker: Worker, scp: StoreScp)
     _send(simulated.node.dicom_port, study)
     simulated.settle()
     assert worker.do_next(Signals())
-    assert {job["state"] for job in simulated.table("job")} == {"done"}
 
     def delivered() -> bool:
         simulated.pass_time(60)  # what a busy machine was too slow for is tried again
@@ -191,6 +191,7 @@ def _travel(study: str, simulated: SimulatedNode, worker: Worker, scp: StoreScp)
 
 def _send(port: int, study: str) -> None:
     sender = AE("PACS")
+    sender.acse_timeout = sender.dimse_timeout = sender.network_timeout = PATIENCE_S
     sender.add_requested_context(CTImageStorage)
     association = sender.associate("127.0.0.1", port, ae_title="SEGNODE")
     for dataset in Phantom(study=study, series=study, spacing_mm=(6.0, 5.0, 5.5)).datasets():

@@ -21,7 +21,7 @@ import numpy as np
 import SimpleITK
 from numpy.typing import NDArray
 
-from node.domain.errors import JobFailed
+from node.domain.errors import JobRefused
 from node.domain.result import LabelArray
 from node.infer.brain.conform import SIDE, Cube, conform, unit_range
 from node.infer.report import Report
@@ -72,7 +72,7 @@ def segment(
     """The labels of the only volume, by the network in the model's folder of pulled files.
 
     Raises:
-        JobFailed: Parameters, network or volume are not usable (permanent).
+        JobRefused: Parameters, network or volume are not usable.
     """
     (volume,) = volumes.values()
     return head_labels(
@@ -127,16 +127,15 @@ def skull_strip(
             (permanent).
     """
     if SKULL_STRIP not in files:
-        raise JobFailed(f"model.yaml names no {SKULL_STRIP} among prepare_files", permanent=True)
+        raise JobRefused(f"model.yaml names no {SKULL_STRIP} among prepare_files")
     labels = head_labels(
         volume, files[SKULL_STRIP].parent, crop=_SKULL_STRIP_CROP, device=device, report=report
     )
     brain: NDArray[np.bool_] = labels == 1
     found_ml = np.count_nonzero(brain) * volume.grid.voxel_ml
     if found_ml < _SMALLEST_ML:
-        raise JobFailed(
-            f"skull stripping found {found_ml:.0f} ml of brain: is this a series of a head?",
-            permanent=True,
+        raise JobRefused(
+            f"skull stripping found {found_ml:.0f} ml of brain: is this a series of a head?"
         )
     return brain
 
@@ -145,15 +144,14 @@ def _crop(parameters: Mapping[str, object]) -> Crop:
     unknown = sorted(set(parameters) - {"crop_above", "crop_margin_mm"})
     above, margin_mm = parameters.get("crop_above"), parameters.get("crop_margin_mm")
     if unknown or not isinstance(above, int | float) or not isinstance(margin_mm, int):
-        raise JobFailed(
+        raise JobRefused(
             "a head network takes the parameters crop_above (a number) and crop_margin_mm (a whole"
-            f" number), not {sorted(parameters)}",
-            permanent=True,
+            f" number), not {sorted(parameters)}"
         )
     try:
         return Crop(above=float(above), margin_mm=margin_mm)
     except ValueError as error:
-        raise JobFailed(str(error), permanent=True) from error
+        raise JobRefused(str(error)) from error
 
 
 def _note_cut(cube: Cube, report: Report) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from node.domain.errors import JobFailed
+from node.domain.errors import JobRefused
 from node.domain.grid import Floats, Grid
 from node.infer.brain.brainchop import skull_strip
 from node.infer.brain.register import IDENTITY, align, resampled
@@ -42,11 +42,11 @@ def prepare(
         volumes: By role: t1c, t1, t2, flair.
         files: The files of the network mindgrab, by their declared paths.
     Raises:
-        JobFailed: A role is missing, no brain is found, or a series cannot be registered; permanent.
+        JobRefused: A role is missing, no brain is found, or a series cannot be registered.
     """
     missing = [role for role in CHANNELS if role not in volumes]
     if missing:
-        raise JobFailed(f"no series for {', '.join(missing)}: all four are needed", permanent=True)
+        raise JobRefused(f"no series for {', '.join(missing)}: all four are needed")
     first = volumes[CHANNELS[0]]
     brain = skull_strip(first, files, device=device, report=report)
     with report.stage("register"):

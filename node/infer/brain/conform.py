@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from node.domain.errors import JobFailed
+from node.domain.errors import JobRefused
 from node.domain.frames import Triple
 from node.domain.grid import Grid
 from node.infer.brain.register import resampled
@@ -52,7 +52,7 @@ def conform(volume: Volume) -> Cube:
     """The volume in the cube around its centre.
 
     Raises:
-        JobFailed: All its voxels are equal (permanent).
+        JobRefused: All its voxels are equal.
     """
     grid = _cube_over(volume.grid)
     low, high = _range(volume.array)
@@ -93,7 +93,7 @@ def _range(array: NDArray[np.int16] | NDArray[np.float32]) -> tuple[float, float
     """What becomes 0 and what becomes 255."""
     low, high = float(array.min()), float(array.max())
     if not np.isfinite([low, high]).all() or low == high:
-        raise JobFailed("the series has no contrast: all its voxels are equal", permanent=True)
+        raise JobRefused("the series has no contrast: all its voxels are equal")
     if array.dtype.kind == "i" and low >= 0 and high <= _BRIGHTEST:
         return 0.0, float(_BRIGHTEST)
     saturated = int(_SATURATED * np.count_nonzero(array))
@@ -106,5 +106,5 @@ def unit_range(array: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Values from 0 to 1: brainchop's min-max scaling."""
     low, high = int(array.min()), int(array.max())
     if low == high:
-        raise JobFailed("the series has no contrast in the middle of its field", permanent=True)
+        raise JobRefused("the series has no contrast in the middle of its field")
     return (array.astype(np.float32) - low) / np.float32(high - low)

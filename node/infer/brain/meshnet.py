@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from node.domain.errors import JobFailed
+from node.domain.errors import JobRefused
 
 SLAB = 32  # planes at once; a window of them is what a convolution needs as scratch
 _CHANNELS_AT_ONCE = 4  # of a normalisation: one thread each
@@ -32,7 +32,7 @@ def label_volume(
         image: Shape (x, y, z).
         device: Where the network is; its results come back from there slab by slab.
     Raises:
-        JobFailed: The scores are not finite (permanent).
+        JobRefused: The scores are not finite.
     """
     with torch.inference_mode():
         values = torch.from_numpy(np.ascontiguousarray(image, np.float32)).to(device)[None, None]
@@ -40,7 +40,7 @@ def label_volume(
             values = _applied(module, values)
         last = network[-1]
         if not isinstance(last, torch.nn.Conv3d):
-            raise JobFailed("the network does not end in a convolution", permanent=True)
+            raise JobRefused("the network does not end in a convolution")
         return _best_class(last, values)
 
 
@@ -61,7 +61,7 @@ def _applied(module: torch.nn.Module, values: torch.Tensor) -> torch.Tensor:
                 some = values[:, first : first + _CHANNELS_AT_ONCE]
                 some.copy_(functional.group_norm(some, some.shape[1], eps=module.eps))
             return values
-    raise JobFailed(f"no way to run {type(module).__name__} in slabs", permanent=True)
+    raise JobRefused(f"no way to run {type(module).__name__} in slabs")
 
 
 def _convolved(module: torch.nn.Conv3d, values: torch.Tensor) -> torch.Tensor:
@@ -77,7 +77,7 @@ def _best_class(module: torch.nn.Conv3d, values: torch.Tensor) -> NDArray[np.uin
     labels = np.empty(values.shape[2:], np.uint8)
     for first, scores in _slabs(module, values):
         if not bool(torch.isfinite(scores).all()):
-            raise JobFailed("the network's scores are not finite", permanent=True)
+            raise JobRefused("the network's scores are not finite")
         labels[first : first + SLAB] = scores[0].argmax(dim=0).to(torch.uint8).cpu().numpy()
     return labels
 

@@ -21,7 +21,7 @@ import numpy as np
 import SimpleITK
 from numpy.typing import NDArray
 
-from node.domain.errors import JobFailed
+from node.domain.errors import JobRefused
 from node.domain.grid import Floats, Grid
 from node.infer.report import Report
 from node.infer.volume import Volume
@@ -104,7 +104,7 @@ def align(fixed: Volume, moving: Volume, name: str, report: Report) -> Floats:
     Returns:
         Homogeneous matrix, LPS mm to LPS mm.
     Raises:
-        JobFailed: The volumes cannot be brought to overlap (permanent).
+        JobRefused: The volumes cannot be brought to overlap.
     """
     if same_grid(fixed.grid, moving.grid):
         report.note(f"{name}: not registered, it has the grid and Frame of Reference of the first")
@@ -187,9 +187,8 @@ def _followed(
             with one_thread():
                 method.Execute(still, movable)
     except RuntimeError as error:
-        raise JobFailed(
-            "two series cannot be registered: they do not overlap or have no contrast",
-            permanent=True,
+        raise JobRefused(
+            "two series cannot be registered: they do not overlap or have no contrast"
         ) from error
     return _matrix_of(transform)
 

@@ -23,7 +23,7 @@ import numpy as np
 import SimpleITK
 from numpy.typing import NDArray
 
-from node.domain.errors import JobFailed
+from node.domain.errors import JobRefused
 from node.domain.grid import Grid
 from node.infer.brain.brainchop import skull_strip
 from node.infer.brain.register import affine, itk_image, one_thread, resampled, rigid
@@ -50,12 +50,12 @@ def prepare(
     Args:
         files: The template and the files of the network mindgrab, by their declared paths.
     Raises:
-        JobFailed: A file is not declared, no brain is found, or it cannot be registered; permanent.
+        JobRefused: A file is not declared, no brain is found, or it cannot be registered.
     """
     (volume,) = volumes.values()
     templates = [path for name, path in files.items() if name.startswith(TEMPLATE)]
     if len(templates) != 1:
-        raise JobFailed(f"model.yaml names no one file below {TEMPLATE}", permanent=True)
+        raise JobRefused(f"model.yaml names no one file below {TEMPLATE}")
     brain = skull_strip(volume, files, device=device, report=report)
     return onto_template(volume, brain, templates[0], report=report)
 
@@ -69,7 +69,7 @@ def onto_template(
         brain: On the grid of the volume, as ``skull_strip`` finds it.
         template: A skull-stripped T1 as NIfTI.
     Raises:
-        JobFailed: The template cannot be read, or the brain cannot be registered to it; permanent.
+        JobRefused: The template cannot be read, or the brain cannot be registered to it.
     """
     target = read_template(template)
     with report.stage("even out"):
@@ -102,9 +102,8 @@ def without_bias(volume: Volume, brain: NDArray[np.bool_]) -> NDArray[np.float32
             n4.Execute(_ITK.Shrink(image, factors), _ITK.Shrink(mask, factors))
         field = _ITK.GetArrayFromImage(_ITK.Exp(n4.GetLogBiasFieldAsImage(image)))
     except RuntimeError as error:
-        raise JobFailed(
-            "the brightness of the brain cannot be evened out: is it empty or uniform?",
-            permanent=True,
+        raise JobRefused(
+            "the brightness of the brain cannot be evened out: is it empty or uniform?"
         ) from error
     even: NDArray[np.float32] = np.where(brain, volume.array / np.maximum(field, 1e-6), 0)
     return even.astype(np.float32, copy=False)
@@ -114,7 +113,7 @@ def in_unit_range(stripped: VoxelArray) -> NDArray[np.float32]:
     """Positive values over their 99.9th percentile, cut at 1; what is not positive is 0."""
     positive = stripped[stripped > 0]
     if not positive.size:
-        raise JobFailed("there is no brain with positive values", permanent=True)
+        raise JobRefused("there is no brain with positive values")
     top = np.float32(np.percentile(positive, _BRIGHT_PERCENTILE))
     scaled: NDArray[np.float32] = np.clip(stripped / top, 0, 1)
     return scaled
@@ -125,9 +124,9 @@ def read_template(path: Path) -> Volume:
     try:
         image = _ITK.ReadImage(str(path), _ITK.sitkFloat32)
     except RuntimeError as error:
-        raise JobFailed(f"the template {path.name} cannot be read", permanent=True) from error
+        raise JobRefused(f"the template {path.name} cannot be read") from error
     if image.GetDimension() != 3:
-        raise JobFailed(f"the template {path.name} is no volume", permanent=True)
+        raise JobRefused(f"the template {path.name} is no volume")
     columns, rows, slices = image.GetSize()
     steps = (np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())).T
     a, b, c = steps[::-1].tolist()

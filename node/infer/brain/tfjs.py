@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from node.domain.errors import JobFailed
+from node.domain.errors import JobFailed, JobRefused
 
 if TYPE_CHECKING:
     import torch
@@ -182,4 +182,4 @@ def _read_convolution(
 
 
 def _refused(reason: str) -> JobFailed:
-    return JobFailed(f"the network cannot be read: {reason}", permanent=True)
+    return JobRefused(f"the network cannot be read: {reason}")

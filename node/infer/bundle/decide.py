@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from node.domain.errors import JobFailed
+from node.domain.errors import JobRefused
 from node.infer.bundle.windows import Decide, Windowing, label_windows, refuse_no_numbers
 
 
@@ -57,16 +57,15 @@ def mark_regions(threshold: float = 0.5, channels: Sequence[int] = ()) -> Decide
     Args:
         channels: Given: bit k is of map ``channels[k]``.
     Raises:
-        JobFailed: On use, no such channel; permanent.
+        JobRefused: On use, no such channel.
         ValueError: On use, more than 16 maps.
     """
 
     def decide(maps: Tensor) -> Tensor:
         chosen = channels or range(len(maps))
         if max(chosen) >= len(maps):
-            raise JobFailed(
-                f"the network has {len(maps)} output channels, region_channels names {max(chosen)}",
-                permanent=True,
+            raise JobRefused(
+                f"the network has {len(maps)} output channels, region_channels names {max(chosen)}"
             )
         if len(chosen) > 16:
             raise ValueError(f"{len(chosen)} regions do not fit into 16 bits")
@@ -93,7 +92,7 @@ def largest_of_linear_head(
         above: Given: class n becomes label n + 1, and 0 where no class is above this value.
         chunk: Voxels at once: so many times ``classes`` values exist.
     Raises:
-        JobFailed: A weight, or on use the largest value of a voxel, is not a number; permanent.
+        JobRefused: A weight, or on use the largest value of a voxel, is not a number.
     """
     for given in (weight,) if bias is None else (weight, bias):
         refuse_no_numbers(given)
@@ -152,10 +151,9 @@ class _Headless:
         if self._head is not None:
             passed, self._passed = self._passed, []
             if len(passed) != 1 or not _is_same(passed[0], answer):
-                raise JobFailed(
+                raise JobRefused(
                     "the network does not do the same for every window: run this bundle in strict"
-                    " mode",
-                    permanent=True,
+                    " mode"
                 )
         return answer
 

@@ -20,7 +20,7 @@ from monai.transforms.utility.dictionary import EnsureChannelFirstd, EnsureTyped
 from monai.transforms.utils import reset_ops_id
 from torch import Tensor
 
-from node.domain.errors import JobFailed
+from node.domain.errors import JobRefused
 from node.domain.grid import Floats, Grid
 from node.domain.result import LabelArray
 from node.infer.bundle.decide import largest_by_windows, mark_regions
@@ -78,10 +78,9 @@ def run_fast(
         reset_ops_id(prepared)  # type: ignore[no-untyped-call]  # inverted by a copy of the transforms
         data = {loaded.image_key: prepared, _PRED: answer}
         if loaded.post.kind == "regions" and prepared.applied_operations:
-            raise JobFailed(
+            raise JobRefused(
                 "the bundle resamples its image: its regions cannot be handed on, say outputs:"
-                " [labels]",
-                permanent=True,
+                " [labels]"
             )
         for transform in loaded.post.rest:
             data = transform(data)
@@ -94,7 +93,7 @@ def _preprocess(loaded: Loaded, channels: Sequence[Volume], device: str) -> Meta
         data = transform(data)
     prepared = data[loaded.image_key]
     if not isinstance(prepared, MetaTensor) or prepared.ndim != 4:
-        raise JobFailed("the bundle's preprocessing does not give one 3D image", permanent=True)
+        raise JobRefused("the bundle's preprocessing does not give one 3D image")
     return prepared
 
 
@@ -155,10 +154,9 @@ def _answer(
     image, network = prepared.to(effort.device), loaded.network
     if loaded.post.kind == "classes":
         if not is_vista(network):
-            raise JobFailed(
+            raise JobRefused(
                 "the bundle asks for classes as VISTA3D is asked, of another network: run it in"
-                " strict mode",
-                permanent=True,
+                " strict mode"
             )
         prompts = prompts_of(loaded.parser, loaded.transforms, wanted)
         windowing = _windowing(vista_windowing(loaded.inferer, network), effort)
@@ -188,10 +186,9 @@ def _maps(loaded: Loaded, prepared: MetaTensor, effort: MemoryMode) -> MetaTenso
     with torch.inference_mode(), torch.autocast(kind, dtype=dtype, enabled=dtype is not None):
         answer = loaded.inferer(batch, loaded.network)
     if not isinstance(answer, Tensor) or answer.shape[2:] != batch.shape[2:]:
-        raise JobFailed(
+        raise JobRefused(
             "the network does not answer with maps of its image's size: run this bundle in strict"
-            " mode",
-            permanent=True,
+            " mode"
         )
     refuse_no_numbers(answer)
     return MetaTensor(answer[0].as_subclass(Tensor).float().clone())
@@ -201,17 +198,16 @@ def _as_labels(pred: Tensor, grid: Grid) -> LabelArray:
     values = torch.as_tensor(pred).as_subclass(Tensor).cpu()
     if values.ndim != 4 or len(values) != 1 or tuple(values.shape[:0:-1]) != grid.shape:
         given = " x ".join(str(size) for size in values.shape)
-        raise JobFailed(
-            f"the bundle made {given} values, not one label for each voxel of its image",
-            permanent=True,
+        raise JobRefused(
+            f"the bundle made {given} values, not one label for each voxel of its image"
         )
     if values.dtype.is_floating_point:
         if not bool(torch.isfinite(values).all()):
-            raise JobFailed("the bundle returned values that are not numbers", permanent=True)
+            raise JobRefused("the bundle returned values that are not numbers")
         if bool((values != values.floor()).any()):
-            raise JobFailed("the bundle returned values that are no labels", permanent=True)
+            raise JobRefused("the bundle returned values that are no labels")
     if int(values.min()) < 0 or int(values.max()) > _LABEL_LIMIT:
-        raise JobFailed("the bundle returned values that are no labels", permanent=True)
+        raise JobRefused("the bundle returned values that are no labels")
     array = values[0].numpy().transpose()
     if int(values.max()) < 256:
         return np.ascontiguousarray(array, np.uint8)

@@ -32,7 +32,7 @@ from monai.transforms.io.dictionary import LoadImaged, SaveImaged
 from monai.transforms.post.dictionary import Activationsd, AsDiscreted, Invertd
 from torch import Tensor
 
-from node.domain.errors import JobFailed
+from node.domain.errors import JobRefused
 from node.infer.assets import FileHashes
 from node.infer.bundle.resample import make_lean
 from node.infer.bundle.spec import Bundle, Optimized
@@ -90,10 +90,7 @@ def load(bundle: Bundle, device: str, *, regions: bool) -> Loaded:
     parser = parser_of(bundle, device)
     for part in ("network_def", "preprocessing", "inferer", "postprocessing"):
         if part not in parser:
-            raise JobFailed(
-                f"{bundle.config.name} has no {part}: run this bundle in strict mode",
-                permanent=True,
-            )
+            raise JobRefused(f"{bundle.config.name} has no {part}: run this bundle in strict mode")
     network = parser.get_parsed_content("network_def")
     _load_weights(network, bundle)
     network = network.to(device).eval()
@@ -168,7 +165,7 @@ def parser_of(bundle: Bundle, device: str) -> Any:
     """MONAI's parser over the configuration, with the bundle's own code within reach.
 
     Raises:
-        JobFailed: The configuration cannot be read; permanent.
+        JobRefused: The configuration cannot be read.
     """
     _reach_code(bundle.root)
     parser = ConfigParser()
@@ -178,9 +175,7 @@ def parser_of(bundle: Bundle, device: str) -> Any:
         if metadata.is_file():
             parser.read_meta(str(metadata))
     except (ValueError, OSError) as error:
-        raise JobFailed(
-            f"{bundle.config.name} of the bundle cannot be read", permanent=True
-        ) from error
+        raise JobRefused(f"{bundle.config.name} of the bundle cannot be read") from error
     parser["bundle_root"] = str(bundle.root)
     if "device" in parser:
         parser["device"] = f"$torch.device('{device}')"
@@ -222,9 +217,7 @@ def _after_loading(preprocessing: Compose) -> tuple[tuple[Any, ...], LoadImaged]
     for index, transform in enumerate(transforms):
         if isinstance(transform, LoadImaged) and len(transform.keys) == 1:
             return tuple(transforms[index + 1 :]), transform
-    raise JobFailed(
-        "the bundle's preprocessing does not load one image: run it in strict mode", permanent=True
-    )
+    raise JobRefused("the bundle's preprocessing does not load one image: run it in strict mode")
 
 
 def _load_weights(network: torch.nn.Module, bundle: Bundle) -> None:
@@ -233,10 +226,9 @@ def _load_weights(network: torch.nn.Module, bundle: Bundle) -> None:
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
         if is_out_of_memory(error):
             raise
-        raise JobFailed(
+        raise JobRefused(
             f"{bundle.weights.name} cannot be loaded as plain weights: convert it once to a state"
-            " dictionary of tensors",
-            permanent=True,
+            " dictionary of tensors"
         ) from error
     state = checkpoint.get("model", checkpoint) if isinstance(checkpoint, dict) else checkpoint
     try:
@@ -244,10 +236,9 @@ def _load_weights(network: torch.nn.Module, bundle: Bundle) -> None:
     except (RuntimeError, TypeError, AttributeError) as error:
         if is_out_of_memory(error):
             raise
-        raise JobFailed(
+        raise JobRefused(
             f"the weights in {bundle.weights.name} are not those of the bundle's network"
-            f"{_misfit(network, state)}",
-            permanent=True,
+            f"{_misfit(network, state)}"
         ) from error
 
 
@@ -280,7 +271,7 @@ def plan_post(transforms: Sequence[Any], *, regions: bool) -> PostPlan:
     Args:
         regions: The model hands on regions: everything up to the threshold counts.
     Raises:
-        JobFailed: Regions are wanted of a bundle that has no threshold; permanent.
+        JobRefused: Regions are wanted of a bundle that has no threshold.
     """
     kept = tuple(each for each in transforms if not isinstance(each, SaveImaged))
     if regions:
@@ -300,10 +291,9 @@ def _plan_regions(kept: Sequence[Any]) -> PostPlan:
         if threshold is not None:
             # regions on a resampled grid could not be inverted as bits: nothing is left to do
             return PostPlan(kind="regions", rest=(), threshold=threshold)
-    raise JobFailed(
+    raise JobRefused(
         "the bundle's postprocessing is not sigmoid and threshold: this model cannot hand on"
-        " regions, say outputs: [labels]",
-        permanent=True,
+        " regions, say outputs: [labels]"
     )
 
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from node.domain.errors import JobFailed
+from node.domain.errors import JobRefused
 from node.domain.result import LabelArray, label_values_of, mask_of
 from node.domain.segment import Segment
 from node.infer.assets import sha256_of, sync_folder
@@ -69,9 +69,7 @@ class TensorRT:
         ):
             absent.append("no CUDA GPU can be used")
         if absent:
-            raise JobFailed(
-                f"TensorRT needs more than there is: {', '.join(absent)}", permanent=True
-            )
+            raise JobRefused(f"TensorRT needs more than there is: {', '.join(absent)}")
 
     def arguments(self, device: str) -> Mapping[str, object]:
         """What it is told beside the network, its weights and where to write: as the publisher says."""
@@ -111,14 +109,11 @@ def exporter_of(spec: ModelSpec, precision: str) -> TensorRT:
     """How a model is exported, as its model.yaml says.
 
     Raises:
-        JobFailed: It does not say; permanent.
+        JobRefused: It does not say.
     """
     options: Mapping[str, Any] | None = settings_of(spec).trt_export
     if options is None:
-        raise JobFailed(
-            f"{spec.name} cannot be exported: its model.yaml has no runner.trt_export",
-            permanent=True,
-        )
+        raise JobRefused(f"{spec.name} cannot be exported: its model.yaml has no runner.trt_export")
     return TensorRT(precision=precision, options=options)
 
 
@@ -151,7 +146,7 @@ def optimize(
     """Make, compare and, where it agrees, accept an optimized network.
 
     Raises:
-        JobFailed: It cannot be made here, or its labels are not the original's; permanent. The
+        JobRefused: It cannot be made here, or its labels are not the original's. The
             original stays in use.
     """
     exporter.require(context.device)
@@ -214,9 +209,7 @@ def _exported(spec: ModelSpec, variant: str, context: RunContext, exporter: Tens
     log = folder / f"{variant}.log"
     code = exporter.export(work / _ARGUMENTS, bundle.root, log)
     if code or not made.is_file():
-        raise JobFailed(
-            f"MONAI's export of {spec.name} failed (exit code {code}): see {log}", permanent=True
-        )
+        raise JobRefused(f"MONAI's export of {spec.name} failed (exit code {code}): see {log}")
     path = folder / f"{variant}.ts"
     shutil.move(made, path)
     sync_folder(path.parent)
@@ -246,10 +239,9 @@ def _compared(
         parameters = {"variant": variant, "optimized": wish, "precision": "fp32", "mode": "fast"}
         produced = run_model(spec, inputs, replace(context, scratch=scratch), named, parameters)
         if produced.ran.get("variant") != variant or ("engine" in produced.ran) != (wish != "off"):
-            raise JobFailed(
+            raise JobRefused(
                 f"the {name} network could not run as asked, such as for want of memory:"
-                " nothing was compared",
-                permanent=True,
+                " nothing was compared"
             )
         labels[name], seconds[name] = produced.labels, round(named.seconds.get("network", 0.0), 3)
     agreement = compare_labels(
@@ -260,17 +252,15 @@ def _compared(
 
 def _require_agreement(agreement: Agreement, segments: Mapping[int, Segment]) -> None:
     if not agreement.dice:
-        raise JobFailed(
+        raise JobRefused(
             "neither network finds anything in this sample: take a series that shows what the model"
-            " segments",
-            permanent=True,
+            " segments"
         )
     value, dice = agreement.lowest
     if dice < DICE_LEAST:
-        raise JobFailed(
+        raise JobRefused(
             f"its labels are not the original's: Dice {dice:.4f} for {segments[value].name}, at least"
-            f" {DICE_LEAST} is asked for; the original stays in use",
-            permanent=True,
+            f" {DICE_LEAST} is asked for; the original stays in use"
         )
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from node.domain.errors import JobFailed
+from node.domain.errors import JobRefused
 from node.domain.result import LabelArray, mask_of
 from node.infer.assets import check_assets, missing_assets
 from node.infer.bundle.fast import PRECISIONS, MemoryMode, run_fast
@@ -57,7 +57,7 @@ def check(spec: ModelSpec, weights_dir: Path, device: str, kept: Kept) -> None:
     """Whether the weights that are here are those of the bundle's network, one variant for each.
 
     Raises:
-        JobFailed: The bundle cannot be built, or they are not; permanent.
+        JobRefused: The bundle cannot be built, or they are not.
     """
     missing = {each.path for each in missing_assets(spec, weights_dir)}
     if missing & {each.path for each in spec.files}:
@@ -85,7 +85,7 @@ def run(
     for name, value, known in (("mode", mode, MODES), ("precision", precision, PRECISIONS)):
         if value not in known:
             there_are = ", ".join(known)
-            raise JobFailed(f"no {name} {value!r}; there are: {there_are}", permanent=True)
+            raise JobRefused(f"no {name} {value!r}; there are: {there_are}")
     # what is missing is told before all else
     bundle = bundle_of(spec, variant, context.weights_dir, context.kept.hashes)
     read = read_volumes(spec, inputs, report)
@@ -127,10 +127,9 @@ def _prepare(
         return prepared
     channels = settings.channels or list(spec.inputs)
     if len({volumes[role].grid for role in channels}) > 1:
-        raise JobFailed(
+        raise JobRefused(
             f"the series of {spec.name} do not lie on one grid, and it names no step that would"
-            " bring them there",
-            permanent=True,
+            " bring them there"
         )
     return Prepared(channels=tuple(volumes[role] for role in channels), back=lambda labels: labels)
 
@@ -166,10 +165,9 @@ def _step_down(
                 raise
         context.kept.drop_network()
         _free_memory()  # after the error is gone, which holds on to what the attempt had made
-    raise JobFailed(
+    raise JobRefused(
         f"out of memory, even in the smallest way to run {spec.name}: give it more"
-        " (resources.memory_gb), or another device",
-        permanent=True,
+        " (resources.memory_gb), or another device"
     )
 
 

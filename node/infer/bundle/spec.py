@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from node.domain.errors import JobFailed
+from node.domain.errors import JobRefused
 from node.domain.segment import segments_named
 from node.infer.assets import FileHashes, check_assets, write_json
 from node.infer.runner_part import Mistake, Part, RunnerPart, VariantByPart
@@ -139,7 +139,7 @@ def settings_of(spec: ModelSpec) -> BundlePart:
     """What model.yaml says to this runner kind."""
     settings = spec.runner.settings
     if not isinstance(settings, BundlePart):
-        raise JobFailed(f"{spec.name} is no bundle", permanent=True)
+        raise JobRefused(f"{spec.name} is no bundle")
     return settings
 
 
@@ -157,7 +157,7 @@ def variant_of(spec: ModelSpec) -> str:
     if wanted not in settings.variants:
         what = "names no variant" if wanted is None else f"has no variant {wanted!r}"
         there_are = ", ".join(settings.variants)
-        raise JobFailed(f"{spec.name} {what}; there are: {there_are}", permanent=True)
+        raise JobRefused(f"{spec.name} {what}; there are: {there_are}")
     return str(wanted)
 
 
@@ -165,18 +165,18 @@ def labels_wanted(spec: ModelSpec) -> list[int]:
     """The label values that the job's ``labels`` name; none: all.
 
     Raises:
-        JobFailed: A name is unknown; permanent.
+        JobRefused: A name is unknown.
     """
     wanted = spec.runner.parameters.get("labels")
     if not wanted:
         return []
     if not isinstance(wanted, str | list | tuple):
-        raise JobFailed("labels: give a list of names", permanent=True)
+        raise JobRefused("labels: give a list of names")
     names = wanted.split(",") if isinstance(wanted, str) else [str(name) for name in wanted]
     try:
         kept = segments_named(spec.segments, [name.strip() for name in names])
     except ValueError as error:
-        raise JobFailed(f"labels: {error}", permanent=True) from error
+        raise JobRefused(f"labels: {error}") from error
     return [segment.label_value for segment in kept]
 
 
@@ -206,7 +206,7 @@ def bundle_of(
         hashes: Of files that were read before.
 
     Raises:
-        JobFailed: A file is missing or is not the one that was declared; permanent.
+        JobRefused: A file is missing or is not the one that was declared.
     """
     settings = settings_of(spec)
     chosen = settings.variants[variant]
@@ -257,12 +257,12 @@ def chosen_optimized(spec: ModelSpec, variant: str, weights_dir: Path) -> Optimi
     """The optimized network that a job would have.
 
     Raises:
-        JobFailed: The parameter ``optimized`` has no such value; permanent.
+        JobRefused: The parameter ``optimized`` has no such value.
     """
     given = spec.runner.parameters.get("optimized", "auto")
     wish = {True: "auto", False: "off"}[given] if isinstance(given, bool) else str(given)
     if wish not in WISHES:
-        raise JobFailed(f"optimized: there is no {wish!r}; use auto or off", permanent=True)
+        raise JobRefused(f"optimized: there is no {wish!r}; use auto or off")
     entry = None if wish == "off" else read_lock(weights_dir / spec.name).get(variant)
     return entry if entry is not None and (entry.accepted or wish == "candidate") else None
 

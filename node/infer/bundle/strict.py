@@ -29,7 +29,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from node.domain.errors import JobFailed
+from node.domain.errors import JobFailed, JobRefused
 from node.domain.grid import Floats, Grid
 from node.domain.result import LabelArray
 from node.infer.bundle.fast import affine_ras
@@ -85,7 +85,7 @@ def strict_arguments(bundle: Bundle, files: list[str]) -> dict[str, object]:
     Args:
         files: Of the image, one for each channel.
     Raises:
-        JobFailed: The configuration is no inference over one data set; permanent.
+        JobRefused: The configuration is no inference over one data set.
     """
     config = _read_config(bundle.config)
     told = {name.replace("::", "#"): value for name, value in bundle.overrides.items()}
@@ -110,18 +110,15 @@ def _rest_of_case(told: Mapping[str, object]) -> dict[str, object]:
     match told.get("dataset#data", [{}]):
         case [dict() as case]:
             return dict(case)
-    raise JobFailed(
-        "the override of dataset#data is not a list of one mapping: mend model.yaml", permanent=True
-    )
+    raise JobRefused("the override of dataset#data is not a list of one mapping: mend model.yaml")
 
 
 def _read_config(path: Path) -> dict[str, Any]:
     text = path.read_text(encoding="utf-8")
     config = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     if not isinstance(config, dict) or not isinstance(config.get("dataset"), dict):
-        raise JobFailed(
-            f"{path.name} of the bundle has no dataset: it is no inference configuration",
-            permanent=True,
+        raise JobRefused(
+            f"{path.name} of the bundle has no dataset: it is no inference configuration"
         )
     return config
 
@@ -137,9 +134,7 @@ def _image_key(config: Mapping[str, Any], told: Mapping[str, object]) -> str:
                 if not key.startswith("$"):
                     return key
             case list():
-                raise JobFailed(
-                    "the bundle loads an image under each of several keys", permanent=True
-                )
+                raise JobRefused("the bundle loads an image under each of several keys")
     return str(told.get("image_key", config.get("image_key", "image")))
 
 
@@ -162,9 +157,8 @@ def _require_packages() -> None:
         package for name, package in _PACKAGES.items() if importlib.util.find_spec(name) is None
     ]
     if absent:
-        raise JobFailed(
-            f"a bundle's own command needs {', '.join(absent)}: pip install segnode[monai]",
-            permanent=True,
+        raise JobRefused(
+            f"a bundle's own command needs {', '.join(absent)}: pip install segnode[monai]"
         )
 
 
@@ -251,20 +245,20 @@ def read_labels(folder: Path, grid: Grid) -> LabelArray:
     """The one label file somewhere below a folder, on the grid of the image.
 
     Raises:
-        JobFailed: There is not one, it lies on another grid, or its values are no labels; permanent.
+        JobRefused: There is not one, it lies on another grid, or its values are no labels.
     """
     import nibabel
 
     files = sorted(path for path in folder.rglob("*") if path.name.endswith(_ENDINGS))
     if len(files) != 1:
-        raise JobFailed(f"the bundle wrote {len(files)} NIfTI files, not one", permanent=True)
+        raise JobRefused(f"the bundle wrote {len(files)} NIfTI files, not one")
     image: Any = nibabel.load(files[0])  # has no types
     values = np.asarray(image.dataobj)
     while values.ndim > 3 and values.shape[-1] == 1:
         values = values[..., 0]
     if values.ndim != 3:
         shape = " x ".join(str(size) for size in values.shape)
-        raise JobFailed(f"the bundle wrote {shape} values, not one label map", permanent=True)
+        raise JobRefused(f"the bundle wrote {shape} values, not one label map")
     return _labels(_on_grid(values, np.asarray(image.affine, np.float64), grid))
 
 
@@ -288,20 +282,17 @@ def _on_grid(values: NDArray[Any], affine: Floats, grid: Grid) -> NDArray[Any]:
         or np.abs(corners @ (to_image[:3] - expected).T).max() > TOLERANCE_VOXELS
     ):
         given, wanted = (" x ".join(map(str, shape)) for shape in (values.shape, size))
-        raise JobFailed(
-            f"the bundle wrote {given} voxels that are not the {wanted} of its image",
-            permanent=True,
-        )
+        raise JobRefused(f"the bundle wrote {given} voxels that are not the {wanted} of its image")
     aligned = values.transpose(axes)[tuple(slice(None, None, int(sign)) for sign in signs)]
     return aligned.transpose()
 
 
 def _labels(values: NDArray[Any]) -> LabelArray:
     if not np.isfinite(values).all():
-        raise JobFailed("the bundle returned values that are not numbers", permanent=True)
+        raise JobRefused("the bundle returned values that are not numbers")
     highest = int(values.max())
     if values.min() < 0 or highest > 65535 or np.any(values != np.floor(values)):
-        raise JobFailed("the bundle returned values that are no labels", permanent=True)
+        raise JobRefused("the bundle returned values that are no labels")
     if highest < 256:
         return np.ascontiguousarray(values, np.uint8)
     return np.ascontiguousarray(values, np.uint16)

@@ -19,7 +19,7 @@ from monai.inferers.inferer import SlidingWindowInferer, SlidingWindowInfererAda
 from monai.networks.nets.vista3d import VISTA3D
 from torch import Tensor
 
-from node.domain.errors import JobFailed
+from node.domain.errors import JobRefused
 from node.infer.bundle.decide import label_type, largest_of_linear_head
 from node.infer.bundle.windows import Windowing, label_windows, windowing_of
 
@@ -48,7 +48,7 @@ def vista_labels(
         JobFailed: There is no prompt, or see ``label_windows``.
     """
     if not prompts:
-        raise JobFailed("no class is asked for: name one in labels", permanent=True)
+        raise JobRefused("no class is asked for: name one in labels")
     numbers = torch.tensor([0, *prompts], dtype=torch.int32)
     dtype = label_type(int(numbers.max()))
     largest = largest_of_linear_head(_class_matrix(network, prompts), above=0.0)
@@ -72,14 +72,13 @@ def vista_windowing(inferer: Any, network: object) -> Windowing:
     asked for a class in an image of one voxel, and heard out on the sliding window it makes for it.
 
     Raises:
-        JobFailed: It makes none; permanent.
+        JobRefused: It makes none.
     """
     windows = inferer if isinstance(inferer, SlidingWindowInferer) else _heard(inferer, network)
     if windows is None:
-        raise JobFailed(
+        raise JobRefused(
             f"an inferer {type(inferer).__name__} does not tell its windows: run this bundle in strict"
-            " mode",
-            permanent=True,
+            " mode"
         )
     windows.with_coord = False  # only points are placed by the coordinates
     return windowing_of(windows)
@@ -130,7 +129,7 @@ def prompts_of(parser: Any, transforms: Sequence[Any], wanted: Sequence[int]) ->
         wanted: Label values; none: everything.
 
     Raises:
-        JobFailed: The bundle knows no classes, or refuses one of these; permanent.
+        JobRefused: The bundle knows no classes, or refuses one of these.
     """
     everything = parser.get_parsed_content("evaluator#hyper_kwargs#everything_labels")
     if not wanted:
@@ -140,9 +139,8 @@ def prompts_of(parser: Any, transforms: Sequence[Any], wanted: Sequence[int]) ->
     refused = [number for number in prompts if not _is_known(number, check, everything)]
     if refused:
         listed = ", ".join(map(str, refused))
-        raise JobFailed(
-            f"the bundle does not know {listed} as a class of its own: take it out of labels",
-            permanent=True,
+        raise JobRefused(
+            f"the bundle does not know {listed} as a class of its own: take it out of labels"
         )
     return prompts
 
@@ -171,10 +169,9 @@ def _check_of(parser: Any) -> Any:
     try:
         evaluator = getattr(importlib.import_module(module), name)
     except ImportError as error:
-        raise JobFailed(
+        raise JobRefused(
             f"the bundle's {name} cannot be asked which classes it knows: pip install"
-            " segnode[monai], or take labels out of the rule",
-            permanent=True,
+            " segnode[monai], or take labels out of the rule"
         ) from error
     return getattr(evaluator, "check_prompts_format", None)
 

@@ -6,7 +6,7 @@ soon as no later window touches it: what is held is one window's depth of maps, 
 values that are decided on are bit for bit those of ``monai.inferers.SlidingWindowInferer`` where
 the network answers a window alike in every batch: same windows, weights, order of sums, division.
 
-What can fail: ``JobFailed`` (permanent): an inferer of another kind, a network whose answer does
+What can fail: ``JobRefused``: an inferer of another kind, a network whose answer does
 not fit its window, values that are not numbers. Running out of memory is left to the caller, who
 may repeat with smaller batches or the slab on the CPU.
 
@@ -34,7 +34,7 @@ from monai.utils.misc import ensure_tuple_rep, fall_back_tuple
 from torch import Tensor
 from torch.nn.functional import pad
 
-from node.domain.errors import JobFailed
+from node.domain.errors import JobRefused
 
 Triple = tuple[int, int, int]
 Network = Callable[[Tensor], object]
@@ -45,12 +45,11 @@ def refuse_no_numbers(values: Tensor) -> None:
     """A network that overflows, or whose weights are spoilt, must not be believed.
 
     Raises:
-        JobFailed: One of the values is infinite or no number; permanent.
+        JobRefused: One of the values is infinite or no number.
     """
     if not bool(torch.isfinite(values).all()):
-        raise JobFailed(
-            "the network returned values that are not numbers: check its weights, or run it in fp32",
-            permanent=True,
+        raise JobRefused(
+            "the network returned values that are not numbers: check its weights, or run it in fp32"
         )
 
 
@@ -87,10 +86,9 @@ class Windowing:
     def __post_init__(self) -> None:
         shares = self.overlap if isinstance(self.overlap, Sequence) else [self.overlap]
         if self.batch < 1 or not all(0 <= share < 1 for share in shares):
-            raise JobFailed(
+            raise JobRefused(
                 f"sliding windows cannot overlap by {self.overlap} in batches of {self.batch}: "
-                "mend the inferer in the model's configuration",
-                permanent=True,
+                "mend the inferer in the model's configuration"
             )
 
 
@@ -110,10 +108,9 @@ def windowing_of(inferer: object) -> Windowing:
         or type(inferer) not in (SlidingWindowInferer, SlidingWindowInfererAdapt)
         or inferer.with_coord
     ):
-        raise JobFailed(
+        raise JobRefused(
             f"an inferer {type(inferer).__name__} cannot be run window by window: "
-            "run this bundle in strict mode",
-            permanent=True,
+            "run this bundle in strict mode"
         )
     return Windowing(
         roi_size=inferer.roi_size,
@@ -199,10 +196,9 @@ class _Run:
             or (len(answer), *answer.shape[2:]) != (len(windows), *roi)
         ):
             voxels = " x ".join(map(str, roi))
-            raise JobFailed(
+            raise JobRefused(
                 f"the network does not answer a window of {voxels} voxels with maps of that "
-                "size: run this bundle in strict mode",
-                permanent=True,
+                "size: run this bundle in strict mode"
             )
         return answer.as_subclass(Tensor)
 
@@ -249,10 +245,9 @@ class _Run:
 
 def _triple(numbers: Sequence[int]) -> Triple:
     if len(numbers) != 3:
-        raise JobFailed(
+        raise JobRefused(
             f"a network that works on {len(numbers)} dimensions cannot be run by windows here: "
-            "run this bundle in strict mode",
-            permanent=True,
+            "run this bundle in strict mode"
         )
     x, y, z = (int(number) for number in numbers)
     return x, y, z

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from node.domain.errors import JobFailed
+from node.domain.errors import JobFailed, JobRefused
 
 ENGINE_VARIABLE = "SEGNODE_CONTAINER_ENGINE"
 FLAGS_VARIABLE = "SEGNODE_CONTAINER_FLAGS"
@@ -173,17 +173,15 @@ def find_image(reference: str, image_id: str) -> tuple[Engine, str]:
             without.append(engine)
             continue
         if image_id and image_id not in names:
-            raise JobFailed(
+            raise JobRefused(
                 f"the image {reference} on this machine is not the one that model.yaml pins with"
-                " image_id: pull that one, or pin this one",
-                permanent=True,
+                " image_id: pull that one, or pin this one"
             )
         return engine, names[0]
     if trouble is not None and not without:
         raise trouble
-    raise JobFailed(
-        f"the image {reference} is not on this machine: {without[0].name} pull {reference}",
-        permanent=True,
+    raise JobRefused(
+        f"the image {reference} is not on this machine: {without[0].name} pull {reference}"
     )
 
 
@@ -191,12 +189,12 @@ def extra_flags() -> list[str]:
     """Flags that this machine needs, behind all others: the last of a kind is the one that counts.
 
     Raises:
-        JobFailed: They are not words of a shell; permanent.
+        JobRefused: They are not words of a shell.
     """
     try:
         return shlex.split(os.environ.get(FLAGS_VARIABLE, ""))
     except ValueError as error:
-        raise JobFailed(f"{FLAGS_VARIABLE} cannot be read: {error}", permanent=True) from error
+        raise JobRefused(f"{FLAGS_VARIABLE} cannot be read: {error}") from error
 
 
 def tied(command: Sequence[str]) -> list[str]:
@@ -223,13 +221,10 @@ def _engines() -> list[Engine]:
     named = os.environ.get(ENGINE_VARIABLE, "")
     found = [path for name in ((named,) if named else ENGINES) if (path := shutil.which(name))]
     if not found and named:
-        raise JobFailed(
-            f"{ENGINE_VARIABLE} names {named}, which is no program here", permanent=True
-        )
+        raise JobRefused(f"{ENGINE_VARIABLE} names {named}, which is no program here")
     if not found:
-        raise JobFailed(
+        raise JobRefused(
             "no container engine is installed: install podman or docker, or name another in"
-            f" {ENGINE_VARIABLE}",
-            permanent=True,
+            f" {ENGINE_VARIABLE}"
         )
     return [Engine(path) for path in found]

@@ -14,7 +14,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from node.domain.errors import JobFailed
+from node.domain.errors import JobFailed, JobRefused
 from node.domain.frames import Frame, Triple
 from node.domain.grid import Stack
 from node.domain.result import LabelArray
@@ -72,7 +72,7 @@ class SourceGrid:
         """The window of one frame of an output.
 
         Raises:
-            JobFailed: It does not lie on the source grid; permanent.
+            JobRefused: It does not lie on the source grid.
         """
         size = (frame.rows, frame.columns)
         key = (frame.position_mm, frame.orientation, frame.pixel_spacing_mm, size)
@@ -86,7 +86,7 @@ class SourceGrid:
         Args:
             affine_lps: From an index in the order of ``shape`` to LPS mm, shape (4, 4).
         Raises:
-            JobFailed: It is not the source grid, whatever the order of its axes; permanent.
+            JobRefused: It is not the source grid, whatever the order of its axes.
         """
         steps = self._inverse[:3, :3] @ affine_lps[:3, :3]
         origin = self._inverse @ affine_lps[:, 3]
@@ -146,9 +146,7 @@ class SourceGrid:
 
 def off_grid(why: str) -> JobFailed:
     """The refusal of an output that lies elsewhere."""
-    return JobFailed(
-        f"the container's output is not on the grid of its input: {why}", permanent=True
-    )
+    return JobRefused(f"the container's output is not on the grid of its input: {why}")
 
 
 def _walk(step: Floats, size: int) -> tuple[int, int]:
@@ -188,13 +186,12 @@ class Canvas:
         """Give the voxels under a mask to a label.
 
         Raises:
-            JobFailed: One of them has another exclusive label; permanent.
+            JobRefused: One of them has another exclusive label.
         """
         if label_value not in self._names:
-            raise JobFailed(
+            raise JobRefused(
                 f"the container's output holds label {label_value}, which labels.csv does not"
-                " describe",
-                permanent=True,
+                " describe"
             )
         view = window.of(self.labels)
         if self._overlapping:
@@ -204,9 +201,8 @@ class Canvas:
         taken = set(np.unique(there).tolist()) - {0, label_value} if there.any() else set()
         if taken:
             other = self._names[min(taken)]
-            raise JobFailed(
+            raise JobRefused(
                 f"{self._names[label_value]!r} and {other!r} overlap in the container's output,"
-                " and the model's labels are exclusive",
-                permanent=True,
+                " and the model's labels are exclusive"
             )
         view[mask] = label_value

@@ -13,7 +13,7 @@ from typing import TypeAlias
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code as DicomCode
 
-from node.domain.errors import JobFailed
+from node.domain.errors import JobRefused
 from node.domain.segment import Code, Segment
 
 Key: TypeAlias = frozenset[tuple[str, int]]
@@ -28,7 +28,7 @@ def match_segments(described: Sequence[Dataset], segments: Sequence[Segment]) ->
     Several segments may be one label: instances of one structure become its union.
 
     Raises:
-        JobFailed: A segment is not one of the model's labels, or may be several; permanent.
+        JobRefused: A segment is not one of the model's labels, or may be several.
     """
     matched: dict[int, int] = {}
     unknown: list[str] = []
@@ -42,9 +42,7 @@ def match_segments(described: Sequence[Dataset], segments: Sequence[Segment]) ->
     if unknown:
         more = f" and {len(unknown) - _NAMED_AT_MOST} more" if len(unknown) > _NAMED_AT_MOST else ""
         named = ", ".join(unknown[:_NAMED_AT_MOST])
-        raise JobFailed(
-            f"labels.csv does not describe the container's segments: {named}{more}", permanent=True
-        )
+        raise JobRefused(f"labels.csv does not describe the container's segments: {named}{more}")
     return matched
 
 

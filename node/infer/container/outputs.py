@@ -14,7 +14,7 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813 - its own documentation calls it that
 from numpy.typing import NDArray
 
-from node.domain.errors import JobFailed
+from node.domain.errors import JobFailed, JobRefused
 from node.domain.result import LabelArray
 from node.domain.segment import Segment
 from node.infer.container.grid import Canvas, Floats, SourceGrid
@@ -48,7 +48,7 @@ def take_out(stream: IO[bytes], folder: Path, *, newer_than_s: float) -> list[Ou
     Args:
         newer_than_s: Seconds since 1970, by the clock of the engine.
     Raises:
-        JobFailed: The stream ends early, or holds more than a result could; permanent.
+        JobRefused: The stream ends early, or holds more than a result could.
     """
     folder.mkdir()
     files: list[OutputFile] = []
@@ -63,7 +63,7 @@ def take_out(stream: IO[bytes], folder: Path, *, newer_than_s: float) -> list[Ou
                     continue
                 size_bytes += member.size
                 if len(files) >= MOST_FILES or size_bytes > MOST_BYTES:
-                    raise JobFailed("the container wrote more than any result", permanent=True)
+                    raise JobRefused("the container wrote more than any result")
                 name = _plain(member.name).relative_to(root)
                 path = folder / f"{len(files)}{_suffix(name)}"
                 content = archive.extractfile(member)
@@ -80,7 +80,7 @@ def choose(files: Sequence[OutputFile], patterns: Sequence[str]) -> list[OutputF
     """The result files among all that the container wrote.
 
     Raises:
-        JobFailed: A pattern fits no file or several; permanent.
+        JobRefused: A pattern fits no file or several.
     """
     chosen: list[OutputFile] = []
     for pattern in patterns or USUAL_OUTPUTS:
@@ -88,10 +88,10 @@ def choose(files: Sequence[OutputFile], patterns: Sequence[str]) -> list[OutputF
         if fitting and not patterns:
             return fitting
         if patterns and not fitting:
-            raise JobFailed(f"the container wrote no file that fits {pattern}", permanent=True)
+            raise JobRefused(f"the container wrote no file that fits {pattern}")
         chosen += fitting
     if not chosen:
-        raise JobFailed("the container wrote files, but no segmentation", permanent=True)
+        raise JobRefused("the container wrote files, but no segmentation")
     return chosen
 
 
@@ -124,7 +124,7 @@ def _fitting(files: Sequence[OutputFile], pattern: str) -> list[OutputFile]:
     """The file that fits a pattern, if any does.
 
     Raises:
-        JobFailed: Several do; permanent.
+        JobRefused: Several do.
     """
     # a glob as in a shell: ``**/`` is any folders or none, ``*`` and ``?`` stay in one folder
     meaning = {"**/": "(?:.*/)?", "*": "[^/]*", "?": "[^/]"}
@@ -132,10 +132,9 @@ def _fitting(files: Sequence[OutputFile], pattern: str) -> list[OutputFile]:
     glob = re.compile("".join(meaning.get(part, re.escape(part)) for part in parts))
     fitting = [file for file in files if glob.fullmatch(str(file.name))]
     if len(fitting) > 1:
-        raise JobFailed(
+        raise JobRefused(
             f"the container wrote {len(fitting)} files that fit {pattern}, where one is expected:"
-            " runner.outputs of model.yaml names it",
-            permanent=True,
+            " runner.outputs of model.yaml names it"
         )
     return fitting
 
@@ -185,4 +184,4 @@ def _read_nifti(path: Path) -> tuple[NDArray[Any], Floats]:
 
 
 def _refused(why: str) -> JobFailed:
-    return JobFailed(f"the container's output {why}", permanent=True)
+    return JobRefused(f"the container's output {why}")

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
-from node.domain.errors import JobFailed
+from node.domain.errors import JobFailed, JobRefused
 from node.infer.container.container_process import (
     begins_for_good,
     held_container,
@@ -134,7 +134,7 @@ def _names(role: str, given: SeriesInput) -> dict[str, str]:
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID"):
         value = given.header.text(keyword)
         if not value or set(value) - set("0123456789."):
-            raise JobFailed(f"input {role} has no {keyword}", permanent=True)
+            raise JobRefused(f"input {role} has no {keyword}")
         names[keyword] = value
     return names
 

@@ -21,7 +21,7 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.pixels.utils import iter_pixels
 from pydicom.uid import UID, SegmentationStorage
 
-from node.domain.errors import JobFailed, SeriesUnusable
+from node.domain.errors import JobFailed, JobRefused, SeriesUnusable
 from node.domain.frames import Frame, frame_sources, frames_of
 from node.domain.segment import Segment
 from node.infer.container.grid import Canvas, SourceGrid
@@ -164,4 +164,4 @@ def _bit_planes(seg: FileDataset, frames: Sequence[Frame]) -> Iterator[Plane]:
 
 
 def _refused(why: str) -> JobFailed:
-    return JobFailed(f"the container's output {why}", permanent=True)
+    return JobRefused(f"the container's output {why}")

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from node.domain.errors import JobFailed
+from node.domain.errors import JobRefused
 from node.domain.result import LabelArray
 from node.infer.ct_tissue.body import find_body, find_bone, find_inner_region
 from node.infer.ct_tissue.compose import compose
@@ -45,7 +45,7 @@ def run(
     del context
     if spec.runner.parameters:
         named = sorted(spec.runner.parameters)
-        raise JobFailed(f"ct_tissue takes no parameters: {named}", permanent=True)
+        raise JobRefused(f"ct_tissue takes no parameters: {named}")
     (volume,) = volumes.values()
     return label_tissues(volume, report)
 

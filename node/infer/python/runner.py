@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from node.domain.errors import JobFailed
+from node.domain.errors import JobFailed, JobRefused
 from node.domain.result import LabelArray
 from node.infer.assets import check_assets
 from node.infer.kept import Kept
@@ -61,7 +61,7 @@ def entry_of(spec: ModelSpec) -> Entry:
     """The function of a model.
 
     Raises:
-        JobFailed: It is not there, or its file is not the declared one; permanent.
+        JobRefused: It is not there, or its file is not the declared one.
     """
     settings = spec.runner.settings
     if not isinstance(settings, PythonPart):
@@ -71,7 +71,7 @@ def entry_of(spec: ModelSpec) -> Entry:
     module, _, name = settings.entry.partition(":")
     entry: Entry | None = getattr(importlib.import_module(module), name, None)
     if entry is None:
-        raise JobFailed(f"{module} has no function {name}", permanent=True)
+        raise JobRefused(f"{module} has no function {name}")
     return entry
 
 
@@ -81,7 +81,7 @@ def _own_function(settings: PythonPart, folder: Path) -> Callable[..., Any]:
     Args:
         folder: Of the model.
     Raises:
-        JobFailed: A file is not the declared one, cannot be imported, or lacks the function; permanent.
+        JobRefused: A file is not the declared one, cannot be imported, or lacks the function.
     """
     path, _, name = settings.entry.partition(":")
     try:
@@ -89,12 +89,10 @@ def _own_function(settings: PythonPart, folder: Path) -> Callable[..., Any]:
     except JobFailed:
         raise
     except Exception as error:
-        raise JobFailed(
-            f"{path} cannot be imported: {type(error).__name__}: {error}", permanent=True
-        ) from error
+        raise JobRefused(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
     function = getattr(module, name, None)
     if not callable(function):
-        raise JobFailed(f"{path} has no function {name}", permanent=True)
+        raise JobRefused(f"{path} has no function {name}")
     found: Callable[..., Any] = function
     return found
 
@@ -106,9 +104,8 @@ def _checked_sources(settings: PythonPart, folder: Path) -> dict[str, bytes]:
         path = folder / each.path
         source = path.read_bytes() if path.is_file() else b""
         if hashlib.sha256(source).hexdigest() != each.sha256:
-            raise JobFailed(
-                f"{each.path} is not the file with the sha256 in model.yaml: it was not run",
-                permanent=True,
+            raise JobRefused(
+                f"{each.path} is not the file with the sha256 in model.yaml: it was not run"
             )
         sources[path.stem] = source
     return sources

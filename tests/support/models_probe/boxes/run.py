@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from node.domain.errors import JobFailed
+from node.domain.errors import JobRefused
 from node.domain.grid import Floats, Grid
 from node.domain.result import LabelArray
 from node.infer.registry import ModelSpec
@@ -35,7 +35,7 @@ def run(
     labels = np.zeros(grid.shape, np.uint16)
     boxes = spec.runner.parameters.get("boxes")
     if not isinstance(boxes, list) or not boxes:
-        raise JobFailed("boxes names no box", permanent=True)
+        raise JobRefused("boxes names no box")
     for box in boxes:
         _paint(labels, grid, box)
     report.note(f"{len(boxes)} boxes painted")
@@ -44,7 +44,7 @@ def run(
 
 def _paint(labels: LabelArray, grid: Grid, box: Sequence[float]) -> None:
     if len(box) != _NUMBERS:
-        raise JobFailed(f"a box is a label value and six ends, not {box!r}", permanent=True)
+        raise JobRefused(f"a box is a label value and six ends, not {box!r}")
     low, high = np.array(box[1:4], float), np.array(box[4:], float)
     first, last = _index_range(grid, low, high)
     if (first > last).any():
