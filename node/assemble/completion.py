@@ -25,11 +25,11 @@ so where several associations carry one series, (3) waits for twice the longest 
 them, at most ``quiet_max_s``.
 
 Silence tells something only while somebody listens. It is counted from the last image, or from the
-time since which the road is listened on, whichever is later, and while an association that carried
+time since which the transport is listened on, whichever is later, and while an association that carried
 the series is open, up to its last heartbeat: a process that was killed does not beat, and its sender
 needs time to come back.
 
-All roads are alike: a STOW request or a folder scan is one association that ends by being released.
+All transports are alike: a STOW request or a folder scan is one association that ends by being released.
 
 Source: PS3.8 7 (association release and abort), PS3.4 B (storage has no notion of a series' end).
 """
@@ -91,7 +91,7 @@ class SeriesActivity:
         splits_series: The peer was once seen to send one series over several associations.
         losses: Images that were lost and have not come since.
         accepted_losses: As many were missing when a person, or the policy, went on without them.
-        listening_since: Since when somebody listens on the road that it came by.
+        listening_since: Since when somebody listens on the transport that it came by.
     """
 
     instances: int

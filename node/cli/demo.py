@@ -32,15 +32,15 @@ def demo(
     else:
         _print(report)
     if not report.is_good:
-        say(f"not every road ended with a SEG: read {report.folder / 'node.log'}")
+        say(f"not every transport ended with a SEG: read {report.folder / 'node.log'}")
         raise typer.Exit(1)
 
 
 def _print(report: DemoReport) -> None:
-    roads = [transport for transport in report.transports if transport.stages_s]
-    _print_side_by_side("STAGE", "s", [(_name(road), road.stages_s) for road in roads])
+    shown = [transport for transport in report.transports if transport.stages_s]
+    _print_side_by_side("STAGE", "s", [(_name(each), each.stages_s) for each in shown])
     typer.echo("")
-    _print_side_by_side("SEGMENT", "ml", [(_name(road), road.volumes_ml) for road in roads])
+    _print_side_by_side("SEGMENT", "ml", [(_name(each), each.volumes_ml) for each in shown])
     typer.echo("")
     for transport in report.transports:
         series = f"series {transport.series_instance_uid}, {transport.instances} instances"
@@ -55,13 +55,13 @@ def _print(report: DemoReport) -> None:
 
 
 def _print_side_by_side(
-    title: str, unit: str, roads: Sequence[tuple[str, Mapping[str, float]]]
+    title: str, unit: str, transports: Sequence[tuple[str, Mapping[str, float]]]
 ) -> None:
-    """One line per name, one column per road."""
+    """One line per name, one column per transport."""
     columns = [Column(title, "name")]
     rows: dict[str, dict[str, str]] = {}
-    for number, (road, values) in enumerate(roads):
-        columns.append(Column(f"{road} [{unit}]", str(number)))
+    for number, (transport, values) in enumerate(transports):
+        columns.append(Column(f"{transport} [{unit}]", str(number)))
         for name, value in values.items():
             rows.setdefault(name, {"name": name})[str(number)] = f"{value:.2f}"
     print_table(columns, list(rows.values()))

@@ -40,7 +40,7 @@ class InstanceState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Who sent something, as far as the road tells.
+    """Who sent something, as far as the transport tells.
 
     Args:
         association_id: Row of the association, STOW request or folder scan that carried it.

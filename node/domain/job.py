@@ -94,7 +94,7 @@ def job_key(
 def result_key(
     content: Mapping[str, str], model_digest: str, parameters: Mapping[str, object], incomplete: str
 ) -> str:
-    """What a result is: content of the inputs, model and parameters, whatever road brought them.
+    """What a result is: content of the inputs, model and parameters, whatever transport brought them.
 
     The key of a job is over bytes as they were received, and known before anything is decoded; this
     one is over what they show.

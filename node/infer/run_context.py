@@ -80,7 +80,7 @@ class SeriesInput:
 
     @property
     def content(self) -> str:
-        """What it shows, whatever road and encoding it came by; read for it where nobody did.
+        """What it shows, whatever transport and encoding it came by; read for it where nobody did.
 
         Raises:
             JobFailed: A file is missing or cannot be decoded.

@@ -38,7 +38,7 @@ _PIECE_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IngestService:
-    """What every road into the node shares in one process."""
+    """What every transport into the node shares in one process."""
 
     ingest: Ingest
     index: Index

@@ -40,7 +40,7 @@ class Facts:
         associations: Those that carried it, and of the same callers' others since.
         splits_series: Its sender is known to send one series over several associations.
         losses: Images of it that were refused, cut off or came without pixels, and have not come since.
-        listening_since: Since when the road that it came by is listened on.
+        listening_since: Since when the transport that it came by is listened on.
         progress: How far the work of the revision in force went.
         is_current: Nothing arrived since these facts were gathered.
     """

@@ -161,6 +161,7 @@ class SeriesWatch:
                 self._without_pixels.add(instance.sop_instance_uid)
 
     def now(self) -> Series:
+        """The series as it stands."""
         images = self._images.values()
         instances = sorted((each.instance for each in images), key=lambda one: one.received_at)
         others = list(self._others.values())

@@ -63,6 +63,7 @@ class SettleDeps:
 
 
 def settle_deps(plan: Plan, engine: Engine) -> SettleDeps:
+    """What the route process works with."""
     instances = SpoolFolders.of(plan.config.data_dir).instances
 
     return SettleDeps(
@@ -96,6 +97,7 @@ class Settler:
         self._loss_row = 0
 
     def use(self, deps: SettleDeps) -> None:
+        """Go on by another configuration."""
         self._deps = deps
 
     @property

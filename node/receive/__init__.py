@@ -6,7 +6,7 @@ Leaves: a ``Receipt`` (stored, duplicate, amended) once the instance is durable 
 Fails: ``InstanceRejected`` with the status for the sender; the refused bytes are kept in quarantine
 unless the reason is a lack of room.
 
-Every road gets the same checks, in one pass and before any answer:
+Every transport gets the same checks, in one pass and before any answer:
 
 - the data set is whole, to its last byte (``walk``), deflated ones under a cap (``envelope``);
 - study, series and SOP UIDs are there and well formed (PS3.5 9.1); class and instance are the

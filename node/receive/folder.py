@@ -1,4 +1,4 @@
-"""The folder road: a watched folder, whose settled files go through the same ingest.
+"""The folder as a transport: a watched folder, whose settled files go through the same ingest.
 
 A file is settled when size and time of change were the same in two scans. One scan that finds
 something counts as one association. Files stay where they are, and are remembered so that none is

@@ -1,4 +1,4 @@
-"""The one strict ingest of all roads: bytes in, a durable file or a reason out."""
+"""The one strict ingest of all transports: bytes in, a durable file or a reason out."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ class Index:
             attribute_losses(connection, association_id, series, self.now(), images=images)
 
     def listening(self, transport: Transport) -> None:
-        """Somebody listens on a road from now on: before, silence told nothing."""
+        """Somebody listens on a transport from now on: before, silence told nothing."""
         with self._writing() as connection:
             row = {"transport": transport.value, "since": self.now()}
             newer = inserting(connection, tables.listener).values(**row)

@@ -128,7 +128,7 @@ quarantine = Table(
     Column("transport", String(8), nullable=False),
     *_sender_columns("peer", "calling_ae_title", "address"),
     Column("state", String(16), nullable=False, default="kept"),  # kept | accepted | discarded
-    # of the folder road: the file, as the sender named it
+    # of the folder transport: the file, as the sender named it
     Column("source", String(512), nullable=False, default="", server_default=""),
 )
 
@@ -153,7 +153,7 @@ loss = Table(
     Index("loss_by_association", "association_id"),
 )
 
-# Since when somebody listens on a road: while nobody does, silence is no evidence.
+# Since when somebody listens on a transport: while nobody does, silence is no evidence.
 listener = Table(
     "listener",
     metadata,
