@@ -12,6 +12,7 @@ is noticed across processes and machines without the database.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
 from collections.abc import Callable
@@ -145,8 +146,7 @@ class SeriesMarkers:
             found = _read_marker(path)
         except FileNotFoundError:
             found = self._make(path, key)
-        # a marker cut off by a power failure says nothing: the rebuild writes it anew
-        return found in (key, "")
+        return (found or self._fill(path, key)) == key
 
     def release(self, series_instance_uid: str) -> None:
         """Forget a series none of whose files is left."""
@@ -155,6 +155,17 @@ class SeriesMarkers:
     def _path(self, series_instance_uid: str) -> Path:
         stem = file_stem(series_instance_uid)
         return self._folder / stem[:2] / stem
+
+    def _fill(self, path: Path, key: str) -> str:
+        """A damaged disk left a name without its text: whoever comes first writes it."""
+        with path.open("r+", encoding="ascii") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if found := file.read():
+                return found
+            file.write(key)
+            file.flush()
+            os.fdatasync(file.fileno())
+        return key
 
     def _make(self, path: Path, key: str) -> str:
         path.parent.mkdir(exist_ok=True)

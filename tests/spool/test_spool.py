@@ -20,7 +20,7 @@ from node.receive.dry import DryRun
 from node.receive.syntaxes import NATIVE_SYNTAXES
 from node.spool import tables
 from node.spool.arrivals import Arrivals
-from node.spool.files import SpaceGuard, SpoolFolders, Watermark
+from node.spool.files import SeriesMarkers, SpaceGuard, SpoolFolders, Watermark
 from node.spool.parts import InstanceRecord, decode_record, encode_record
 from node.spool.quarantine_review import CannotBeFreed, NotInQuarantine, QuarantineReview
 from node.spool.rebuild import rebuild_index
@@ -142,6 +142,16 @@ def test_while_rows_cannot_be_written_new_instances_are_refused(tmp_path: Path) 
         other.close()
         assert len(node.rows("instance")) == 2
         assert node.store(ct_slice(2)).state is InstanceState.STORED
+
+
+def test_a_series_whose_marker_lost_its_text_belongs_to_who_comes_first(tmp_path: Path) -> None:
+    markers = SeriesMarkers(tmp_path)
+    assert markers.claim("1.2.3", "a" * 64)
+    (marker,) = (path for path in tmp_path.rglob("*") if path.is_file())
+    marker.write_text("")
+
+    assert markers.claim("1.2.3", "b" * 64)
+    assert not markers.claim("1.2.3", "a" * 64)
 
 
 def test_the_index_is_rebuilt_from_the_files_alone(tmp_path: Path) -> None:
