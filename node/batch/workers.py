@@ -166,7 +166,7 @@ class _Progress:
 
     def _events(self, row: Row) -> Iterator[tuple[str, str]]:
         """What a job's row tells so far, each with a name of its own."""
-        if row["state"] == JobState.RUNNING.value:
+        if row["attempts"]:  # it may have begun and ended between two looks
             yield f"attempt {row['attempts']}", self._beginning(row)
         for stage, seconds in row["stages"].items():
             yield f"{stage} {seconds}", f"{stage} {seconds:.2f} s"
@@ -180,11 +180,12 @@ class _Progress:
 
     def _beginning(self, row: Row) -> str:
         job = self._catalog.get_job(row["id"]) or {"inputs": {}}
-        inputs = [
+        inputs = ", ".join(
             f"{len(given['instances'])} images of series {given['series_instance_uid']}"
             for given in job["inputs"].values()
-        ]
-        return f"{', '.join(inputs)}; on {self._devices.get(row['owner'], row['owner'])}"
+        )
+        owner = row["owner"]  # nobody any more, once it has ended
+        return f"{inputs}; on {self._devices.get(owner, owner)}" if owner else inputs
 
     def _is_sending(self) -> bool:
         """Whether a result is on its way; one that the folder did not take is not waited for."""
