@@ -7,6 +7,7 @@ migrations, and imports what all roles share before the first fork: the children
 from __future__ import annotations
 
 import ctypes
+import gc
 import logging
 import os
 import signal
@@ -81,6 +82,9 @@ class Supervisor:
 
     def _start(self, role: str, failures: int) -> None:
         supervisor = os.getpid()
+        # a collector that visits what is shared would copy its pages into every child
+        gc.collect()
+        gc.freeze()
         sys.stdout.flush()
         sys.stderr.flush()
         pid = os.fork()
