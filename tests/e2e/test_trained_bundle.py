@@ -91,7 +91,7 @@ def organs(seed: int = 3) -> Recipe:
     )
     network = _network(recipe, seed)
     example = organ_example(ORGAN_MM, side=32)
-    taught = teach(network, example, _entropy, steps=240, fixed_after=80, seed=seed)
+    taught = teach(network, example, _entropy, steps=720, fixed_after=240, seed=seed)
     return Recipe(config=recipe, weights={"models/model.pt": taught}, labels=2)
 
 

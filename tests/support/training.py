@@ -1,4 +1,4 @@
-"""Networks that were taught something: small ones, in about a minute, on volumes made by formula.
+"""Networks that were taught something: small ones, in minutes, on volumes made by formula.
 
 What they learn is what phantoms show, so a label map that comes back from a node has a truth at every
 point of the patient, and a mask that is mirrored, shifted or lost is seen at once.
