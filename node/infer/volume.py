@@ -136,7 +136,7 @@ class StoredPixels:
         """Whether native pixel data of this length hold what the header declares."""
         return native_length_fits(length_bytes, self.frame_bytes * self.frames * 8, self.frames)
 
-    def refused(self, reason: str) -> JobFailed:
+    def refused(self, reason: str) -> JobRefused:
         return JobRefused(f"instance {self.sop_instance_uid}: {reason}")
 
 

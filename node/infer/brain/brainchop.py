@@ -123,8 +123,7 @@ def skull_strip(
     Args:
         files: Of a model, by their declared paths: mindgrab's ``model.json`` beside its weights.
     Raises:
-        JobFailed: The network is not declared, cannot be read, or finds less than 100 ml of brain
-            (permanent).
+        JobRefused: The network is not declared, cannot be read, or finds less than 100 ml of brain.
     """
     if SKULL_STRIP not in files:
         raise JobRefused(f"model.yaml names no {SKULL_STRIP} among prepare_files")

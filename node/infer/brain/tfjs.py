@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from node.domain.errors import JobFailed, JobRefused
+from node.domain.errors import JobRefused
 
 if TYPE_CHECKING:
     import torch
@@ -63,7 +63,7 @@ def read_layers(folder: Path) -> list[Layer]:
     """The chain of layers of ``model.json`` and its weight files.
 
     Raises:
-        JobFailed: A file is missing or damaged, or a layer is not understood; always permanent.
+        JobRefused: A file is missing or damaged, or a layer is not understood.
     """
     try:
         content = json.loads((folder / "model.json").read_text(encoding="utf-8"))
@@ -181,5 +181,5 @@ def _read_convolution(
     )
 
 
-def _refused(reason: str) -> JobFailed:
+def _refused(reason: str) -> JobRefused:
     return JobRefused(f"the network cannot be read: {reason}")

@@ -14,7 +14,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from node.domain.errors import JobFailed, JobRefused
+from node.domain.errors import JobRefused
 from node.domain.frames import Frame, Triple
 from node.domain.grid import Stack
 from node.domain.result import LabelArray
@@ -144,7 +144,7 @@ class SourceGrid:
         return slice(first, stop if stop >= 0 else None, sign)
 
 
-def off_grid(why: str) -> JobFailed:
+def off_grid(why: str) -> JobRefused:
     """The refusal of an output that lies elsewhere."""
     return JobRefused(f"the container's output is not on the grid of its input: {why}")
 

@@ -151,8 +151,8 @@ def _paint_label_map(path: Path, grid: SourceGrid, canvas: Canvas) -> None:
     """Paint the labels of a file, whose values are those of labels.csv, onto the source grid.
 
     Raises:
-        JobFailed: It is no label map, lies elsewhere or has values that the model does not
-            describe; permanent.
+        JobRefused: It is no label map, lies elsewhere or has values that the model does not
+            describe.
     """
     values, affine_lps = _read_nifti(path)
     if values.ndim != 3:
@@ -183,5 +183,5 @@ def _read_nifti(path: Path) -> tuple[NDArray[Any], Floats]:
     return np.asarray(sitk.GetArrayFromImage(image)), affine_lps
 
 
-def _refused(why: str) -> JobFailed:
+def _refused(why: str) -> JobRefused:
     return JobRefused(f"the container's output {why}")

@@ -21,7 +21,7 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.pixels.utils import iter_pixels
 from pydicom.uid import UID, SegmentationStorage
 
-from node.domain.errors import JobFailed, JobRefused, SeriesUnusable
+from node.domain.errors import JobRefused, SeriesUnusable
 from node.domain.frames import Frame, frame_sources, frames_of
 from node.domain.segment import Segment
 from node.infer.container.grid import Canvas, SourceGrid
@@ -46,8 +46,8 @@ def paint_segmentation(
     Args:
         inputs: All series that the container was given; the file must be about one of them.
     Raises:
-        JobFailed: It is no segmentation, is of another series, lies elsewhere or has segments that
-            the model does not describe; permanent.
+        JobRefused: It is no segmentation, is of another series, lies elsewhere or has segments that
+            the model does not describe.
     """
     try:
         with warnings.catch_warnings():
@@ -163,5 +163,5 @@ def _bit_planes(seg: FileDataset, frames: Sequence[Frame]) -> Iterator[Plane]:
         yield bits[start % 8 :][:pixels].reshape(frame.rows, frame.columns)
 
 
-def _refused(why: str) -> JobFailed:
+def _refused(why: str) -> JobRefused:
     return JobRefused(f"the container's output {why}")
