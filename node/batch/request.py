@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,17 +12,17 @@ from typing import Any
 import yaml
 
 from node.batch.output_folder import DEFAULT_LAYOUT, OUTPUT
+from node.config.values import DEVICE
 from node.domain.delivery import DEFAULT_FORMS
 from node.domain.errors import ConfigInvalid
 from node.infer.assets import locked_licences, missing_assets
+from node.infer.devices import choose_devices
 from node.infer.registry import FoundModels, ModelSpec, default_models_folder, find_models
 from node.pipeline.build import Plan, plan
 from node.pipeline.forms import FORMS
 from node.pipeline.judge import ActiveRule
 
 DEFAULT_MODEL = "ct_tissue"
-
-_DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 
 Parameter = str | int | float | bool | list[str]
 
@@ -39,7 +38,7 @@ class RunRequest:
         accept_licences: As ``accept_licences`` of a configuration; not with ``config``.
         parameters: Of all models, or, named ``MODEL.NAME``, of one; over those of rules.
         forms: What results are written as.
-        devices: One worker each; empty: as configured.
+        devices: One worker each; empty: as configured, and else every GPU, or the CPU.
         proceed: Take series of which images were refused for what is there, and mark their results.
         accepts_implausible: Results that no patient can have are written too, with their mark.
     """
@@ -74,7 +73,7 @@ def check_request(request: RunRequest) -> None:
     mistakes += [
         ("--device", f"{device!r} is none: use cpu, cuda, or cuda:1 for the second GPU")
         for device in request.devices
-        if not _DEVICE.fullmatch(device)
+        if not DEVICE.fullmatch(device)
     ]
     mistakes += [
         ("--form", f"there is no form {form!r}; there are: {', '.join(FORMS)}")
@@ -95,11 +94,13 @@ def check_request(request: RunRequest) -> None:
         raise ConfigInvalid(mistakes)
 
 
-def plan_run(request: RunRequest, state: Path) -> Plan:
+def plan_run(request: RunRequest, state: Path, say: Callable[[str], None]) -> Plan:
     """A checked plan whose data lie in ``state``; its destination is still to be set.
 
+    Args:
+        say: Gets the devices that were chosen.
     Raises:
-        ConfigInvalid: The configuration or a model cannot be used.
+        ConfigInvalid: The configuration, a model or a device cannot be used.
     """
     base = plan(_written_rules(request, state) if request.config is None else request.config)
     if request.config is not None:
@@ -116,6 +117,15 @@ def plan_run(request: RunRequest, state: Path) -> Plan:
         for rule, given in zip(chosen, _parameters(request, chosen), strict=True)
     ]
     data_dir, work = state.absolute(), base.config.work
+    devices = (
+        choose_devices(request.devices)
+        if request.devices
+        else choose_devices(work.devices, work.workers)
+    )
+    if devices.missing:
+        asked_by = "--device" if request.devices else "work.devices"
+        raise ConfigInvalid([(asked_by, devices.missing)])
+    say(f"models run on {devices.sentence}")
     return replace(
         base,
         config=replace(
@@ -125,7 +135,8 @@ def plan_run(request: RunRequest, state: Path) -> Plan:
             completion=replace(base.config.completion, study_wait_s=0.0),
             work=replace(
                 work,
-                devices=tuple(request.devices) or work.devices,
+                devices=devices.workers,
+                workers=1,
                 on_implausible="deliver" if request.accepts_implausible else work.on_implausible,
             ),
         ),
@@ -140,7 +151,7 @@ def judged_by(current: Plan) -> str:
     ]
     # what the configuration says of this run's own folders and devices decides nothing, and what
     # becomes of a result is no matter of its job
-    work = replace(current.config.work, devices=("any",), on_implausible="hold")
+    work = replace(current.config.work, devices=("auto",), workers=1, on_implausible="hold")
     config = replace(current.config, work=work)
     body = json.dumps([config.digest, rules], sort_keys=True)
     return hashlib.sha256(body.encode()).hexdigest()

@@ -58,7 +58,7 @@ def run_folder(request: RunRequest, say: Say) -> RunReport:
     check_request(request)
     state = request.output / STATE_FOLDER
     with lock_data_folder(state, shared=False):
-        current = plan_run(request, state)
+        current = plan_run(request, state, say)
         for name, model in current.found.unusable.items():
             say(f"set aside: model {name}: {model}")
         engine = current.open_engine()

@@ -24,7 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from node.cli.opening import is_file_missing
 from node.cli.options import ConfigOption
 from node.cli.printing import JsonOption, plain, print_json
-from node.config import NodeConfig
+from node.config import NodeConfig, WorkConfig
 from node.database.engine import epoch_s, reading
 from node.deliver.destination import Health, Probe
 from node.deliver.send_folder import FolderSender, SendState
@@ -32,6 +32,7 @@ from node.domain.errors import JobFailed
 from node.domain.peers import match_peer
 from node.domain.uids import uid_from
 from node.infer.assets import check_assets
+from node.infer.devices import choose_devices
 from node.infer.registry import ModelSpec
 from node.modelstore.catalog import shortcomings
 from node.pipeline.accept import spool_settings
@@ -76,6 +77,7 @@ def _examine(plan: Plan, *, sends: bool) -> Iterator[tuple[str, Probe]]:
     version = ".".join(map(str, sys.version_info[:3]))
     yield "python", Probe.good(f"{version} at {sys.executable}")
     yield "codecs", _ask_codecs()
+    yield "devices", _ask_devices(config.work)
     yield "disk", _ask_disk(plan)
     yield "database", _ask_database(plan)
     for model in {rule.model.name: rule.model for rule in plan.rules}.values():
@@ -105,6 +107,12 @@ def _ask_model(model: ModelSpec, config: NodeConfig) -> Probe:
     count = len(model.files) + len(model.weights)
     sentence = f"{count} files are there and the right ones" if count else "needs no other files"
     return Probe.good(sentence)
+
+
+def _ask_devices(work: WorkConfig) -> Probe:
+    """Where models run; a GPU that the configuration names has to be here."""
+    devices = choose_devices(work.devices, work.workers)
+    return Probe.bad(devices.missing) if devices.missing else Probe.good(devices.sentence)
 
 
 def _ask_codecs() -> Probe:

@@ -18,6 +18,7 @@ from node.cli.options import ConfigOption
 from node.cli.printing import JsonOption, print_json, say, tell_set_aside
 from node.database.migrate import migrate
 from node.domain.errors import ConfigInvalid
+from node.infer.devices import choose_devices
 from node.jobs.leases import JobLeases
 from node.jobs.outbox import Outbox
 from node.modelstore.catalog import shortcomings
@@ -65,10 +66,11 @@ def serve(
 
     with lock_data_folder(current.config.data_dir, shared=not is_whole):
         prepare(current, wanted)
+        workers = _workers(current) if Role.WORK in wanted else {}
         if is_whole and current.config.database_url.startswith("sqlite"):
             forget_the_dead(current)
         code = Supervisor(
-            role_mains(config, current, wanted),
+            role_mains(config, current, wanted, workers),
             check_reload=check_reload,
             drain_s=DRAIN_S,
         ).run()
@@ -146,8 +148,27 @@ def forget_the_dead(current: Plan) -> None:
     engine.dispose()
 
 
-def role_mains(path: Path | None, current: Plan, wanted: set[Role]) -> Mapping[str, RoleMain]:
-    """The function of each process; each starts from the file as it is when the process starts."""
+def _workers(current: Plan) -> Mapping[str, str]:
+    """The device of each worker, by a name of its own.
+
+    Raises:
+        ConfigInvalid: A GPU that the configuration names is not here.
+    """
+    devices = choose_devices(current.config.work.devices, current.config.work.workers)
+    if devices.missing:
+        raise ConfigInvalid([("work.devices", devices.missing)])
+    log.info("models run on", extra={"devices": devices.sentence})
+    return devices.by_name
+
+
+def role_mains(
+    path: Path | None, current: Plan, wanted: set[Role], workers: Mapping[str, str]
+) -> Mapping[str, RoleMain]:
+    """The function of each process; each starts from the file as it is when the process starts.
+
+    Args:
+        workers: Name -> device.
+    """
     replan = partial(plan, path)
     state = {"plan": current}
 
@@ -166,10 +187,9 @@ def role_mains(path: Path | None, current: Plan, wanted: set[Role]) -> Mapping[s
     node_id = uuid4().hex[:12]
     if Role.DELIVER in wanted:
         mains["deliver"] = starting(roles.deliver, owner=f"{node_id}.deliver")
-    if Role.WORK in wanted:
-        for device in current.config.work.devices:
-            owner = f"{node_id}.work.{device}"
-            mains[f"work {device}"] = starting(roles.work, owner=owner, device=device)
+    for name, device in workers.items():
+        owner = f"{node_id}.work.{name}"
+        mains[f"work {name}"] = starting(roles.work, owner=owner, device=device)
     return mains
 
 

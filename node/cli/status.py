@@ -16,6 +16,7 @@ from node.cli.options import ConfigOption
 from node.cli.printing import JsonOption, aligned, print_json, when
 from node.domain.job import JobState
 from node.domain.series import SeriesState
+from node.infer.devices import choose_devices
 from node.jobs.catalog import JobCatalog
 from node.jobs.matches import MatchStore
 from node.jobs.outbox import Outbox
@@ -45,12 +46,17 @@ def _look(node: OpenNode) -> dict[str, Any]:
     jobs, outbox = JobCatalog(node.engine), Outbox(node.engine)
     open_now, _ = spool.list_associations(only_open=True)
     disk = shutil.disk_usage(settings.data_dir)
+    devices = choose_devices(settings.work.devices, settings.work.workers)
     return {
         "is_running": _is_locked(settings.data_dir / "lock"),
         "takes_instances": readiness.is_ready,
         "degraded": show_degraded(readiness),
         "data_dir": str(settings.data_dir),
         "config_digest": settings.digest,
+        "devices": {
+            "workers": list(devices.workers),
+            "sentence": devices.missing or devices.sentence,
+        },
         "series": _counted(SeriesState, arrivals.count),
         "matches": dict(MatchStore(node.engine).counts()),
         "jobs": _counted(JobState, lambda state: jobs.list_jobs(state=state, limit=1)[1]),
@@ -83,6 +89,7 @@ def _print(body: Mapping[str, Any]) -> None:
     rows = [
         ["node", running],
         ["data", body["data_dir"]],
+        ["models run on", body["devices"]["sentence"]],
         ["disk", f"{disk['free_bytes'] / 1e9:.1f} of {disk['total_bytes'] / 1e9:.1f} GB free"],
         *([key, _counts(body[key])] for key in ("series", "matches", "jobs", "deliveries")),
         ["quarantine", str(body["quarantine"])],

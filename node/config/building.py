@@ -96,9 +96,6 @@ def mistakes_between(keys: FileKeys, content: Mapping[str, Any]) -> Iterator[Mis
     yield from _binds(keys)
     yield from _used_names(keys, destinations)
     yield from _same_callers(keys)
-    # roles of `serve` are told apart by their device; `run` may have several workers on one
-    if len(set(keys.work.devices)) < len(keys.work.devices):
-        yield "work.devices", "a device is named twice"
 
 
 def _names(content: Any, *keys: str) -> Names:

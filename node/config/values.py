@@ -35,6 +35,7 @@ from node.domain.settings import (
 
 SENDER = "sender"
 NOT_EMPTY = "must not be empty: name at least one"
+DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 _RULE_NAME = re.compile(r"\S(.{0,126}\S)?")
 
 Parameter = str | int | float | bool | list[str]
@@ -149,13 +150,17 @@ class RuleConfig(Settings):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkConfig(Settings):
-    """Where and for how long models run; one worker process per device.
+    """Where and for how long models run.
 
     Args:
+        devices: ``auto`` alone, or ``cpu``, ``cuda``, ``cuda:1``; one that is named twice has two
+            worker processes.
+        workers: So many worker processes for each device.
         on_implausible: What becomes of a result that no patient can have.
     """
 
-    devices: tuple[str, ...] = ("cpu",)
+    devices: tuple[str, ...] = ("auto",)
+    workers: Count = 1
     deadline_s: Timeout = 1800.0
     idle_unload_s: Seconds = 600.0
     attempts: Count = 3
@@ -164,6 +169,9 @@ class WorkConfig(Settings):
     def mistakes(self) -> Iterator[Mistake]:
         if not self.devices:
             yield "devices", NOT_EMPTY
+        for device in self.devices:
+            if not DEVICE.fullmatch(device) and self.devices != ("auto",):
+                yield "devices", f"takes [auto], or cpu, cuda, cuda:1 and so on, not {device!r}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

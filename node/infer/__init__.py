@@ -20,7 +20,8 @@ durable file of them.
     brain/       MeshNet and mindgrab, and what brain models need done before: strip, register
     labels_file  labels <-> one durable file
     measure      labels -> how large each is and where, and whether a patient can have it
-    runner       the parent's side: one warm child per device, deadline, cancel, respawn
+    devices      on what models run: the GPUs that torch sees, asked in a process of its own
+    runner       the parent's side: one warm child per worker, deadline, cancel, respawn
     child        the child's side: resolves a target, calls it, answers over its own socket
                  (channel: messages, report: stages and remarks, kept: what stays between jobs)
     ct_tissue, threshold    entries of the runner kind "python"

@@ -64,7 +64,7 @@ def log_set_aside(plan: Plan) -> None:
 
 
 def work(plan: Plan, replan: Replan, signals: Signals, *, owner: str, device: str) -> None:
-    """The process "work": one device."""
+    """The process "work": one worker of one device."""
     engine = plan.open_engine()
     worker = Worker(
         work_deps(plan, engine),

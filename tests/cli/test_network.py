@@ -181,6 +181,7 @@ def test_doctor_ends_with_1_when_something_is_bad(segnode: Segnode, config: Path
     assert {check["name"]: check["health"] for check in good.json} == {
         "python": "good",
         "codecs": "good",
+        "devices": "good",
         "disk": "good",
         "database": "good",
         "dimse": "warning",

@@ -20,6 +20,7 @@ import SimpleITK as sitk  # noqa: N813 - its own documentation calls it that
 import yaml
 
 from tests.cli.conftest import CHEST, MAGNETIC, Segnode
+from tests.support.gpus import give_gpus
 from tests.support.phantoms import Phantom, Region, region_at
 from tests.support.waiting import wait_for
 
@@ -255,8 +256,9 @@ def test_a_second_device_takes_the_jobs_that_the_first_is_not_free_for(
 
 
 def test_a_model_made_for_a_gpu_is_left_to_the_worker_that_has_one(
-    segnode: Segnode, tmp_path: Path
+    segnode: Segnode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    give_gpus(tmp_path / "gpus", monkeypatch, 1)
     for number in range(3):
         replace(CHEST, series=f"s{number}").write(tmp_path / "in" / str(number))
     models = model_like("heavy", tmp_path / "m", {"resources": {"device": "cuda"}})
@@ -272,6 +274,7 @@ def test_a_model_made_for_a_gpu_is_left_to_the_worker_that_has_one(
     assert len(ended) == 3
     assert begun  # one that ends between two looks is told by its end alone
     assert all(line.endswith("; on cuda:0") for line in begun)
+    assert "models run on cpu; cuda:0 (Made GPU 0)" in answer.err.splitlines()
 
 
 def test_a_job_that_failed_is_tried_again_by_the_next_run(segnode: Segnode, tmp_path: Path) -> None:
@@ -324,6 +327,7 @@ def test_files_that_are_passed_over_are_named(segnode: Segnode, tmp_path: Path) 
         (("--layout", "{SeriesInstanceUID}/result"), "needs {ext}"),
         (("--layout", "../{model}.{ext}"), "must be a relative path"),
         (("--device", "gpu"), "'gpu' is none: use cpu"),
+        (("--device", "cuda:99"), "--device: cuda:99 is not here"),
         (("--set", "method"), "is not NAME=VALUE"),
         (("--set", "method={a: 1}"), "is not NAME=VALUE"),
         (("--set", "lungs.method=mean"), "this run has no model 'lungs', but ct_tissue"),
