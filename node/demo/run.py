@@ -45,9 +45,6 @@ _EVERYTHING = 100_000
 _UNFINISHED_JOBS = (JobState.QUEUED.value, JobState.RUNNING.value)
 _UNFINISHED_DELIVERIES = (DeliveryState.WAITING.value, DeliveryState.SENDING.value)
 
-# stages of a job that the account shows; "shapes" and "compose" are parts of "infer"
-_INNER = ("headers", "read", "infer", "keep labels", "encode", "verify")
-
 Say = Callable[[str], None]
 
 
@@ -314,7 +311,7 @@ def _stages(
         "waiting for completion": job["created_at"] - arrived_at,
         "queued": (job["started_at"] or job["created_at"]) - job["created_at"],
     }
-    inner = {name: job["stages"][name] for name in _INNER if name in job["stages"]}
+    inner = dict(job["stages"])
     if job["started_at"] and job["finished_at"]:
         inner["rest of the job"] = job["finished_at"] - job["started_at"] - sum(inner.values())
     sent = [each["sent_at"] for each in job["deliveries"] if each["sent_at"]]

@@ -46,14 +46,16 @@ class ChannelReport:
 
     def __init__(self, line: socket.socket) -> None:
         self._line = line
+        self._told_s = 0.0
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Tell the start of a stage, and its seconds when it ends well."""
+        """Tell the start of a stage, and its seconds when it ends well: those that none inside told."""
         send(self._line, {"kind": "stage_started", "name": name})
-        started = time.monotonic()
+        started, told_s = time.monotonic(), self._told_s
         yield
-        seconds = time.monotonic() - started
+        seconds = max(0.0, time.monotonic() - started - (self._told_s - told_s))
+        self._told_s += seconds
         send(self._line, {"kind": "stage_finished", "name": name, "seconds": seconds})
 
     def note(self, sentence: str) -> None:

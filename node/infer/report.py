@@ -12,7 +12,11 @@ LOG_FILE = "run.log"
 
 
 class Report(Protocol):
-    """Told by a running job: its stages and remarks, never patient data."""
+    """Told by a running job: its stages and remarks, never patient data.
+
+    Stages add up to what they took together: one that is entered twice has the seconds of both, and
+    the seconds of a stage inside another are its own alone.
+    """
 
     def stage(self, name: str) -> AbstractContextManager[None]:
         """Time what happens inside as the stage ``name``."""
@@ -30,12 +34,14 @@ class Stopwatch:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time what happens inside; a stage entered twice adds up."""
-        started = time.monotonic()
+        """Time what happens inside."""
+        started, told_s = time.monotonic(), sum(self.seconds.values())
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
+            inside_s = sum(self.seconds.values()) - told_s
+            seconds = time.monotonic() - started - inside_s
+            self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
     def note(self, sentence: str) -> None:
         """Keep the sentence."""

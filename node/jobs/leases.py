@@ -84,7 +84,12 @@ class JobLeases:
             if taken is None:
                 return None
             tell_state(connection, taken, JobState.RUNNING, now)
-            return _leased_job(connection, taken)
+            leased = _leased_job(connection, taken)
+            if (
+                not leased.forms
+            ):  # stages are those of one attempt, and of forms that are made later
+                change_held(connection, taken, owner, {"stages": {}})
+            return leased
 
     def heartbeat(self, job_id: int, owner: str, lease_s: float, now: float | None = None) -> None:
         """Keep a job for ``lease_s`` from now."""
@@ -92,10 +97,10 @@ class JobLeases:
             change_held(connection, job_id, owner, {"lease_until": now + lease_s})
 
     def stage(self, job_id: int, owner: str, stage: str, seconds: float) -> None:
-        """Record how long a stage took."""
+        """Record how long a stage took, besides what it took before in this attempt."""
         with writing(self._engine) as connection:
             row = held(connection, job_id, owner)
-            stages = {**row.stages, stage: round(seconds, 4)}
+            stages = {**row.stages, stage: round(row.stages.get(stage, 0.0) + seconds, 4)}
             change_held(connection, job_id, owner, {"stages": stages})
 
     def fail(

@@ -50,6 +50,7 @@ SHORTAGE_WAIT_S = 30.0
 LIBRARIES_GB = 2.0  # what a warm child holds before a model does anything: torch, monai, threads
 LOOK_EVERY_S = 0.05
 ARRIVING_S = 10.0
+OTHER = "other"  # of a job's time what no stage told: a cold start of the child, rows and files
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +96,7 @@ def work_deps(plan: Plan, engine: Engine) -> WorkDeps:
 
 
 class Worker:
-    """One device: one warm child, one job at a time.
+    """One warm child on one device, one job at a time; a device may have several workers.
 
     Args:
         owner: Name of this worker's leases; the same in each life of one role, so that a worker
@@ -167,7 +168,8 @@ class Worker:
         self._runner.kill()
 
     def _do(self, job: LeasedJob, signals: Signals) -> None:
-        log.info("job started", extra={"job": job.id, "model": job.model, "attempt": job.attempts})
+        about = {"job": job.id, "model": job.model, "attempt": job.attempts}
+        log.info("job started", extra={**about, "device": self._device})
         crash_point("job leased")
         try:
             self._attempt(job, signals)
@@ -187,6 +189,7 @@ class Worker:
                 self._runner.kill()
 
     def _attempt(self, job: LeasedJob, signals: Signals) -> None:
+        began, told_s = time.monotonic(), 0.0
         model = self._model_of(job)
         if model.digest != job.model_digest:
             self._make_anew(job)
@@ -216,9 +219,13 @@ class Worker:
                         pass
                     case StageFinished(name=name, seconds=seconds):
                         self._deps.leases.stage(job.id, self._owner, name, seconds)
+                        told_s += seconds
                     case Noted(sentence=sentence):
                         notes.append(told(ReasonCode.NOTED, sentence))
                     case Finished(result=result):
+                        self._keep_labels(job, result)
+                        other_s = time.monotonic() - began - told_s
+                        self._deps.leases.stage(job.id, self._owner, OTHER, max(0.0, other_s))
                         self._keep(job, result, notes)
                         return
                     case Failed():
@@ -283,11 +290,14 @@ class Worker:
             return None
         return int((model.resources.memory_gb + LIBRARIES_GB) * 2**30)
 
-    def _keep(self, job: LeasedJob, result: Mapping[str, Any], notes: Sequence[Reason]) -> None:
-        volumes_ml = {"volumes_ml": result["volumes_ml"]}
-        labels = _file(job, {**result["labels"], "form": LABELS, "summary": volumes_ml})
+    def _keep_labels(self, job: LeasedJob, result: Mapping[str, Any]) -> None:
+        summary = {"volumes_ml": result["volumes_ml"]}
+        labels = _file(job, {**result["labels"], "form": LABELS, "summary": summary})
         self._deps.results.put_labels(job.id, self._owner, labels)
         crash_point("between encode and outbox")
+
+    def _keep(self, job: LeasedJob, result: Mapping[str, Any], notes: Sequence[Reason]) -> None:
+        volumes_ml = {"volumes_ml": result["volumes_ml"]}
         implausible = reasons_from_json(result["implausible"])
         self._deps.results.put_results(
             job.id,

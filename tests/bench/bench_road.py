@@ -133,6 +133,7 @@ def stages_of(database: Path, sent: Sent, stored_at: float) -> Seconds:
         ).fetchone()
     told = {name: float(seconds) for name, seconds in json.loads(stages).items()}
     inside = {name: told.get(name, 0.0) for name in STAGES}
+    inside["infer"] += told.get("shapes", 0.0) + told.get("compose", 0.0)  # of ct_tissue
     return {
         WAITING: created - sent.last_response_at,
         "queue": started - created,

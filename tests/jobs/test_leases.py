@@ -262,7 +262,22 @@ def test_what_cannot_be_done_to_a_job_is_said(verb, jobs, leases, engine, make_r
 def test_stage_times_add_up_in_the_row(jobs, leases, engine, make_request) -> None:
     job_id, _ = jobs.enqueue(make_request())
     leases.lease("w", LEASE_S)
-    leases.stage(job_id, "w", "read", 0.25)
-    leases.stage(job_id, "w", "infer", 1.5)
+    for stage, seconds in (("read", 0.25), ("invert", 0.75), ("infer", 1.5), ("invert", 0.0)):
+        leases.stage(job_id, "w", stage, seconds)
+    leases.stage(job_id, "w", "read", 0.5)
 
-    assert row(engine, job_id).stages == {"read": 0.25, "infer": 1.5}
+    assert row(engine, job_id).stages == {"read": 0.75, "invert": 0.75, "infer": 1.5}
+
+
+def test_stages_of_an_attempt_that_failed_are_not_those_of_the_next(
+    jobs, leases, engine, make_request
+) -> None:
+    job_id, _ = jobs.enqueue(make_request())
+    leases.lease("w", LEASE_S)
+    leases.stage(job_id, "w", "network", 9.0)
+    leases.release(job_id, "w")
+
+    leases.lease("w", LEASE_S)
+    leases.stage(job_id, "w", "read", 0.5)
+
+    assert row(engine, job_id).stages == {"read": 0.5}
