@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import mmap
 import os
 import signal
@@ -41,6 +42,16 @@ def noisy(request: Request, report: Report, kept: Kept) -> Request:
     os.write(1, b"\x00\x00\x00\x05noise")
     os.write(2, b"more noise\n")
     return {}
+
+
+def imports_monai(request: Request, report: Report, kept: Kept) -> Request:
+    """What of torch's training is there after MONAI, and whether who wants it gets the real one."""
+    importlib.import_module("monai")
+    loaded = [name for name in sys.modules if name.startswith("torch.distributed.fsdp")]
+    engine = importlib.import_module("ignite.engine").Engine(lambda *_: None)
+    engine.run([0], max_epochs=1)
+    module = importlib.import_module("torch.distributed.optim")
+    return {"loaded": loaded, "file": module.__file__, "epochs": engine.state.epoch}
 
 
 def exits(request: Request, report: Report, kept: Kept) -> Request:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from node.infer.child import ChannelReport
 from node.infer.channel import Inbox
+from node.infer.child import ChannelReport
 from node.infer.report import Report, Stopwatch
 
 PAUSE_S = 0.03

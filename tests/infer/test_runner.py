@@ -305,6 +305,17 @@ def test_an_idle_child_can_be_warmed_for_a_model(runner: Runner) -> None:
     assert isinstance(listen(runner)[-1], Finished)
 
 
+def test_monai_is_imported_without_what_trains_on_many_machines(runner: Runner) -> None:
+    pytest.importorskip("monai")
+
+    ended = run_to_end(runner, "imports_monai")[-1]
+
+    assert isinstance(ended, Finished), ended
+    assert ended.result["loaded"] == []
+    assert ended.result["file"].endswith("torch/distributed/optim/__init__.py")
+    assert ended.result["epochs"] == 1
+
+
 def test_a_broken_frame_fails_its_job_and_the_next_job_runs(runner: Runner, tmp_path: Path) -> None:
     phantom = Phantom(shape=(4, 40, 50), transfer_syntax=JPEG2000Lossless)
     paths = phantom.write(tmp_path / "series")

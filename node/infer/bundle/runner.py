@@ -94,7 +94,7 @@ def run(
     if mode == "strict":
         asking = asking_for(bundle, wanted) if by_class and wanted else bundle
         labels = run_strict(asking, prepared.channels, context, report)
-        ran = {"variant": variant, "mode": mode}
+        ran = {"variant": variant, "mode": mode, "device": torch.device(context.device).type}
     else:
         first = MemoryMode(device=context.device, precision=precision)
         labels, ran = _step_down(spec, variant, first, wanted, prepared.channels, context, report)
@@ -153,7 +153,10 @@ def _step_down(
         regions = settings_of(spec).region_channels
         labels = run_fast(loaded, channels, effort, report, regions, wanted)
         engine = {"engine": loaded.engine} if loaded.engine else {}
-        return labels, {"variant": name, "precision": effort.precision, **engine}
+        device = torch.device(effort.device).type
+        return labels, {
+            "variant": name, "precision": effort.precision, "device": device, **engine
+        }  # fmt: skip
 
     for sentence, name, effort in _steps(spec, variant, first):
         if sentence:

@@ -115,3 +115,4 @@ def test_the_precision_that_is_told_is_that_of_the_try_that_succeeded(
 
     assert report.notes[-1] == "out of memory: on the CPU"
     assert produced.ran["precision"] == "fp32"
+    assert produced.ran["device"] == "cpu"
