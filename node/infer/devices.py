@@ -65,31 +65,25 @@ def choose_devices(wanted: Sequence[str], workers_each: int = 1) -> Devices:
     named = [device for device in wanted if device != AUTO]
     is_asked = len(named) < len(wanted) or any(device.startswith("cuda") for device in named)
     gpus = find_gpus() if is_asked else Gpus()
-    known = {f"cuda:{number}": name for number, name in enumerate(gpus.names)}
-    chosen = named or list(known) or ["cpu"]
-    if gpus.names:
-        known["cuda"] = gpus.names[0]
-    counts = Counter(chosen * workers_each)
+    seen = {f"cuda:{number}": name for number, name in enumerate(gpus.names)}
+    chosen = named or list(seen) or ["cpu"]
+    known = {"cuda": seen["cuda:0"], **seen} if seen else {}
+    sentence = "; ".join(
+        _words(device, known.get(device, ""), count * workers_each)
+        for device, count in Counter(chosen).items()
+    )
+    absent = next((device for device in chosen if device not in {"cpu", *known}), "")
+    why = gpus.why_none or f"torch sees {', '.join(seen)}"
     return Devices(
         workers=tuple(device for device in chosen for _ in range(workers_each)),
-        sentence="; ".join(
-            device
-            + (f" ({known[device]})" if device in known else "")
-            + (f", {count} workers" if count > 1 else "")
-            for device, count in counts.items()
-        )
-        + ("" if named or gpus.names else f", because {gpus.why_none}"),
-        missing=_missing([device for device in counts if device not in {"cpu", *known}], gpus),
+        sentence=sentence if named or seen else f"{sentence}, because {gpus.why_none}",
+        missing=absent and f"{absent} is not here: {why}; name cpu, or nothing for what is here",
     )
 
 
-def _missing(absent: Sequence[str], gpus: Gpus) -> str:
-    if not absent:
-        return ""
-    there_are = (
-        f"torch sees {len(gpus.names)} GPUs, from cuda:0 on" if gpus.names else gpus.why_none
-    )
-    return f"{absent[0]} is not here: {there_are}; name cpu, or {AUTO} for what is here"
+def _words(device: str, name: str, workers: int) -> str:
+    named = f"{device} ({name})" if name else device
+    return f"{named}, {workers} workers" if workers > 1 else named
 
 
 def find_gpus() -> Gpus:

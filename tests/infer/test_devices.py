@@ -61,7 +61,7 @@ def test_a_gpu_that_is_named_and_not_here_is_missing(machine: Callable[..., None
     assert not there.missing
     assert there.sentence == "cuda (Made GPU 0); cuda:0 (Made GPU 0); cpu"
     assert absent.missing == (
-        "cuda:1 is not here: torch sees 1 GPUs, from cuda:0 on; name cpu, or auto for what is here"
+        "cuda:1 is not here: torch sees cuda:0; name cpu, or nothing for what is here"
     )
 
 
