@@ -8,6 +8,7 @@ is no part of the trip.
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 import threading
@@ -24,6 +25,7 @@ from pydicom.uid import CTImageStorage
 from pynetdicom import AE
 
 import node
+from node.deliver.dimse import send_c_store
 from node.infer.kept import Kept
 from node.infer.report import Report
 from node.infer.runner import Event, Finished, Noted, StageFinished, StageStarted
@@ -205,9 +207,10 @@ def _send(port: int, study: str) -> None:
     sender.add_requested_context(CTImageStorage)
     association = sender.associate("127.0.0.1", port, ae_title="SEGNODE")
     for dataset in Phantom(study=study, series=study, spacing_mm=(6.0, 5.0, 5.5)).datasets():
-        assert association.send_c_store(dataset).Status == 0
+        assert send_c_store(association, dataset, 1).Status == 0
     association.release()
 
 
 if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO)  # to stderr, which a failure shows
     sys.stdout.write(json.dumps(list(_take(Path(sys.argv[1])).calls)))
