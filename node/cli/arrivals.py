@@ -11,9 +11,8 @@ from node import words
 from node.cli.opening import open_node
 from node.cli.options import ConfigOption, LimitOption, Number
 from node.cli.printing import (
-    Column,
     JsonOption,
-    plain,
+    columns_of,
     print_below,
     print_facts,
     print_json,
@@ -22,6 +21,7 @@ from node.cli.printing import (
     say,
     status_code,
     when,
+    yes_or_no,
 )
 from node.domain.errors import NodeError
 from node.domain.series import Forced, SeriesState
@@ -36,44 +36,17 @@ Kept = Literal["kept", "accepted", "discarded"]
 Uid = Annotated[str, typer.Argument(metavar="UID", help="Series Instance UID.")]
 
 
-_SERIES = (
-    Column("SERIES", "series_instance_uid"),
-    Column("MODALITY", "modality"),
-    Column("INSTANCES", "instances"),
-    Column("LAST", "last_received_at", when),
-    Column("STATE", "state"),
-    Column("EVIDENCE", "evidence"),
-    Column("WHY", "sentence"),
+_SERIES = columns_of(
+    "SERIES=series_instance_uid modality instances LAST=last_received_at state evidence"
+    " WHY=sentence"
 )
-_EVENTS = (
-    Column("AT", "at", when),
-    Column("EVENT", "kind"),
-    Column("INSTANCE", "sop_instance_uid"),
-    Column("WHAT", "sentence"),
-)
-_LOSSES = (
-    Column("IMAGE LOST", "image"),
-    Column("STATUS", "dimse_status", status_code),
-    Column("REASON", "reason"),
-)
-_MATCHES = (
-    Column("RULE", "rule", lambda rule: plain(rule) or "(none)"),
-    Column("REVISION", "revision"),
-    Column("STATE", "state"),
-    Column("JOB", "job_id"),
-    Column("WHY", "sentence"),
-)
-_QUARANTINE = (
-    Column("ID", "id"),
-    Column("RECEIVED", "received_at", when),
-    Column("TRANSPORT", "transport"),
-    Column("FROM", "calling_ae_title"),
-    Column("STATUS", "dimse_status", status_code),
-    Column("STATE", "state"),
-    Column("ACCEPT", "obstacle", lambda obstacle: "no" if obstacle else "yes"),
-    Column("SERIES", "series_instance_uid"),
-    Column("WHY", "reason"),
-    Column("FILE", "source"),
+_EVENTS = columns_of("at EVENT=kind INSTANCE=sop_instance_uid WHAT=sentence", at=when)
+_LOSSES = columns_of("IMAGE_LOST=image STATUS=dimse_status reason")
+_MATCHES = columns_of("rule revision state JOB=job_id WHY=sentence")
+_QUARANTINE = columns_of(
+    "id RECEIVED=received_at transport FROM=calling_ae_title STATUS=dimse_status state"
+    " ACCEPT=obstacle SERIES=series_instance_uid WHY=reason FILE=source",
+    obstacle=lambda obstacle: yes_or_no(not obstacle),
 )
 
 series = typer.Typer(no_args_is_help=True, help="What arrived, and what becomes of it.")

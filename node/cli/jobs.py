@@ -10,10 +10,8 @@ from node import words
 from node.cli.opening import OpenNode, open_node
 from node.cli.options import ConfigOption, LimitOption, Number, require_known
 from node.cli.printing import (
-    Column,
     JsonOption,
-    megabytes,
-    plain,
+    columns_of,
     print_below,
     print_facts,
     print_json,
@@ -34,52 +32,20 @@ def _priority(value: object) -> str:
     return Priority(value).name.lower() if isinstance(value, int) else ""
 
 
-_JOBS = (
-    Column("ID", "id"),
-    Column("STATE", "state"),
-    Column("MODEL", "model"),
-    Column("PRIORITY", "priority", _priority),
-    Column("ATTEMPTS", "attempts"),
-    Column("CREATED", "created_at", when),
-    Column("STUDY", "study_instance_uid"),
-    Column("WHY", "sentence"),
+_JOBS = columns_of(
+    "id state model priority attempts CREATED=created_at STUDY=study_instance_uid WHY=sentence",
+    priority=_priority,
 )
-_MATCHES = (
-    Column("RULE", "rule", lambda rule: plain(rule) or "(none)"),
-    Column("STATE", "state"),
-    Column("REVISION", "revision"),
-    Column("JOB", "job_id"),
-    Column("SERIES", "series_key"),
-    Column("WHY", "sentence"),
+_MATCHES = columns_of("rule state revision JOB=job_id SERIES=series_key WHY=sentence")
+_RESULTS = columns_of(
+    "RESULT=id form state SIZE=size_bytes INSTANCE=sop_instance_uid FILE=file_name"
 )
-_RESULTS = (
-    Column("RESULT", "id"),
-    Column("FORM", "form"),
-    Column("STATE", "state"),
-    Column("SIZE", "size_bytes", megabytes),
-    Column("INSTANCE", "sop_instance_uid"),
-    Column("FILE", "file_name"),
-)
-_DELIVERIES_OF_JOB = (
-    Column("DELIVERY", "id"),
-    Column("DESTINATION", "destination"),
-    Column("STATE", "state"),
-    Column("ATTEMPTS", "attempts"),
-    Column("SENT", "sent_at", when),
-    Column("WHY", "sentence"),
-)
-_DELIVERIES = (
-    Column("ID", "id"),
-    Column("DESTINATION", "destination", lambda name: str(name) or "(sender unknown)"),
-    Column("STATE", "state"),
-    Column("ATTEMPTS", "attempts"),
-    Column("SINCE", "created_at", when),
-    Column("NEXT", "next_at", lambda at: when(at) if at else ""),
-    Column("SENT", "sent_at", when),
-    Column("RESULT", "result_id"),
-    Column("MODEL", "model"),
-    Column("STUDY", "study_instance_uid"),
-    Column("WHY", "sentence"),
+_DELIVERIES_OF_JOB = columns_of("DELIVERY=id destination state attempts SENT=sent_at WHY=sentence")
+_DELIVERIES = columns_of(
+    "id destination state attempts SINCE=created_at NEXT=next_at SENT=sent_at RESULT=result_id"
+    " model STUDY=study_instance_uid WHY=sentence",
+    destination=lambda name: str(name) or "(sender unknown)",
+    next_at=lambda at: when(at) if at else "",
 )
 
 jobs = typer.Typer(no_args_is_help=True, help="What runs, what ran, and what could not.")

@@ -21,6 +21,7 @@ from rich.text import Text
 JsonOption = Annotated[bool, typer.Option("--json", help="Answer as JSON.")]
 
 Row = Mapping[str, Any]
+Form = Callable[[Any], str]
 
 _GAP = "  "
 
@@ -51,16 +52,47 @@ def status_code(value: object) -> str:
     return f"0x{value:04X}" if isinstance(value, int) else ""
 
 
+def yes_or_no(value: object) -> str:
+    return "yes" if value else "no"
+
+
+# how a value is shown, by what the name of its key ends with; else as it is
+_FORMS: Mapping[str, Form] = {
+    "_at": when,
+    "_bytes": megabytes,
+    "_status": status_code,
+    "_use": yes_or_no,
+    "rule": lambda rule: plain(rule) or "(none)",
+    "seconds": seconds,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """One column: its title, where its value stands in a row, and how it is shown."""
 
     title: str
     key: str
-    form: Callable[[Any], str] = plain
+    form: Form = plain
 
     def text(self, row: Row) -> str:
         return plain(self.form(row.get(self.key)))
+
+
+def columns_of(described: str, **forms: Form) -> tuple[Column, ...]:
+    """The columns of a table, such as ``id COMMERCIAL_USE=commercial WHY=sentence``.
+
+    Args:
+        described: Keys of a row, each with its title where that is not the key in capitals.
+        forms: Key -> how its values are shown, where its name does not tell.
+    """
+    made = []
+    for word in described.split():
+        title, _, key = word.rpartition("=")
+        by_name = (form for ending, form in _FORMS.items() if key.endswith(ending))
+        title = (title or key.upper()).replace("_", " ")
+        made.append(Column(title, key, forms.get(key) or next(by_name, plain)))
+    return tuple(made)
 
 
 def print_json(value: object) -> None:
