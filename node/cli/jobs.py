@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -13,11 +14,11 @@ from node.cli.printing import (
     JsonOption,
     columns_of,
     print_below,
-    print_facts,
     print_json,
     print_page,
+    print_row,
     say,
-    seconds,
+    told_stages,
     when,
 )
 from node.domain.errors import NodeError
@@ -32,9 +33,24 @@ def _priority(value: object) -> str:
     return Priority(value).name.lower() if isinstance(value, int) else ""
 
 
+def _inputs(inputs: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{role}: {given['series_instance_uid']} ({len(given['instances'])} instances)"
+        for role, given in inputs.items()
+    )
+
+
 _JOBS = columns_of(
     "id state model priority attempts CREATED=created_at STUDY=study_instance_uid WHY=sentence",
     priority=_priority,
+)
+_JOB = columns_of(
+    "job=id state why=sentence reasons model inputs study=study_instance_uid revision replaces"
+    " priority attempts created=created_at started=started_at finished=finished_at stages",
+    reasons=", ".join,
+    inputs=_inputs,
+    priority=_priority,
+    stages=told_stages,
 )
 _MATCHES = columns_of("rule state revision JOB=job_id SERIES=series_key WHY=sentence")
 _RESULTS = columns_of(
@@ -91,8 +107,11 @@ def show_job(number: Number, config: ConfigOption = None, as_json: JsonOption = 
     row = words.show_job(found)
     if as_json:
         print_json(row)
-    else:
-        _print_job(row)
+        return
+    print_row(_JOB, row)
+    print_below(_MATCHES, row["matches"])
+    print_below(_RESULTS, row["results"])
+    print_below(_DELIVERIES_OF_JOB, row["deliveries"])
 
 
 @jobs.command("retry")
@@ -117,35 +136,6 @@ def cancel(number: Number, config: ConfigOption = None) -> None:
     with open_node(config) as node:
         JobStore(node.engine).cancel(number)
     say(f"job {number} is cancelled")
-
-
-def _print_job(row: dict[str, Any]) -> None:
-    inputs = ", ".join(
-        f"{role}: {given['series_instance_uid']} ({len(given['instances'])} instances)"
-        for role, given in row["inputs"].items()
-    )
-    print_facts(
-        {
-            "job": row["id"],
-            "state": row["state"],
-            "why": row["sentence"],
-            "reasons": ", ".join(row["reasons"]),
-            "model": row["model"],
-            "inputs": inputs,
-            "study": row["study_instance_uid"],
-            "revision": row["revision"],
-            "replaces": row["replaces"],
-            "priority": _priority(row["priority"]),
-            "attempts": row["attempts"],
-            "created": when(row["created_at"]),
-            "started": when(row["started_at"]),
-            "finished": when(row["finished_at"]),
-            "stages": ", ".join(f"{name} {seconds(s)}" for name, s in row["stages"].items()),
-        }
-    )
-    print_below(_MATCHES, row["matches"])
-    print_below(_RESULTS, row["results"])
-    print_below(_DELIVERIES_OF_JOB, row["deliveries"])
 
 
 @deliveries.command("list")

@@ -18,7 +18,7 @@ from node.cli.printing import (
     print_json,
     print_table,
     say,
-    seconds,
+    told_stages,
     yes_or_no,
 )
 from node.cli.pulling import pull_models
@@ -64,7 +64,7 @@ _FILES = columns_of(
 )
 _LAST_RUNS = columns_of(
     "JOB=id state STARTED=started_at TIME=seconds stages REMARK=sentence",
-    stages=lambda stages: ", ".join(f"{name} {seconds(s)}" for name, s in stages.items()),
+    stages=told_stages,
 )
 
 models = typer.Typer(no_args_is_help=True, help="Models of this node.")

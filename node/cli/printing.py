@@ -43,6 +43,10 @@ def seconds(value: object) -> str:
     return f"{value:.2f} s" if isinstance(value, int | float) else ""
 
 
+def told_stages(stages: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {seconds(took)}" for name, took in stages.items())
+
+
 def megabytes(value: object) -> str:
     return f"{value / 1e6:.1f} MB" if isinstance(value, int | float) else ""
 
@@ -147,6 +151,11 @@ def print_facts(facts: Mapping[str, object]) -> None:
     shown = [[name, plain(value)] for name, value in facts.items() if value not in (None, "")]
     for line in aligned(shown) if shown else ():
         typer.echo(line)
+
+
+def print_row(columns: Sequence[Column], row: Row) -> None:
+    """One row, a fact per line."""
+    print_facts({column.title.lower(): column.text(row) for column in columns})
 
 
 def print_page(
