@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from node.cli.options import ConfigOption
-from node.cli.printing import JsonOption, plain, print_json, say
+from node.cli.printing import JsonOption, plain, print_json, say, status_code
 from node.deliver.dimse import DimseDestination
 from node.deliver.send_folder import SendReport, send_folder
 from node.domain.peers import Peer, is_ae_title
@@ -63,6 +63,6 @@ def _address(target: str) -> tuple[str, int]:
 
 
 def _line(report: SendReport) -> str:
-    status = "" if report.status is None else f"0x{report.status:04X}"
+    status = status_code(report.status)
     words = (f"{report.state.value:10}", f"{status:6}", str(report.path), report.comment)
     return plain("  ".join(words)).rstrip()
