@@ -18,6 +18,7 @@ from typing import Any
 
 from sqlalchemy import Engine, select
 
+from node.config import AuthConfig
 from node.database.engine import reading
 from node.database.migrate import migrate
 from node.jobs.catalog import JobCatalog
@@ -119,7 +120,9 @@ class NodeInProcess:
             ),
             results_dir=self.plan.results_folder,
         )
-        return self.closing.enter_context(serving(create_app(services, stow=stow)))
+        return self.closing.enter_context(
+            serving(create_app(services, stow=stow, auth=AuthConfig()))
+        )
 
     def scan(self, folder: Path) -> ScanReport:
         """The folder road: one scan of a folder that nobody writes to any more."""
