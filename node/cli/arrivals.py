@@ -24,7 +24,7 @@ from node.cli.printing import (
     when,
 )
 from node.domain.errors import NodeError
-from node.domain.series import Forced, SeriesState
+from node.domain.instance import Forced, SeriesState
 from node.jobs.catalog import JobCatalog
 from node.pipeline.accept import open_ingest, quarantine_obstacle
 from node.process.admin import Admin
