@@ -13,7 +13,7 @@ from node.batch.workers import Say
 from node.domain.errors import TryLater
 from node.domain.instance import InstanceState
 from node.pipeline.accept import IngestService
-from node.receive.folder import FolderSettings, FolderWatch, ScanReport
+from node.receive.folder import FolderWatch, ScanReport
 
 NO_DICOM = "not a DICOM file"
 
@@ -51,7 +51,7 @@ def take_in(door: IngestService, source: Path, say: Say) -> TakenIn:
     say(f"reading {source}")
     for row in door.quarantine.rows():  # of an earlier run; what is still no good comes again
         door.quarantine.discard(row.id)
-    watch = FolderWatch(FolderSettings(folder=source), door.ingest, door.index)
+    watch = FolderWatch(source, door.ingest, door.index)
     report = watch.scan(is_settled_at_once=True)
     if report.waiting:
         shortage = door.spool.shortage or "some files were being written"

@@ -23,7 +23,7 @@ from node.cli.printing import (
     yes_or_no,
 )
 from node.domain.errors import NodeError
-from node.domain.series import Forced, SeriesState
+from node.domain.instance import Forced, SeriesState
 from node.jobs.catalog import JobCatalog
 from node.pipeline.accept import open_ingest, quarantine_obstacle
 from node.process.admin import Admin

@@ -25,8 +25,8 @@ from pynetdicom.presentation import build_context
 
 from node.deliver.destination import is_warning
 from node.deliver.dimse import DimseDestination, rejection_of, send_c_store
+from node.domain.errors import Status
 from node.domain.reading import UNREADABLE, why_unreadable
-from node.domain.statuses import SUCCESS
 
 _CONTEXTS_PER_ASSOCIATION = 128
 # (implicit VR, little endian) as pydicom guesses it where no file meta tells
@@ -193,7 +193,7 @@ def _store(association: Association, file: _File, message_id: int) -> SendReport
     if "Status" not in answer:
         return file.report(SendState.LINE_LOST, comment="no answer came")
     status = int(answer.Status)
-    if status == SUCCESS:
+    if status == Status.SUCCESS:
         return file.report(SendState.STORED, status)
     state = SendState.WARNED if is_warning(status) else SendState.REFUSED
     return file.report(state, status, str(answer.get("ErrorComment", "")))

@@ -28,9 +28,9 @@ from node.deliver.send_folder import send_folder
 from node.demo.peers import post_instances, receiving, write_copies
 from node.demo.phantom import write_phantom
 from node.domain.errors import ConfigInvalid, NodeError
+from node.domain.instance import SeriesState
 from node.domain.job import DeliveryState, JobState
 from node.domain.peers import Peer
-from node.domain.series import SeriesState
 from node.jobs.catalog import JobCatalog
 from node.pipeline.build import Plan, plan
 from node.spool.catalog import SpoolCatalog

@@ -16,15 +16,13 @@ from pydicom.dataset import Dataset
 
 from node.assemble.completion import SeriesActivity, judge_completion
 from node.deliver.destination import resolve_destinations
-from node.domain.errors import InstanceRejected, NodeError, SeriesUnusable
+from node.domain.errors import InstanceRejected, NodeError, SeriesUnusable, Status
 from node.domain.header import Missing
-from node.domain.instance import Instance, Origin, Transport
+from node.domain.instance import Instance, Origin, SeriesState, Transport
 from node.domain.peers import Peer
 from node.domain.reading import UNREADABLE, why_unreadable
 from node.domain.reasons import Reason
 from node.domain.received import Loss, Received
-from node.domain.series import SeriesState
-from node.domain.statuses import PATIENT_MIX_UP
 from node.pipeline.build import Plan
 from node.pipeline.judge import ActiveRule, not_taken
 from node.pipeline.series import Series, SeriesWatch
@@ -178,7 +176,7 @@ class _Folder:
             )
             if dry.loss is not None:
                 self.losses.append((dry.loss, file.parent))
-            elif rejection.dimse_status == PATIENT_MIX_UP:
+            elif rejection.dimse_status == Status.PATIENT_MIX_UP:
                 self.losses.append((_mixed_up(dry.known, rejection), file.parent))
         except SeriesUnusable as unusable:
             self.not_read[str(file)] = tell_all(unusable.reasons)
@@ -190,7 +188,7 @@ class _Folder:
         if self.patients.get(uid, received.patient_key) != received.patient_key:
             raise InstanceRejected(
                 "its series belongs to another patient or study in other files",
-                dimse_status=PATIENT_MIX_UP,
+                dimse_status=Status.PATIENT_MIX_UP,
             )
         watch = self.watches.get(uid) or SeriesWatch(
             uid, instance.study_instance_uid, lambda each: self.headers[each.sop_instance_uid]
