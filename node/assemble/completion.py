@@ -44,11 +44,10 @@ from typing import Any
 
 from node.domain.completion_policy import CompletionPolicy, Late, OnGiveUp, OnRefused
 from node.domain.header import Header
-from node.domain.instance import Ending, Origin
+from node.domain.instance import Ending, Evidence, Forced, Origin, SeriesState
 from node.domain.job import Progress
 from node.domain.reasons import Reason, ReasonCode
 from node.domain.received import Loss, images_refused
-from node.domain.series import Evidence, Forced, SeriesState
 
 _PAUSES = 2.0
 _NEXT_HEARTBEAT_S = 1.0

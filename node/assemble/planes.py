@@ -44,24 +44,12 @@ PhaseHints: TypeAlias = Mapping[str, Value]
 KINDS = ("ComplexImageComponent", "ImageType", "FrameType")
 # from what the Standard made for the purpose to mere clock times
 SPLITTERS = (
-    "TemporalPositionIdentifier",
-    "TemporalPositionIndex",
-    "TemporalPositionTimeOffset",
-    "EchoNumbers",
-    "EchoTime",
-    "EffectiveEchoTime",
-    "InversionTime",
-    "DiffusionBValue",
-    "DiffusionGradientOrientation",
-    "NominalCardiacTriggerDelayTime",
-    "TriggerTime",
-    "AcquisitionNumber",
-    "StackID",
-    "ConvolutionKernel",
-    "SequenceName",
-    "SeriesTime",
-    "AcquisitionTime",
-    "ContentTime",
+    *("TemporalPositionIdentifier", "TemporalPositionIndex", "TemporalPositionTimeOffset"),
+    *("EchoNumbers", "EchoTime", "EffectiveEchoTime", "InversionTime"),
+    *("DiffusionBValue", "DiffusionGradientOrientation"),
+    *("NominalCardiacTriggerDelayTime", "TriggerTime"),
+    *("AcquisitionNumber", "StackID", "ConvolutionKernel", "SequenceName"),
+    *("SeriesTime", "AcquisitionTime", "ContentTime"),
 )
 
 

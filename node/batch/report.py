@@ -14,8 +14,8 @@ from node.batch.take_in import TakenIn
 from node.batch.workers import EVERYTHING, seconds_of
 from node.batch.writer import ResultWriter, WrittenFiles, source_of
 from node.domain.header import Header
+from node.domain.instance import SeriesState
 from node.domain.job import JobState, MatchState
-from node.domain.series import SeriesState
 from node.infer.registry import ModelSpec
 from node.jobs.catalog import JobCatalog
 from node.jobs.values import LABELS

@@ -21,8 +21,8 @@ from node.batch.writer import ResultWriter
 from node.database.migrate import migrate
 from node.domain.completion_policy import CompletionPolicy, OnGiveUp, OnRefused
 from node.domain.errors import ConfigInvalid, NodeError
+from node.domain.instance import Forced, SeriesState
 from node.domain.job import JobState
-from node.domain.series import Forced, SeriesState
 from node.jobs.catalog import JobCatalog
 from node.jobs.store import JobStore
 from node.pipeline.accept import open_ingest

@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydicom.misc import is_dicom
+
 from node.batch.workers import Say
 from node.domain.errors import TryLater
 from node.domain.instance import InstanceState
 from node.pipeline.accept import IngestService
-from node.receive.folder import FolderSettings, FolderWatch, ScanReport
+from node.receive.folder import FolderWatch, ScanReport
 
 NO_DICOM = "not a DICOM file"
-_PREAMBLE_BYTES = 128
-_PREFIX = b"DICM"  # PS3.10 7.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,7 @@ def take_in(door: IngestService, source: Path, say: Say) -> TakenIn:
     say(f"reading {source}")
     for row in door.quarantine.rows():  # of an earlier run; what is still no good comes again
         door.quarantine.discard(row.id)
-    watch = FolderWatch(FolderSettings(folder=source), door.ingest, door.index)
+    watch = FolderWatch(source, door.ingest, door.index)
     report = watch.scan(is_settled_at_once=True)
     if report.waiting:
         shortage = door.spool.shortage or "some files were being written"
@@ -88,11 +88,9 @@ def _duplicates(report: ScanReport) -> Iterator[LeftOut]:
 def _why(path: Path, reason: str) -> str:
     """The ingest takes files without preamble too: what it says of a text file is hard to read."""
     try:
-        with path.open("rb") as file:
-            is_dicom = file.read(_PREAMBLE_BYTES + len(_PREFIX)).endswith(_PREFIX)
+        return reason if is_dicom(path) else f"{NO_DICOM} ({reason})"
     except OSError:
-        is_dicom = True
-    return reason if is_dicom else f"{NO_DICOM} ({reason})"
+        return reason
 
 
 def _ignored(source: Path) -> Iterator[LeftOut]:

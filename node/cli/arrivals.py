@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -11,20 +11,19 @@ from node import words
 from node.cli.opening import open_node
 from node.cli.options import ConfigOption, LimitOption, Number
 from node.cli.printing import (
-    Column,
     JsonOption,
-    plain,
+    columns_of,
     print_below,
-    print_facts,
     print_json,
     print_page,
+    print_row,
     print_table,
     say,
-    status_code,
     when,
+    yes_or_no,
 )
 from node.domain.errors import NodeError
-from node.domain.series import Forced, SeriesState
+from node.domain.instance import Forced, SeriesState
 from node.jobs.catalog import JobCatalog
 from node.pipeline.accept import open_ingest, quarantine_obstacle
 from node.process.admin import Admin
@@ -36,44 +35,26 @@ Kept = Literal["kept", "accepted", "discarded"]
 Uid = Annotated[str, typer.Argument(metavar="UID", help="Series Instance UID.")]
 
 
-_SERIES = (
-    Column("SERIES", "series_instance_uid"),
-    Column("MODALITY", "modality"),
-    Column("INSTANCES", "instances"),
-    Column("LAST", "last_received_at", when),
-    Column("STATE", "state"),
-    Column("EVIDENCE", "evidence"),
-    Column("WHY", "sentence"),
+_SERIES = columns_of(
+    "SERIES=series_instance_uid modality instances LAST=last_received_at state evidence"
+    " WHY=sentence"
 )
-_EVENTS = (
-    Column("AT", "at", when),
-    Column("EVENT", "kind"),
-    Column("INSTANCE", "sop_instance_uid"),
-    Column("WHAT", "sentence"),
+_ONE_SERIES = columns_of(
+    "series=series_instance_uid study=study_instance_uid modality description=series_description"
+    " instances missing frames received state revision evidence why=sentence asked_for=forced"
+    " findings notes"
 )
-_LOSSES = (
-    Column("IMAGE LOST", "image"),
-    Column("STATUS", "dimse_status", status_code),
-    Column("REASON", "reason"),
+_EVENTS = columns_of("at EVENT=kind INSTANCE=sop_instance_uid WHAT=sentence", at=when)
+_LOSSES = columns_of("IMAGE_LOST=image STATUS=dimse_status reason")
+_MATCHES = columns_of("rule revision state JOB=job_id WHY=sentence")
+_QUARANTINE = columns_of(
+    "id RECEIVED=received_at transport FROM=calling_ae_title STATUS=dimse_status state"
+    " ACCEPT=obstacle SERIES=series_instance_uid WHY=reason FILE=source",
+    obstacle=lambda obstacle: yes_or_no(not obstacle),
 )
-_MATCHES = (
-    Column("RULE", "rule", lambda rule: plain(rule) or "(none)"),
-    Column("REVISION", "revision"),
-    Column("STATE", "state"),
-    Column("JOB", "job_id"),
-    Column("WHY", "sentence"),
-)
-_QUARANTINE = (
-    Column("ID", "id"),
-    Column("RECEIVED", "received_at", when),
-    Column("TRANSPORT", "transport"),
-    Column("FROM", "calling_ae_title"),
-    Column("STATUS", "dimse_status", status_code),
-    Column("STATE", "state"),
-    Column("ACCEPT", "obstacle", lambda obstacle: "no" if obstacle else "yes"),
-    Column("SERIES", "series_instance_uid"),
-    Column("WHY", "reason"),
-    Column("FILE", "source"),
+_REFUSED = columns_of(
+    "id why=reason status=dimse_status state received=received_at transport from"
+    " instance=sop_instance_uid series=series_instance_uid came_as=source file accept"
 )
 
 series = typer.Typer(no_args_is_help=True, help="What arrived, and what becomes of it.")
@@ -108,7 +89,16 @@ def show_series(uid: Uid, config: ConfigOption = None, as_json: JsonOption = Fal
     if as_json:
         print_json({**row, "matches": matches})
         return
-    _print_series(row)
+    gate = row["gate"] or {}
+    kept = sum(one["file_deleted_at"] is None for one in row["instance_list"])
+    told = {
+        "instances": f"{row['instances']}, files kept: {kept}",
+        "missing": row["missing"] or "",
+        "received": f"{when(row['first_received_at'])} to {when(row['last_received_at'])}",
+        "findings": "; ".join(gate.get("findings", ())),
+        "notes": "; ".join(gate.get("notes", ())),
+    }
+    print_row(_ONE_SERIES, {**row, **told})
     typer.echo("")
     print_table(_MATCHES, matches)
     print_below(_LOSSES, row["losses"])
@@ -118,51 +108,25 @@ def show_series(uid: Uid, config: ConfigOption = None, as_json: JsonOption = Fal
 @series.command()
 def proceed(uid: Uid, config: ConfigOption = None) -> None:
     """Take a series as complete with what is there."""
-    _force(uid, Forced.PROCEED, config)
-    say("the running node goes on with what is there")
+    _force(uid, Forced.PROCEED, config, "goes on with what is there")
 
 
 @series.command()
 def rerun(uid: Uid, config: ConfigOption = None) -> None:
     """Judge a series again, as a new revision, by the rules in force."""
-    _force(uid, Forced.RERUN, config)
-    say("the running node judges it again")
+    _force(uid, Forced.RERUN, config, "judges it again")
 
 
 @series.command("discard")
 def discard_series(uid: Uid, config: ConfigOption = None) -> None:
     """Leave a series alone from now on."""
-    _force(uid, Forced.DISCARD, config)
-    say("the running node leaves it alone from now on")
+    _force(uid, Forced.DISCARD, config, "leaves it alone from now on")
 
 
-def _force(uid: str, what: Forced, config: Path | None) -> None:
+def _force(uid: str, what: Forced, config: Path | None, does: str) -> None:
     with open_node(config) as node:
         Arrivals(node.engine).force(uid, what)
-
-
-def _print_series(row: dict[str, Any]) -> None:
-    gate = row["gate"] or {}
-    there = sum(1 for one in row["instance_list"] if one["file_deleted_at"] is None)
-    print_facts(
-        {
-            "series": row["series_instance_uid"],
-            "study": row["study_instance_uid"],
-            "modality": row["modality"],
-            "description": row["series_description"],
-            "instances": f"{row['instances']}, files kept: {there}",
-            "missing": row["missing"] or "",
-            "frames": row["frames"],
-            "received": f"{when(row['first_received_at'])} to {when(row['last_received_at'])}",
-            "state": row["state"],
-            "revision": row["revision"],
-            "evidence": row["evidence"],
-            "why": row["sentence"],
-            "asked for": row["forced"],
-            "findings": "; ".join(gate.get("findings", ())),
-            "notes": "; ".join(gate.get("notes", ())),
-        }
-    )
+    say(f"the running node {does}")
 
 
 @quarantine.command("list")
@@ -196,22 +160,12 @@ def show_quarantine(
     if as_json:
         print_json({**row, "obstacle": obstacle, "path": str(file)})
         return
-    print_facts(
-        {
-            "id": row["id"],
-            "why": row["reason"],
-            "status": status_code(row["dimse_status"]),
-            "state": row["state"],
-            "received": when(row["received_at"]),
-            "transport": row["transport"],
-            "from": f"{row['calling_ae_title']} {row['address']}".strip(),
-            "instance": row["sop_instance_uid"],
-            "series": row["series_instance_uid"],
-            "came as": row["source"],
-            "file": file if file.exists() else "gone",
-            "accept": f"cannot take it: {obstacle}" if obstacle else "takes it in",
-        }
-    )
+    told = {
+        "from": f"{row['calling_ae_title']} {row['address']}".strip(),
+        "file": file if file.exists() else "gone",
+        "accept": f"cannot take it: {obstacle}" if obstacle else "takes it in",
+    }
+    print_row(_REFUSED, {**row, **told})
 
 
 @quarantine.command()

@@ -15,7 +15,7 @@ from node.cli.options import ConfigOption
 from node.cli.printing import JsonOption, print_json
 from node.deliver import all_kinds
 from node.deliver.destination import Destination
-from node.domain import statuses
+from node.domain.errors import Status
 from node.domain.pixels import BITS_READ
 from node.domain.quantity import RESCALE_IS_DUE, Quantity
 from node.domain.received import IMAGE_SOP_CLASSES, Note
@@ -98,11 +98,10 @@ def _statement(plan: Plan) -> dict[str, Any]:
 
 def _failures() -> list[dict[str, str]]:
     """Failure statuses of C-STORE, which are the Failure Reasons of STOW-RS too."""
-    named = {name: value for name, value in vars(statuses).items() if name.isupper()}
     return [
-        {"status": f"0x{value:04X}", "meaning": _words(name)}
-        for name, value in sorted(named.items(), key=lambda item: item[1])
-        if value != statuses.SUCCESS
+        {"status": f"0x{status:04X}", "meaning": _words(status.name)}
+        for status in sorted(Status)
+        if status is not Status.SUCCESS
     ]
 
 

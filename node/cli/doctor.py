@@ -27,9 +27,10 @@ from node.cli.printing import JsonOption, plain, print_json
 from node.config import NodeConfig, WorkConfig
 from node.database.engine import epoch_s, reading
 from node.deliver.destination import Health, Probe
-from node.deliver.send_folder import FolderSender, SendState
+from node.deliver.dimse import DimseDestination
+from node.deliver.send_folder import SendState, send_folder
 from node.domain.errors import JobFailed
-from node.domain.peers import match_peer
+from node.domain.peers import Peer, match_peer
 from node.domain.uids import uid_from
 from node.infer.assets import check_assets
 from node.infer.devices import choose_devices
@@ -168,14 +169,15 @@ def _ask_store(config: NodeConfig) -> Probe:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "doctor.dcm")
         dcmwrite(path, _secondary_capture(), enforce_file_format=True)
-        sender = FolderSender(
-            host=_ANY_HOST.get(config.dimse.host, config.dimse.host),
-            port=config.dimse.port,
-            called_ae_title=config.ae_titles[0],
+        host = _ANY_HOST.get(config.dimse.host, config.dimse.host)
+        title = config.ae_titles[0]
+        node = DimseDestination(
+            name="node",
+            peer=Peer(name="node", ae_title=title, host=host, port=config.dimse.port),
             calling_ae_title=_title_to_call_with(config),
             connect_timeout_s=_CONNECT_S,
         )
-        (report,) = sender.send(path)
+        (report,) = send_folder(node, path)
     if report.is_stored:
         return Probe.good("a synthetic instance was stored")
     if report.state is SendState.NOT_SENT:

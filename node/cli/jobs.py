@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -10,16 +11,14 @@ from node import words
 from node.cli.opening import OpenNode, open_node
 from node.cli.options import ConfigOption, LimitOption, Number, require_known
 from node.cli.printing import (
-    Column,
     JsonOption,
-    megabytes,
-    plain,
+    columns_of,
     print_below,
-    print_facts,
     print_json,
     print_page,
+    print_row,
     say,
-    seconds,
+    told_stages,
     when,
 )
 from node.domain.errors import NodeError
@@ -34,52 +33,35 @@ def _priority(value: object) -> str:
     return Priority(value).name.lower() if isinstance(value, int) else ""
 
 
-_JOBS = (
-    Column("ID", "id"),
-    Column("STATE", "state"),
-    Column("MODEL", "model"),
-    Column("PRIORITY", "priority", _priority),
-    Column("ATTEMPTS", "attempts"),
-    Column("CREATED", "created_at", when),
-    Column("STUDY", "study_instance_uid"),
-    Column("WHY", "sentence"),
+def _inputs(inputs: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{role}: {given['series_instance_uid']} ({len(given['instances'])} instances)"
+        for role, given in inputs.items()
+    )
+
+
+_JOBS = columns_of(
+    "id state model priority attempts CREATED=created_at STUDY=study_instance_uid WHY=sentence",
+    priority=_priority,
 )
-_MATCHES = (
-    Column("RULE", "rule", lambda rule: plain(rule) or "(none)"),
-    Column("STATE", "state"),
-    Column("REVISION", "revision"),
-    Column("JOB", "job_id"),
-    Column("SERIES", "series_key"),
-    Column("WHY", "sentence"),
+_JOB = columns_of(
+    "job=id state why=sentence reasons model inputs study=study_instance_uid revision replaces"
+    " priority attempts created=created_at started=started_at finished=finished_at stages",
+    reasons=", ".join,
+    inputs=_inputs,
+    priority=_priority,
+    stages=told_stages,
 )
-_RESULTS = (
-    Column("RESULT", "id"),
-    Column("FORM", "form"),
-    Column("STATE", "state"),
-    Column("SIZE", "size_bytes", megabytes),
-    Column("INSTANCE", "sop_instance_uid"),
-    Column("FILE", "file_name"),
+_MATCHES = columns_of("rule state revision JOB=job_id SERIES=series_key WHY=sentence")
+_RESULTS = columns_of(
+    "RESULT=id form state SIZE=size_bytes INSTANCE=sop_instance_uid FILE=file_name"
 )
-_DELIVERIES_OF_JOB = (
-    Column("DELIVERY", "id"),
-    Column("DESTINATION", "destination"),
-    Column("STATE", "state"),
-    Column("ATTEMPTS", "attempts"),
-    Column("SENT", "sent_at", when),
-    Column("WHY", "sentence"),
-)
-_DELIVERIES = (
-    Column("ID", "id"),
-    Column("DESTINATION", "destination", lambda name: str(name) or "(sender unknown)"),
-    Column("STATE", "state"),
-    Column("ATTEMPTS", "attempts"),
-    Column("SINCE", "created_at", when),
-    Column("NEXT", "next_at", lambda at: when(at) if at else ""),
-    Column("SENT", "sent_at", when),
-    Column("RESULT", "result_id"),
-    Column("MODEL", "model"),
-    Column("STUDY", "study_instance_uid"),
-    Column("WHY", "sentence"),
+_DELIVERIES_OF_JOB = columns_of("DELIVERY=id destination state attempts SENT=sent_at WHY=sentence")
+_DELIVERIES = columns_of(
+    "id destination state attempts SINCE=created_at NEXT=next_at SENT=sent_at RESULT=result_id"
+    " model STUDY=study_instance_uid WHY=sentence",
+    destination=lambda name: str(name) or "(sender unknown)",
+    next_at=lambda at: when(at) if at else "",
 )
 
 jobs = typer.Typer(no_args_is_help=True, help="What runs, what ran, and what could not.")
@@ -125,8 +107,11 @@ def show_job(number: Number, config: ConfigOption = None, as_json: JsonOption = 
     row = words.show_job(found)
     if as_json:
         print_json(row)
-    else:
-        _print_job(row)
+        return
+    print_row(_JOB, row)
+    print_below(_MATCHES, row["matches"])
+    print_below(_RESULTS, row["results"])
+    print_below(_DELIVERIES_OF_JOB, row["deliveries"])
 
 
 @jobs.command("retry")
@@ -151,35 +136,6 @@ def cancel(number: Number, config: ConfigOption = None) -> None:
     with open_node(config) as node:
         JobStore(node.engine).cancel(number)
     say(f"job {number} is cancelled")
-
-
-def _print_job(row: dict[str, Any]) -> None:
-    inputs = ", ".join(
-        f"{role}: {given['series_instance_uid']} ({len(given['instances'])} instances)"
-        for role, given in row["inputs"].items()
-    )
-    print_facts(
-        {
-            "job": row["id"],
-            "state": row["state"],
-            "why": row["sentence"],
-            "reasons": ", ".join(row["reasons"]),
-            "model": row["model"],
-            "inputs": inputs,
-            "study": row["study_instance_uid"],
-            "revision": row["revision"],
-            "replaces": row["replaces"],
-            "priority": _priority(row["priority"]),
-            "attempts": row["attempts"],
-            "created": when(row["created_at"]),
-            "started": when(row["started_at"]),
-            "finished": when(row["finished_at"]),
-            "stages": ", ".join(f"{name} {seconds(s)}" for name, s in row["stages"].items()),
-        }
-    )
-    print_below(_MATCHES, row["matches"])
-    print_below(_RESULTS, row["results"])
-    print_below(_DELIVERIES_OF_JOB, row["deliveries"])
 
 
 @deliveries.command("list")

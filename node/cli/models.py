@@ -11,15 +11,15 @@ import typer
 from node.cli.drafting import draft
 from node.cli.options import ConfigOption, ModelName, ModelsDirOption, known_model
 from node.cli.printing import (
-    Column,
     JsonOption,
+    columns_of,
     print_below,
     print_facts,
     print_json,
     print_table,
     say,
-    seconds,
-    when,
+    told_stages,
+    yes_or_no,
 )
 from node.cli.pulling import pull_models
 from node.cli.trying import check_model, optimize_model
@@ -52,38 +52,19 @@ def _either(value: object) -> str:
     return " or ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-_COLUMNS = (
-    Column("NAME", "name"),
-    Column("VERSION", "version"),
-    Column("INPUTS", "accepts", _modalities),
-    Column("SEGMENTS", "segments"),
-    Column("LICENCE", "licences", _licences),
-    Column("COMMERCIAL USE", "commercial"),
-    Column("FILES", "present"),
-    Column("DEVICE", "device"),
-    Column("TITLE", "title"),
+_COLUMNS = columns_of(
+    "name version INPUTS=accepts segments LICENCE=licences COMMERCIAL_USE=commercial FILES=present"
+    " device title",
+    accepts=_modalities,
+    licences=_licences,
 )
-_SEGMENTS = (
-    Column("VALUE", "label_value"),
-    Column("SEGMENT", "name"),
-    Column("CATEGORY", "category"),
-    Column("TYPE", "type"),
-    Column("MODIFIER", "modifier"),
+_SEGMENTS = columns_of("VALUE=label_value SEGMENT=name category type modifier")
+_FILES = columns_of(
+    "FILE=path HERE=is_present licence commercial_use FROM=url", is_present=yes_or_no
 )
-_FILES = (
-    Column("FILE", "path"),
-    Column("HERE", "is_present", lambda here: "yes" if here else "no"),
-    Column("LICENCE", "licence"),
-    Column("COMMERCIAL USE", "commercial_use", lambda may: "yes" if may else "no"),
-    Column("FROM", "url"),
-)
-_LAST_RUNS = (
-    Column("JOB", "id"),
-    Column("STATE", "state"),
-    Column("STARTED", "started_at", when),
-    Column("TIME", "seconds", seconds),
-    Column("STAGES", "stages", lambda all_: ", ".join(f"{k} {v:.2f} s" for k, v in all_.items())),
-    Column("REMARK", "sentence"),
+_LAST_RUNS = columns_of(
+    "JOB=id state STARTED=started_at TIME=seconds stages REMARK=sentence",
+    stages=told_stages,
 )
 
 models = typer.Typer(no_args_is_help=True, help="Models of this node.")

@@ -21,6 +21,7 @@ from rich.text import Text
 JsonOption = Annotated[bool, typer.Option("--json", help="Answer as JSON.")]
 
 Row = Mapping[str, Any]
+Form = Callable[[Any], str]
 
 _GAP = "  "
 
@@ -42,6 +43,10 @@ def seconds(value: object) -> str:
     return f"{value:.2f} s" if isinstance(value, int | float) else ""
 
 
+def told_stages(stages: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {seconds(took)}" for name, took in stages.items())
+
+
 def megabytes(value: object) -> str:
     return f"{value / 1e6:.1f} MB" if isinstance(value, int | float) else ""
 
@@ -51,16 +56,47 @@ def status_code(value: object) -> str:
     return f"0x{value:04X}" if isinstance(value, int) else ""
 
 
+def yes_or_no(value: object) -> str:
+    return "yes" if value else "no"
+
+
+# how a value is shown, by what the name of its key ends with; else as it is
+_FORMS: Mapping[str, Form] = {
+    "_at": when,
+    "_bytes": megabytes,
+    "_status": status_code,
+    "_use": yes_or_no,
+    "rule": lambda rule: plain(rule) or "(none)",
+    "seconds": seconds,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """One column: its title, where its value stands in a row, and how it is shown."""
 
     title: str
     key: str
-    form: Callable[[Any], str] = plain
+    form: Form = plain
 
     def text(self, row: Row) -> str:
         return plain(self.form(row.get(self.key)))
+
+
+def columns_of(described: str, **forms: Form) -> tuple[Column, ...]:
+    """The columns of a table, such as ``id COMMERCIAL_USE=commercial WHY=sentence``.
+
+    Args:
+        described: Keys of a row, each with its title where that is not the key in capitals.
+        forms: Key -> how its values are shown, where its name does not tell.
+    """
+    made = []
+    for word in described.split():
+        title, _, key = word.rpartition("=")
+        by_name = (form for ending, form in _FORMS.items() if key.endswith(ending))
+        title = (title or key.upper()).replace("_", " ")
+        made.append(Column(title, key, forms.get(key) or next(by_name, plain)))
+    return tuple(made)
 
 
 def print_json(value: object) -> None:
@@ -115,6 +151,11 @@ def print_facts(facts: Mapping[str, object]) -> None:
     shown = [[name, plain(value)] for name, value in facts.items() if value not in (None, "")]
     for line in aligned(shown) if shown else ():
         typer.echo(line)
+
+
+def print_row(columns: Sequence[Column], row: Row) -> None:
+    """One row, a fact per line."""
+    print_facts({column.title.lower(): column.text(row) for column in columns})
 
 
 def print_page(

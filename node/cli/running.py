@@ -16,30 +16,15 @@ from node.batch.request import DEFAULT_MODEL, Parameter, RunRequest
 from node.batch.run import run_folder
 from node.batch.take_in import NO_DICOM, LeftOut
 from node.cli.options import ConfigOption, ModelsDirOption
-from node.cli.printing import (
-    Column,
-    JsonOption,
-    plain,
-    print_below,
-    print_json,
-    print_table,
-    say,
-    seconds,
-)
+from node.cli.printing import JsonOption, columns_of, print_below, print_json, print_table, say
 from node.domain.delivery import DEFAULT_FORMS
 from node.domain.errors import ConfigInvalid
 from node.pipeline.forms import FORMS
 
-_COLUMNS = (
-    Column("SERIES", "series_instance_uid"),
-    Column("MODALITY", "modality"),
-    Column("INSTANCES", "instances"),
-    Column("RULE", "rule", lambda rule: plain(rule) or "(none)"),
-    Column("STATE", "state"),
-    Column("TIME", "seconds", seconds),
-    Column("RESULT OR REASON", "what"),
+_COLUMNS = columns_of(
+    "SERIES=series_instance_uid modality instances rule state TIME=seconds RESULT_OR_REASON=what"
 )
-_FILES = (Column("FILE LEFT OUT", "path"), Column("REASON", "reason"))
+_FILES = columns_of("FILE_LEFT_OUT=path reason")
 _FIELDS = ", ".join(f"{{{name}}}" for name in LAYOUT_FIELDS)
 
 

@@ -10,9 +10,10 @@ from typing import Annotated
 import typer
 
 from node.cli.options import ConfigOption
-from node.cli.printing import JsonOption, plain, print_json, say
-from node.deliver.send_folder import FolderSender, SendReport
-from node.domain.peers import is_ae_title
+from node.cli.printing import JsonOption, plain, print_json, say, status_code
+from node.deliver.dimse import DimseDestination
+from node.deliver.send_folder import SendReport, send_folder
+from node.domain.peers import Peer, is_ae_title
 
 
 def send(
@@ -34,15 +35,15 @@ def send(
     for option, title in (("--aet", calling), ("--aec", called)):
         if not is_ae_title(title):
             raise typer.BadParameter("1 to 16 printable characters", param_hint=option)
-    sender = FolderSender(
-        host=host,
-        port=port,
-        called_ae_title=called,
+    destination = DimseDestination(
+        name=target,
+        peer=Peer(name=target, ae_title=called, host=host, port=port),
         calling_ae_title=calling,
+        negotiate_timeout_s=answer_timeout_s,
         answer_timeout_s=answer_timeout_s,
     )
     reports = []
-    for report in sender.send(folder):
+    for report in send_folder(destination, folder):
         reports.append(report)
         if not as_json:
             typer.echo(_line(report))
@@ -62,6 +63,6 @@ def _address(target: str) -> tuple[str, int]:
 
 
 def _line(report: SendReport) -> str:
-    status = "" if report.status is None else f"0x{report.status:04X}"
+    status = status_code(report.status)
     words = (f"{report.state.value:10}", f"{status:6}", str(report.path), report.comment)
     return plain("  ".join(words)).rstrip()

@@ -14,8 +14,8 @@ import typer
 from node.cli.opening import OpenNode, open_node
 from node.cli.options import ConfigOption
 from node.cli.printing import JsonOption, aligned, print_json, when
+from node.domain.instance import SeriesState
 from node.domain.job import JobState
-from node.domain.series import SeriesState
 from node.infer.devices import choose_devices
 from node.jobs.catalog import JobCatalog
 from node.jobs.matches import MatchStore

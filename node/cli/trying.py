@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from node.cli.options import ConfigOption, ModelName, ModelsDirOption, known_model
-from node.cli.printing import JsonOption, plain, print_facts, print_json, say
+from node.cli.printing import JsonOption, plain, print_facts, print_json, say, told_stages
 from node.config import NodeConfig, load
 from node.domain.errors import ConfigInvalid, NodeError
 from node.domain.quantity import Quantity
@@ -119,7 +119,7 @@ def optimize_model(
             "labels compared": compared["labels"],
             "lowest Dice": f"{compared['lowest_dice']:.4f} ({compared['lowest_label']})",
             "equal voxels": f"{100 * compared['equal_voxels']:.3f} %",
-            "network": ", ".join(f"{k} {v:.2f} s" for k, v in compared["network_s"].items()),
+            "network": told_stages(compared["network_s"]),
         }
     )
 

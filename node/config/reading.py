@@ -11,11 +11,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, Field, asdict, fields
+from dataclasses import MISSING, Field, asdict
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -36,7 +36,7 @@ from node.config.values import NOT_EMPTY, FileKeys, FolderConfig, RuleConfig
 from node.deliver import KINDS, kind_of
 from node.deliver.destination import Destination
 from node.domain.peers import Peer, is_ae_title
-from node.domain.settings import Given, Mistake, Secret, Settings
+from node.domain.settings import Given, Mistake, Secret, Settings, hints_of, marks_of
 
 STAND_IN = "stand-in"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,63}")
@@ -80,7 +80,7 @@ class Reader:
             if key in _READ_FIRST:
                 self._so_far = FileKeys(**values)
         if not values.get("rules"):
-            self.mistakes.append(("rules", NOT_EMPTY if "rules" in content else REQUIRED))
+            self._wrong(("rules",), NOT_EMPTY if "rules" in content else REQUIRED)
         self.mistakes += self._of_secrets
         return FileKeys(**values)
 
@@ -94,8 +94,7 @@ class Reader:
             return tuple(item or _ITEM_STAND_INS[entry] for item in items)
         if get_origin(annotation) is Mapping and isinstance(value, Mapping):
             return dict(self._entries(key, entry, value))
-        what = A_LIST if get_origin(annotation) is tuple else KEYS_AND_VALUES
-        self.mistakes.append((key, what))
+        self._wrong((key,), A_LIST if get_origin(annotation) is tuple else KEYS_AND_VALUES)
         return None
 
     def _entries(
@@ -103,26 +102,23 @@ class Reader:
     ) -> Iterator[tuple[str, object]]:
         for name, each in value.items():
             if not isinstance(name, str) or not _NAME.fullmatch(name):
-                self.mistakes.append((f"{key}.{name}", BAD_NAME))
+                self._wrong((key, name), BAD_NAME)
             elif (read := self._value(entry, each, (key, name))) is not None:
                 yield name, read
 
     def _value(self, annotation: Any, value: Any, at: Location) -> Any:
         """The value, or None where it is wrong altogether."""
         if is_settings(annotation) and not isinstance(value, Mapping):
-            self.mistakes.append((dotted(at), KEYS_AND_VALUES))
+            self._wrong(at, KEYS_AND_VALUES)
             return None
         if annotation is Destination:
             kind = value.get("kind")
             if not isinstance(kind, str) or kind not in KINDS:
-                self.mistakes.append((dotted((*at, "kind")), _mistake_of_kind(kind, at)))
+                self._wrong((*at, "kind"), _mistake_of_kind(kind, at))
                 return None
             annotation = kind_of(kind)
-        rest = (
-            self._keys(annotation, value, at)
-            if is_settings(annotation)
-            else self._prepared(annotation, value, at)
-        )
+        prepare = self._keys if is_settings(annotation) else self._prepared
+        rest = prepare(annotation, value, at)
         adapter = _adapter(annotation)
         told: list[str] = []
         while True:
@@ -148,17 +144,17 @@ class Reader:
         self._report_unknown(value, keys_of(settings), at)
         prepared: dict[str, Any] = {}
         for name, annotation in hints_of(settings).items():
-            if Given.BY_KEY in marks(annotation):
+            if Given.BY_KEY in marks_of(annotation):
                 prepared[name] = str(at[-1])
             elif Secret in members(annotation):
                 if (secret := self._secret(name, value, at)) is not None:
                     prepared[name] = asdict(secret)
                 elif is_required(settings, name):
                     prepared[name] = asdict(_stand_in_secret(name, ""))
-                    self.mistakes.append((dotted(at), f"needs either {name}_env or {name}_file"))
+                    self._wrong(at, f"needs either {name}_env or {name}_file")
             elif is_given(settings, name, value):
                 prepared[name] = self._prepared(annotation, value[name], (*at, name))
-            elif Given.BY_NODE in marks(annotation):
+            elif Given.BY_NODE in marks_of(annotation):
                 own = self._so_far.all_ae_titles[0]
                 prepared[name] = own if is_ae_title(own) else STAND_IN
         return prepared
@@ -176,54 +172,49 @@ class Reader:
                 inner = get_args(each)[0]
                 return [self._prepared(inner, item, (*at, n)) for n, item in enumerate(value)]
         if isinstance(value, str) and types in ((str,), (Path,)):
-            self._check_text(value, at)
+            self._wrong(at, mistake_of_text(value))
             return value if types == (str,) else str((self._base / value).absolute())
         return value
 
     def _mapping(self, inner: Any, value: Mapping[Any, Any], at: Location) -> dict[str, Any]:
         for name in value:
-            if isinstance(name, str):
-                self._check_text(name, (*at, name))
-            else:
-                self.mistakes.append((dotted((*at, name)), BAD_NAME))
+            is_text = isinstance(name, str)
+            self._wrong((*at, name), mistake_of_text(name) if is_text else BAD_NAME)
         return {str(name): self._prepared(inner, each, (*at, name)) for name, each in value.items()}
 
-    def _check_text(self, text: str, at: Location) -> None:
-        if sentence := mistake_of_text(text):
+    def _wrong(self, at: Location, sentence: str) -> None:
+        """Tell what is wrong there; an empty sentence says that nothing is."""
+        if sentence:
             self.mistakes.append((dotted(at), sentence))
 
     def _peer(self, name: Any, at: Location) -> Peer:
         if not isinstance(name, str):
-            self.mistakes.append((dotted(at), REQUIRED if name is None else ONE_TEXT))
+            self._wrong(at, REQUIRED if name is None else ONE_TEXT)
         elif sentence := mistake_of_text(name):
-            self.mistakes.append((dotted(at), sentence))
+            self._wrong(at, sentence)
         elif name not in self._peer_names:
-            sentence = f"no peer {name}{known_names(self._peer_names)}"
-            self.mistakes.append((dotted(at), sentence))
+            self._wrong(at, f"no peer {name}{known_names(self._peer_names)}")
         return self._so_far.peers.get(str(name), _PEER_STAND_IN)
 
     def _secret(self, name: str, value: Mapping[Any, Any], at: Location) -> Secret | None:
         """The secret that two keys of the file may name; None where neither is given."""
-        named: dict[str, str | None] = {f"{name}_env": None, f"{name}_file": None}
-        for key in named:
-            if (text := value.get(key)) is None:
-                continue
-            named[key] = str(text)
-            if not isinstance(text, str):
-                self.mistakes.append((dotted((*at, key)), ONE_TEXT))
-            self._check_text(str(text), (*at, key))
-        given = next(((key, text) for key, text in named.items() if text is not None), None)
-        if given is None:
+        keys = (f"{name}_env", f"{name}_file")
+        named = {key: str(value[key]) for key in keys if value.get(key) is not None}
+        for key, text in named.items():
+            if not isinstance(value[key], str):
+                self._wrong((*at, key), ONE_TEXT)
+            self._wrong((*at, key), mistake_of_text(text))
+        if not named:
             return None
         secret = read_secret(named, name, dotted(at), self._environ, self._base, self._of_secrets)
-        return secret or _stand_in_secret(*given)
+        return secret or _stand_in_secret(*next(iter(named.items())))
 
     def _report_unknown(
         self, value: Mapping[Any, Any], known: Mapping[str, Any], at: Location
     ) -> None:
         for key in value:
             if key not in known:
-                self.mistakes.append((dotted((*at, key)), unknown_key(str(key), at, tuple(known))))
+                self._wrong((*at, key), unknown_key(str(key), at, tuple(known)))
 
 
 def read_secret(
@@ -294,23 +285,16 @@ def _take_out(content: Any, place: Location, at: Location) -> bool:
     if at[0] == "rules" and place in (("name",), ("run",)):
         content[place[0]] = STAND_IN
         return True
-    there = [content]
+    holder = None
     for part in place:
         try:
-            there.append(there[-1][part])
+            content, holder, key = content[part], content, part
         except (KeyError, IndexError, TypeError):
             break
-    if len(there) == 1:
+    if holder is None:
         return False
-    there[-2].pop(place[len(there) - 2])
+    holder.pop(key)
     return True
-
-
-@cache
-def hints_of(settings: type) -> Mapping[str, Any]:
-    """The fields of a value with their whole annotations."""
-    hints = get_type_hints(settings, include_extras=True)
-    return {name: hints[name] for name in _fields(settings)}
 
 
 @cache
@@ -320,7 +304,7 @@ def keys_of(settings: type) -> Mapping[str, Any]:
     for name, annotation in hints_of(settings).items():
         if Secret in members(annotation):
             keys |= {f"{name}_env": str, f"{name}_file": str}
-        elif Given.BY_KEY not in marks(annotation):
+        elif Given.BY_KEY not in marks_of(annotation):
             keys[name] = annotation
     return keys
 
@@ -334,32 +318,21 @@ def members(annotation: Any) -> tuple[Any, ...]:
     return () if annotation is NoneType else (annotation,)
 
 
-def marks(annotation: Any) -> tuple[Any, ...]:
-    """What an annotation says besides the type."""
-    return getattr(annotation, "__metadata__", ())
-
-
 def is_settings(annotation: Any) -> bool:
     """Whether a value of the file is one of ours, with keys."""
     return isinstance(annotation, type) and issubclass(annotation, Settings)
 
 
-def is_required(settings: type, name: str) -> bool:
+def is_required(settings: Any, name: str) -> bool:
     """Whether a field has no default."""
-    each = _fields(settings)[name]
+    each: Field[Any] = settings.__dataclass_fields__[name]
     return each.default is MISSING and each.default_factory is MISSING
 
 
-def is_given(settings: type, name: str, content: Mapping[Any, Any]) -> bool:
+def is_given(settings: Any, name: str, content: Mapping[Any, Any]) -> bool:
     """Whether the file gives a field; null counts as not given where nothing stands for it."""
     if name not in content:
         return False
-    has_none = _fields(settings)[name].default in (None, "")
-    return content[name] is not None or not (
-        has_none or Given.BY_NODE in marks(hints_of(settings)[name])
-    )
-
-
-@cache
-def _fields(settings: Any) -> Mapping[str, Field[Any]]:
-    return {each.name: each for each in fields(settings)}
+    has_none = settings.__dataclass_fields__[name].default in (None, "")
+    is_by_node = Given.BY_NODE in marks_of(hints_of(settings)[name])
+    return content[name] is not None or not (has_none or is_by_node)

@@ -5,10 +5,10 @@ Column names are keys, times are epoch seconds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import Any, TypeAlias, TypedDict, Unpack
 
-from sqlalchemy import Column, ColumnElement, Engine, Select, func
+from sqlalchemy import Column, Engine, Select, func
 
 from node.database.engine import reading, rows_of
 
@@ -16,22 +16,31 @@ Shown: TypeAlias = dict[str, Any]
 Page: TypeAlias = tuple[list[Shown], int]
 
 
+class Only(TypedDict, total=False):
+    """The value that a column must have; empty: any."""
+
+    state: str | None
+    study_instance_uid: str | None
+    series_instance_uid: str | None
+    model: str | None
+    destination: str | None
+
+
 def page_of(
     engine: Engine,
     query: Select[Any],
-    order: Sequence[ColumnElement[Any]],
+    order: Sequence[Column[Any]],
     limit: int,
     offset: int = 0,
-    *,
-    only: Mapping[Column[Any], str | None] | None = None,
+    **only: Unpack[Only],
 ) -> Page:
     """Some of the rows that a query finds, the last in order first, and how many it finds.
 
     Args:
-        only: Column -> the value that it must have; empty: any.
+        order: Columns of the table that ``only`` narrows.
     """
-    wanted = (column == value for column, value in (only or {}).items() if value)
-    query = query.where(*wanted)
+    columns = order[0].table.c
+    query = query.where(*(columns[name] == value for name, value in only.items() if value))
     newest = query.order_by(*(column.desc() for column in order)).limit(limit).offset(offset)
     count = query.with_only_columns(func.count(), maintain_column_froms=True)
     with reading(engine) as connection:

@@ -29,7 +29,7 @@ Source: PS3.4 Annex B, PS3.7 9.1.1 and Annex C, PS3.8 9.3.4, PS3.18 10.5 and Ann
 
 from __future__ import annotations
 
-from importlib import import_module
+from pkgutil import resolve_name
 
 from node.deliver.destination import Destination
 
@@ -41,8 +41,7 @@ KINDS = {
 
 
 def kind_of(name: str) -> type[Destination]:
-    module, _, cls = KINDS[name].partition(":")
-    found: type[Destination] = getattr(import_module(module), cls)
+    found: type[Destination] = resolve_name(KINDS[name])
     return found
 
 

@@ -15,7 +15,6 @@ from dataclasses import MISSING, dataclass, fields
 from enum import StrEnum
 from typing import ClassVar, Self
 
-from node.domain import statuses
 from node.domain.delivery import (
     DEFAULT_FORMS,
     UNKNOWN_DESTINATION,
@@ -23,6 +22,7 @@ from node.domain.delivery import (
     DeliveryClass,
     Outcome,
 )
+from node.domain.errors import Status, is_out_of_resources
 from node.domain.instance import Origin
 from node.domain.peers import Peer, match_http_user, match_peer
 from node.domain.settings import KeyName, Settings
@@ -30,7 +30,7 @@ from node.domain.settings import KeyName, Settings
 _TIMEOUT = "_timeout_s"
 _PEER_PREFIX = "peer:"
 
-# statuses of peers; those that this node answers too are ``node.domain.statuses``
+# statuses of peers; those that this node answers too are ``errors.Status``
 _STORED_WITH_WARNING = (0x0107, 0x0116)  # attribute list error, attribute value out of range
 _PROCESSING_FAILURE = 0x0110
 _DUPLICATE_SOP_INSTANCE = 0x0111
@@ -42,7 +42,7 @@ _WARNING_WORDS = {
     0xB007: "it says that the data set does not match its SOP class",
 }
 _BLOCKING_WORDS = {
-    statuses.SOP_CLASS_NOT_SUPPORTED: "it does not support the SOP class",
+    Status.SOP_CLASS_NOT_SUPPORTED: "it does not support the SOP class",
     _NOT_AUTHORIZED: "it does not authorise this node to store there",
 }
 
@@ -166,23 +166,23 @@ def classify_dimse(status: int) -> Outcome:
 
 
 def _dimse_kind(status: int) -> tuple[DeliveryClass, str]:
-    if status == statuses.SUCCESS:
+    if status == Status.SUCCESS:
         return DeliveryClass.SENT, "stored"
     if status == _DUPLICATE_SOP_INSTANCE:
         return DeliveryClass.WARNED, "the destination says it holds this object; not read back"
     if is_warning(status):
         words = _WARNING_WORDS.get(status, "with a warning")
         return DeliveryClass.WARNED, f"stored by the destination; {words}"
-    if statuses.is_out_of_resources(status):
+    if is_out_of_resources(status):
         return DeliveryClass.RETRY, "the destination is out of resources"
     if status in (_PROCESSING_FAILURE, _RESOURCE_LIMITATION):
         return DeliveryClass.RETRY, "the destination failed to process the object"
-    if status & 0xFF00 == statuses.DOES_NOT_MATCH_SOP_CLASS:
+    if status & 0xFF00 == Status.DOES_NOT_MATCH_SOP_CLASS:
         return DeliveryClass.BLOCKED, "the destination says it does not match its SOP class"
     if status & 0xFF00 in (0x0100, 0x0200):
         words = _BLOCKING_WORDS.get(status, "it cannot perform the operation")
         return DeliveryClass.BLOCKED, f"the destination refused: {words}"
-    if status & 0xF000 == statuses.CANNOT_UNDERSTAND:
+    if status & 0xF000 == Status.CANNOT_UNDERSTAND:
         return DeliveryClass.REFUSED, "the destination cannot understand the object"
     # Not a C-STORE status of PS3.4 or PS3.7: a fault of the peer, which may or may not pass
     return DeliveryClass.REFUSED, "the destination answered with an unknown status"

@@ -92,7 +92,7 @@ class DimseDestination(Destination):
             return result_file_gone()
         time_to_send_s = deliverable.size_bytes / _SLOWEST_BYTES_PER_S
         try:
-            association = self._associate(
+            association = self.associate(
                 _contexts_of(deliverable), self.answer_timeout_s + time_to_send_s
             )
         except socket.gaierror:
@@ -113,7 +113,7 @@ class DimseDestination(Destination):
         ]
         where = f"{self.peer.ae_title} at {self.peer.host}:{self.peer.port}"
         try:
-            association = self._associate(contexts, self.answer_timeout_s)
+            association = self.associate(contexts, self.answer_timeout_s)
         except socket.gaierror:
             return Probe.bad(f"{where} has no address: check the host")
         if not association.is_established:
@@ -132,18 +132,28 @@ class DimseDestination(Destination):
             return Probe.warning(f"{where} takes segmentations but answers no C-ECHO")
         return Probe.good(f"{where} answers C-ECHO and takes Segmentation Storage")
 
-    def _associate(
+    def associate(
         self, contexts: Sequence[PresentationContext], answer_timeout_s: float
     ) -> Association:
-        return associate(
+        """Request an association; whether it is established is for the caller to look at.
+
+        Raises:
+            socket.gaierror: The host name has no address.
+        """
+        entity = AE(ae_title=self.calling_ae_title)
+        entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+        entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+        entity.connection_timeout = self.connect_timeout_s
+        entity.acse_timeout = self.negotiate_timeout_s
+        entity.dimse_timeout = entity.network_timeout = answer_timeout_s
+        # pynetdicom's switch for sending the bytes of a file as they are, in pieces
+        _config.STORE_SEND_CHUNKED_DATASET = True
+        return entity.associate(
             self.peer.host,
             self.peer.port,
-            contexts,
-            called_ae_title=self.peer.ae_title,
-            calling_ae_title=self.calling_ae_title,
-            connect_timeout_s=self.connect_timeout_s,
-            negotiate_timeout_s=self.negotiate_timeout_s,
-            answer_timeout_s=answer_timeout_s,
+            contexts=list(contexts),
+            ae_title=self.peer.ae_title,
+            evt_handlers=[(evt.EVT_CONN_OPEN, _send_without_delay)],
         )
 
     def _store(self, association: Association, deliverable: DeliverableObject) -> Outcome:
@@ -234,39 +244,6 @@ def classify_association(end: AssociationEnd, detail: str = "") -> Outcome:
 
 
 # --- pynetdicom ----------------------------------------------------------------------------------
-
-
-def associate(
-    host: str,
-    port: int,
-    contexts: Sequence[PresentationContext],
-    *,
-    called_ae_title: str,
-    calling_ae_title: str,
-    connect_timeout_s: float,
-    negotiate_timeout_s: float,
-    answer_timeout_s: float,
-) -> Association:
-    """Request an association; whether it is established is for the caller to look at.
-
-    Raises:
-        socket.gaierror: The host name has no address.
-    """
-    entity = AE(ae_title=calling_ae_title)
-    entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
-    entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-    entity.connection_timeout = connect_timeout_s
-    entity.acse_timeout = negotiate_timeout_s
-    entity.dimse_timeout = entity.network_timeout = answer_timeout_s
-    # pynetdicom's switch for sending the bytes of a file as they are, in pieces
-    _config.STORE_SEND_CHUNKED_DATASET = True
-    return entity.associate(
-        host,
-        port,
-        contexts=list(contexts),
-        ae_title=called_ae_title,
-        evt_handlers=[(evt.EVT_CONN_OPEN, _send_without_delay)],
-    )
 
 
 def _send_without_delay(event: evt.Event) -> None:

@@ -17,17 +17,16 @@ from node.deliver.destination import Destination, Probe, blocked, result_file_go
 from node.domain.delivery import DeliverableObject, DeliveryClass, Outcome
 from node.domain.settings import Mistake
 
-FIELDS = frozenset(
-    (
-        "StudyInstanceUID",
-        "SeriesInstanceUID",
-        "SOPInstanceUID",
-        "Modality",
-        "model",
-        "output",
-        "ext",
-    )
-)
+# of a layout -> attribute of what is delivered
+FIELDS = {
+    "StudyInstanceUID": "study_instance_uid",
+    "SeriesInstanceUID": "series_instance_uid",
+    "SOPInstanceUID": "sop_instance_uid",
+    "Modality": "modality",
+    "model": "model",
+    "output": "output",
+    "ext": "ext",
+}
 DEFAULT_LAYOUT = "{StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}.{ext}"
 
 _SAFE = frozenset(string.ascii_letters + string.digits + "._- ")
@@ -81,15 +80,8 @@ class FolderDestination(Destination):
 
     def relative_path(self, deliverable: DeliverableObject) -> Path:
         """Where below the folder the object will lie; no part can climb out of it."""
-        values = {
-            "StudyInstanceUID": deliverable.study_instance_uid,
-            "SeriesInstanceUID": deliverable.series_instance_uid,
-            "SOPInstanceUID": deliverable.sop_instance_uid,
-            "Modality": deliverable.modality,
-            "model": deliverable.model or "result",
-            "output": deliverable.output,
-            "ext": deliverable.ext,
-        }
+        values = {field: getattr(deliverable, name) for field, name in FIELDS.items()}
+        values["model"] = deliverable.model or "result"
         return Path(*(_safe(part.format_map(values)) for part in self.layout.split("/")))
 
 

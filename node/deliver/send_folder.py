@@ -8,6 +8,7 @@ Source: PS3.4 Annex B, PS3.7 9.1.1, PS3.8 9.3.2 (128 contexts), PS3.10 7.1 (file
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -23,9 +24,9 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import build_context
 
 from node.deliver.destination import is_warning
-from node.deliver.dimse import associate, rejection_of, send_c_store
+from node.deliver.dimse import DimseDestination, rejection_of, send_c_store
+from node.domain.errors import Status
 from node.domain.reading import UNREADABLE, why_unreadable
-from node.domain.statuses import SUCCESS
 
 _CONTEXTS_PER_ASSOCIATION = 128
 # (implicit VR, little endian) as pydicom guesses it where no file meta tells
@@ -69,66 +70,43 @@ class SendReport:
         return self.state in (SendState.STORED, SendState.WARNED)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FolderSender:
-    """An SCU for whole folders.
+def send_folder(destination: DimseDestination, folder: Path) -> Iterator[SendReport]:
+    """Send every instance below a folder (or one file); reports come as answers come."""
+    files: list[_File] = []
+    for path in _paths(folder):
+        try:
+            files.append(_read_identity(path))
+        except UNREADABLE as error:
+            yield SendReport(path=path, state=SendState.NOT_DICOM, comment=why_unreadable(error))
+    for batch in _batches(files):
+        yield from _send_batch(destination, batch)
 
-    Args:
-        called_ae_title: How the peer calls itself.
-        answer_timeout_s: Longest wait for one response.
-    """
 
-    host: str
-    port: int
-    called_ae_title: str = "ANY-SCP"
-    calling_ae_title: str = "SEGNODE"
-    connect_timeout_s: float = 10.0
-    answer_timeout_s: float = 60.0
-
-    def send(self, folder: Path) -> Iterator[SendReport]:
-        """Send every instance below a folder (or one file); reports come as answers come."""
-        files: list[_File] = []
-        for path in _paths(folder):
-            try:
-                files.append(_read_identity(path))
-            except UNREADABLE as error:
-                yield SendReport(
-                    path=path, state=SendState.NOT_DICOM, comment=why_unreadable(error)
-                )
-        for batch in _batches(files):
-            yield from self._send_batch(batch)
-
-    def _send_batch(self, files: Sequence[_File]) -> Iterator[SendReport]:
-        """Send what fits one negotiation; a line that is lost is opened again once per instance."""
-        waiting = list(files)
-        while waiting:
-            association = self._associate(waiting)
-            if not association.is_established:
-                reason = _why_not_established(association)
-                for file in waiting:
-                    yield file.report(SendState.NOT_SENT, comment=reason)
-                return
-            try:
-                for message_id in count(1):
-                    report = _store(association, waiting.pop(0), message_id % 0xFFFF or 1)
-                    yield report
-                    if not waiting or report.state is SendState.LINE_LOST:
-                        break
-            finally:
-                if association.is_established:
-                    association.release()
-
-    def _associate(self, files: Sequence[_File]) -> Association:
-        return associate(
-            self.host,
-            self.port,
-            [build_context(*context) for context in dict.fromkeys(file.context for file in files)],
-            called_ae_title=self.called_ae_title,
-            calling_ae_title=self.calling_ae_title,
-            connect_timeout_s=self.connect_timeout_s,
-            negotiate_timeout_s=self.answer_timeout_s,
-            answer_timeout_s=self.answer_timeout_s,
-        )
+def _send_batch(destination: DimseDestination, files: Sequence[_File]) -> Iterator[SendReport]:
+    """Send what fits one negotiation; a line that is lost is opened again once per instance."""
+    waiting = list(files)
+    while waiting:
+        contexts = dict.fromkeys(file.context for file in waiting)
+        try:
+            association = destination.associate(
+                [build_context(*context) for context in contexts], destination.answer_timeout_s
+            )
+        except socket.gaierror:
+            reason = "no association could be opened: the host name has no address"
+        else:
+            reason = "" if association.is_established else _why_not_established(association)
+        if reason:
+            yield from (file.report(SendState.NOT_SENT, comment=reason) for file in waiting)
+            return
+        try:
+            for message_id in count(1):
+                report = _store(association, waiting.pop(0), message_id % 0xFFFF or 1)
+                yield report
+                if not waiting or report.state is SendState.LINE_LOST:
+                    break
+        finally:
+            if association.is_established:
+                association.release()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,7 +193,7 @@ def _store(association: Association, file: _File, message_id: int) -> SendReport
     if "Status" not in answer:
         return file.report(SendState.LINE_LOST, comment="no answer came")
     status = int(answer.Status)
-    if status == SUCCESS:
+    if status == Status.SUCCESS:
         return file.report(SendState.STORED, status)
     state = SendState.WARNED if is_warning(status) else SendState.REFUSED
     return file.report(state, status, str(answer.get("ErrorComment", "")))

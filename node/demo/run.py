@@ -23,12 +23,14 @@ import yaml
 from sqlalchemy import Engine
 
 from node.batch.report import volumes_by_name
-from node.deliver.send_folder import FolderSender
+from node.deliver.dimse import DimseDestination
+from node.deliver.send_folder import send_folder
 from node.demo.peers import post_instances, receiving, write_copies
 from node.demo.phantom import write_phantom
 from node.domain.errors import ConfigInvalid, NodeError
+from node.domain.instance import SeriesState
 from node.domain.job import DeliveryState, JobState
-from node.domain.series import SeriesState
+from node.domain.peers import Peer
 from node.jobs.catalog import JobCatalog
 from node.pipeline.build import Plan, plan
 from node.spool.catalog import SpoolCatalog
@@ -225,13 +227,12 @@ def _answers(stage: _Stage) -> bool:
 
 def _send(stage: _Stage, source: Path, say: Say) -> int:
     """Send a folder by C-STORE and copies of it by STOW-RS; how many instances were stored."""
-    sender = FolderSender(
-        host="127.0.0.1",
-        port=stage.dimse_port,
-        called_ae_title=AE_TITLE,
+    node = DimseDestination(
+        name="node",
+        peer=Peer(name="node", ae_title=AE_TITLE, host="127.0.0.1", port=stage.dimse_port),
         calling_ae_title=PEER_TITLE,
     )
-    stored = [report.path for report in sender.send(source) if report.is_stored]
+    stored = [report.path for report in send_folder(node, source) if report.is_stored]
     if not stored:
         raise NodeError(f"no instance of {source} could be sent by C-STORE")
     say(f"sent {len(stored)} instances by C-STORE")

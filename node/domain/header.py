@@ -111,12 +111,14 @@ class HeaderMerger:
     decoded only where they differ: adding a slice costs tens of microseconds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, instances: Iterable[Dataset] = ()) -> None:
         self.count = 0
         self._first = Dataset()
         self._elements: _Elements = {}
         self._lost: dict[int, Missing] = {}
         self._groups: dict[str, Value] = {}
+        for instance in instances:
+            self.add(instance)
 
     def add(self, instance: Dataset) -> None:
         """Take one instance into account; pixel data need not be there."""

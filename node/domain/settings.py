@@ -13,8 +13,8 @@ than by the value itself:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from functools import cache
 from math import inf, isfinite
@@ -119,17 +119,23 @@ OwnAeTitle = Annotated[str, Given.BY_NODE]
 
 
 @cache
-def _bounds_of(settings: type) -> tuple[tuple[str, Bounds], ...]:
+def hints_of(settings: Any) -> Mapping[str, Any]:
+    """The fields of a value with their whole annotations."""
     hints = get_type_hints(settings, include_extras=True)
+    return {each.name: hints[each.name] for each in fields(settings)}
+
+
+@cache
+def _bounds_of(settings: type) -> tuple[tuple[str, Bounds], ...]:
     return tuple(
         (name, mark)
-        for name, annotation in hints.items()
-        for mark in _marks(annotation)
+        for name, annotation in hints_of(settings).items()
+        for mark in marks_of(annotation)
         if isinstance(mark, Bounds)
     )
 
 
-def _marks(annotation: Any) -> tuple[Any, ...]:
+def marks_of(annotation: Any) -> tuple[Any, ...]:
     """Metadata of an annotation, and of the members of a union such as ``Timeout | None``."""
     if hasattr(annotation, "__metadata__"):
         return tuple(annotation.__metadata__)

@@ -22,13 +22,7 @@ from pydicom.tag import BaseTag, Tag
 
 from node.domain.header import UNREADABLE
 from node.domain.pixels import PixelFormat, pixel_format_of
-from node.domain.quantity import (
-    PET_CLASSES,
-    RESCALE_IS_DUE,
-    Quantity,
-    Said,
-    establish,
-)
+from node.domain.quantity import PET_CLASSES, RESCALE_IS_DUE, Quantity, Said, establish
 from node.domain.sources import is_given, items, number, text, texts
 from node.domain.uptake import Uptake, uptake_of
 
@@ -48,22 +42,11 @@ _PLAIN = _tags(
     "SamplesPerPixel BitsAllocated BitsStored HighBit PixelRepresentation PixelPaddingValue "
     "PixelPaddingRangeLimit RescaleSlope RescaleIntercept RescaleType"
 )
-# an image with one of these is not plain: functional groups, tables, PET
-_SEQUENCES = frozenset(
-    _tags(
-        "PerFrameFunctionalGroupsSequence SharedFunctionalGroupsSequence ModalityLUTSequence "
-        "RealWorldValueMappingSequence Units"
-    )
-)
-_DECIDING = frozenset(
-    (
-        *_PLAIN,
-        *_tags(
-            "ModalityLUTSequence RealWorldValueMappingSequence Units LUTDescriptor "
-            "MeasurementUnitsCodeSequence"
-        ),
-    )
-)
+# an image with one of these is not plain: tables, PET, functional groups
+_TABLES = _tags("ModalityLUTSequence RealWorldValueMappingSequence Units")
+_GROUPS = _tags("PerFrameFunctionalGroupsSequence SharedFunctionalGroupsSequence")
+_SEQUENCES = frozenset((*_TABLES, *_GROUPS))
+_DECIDING = frozenset((*_PLAIN, *_TABLES, *_tags("LUTDescriptor MeasurementUnitsCodeSequence")))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

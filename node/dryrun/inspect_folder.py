@@ -6,7 +6,7 @@ does in the node.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
@@ -16,15 +16,13 @@ from pydicom.dataset import Dataset
 
 from node.assemble.completion import SeriesActivity, judge_completion
 from node.deliver.destination import resolve_destinations
-from node.domain.errors import InstanceRejected, NodeError, SeriesUnusable
+from node.domain.errors import InstanceRejected, NodeError, SeriesUnusable, Status
 from node.domain.header import Missing
-from node.domain.instance import Instance, Origin, Transport
+from node.domain.instance import Instance, Origin, SeriesState, Transport
 from node.domain.peers import Peer
 from node.domain.reading import UNREADABLE, why_unreadable
 from node.domain.reasons import Reason
 from node.domain.received import Loss, Received
-from node.domain.series import SeriesState
-from node.domain.statuses import PATIENT_MIX_UP
 from node.pipeline.build import Plan
 from node.pipeline.judge import ActiveRule, not_taken
 from node.pipeline.series import Series, SeriesWatch
@@ -119,16 +117,16 @@ def inspect_folder(plan: Plan, path: Path, sender: Peer | None = None) -> Folder
         NodeError: There is nothing at that path.
     """
     origin = _origin(plan, sender)
-    folder = _look_into(path, origin)
+    folder, dry = _Folder(), DryRun(Decodable())
+    for file in _files(path):
+        folder.take(file, dry, origin)
     found = [watch.now() for watch in folder.watches.values()]
     complete = {series.series_instance_uid: series for series in found if series.instances}
     held = {uid: _held(plan, series, folder.losses_of(series)) for uid, series in complete.items()}
+    judge = _Judge(plan=plan, origin=origin, held=held)
     return FolderFinding(
-        series=tuple(
-            _judge_series(plan, series, held.get(series.series_instance_uid, ()), origin)
-            for series in found
-        ),
-        sets=tuple(_judge_sets(plan, complete, held, origin)),
+        series=tuple(judge.series(series) for series in found),
+        sets=tuple(judge.sets(complete.values())),
         not_read=folder.not_read,
     )
 
@@ -178,7 +176,7 @@ class _Folder:
             )
             if dry.loss is not None:
                 self.losses.append((dry.loss, file.parent))
-            elif rejection.dimse_status == PATIENT_MIX_UP:
+            elif rejection.dimse_status == Status.PATIENT_MIX_UP:
                 self.losses.append((_mixed_up(dry.known, rejection), file.parent))
         except SeriesUnusable as unusable:
             self.not_read[str(file)] = tell_all(unusable.reasons)
@@ -190,7 +188,7 @@ class _Folder:
         if self.patients.get(uid, received.patient_key) != received.patient_key:
             raise InstanceRejected(
                 "its series belongs to another patient or study in other files",
-                dimse_status=PATIENT_MIX_UP,
+                dimse_status=Status.PATIENT_MIX_UP,
             )
         watch = self.watches.get(uid) or SeriesWatch(
             uid, instance.study_instance_uid, lambda each: self.headers[each.sop_instance_uid]
@@ -243,14 +241,6 @@ def _mixed_up(received: Received, rejection: InstanceRejected) -> Loss:
     )
 
 
-def _look_into(path: Path, origin: Origin) -> _Folder:
-    folder = _Folder()
-    dry = DryRun(Decodable())
-    for file in _files(path):
-        folder.take(file, dry, origin)
-    return folder
-
-
 def _files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
@@ -281,109 +271,102 @@ def _instance(file: Path, received: Received, origin: Origin) -> Instance:
     )
 
 
-def _judge_series(
-    plan: Plan, series: Series, held: tuple[Reason, ...], origin: Origin
-) -> SeriesFinding:
-    header, gate = series.header, series.gate
-    # as in the node: series without images are never judged
-    rules = plan.rules if series.instances else ()
-    return SeriesFinding(
-        series_instance_uid=series.series_instance_uid,
-        study_instance_uid=series.study_instance_uid,
-        modality=header.text("Modality"),
-        inputs=len(series.instances),
-        others=len(series.others),
-        derived={
-            name: value.reason if isinstance(value, Missing) else _one_or_all(value)
-            for name, value in header.derived.items()
-        },
-        findings=gate.findings if series.instances else (),
-        notes=gate.notes,
-        rules=tuple(
-            _judge_rule(plan, active, series, held, origin)
-            for active in rules
-            if not isinstance(active.rule, StudyRule)
-        ),
-        held=held,
-        roles={
-            active.rule.name: explain(active.rule, header)
-            for active in rules
-            if isinstance(active.rule, StudyRule)
-        },
-    )
-
-
 def _one_or_all(value: Sequence[Any]) -> object:
     return value[0] if len(value) == 1 else list(value)
 
 
-def _judge_rule(
-    plan: Plan,
-    active: ActiveRule,
-    series: Series,
-    held: tuple[Reason, ...],
-    origin: Origin,
-) -> RuleFinding:
-    explanation, model = explain(active.rule, series.header), active.model
-    if explanation.truth is not Truth.TRUE:
-        return RuleFinding(explanation=explanation, model=model.name)
-    (role,) = model.inputs
-    return RuleFinding(
-        explanation=explanation,
-        model=model.name,
-        reasons=tuple(not_taken(active, {role: series})),
-        held=held,
-        destinations=resolve_destinations(active.send, plan.config.peers, origin),
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Judge:
+    """What a configuration says of series of one origin.
 
+    Args:
+        held: Series with images -> why it would wait for a person.
+    """
 
-def _judge_sets(
-    plan: Plan,
-    complete: Mapping[str, Series],
-    held: Mapping[str, tuple[Reason, ...]],
-    origin: Origin,
-) -> Iterator[SetFinding]:
-    studies: dict[str, list[Series]] = {}
-    for series in complete.values():
-        studies.setdefault(series.study_instance_uid, []).append(series)
-    for active in plan.rules:
-        if isinstance(active.rule, StudyRule):
-            for members in studies.values():
-                yield _judge_set(plan, active, active.rule, members, held, origin)
+    plan: Plan
+    origin: Origin
+    held: Mapping[str, tuple[Reason, ...]]
 
-
-def _judge_set(
-    plan: Plan,
-    active: ActiveRule,
-    rule: StudyRule,
-    members: Sequence[Series],
-    held: Mapping[str, tuple[Reason, ...]],
-    origin: Origin,
-) -> SetFinding:
-    candidates = [
-        Candidate(
-            series_instance_uid=one.series_instance_uid,
-            patient_id=one.header.text("PatientID"),
-            header=one.header,
-            slices=len(one.frames),
+    def series(self, series: Series) -> SeriesFinding:
+        header, gate = series.header, series.gate
+        # as in the node: series without images are never judged
+        rules = self.plan.rules if series.instances else ()
+        return SeriesFinding(
+            series_instance_uid=series.series_instance_uid,
+            study_instance_uid=series.study_instance_uid,
+            modality=header.text("Modality"),
+            inputs=len(series.instances),
+            others=len(series.others),
+            derived={
+                name: value.reason if isinstance(value, Missing) else _one_or_all(value)
+                for name, value in header.derived.items()
+            },
+            findings=gate.findings if series.instances else (),
+            notes=gate.notes,
+            rules=tuple(
+                self._rule(active, series)
+                for active in rules
+                if not isinstance(active.rule, StudyRule)
+            ),
+            held=self.held.get(series.series_instance_uid, ()),
+            roles={
+                active.rule.name: explain(active.rule, header)
+                for active in rules
+                if isinstance(active.rule, StudyRule)
+            },
         )
-        for one in members
-    ]
-    is_any_fit = any(explain(rule, each.header).truth is Truth.TRUE for each in candidates)
-    choice = rule.choose(candidates if is_any_fit else ())
-    roles: Mapping[str, str] = {}
-    if isinstance(choice, Chosen):
-        roles = choice.roles
-        found = {one.series_instance_uid: one for one in members}
-        reasons = tuple(not_taken(active, {r: found[uid] for r, uid in roles.items()}))
-    else:
-        reasons = choice.reasons
-    return SetFinding(
-        rule=rule.name,
-        model=active.model.name,
-        study_instance_uid=members[0].study_instance_uid,
-        roles=roles,
-        reasons=reasons,
-        held={uid: held[uid] for uid in roles.values() if held[uid]},
-        destinations=resolve_destinations(active.send, plan.config.peers, origin),
-    )
+
+    def sets(self, complete: Iterable[Series]) -> Iterator[SetFinding]:
+        """What each study rule makes of each study."""
+        studies: dict[str, list[Series]] = {}
+        for series in complete:
+            studies.setdefault(series.study_instance_uid, []).append(series)
+        for active in self.plan.rules:
+            if isinstance(active.rule, StudyRule):
+                for members in studies.values():
+                    yield self._set(active, active.rule, members)
+
+    def _rule(self, active: ActiveRule, series: Series) -> RuleFinding:
+        explanation, model = explain(active.rule, series.header), active.model
+        if explanation.truth is not Truth.TRUE:
+            return RuleFinding(explanation=explanation, model=model.name)
+        (role,) = model.inputs
+        return RuleFinding(
+            explanation=explanation,
+            model=model.name,
+            reasons=tuple(not_taken(active, {role: series})),
+            held=self.held[series.series_instance_uid],
+            destinations=self._destinations(active),
+        )
+
+    def _set(self, active: ActiveRule, rule: StudyRule, members: Sequence[Series]) -> SetFinding:
+        candidates = [
+            Candidate(
+                series_instance_uid=one.series_instance_uid,
+                patient_id=one.header.text("PatientID"),
+                header=one.header,
+                slices=len(one.frames),
+            )
+            for one in members
+        ]
+        is_any_fit = any(explain(rule, each.header).truth is Truth.TRUE for each in candidates)
+        choice = rule.choose(candidates if is_any_fit else ())
+        roles: Mapping[str, str] = {}
+        if isinstance(choice, Chosen):
+            roles = choice.roles
+            found = {one.series_instance_uid: one for one in members}
+            reasons = tuple(not_taken(active, {r: found[uid] for r, uid in roles.items()}))
+        else:
+            reasons = choice.reasons
+        return SetFinding(
+            rule=rule.name,
+            model=active.model.name,
+            study_instance_uid=members[0].study_instance_uid,
+            roles=roles,
+            reasons=reasons,
+            held={uid: self.held[uid] for uid in roles.values() if self.held[uid]},
+            destinations=self._destinations(active),
+        )
+
+    def _destinations(self, active: ActiveRule) -> tuple[str, ...]:
+        return resolve_destinations(active.send, self.plan.config.peers, self.origin)

@@ -6,10 +6,12 @@ whole. Nothing is changed here.
 
 from __future__ import annotations
 
+from typing import Unpack
+
 from sqlalchemy import Engine, String, cast, select
 
 from node.database.engine import reading
-from node.database.pages import Page, Shown, all_of, one_of, page_of
+from node.database.pages import Only, Page, Shown, all_of, one_of, page_of
 from node.jobs.tables import job, match, outbox, result
 
 # long columns that only the whole row shows
@@ -30,20 +32,9 @@ class JobCatalog:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def list_matches(
-        self,
-        *,
-        state: str | None = None,
-        series_instance_uid: str | None = None,
-        limit: int = 100,
-        offset: int = 0,
-    ) -> Page:
+    def list_matches(self, *, limit: int = 100, offset: int = 0, **only: Unpack[Only]) -> Page:
         """What rules decided, the last changed first, and how many there are."""
-        query = _MATCH
-        if series_instance_uid:
-            query = query.where(match.c.series_key.contains(series_instance_uid, autoescape=True))
-        only = {match.c.state: state}
-        return page_of(self._engine, query, [match.c.updated_at], limit, offset, only=only)
+        return page_of(self._engine, _MATCH, [match.c.updated_at], limit, offset, **only)
 
     def matches_of_series(self, series_instance_uid: str) -> list[Shown]:
         """Whole rows of the matches that a series takes part in, alone or in a set, newest first."""
@@ -52,22 +43,9 @@ class JobCatalog:
         # one UID may be the beginning of another
         return [row for row in rows if series_instance_uid in row["roles"].values()]
 
-    def list_jobs(
-        self,
-        *,
-        state: str | None = None,
-        study_instance_uid: str | None = None,
-        model: str | None = None,
-        limit: int = 100,
-        offset: int = 0,
-    ) -> Page:
+    def list_jobs(self, *, limit: int = 100, offset: int = 0, **only: Unpack[Only]) -> Page:
         """Jobs, the newest first, and how many there are."""
-        only = {
-            job.c.state: state,
-            job.c.model: model,
-            job.c.study_instance_uid: study_instance_uid,
-        }
-        return page_of(self._engine, _JOB, [job.c.id], limit, offset, only=only)
+        return page_of(self._engine, _JOB, [job.c.id], limit, offset, **only)
 
     def get_job(self, job_id: int) -> Shown | None:
         """One job with its inputs, the matches that asked for it, its results and deliveries."""
@@ -89,32 +67,16 @@ class JobCatalog:
                 whole[name] = [dict(found._mapping) for found in connection.execute(query)]
         return whole
 
-    def list_results(
-        self,
-        *,
-        state: str | None = None,
-        study_instance_uid: str | None = None,
-        limit: int = 100,
-        offset: int = 0,
-    ) -> Page:
+    def list_results(self, *, limit: int = 100, offset: int = 0, **only: Unpack[Only]) -> Page:
         """Results, the newest first, and how many there are."""
-        only = {result.c.state: state, result.c.study_instance_uid: study_instance_uid}
-        return page_of(self._engine, select(result), [result.c.id], limit, offset, only=only)
+        return page_of(self._engine, select(result), [result.c.id], limit, offset, **only)
 
     def get_result(self, result_id: int) -> Shown | None:
         return one_of(self._engine, select(result).where(result.c.id == result_id))
 
-    def list_deliveries(
-        self,
-        *,
-        state: str | None = None,
-        destination: str | None = None,
-        limit: int = 100,
-        offset: int = 0,
-    ) -> Page:
+    def list_deliveries(self, *, limit: int = 100, offset: int = 0, **only: Unpack[Only]) -> Page:
         """Deliveries with what they deliver, the newest first, and how many there are."""
-        only = {outbox.c.state: state, outbox.c.destination: destination}
-        return page_of(self._engine, _DELIVERY, [outbox.c.id], limit, offset, only=only)
+        return page_of(self._engine, _DELIVERY, [outbox.c.id], limit, offset, **only)
 
     def get_delivery(self, delivery_id: int) -> Shown | None:
         return one_of(self._engine, _DELIVERY.where(outbox.c.id == delivery_id))

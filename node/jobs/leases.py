@@ -9,21 +9,41 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, exists, select, update
+from sqlalchemy import (
+    JSON,
+    ColumnElement,
+    Connection,
+    Engine,
+    Row,
+    String,
+    Table,
+    and_,
+    case,
+    cast,
+    exists,
+    literal,
+    select,
+    update,
+)  # fmt: skip
 
 from node.database.engine import reading, value_of, writing
 from node.domain.errors import LeaseLost
-from node.domain.job import JobState, Settled
+from node.domain.job import DeliveryState, JobState, Settled
 from node.domain.reasons import Reason, ReasonCode
 from node.jobs.matches import clock, deciding, tell_state
 from node.jobs.retry import MAX_ATTEMPTS, job_delay_s
-from node.jobs.tables import job
+from node.jobs.tables import job, outbox
 from node.jobs.values import LeasedJob
 
 # After so many leases in a row of a higher priority the job that waits longest has its turn
 TURNS_OF_HIGHER = 2
 
+# stages are those of one attempt, and of forms that are made later
+_has_no_form = cast(job.c.forms, String) == "[]"
+
 FREE: dict[str, Any] = {"owner": None, "lease_until": None}
+# what is leased -> its state while somebody holds it
+_IN_HANDS = {job: JobState.RUNNING.value, outbox: DeliveryState.SENDING.value}
 
 
 class JobLeases:
@@ -78,30 +98,26 @@ class JobLeases:
                     lease_until=now + lease_s,
                     attempts=job.c.attempts + 1,
                     started_at=now,
+                    stages=case((_has_no_form, literal({}, JSON)), else_=job.c.stages),
                 )
                 .returning(job.c.id)
             ).scalar_one_or_none()
             if taken is None:
                 return None
             tell_state(connection, taken, JobState.RUNNING, now)
-            leased = _leased_job(connection, taken)
-            if (
-                not leased.forms
-            ):  # stages are those of one attempt, and of forms that are made later
-                change_held(connection, taken, owner, {"stages": {}})
-            return leased
+            return _leased_job(connection, taken)
 
     def heartbeat(self, job_id: int, owner: str, lease_s: float, now: float | None = None) -> None:
         """Keep a job for ``lease_s`` from now."""
         with deciding(self._engine, now) as (connection, now):
-            change_held(connection, job_id, owner, {"lease_until": now + lease_s})
+            change_held(connection, job, job_id, owner, {"lease_until": now + lease_s})
 
     def stage(self, job_id: int, owner: str, stage: str, seconds: float) -> None:
         """Record how long a stage took, besides what it took before in this attempt."""
         with writing(self._engine) as connection:
             row = held(connection, job_id, owner)
             stages = {**row.stages, stage: round(row.stages.get(stage, 0.0) + seconds, 4)}
-            change_held(connection, job_id, owner, {"stages": stages})
+            change_held(connection, job, job_id, owner, {"stages": stages})
 
     def fail(
         self,
@@ -202,22 +218,34 @@ def held(connection: Connection, job_id: int, owner: str) -> Row[Any]:
     Raises:
         LeaseLost: It does not hold it.
     """
-    its = select(job).where(_is_held(job_id, owner))
+    its = select(job).where(is_held(job, job_id, owner))
     row = connection.execute(its.with_for_update()).one_or_none()
     if row is None:
-        raise LeaseLost(f"job {job_id}", owner)
+        raise lease_lost(job, job_id, owner)
     return row
 
 
-def change_held(connection: Connection, job_id: int, owner: str, values: dict[str, Any]) -> None:
-    """Change a job that this owner holds.
+def change_held(
+    connection: Connection, table: Table, row_id: int, owner: str, values: dict[str, Any]
+) -> None:
+    """Change a job or a delivery that this owner holds.
 
     Raises:
         LeaseLost: It does not hold it.
     """
-    statement = update(job).where(_is_held(job_id, owner)).values(**values)
+    statement = update(table).where(is_held(table, row_id, owner)).values(**values)
     if connection.execute(statement).rowcount == 0:
-        raise LeaseLost(f"job {job_id}", owner)
+        raise lease_lost(table, row_id, owner)
+
+
+def is_held(table: Table, row_id: int, owner: str) -> ColumnElement[bool]:
+    """Whether this owner holds a job or a delivery."""
+    its = table.c
+    return and_(its.id == row_id, its.owner == owner, its.state == _IN_HANDS[table])
+
+
+def lease_lost(table: Table, row_id: int, owner: str) -> LeaseLost:
+    return LeaseLost(f"{'job' if table is job else 'delivery'} {row_id}", owner)
 
 
 def _let_go(
@@ -229,7 +257,7 @@ def _let_go(
     why: Iterable[Reason],
     **values: Any,
 ) -> None:
-    change_held(connection, job_id, owner, {"state": state.value, **FREE, **values})
+    change_held(connection, job, job_id, owner, {"state": state.value, **FREE, **values})
     tell_state(connection, job_id, state, now, why)
 
 
@@ -259,10 +287,6 @@ def finish_held(
 
 def _is_ready(now: float) -> ColumnElement[bool]:
     return and_(job.c.state == JobState.QUEUED.value, job.c.not_before <= now)
-
-
-def _is_held(job_id: int, owner: str) -> ColumnElement[bool]:
-    return and_(job.c.id == job_id, job.c.owner == owner, job.c.state == JobState.RUNNING.value)
 
 
 def _longest_waiting_has_its_turn(connection: Connection, ready: ColumnElement[bool]) -> bool:

@@ -13,10 +13,10 @@ from sqlalchemy import ColumnElement, Connection, Engine, Row, case, exists, fun
 
 from node.database.engine import inserting, reading, rows_of, stored, writing
 from node.domain.delivery import DeliveryClass, FormsTaken, Outcome
-from node.domain.errors import LeaseLost, NodeError
+from node.domain.errors import NodeError
 from node.domain.job import DeliveryState
 from node.domain.reasons import ReasonCode, told
-from node.jobs.leases import FREE
+from node.jobs.leases import FREE, change_held, is_held, lease_lost
 from node.jobs.matches import clock, deciding, hold_study, is_wanted
 from node.jobs.results import add_rows, give_more, result_of
 from node.jobs.retry import BREAKER_OPENS_AT, MAX_REFUSALS, breaker_delay_s, delivery_delay_s
@@ -93,13 +93,13 @@ class Outbox:
     ) -> None:
         """Keep a delivery for ``lease_s`` from now."""
         with deciding(self._engine, now) as (connection, now):
-            _change_held(connection, delivery_id, owner, {"lease_until": now + lease_s})
+            change_held(connection, outbox, delivery_id, owner, {"lease_until": now + lease_s})
 
     def release(self, delivery_id: int, owner: str) -> None:
         """Give a delivery back untried, as at a drain: the attempt does not count."""
         values = {"state": DeliveryState.WAITING.value, "attempts": outbox.c.attempts - 1, **FREE}
         with writing(self._engine) as connection:
-            _change_held(connection, delivery_id, owner, values)
+            change_held(connection, outbox, delivery_id, owner, values)
 
     def record(
         self, delivery_id: int, owner: str, outcome: Outcome, now: float | None = None
@@ -115,7 +115,7 @@ class Outbox:
             values = self._consequence(row, outcome, now)
             if not outcome.is_done and not is_wanted(connection, row.job_id):
                 values["state"] = DeliveryState.WITHHELD.value
-            _change_held(connection, delivery_id, owner, {**values, **FREE})
+            change_held(connection, outbox, delivery_id, owner, {**values, **FREE})
             _note_end(connection, row.destination, outcome, self._chance(), now)
         return DeliveryState(values["state"])
 
@@ -277,25 +277,12 @@ def _held(connection: Connection, delivery_id: int, owner: str) -> Row[Any]:
     statement = (
         select(outbox, result.c.job_id, result.c.study_instance_uid)
         .join(result, result.c.id == outbox.c.result_id)
-        .where(_is_held(delivery_id, owner))
+        .where(is_held(outbox, delivery_id, owner))
     )
     row = connection.execute(statement).one_or_none()
     if row is None:
-        raise LeaseLost(f"delivery {delivery_id}", owner)
+        raise lease_lost(outbox, delivery_id, owner)
     return row
-
-
-def _change_held(
-    connection: Connection, delivery_id: int, owner: str, values: dict[str, Any]
-) -> None:
-    statement = update(outbox).where(_is_held(delivery_id, owner)).values(**values)
-    if connection.execute(statement).rowcount == 0:
-        raise LeaseLost(f"delivery {delivery_id}", owner)
-
-
-def _is_held(delivery_id: int, owner: str) -> ColumnElement[bool]:
-    is_sending = outbox.c.state == DeliveryState.SENDING.value
-    return (outbox.c.id == delivery_id) & (outbox.c.owner == owner) & is_sending
 
 
 def _rearm(connection: Connection, now: float, *where: ColumnElement[bool]) -> int:

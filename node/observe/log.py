@@ -65,6 +65,5 @@ def configure_logging(*, level: str = "INFO", as_json: bool = False) -> None:
 
 def _plain(value: object) -> str:
     text = str(value)
-    if text.isprintable() and " " not in text and text:
-        return text
-    return text if text.isprintable() and "=" not in text else repr(text)
+    is_one_value = " " not in text or "=" not in text
+    return text if text.isprintable() and is_one_value else repr(text)

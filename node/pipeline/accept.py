@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -21,7 +22,7 @@ from node.pipeline.build import Plan
 from node.pipeline.signals import Signals
 from node.receive.dimse import DimseServer, DimseSettings
 from node.receive.dry import DryRun
-from node.receive.folder import FolderSettings, FolderWatch
+from node.receive.folder import FolderWatch
 from node.receive.ingest import Ingest
 from node.receive.syntaxes import Decodable, storage_contexts
 from node.spool.files import Spool, SpoolFolders, SpoolSettings, Watermark
@@ -34,6 +35,9 @@ Replan = Callable[[], Plan]
 
 DRAIN_S = 15.0
 _PIECE_BYTES = 1 << 20
+_listening_settings = attrgetter(
+    *("ae_titles", "dimse", "web", "peers", "folders", "storage", "data_dir", "database_url")
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,19 +137,6 @@ def wait_while_settings_stay(plan: Plan, replan: Replan, signals: Signals) -> No
                 signals.stop.set()
 
 
-def _listening_settings(config: NodeConfig) -> tuple[object, ...]:
-    return (
-        config.ae_titles,
-        config.dimse,
-        config.web,
-        config.peers,
-        config.folders,
-        config.storage,
-        config.data_dir,
-        config.database_url,
-    )
-
-
 def dimse_settings(config: NodeConfig) -> DimseSettings:
     return DimseSettings(
         host=config.dimse.host,
@@ -160,9 +151,7 @@ def dimse_settings(config: NodeConfig) -> DimseSettings:
 def _watch_folders(config: NodeConfig, door: IngestService, stop: Event) -> list[Thread]:
     threads = []
     for folder in config.folders:
-        watch = FolderWatch(
-            FolderSettings(folder=folder.path, peer=folder.peer), door.ingest, door.index
-        )
+        watch = FolderWatch(folder.path, door.ingest, door.index, folder.peer)
         thread = Thread(target=_scan, args=(watch, folder.scan_s, stop), name="folder", daemon=True)
         thread.start()
         threads.append(thread)

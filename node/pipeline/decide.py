@@ -16,15 +16,16 @@ from node.assemble.completion import (
     peer_key,
 )
 from node.domain.completion_policy import CompletionPolicy
-from node.domain.instance import Ending, Origin, Transport
+from node.domain.instance import Ending, Evidence, Origin, SeriesRow, SeriesState, Transport
 from node.domain.job import Progress
 from node.domain.reasons import Reason, ReasonCode, has_code, reasons_to_json
 from node.domain.received import Loss
-from node.domain.series import Evidence, SeriesRow, SeriesState
 from node.pipeline.judge import Judgement, Settling, settling
 from node.pipeline.series import Series
 
 _SETTLED = (SeriesState.COMPLETE, SeriesState.HELD)
+_SENDER = ("peer", "calling_ae_title", "called_ae_title", "address", "http_user")
+_AS_IT_STANDS = ("id", "opened_at", "heartbeat_at", "closed_at", "carried")
 _DECIDED = (
     "revision", "snapshot", "gate", "forced", "state", "evidence", "reasons", "missing", "guard",
 )  # fmt: skip
@@ -239,20 +240,8 @@ def _activity(facts: Facts) -> SeriesActivity:
 
 def _association(row: Mapping[str, Any]) -> Association:
     """A row of an association, with what it carried of the series, as evidence."""
-    origin = Origin(
-        transport=Transport(row["transport"]),
-        association_id=row["id"],
-        **{
-            name: row[name]
-            for name in ("peer", "calling_ae_title", "called_ae_title", "address", "http_user")
-        },
-    )
-    return Association(
-        id=row["id"],
-        peer=peer_key(origin),
-        opened_at=row["opened_at"],
-        heartbeat_at=row["heartbeat_at"],
-        closed_at=row["closed_at"],
-        ended=Ending(row["end"]) if row["end"] else None,
-        carried=row["carried"],
-    )
+    sender = {name: row[name] for name in _SENDER}
+    origin = Origin(transport=Transport(row["transport"]), association_id=row["id"], **sender)
+    same = {name: row[name] for name in _AS_IT_STANDS}
+    ended = Ending(row["end"]) if row["end"] else None
+    return Association(**same, peer=peer_key(origin), ended=ended)

@@ -10,17 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 from node.deliver.destination import resolve_destinations
 from node.domain.delivery import FormsTaken
 from node.domain.header import Header
+from node.domain.instance import SeriesRow
 from node.domain.job import MatchState, job_key
 from node.domain.peers import Peer
 from node.domain.reasons import Reason, ReasonCode
-from node.domain.series import SeriesRow
-from node.jobs.matches import MatchStore, NewestMatch
+from node.jobs.matches import MatchStore
 from node.jobs.store import JobStore
-from node.jobs.values import JobRequest, MatchReport, SeriesPart
+from node.jobs.values import JobRequest, MadeOf, MatchReport, SeriesPart
 from node.pipeline.judge import ActiveRule, Settling, not_taken
 from node.pipeline.series import Series
 from node.route.conditions import Truth
@@ -45,86 +46,122 @@ class MatchDeps:
     taken: FormsTaken = field(default_factory=FormsTaken)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyMoment:
+    """One study at one moment, and what matching works with.
+
+    Args:
+        taken_series_numbers: Series Numbers of the study that the node knows of.
+    """
+
+    deps: MatchDeps
+    study_instance_uid: str
+    taken_series_numbers: frozenset[int]
+    now: float
+
+    @classmethod
+    def of(cls, uid: str, rows: Iterable[SeriesRow], deps: MatchDeps, now: float) -> Self:
+        """A study of which these are the known series."""
+        taken = _series_numbers(rows)
+        return cls(deps=deps, study_instance_uid=uid, taken_series_numbers=taken, now=now)
+
+    def report(self, rule: str, series_key: str, made_of: MadeOf, revision: int) -> MatchReport:
+        """A match as it stands while a job is asked for."""
+        return MatchReport(
+            rule=rule,
+            study_instance_uid=self.study_instance_uid,
+            series_key=series_key,
+            made_of=made_of,
+            revision=revision,
+            state=MatchState.QUEUED,
+        )
+
+    def put(self, report: MatchReport, state: MatchState, reasons: tuple[Reason, ...]) -> None:
+        """Write a match that leads to no job, or not yet."""
+        self.deps.matches.put(replace(report, state=state, reasons=reasons), self.now)
+
+    def supersede(self, rule: str, series_key: str, revision: int) -> None:
+        """What older revisions led to is not wanted."""
+        self.deps.jobs.supersede(self.study_instance_uid, rule, series_key, revision, self.now)
+
+    def park_or_ask(
+        self,
+        active: ActiveRule,
+        report: MatchReport,
+        inputs: Mapping[str, Series],
+        reasons: tuple[Reason, ...],
+    ) -> None:
+        """Park a match that its model does not take for these reasons, or ask for its job."""
+        if reasons:
+            self.put(report, MatchState.PARKED, reasons)
+            self.supersede(report.rule, report.series_key, report.revision)
+            return
+        newest = max(inputs.values(), key=lambda series: series.instances[-1].received_at)
+        self.deps.jobs.enqueue(
+            JobRequest(
+                rule=report.rule,
+                study_instance_uid=report.study_instance_uid,
+                series_key=report.series_key,
+                revision=report.revision,
+                explanation=report.explanation,
+                job_key=job_key(_identities(inputs), active.model.digest, active.parameters),
+                model=active.model.name,
+                model_digest=active.model.digest,
+                parameters=active.parameters,
+                deadline_s=active.deadline_s,
+                inputs={
+                    role: {
+                        "series_instance_uid": series.series_instance_uid,
+                        "revision": series.revision,
+                        "instances": series.snapshot,
+                        "missing": series.missing,
+                    }
+                    for role, series in inputs.items()
+                },
+                reasons=tuple(_missing_images(inputs)),
+                destinations=resolve_destinations(active.send, self.deps.peers, newest.origin),
+                taken=self.deps.taken,
+                priority=active.priority,
+                config_digest=self.deps.config_digest,
+                taken_series_numbers=self.taken_series_numbers,
+            ),
+            self.now,
+        )
+
+
 # --- a series alone ------------------------------------------------------------------------------
 
 
-def match_series(
-    deps: MatchDeps, settling: Settling, taken_series_numbers: frozenset[int], now: float
-) -> None:
+def match_series(at: StudyMoment, settling: Settling) -> None:
     """Ask for the jobs of the rules on single series that fire."""
     series = settling.series
     for fired in settling.fired:
-        active, inputs = fired.active, {fired.role: series}
-        report = _report(active.rule.name, series, fired.role, fired.explanation)
-        _park_or_ask(deps, active, report, inputs, fired.reasons, taken_series_numbers, now)
+        report = _report_of_series(at, fired.active.rule.name, series, fired.role)
+        report = replace(report, explanation=fired.explanation)
+        at.park_or_ask(fired.active, report, {fired.role: series}, fired.reasons)
     if settling.silent is not None:
-        report = _report(NO_RULE, series, "", [each.as_json() for each in settling.silent])
+        report = _report_of_series(at, NO_RULE, series)
+        report = replace(report, explanation=[each.as_json() for each in settling.silent])
         facts = {"rules": [each.why_silent() for each in settling.silent]}
-        why = Reason(ReasonCode.NO_RULE_FIRED, facts)
-        deps.matches.put(replace(report, state=MatchState.UNMATCHED, reasons=(why,)), now)
+        at.put(report, MatchState.UNMATCHED, (Reason(ReasonCode.NO_RULE_FIRED, facts),))
 
 
-def _report(rule: str, series: Series, role: str, explanation: object) -> MatchReport:
-    """The match of a rule and one series, as it stands while a job is asked for."""
-    part = SeriesPart(series_instance_uid=series.series_instance_uid, revision=series.revision)
-    return MatchReport(
-        rule=rule,
-        study_instance_uid=series.study_instance_uid,
-        series_key=series.series_instance_uid,
-        made_of={role: part},
-        revision=series.revision,
-        state=MatchState.QUEUED,
-        explanation=explanation,
-    )
+def match_no_input(at: StudyMoment, series: Series) -> None:
+    """Write the matches of a series without images: of rules that ask for its SOP class, or of none."""
+    parked = [active for active in at.deps.rules if _names(active, series)]
+    for active in parked:
+        report = _report_of_series(at, active.rule.name, series)
+        why = Reason(ReasonCode.NO_INPUT, {"model": active.model.name})
+        at.put(report, MatchState.PARKED, (why,))
+    if not parked:
+        report = _report_of_series(at, NO_RULE, series)
+        at.put(report, MatchState.NOT_AN_INPUT, (Reason(ReasonCode.NO_INPUT),))
 
 
-def _park_or_ask(
-    deps: MatchDeps,
-    active: ActiveRule,
-    report: MatchReport,
-    inputs: Mapping[str, Series],
-    reasons: tuple[Reason, ...],
-    taken_series_numbers: frozenset[int],
-    now: float,
-) -> None:
-    """Park a match that its model does not take for these reasons, or ask for its job."""
-    if reasons:
-        deps.matches.put(replace(report, state=MatchState.PARKED, reasons=reasons), now)
-        deps.jobs.supersede(
-            report.study_instance_uid, report.rule, report.series_key, report.revision, now
-        )
-        return
-    newest = max(inputs.values(), key=lambda series: series.instances[-1].received_at)
-    deps.jobs.enqueue(
-        JobRequest(
-            rule=report.rule,
-            study_instance_uid=report.study_instance_uid,
-            series_key=report.series_key,
-            revision=report.revision,
-            explanation=report.explanation,
-            job_key=job_key(_identities(inputs), active.model.digest, active.parameters),
-            model=active.model.name,
-            model_digest=active.model.digest,
-            parameters=active.parameters,
-            deadline_s=active.deadline_s,
-            inputs={
-                role: {
-                    "series_instance_uid": series.series_instance_uid,
-                    "revision": series.revision,
-                    "instances": series.snapshot,
-                    "missing": series.missing,
-                }
-                for role, series in inputs.items()
-            },
-            reasons=tuple(_missing_images(inputs)),
-            destinations=resolve_destinations(active.send, deps.peers, newest.origin),
-            taken=deps.taken,
-            priority=active.priority,
-            config_digest=deps.config_digest,
-            taken_series_numbers=taken_series_numbers,
-        ),
-        now,
-    )
+def _report_of_series(at: StudyMoment, rule: str, series: Series, role: str = "") -> MatchReport:
+    uid = series.series_instance_uid
+    part = SeriesPart(series_instance_uid=uid, revision=series.revision)
+    return at.report(rule, uid, {role: part}, series.revision)
 
 
 def _missing_images(inputs: Mapping[str, Series]) -> Iterable[Reason]:
@@ -148,23 +185,6 @@ def _identities(inputs: Mapping[str, Series]) -> Iterable[str]:
             yield f"{prefix}missing {series.missing}"
 
 
-def reports_of_no_input(rules: Iterable[ActiveRule], series: Series) -> Sequence[MatchReport]:
-    """The matches of a series without images: of rules that ask for its SOP class, or of none."""
-    parked = [
-        (active.rule.name, MatchState.PARKED, {"model": active.model.name})
-        for active in rules
-        if _names(active, series)
-    ]
-    return [
-        replace(
-            _report(rule, series, "", None),
-            state=state,
-            reasons=(Reason(ReasonCode.NO_INPUT, facts),),
-        )
-        for rule, state, facts in parked or [(NO_RULE, MatchState.NOT_AN_INPUT, {})]
-    ]
-
-
 def _names(active: ActiveRule, series: Series) -> bool:
     """Whether a rule asks for this series by naming its SOP class, and fires on it."""
     if isinstance(active.rule, StudyRule):
@@ -174,7 +194,7 @@ def _names(active: ActiveRule, series: Series) -> bool:
     return is_named and explain(active.rule, series.header).truth is Truth.TRUE
 
 
-def series_numbers(rows: Iterable[SeriesRow]) -> frozenset[int]:
+def _series_numbers(rows: Iterable[SeriesRow]) -> frozenset[int]:
     """Series Numbers in use (PS3.3 C.7.3.1)."""
     found = (Header.from_json(row.header).get("SeriesNumber") for row in rows)
     return frozenset(
@@ -189,14 +209,7 @@ def series_numbers(rows: Iterable[SeriesRow]) -> frozenset[int]:
 # --- the series of one study ---------------------------------------------------------------------
 
 
-def match_study(
-    deps: MatchDeps,
-    study_instance_uid: str,
-    rows: Sequence[SeriesRow],
-    read: ReadSeries,
-    taken_series_numbers: frozenset[int],
-    now: float,
-) -> float | None:
+def match_study(at: StudyMoment, rows: Sequence[SeriesRow], read: ReadSeries) -> float | None:
     """Judge every study rule on the complete series of one study.
 
     Args:
@@ -206,24 +219,19 @@ def match_study(
         When to judge again although nothing new came; None where only a new series matters.
     """
     again_at = [
-        _match_set(
-            deps, active, active.rule, study_instance_uid, rows, read, taken_series_numbers, now
-        )
-        for active in deps.rules
+        _match_set(at, active, active.rule, rows, read)
+        for active in at.deps.rules
         if isinstance(active.rule, StudyRule)
     ]
-    return min((at for at in again_at if at is not None), default=None)
+    return min((time for time in again_at if time is not None), default=None)
 
 
 def _match_set(
-    deps: MatchDeps,
+    at: StudyMoment,
     active: ActiveRule,
     rule: StudyRule,
-    study_instance_uid: str,
     rows: Sequence[SeriesRow],
     read: ReadSeries,
-    taken_series_numbers: frozenset[int],
-    now: float,
 ) -> float | None:
     """Judge one rule; returns when a wait for more series ends."""
     candidates = [
@@ -240,44 +248,14 @@ def _match_set(
         for each in candidates
         if explain(rule, each.header).truth is Truth.TRUE
     ]
-    newest = deps.matches.newest(rule.name, study_instance_uid)
+    study = at.study_instance_uid
+    newest = at.deps.matches.newest(rule.name, study)
     if not fitting:
         if newest is not None:
-            deps.jobs.supersede(
-                study_instance_uid, rule.name, study_instance_uid, newest.revision + 1, now
-            )
+            at.supersede(rule.name, study, newest.revision + 1)
         return None
     choice = rule.choose(candidates)
     roles = dict(choice.roles) if isinstance(choice, Chosen) else {uid: uid for uid in fitting}
-    report = _report_of_set(rule.name, study_instance_uid, roles, rows, newest)
-    if not isinstance(choice, Chosen):
-        # what an earlier choice led to and has not left yet was too early
-        deps.jobs.supersede(study_instance_uid, rule.name, study_instance_uid, report.revision, now)
-    match choice:
-        case Chosen():
-            if newest is None or newest.job_id is None or newest.revision != report.revision:
-                _ask_for_set(deps, active, report, read, taken_series_numbers, now)
-        case Ambiguous():
-            deps.matches.put(replace(report, state=MatchState.PARKED, reasons=choice.reasons), now)
-        case Waiting():
-            mine = (row for row in rows if row.series_instance_uid in roles.values())
-            wait_until = min(row.first_received_at for row in mine) + deps.study_wait_s
-            waits = now < wait_until
-            state = MatchState.RECEIVING if waits else MatchState.HELD
-            deps.matches.put(replace(report, state=state, reasons=choice.reasons), now)
-            if waits:
-                return wait_until
-    return None
-
-
-def _report_of_set(
-    rule: str,
-    study_instance_uid: str,
-    roles: Mapping[str, str],
-    rows: Sequence[SeriesRow],
-    newest: NewestMatch | None,
-) -> MatchReport:
-    """The match of a set, in the revision of its own that these series make."""
     revisions = {row.series_instance_uid: row.revision for row in rows}
     made_of = {
         role: SeriesPart(series_instance_uid=uid, revision=revisions[uid])
@@ -286,31 +264,35 @@ def _report_of_set(
     revision = newest.revision if newest is not None else 1
     if newest is not None and newest.job_id is not None and newest.made_of != made_of:
         revision += 1
-    return MatchReport(
-        rule=rule,
-        study_instance_uid=study_instance_uid,
-        series_key=study_instance_uid,
-        made_of=made_of,
-        revision=revision,
-        state=MatchState.QUEUED,
-    )
+    report = at.report(rule.name, study, made_of, revision)
+    if not isinstance(choice, Chosen):
+        # what an earlier choice led to and has not left yet was too early
+        at.supersede(rule.name, study, revision)
+    match choice:
+        case Chosen():
+            if newest is None or newest.job_id is None or newest.revision != revision:
+                _ask_for_set(at, active, report, read)
+        case Ambiguous():
+            at.put(report, MatchState.PARKED, choice.reasons)
+        case Waiting():
+            mine = (row for row in rows if row.series_instance_uid in roles.values())
+            wait_until = min(row.first_received_at for row in mine) + at.deps.study_wait_s
+            waits = at.now < wait_until
+            at.put(report, MatchState.RECEIVING if waits else MatchState.HELD, choice.reasons)
+            if waits:
+                return wait_until
+    return None
 
 
 def _ask_for_set(
-    deps: MatchDeps,
-    active: ActiveRule,
-    report: MatchReport,
-    read: ReadSeries,
-    taken_series_numbers: frozenset[int],
-    now: float,
+    at: StudyMoment, active: ActiveRule, report: MatchReport, read: ReadSeries
 ) -> None:
     inputs: dict[str, Series] = {}
     for role, uid in report.roles.items():
         series = read(uid)
         if series is None:
             gone = Reason(ReasonCode.FILES_DELETED, {"series": uid})
-            deps.matches.put(replace(report, state=MatchState.PARKED, reasons=(gone,)), now)
+            at.put(report, MatchState.PARKED, (gone,))
             return
         inputs[role] = series
-    reasons = tuple(not_taken(active, inputs))
-    _park_or_ask(deps, active, report, inputs, reasons, taken_series_numbers, now)
+    at.park_or_ask(active, report, inputs, tuple(not_taken(active, inputs)))

@@ -153,9 +153,7 @@ class SeriesWatch:
     def _take_other(self, instance: Instance) -> None:
         self._others[instance.sop_instance_uid] = instance
         if self._other_header is None or instance.sop_class_uid in IMAGE_SOP_CLASSES:
-            merger = HeaderMerger()
-            merger.add(self._read_header(instance))
-            header = merger.header()
+            header = HeaderMerger([self._read_header(instance)]).header()
             self._other_header = self._other_header or header
             if can_be_input(instance.sop_class_uid, header.text("PhotometricInterpretation")):
                 self._without_pixels.add(instance.sop_instance_uid)
@@ -210,9 +208,7 @@ class SeriesWatch:
         if not self._images:
             return self._other_header or Header()
         if self._merger is None:
-            self._merger = HeaderMerger()
-            for image in self._images.values():
-                self._merger.add(image.header)
+            self._merger = HeaderMerger(image.header for image in self._images.values())
         return self._merger.header()
 
 
@@ -303,10 +299,7 @@ def judged_source(
     verdict = judge_geometry(frames, minimum_of(wanted), quantities=wanted.quantities)
     if verdict.stack is None:
         raise SeriesUnusable(verdict.findings)
-    merger = HeaderMerger()
-    for header in headers.values():
-        merger.add(header.dataset)
-    common = merger.header()
+    common = HeaderMerger(header.dataset for header in headers.values()).header()
     given = SeriesInput(
         stack=verdict.stack,
         files=files,

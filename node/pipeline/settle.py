@@ -20,10 +20,9 @@ from sqlalchemy.exc import OperationalError
 
 from node.assemble.completion import peer_key
 from node.domain.completion_policy import CompletionPolicy
-from node.domain.instance import Instance
+from node.domain.instance import Forced, Instance, SeriesRow, SeriesState
 from node.domain.job import Progress
 from node.domain.reasons import Reason, ReasonCode
-from node.domain.series import Forced, SeriesRow, SeriesState
 from node.jobs.matches import MatchStore
 from node.jobs.revisions import SeriesWork
 from node.jobs.store import JobStore
@@ -34,10 +33,10 @@ from node.pipeline.forms.form import forms_taken
 from node.pipeline.judge import Settling, judge_rules
 from node.pipeline.matching import (
     MatchDeps,
+    StudyMoment,
+    match_no_input,
     match_series,
     match_study,
-    reports_of_no_input,
-    series_numbers,
 )
 from node.pipeline.series import ReadHeader, Series, SeriesWatch, stored_header
 from node.route.rules import StudyRule
@@ -252,16 +251,16 @@ class Settler:
         """What the next revision of a series leads to, alone and in sets."""
         deps, uid, study = self._deps, row.series_instance_uid, row.study_instance_uid
         crash_point("waiting for completion")
-        numbers = series_numbers([row, *deps.index.series_of_study(study)])
-        match_series(deps.match, settling, numbers, now)
+        rows = [row, *deps.index.series_of_study(study)]
+        match_series(StudyMoment.of(study, rows, deps.match, now), settling)
         deps.work.supersede(study, uid, row.revision, now)
         self._match_study(study, now, settling=row, series=settling.series)
         crash_point("job queued")
 
     def _keep_aside(self, series: Series, was: SeriesRow | None, now: float) -> None:
         """Nothing here is an input: it never waits, and only a rule that names its class is asked."""
-        for report in reports_of_no_input(self._deps.match.rules, series):
-            self._deps.match.matches.put(report, now)
+        at = StudyMoment.of(series.study_instance_uid, (), self._deps.match, now)
+        match_no_input(at, series)
         row = replace(
             described(series, was, now),
             state=SeriesState.COMPLETE,
@@ -323,14 +322,9 @@ class Settler:
             row = rows[series_instance_uid]
             return series if row is settling else self._read_settled(row)
 
-        return match_study(
-            self._deps.match,
-            study_instance_uid,
-            [row for row in rows.values() if row.state is SeriesState.COMPLETE and row.snapshot],
-            read,
-            series_numbers(rows.values()),
-            now,
-        )
+        at = StudyMoment.of(study_instance_uid, rows.values(), self._deps.match, now)
+        complete = [r for r in rows.values() if r.state is SeriesState.COMPLETE and r.snapshot]
+        return match_study(at, complete, read)
 
     def _read_settled(self, row: SeriesRow) -> Series | None:
         """A settled series as its snapshot says; None where files of it are gone."""

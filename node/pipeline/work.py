@@ -21,10 +21,10 @@ from node import __version__, words
 from node.config import NodeConfig
 from node.domain.delivery import FormsTaken
 from node.domain.errors import LeaseLost, NodeError, SeriesUnusable
+from node.domain.instance import Forced
 from node.domain.job import Settled
 from node.domain.reasons import Reason, ReasonCode, codes_of, reasons_from_json, told
 from node.domain.result import Provenance
-from node.domain.series import Forced
 from node.infer.assets import locked_licences
 from node.infer.registry import ModelSpec, load_model
 from node.infer.runner import Failed, Finished, Noted, Runner, StageFinished, StageStarted

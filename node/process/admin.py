@@ -5,8 +5,8 @@ from __future__ import annotations
 from sqlalchemy import Engine
 
 from node.domain.health import Readiness
+from node.domain.instance import Forced, SeriesState
 from node.domain.job import DeliveryState, MatchState
-from node.domain.series import Forced, SeriesState
 from node.jobs.matches import MatchStore
 from node.jobs.outbox import Outbox
 from node.jobs.store import JobStore

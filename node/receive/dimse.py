@@ -28,11 +28,7 @@ from threading import Event, Lock, Thread
 from node.domain.errors import ConfigInvalid, TryLater
 from node.domain.instance import Ending, Origin, Transport
 from node.domain.peers import Peer, is_loopback_host, match_peer
-from node.receive.dimse_messages import (
-    VERIFICATION_SOP_CLASS_UID,
-    Context,
-    Transfer,
-)
+from node.receive.dimse_messages import VERIFICATION_SOP_CLASS_UID, Context, Transfer
 from node.receive.dimse_upper_layer import AssociationRequest, Refusal, UpperLayer
 from node.receive.ingest import Carried, Ingest
 from node.receive.store import HEARTBEAT_S, AssociationLog

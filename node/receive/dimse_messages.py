@@ -18,8 +18,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from node.domain import statuses
-from node.domain.errors import InstanceRejected, NodeError
+from node.domain.errors import InstanceRejected, NodeError, Status
 from node.domain.instance import Origin
 from node.receive.ingest import Announced, Arrival, Carried, Ingest
 
@@ -298,10 +297,10 @@ class Transfer:
                 request.command = _echo_request(command)
             else:
                 request.refusal = _refused(
-                    "C-ECHO of another class", statuses.SOP_CLASS_NOT_SUPPORTED
+                    "C-ECHO of another class", Status.SOP_CLASS_NOT_SUPPORTED
                 )
         else:
-            request.refusal = _refused("operation is not served", statuses.UNRECOGNIZED_OPERATION)
+            request.refusal = _refused("operation is not served", Status.UNRECOGNIZED_OPERATION)
         if command.has_data_set:
             self._request = request
             return None
@@ -333,18 +332,16 @@ class Transfer:
         self, command: Command, announced: Announced, context: Context
     ) -> InstanceRejected | None:
         if not announced.sop_class_uid or not announced.sop_instance_uid:
-            return _refused(
-                "Affected SOP Class or Instance UID missing", statuses.MISTYPED_ARGUMENT
-            )
+            return _refused("Affected SOP Class or Instance UID missing", Status.MISTYPED_ARGUMENT)
         if announced.sop_class_uid != context.abstract_syntax:
             known = {accepted.abstract_syntax for accepted in self._contexts.values()}
             if announced.sop_class_uid not in known:
-                return _refused("SOP class was not negotiated", statuses.SOP_CLASS_NOT_SUPPORTED)
+                return _refused("SOP class was not negotiated", Status.SOP_CLASS_NOT_SUPPORTED)
             return _refused(
-                "SOP class is not the one of its context", statuses.DOES_NOT_MATCH_SOP_CLASS
+                "SOP class is not the one of its context", Status.DOES_NOT_MATCH_SOP_CLASS
             )
         if not command.has_data_set:
-            return _refused("C-STORE without a data set", statuses.CANNOT_UNDERSTAND)
+            return _refused("C-STORE without a data set", Status.CANNOT_UNDERSTAND)
         return None
 
     def _complete(self, request: _Request) -> bytes:
@@ -360,7 +357,7 @@ class Transfer:
     def _respond(self, request: _Request) -> bytes:
         refusal = request.refusal
         if refusal is None:
-            encoded = encode_response(request.command, statuses.SUCCESS)
+            encoded = encode_response(request.command, Status.SUCCESS)
         else:
             _log.warning(
                 "refused a request: %s",

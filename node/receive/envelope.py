@@ -9,9 +9,8 @@ from contextlib import contextmanager
 from struct import Struct
 from typing import BinaryIO
 
-from node.domain.errors import InstanceRejected
+from node.domain.errors import InstanceRejected, Status
 from node.domain.received import Note
-from node.domain.statuses import CANNOT_UNDERSTAND, INFLATES_BEYOND_LIMIT, OUT_OF_RESOURCES
 from node.receive.syntaxes import EXPLICIT_BIG_UID, EXPLICIT_LITTLE_UID, IMPLICIT_LITTLE_UID
 from node.receive.walk import LONG_VRS, Buffer, is_zero
 
@@ -140,7 +139,7 @@ def inflated(data: Buffer, scratch: BinaryIO, max_bytes: int, max_ratio: float) 
         raise _broken("no deflate stream") from None
     except OSError as error:
         raise InstanceRejected(
-            "no room to inflate", dimse_status=OUT_OF_RESOURCES, quarantine=False
+            "no room to inflate", dimse_status=Status.OUT_OF_RESOURCES, quarantine=False
         ) from error
     if size_bytes == 0:
         yield b""
@@ -160,7 +159,8 @@ def _inflate(data: Buffer, into: BinaryIO, limit: int) -> int:
             written += len(piece)
             if written > limit:
                 raise InstanceRejected(
-                    f"inflates to more than {limit} bytes", dimse_status=INFLATES_BEYOND_LIMIT
+                    f"inflates to more than {limit} bytes",
+                    dimse_status=Status.INFLATES_BEYOND_LIMIT,
                 )
             into.write(piece)
         if stream.eof:
@@ -179,11 +179,11 @@ def _inflate(data: Buffer, into: BinaryIO, limit: int) -> int:
 
 def _broken_head(reason: str) -> InstanceRejected:
     return InstanceRejected(
-        f"the file meta information is {reason}", dimse_status=CANNOT_UNDERSTAND
+        f"the file meta information is {reason}", dimse_status=Status.CANNOT_UNDERSTAND
     )
 
 
 def _broken(reason: str) -> InstanceRejected:
     return InstanceRejected(
-        f"the data set cannot be read: {reason}", dimse_status=CANNOT_UNDERSTAND
+        f"the data set cannot be read: {reason}", dimse_status=Status.CANNOT_UNDERSTAND
     )

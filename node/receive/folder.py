@@ -15,9 +15,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
-from node.domain.errors import InstanceRejected
+from node.domain.errors import InstanceRejected, is_out_of_resources
 from node.domain.instance import Ending, Origin, Transport
-from node.domain.statuses import is_out_of_resources
 from node.receive.ingest import Carried, Ingest, Receipt
 from node.receive.store import FolderLog
 
@@ -26,18 +25,6 @@ _HEARTBEAT_EVERY = 20
 _MEDIA_DIRECTORY = "DICOMDIR"
 _DICOM_SUFFIXES = frozenset(("dcm", "dicom", "dic", "ima"))
 _TEXT_BYTES = 4096
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FolderSettings:
-    """One watched folder.
-
-    Args:
-        peer: Configured peer that counts as the sender, or empty.
-    """
-
-    folder: Path
-    peer: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,11 +58,16 @@ _Trace: TypeAlias = tuple[int, int]
 
 @dataclass(slots=True)
 class FolderWatch:
-    """Scans one folder; ``scan`` is called by the process loop every second or so."""
+    """Scans one folder; ``scan`` is called by the process loop every second or so.
 
-    settings: FolderSettings
+    Args:
+        peer: Configured peer that counts as the sender, or empty.
+    """
+
+    folder: Path
     ingest: Ingest
     associations: FolderLog
+    peer: str = ""
     _seen: dict[Path, _Trace] = field(default_factory=dict)
     _done: dict[Path, _Trace] = field(default_factory=dict)
 
@@ -87,7 +79,7 @@ class FolderWatch:
         Raises:
             TryLater: The association cannot be recorded now.
         """
-        found = dict(_files_below(self.settings.folder))
+        found = dict(_files_below(self.folder))
         fresh = {path: trace for path, trace in found.items() if self._done.get(path) != trace}
         settled = [
             path
@@ -106,8 +98,8 @@ class FolderWatch:
         origin = Origin(
             transport=Transport.FOLDER,
             association_id="",
-            peer=self.settings.peer,
-            address=str(self.settings.folder)[-64:],
+            peer=self.peer,
+            address=str(self.folder)[-64:],
         )
         association_id = self.associations.opened(origin)
         origin = replace(origin, association_id=association_id)

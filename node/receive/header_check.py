@@ -9,10 +9,9 @@ from typing import Any
 
 from pydicom.datadict import dictionary_description
 
-from node.domain.errors import InstanceRejected
+from node.domain.errors import InstanceRejected, Status
 from node.domain.pixels import BITS_ALLOCATED, native_length_fits
 from node.domain.received import IMAGE_SOP_CLASSES, Note, Received, can_be_input, patient_key
-from node.domain.statuses import CANNOT_UNDERSTAND, PIXELS_CONTRADICT_HEADER
 from node.domain.uids import has_leading_zero, is_uid
 from node.receive.syntaxes import NATIVE_SYNTAXES
 from node.receive.walk import PIXEL_DATA, Structure
@@ -55,14 +54,14 @@ def check_header(top: Structure, known: Received, *, max_pixel_bytes: int) -> Re
         raise InstanceRejected(
             "UIDs are absent or malformed: "
             + ", ".join(f"({t >> 16:04X},{t & 0xFFFF:04X})" for t in wrong),
-            dimse_status=CANNOT_UNDERSTAND,
+            dimse_status=Status.CANNOT_UNDERSTAND,
             offending_tags=wrong,
         )
     if top.text(_META_TRANSFER_SYNTAX_UID) not in ("", known.transfer_syntax_uid):
         # readers take group 0002 at the start of a data set for the end of the one before it
         raise InstanceRejected(
             "the data set names another transfer syntax than it came with",
-            dimse_status=CANNOT_UNDERSTAND,
+            dimse_status=Status.CANNOT_UNDERSTAND,
             offending_tags=[_META_TRANSFER_SYNTAX_UID],
         )
     has_pixels = _check_pixels(top, known.transfer_syntax_uid, max_pixel_bytes)
@@ -111,7 +110,7 @@ def _no_number(tag: int) -> InstanceRejected:
 def _contradiction(reason: str, *tags: int) -> InstanceRejected:
     return InstanceRejected(
         f"the pixel data are not what the header declares: {reason}",
-        dimse_status=PIXELS_CONTRADICT_HEADER,
+        dimse_status=Status.PIXELS_CONTRADICT_HEADER,
         offending_tags=tags,
     )
 

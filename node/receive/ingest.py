@@ -8,8 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from node.domain import statuses
-from node.domain.errors import InstanceRejected
+from node.domain.errors import InstanceRejected, Status
 from node.domain.instance import InstanceState, Origin
 from node.domain.received import IMAGE_SOP_CLASSES, Loss, Received
 from node.domain.uids import is_uid
@@ -247,13 +246,7 @@ class Arrival:
             raise
         finally:
             self._part.discard()
-        return Receipt(
-            state=state,
-            sop_class_uid=received.sop_class_uid,
-            sop_instance_uid=received.sop_instance_uid,
-            study_instance_uid=received.study_instance_uid,
-            series_instance_uid=received.series_instance_uid,
-        )
+        return Receipt(state=state, **{name: getattr(received, name) for name in UID_TAGS})
 
     def abandon(self) -> None:
         """The line was lost: remove what came so far. Harmless after ``finish``."""
@@ -261,7 +254,7 @@ class Arrival:
             self._is_over = True
             cut_off = InstanceRejected(
                 "its transfer was cut off",
-                dimse_status=statuses.CANNOT_UNDERSTAND,
+                dimse_status=Status.CANNOT_UNDERSTAND,
                 quarantine=False,
             )
             self._put_aside(cut_off)
@@ -274,7 +267,7 @@ class Arrival:
         if self._size_bytes > self._ingest.limits.max_object_bytes:
             raise InstanceRejected(
                 f"longer than {self._ingest.limits.max_object_bytes} bytes",
-                dimse_status=statuses.OUT_OF_RESOURCES,
+                dimse_status=Status.OUT_OF_RESOURCES,
                 quarantine=False,
             )
         self._sha256.update(data)
@@ -303,7 +296,7 @@ class Arrival:
                     self._guess(self._walk(content, EXPLICIT_LITTLE))
                 raise InstanceRejected(
                     "the transfer syntax is none that this node decodes",
-                    dimse_status=statuses.TRANSFER_SYNTAX_NOT_SUPPORTED,
+                    dimse_status=Status.TRANSFER_SYNTAX_NOT_SUPPORTED,
                 )
             if syntax != DEFLATED:
                 return self._check_data_set(content, syntax)
@@ -325,7 +318,7 @@ class Arrival:
         if received.sop_class_uid not in STORAGE_SOP_CLASSES:
             raise InstanceRejected(
                 "the SOP class is none that this node stores",
-                dimse_status=statuses.SOP_CLASS_NOT_SUPPORTED,
+                dimse_status=Status.SOP_CLASS_NOT_SUPPORTED,
                 offending_tags=[UID_TAGS["sop_class_uid"]],
             )
         return received
@@ -352,13 +345,13 @@ class Arrival:
             if getattr(self._known, name) not in ("", getattr(self._announced, name)):
                 raise InstanceRejected(
                     "the data set is not the instance that the command names",
-                    dimse_status=statuses.DOES_NOT_MATCH_SOP_CLASS,
+                    dimse_status=Status.DOES_NOT_MATCH_SOP_CLASS,
                     offending_tags=[UID_TAGS[name]],
                 )
         if self._study_instance_uid not in (None, self._known.study_instance_uid):
             raise InstanceRejected(
                 "the instance belongs to another study than the request names",
-                dimse_status=statuses.DOES_NOT_MATCH_STUDY,
+                dimse_status=Status.DOES_NOT_MATCH_STUDY,
                 offending_tags=[UID_TAGS["study_instance_uid"]],
             )
 

@@ -17,9 +17,8 @@ from itertools import chain
 from time import monotonic
 from typing import Final
 
-from node.domain.errors import InstanceRejected, NodeError, TryLater
+from node.domain.errors import InstanceRejected, NodeError, Status, TryLater, is_out_of_resources
 from node.domain.instance import Ending, Origin
-from node.domain.statuses import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, is_out_of_resources
 from node.receive.ingest import Arrival, Carried, Ingest, Receipt
 from node.receive.mime import (
     Event,
@@ -191,7 +190,7 @@ class PartTaker:
         except InstanceRejected as rejected:
             self._fail(rejected)
         except TryLater as short:
-            self._fail(InstanceRejected(str(short), dimse_status=OUT_OF_RESOURCES))
+            self._fail(InstanceRejected(str(short), dimse_status=Status.OUT_OF_RESOURCES))
 
     def abandon(self) -> None:
         """Throw away the part that is not complete, if there is one."""
@@ -245,7 +244,9 @@ def _require_dicom(part: PartStarted) -> None:
     if name == DICOM_TYPE and encoding in _BINARY_ENCODINGS:
         return
     reason = "has a transfer encoding" if name == DICOM_TYPE else "is not application/dicom"
-    raise InstanceRejected(f"the part {reason}", dimse_status=CANNOT_UNDERSTAND, quarantine=False)
+    raise InstanceRejected(
+        f"the part {reason}", dimse_status=Status.CANNOT_UNDERSTAND, quarantine=False
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,9 +35,8 @@ from typing import NoReturn, TypeAlias
 
 from pydicom._dicom_dict import DicomDictionary
 
-from node.domain.errors import InstanceRejected
+from node.domain.errors import InstanceRejected, Status
 from node.domain.received import Note
-from node.domain.statuses import CANNOT_UNDERSTAND
 
 Buffer: TypeAlias = bytes | bytearray | memoryview | mmap.mmap
 
@@ -163,7 +162,7 @@ def _refuse(reason: str, tag: int | None = None) -> NoReturn:
     where = "" if tag is None else f" at ({tag >> 16:04X},{tag & 0xFFFF:04X})"
     raise InstanceRejected(
         f"the data set cannot be read: {reason}{where}",
-        dimse_status=CANNOT_UNDERSTAND,
+        dimse_status=Status.CANNOT_UNDERSTAND,
         offending_tags=[] if tag is None else [tag],
     )
 

@@ -20,9 +20,17 @@ from node.database.engine import (
     writing,
 )
 from node.domain.errors import NodeError
-from node.domain.instance import Ending, Instance, Origin, Transport
+from node.domain.instance import (
+    Ending,
+    Evidence,
+    Forced,
+    Instance,
+    Origin,
+    SeriesRow,
+    SeriesState,
+    Transport,
+)
 from node.domain.reasons import reasons_from_json, reasons_to_json
-from node.domain.series import Evidence, Forced, SeriesRow, SeriesState
 from node.spool.tables import CALLER, association, instance, peer_habit, series
 
 _OPEN_STATES = stored(SeriesState.RECEIVING, SeriesState.HELD)

@@ -7,10 +7,11 @@ whole. Nothing is changed here.
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Unpack
 
 from sqlalchemy import Engine, select
 
-from node.database.pages import Page, Shown, all_of, one_of, page_of
+from node.database.pages import Only, Page, Shown, all_of, one_of, page_of
 from node.spool.losses import Losses
 from node.spool.tables import association, event, instance, quarantine, series
 
@@ -32,18 +33,10 @@ class SpoolCatalog:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def list_series(
-        self,
-        *,
-        state: str | None = None,
-        study_instance_uid: str | None = None,
-        limit: int = 100,
-        offset: int = 0,
-    ) -> Page:
+    def list_series(self, *, limit: int = 100, offset: int = 0, **only: Unpack[Only]) -> Page:
         """Series, the last received first, and how many there are."""
         order = [series.c.last_received_at, series.c.series_instance_uid]
-        only = {series.c.state: state, series.c.study_instance_uid: study_instance_uid}
-        return page_of(self._engine, _SERIES, order, limit, offset, only=only)
+        return page_of(self._engine, _SERIES, order, limit, offset, **only)
 
     def get_series(self, series_instance_uid: str) -> Shown | None:
         """One series with its header, geometry findings, instances, losses and events."""
@@ -60,18 +53,9 @@ class SpoolCatalog:
         whole["events"] = all_of(self._engine, newest)
         return whole
 
-    def list_quarantine(
-        self,
-        *,
-        state: str | None = None,
-        series_instance_uid: str | None = None,
-        limit: int = 100,
-        offset: int = 0,
-    ) -> Page:
+    def list_quarantine(self, *, limit: int = 100, offset: int = 0, **only: Unpack[Only]) -> Page:
         """What was refused and kept aside, the newest first, and how many there are."""
-        only = {quarantine.c.state: state, quarantine.c.series_instance_uid: series_instance_uid}
-        order = [quarantine.c.id]
-        return page_of(self._engine, select(quarantine), order, limit, offset, only=only)
+        return page_of(self._engine, select(quarantine), [quarantine.c.id], limit, offset, **only)
 
     def get_quarantine(self, quarantine_id: int) -> Shown | None:
         return one_of(self._engine, select(quarantine).where(quarantine.c.id == quarantine_id))

@@ -18,14 +18,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import count
+from math import inf
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from node.domain.errors import InstanceRejected
+from node.domain.errors import InstanceRejected, Status
 from node.domain.instance import InstanceState, Origin
 from node.domain.received import Loss, Note, Received
-from node.domain.statuses import PATIENT_MIX_UP, SAME_UID_OTHER_PIXELS
 from node.domain.uids import file_stem, is_uid
 from node.spool.digest_process import DigestProcess
 from node.spool.duplicates import Duplicate, Known, judge_duplicate
@@ -81,26 +81,20 @@ class Watermark:
     max_used_percent: float = 85.0
 
 
+@dataclass(slots=True)
 class SpaceGuard:
     """Watches the file system that holds a folder; looks again after a quarter of a second."""
 
-    def __init__(
-        self,
-        folder: Path,
-        watermark: Watermark,
-        *,
-        monotonic_s: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._folder = folder
-        self._watermark = watermark
-        self._monotonic_s = monotonic_s
-        self._looked_at = float("-inf")
-        self._shortage = ""
+    folder: Path
+    watermark: Watermark
+    monotonic_s: Callable[[], float] = field(default=time.monotonic, kw_only=True)
+    _looked_at: float = -inf
+    _shortage: str = ""
 
     @property
     def shortage(self) -> str:
         """One sentence when there is no room, else empty."""
-        now = self._monotonic_s()
+        now = self.monotonic_s()
         if now - self._looked_at >= _CACHE_S:
             self._shortage = self._look()
             self._looked_at = now
@@ -108,17 +102,17 @@ class SpaceGuard:
 
     def forget(self) -> None:
         """Look again at the next question: something was just deleted, or failed to be written."""
-        self._looked_at = float("-inf")
+        self._looked_at = -inf
 
     def _look(self) -> str:
-        disk = os.statvfs(self._folder)
+        disk = os.statvfs(self.folder)
         free_gb = disk.f_bavail * disk.f_frsize / _GIGABYTE
         usable = disk.f_blocks - disk.f_bfree + disk.f_bavail
         used_percent = 100.0 * (1 - disk.f_bavail / usable) if usable else 100.0
-        if free_gb < self._watermark.reserve_gb:
-            return f"{free_gb:.1f} GB free, {self._watermark.reserve_gb:g} GB are kept in reserve"
-        if used_percent > self._watermark.max_used_percent:
-            limit = self._watermark.max_used_percent
+        reserve_gb, limit = self.watermark.reserve_gb, self.watermark.max_used_percent
+        if free_gb < reserve_gb:
+            return f"{free_gb:.1f} GB free, {reserve_gb:g} GB are kept in reserve"
+        if used_percent > limit:
             return f"the disk is {used_percent:.0f} % full, the limit is {limit:g} %"
         if disk.f_files and not disk.f_favail:
             return "no inode is left on the disk"
@@ -330,7 +324,7 @@ class Spool:
         )
         raise InstanceRejected(
             "the series belongs to another patient or study",
-            dimse_status=PATIENT_MIX_UP,
+            dimse_status=Status.PATIENT_MIX_UP,
             sop_instance_uid=received.sop_instance_uid,
         )
 
@@ -395,7 +389,7 @@ class Spool:
         if duplicate is Duplicate.CONFLICT and not is_overruled:
             raise InstanceRejected(
                 "another instance is kept under this SOP Instance UID",
-                dimse_status=SAME_UID_OTHER_PIXELS,
+                dimse_status=Status.SAME_UID_OTHER_PIXELS,
                 sop_instance_uid=received.sop_instance_uid,
             )
 

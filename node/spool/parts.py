@@ -26,10 +26,9 @@ from pathlib import Path
 from struct import pack, unpack_from
 from typing import TYPE_CHECKING, BinaryIO
 
-from node.domain.errors import InstanceRejected
+from node.domain.errors import InstanceRejected, Status
 from node.domain.instance import Instance, InstanceState, Origin, Transport
 from node.domain.received import Received
-from node.domain.statuses import OUT_OF_RESOURCES
 from node.domain.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, uid_from
 from node.spool.tables import SENDER_WIDTHS
 
@@ -47,7 +46,7 @@ _OF_INSTANCE = tuple({each.name for each in fields(Instance)} - {"file_name", "d
 
 def no_room(reason: str) -> InstanceRejected:
     """The rejection of an instance for want of disk or index; a later try may succeed."""
-    return InstanceRejected(reason, dimse_status=OUT_OF_RESOURCES, quarantine=False)
+    return InstanceRejected(reason, dimse_status=Status.OUT_OF_RESOURCES, quarantine=False)
 
 
 class SpoolPart:

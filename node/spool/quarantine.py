@@ -16,6 +16,10 @@ _GIGABYTE = 1_000_000_000
 _BLOCK_BYTES = 4096
 _RECOUNT_S = 10.0
 _SAY_FULL_EVERY_S = 60.0
+_AS_IT_STANDS = (
+    *("size_bytes", "sop_instance_uid", "series_instance_uid"),
+    *("dimse_status", "reason", "received_at"),
+)
 
 
 class QuarantineFolder:
@@ -76,14 +80,9 @@ def _blocks(size_bytes: int) -> int:
 def quarantine_values(head: InstanceRecord, file_name: str) -> dict[str, object]:
     said = said_by(head.origin)
     return {
+        **{name: getattr(head, name) for name in _AS_IT_STANDS},
         "file_name": file_name,
-        "size_bytes": head.size_bytes,
-        "sop_instance_uid": head.sop_instance_uid,
-        "series_instance_uid": head.series_instance_uid,
-        "dimse_status": head.dimse_status,
-        "reason": head.reason,
         "source": head.source[-512:],
-        "received_at": head.received_at,
         "transport": head.origin.transport.value,
         **{name: said[name] for name in ("peer", "calling_ae_title", "address")},
         "state": "kept",

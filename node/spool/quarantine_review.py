@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Row, select, update
 
 from node.database.engine import rows_of, writing
-from node.domain.errors import InstanceRejected, NodeError
+from node.domain.errors import InstanceRejected, NodeError, Status
 from node.domain.instance import Origin
 from node.domain.received import Received
-from node.domain.statuses import PATIENT_MIX_UP, SAME_UID_OTHER_PIXELS
 from node.spool.files import Spool
 from node.spool.index import Index
 from node.spool.parts import HEAD_BYTES, InstanceRecord, read_record
 from node.spool.tables import quarantine
 
 # answers that a person may overrule, for the bytes themselves are sound
-_OVERRULABLE = (SAME_UID_OTHER_PIXELS, PATIENT_MIX_UP)
+_OVERRULABLE = (Status.SAME_UID_OTHER_PIXELS, Status.PATIENT_MIX_UP)
 
 
 class NotInQuarantine(NodeError):
@@ -65,6 +64,7 @@ def obstacle_to(row: Mapping[str, Any], folder: Path, check_file: CheckFile) -> 
     return ""
 
 
+@dataclass(frozen=True, slots=True)
 class QuarantineReview:
     """Decisions of a person over refused instances.
 
@@ -75,26 +75,19 @@ class QuarantineReview:
         NotInQuarantine: From all that takes a number: there is no kept row of it.
     """
 
-    def __init__(
-        self,
-        spool: Spool,
-        index: Index,
-        ingest_file: Callable[[Path, Origin], object],
-        check_file: CheckFile,
-    ) -> None:
-        self._spool = spool
-        self._index = index
-        self._ingest_file = ingest_file
-        self._check_file = check_file
+    spool: Spool
+    index: Index
+    ingest_file: Callable[[Path, Origin], object]
+    check_file: CheckFile
 
     def rows(self, *, limit: int = 1000) -> Sequence[Row[Any]]:
         """What is kept, the newest first."""
         kept = select(quarantine).where(quarantine.c.state == "kept")
-        return rows_of(self._index.engine, kept.order_by(quarantine.c.id.desc()).limit(limit))
+        return rows_of(self.index.engine, kept.order_by(quarantine.c.id.desc()).limit(limit))
 
     def show(self, row_id: int) -> Row[Any]:
         kept = select(quarantine).where(quarantine.c.id == row_id, quarantine.c.state == "kept")
-        for row in rows_of(self._index.engine, kept):
+        for row in rows_of(self.index.engine, kept):
             if self._path(row).exists():
                 return row
         raise NotInQuarantine(row_id)
@@ -112,7 +105,7 @@ class QuarantineReview:
                 where the reason is a new one.
         """
         row = self.show(row_id)
-        obstacle = obstacle_to(row._asdict(), self._spool.quarantine.folder, self._check_file)
+        obstacle = obstacle_to(row._asdict(), self.spool.quarantine.folder, self.check_file)
         if obstacle:
             raise CannotBeFreed(row_id, obstacle)
         path = self._path(row)
@@ -121,7 +114,7 @@ class QuarantineReview:
             self._overrule(path, head)
         else:
             self._ingest_again(row_id, path, head)
-        self._index.flush()
+        self.index.flush()
         self._finish(row_id, path, "accepted")
 
     def discard(self, row_id: int) -> None:
@@ -129,24 +122,24 @@ class QuarantineReview:
         self._finish(row_id, self._path(self.show(row_id)), "discarded")
 
     def _path(self, row: Row[Any]) -> Path:
-        return self._spool.quarantine.folder / str(row.file_name)
+        return self.spool.quarantine.folder / str(row.file_name)
 
     def _overrule(self, path: Path, head: InstanceRecord) -> None:
         known = {each.name for each in fields(Received)} - {"notes"}
         received = Received(**{name: getattr(head, name) for name in known})
-        part = self._spool.new_part()
+        part = self.spool.new_part()
         try:
             with path.open("rb") as file:
                 file.seek(HEAD_BYTES)
                 while piece := file.read(1 << 20):
                     part.write(piece)
-            self._spool.keep(part, received, head.origin, is_overruled=True)
+            self.spool.keep(part, received, head.origin, is_overruled=True)
         finally:
             part.discard()
 
     def _ingest_again(self, row_id: int, path: Path, head: InstanceRecord) -> None:
         try:
-            self._ingest_file(path, head.origin)
+            self.ingest_file(path, head.origin)
         except InstanceRejected as rejection:
             if rejection.quarantine:
                 # the ingest put a copy aside, with a row of its own
@@ -155,6 +148,6 @@ class QuarantineReview:
 
     def _finish(self, row_id: int, path: Path, state: str) -> None:
         kept = (quarantine.c.id == row_id) & (quarantine.c.state == "kept")
-        with writing(self._index.engine) as connection:
+        with writing(self.index.engine) as connection:
             connection.execute(update(quarantine).where(kept).values(state=state))
         path.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """HTTP: STOW-RS mounted, a REST API, probes for whoever watches the node.
 
 Enters: ``api.WebServices`` (the catalogs of index, jobs and models, and what acts), the STOW-RS service
-of ``node.receive.stow``, who may come in (``access.Authentication``). Leaves: an ASGI application
+of ``node.receive.stow``, who may come in (``config.AuthConfig``). Leaves: an ASGI application
 (``app.create_app``) and a server for it (``server.make_server``).
 
 ===========  ==============================================================================
@@ -13,7 +13,7 @@ path         what
 /readyz      200 or 503, with what needs a person
 ===========  ==============================================================================
 
-What can fail: 401 and 403 come before any other answer; 400, 404, 409, 410 and 503 carry one
+What can fail: 401 comes before any other answer; 400, 404, 409, 410 and 503 carry one
 sentence in ``detail``; an error of the node itself is 500 without a word about its inside. There is
 no CORS and no cookie, nothing is loaded from other sites, and logs hold no query strings.
 

@@ -7,8 +7,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 from node import __version__
+from node.config import AuthConfig
 from node.receive.stow import StowService
-from node.web.access import OPEN, AccessControl, Authentication
+from node.web.access import AccessControl
 from node.web.api import WebServices, make_router
 from node.words import show_degraded
 
@@ -18,13 +19,13 @@ DEFAULT_STOW_PREFIX = "/dicom-web"
 def create_app(
     services: WebServices,
     *,
+    auth: AuthConfig,
     stow: StowService | None = None,
-    stow_prefix: str = DEFAULT_STOW_PREFIX,
-    authentication: Authentication = OPEN,
 ) -> FastAPI:
     """The whole HTTP face of the node as one application.
 
     Args:
+        auth: Who may come in.
         stow: The STOW-RS service to mount, or None where this process takes no instances.
     """
     application = FastAPI(
@@ -39,10 +40,8 @@ def create_app(
     application.include_router(make_router(services))
     _add_probes(application, services)
     if stow is not None:
-        application.mount(stow_prefix, stow.application)
-    application.add_middleware(
-        AccessControl, authentication=authentication, stow_prefix=stow_prefix
-    )
+        application.mount(DEFAULT_STOW_PREFIX, stow.application)
+    application.add_middleware(AccessControl, auth=auth)
     return application
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 
-from node.config import AuthConfig
 from node.domain.instance import Transport
 from node.jobs.catalog import JobCatalog
 from node.modelstore.catalog import ModelCatalog
@@ -16,7 +15,6 @@ from node.receive.stow import StowService
 from node.receive.stow_parts import PartReceiver
 from node.spool.catalog import SpoolCatalog
 from node.spool.files import SpaceGuard
-from node.web.access import OPEN, Account, Authentication
 from node.web.api import WebServices
 from node.web.app import create_app
 from node.web.server import make_server
@@ -47,7 +45,7 @@ def web(plan: Plan, replan: Replan, signals: Signals) -> None:
             results_dir=plan.results_folder,
         )
         server = make_server(
-            create_app(services, stow=stow, authentication=_authentication(plan.config.web.auth)),
+            create_app(services, stow=stow, auth=plan.config.web.auth),
             host=plan.config.web.host,
             port=plan.config.web.port,
         )
@@ -60,10 +58,3 @@ def web(plan: Plan, replan: Replan, signals: Signals) -> None:
         threading.Thread(target=stop, daemon=True).start()
         server.run()
         stow.close()
-
-
-def _authentication(given: AuthConfig) -> Authentication:
-    if given.kind == "none":
-        return OPEN
-    accounts = tuple(Account(name=name, secret=user.secret) for name, user in given.users.items())
-    return Authentication(kind=given.kind, accounts=accounts)

@@ -14,6 +14,7 @@ from string import Formatter
 from typing import Any, TypeAlias
 
 from node.domain.health import Readiness
+from node.domain.instance import SeriesState
 from node.domain.job import DeliveryState, JobState, MatchState
 from node.domain.reasons import (
     IMPLAUSIBLE_CODES,
@@ -23,7 +24,6 @@ from node.domain.reasons import (
     codes_of,
     reasons_from_json,
 )
-from node.domain.series import SeriesState
 from node.words import gate, journey
 from node.words.journey import no_model_takes_it
 

@@ -19,11 +19,10 @@ from node.assemble.completion import (
     learns_splitting,
 )
 from node.domain.completion_policy import CompletionPolicy, Late, OnGiveUp, OnRefused
-from node.domain.instance import Ending
+from node.domain.instance import Ending, Evidence, Forced, SeriesState
 from node.domain.job import Progress
 from node.domain.reasons import ReasonCode, has_code
 from node.domain.received import Loss
-from node.domain.series import Evidence, Forced, SeriesState
 from node.words import tell, tell_all
 
 POLICY = CompletionPolicy()

@@ -24,6 +24,7 @@ from pydicom.dataset import FileDataset
 from pydicom.uid import generate_uid
 from pynetdicom import AE, evt
 
+from node.deliver.dimse import send_c_store
 from tests.bench.report import Goal, Report, median_of, spread
 from tests.support.cases import Cases, roots
 from tests.support.peers import Node, Orthanc
@@ -91,7 +92,7 @@ def send(port: int, instances: Sequence[FileDataset]) -> Sent:
         raise SystemExit("the node refused the association")
     started = time.time()
     for instance in instances:
-        status = association.send_c_store(instance).Status
+        status = send_c_store(association, instance, 1).Status
         if status != 0:
             raise SystemExit(f"the node answered {status:04X}")
     last_response_at = time.time()

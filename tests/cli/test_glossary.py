@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from node.domain.instance import InstanceState
+from node.domain.instance import InstanceState, SeriesState
 from node.domain.job import DeliveryState, JobState, MatchState
-from node.domain.series import SeriesState
 from tests.cli.test_documentation import COMMANDS
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "glossary.md").read_text(encoding="utf-8")

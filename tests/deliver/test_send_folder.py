@@ -14,8 +14,10 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from node.deliver.send_folder import FolderSender, SendState
+from node.deliver.dimse import DimseDestination
+from node.deliver.send_folder import SendReport, SendState, send_folder
 from node.domain.errors import InstanceRejected
+from node.domain.peers import Peer
 from tests.support import raw_dimse as raw
 from tests.support.evil_peers import StoreScp
 from tests.support.instances import ct_slice
@@ -30,8 +32,15 @@ def node() -> Iterator[Node]:
         yield serve()
 
 
-def sender(node: Node) -> FolderSender:
-    return FolderSender(host="127.0.0.1", port=node.server.port, called_ae_title="SEGNODE")
+def storage_scp(
+    port: int, called_ae_title: str = "SEGNODE", host: str = "127.0.0.1"
+) -> DimseDestination:
+    peer = Peer(name="peer", ae_title=called_ae_title, host=host, port=port)
+    return DimseDestination(name="scp", peer=peer, calling_ae_title="SEGNODE")
+
+
+def sent(node: Node, folder: Path) -> Iterator[SendReport]:
+    return send_folder(storage_scp(node.server.port), folder)
 
 
 def instance(
@@ -53,7 +62,7 @@ def test_every_instance_below_the_folder_is_sent_as_it_lies(node: Node, tmp_path
     uids = {instance(tmp_path / name) for name in ("a.dcm", "b.dcm", "deep/er/c")}
     uids.add(instance(tmp_path / "mr", raw.MR_IMAGE_STORAGE, ImplicitVRLittleEndian))
 
-    reports = list(sender(node).send(tmp_path))
+    reports = list(sent(node, tmp_path))
 
     assert {report.state for report in reports} == {SendState.STORED}
     assert {report.sop_instance_uid for report in reports} == uids
@@ -69,7 +78,7 @@ def test_one_refusal_is_reported_and_the_rest_goes_on(node: Node, tmp_path: Path
     rejection = InstanceRejected("pixels contradict the header", dimse_status=0xC010)
 
     reports = []
-    for report in sender(node).send(tmp_path):
+    for report in sent(node, tmp_path):
         reports.append(report)
         node.ingest.rejection = rejection if len(reports) == 1 else None
 
@@ -85,9 +94,7 @@ def test_one_refusal_is_reported_and_the_rest_goes_on(node: Node, tmp_path: Path
 def test_what_the_peer_stored_with_a_warning_is_not_refused(tmp_path: Path) -> None:
     instance(tmp_path / "a", SegmentationStorage)
     with StoreScp(0x0116).listening() as peer:
-        folder_sender = FolderSender(host="127.0.0.1", port=peer.port, called_ae_title="EVIL")
-
-        (report,) = folder_sender.send(tmp_path)
+        (report,) = send_folder(storage_scp(peer.port, "EVIL"), tmp_path)
 
     assert (report.state, report.status) == (SendState.WARNED, 0x0116)
 
@@ -96,7 +103,7 @@ def test_a_class_the_peer_does_not_take_is_named(node: Node, tmp_path: Path) -> 
     instance(tmp_path / "a")
     instance(tmp_path / "b", "1.2.840.10008.5.1.4.1.1.7")
 
-    taken, other = sender(node).send(tmp_path)
+    taken, other = sent(node, tmp_path)
 
     assert taken.state is SendState.STORED
     assert other.state is SendState.NO_CONTEXT
@@ -107,7 +114,7 @@ def test_what_is_no_instance_is_said_so(node: Node, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hello, this is not DICOM at all\n" * 20)
     (tmp_path / "empty").touch()
 
-    reports = list(sender(node).send(tmp_path))
+    reports = list(sent(node, tmp_path))
 
     assert [report.state for report in reports] == [SendState.NOT_DICOM] * 2
     assert node.log.events == []
@@ -120,7 +127,7 @@ def test_a_file_without_preamble_is_sent(node: Node, tmp_path: Path) -> None:
     (tmp_path / "whole").unlink()
     (tmp_path / "bare").write_bytes(data[meta_bytes:])
 
-    (report,) = sender(node).send(tmp_path)
+    (report,) = sent(node, tmp_path)
 
     assert (report.state, report.sop_instance_uid) == (SendState.STORED, uid)
 
@@ -137,7 +144,7 @@ def test_a_lost_line_costs_one_instance(node: Node, tmp_path: Path) -> None:
 
     node.ingest.before_finish = cut_once
 
-    reports = list(sender(node).send(tmp_path))
+    reports = list(sent(node, tmp_path))
 
     assert [report.state for report in reports] == [
         SendState.LINE_LOST,
@@ -149,18 +156,25 @@ def test_a_lost_line_costs_one_instance(node: Node, tmp_path: Path) -> None:
 def test_when_nobody_answers_every_instance_is_reported_not_sent(tmp_path: Path) -> None:
     instance(tmp_path / "a")
     instance(tmp_path / "b")
-    nobody = FolderSender(host="127.0.0.1", port=free_port())
 
-    reports = list(nobody.send(tmp_path))
+    reports = list(send_folder(storage_scp(free_port()), tmp_path))
 
     assert [report.state for report in reports] == [SendState.NOT_SENT] * 2
 
 
+def test_a_host_without_address_is_reported_and_no_traceback(tmp_path: Path) -> None:
+    instance(tmp_path / "a")
+
+    (report,) = send_folder(storage_scp(104, host="nowhere.invalid"), tmp_path)
+
+    assert report.state is SendState.NOT_SENT
+    assert report.comment.endswith("the host name has no address")
+
+
 def test_a_rejected_association_says_why(node: Node, tmp_path: Path) -> None:
     instance(tmp_path / "a")
-    wrong = FolderSender(host="127.0.0.1", port=node.server.port, called_ae_title="WRONG")
 
-    (report,) = wrong.send(tmp_path)
+    (report,) = send_folder(storage_scp(node.server.port, "WRONG"), tmp_path)
 
     assert report.state is SendState.NOT_SENT
     assert "called ae title not recogni" in report.comment
@@ -173,7 +187,7 @@ def test_nesting_without_end_costs_one_file_and_not_the_rest(
     instance(tmp_path / "good")
     (tmp_path / "deep").write_bytes(nested_file(ct_slice(), 10_000, has_meta=has_meta))
 
-    deep, good = sorted(sender(node).send(tmp_path), key=lambda report: report.path)
+    deep, good = sorted(sent(node, tmp_path), key=lambda report: report.path)
 
     assert good.state is SendState.STORED
     if has_meta:  # goes as it lies: what the peer makes of it is the peer's answer

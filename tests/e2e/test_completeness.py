@@ -15,6 +15,7 @@ from pynetdicom import AE
 from typer.testing import CliRunner
 
 from node.cli import app_of
+from node.deliver.dimse import send_c_store
 from tests.support.evil_peers import StoreScp
 from tests.support.node_in_process import MODELS_PROBE, SharedWorker
 from tests.support.peers import Node, store
@@ -172,7 +173,7 @@ def send(
     entity.add_requested_context(some[0].SOPClassUID, some[0].file_meta.TransferSyntaxUID)
     association = entity.associate("127.0.0.1", port, ae_title="SEGNODE")
     assert association.is_established
-    assert {association.send_c_store(each).Status for each in some} == {0}
+    assert {send_c_store(association, each, 1).Status for each in some} == {0}
     if aborts:
         association.abort()
     else:

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom import dcmread
 
+from node.domain.instance import SeriesState
 from node.domain.reasons import codes_of
-from node.domain.series import SeriesState
 from node.process.admin import Admin
 from node.spool.catalog import SpoolCatalog
 from tests.support.http_server import MULTIPART, body_of

@@ -23,7 +23,7 @@ from pydicom import dcmread
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 
-from node.domain.series import Forced
+from node.domain.instance import Forced
 from node.spool.arrivals import Arrivals
 from tests.e2e import real_cases
 from tests.e2e.real_cases import CASES, DONE, MEMBERS, PARKED, STS, Case, Series

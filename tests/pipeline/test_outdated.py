@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from node.domain.instance import Forced
 from node.domain.reasons import ReasonCode, told
-from node.domain.series import Forced
 from node.infer.registry import FoundModels, load_model
 from node.jobs.leases import JobLeases
 from node.jobs.store import JobStore

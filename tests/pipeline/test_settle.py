@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from node.domain.instance import Ending
-from node.domain.series import SeriesState
+from node.domain.instance import Ending, SeriesState
 from node.pipeline import settle as settle_module
 from node.spool.catalog import SpoolCatalog
 from tests.support.node_in_process import SharedWorker
@@ -323,10 +322,10 @@ def test_a_study_that_cannot_be_judged_does_not_stop_the_tick(
     node.receive(ct("b", study="good").files())
     real = settle_module.match_study
 
-    def match(room: Any, study: str, *rest: Any) -> Any:
-        if study == ct("a", study="bad").uid("study"):
+    def match(at: Any, *rest: Any) -> Any:
+        if at.study_instance_uid == ct("a", study="bad").uid("study"):
             raise ArithmeticError
-        return real(room, study, *rest)
+        return real(at, *rest)
 
     monkeypatch.setattr(settle_module, "match_study", match)
     node.settle()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from node.receive.folder import FolderSettings, FolderWatch
+from node.receive.folder import FolderWatch
 from node.spool.files import Watermark
 from tests.support.instances import Node, ct_slice, opened_node, part10_bytes
 
@@ -27,8 +27,7 @@ def inbox(tmp_path: Path) -> Path:
 
 
 def watch(node: Node, inbox: Path) -> FolderWatch:
-    settings = FolderSettings(folder=inbox)
-    return FolderWatch(settings, node.ingest, node.index)
+    return FolderWatch(inbox, node.ingest, node.index)
 
 
 def put(inbox: Path, name: str, data: bytes) -> Path:

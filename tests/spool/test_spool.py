@@ -14,8 +14,7 @@ import pytest
 
 from node.database.engine import writing
 from node.domain.errors import InstanceRejected, TryLater
-from node.domain.instance import Ending, InstanceState, Origin
-from node.domain.series import Forced, SeriesRow, SeriesState
+from node.domain.instance import Ending, Forced, InstanceState, Origin, SeriesRow, SeriesState
 from node.receive.dry import DryRun
 from node.receive.syntaxes import NATIVE_SYNTAXES
 from node.spool import tables

@@ -18,6 +18,7 @@ from typing import Any
 
 from sqlalchemy import Engine, select
 
+from node.config import AuthConfig
 from node.database.engine import reading
 from node.database.migrate import migrate
 from node.jobs.catalog import JobCatalog
@@ -29,7 +30,7 @@ from node.pipeline.signals import Signals
 from node.pipeline.work import Worker, work_deps
 from node.process.admin import Admin, NodeHealth
 from node.receive.dimse import DimseServer, DimseSettings
-from node.receive.folder import FolderSettings, FolderWatch, ScanReport
+from node.receive.folder import FolderWatch, ScanReport
 from node.receive.stow import StowService
 from node.receive.stow_parts import PartReceiver
 from node.receive.syntaxes import storage_contexts
@@ -119,11 +120,13 @@ class NodeInProcess:
             ),
             results_dir=self.plan.results_folder,
         )
-        return self.closing.enter_context(serving(create_app(services, stow=stow)))
+        return self.closing.enter_context(
+            serving(create_app(services, stow=stow, auth=AuthConfig()))
+        )
 
     def scan(self, folder: Path) -> ScanReport:
         """The folder road: one scan of a folder that nobody writes to any more."""
-        watch = FolderWatch(FolderSettings(folder=folder), self.door.ingest, self.door.index)
+        watch = FolderWatch(folder, self.door.ingest, self.door.index)
         return watch.scan(is_settled_at_once=True)
 
     # --- loops ---------------------------------------------------------------------------------

@@ -20,9 +20,8 @@ from sqlalchemy import select
 
 from node.database.engine import reading
 from node.domain.errors import InstanceRejected
-from node.domain.instance import Ending, Origin, Transport
+from node.domain.instance import Ending, Forced, Origin, SeriesRow, Transport
 from node.domain.reasons import reasons_to_json
-from node.domain.series import Forced, SeriesRow
 from node.jobs.outbox import Outbox
 from node.jobs.tables import job, match, outbox, result
 from node.pipeline.build import plan

@@ -8,6 +8,8 @@ is no part of the trip.
 from __future__ import annotations
 
 import json
+import logging
+import os
 import subprocess
 import sys
 import threading
@@ -24,6 +26,7 @@ from pydicom.uid import CTImageStorage
 from pynetdicom import AE
 
 import node
+from node.deliver.dimse import send_c_store
 from node.infer.kept import Kept
 from node.infer.report import Report
 from node.infer.runner import Event, Finished, Noted, StageFinished, StageStarted
@@ -136,7 +139,9 @@ class _Report(Report):
 def trip(folder: Path) -> Trip:
     """Take it, in a process of its own: what other tests left behind is not on the way."""
     command = [sys.executable, "-m", "tests.support.trip", str(folder)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    # threads that wait for each other in turns cost minutes where cores are busy
+    alone = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=alone, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return Trip(dict.fromkeys((file, name) for file, name in json.loads(done.stdout)))
 
@@ -205,9 +210,10 @@ def _send(port: int, study: str) -> None:
     sender.add_requested_context(CTImageStorage)
     association = sender.associate("127.0.0.1", port, ae_title="SEGNODE")
     for dataset in Phantom(study=study, series=study, spacing_mm=(6.0, 5.0, 5.5)).datasets():
-        assert association.send_c_store(dataset).Status == 0
+        assert send_c_store(association, dataset, 1).Status == 0
     association.release()
 
 
 if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO)  # to stderr, which a failure shows
     sys.stdout.write(json.dumps(list(_take(Path(sys.argv[1])).calls)))

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
+from node.config import AuthConfig
 from node.database.engine import open_engine, writing
 from node.domain.errors import NodeError, TryLater
 from node.domain.health import Readiness
@@ -210,7 +211,7 @@ def site(engine: Engine, actions: Recorder, health: Health, tmp_path: Path) -> I
         health=health,
         results_dir=tmp_path / "results",
     )
-    with serving(create_app(services)) as running:
+    with serving(create_app(services, auth=AuthConfig())) as running:
         yield running
 
 

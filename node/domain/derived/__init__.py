@@ -13,9 +13,8 @@ from node.domain.derived.attribute import Attribute, DerivedAttribute, Kind, Ser
 from node.domain.derived.body_region import BODY_REGION
 from node.domain.derived.contrast import CONTRAST
 from node.domain.derived.image_type import IMAGE_TYPE
-from node.domain.derived.measured import QUANTITY
 from node.domain.derived.origin import ORIGIN
-from node.domain.derived.planes import PLANES, VOLUME
+from node.domain.derived.planes import PLANES, QUANTITY, VOLUME
 from node.domain.derived.sequence import SEQUENCE
 from node.domain.frames import Frame
 from node.domain.grid import GateVerdict

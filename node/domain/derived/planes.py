@@ -1,4 +1,4 @@
-"""What the planes of a series tell: how many, how large, how they lie."""
+"""What the planes of a series tell: how many, how large, how they lie, what their numbers measure."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from node.domain.derived.attribute import DerivedAttribute, Kind, told
-from node.domain.frames import Triple
+from node.domain.derived.attribute import DerivedAttribute, Kind, SeriesFacts, told
+from node.domain.frames import Triple, quantity_of
 from node.domain.grid import GateVerdict
 from node.domain.header import Missing, Value
+from node.domain.quantity import Quantity
 
 _ALONG_AN_AXIS = 0.8
 _AXES = ("sagittal", "coronal", "axial")  # normal along x, y, z of LPS
@@ -39,6 +40,18 @@ def _spacing_mm(verdict: GateVerdict) -> Value:
 def _faults(verdict: GateVerdict) -> str:
     codes = dict.fromkeys(finding.code.value.replace("_", " ") for finding in verdict.findings)
     return ", ".join(codes) or "no stack"
+
+
+def _quantity(facts: SeriesFacts) -> Value:
+    if not facts.frames:
+        return Missing("no images")
+    found = quantity_of(facts.frames)
+    if found is None:
+        return Missing("different between images")
+    quantity, why = found
+    if quantity is Quantity.UNSPECIFIED:
+        return Missing(f"not established: {why or 'nothing in the header tells'}")
+    return (quantity.value,)
 
 
 PLANES = (
@@ -89,4 +102,12 @@ VOLUME = (
         meaning="slices are missing inside the stack",
         of=lambda facts: told(facts.verdict.has_gaps, "no stack of slices to look for gaps in"),
     ),
+)
+
+QUANTITY = DerivedAttribute(
+    name="quantity",
+    kind=Kind.TEXT,
+    values=tuple(each.value for each in Quantity if each is not Quantity.UNSPECIFIED),
+    meaning="what the numbers measure",
+    of=_quantity,
 )

@@ -32,7 +32,7 @@ class Cube:
 
     Args:
         array: Shape (256, 256, 256), index (left, inferior, anterior), 0 to 255.
-        geometry: Of ``array``.
+        grid: Of ``array``.
         source: The grid that the volume came from.
         cut_mm: How much of the field of view lies outside the cube at each of its ends: along left,
             inferior, anterior.

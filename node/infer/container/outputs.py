@@ -18,7 +18,7 @@ from node.domain.errors import JobFailed, JobRefused
 from node.domain.result import LabelArray
 from node.domain.segment import Segment
 from node.infer.container.grid import Canvas, Floats, SourceGrid
-from node.infer.container.seg_output import paint_segmentation
+from node.infer.container.seg_output import paint_segmentation, refused
 from node.infer.run_context import SeriesInput
 
 USUAL_OUTPUTS = ("**/*.seg.dcm", "**/*.dcm", "**/*.nii.gz", "**/*.nii")
@@ -156,13 +156,13 @@ def _paint_label_map(path: Path, grid: SourceGrid, canvas: Canvas) -> None:
     """
     values, affine_lps = _read_nifti(path)
     if values.ndim != 3:
-        raise _refused("is not one volume of single values")
+        raise refused("is not one volume of single values")
     if values.dtype.kind not in "biuf" or not np.isfinite(values).all():
-        raise _refused("holds values that are no labels")
+        raise refused("holds values that are no labels")
     window = grid.place_volume(affine_lps, values.shape)
     present = np.unique(values)
     if np.any(present != np.floor(present)) or present[0] < 0:
-        raise _refused("holds values that are no labels: negative ones or fractions")
+        raise refused("holds values that are no labels: negative ones or fractions")
     for value in present:
         if value:
             canvas.paint(window, np.asarray(values == value), int(value))
@@ -174,14 +174,10 @@ def _read_nifti(path: Path) -> tuple[NDArray[Any], Floats]:
     try:
         image = library.ReadImage(str(path))
     except RuntimeError as error:
-        raise _refused("cannot be read as NIfTI") from error
+        raise refused("cannot be read as NIfTI") from error
     affine_lps = np.eye(4)
     if image.GetDimension() == 3:
         direction = np.array(image.GetDirection()).reshape(3, 3)
         affine_lps[:3, :3] = (direction * np.array(image.GetSpacing()))[:, ::-1]
         affine_lps[:3, 3] = image.GetOrigin()
     return np.asarray(sitk.GetArrayFromImage(image)), affine_lps
-
-
-def _refused(why: str) -> JobRefused:
-    return JobRefused(f"the container's output {why}")

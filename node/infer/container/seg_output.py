@@ -58,7 +58,7 @@ def paint_segmentation(
             _require_belonging(seg, inputs, grid)
             _paint(seg, match_segments(_described(seg), segments), grid, canvas)
     except (*DECODE_ERRORS, BytesLengthException, InvalidDicomError, SeriesUnusable) as error:
-        raise _refused(f"cannot be read as DICOM ({type(error).__name__})") from error
+        raise refused(f"cannot be read as DICOM ({type(error).__name__})") from error
 
 
 def _described(seg: Dataset) -> list[Dataset]:
@@ -69,10 +69,10 @@ def _described(seg: Dataset) -> list[Dataset]:
 def _require_segmentation(seg: FileDataset) -> None:
     sop_class = UID(str(seg.get("SOPClassUID", "")))
     if sop_class not in (SegmentationStorage, LABEL_MAP_STORAGE):
-        raise _refused(f"is no segmentation but {sop_class.name or 'of no class'}")
+        raise refused(f"is no segmentation but {sop_class.name or 'of no class'}")
     kind = str(seg.get("SegmentationType", ""))
     if kind not in ("BINARY", "LABELMAP"):
-        raise _refused(f"is a segmentation of type {kind or 'unknown'}, not BINARY or LABELMAP")
+        raise refused(f"is a segmentation of type {kind or 'unknown'}, not BINARY or LABELMAP")
 
 
 def _require_belonging(seg: Dataset, inputs: Mapping[str, SeriesInput], grid: SourceGrid) -> None:
@@ -82,22 +82,22 @@ def _require_belonging(seg: Dataset, inputs: Mapping[str, SeriesInput], grid: So
         theirs = str(seg.get(keyword) or "").strip()
         # an ID beyond ASCII may have lost its character set on the way through other programs
         if ours != {""} and theirs not in ours and theirs.isascii() and "".join(ours).isascii():
-            raise _refused(f"is of another {noun} than its input")
+            raise refused(f"is of another {noun} than its input")
     frame_of_reference = str(seg.get("FrameOfReferenceUID") or "").strip()
     if frame_of_reference and frame_of_reference != grid.frame_of_reference_uid:
-        raise _refused("has another Frame of Reference than its input")
+        raise refused("has another Frame of Reference than its input")
     series = {given.header.text("SeriesInstanceUID") for given in inputs.values()}
     referenced = {
         str(item.get("SeriesInstanceUID") or "")
         for item in seg.get("ReferencedSeriesSequence") or []
     }
     if referenced - series:
-        raise _refused("refers to a series that is not its input")
+        raise refused("refers to a series that is not its input")
     instances = _referenced_instances(seg)
     if instances - {uid for given in inputs.values() for uid in given.files}:
-        raise _refused("refers to images that are not its input")
+        raise refused("refers to images that are not its input")
     if not referenced and not instances:
-        raise _refused("does not say which series it is made of")
+        raise refused("does not say which series it is made of")
 
 
 def _referenced_instances(seg: Dataset) -> set[str]:
@@ -119,22 +119,20 @@ def _referenced_instances(seg: Dataset) -> set[str]:
 
 def _paint(seg: FileDataset, label_of: Mapping[int, int], grid: SourceGrid, canvas: Canvas) -> None:
     if len(seg.get("PerFrameFunctionalGroupsSequence") or []) != int(seg.NumberOfFrames):
-        raise _refused("has another number of frames than it says")
+        raise refused("has another number of frames than it says")
     frames = frames_of(seg)
     is_binary = str(seg.SegmentationType) == "BINARY"
     numbers = _segment_numbers(seg) if is_binary else [None] * len(frames)
     planes = _bit_planes(seg, frames) if is_binary else iter_pixels(seg, raw=True)
     for frame, number, plane in zip(frames, numbers, planes, strict=True):
         if plane.shape != (frame.rows, frame.columns):
-            raise _refused("has a frame of another size than it says")
+            raise refused("has a frame of another size than it says")
         window = grid.place_plane(frame)
         # in a label map 0 is background
         for value in np.unique(plane[plane != 0]).tolist() if number is None else [1]:
             segment_number = value if number is None else number
             if segment_number not in label_of:
-                raise _refused(
-                    f"has pixels of segment {segment_number}, which it does not describe"
-                )
+                raise refused(f"has pixels of segment {segment_number}, which it does not describe")
             canvas.paint(window, plane == value, label_of[segment_number])
 
 
@@ -144,7 +142,7 @@ def _segment_numbers(seg: Dataset) -> Iterator[int | None]:
             (s.ReferencedSegmentNumber for s in sources if "ReferencedSegmentNumber" in s), None
         )
         if number is None:
-            raise _refused("has a frame of no segment")
+            raise refused("has a frame of no segment")
         yield int(number)
 
 
@@ -156,12 +154,12 @@ def _bit_planes(seg: FileDataset, frames: Sequence[Frame]) -> Iterator[Plane]:
     pixels = frames[0].rows * frames[0].columns
     octets = np.frombuffer(seg.PixelData, np.uint8)
     if octets.size * 8 < pixels * len(frames):
-        raise _refused("ends before its last frame")
+        raise refused("ends before its last frame")
     for number, frame in enumerate(frames):
         start = number * pixels
         bits = np.unpackbits(octets[start // 8 : (start + pixels + 7) // 8], bitorder="little")
         yield bits[start % 8 :][:pixels].reshape(frame.rows, frame.columns)
 
 
-def _refused(why: str) -> JobRefused:
+def refused(why: str) -> JobRefused:
     return JobRefused(f"the container's output {why}")

@@ -66,35 +66,28 @@ def entry_of(spec: ModelSpec) -> Entry:
     settings = spec.runner.settings
     if not isinstance(settings, PythonPart):
         raise TypeError(f"{spec.name} is no model in Python")
-    if settings.is_own_code:
-        return _own_function(settings, spec.folder)
-    module, _, name = settings.entry.partition(":")
-    entry: Entry | None = getattr(importlib.import_module(module), name, None)
-    if entry is None:
-        raise JobRefused(f"{module} has no function {name}")
+    where, _, name = settings.entry.partition(":")
+    is_own = settings.is_own_code
+    module = _own_module(settings, spec.folder) if is_own else importlib.import_module(where)
+    entry: Entry | None = getattr(module, name, None)
+    if not callable(entry):
+        raise JobRefused(f"{where} has no function {name}")
     return entry
 
 
-def _own_function(settings: PythonPart, folder: Path) -> Callable[..., Any]:
-    """The function that ``FILE.py:<function>`` names.
+def _own_module(settings: PythonPart, folder: Path) -> ModuleType:
+    """The file of a model's folder that the entry names, imported.
 
-    Args:
-        folder: Of the model.
     Raises:
-        JobRefused: A file is not the declared one, cannot be imported, or lacks the function.
+        JobRefused: A file is not the declared one, or cannot be imported.
     """
-    path, _, name = settings.entry.partition(":")
+    path = settings.entry.partition(":")[0]
     try:
-        module = _import(_checked_sources(settings, folder), folder, Path(path).stem)
+        return _import(_checked_sources(settings, folder), folder, Path(path).stem)
     except JobFailed:
         raise
     except Exception as error:
         raise JobRefused(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise JobRefused(f"{path} has no function {name}")
-    found: Callable[..., Any] = function
-    return found
 
 
 def _checked_sources(settings: PythonPart, folder: Path) -> dict[str, bytes]:

@@ -1,216 +1,117 @@
 """The tables of the first version."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
 revision = "0001"
 down_revision = None
 
+_TYPES: dict[str, sa.types.TypeEngine[Any]] = {
+    "int": sa.Integer(),
+    "float": sa.Float(),
+    "bool": sa.Boolean(),
+    "json": sa.JSON(),
+    "text": sa.Text(),
+}
+
 
 def upgrade() -> None:
-    op.create_table(
+    _table(
         "association",
-        sa.Column("id", sa.String(length=32), nullable=False),
-        sa.Column("road", sa.String(length=8), nullable=False),
-        sa.Column("peer", sa.String(length=64), nullable=False),
-        sa.Column("calling_ae_title", sa.String(length=16), nullable=False),
-        sa.Column("called_ae_title", sa.String(length=16), nullable=False),
-        sa.Column("address", sa.String(length=64), nullable=False),
-        sa.Column("http_user", sa.String(length=64), nullable=False),
-        sa.Column("opened_at", sa.Float(), nullable=False),
-        sa.Column("heartbeat_at", sa.Float(), nullable=False),
-        sa.Column("closed_at", sa.Float(), nullable=True),
-        sa.Column("end", sa.String(length=8), nullable=True),
-        sa.PrimaryKeyConstraint("id"),
+        "id 32, road 8, peer 64, calling_ae_title 16, called_ae_title 16, address 64, "
+        "http_user 64, opened_at float, heartbeat_at float, closed_at float?, end 8?",
     )
     op.create_index("association_open", "association", ["closed_at"], unique=False)
-    op.create_table(
-        "breaker",
-        sa.Column("destination", sa.String(length=80), nullable=False),
-        sa.Column("failures", sa.Integer(), nullable=False),
-        sa.Column("open_until", sa.Float(), nullable=False),
-        sa.PrimaryKeyConstraint("destination"),
-    )
-    op.create_table(
+    _table("breaker", "destination 80, failures int, open_until float")
+    _table(
         "event",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("at", sa.Float(), nullable=False),
-        sa.Column("kind", sa.String(length=32), nullable=False),
-        sa.Column("series_instance_uid", sa.String(length=64), nullable=False),
-        sa.Column("sop_instance_uid", sa.String(length=64), nullable=False),
-        sa.Column("sentence", sa.Text(), nullable=False),
-        sa.PrimaryKeyConstraint("id"),
+        "id int, at float, kind 32, series_instance_uid 64, sop_instance_uid 64, sentence text",
     )
-    op.create_table(
+    _table(
         "instance",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("sop_instance_uid", sa.String(length=64), nullable=False),
-        sa.Column("version", sa.Integer(), nullable=False),
-        sa.Column("sop_class_uid", sa.String(length=64), nullable=False),
-        sa.Column("transfer_syntax_uid", sa.String(length=64), nullable=False),
-        sa.Column("study_instance_uid", sa.String(length=64), nullable=False),
-        sa.Column("series_instance_uid", sa.String(length=64), nullable=False),
-        sa.Column("file_name", sa.String(length=200), nullable=False),
-        sa.Column("data_offset", sa.Integer(), nullable=False),
-        sa.Column("size_bytes", sa.Integer(), nullable=False),
-        sa.Column("received_sha256", sa.String(length=64), nullable=False),
-        sa.Column("pixel_identity", sa.String(length=64), nullable=False),
-        sa.Column("is_input", sa.Boolean(), nullable=False),
-        sa.Column("received_at", sa.Float(), nullable=False),
-        sa.Column("association_id", sa.String(length=32), nullable=False),
-        sa.Column("road", sa.String(length=8), nullable=False),
-        sa.Column("peer", sa.String(length=64), nullable=False),
-        sa.Column("calling_ae_title", sa.String(length=16), nullable=False),
-        sa.Column("called_ae_title", sa.String(length=16), nullable=False),
-        sa.Column("address", sa.String(length=64), nullable=False),
-        sa.Column("http_user", sa.String(length=64), nullable=False),
-        sa.Column("file_deleted_at", sa.Float(), nullable=True),
-        sa.PrimaryKeyConstraint("id"),
-        sa.UniqueConstraint("sop_instance_uid", "version"),
+        "id int, sop_instance_uid 64, version int, sop_class_uid 64, transfer_syntax_uid 64, "
+        "study_instance_uid 64, series_instance_uid 64, file_name 200, data_offset int, "
+        "size_bytes int, received_sha256 64, pixel_identity 64, is_input bool, "
+        "received_at float, association_id 32, road 8, peer 64, calling_ae_title 16, "
+        "called_ae_title 16, address 64, http_user 64, file_deleted_at float?",
+        unique=("sop_instance_uid", "version"),
     )
     op.create_index("instance_by_association", "instance", ["association_id"], unique=False)
     op.create_index("instance_by_series", "instance", ["series_instance_uid"], unique=False)
-    op.create_table(
+    _table(
         "job",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("job_key", sa.String(length=64), nullable=False),
-        sa.Column("state", sa.String(length=16), nullable=False),
-        sa.Column("priority", sa.Integer(), nullable=False),
-        sa.Column("model", sa.String(length=64), nullable=False),
-        sa.Column("model_digest", sa.String(length=64), nullable=False),
-        sa.Column("parameters", sa.JSON(), nullable=False),
-        sa.Column("study_instance_uid", sa.String(length=64), nullable=False),
-        sa.Column("inputs", sa.JSON(), nullable=False),
-        sa.Column("destinations", sa.JSON(), nullable=False),
-        sa.Column("revision", sa.Integer(), nullable=False),
-        sa.Column("replaces", sa.String(length=64), nullable=False),
-        sa.Column("config_digest", sa.String(length=64), nullable=False),
-        sa.Column("series_number", sa.Integer(), nullable=False),
-        sa.Column("content_date", sa.String(length=8), nullable=False),
-        sa.Column("content_time", sa.String(length=13), nullable=False),
-        sa.Column("deadline_s", sa.Float(), nullable=False),
-        sa.Column("attempts", sa.Integer(), nullable=False),
-        sa.Column("owner", sa.String(length=64), nullable=True),
-        sa.Column("lease_until", sa.Float(), nullable=True),
-        sa.Column("not_before", sa.Float(), nullable=False),
-        sa.Column("stages", sa.JSON(), nullable=False),
-        sa.Column("sentence", sa.Text(), nullable=False),
-        sa.Column("created_at", sa.Float(), nullable=False),
-        sa.Column("started_at", sa.Float(), nullable=True),
-        sa.Column("finished_at", sa.Float(), nullable=True),
-        sa.PrimaryKeyConstraint("id"),
-        sa.UniqueConstraint("job_key"),
+        "id int, job_key 64, state 16, priority int, model 64, model_digest 64, "
+        "parameters json, study_instance_uid 64, inputs json, destinations json, "
+        "revision int, replaces 64, config_digest 64, series_number int, content_date 8, "
+        "content_time 13, deadline_s float, attempts int, owner 64?, lease_until float?, "
+        "not_before float, stages json, sentence text, created_at float, started_at float?, "
+        "finished_at float?",
+        unique=("job_key",),
     )
     op.create_index("job_by_study", "job", ["study_instance_uid"], unique=False)
     op.create_index("job_ready", "job", ["state", "priority", "created_at"], unique=False)
     op.create_index("job_started", "job", ["started_at"], unique=False)
-    op.create_table(
+    _table(
         "match",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("rule", sa.String(length=128), nullable=False),
-        sa.Column("study_instance_uid", sa.String(length=64), nullable=False),
-        sa.Column("series_key", sa.String(length=600), nullable=False),
-        sa.Column("roles", sa.JSON(), nullable=False),
-        sa.Column("revision", sa.Integer(), nullable=False),
-        sa.Column("state", sa.String(length=16), nullable=False),
-        sa.Column("sentence", sa.Text(), nullable=False),
-        sa.Column("explanation", sa.JSON(), nullable=True),
-        sa.Column("job_id", sa.Integer(), nullable=True),
-        sa.Column("created_at", sa.Float(), nullable=False),
-        sa.Column("updated_at", sa.Float(), nullable=False),
-        sa.PrimaryKeyConstraint("id"),
-        sa.UniqueConstraint("rule", "series_key", "revision"),
+        "id int, rule 128, study_instance_uid 64, series_key 600, roles json, revision int, "
+        "state 16, sentence text, explanation json?, job_id int?, created_at float, "
+        "updated_at float",
+        unique=("rule", "series_key", "revision"),
     )
     op.create_index("match_by_job", "match", ["job_id"], unique=False)
     op.create_index("match_by_series", "match", ["series_key"], unique=False)
-    op.create_table(
+    _table(
         "outbox",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("result_id", sa.Integer(), nullable=False),
-        sa.Column("destination", sa.String(length=80), nullable=False),
-        sa.Column("state", sa.String(length=16), nullable=False),
-        sa.Column("attempts", sa.Integer(), nullable=False),
-        sa.Column("refusals", sa.Integer(), nullable=False),
-        sa.Column("next_at", sa.Float(), nullable=False),
-        sa.Column("owner", sa.String(length=64), nullable=True),
-        sa.Column("lease_until", sa.Float(), nullable=True),
-        sa.Column("last_status", sa.Integer(), nullable=True),
-        sa.Column("sentence", sa.Text(), nullable=False),
-        sa.Column("config_digest", sa.String(length=64), nullable=False),
-        sa.Column("created_at", sa.Float(), nullable=False),
-        sa.Column("sent_at", sa.Float(), nullable=True),
-        sa.PrimaryKeyConstraint("id"),
-        sa.UniqueConstraint("result_id", "destination"),
+        "id int, result_id int, destination 80, state 16, attempts int, refusals int, "
+        "next_at float, owner 64?, lease_until float?, last_status int?, sentence text, "
+        "config_digest 64, created_at float, sent_at float?",
+        unique=("result_id", "destination"),
     )
     op.create_index("outbox_by_destination", "outbox", ["destination", "state"], unique=False)
     op.create_index("outbox_ready", "outbox", ["state", "next_at"], unique=False)
-    op.create_table(
-        "peer_habit",
-        sa.Column("peer", sa.String(length=80), nullable=False),
-        sa.Column("splits_series", sa.Boolean(), nullable=False),
-        sa.Column("learned_at", sa.Float(), nullable=False),
-        sa.PrimaryKeyConstraint("peer"),
-    )
-    op.create_table(
+    _table("peer_habit", "peer 80, splits_series bool, learned_at float")
+    _table(
         "quarantine",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("file_name", sa.String(length=200), nullable=False),
-        sa.Column("size_bytes", sa.Integer(), nullable=False),
-        sa.Column("sop_instance_uid", sa.String(length=64), nullable=False),
-        sa.Column("series_instance_uid", sa.String(length=64), nullable=False),
-        sa.Column("dimse_status", sa.Integer(), nullable=False),
-        sa.Column("reason", sa.Text(), nullable=False),
-        sa.Column("received_at", sa.Float(), nullable=False),
-        sa.Column("road", sa.String(length=8), nullable=False),
-        sa.Column("peer", sa.String(length=64), nullable=False),
-        sa.Column("calling_ae_title", sa.String(length=16), nullable=False),
-        sa.Column("address", sa.String(length=64), nullable=False),
-        sa.Column("state", sa.String(length=16), nullable=False),
-        sa.PrimaryKeyConstraint("id"),
+        "id int, file_name 200, size_bytes int, sop_instance_uid 64, series_instance_uid 64, "
+        "dimse_status int, reason text, received_at float, road 8, peer 64, "
+        "calling_ae_title 16, address 64, state 16",
     )
-    op.create_table(
+    _table(
         "result",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("job_id", sa.Integer(), nullable=False),
-        sa.Column("form", sa.String(length=16), nullable=False),
-        sa.Column("file_name", sa.String(length=200), nullable=False),
-        sa.Column("size_bytes", sa.Integer(), nullable=False),
-        sa.Column("sha256", sa.String(length=64), nullable=False),
-        sa.Column("sop_instance_uid", sa.String(length=64), nullable=False),
-        sa.Column("sop_class_uid", sa.String(length=64), nullable=False),
-        sa.Column("series_instance_uid", sa.String(length=64), nullable=False),
-        sa.Column("study_instance_uid", sa.String(length=64), nullable=False),
-        sa.Column("summary", sa.JSON(), nullable=False),
-        sa.Column("state", sa.String(length=16), nullable=False),
-        sa.Column("created_at", sa.Float(), nullable=False),
-        sa.PrimaryKeyConstraint("id"),
-        sa.UniqueConstraint("job_id", "form"),
+        "id int, job_id int, form 16, file_name 200, size_bytes int, sha256 64, "
+        "sop_instance_uid 64, sop_class_uid 64, series_instance_uid 64, "
+        "study_instance_uid 64, summary json, state 16, created_at float",
+        unique=("job_id", "form"),
     )
-    op.create_table(
+    _table(
         "series",
-        sa.Column("series_instance_uid", sa.String(length=64), nullable=False),
-        sa.Column("study_instance_uid", sa.String(length=64), nullable=False),
-        sa.Column("patient_id", sa.String(length=64), nullable=False),
-        sa.Column("patient_name", sa.Text(), nullable=False),
-        sa.Column("modality", sa.String(length=16), nullable=False),
-        sa.Column("series_description", sa.Text(), nullable=False),
-        sa.Column("header", sa.JSON(), nullable=False),
-        sa.Column("instances", sa.Integer(), nullable=False),
-        sa.Column("frames", sa.Integer(), nullable=False),
-        sa.Column("first_received_at", sa.Float(), nullable=False),
-        sa.Column("last_received_at", sa.Float(), nullable=False),
-        sa.Column("revision", sa.Integer(), nullable=False),
-        sa.Column("snapshot", sa.JSON(), nullable=True),
-        sa.Column("state", sa.String(length=16), nullable=False),
-        sa.Column("evidence", sa.String(length=32), nullable=False),
-        sa.Column("expected_instances", sa.Integer(), nullable=True),
-        sa.Column("gate", sa.JSON(), nullable=True),
-        sa.Column("sentence", sa.Text(), nullable=False),
-        sa.Column("forced", sa.String(length=16), nullable=False),
-        sa.Column("newest_row", sa.Integer(), nullable=False),
-        sa.Column("guard", sa.Integer(), nullable=False),
-        sa.Column("updated_at", sa.Float(), nullable=False),
-        sa.PrimaryKeyConstraint("series_instance_uid"),
+        "series_instance_uid 64, study_instance_uid 64, patient_id 64, patient_name text, "
+        "modality 16, series_description text, header json, instances int, frames int, "
+        "first_received_at float, last_received_at float, revision int, snapshot json?, "
+        "state 16, evidence 32, expected_instances int?, gate json?, sentence text, "
+        "forced 16, newest_row int, guard int, updated_at float",
     )
     op.create_index("series_by_state", "series", ["state"], unique=False)
     op.create_index("series_by_study", "series", ["study_instance_uid"], unique=False)
+
+
+def _table(name: str, columns: str, unique: Sequence[str] = ()) -> None:
+    """Create a table whose first column is its key.
+
+    Args:
+        columns: Name and type of each, the type of a short text being its length; ``?``: it may be null.
+    """
+    made = [_column(*column.split()) for column in columns.split(", ")]
+    constraints: list[sa.Constraint] = [sa.PrimaryKeyConstraint(made[0].name)]
+    if unique:
+        constraints.append(sa.UniqueConstraint(*unique))
+    op.create_table(name, *made, *constraints)
+
+
+def _column(name: str, kind: str) -> sa.Column[Any]:
+    plain = kind.removesuffix("?")
+    type_ = sa.String(int(plain)) if plain.isdigit() else _TYPES[plain]
+    return sa.Column(name, type_, nullable=kind != plain)
