@@ -36,7 +36,7 @@ class Job:
 
     model: Model
     inputs: Mapping[str, Files]
-    parameters: Mapping[str, str] = field(default_factory=dict)
+    parameters: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
