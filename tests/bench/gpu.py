@@ -60,7 +60,7 @@ def other(name: str) -> Part:
     """The jobs of another published model."""
 
     def part(bench: Bench, sheet: Sheet) -> None:
-        model = gpu_inputs.published(name, bench.folder)
+        model = gpu_inputs.published(name, bench.folder, is_quick=bench.is_quick)
         if name == "brats_mri":
             shape = gpu_inputs.QUICK_HEAD if bench.is_quick else gpu_inputs.HEAD
             inputs = {

@@ -107,7 +107,7 @@ def bundles_folder() -> Path | None:
     return Path(named).resolve() if named else None
 
 
-def published(name: str, folder: Path) -> Model:
+def published(name: str, folder: Path, *, is_quick: bool = False) -> Model:
     """A model of this repository over its published bundle, its weights taken for those pulled.
 
     The four series of ``brats_mri`` lie on one grid here, so the step that strips skulls and registers
@@ -126,7 +126,7 @@ def published(name: str, folder: Path) -> Model:
         shutil.copytree(bundle, own, copy_function=os.symlink)
         shutil.copytree(default_models_folder() / name, model_folder)
         if name == "brats_mri":
-            _without_preparation(model_folder / "model.yaml")
+            _write_brats(model_folder / "model.yaml", is_quick=is_quick)
         spec = load_model(model_folder)
         for asset in spec.weights:  # of any kind, taken for those that were pulled
             if (own / asset.path).is_file():
@@ -135,8 +135,10 @@ def published(name: str, folder: Path) -> Model:
     return Model(spec=load_model(model_folder), weights_dir=folder / "weights")
 
 
-def _without_preparation(path: Path) -> None:
+def _write_brats(path: Path, *, is_quick: bool) -> None:
     model: dict[str, Any] = yaml.safe_load(path.read_text())
+    if is_quick:  # its own windows are for a card
+        model["runner"]["overrides"]["inferer#roi_size"] = [48, 48, 32]
     for key in ("prepare", "prepare_files"):
         model["runner"].pop(key)
     model["weights"] = [each for each in model["weights"] if each["path"] == "models/model.pt"]
