@@ -155,7 +155,7 @@ def _lines_of(command: Sequence[str], bench: Bench) -> Iterator[dict[str, float 
     yield from (json.loads(line) for line in said.splitlines() if line.startswith(b"{"))
     if code:
         last = log.read_text(errors="replace").strip().splitlines()[-1:]
-        raise NotMeasured(f"{command[2]} ended with {code}: {' '.join(last)}")
+        raise NotMeasured(f"MONAI's evaluator ended with {code}: {' '.join(last)}")
 
 
 def precisions(bench: Bench, sheet: Sheet) -> None:
@@ -299,12 +299,13 @@ PARTS: Mapping[str, tuple[float, str, Part]] = {
 
 
 def measure(is_quick: bool) -> list[Report]:
-    """Every part as a part of ``python -m tests.bench``; without a card only where it is quick."""
-    if not (_smi("name") or is_quick):
+    """Every part, for ``python -m tests.bench``; without a card the first, and only if it is quick."""
+    has_card = bool(_smi("name"))
+    if not (has_card or is_quick):
         note = "not measured: no card; --quick rehearses on the CPU"
         return [Report(part="gpu", title="jobs on a card", rows=[], notes=[note])]
     with TemporaryDirectory(prefix="segnode-bench-") as name:
-        return list(reports(list(PARTS), Path(name) / "series", is_quick))
+        return list(reports(list(PARTS) if has_card else ["3mm"], Path(name) / "series", is_quick))
 
 
 def reports(
@@ -391,7 +392,8 @@ def main() -> None:
         parser.error(f"no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     print(machine(), flush=True)
     done: list[Report] = []
-    for report in reports(parts, options.series, options.quick, options.limit_s):
+    series = options.series / ("quick" if options.quick else "full")
+    for report in reports(parts, series, options.quick, options.limit_s):
         print(markdown(report), flush=True)
         done.append(report)
         if options.json:
