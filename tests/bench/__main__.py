@@ -1,9 +1,9 @@
 """All benchmarks, or some: ``python -m tests.bench [PART ...] [--quick] [--json FILE]``.
 
 Parts: road (socket to SEG in Orthanc), ingest (against dcmtk and Orthanc), memory, encode (against
-highdicom and dcmqi), tissue (the model alone), bundle (against MONAI's command), glue (all but a
-network), demo. Peers are measured in the same run as the
-node, taking turns. The exit code says nothing of the goals unless ``--strict``: on a busy machine
+highdicom and dcmqi), tissue (the model alone), bundle (against MONAI's command), gpu (jobs on a
+card, against MONAI's evaluator), glue (all but a network), demo. Peers are measured in the same run as
+the node, taking turns. The exit code says nothing of the goals unless ``--strict``: on a busy machine
 a missed goal may be the machine's.
 """
 
@@ -25,6 +25,7 @@ from tests.bench import (
     bench_ingest,
     bench_memory,
     bench_road,
+    gpu,
 )
 from tests.bench.report import Goal, Report, machine
 
@@ -62,6 +63,7 @@ PARTS: Mapping[str, Measure] = {
     "encode": lambda is_quick: bench_encode.measure(repetitions=1 if is_quick else 3),
     "tissue": lambda is_quick: bench_ct_tissue.measure(slices=100 if is_quick else 400),
     "bundle": bench_bundle.measure,
+    "gpu": gpu.measure,
     "glue": bench_bundle.glue,
     "demo": demo,
 }
