@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -88,9 +87,7 @@ def test_parameters_that_it_does_not_know_end_the_job(
     parameters: dict[str, object], sentence: str, shared_models: Cases, tmp_path: Path
 ) -> None:
     name = "brain_t1_meshnet"
-    model = load_model(default_models_folder() / name)
-    changed = {**model.runner.parameters, **parameters}
-    model = replace(model, runner=replace(model.runner, parameters=changed))
+    model = load_model(default_models_folder() / name).with_parameters(parameters)
     series = given_files(piece_of(name, shared_models), tmp_path / "series")
     here = room(tmp_path, weights_dir=in_room(name, shared_models, tmp_path))
 

@@ -137,7 +137,7 @@ class BundlePart(RunnerPart):
 
 def settings_of(spec: ModelSpec) -> BundlePart:
     """What model.yaml says to this runner kind."""
-    settings = spec.runner.settings
+    settings = spec.runner
     if not isinstance(settings, BundlePart):
         raise JobRefused(f"{spec.name} is no bundle")
     return settings
