@@ -63,7 +63,7 @@ class BundlePart(RunnerPart):
     optimized.
     """
 
-    REVISION: ClassVar[int] = 1
+    REVISION: ClassVar[int] = 2
     WORKER: ClassVar[str] = "node.infer.bundle.runner:run"
 
     kind: Literal["monai_bundle"]
