@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -40,13 +41,13 @@ def as_asked(precision: str) -> Iterator[None]:
         cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic, matmul.allow_tf32 = before
 
 
+@dataclass(slots=True, eq=False)
 class Recorder:
     """At most one recording, kept with the network that it is of."""
 
-    def __init__(self) -> None:
-        self._key: Hashable = None
-        self._recording: _Recording | None = None
-        self._refused: dict[Hashable, str] = {}
+    _key: Hashable = None
+    _recording: _Recording | None = None
+    _refused: dict[Hashable, str] = field(default_factory=dict)
 
     @property
     def is_empty(self) -> bool:
