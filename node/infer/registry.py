@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
@@ -71,11 +71,6 @@ class ModelSpec:
     segment_of: Mapping[int, Segment]
     plausible: Plausible
     digest: str
-
-    def with_parameters(self, parameters: Mapping[str, object]) -> ModelSpec:
-        """The model with the parameters of a job over its own."""
-        given = {**self.runner.parameters, **parameters}
-        return replace(self, runner=self.runner.model_copy(update={"parameters": given}))
 
 
 def default_models_folder() -> Path:

@@ -15,6 +15,7 @@ from node.infer.bundle.spec import (
     variant_of,
 )
 from node.infer.registry import ModelSpec, default_models_folder, load_model
+from node.infer.run_context import with_parameters
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def ctmr() -> ModelSpec:
 
 
 def asked(spec: ModelSpec, **parameters: object) -> ModelSpec:
-    return spec.with_parameters(parameters)
+    return with_parameters(spec, parameters)
 
 
 def test_a_variant_that_there_is_not_is_refused(ctmr: ModelSpec) -> None:
