@@ -127,7 +127,7 @@ def optimize_model(
 def _why_not_run(model: ModelSpec, settings: NodeConfig) -> list[str]:
     """What keeps it from being tried; nothing where it can be."""
     lacking = list(shortcomings(model, settings.weights_dir, settings.accept_licences))
-    if untold := model.runner.settings.why_no_phantom:
+    if untold := model.runner.why_no_phantom:
         lacking.append(untold)
     return lacking + [
         f"no phantom shows {' or '.join(given.quantities)}"
@@ -142,7 +142,7 @@ def _try(model: ModelSpec, settings: NodeConfig, *, on_phantom: bool) -> list[st
     Raises:
         NodeError: What is wrong with its code, its weights or its answer.
     """
-    if any(model.runner.settings.shortcomings()):
+    if any(model.runner.shortcomings()):
         return []
     with tempfile.TemporaryDirectory(prefix="segnode-check-") as folder:
         if on_phantom:

@@ -40,6 +40,7 @@ Target = Callable[[Mapping[str, Any], Report, Kept], Mapping[str, Any]]
 
 _PR_SET_PDEATHSIG = 1
 _RECEIVE_BYTES = 1 << 16
+_IDLE_S = 10.0
 
 
 class ChannelReport:
@@ -75,7 +76,11 @@ def main(arguments: list[str]) -> int:
     kept = Kept()
     send(line, {"kind": "ready"})
     while True:
-        message = requests.get()
+        try:
+            message = requests.get(timeout=_IDLE_S)
+        except queue.Empty:
+            _give_card_back()
+            message = requests.get()
         _limit_memory(message["memory_bytes"])
         answer = _answer(message, ChannelReport(line), kept)
         send(line, answer)
@@ -145,6 +150,13 @@ def _give_memory_back() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc alone
     if trim is not None:
         trim(0)
+
+
+def _give_card_back() -> None:
+    """What torch reserved of a card and does not use now is for others."""
+    torch: Any = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def _limit_memory(limit_bytes: int | None) -> None:

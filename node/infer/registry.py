@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
@@ -33,20 +33,6 @@ _VOXELS = "node.infer.volume"  # what reads the voxels of every model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunnerSpec:
-    """Who runs the model: a kind of ``KINDS``, what it calls, and with what.
-
-    Args:
-        settings: What model.yaml says to this kind alone.
-    """
-
-    kind: str
-    entry: str
-    parameters: Mapping[str, object] = field(default_factory=dict)
-    settings: RunnerPart
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
     """A model folder.
 
@@ -60,6 +46,7 @@ class ModelSpec:
         image: Of a container, with the licence of the weights in it.
         has_regions: Whether the output may overlap: bit n-1 of a voxel is label value n.
         segment_of: Label value -> segment.
+        runner: What runs it, a kind of ``KINDS``.
         plausible: What a result may be.
         digest: Changes when the model may give other results: model.yaml, labels.csv, files, weights,
             and the revisions of the code that runs it.
@@ -73,7 +60,7 @@ class ModelSpec:
     research_use: bool
     inputs: Mapping[str, InputPart]
     grid_role: str
-    runner: RunnerSpec
+    runner: RunnerPart
     files: tuple[Asset, ...]
     weights: tuple[Asset, ...]
     weights_digest: str
@@ -184,12 +171,7 @@ def _spec(
         research_use=file.research_use,
         inputs=file.inputs,
         grid_role=next(iter(file.inputs)),
-        runner=RunnerSpec(
-            kind=file.runner.kind,
-            entry=file.runner.entry,
-            parameters=file.runner.parameters,
-            settings=file.runner,
-        ),
+        runner=file.runner,
         files=tuple(Asset(**each.model_dump()) for each in file.files),
         weights=weights,
         weights_digest=_weights_digest(weights),

@@ -180,9 +180,9 @@ def run_model(
     """
     if inputs.keys() != spec.inputs.keys():
         raise JobRefused(f"{spec.name} takes {sorted(spec.inputs)}, not {sorted(inputs)}")
-    module, _, function = spec.runner.settings.WORKER.partition(":")
+    module, _, function = spec.runner.WORKER.partition(":")
     work: Worker = getattr(importlib.import_module(module), function)
-    produced = work(_with(spec, parameters or {}), inputs, context, report)
+    produced = work(with_parameters(spec, parameters or {}), inputs, context, report)
     with report.stage("check"):
         check_labels(spec, inputs[spec.grid_role].stack.grid.shape, produced.labels)
         return _without_padding(spec, produced, report)
@@ -198,17 +198,17 @@ def warm(request: Mapping[str, Any], report: Report, kept: Kept) -> Mapping[str,
     with report.stage("warm"):
         for given in request["models"]:
             model = kept.model(Path(given["folder"]), load_model)
-            spec = _with(model, given["parameters"])
-            worker = importlib.import_module(spec.runner.settings.WORKER.partition(":")[0])
+            spec = with_parameters(model, given["parameters"])
+            worker = importlib.import_module(spec.runner.WORKER.partition(":")[0])
             if hasattr(worker, "warm"):
                 worker.warm(spec, Path(request["weights_dir"]), request["device"], kept)
     return {}
 
 
-def _with(spec: ModelSpec, parameters: Mapping[str, object]) -> ModelSpec:
-    """A model with the parameters of a job over its own."""
-    runner = replace(spec.runner, parameters={**spec.runner.parameters, **parameters})
-    return replace(spec, runner=runner)
+def with_parameters(spec: ModelSpec, parameters: Mapping[str, object]) -> ModelSpec:
+    """The model with the parameters of a job over its own."""
+    given = {**spec.runner.parameters, **parameters}
+    return replace(spec, runner=spec.runner.model_copy(update={"parameters": given}))
 
 
 def read_volumes(spec: ModelSpec, inputs: Mapping[str, SeriesInput], report: Report) -> Voxels:

@@ -71,6 +71,10 @@ class Failed:
 # kernel, which hands out zeroed pages anew: a third of the time of a convolution on a CPU. The child
 # keeps them until its job is over (see node.infer.child).
 _KEEPING_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
+# Read by torch as it is imported: the memory of a card does not fall into pieces that are too small,
+# and what cuBLAS answers does not depend on how much of it is free.
+_ON_A_CARD = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+_PIECES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # either name is an operator's choice
 
 Event: TypeAlias = StageStarted | StageFinished | Noted | Finished | Failed
 
@@ -179,6 +183,10 @@ class Runner:
         ours, theirs = socket.socketpair()
         environment = {
             **_KEEPING_MEMORY,
+            **_ON_A_CARD,
+            **(
+                {} if os.environ.keys() & set(_PIECES) else {_PIECES[0]: "expandable_segments:True"}
+            ),
             **os.environ,
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
             "SEGNODE_DEVICE": self._device,

@@ -58,7 +58,7 @@ def shortcomings(model: ModelSpec, weights_dir: Path, accepted: Collection[str])
         )
     for licence in locked_licences(model, accepted):
         yield f"its weights forbid commercial use: read {licence} and name it in accept_licences"
-    yield from model.runner.settings.shortcomings()
+    yield from model.runner.shortcomings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class ModelCatalog:
             **self._short(model),
             "inputs": _inputs(model),
             "parameters": dict(model.runner.parameters),
-            "variants": sorted(model.runner.settings.variant_names),
+            "variants": sorted(model.runner.variant_names),
             "memory_gb": model.resources.memory_gb,
             "deadline_s": model.resources.deadline_s,
             "files": [_file(asset, missing) for asset in model.files],

@@ -30,7 +30,7 @@ def run(request: Mapping[str, Any], report: Report, kept: Kept) -> dict[str, Any
     """
     model = load_model(Path(request["model_folder"]))
     weights_dir = Path(request["weights_dir"])
-    worker = importlib.import_module(model.runner.settings.WORKER.partition(":")[0])
+    worker = importlib.import_module(model.runner.WORKER.partition(":")[0])
     if hasattr(worker, "check"):
         worker.check(model, weights_dir, request["device"], kept)
     if not request["sample"]:

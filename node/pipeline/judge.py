@@ -202,7 +202,7 @@ def variant_conditions(model: ModelSpec) -> Sequence[tuple[Condition, VariantByP
     where = f"models/{model.name}/model.yaml: runner.variant_by"
     return [
         (compile_clause(line.when, f"{where}.{index}.when"), line)
-        for index, line in enumerate(model.runner.settings.variant_choices)
+        for index, line in enumerate(model.runner.variant_choices)
     ]
 
 
@@ -228,7 +228,7 @@ def variant_by_header(
     line = next(true, VariantByPart(when={}, ask="the header chooses none"))
     if line.variant:
         return {"variant": line.variant}
-    there_are = ", ".join(model.runner.settings.variant_names)
+    there_are = ", ".join(model.runner.variant_names)
     raise JobRefused(
         f"{line.ask}, so no variant of {model.name} goes without saying: name one of {there_are} as the"
         " parameter variant of the rule"

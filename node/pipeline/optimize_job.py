@@ -38,7 +38,7 @@ def run(request: Mapping[str, Any], report: Report, kept: Kept) -> dict[str, Any
     optimizing = importlib.import_module(_OPTIMIZE)
     exporter = optimizing.exporter_of(model, request["precision"])
     exporter.require(device)
-    variants = model.runner.settings.variant_names
+    variants = model.runner.variant_names
     variant = request["variant"] or str(model.runner.parameters.get("variant", variants[0]))
     if variant not in variants:
         raise JobRefused(

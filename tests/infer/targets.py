@@ -37,6 +37,12 @@ def echo(request: Request, report: Report, kept: Kept) -> Request:
     return {"request": dict(request), "process_id": os.getpid()}
 
 
+def card(request: Request, report: Report, kept: Kept) -> Request:
+    """What torch is told of a card before it is imported."""
+    names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "CUBLAS_WORKSPACE_CONFIG")
+    return {name: os.environ.get(name, "") for name in names}
+
+
 def noisy(request: Request, report: Report, kept: Kept) -> Request:
     print("a library talks")
     os.write(1, b"\x00\x00\x00\x05noise")

@@ -337,3 +337,19 @@ def test_a_broken_frame_fails_its_job_and_the_next_job_runs(runner: Runner, tmp_
     assert failed.permanent
     assert str(instance.SOPInstanceUID) in failed.sentence
     assert isinstance(after, Finished)
+
+
+@pytest.mark.parametrize("chosen", [{}, {"PYTORCH_CUDA_ALLOC_CONF": "backend:native"}])
+def test_torch_in_the_child_is_told_how_to_use_a_card_unless_an_operator_did(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch, chosen: dict[str, str]
+) -> None:
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in chosen.items():
+        monkeypatch.setenv(name, value)
+
+    (finished,) = run_to_end(runner, "card")
+
+    own = {} if chosen else {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+    told = {name: value for name, value in finished.result.items() if value}
+    assert told == {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", **own, **chosen}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 from node.domain.errors import JobFailed
 from node.infer.registry import default_models_folder, load_model
 from node.infer.report import Stopwatch
-from node.infer.run_context import run_model
+from node.infer.run_context import run_model, with_parameters
 from tests.infer.brain.heads import HeadSeries, acquired, t1_image
 from tests.support.cases import Cases
 from tests.support.rooms import given_files, room
@@ -88,9 +87,7 @@ def test_parameters_that_it_does_not_know_end_the_job(
     parameters: dict[str, object], sentence: str, shared_models: Cases, tmp_path: Path
 ) -> None:
     name = "brain_t1_meshnet"
-    model = load_model(default_models_folder() / name)
-    changed = {**model.runner.parameters, **parameters}
-    model = replace(model, runner=replace(model.runner, parameters=changed))
+    model = with_parameters(load_model(default_models_folder() / name), parameters)
     series = given_files(piece_of(name, shared_models), tmp_path / "series")
     here = room(tmp_path, weights_dir=in_room(name, shared_models, tmp_path))
 

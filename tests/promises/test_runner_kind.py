@@ -49,7 +49,7 @@ def run(spec, inputs, context, report):
     volume = read_volumes(spec, inputs, report).volumes[spec.grid_role]
     difference = np.abs(np.diff(volume.array.astype(np.int32), axis=1, prepend=0))
     difference[:, 0] = 0
-    labels = (difference > spec.runner.settings.above).astype(np.uint8)
+    labels = (difference > spec.runner.above).astype(np.uint8)
     return ModelOutput(labels=labels, ran={"edges": spec.runner.entry})
 '''
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,7 +15,7 @@ from node.infer.kept import Kept
 from node.infer.python.runner import entry_of
 from node.infer.registry import ModelSpec
 from node.infer.report import Report, Stopwatch
-from node.infer.run_context import RunContext, SeriesInput, run_model
+from node.infer.run_context import RunContext, SeriesInput, run_model, with_parameters
 from node.infer.volume import Volume
 from tests.support.phantoms import Phantom
 
@@ -76,8 +75,7 @@ def entry_labels(
     model: ModelSpec, volumes: Mapping[str, Volume], parameters: Mapping[str, object] | None = None
 ) -> LabelArray:
     """What the function of a ``python`` model makes of volumes in memory."""
-    given = {**model.runner.parameters, **(parameters or {})}
-    spec = replace(model, runner=replace(model.runner, parameters=given))
+    spec = with_parameters(model, parameters or {})
     with TemporaryDirectory() as name:
         labels: LabelArray = entry_of(spec)(spec, volumes, room(Path(name)), Stopwatch())
         return labels

@@ -9,6 +9,7 @@
     fast        the bundle's own parts, fed from memory
                 (resample: axis by axis; windows, vista: the network window by window;
                 decide: labels while it slides)
+    card        CUDA alone: number types, the same labels every time, windows recorded and replayed
     strict      the bundle's own command in a process of its own: the reference
     optimize    a TensorRT network, made and compared
 

@@ -1,8 +1,8 @@
 """From blended answers to labels, a few planes at a time.
 
 What decides is for ``label_windows``: it is given maps (K, x, y, z) and makes labels (x, y, z),
-``uint8`` where its label values fit, else ``uint16``. No softmax: it does not change which class is
-largest.
+``uint8`` where its label values fit, else a signed type: torch knows little of ``uint16``. No softmax:
+it does not change which class is largest.
 
 Blending is linear, and so is a 1 x 1 x 1 convolution: where a network ends with one that makes many
 classes of few features (SegResNet: 105 of 32), the features are blended and the classes are made
@@ -22,12 +22,14 @@ import torch
 from torch import Tensor, nn
 
 from node.domain.errors import JobRefused
-from node.infer.bundle.windows import Decide, Windowing, label_windows, refuse_no_numbers
+from node.infer.bundle.windows import Decide, refuse_no_numbers
 
 
 def label_type(largest: int) -> torch.dtype:
-    """The smallest unsigned type that holds the largest label value."""
-    return torch.uint8 if largest < 256 else torch.uint16
+    """The smallest type that holds the largest label value, and that CUDA can compute with."""
+    if largest < 256:
+        return torch.uint8
+    return torch.int16 if largest < 1 << 15 else torch.int32
 
 
 def take_largest(maps: Tensor) -> Tensor:
@@ -37,8 +39,7 @@ def take_largest(maps: Tensor) -> Tensor:
     ``argmax``, which also makes eight bytes per voxel.
     """
     dtype = label_type(len(maps) - 1)
-    signed = torch.int16 if dtype is torch.uint16 else dtype  # torch cannot fill uint16 by a mask
-    labels = torch.zeros(maps.shape[1:], dtype=signed, device=maps.device)
+    labels = torch.zeros(maps.shape[1:], dtype=dtype, device=maps.device)
     planes = 1 if maps.device.type == "cpu" else max(maps.shape[1], 1)
     for first in range(0, maps.shape[1], planes):
         values, decided = maps[:, first : first + planes], labels[first : first + planes]
@@ -48,7 +49,7 @@ def take_largest(maps: Tensor) -> Tensor:
             torch.gt(values[number], best, out=above)
             decided.masked_fill_(above, number)
             torch.maximum(best, values[number], out=best)
-    return labels.view(dtype)
+    return labels
 
 
 def mark_regions(threshold: float = 0.5, channels: Sequence[int] = ()) -> Decide:
@@ -90,7 +91,7 @@ def largest_of_linear_head(
         weight: (classes, F) over the F maps.
         bias: (classes,).
         above: Given: class n becomes label n + 1, and 0 where no class is above this value.
-        chunk: Voxels at once: so many times ``classes`` values exist.
+        chunk: Voxels at once, twice as many on a GPU: so many times ``classes`` values exist.
     Raises:
         JobRefused: A weight, or on use the largest value of a voxel, is not a number.
     """
@@ -102,59 +103,61 @@ def largest_of_linear_head(
         matrix = weight.to(maps.device, torch.float32)
         offset = None if bias is None else bias.to(matrix)[:, None]
         labels = torch.empty(maps.shape[1:], dtype=dtype, device=maps.device)
-        for plane, row in enumerate(maps.unbind(1)):  # a plane: what is not contiguous is copied
-            features, decided = row.flatten(1), labels[plane].view(-1)
-            for start in range(0, len(decided), chunk):
-                scores = matrix @ features[:, start : start + chunk].float()
+        at_once, planes, extremes = chunk, 1, []
+        if maps.device.type != "cpu":  # which waits for the host between two small steps
+            at_once = 2 * chunk
+            planes = max(at_once // max(labels[:1].numel(), 1), 1)
+        for first in range(0, len(labels), planes):  # what is not contiguous is copied
+            features = maps[:, first : first + planes].flatten(1)
+            decided = labels[first : first + planes].view(-1)
+            for start in range(0, len(decided), at_once):
+                scores = matrix @ features[:, start : start + at_once].float()
                 if offset is not None:
                     scores += offset
                 best, number = scores.max(0)
-                refuse_no_numbers(best)
+                extremes.append(torch.stack(torch.aminmax(best)))
                 if above is not None:
                     number = torch.where(best > above, number + 1, 0)
-                decided[start : start + chunk] = number.to(dtype)
+                decided[start : start + at_once] = number.to(dtype)
+        refuse_no_numbers(torch.stack(extremes))
         return labels
 
     return decide
 
 
-def largest_by_windows(image: Tensor, network: nn.Module, windowing: Windowing) -> Tensor:
-    """For each voxel the number of the class with the largest blended value.
+class Headless:
+    """A network that answers with the features before its last matrix, if it ends with one.
 
-    Args:
-        image: Preprocessed, (C, X, Y, Z).
-        network: In evaluation mode, on the device of the windows.
-
-    Raises:
-        JobFailed: See ``label_windows``; or windows are not all treated alike.
+    ``network`` is in evaluation mode, and between two calls as it was. Its first window tells whether
+    it does; every later one raises ``JobRefused`` where it is not treated alike.
     """
-    headless = _Headless(network)
-    try:
-        return label_windows(image, headless, headless.decide, windowing)
-    finally:
-        headless.give_back()
-
-
-class _Headless:
-    """A network that answers with the features before its last matrix, if it ends with one."""
 
     def __init__(self, network: nn.Module) -> None:
         self._network = network
         self._head: nn.Conv3d | None = None
         self._is_known = False
-        self._passed: list[Tensor] = []
 
     def __call__(self, windows: Tensor) -> object:
+        """The answer to windows (B, C, *roi)."""
         if not self._is_known:
             return self._first(windows)
-        answer = self._network(windows)
-        if self._head is not None:
-            passed, self._passed = self._passed, []
-            if len(passed) != 1 or not _is_same(passed[0], answer):
-                raise JobRefused(
-                    "the network does not do the same for every window: run this bundle in strict"
-                    " mode"
-                )
+        if self._head is None:
+            return self._network(windows)
+        passed: list[Tensor] = []
+
+        def pass_on(features: Tensor) -> Tensor:
+            passed.append(features)
+            return features
+
+        self._head.forward = pass_on  # type: ignore[method-assign,assignment]
+        try:
+            answer = self._network(windows)
+        finally:
+            del self._head.forward  # the class's own again
+        if len(passed) != 1 or not _is_same(passed[0], answer):
+            raise JobRefused(
+                "the network does not do the same for every window: run this bundle in strict mode"
+            )
         return answer
 
     def decide(self, maps: Tensor) -> Tensor:
@@ -163,12 +166,6 @@ class _Headless:
             return take_largest(maps)
         bias = None if self._head.bias is None else self._head.bias.detach()
         return largest_of_linear_head(self._head.weight.detach().flatten(1), bias)(maps)
-
-    def give_back(self) -> None:
-        """The network becomes as it was."""
-        if self._head is not None:
-            del self._head.forward  # the class's own again
-        self._head = None
 
     def _first(self, windows: Tensor) -> object:
         calls: list[tuple[nn.Conv3d, Tensor, Tensor, tuple[int, int]]] = []
@@ -198,11 +195,6 @@ class _Headless:
         if len(last) != 1 or sum(module is last[0][0] for module, *_ in calls) != 1:
             return answer
         self._head, features = last[0]
-        self._head.forward = self._pass  # type: ignore[method-assign,assignment]
-        return features
-
-    def _pass(self, features: Tensor) -> Tensor:
-        self._passed.append(features)
         return features
 
 

@@ -8,8 +8,9 @@ through the bundle's own inversion.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,14 +24,23 @@ from torch import Tensor
 from node.domain.errors import JobRefused
 from node.domain.grid import Floats, Grid
 from node.domain.result import LabelArray
-from node.infer.bundle.decide import largest_by_windows, mark_regions
+from node.infer.bundle.card import as_asked
+from node.infer.bundle.decide import mark_regions
 from node.infer.bundle.loading import Loaded
 from node.infer.bundle.vista import is_vista, prompts_of, vista_labels, vista_windowing
-from node.infer.bundle.windows import Windowing, label_windows, refuse_no_numbers, windowing_of
+from node.infer.bundle.windows import (
+    Decide,
+    Network,
+    Windowing,
+    label_windows,
+    refuse_no_numbers,
+    windowing_of,
+)
 from node.infer.report import Report
 from node.infer.volume import Volume
 
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Name -> what autocast makes of the network's inputs and weights."""
 
 _PRED = "pred"
 _LABEL_LIMIT = 65535
@@ -44,13 +54,20 @@ class MemoryMode:
 
     Args:
         single_windows: One window at a time, whatever the bundle says.
+        recorded: The network is recorded on a card, which keeps the memory of one window.
         slab_on_cpu: Sums and labels in main memory while the network is on a GPU.
     """
 
     device: str
     precision: str = "fp32"
     single_windows: bool = False
+    recorded: bool = True
     slab_on_cpu: bool = False
+
+    @property
+    def is_cpu(self) -> bool:
+        """Whether the network is on the CPU."""
+        return self.device == "cpu"
 
 
 def run_fast(
@@ -73,7 +90,7 @@ def run_fast(
     with report.stage("prepare"):
         prepared = _preprocess(loaded, channels, effort.device)
     with report.stage("network"):
-        answer = _answer(loaded, prepared, effort, region_channels, wanted)
+        answer = _answer(loaded, prepared, effort, region_channels, wanted, report.note)
     with report.stage("invert"):
         reset_ops_id(prepared)  # type: ignore[no-untyped-call]  # inverted by a copy of the transforms
         data = {loaded.image_key: prepared, _PRED: answer}
@@ -85,6 +102,32 @@ def run_fast(
         for transform in loaded.post.rest:
             data = transform(data)
         return _as_labels(data[_PRED], channels[0].grid)
+
+
+def warm_up(loaded: Loaded, effort: MemoryMode, region_channels: Sequence[int] = ()) -> None:
+    """Windows of nothing: what a network sets up at its first ones, the first job then finds.
+
+    One on a CPU; on a card as many as it takes until it is recorded. None where windows are as large
+    as the image.
+
+    Raises:
+        JobFailed: As ``run_fast``; so may torch, whatever it raises.
+    """
+    if loaded.post.kind == "maps":
+        return
+    windowing = _own_windowing(loaded)
+    roi = [windowing.roi_size] * 3 if isinstance(windowing.roi_size, int) else windowing.roi_size
+    if min(roi) < 1:
+        return
+    channels = next((each.shape[1] for each in loaded.network.parameters() if each.ndim == 5), 1)
+    rows = 1 if effort.is_cpu else 2 * windowing.batch
+    image = MetaTensor(torch.zeros(channels, *roi[:-1], rows * roi[-1]))
+    _answer(loaded, image, effort, region_channels, (), lambda _: None)
+
+
+def windows_at_once(loaded: Loaded) -> int:
+    """How many windows a call of the network gets; 1 also where that is not ours to change."""
+    return 1 if loaded.post.kind == "maps" else _own_windowing(loaded).batch
 
 
 def _preprocess(loaded: Loaded, channels: Sequence[Volume], device: str) -> MetaTensor:
@@ -147,25 +190,50 @@ def _answer(
     effort: MemoryMode,
     region_channels: Sequence[int],
     wanted: Sequence[int],
+    tell: Callable[[str], None],
 ) -> MetaTensor:
     """Labels or regions (1, X, Y, Z), or maps (K, X, Y, Z) where the bundle wants them whole."""
+    if effort.is_cpu:
+        return _answer_as_set(loaded, prepared, effort, region_channels, wanted, None)
+    recorded = partial(loaded.recorder.of, precision=effort.precision, tell=tell)
+    record = recorded if effort.recorded and not loaded.engine else None
+    with as_asked(effort.precision):
+        return _answer_as_set(loaded, prepared, effort, region_channels, wanted, record)
+
+
+def _answer_as_set(
+    loaded: Loaded,
+    prepared: MetaTensor,
+    effort: MemoryMode,
+    region_channels: Sequence[int],
+    wanted: Sequence[int],
+    record: Callable[[Network], Network] | None,
+) -> MetaTensor:
     if loaded.post.kind == "maps":
         return _maps(loaded, prepared, effort)
     image, network = prepared.to(effort.device), loaded.network
+    windowing = _windowing(_own_windowing(loaded), effort)
     if loaded.post.kind == "classes":
-        if not is_vista(network):
-            raise JobRefused(
-                "the bundle asks for classes as VISTA3D is asked, of another network: run it in"
-                " strict mode"
-            )
         prompts = prompts_of(loaded.parser, loaded.transforms, wanted)
-        windowing = _windowing(vista_windowing(loaded.inferer, network), effort)
-        return MetaTensor(vista_labels(image, network, windowing, prompts)[None])
-    windowing = _windowing(windowing_of(loaded.inferer), effort)
+        return MetaTensor(vista_labels(image, network, windowing, prompts, record)[None])
+    asked: Network = loaded.headless
+    decide: Decide = loaded.headless.decide
     if loaded.post.kind == "regions":
-        decide = mark_regions(loaded.post.threshold, region_channels)
-        return MetaTensor(label_windows(image, network, decide, windowing)[None])
-    return MetaTensor(largest_by_windows(image, network, windowing)[None])
+        asked, decide = network, mark_regions(loaded.post.threshold, region_channels)
+    asked = record(asked) if record else asked
+    return MetaTensor(label_windows(image, asked, decide, windowing)[None])
+
+
+def _own_windowing(loaded: Loaded) -> Windowing:
+    """How the bundle's own inferer cuts windows."""
+    if loaded.post.kind != "classes":
+        return windowing_of(loaded.inferer)
+    if not is_vista(loaded.network):
+        raise JobRefused(
+            "the bundle asks for classes as VISTA3D is asked, of another network: run it in"
+            " strict mode"
+        )
+    return vista_windowing(loaded.inferer, loaded.network)
 
 
 def _windowing(windowing: Windowing, effort: MemoryMode) -> Windowing:
@@ -195,7 +263,7 @@ def _maps(loaded: Loaded, prepared: MetaTensor, effort: MemoryMode) -> MetaTenso
 
 
 def _as_labels(pred: Tensor, grid: Grid) -> LabelArray:
-    values = torch.as_tensor(pred).as_subclass(Tensor).cpu()
+    values = torch.as_tensor(pred).as_subclass(Tensor)
     if values.ndim != 4 or len(values) != 1 or tuple(values.shape[:0:-1]) != grid.shape:
         given = " x ".join(str(size) for size in values.shape)
         raise JobRefused(
@@ -206,9 +274,26 @@ def _as_labels(pred: Tensor, grid: Grid) -> LabelArray:
             raise JobRefused("the bundle returned values that are not numbers")
         if bool((values != values.floor()).any()):
             raise JobRefused("the bundle returned values that are no labels")
-    if int(values.min()) < 0 or int(values.max()) > _LABEL_LIMIT:
+    least, largest = (int(end) for end in torch.stack(torch.aminmax(values)).tolist())
+    if least < 0 or largest > _LABEL_LIMIT:
         raise JobRefused("the bundle returned values that are no labels")
-    array = values[0].numpy().transpose()
-    if int(values.max()) < 256:
-        return np.ascontiguousarray(array, np.uint8)
-    return np.ascontiguousarray(array, np.uint16)
+    return turned(values[0], np.uint8 if largest < 256 else np.uint16)
+
+
+def turned(values: Tensor, dtype: Any) -> LabelArray:
+    """Values (column, row, slice) as labels (slice, row, column), in the order of memory."""
+    if values.device.type != "cpu":
+        return turned_by_torch(values, dtype)
+    given = values.numpy()
+    labels: LabelArray = np.empty(given.shape[::-1], dtype)
+    for row in range(given.shape[1]):  # what is read and written then fits into the cache
+        labels[:, row, :] = given[:, row, :].T
+    return labels
+
+
+def turned_by_torch(values: Tensor, dtype: Any) -> LabelArray:
+    """The same, done where the values are: on a CPU slower, on a card a hundred times as fast."""
+    # torch knows little of uint16: the same bits as int16; float to int16 would not wrap
+    small = values.to(torch.uint8) if dtype is np.uint8 else values.to(torch.int32).to(torch.int16)
+    labels: LabelArray = small.permute(2, 1, 0).contiguous().cpu().numpy().view(dtype)
+    return labels

@@ -19,7 +19,7 @@ import pickle
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -34,13 +34,19 @@ from torch import Tensor
 
 from node.domain.errors import JobRefused
 from node.infer.assets import FileHashes
+from node.infer.bundle.card import Recorder
+from node.infer.bundle.decide import Headless
 from node.infer.bundle.resample import make_lean
 from node.infer.bundle.spec import Bundle, Optimized
 from node.infer.registry import ModelSpec
 
 LIBRARIES = ("torch", "torch_tensorrt")
 
-_OUT_OF_MEMORY = ("out of memory", "allocate memory", "bad_alloc", "alloc_cpu")
+# of cuBLAS and cuDNN, too; cuDNN has no engine where none of them gets its workspace
+_OUT_OF_MEMORY = (
+    *("out of memory", "allocate memory", "bad_alloc", "alloc_cpu"),
+    *("cublas_status_alloc_failed", "cudnn_status_alloc_failed", "unable to find an engine"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,14 +68,17 @@ class Loaded:
     """A bundle's parts, ready to run again and again.
 
     Args:
+        headless: The network again, without its last layer where that is a matrix.
         transforms: Its preprocessing after loading.
         image_key: Under which its transforms find the image.
         channel_first: Its loader gives the image a channel axis.
         engine: What the network was optimized with; empty: it is the bundle's own.
         remark: Why an optimized network that there is was not taken.
+        recorder: Of the network on a card.
     """
 
     network: torch.nn.Module
+    headless: Headless
     transforms: tuple[Any, ...]
     inferer: Any
     post: PostPlan
@@ -78,6 +87,7 @@ class Loaded:
     parser: Any
     engine: str = ""
     remark: str = ""
+    recorder: Recorder = field(default_factory=Recorder, compare=False)
 
 
 def load(bundle: Bundle, device: str, *, regions: bool) -> Loaded:
@@ -103,6 +113,7 @@ def load(bundle: Bundle, device: str, *, regions: bool) -> Loaded:
     transforms, loader = _after_loading(preprocessing)
     return Loaded(
         network=network,
+        headless=Headless(network),
         transforms=transforms,
         inferer=parser.get_parsed_content("inferer"),
         post=plan_post(postprocessing.transforms, regions=regions),
@@ -128,7 +139,8 @@ def with_optimized(
     if "torch_tensorrt" in entry.made_with:
         importlib.import_module("torch_tensorrt")  # registers what its networks are made of
     network = torch.jit.load(str(bundle.root / entry.file), map_location=device)  # type: ignore[no-untyped-call]
-    return replace(loaded, network=network.eval(), engine=entry.engine)
+    network = network.eval()
+    return replace(loaded, network=network, headless=Headless(network), engine=entry.engine)
 
 
 def _stale(
@@ -189,20 +201,31 @@ _reachable: list[Path] = []
 
 
 def _reach_code(root: Path) -> None:
-    """Let ``import scripts`` mean the code of this bundle, and of no other one."""
+    """Let ``import scripts`` mean the code of this bundle, and of no other one.
+
+    Nor a package of that name that is installed and was imported.
+    """
+    if "scripts" in sys.modules and not _lies_in(root, sys.modules["scripts"]):
+        for name in [each for each in sys.modules if each.partition(".")[0] == "scripts"]:
+            del sys.modules[name]
     if _reachable == [root]:
         return
     for previous in _reachable:
         sys.path.remove(str(previous))
         for name, module in list(sys.modules.items()):
-            said = getattr(module, "__dict__", {})  # some answer to every name, as torch.classes
-            # a folder of code without __init__.py has a path and no file
-            places = [said.get("__file__"), *said.get("__path__", ())]
-            if any(str(place).startswith(f"{previous}/") for place in places):
+            if _lies_in(previous, module):
                 del sys.modules[name]
     _reachable[:] = [root]
     sys.path.insert(0, str(root))
     importlib.invalidate_caches()
+
+
+def _lies_in(root: Path, module: object) -> bool:
+    """Whether a module is code below a folder."""
+    said = getattr(module, "__dict__", {})  # some answer to every name, as torch.classes
+    # a folder of code without __init__.py has a path and no file
+    places = [said.get("__file__"), *said.get("__path__", ())]
+    return any(str(place).startswith(f"{root}/") for place in places)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

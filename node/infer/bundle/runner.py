@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,13 @@ import torch
 from node.domain.errors import JobRefused
 from node.domain.result import LabelArray, mask_of
 from node.infer.assets import check_assets, missing_assets
-from node.infer.bundle.fast import PRECISIONS, MemoryMode, run_fast
+from node.infer.bundle.fast import (
+    PRECISIONS,
+    MemoryMode,
+    run_fast,
+    warm_up,
+    windows_at_once,
+)
 from node.infer.bundle.image import Prepared
 from node.infer.bundle.loading import Loaded, is_out_of_memory, load, with_optimized
 from node.infer.bundle.spec import (
@@ -42,15 +49,26 @@ from node.infer.volume import Volume
 
 MODES = ("fast", "strict")
 
+_SINGLE = "one window at a time"
+
 
 def warm(spec: ModelSpec, weights_dir: Path, device: str, kept: Kept) -> None:
-    """Load the default variant, so that the first job finds it loaded.
+    """Load the default variant and show it windows, so that the first job finds all that set up.
 
     Of several models the first: one network is warm at a time.
     """
-    variant = spec.runner.parameters.get("variant", next(iter(settings_of(spec).variants)))
-    if kept.is_empty:
-        _loaded(spec, str(variant), weights_dir, device, kept)
+    settings = settings_of(spec)
+    variant = spec.runner.parameters.get("variant", next(iter(settings.variants)))
+    if not kept.is_empty:
+        return
+    loaded = _loaded(spec, str(variant), weights_dir, device, kept)
+    precision = str(spec.runner.parameters.get("precision", "fp32"))
+    if spec.runner.parameters.get("mode") != "strict" and precision in PRECISIONS:
+        with suppress(RuntimeError, JobRefused):  # a job tells what is wrong
+            warm_up(
+                loaded, MemoryMode(device=device, precision=precision), settings.region_channels
+            )
+        _free_memory()
 
 
 def check(spec: ModelSpec, weights_dir: Path, device: str, kept: Kept) -> None:
@@ -91,6 +109,9 @@ def run(
     read = read_volumes(spec, inputs, report)
     prepared = _prepare(spec, variant, read.volumes, context, report)
     by_class = is_asked_by_class(bundle)
+    if precision == "tf32" and context.device == "cpu":
+        report.note("precision: tf32 is of GPUs; on a CPU it is fp32")
+        precision = "fp32"
     if mode == "strict":
         asking = asking_for(bundle, wanted) if by_class and wanted else bundle
         labels = run_strict(asking, prepared.channels, context, report)
@@ -145,13 +166,21 @@ def _step_down(
 ) -> tuple[LabelArray, dict[str, str]]:
     """Labels, and what decided them, by the first way of running the bundle that has memory enough."""
 
+    asks_less = False  # whether one window at a time is less than what was tried
+
     def attempt(name: str, effort: MemoryMode) -> tuple[LabelArray, dict[str, str]]:
+        nonlocal asks_less
         with report.stage("load model"):
             loaded = _loaded(spec, name, context.weights_dir, effort.device, context.kept)
         if loaded.remark:
             report.note(loaded.remark)
         regions = settings_of(spec).region_channels
-        labels = run_fast(loaded, channels, effort, report, regions, wanted)
+        try:
+            labels = run_fast(loaded, channels, effort, report, regions, wanted)
+        except (MemoryError, RuntimeError):
+            asks_less = windows_at_once(loaded) > 1 or not loaded.recorder.is_empty
+            loaded.recorder.drop()
+            raise
         engine = {"engine": loaded.engine} if loaded.engine else {}
         device = torch.device(effort.device).type
         return labels, {
@@ -159,6 +188,8 @@ def _step_down(
         }  # fmt: skip
 
     for sentence, name, effort in _steps(spec, variant, first):
+        if sentence == _SINGLE and not asks_less:
+            continue
         if sentence:
             report.note(f"out of memory: {sentence}")
         try:
@@ -166,7 +197,6 @@ def _step_down(
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-        context.kept.drop_network()
         _free_memory()  # after the error is gone, which holds on to what the attempt had made
     raise JobRefused(
         f"out of memory, even in the smallest way to run {spec.name}: give it more"
@@ -179,11 +209,11 @@ def _steps(
 ) -> Iterator[tuple[str, str, MemoryMode]]:
     """What is told, variant and effort of the first try and what may follow, from little loss to much."""
     variants = settings_of(spec).variants
-    single = replace(first, single_windows=True)
+    single = replace(first, single_windows=True, recorded=False)
     seen: list[str] = []
     while variant and variant not in seen:
         yield f"variant {variant}" if seen else "", variant, first
-        yield "one window at a time", variant, single
+        yield _SINGLE, variant, single
         if first.device != "cpu":
             yield "sums in main memory", variant, replace(single, slab_on_cpu=True)
         seen.append(variant)

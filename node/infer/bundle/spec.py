@@ -63,7 +63,7 @@ class BundlePart(RunnerPart):
     optimized.
     """
 
-    REVISION: ClassVar[int] = 1
+    REVISION: ClassVar[int] = 2
     WORKER: ClassVar[str] = "node.infer.bundle.runner:run"
 
     kind: Literal["monai_bundle"]
@@ -137,7 +137,7 @@ class BundlePart(RunnerPart):
 
 def settings_of(spec: ModelSpec) -> BundlePart:
     """What model.yaml says to this runner kind."""
-    settings = spec.runner.settings
+    settings = spec.runner
     if not isinstance(settings, BundlePart):
         raise JobRefused(f"{spec.name} is no bundle")
     return settings

@@ -49,7 +49,9 @@ _SENTENCE = 200  # characters of the process's last line
 _TAIL_BYTES = 1 << 16
 _CAUSE_OF = "The above exception was the direct cause"  # Python's words between two tracebacks
 _PATH = re.compile(r"(?:(?<=[\s'\"(=\[:])|^)/[^\s'\",;:)\]]*/([^\s'\",;:)\]/]*)")
-_MEMORY = re.compile(r"out of memory|allocate memory|MemoryError|bad_alloc", re.IGNORECASE)
+_MEMORY = re.compile(
+    r"out of memory|allocate memory|MemoryError|bad_alloc|_ALLOC_FAILED", re.IGNORECASE
+)
 
 
 def run_strict(

@@ -10,7 +10,7 @@ values differ by a rounding error.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from node.domain.errors import JobRefused
 from node.infer.bundle.decide import label_type, largest_of_linear_head
-from node.infer.bundle.windows import Windowing, label_windows, windowing_of
+from node.infer.bundle.windows import Network, Windowing, label_windows, windowing_of
 
 _WINDOWS = SlidingWindowInfererAdapt.__name__
 
@@ -32,7 +32,11 @@ def is_vista(network: object) -> bool:
 
 
 def vista_labels(
-    image: Tensor, network: Any, windowing: Windowing, prompts: Sequence[int]
+    image: Tensor,
+    network: Any,
+    windowing: Windowing,
+    prompts: Sequence[int],
+    recorded: Callable[[Network], Network] | None = None,
 ) -> Tensor:
     """For each voxel the prompt with the largest value above 0, or 0.
 
@@ -40,9 +44,10 @@ def vista_labels(
         image: Preprocessed, (1, X, Y, Z).
         network: VISTA3D on the device of the windows, in evaluation mode.
         prompts: Global numbers of classes; of equal values the first counts.
+        recorded: Makes one that answers alike of the part that sees windows.
 
     Returns:
-        The prompts' own numbers, (X, Y, Z), ``uint8`` where all fit, else ``uint16``.
+        The prompts' own numbers, (X, Y, Z), of the type ``label_type``.
 
     Raises:
         JobFailed: There is no prompt, or see ``label_windows``.
@@ -62,7 +67,8 @@ def vista_labels(
         features: Tensor = network.class_head.image_post_mapping(automatic)
         return features
 
-    return label_windows(image, encode, decide, windowing)
+    asked = recorded(encode) if recorded else encode
+    return label_windows(image, asked, decide, windowing)
 
 
 def vista_windowing(inferer: Any, network: object) -> Windowing:

@@ -188,7 +188,10 @@ class _Run:
     def _ask(self, windows: list[Triple]) -> Tensor:
         roi, dtype = self.plan.roi, self._windowing.autocast
         asked = torch.stack([self._image[:, *_box(start, roi)] for start in windows])
-        with torch.autocast(self._window_device.type, dtype=dtype, enabled=dtype is not None):
+        # nothing cached: weights cast in this call must not be read by a recording of it later
+        with torch.autocast(
+            self._window_device.type, dtype=dtype, enabled=dtype is not None, cache_enabled=False
+        ):
             answer = self._network(asked.to(self._window_device))
         if (
             not isinstance(answer, Tensor)

@@ -35,7 +35,7 @@ def run(
     Raises:
         JobFailed: No engine, no image, no output, or an output that is not a result of these inputs.
     """
-    settings = spec.runner.settings
+    settings = spec.runner
     if not isinstance(settings, ContainerPart):
         raise TypeError(f"{spec.name} is no container model")
     with report.stage("prepare"):

@@ -63,7 +63,7 @@ def entry_of(spec: ModelSpec) -> Entry:
     Raises:
         JobRefused: It is not there, or its file is not the declared one.
     """
-    settings = spec.runner.settings
+    settings = spec.runner
     if not isinstance(settings, PythonPart):
         raise TypeError(f"{spec.name} is no model in Python")
     where, _, name = settings.entry.partition(":")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -169,6 +171,24 @@ def test_each_bundle_is_run_with_its_own_code(tmp_path: Path, first_is_package: 
 
     np.testing.assert_array_equal(in_body, LATTICES["oblique"].hu_volume > -500)
     np.testing.assert_array_equal(in_air, LATTICES["oblique"].hu_volume < -500)
+
+
+def test_a_package_of_the_same_name_that_was_imported_before_is_not_taken_for_the_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = case_of(tmp_path / "made", "body", threshold(-500.0), LATTICES["oblique"])
+    stray = tmp_path / "stray" / "scripts"
+    stray.mkdir(parents=True)
+    (stray / "__init__.py").write_text("from . import network")
+    (stray / "network.py").write_text("Threshold = None")
+    for name in [each for each in sys.modules if each.partition(".")[0] == "scripts"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(stray.parent)
+    assert importlib.import_module("scripts.network").Threshold is None
+
+    labels = case.labels()
+
+    np.testing.assert_array_equal(labels, LATTICES["oblique"].hu_volume > -500)
 
 
 def test_learned_weights_agree_on_a_real_image(tmp_path: Path, shared_models: Cases) -> None:

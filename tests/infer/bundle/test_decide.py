@@ -17,14 +17,13 @@ from monai.networks.nets.segresnet import SegResNet  # noqa: E402
 from torch import nn  # noqa: E402
 
 from node.domain.errors import JobFailed  # noqa: E402
-from node.infer.bundle import decide as module  # noqa: E402
 from node.infer.bundle.decide import (  # noqa: E402
-    largest_by_windows,
+    Headless,
     largest_of_linear_head,
     mark_regions,
     take_largest,
 )
-from node.infer.bundle.windows import windowing_of  # noqa: E402
+from node.infer.bundle.windows import label_windows, windowing_of  # noqa: E402
 
 Tensor = Any
 FEATURES, CLASSES = 8, 30
@@ -38,7 +37,7 @@ def whole_numbers(*shape: int, seed: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("classes", "dtype"), [(1, "uint8"), (2, "uint8"), (256, "uint8"), (257, "uint16")]
+    ("classes", "dtype"), [(1, "uint8"), (2, "uint8"), (256, "uint8"), (257, "int16")]
 )
 def test_the_largest_wins_and_of_equal_ones_the_first(classes: int, dtype: str) -> None:
     maps = whole_numbers(classes, 3, 4, 5)
@@ -62,7 +61,8 @@ def test_each_region_is_a_bit_of_its_own(regions: int, threshold: float) -> None
 
     labels = mark_regions(threshold)(maps)
 
-    assert labels.dtype == (torch.uint8 if regions <= 8 else torch.uint16)
+    wide = torch.int16 if regions < 16 else torch.int32
+    assert labels.dtype == (torch.uint8 if regions <= 8 else wide)
     for number in range(regions):
         wanted = 1 / (1 + (-maps[number].double()).exp()) > threshold
         assert torch.equal(labels.int() >> number & 1 == 1, wanted)
@@ -91,7 +91,7 @@ def test_a_linear_head_decides_as_its_maps_of_all_classes_would(
     wanted = maps.argmax(0)
     if above is not None:
         wanted = torch.where(maps.amax(0) > above, wanted + 1, 0)
-    assert labels.dtype == (torch.uint8 if classes < 256 else torch.uint16)
+    assert labels.dtype == (torch.uint8 if classes < 256 else torch.int16)
     assert torch.equal(labels.long(), wanted)
 
 
@@ -189,20 +189,16 @@ def picture(shape: tuple[int, ...] = (20, 24, 40)) -> Tensor:
     return torch.rand((1, *shape), generator=torch.Generator().manual_seed(1))
 
 
-def widths_held(network: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[Tensor, set[int]]:
+def widths_held(network: Any) -> tuple[Tensor, set[int]]:
     """Labels, and how many maps were blended."""
     held: set[int] = set()
-    blend = module.label_windows
+    headless = Headless(network)
 
-    def listen(image: Tensor, asked: Any, decide: Any, *rest: Any) -> Tensor:
-        def decided(maps: Tensor) -> Tensor:
-            held.add(len(maps))
-            return decide(maps)
+    def decided(maps: Tensor) -> Tensor:
+        held.add(len(maps))
+        return headless.decide(maps)
 
-        return blend(image, asked, decided, *rest)
-
-    monkeypatch.setattr(module, "label_windows", listen)
-    return largest_by_windows(picture(), network, windowing_of(INFERER)), held
+    return label_windows(picture(), headless, decided, windowing_of(INFERER)), held
 
 
 def assert_same_but_for_ties(labels: Tensor, network: Any) -> None:
@@ -216,12 +212,10 @@ def assert_same_but_for_ties(labels: Tensor, network: Any) -> None:
 
 
 @pytest.mark.parametrize("make", [seg_res_net, lambda: After(nn.Identity())])
-def test_labels_are_those_of_the_whole_maps_but_for_ties(
-    make: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_labels_are_those_of_the_whole_maps_but_for_ties(make: Any) -> None:
     network = make()
 
-    labels, held = widths_held(network, monkeypatch)
+    labels, held = widths_held(network)
 
     assert held == {FEATURES}
     assert labels.dtype == torch.uint8
@@ -243,9 +237,9 @@ def test_labels_are_those_of_the_whole_maps_but_for_ties(
     ],
 )
 def test_a_network_that_does_not_end_with_its_matrix_is_blended_as_it_answers(
-    network: Any, monkeypatch: pytest.MonkeyPatch
+    network: Any,
 ) -> None:
-    labels, held = widths_held(network.eval(), monkeypatch)
+    labels, held = widths_held(network.eval())
 
     with torch.no_grad():
         maps = INFERER(picture()[None], network)[0]
@@ -257,9 +251,7 @@ def test_a_network_may_write_over_what_it_is_asked_about() -> None:
     greedy, polite = (Greedy(nn.Identity()).eval() for _ in range(2))
     polite.writes_over = False
 
-    labels = [
-        largest_by_windows(picture(), each, windowing_of(INFERER)) for each in (greedy, polite)
-    ]
+    labels = [widths_held(each)[0] for each in (greedy, polite)]
 
     assert len(labels[0].unique()) > 3
     assert torch.equal(*labels)
@@ -270,7 +262,7 @@ def test_the_network_is_left_as_it_was() -> None:
     with torch.no_grad():
         before = network(windows)
 
-    largest_by_windows(picture(), network, windowing_of(INFERER))
+    widths_held(network)
 
     with torch.no_grad():
         assert torch.equal(network(windows), before)
@@ -281,7 +273,7 @@ def test_a_network_that_changes_its_mind_fails_and_is_left_as_it_was() -> None:
     network = Wavering(nn.Identity()).eval()
 
     with pytest.raises(JobFailed, match="strict mode"):
-        largest_by_windows(picture(), network, windowing_of(INFERER))
+        widths_held(network)
 
     with torch.no_grad():
         assert network(torch.rand(1, 1, 8, 8, 8)).shape[1] == CLASSES
@@ -295,4 +287,4 @@ def test_a_head_that_is_no_matrix_of_numbers_fails_the_job(part: str, wrong: flo
         getattr(network.head, part)[5] = wrong
 
     with pytest.raises(JobFailed, match="not numbers"):
-        largest_by_windows(picture(), network, windowing_of(INFERER))
+        widths_held(network)

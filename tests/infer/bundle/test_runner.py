@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("monai")
 
 from node.infer.bundle import runner
-from node.infer.bundle.loading import Loaded
+from node.infer.bundle.loading import Loaded, is_out_of_memory
 from node.infer.bundle.spec import Bundle
 from node.infer.kept import Kept
 from node.infer.report import Stopwatch
@@ -62,13 +62,17 @@ def test_of_several_networks_one_is_loaded(tmp_path: Path, loads: list[str]) -> 
     assert loads == ["model.pt"]
 
 
-def test_a_try_without_memory_enough_lets_go_of_its_network_before_the_next(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("windows", [1, 2])
+def test_weights_are_loaded_once_for_a_variant_and_gone_before_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, windows: int
 ) -> None:
-    made = write_bundle_model(tmp_path, "resampled", MADE_BUNDLES["resampled"]())
+    recipe = MADE_BUNDLES["resampled"]()
+    recipe.config["inferer"]["sw_batch_size"] = windows
+    made = write_bundle_model(tmp_path, "resampled", recipe)
     inputs = {"image": given_files(Phantom(shape=(12, 20, 24)), tmp_path / "series")}
     load, run_fast = runner.load, runner.run_fast
     networks: list[weakref.ref[Any]] = []
+    tries = 0
 
     def listen(bundle: Bundle, device: str, *, regions: bool) -> Loaded:
         assert [each() for each in networks] == [None] * len(networks)
@@ -77,8 +81,10 @@ def test_a_try_without_memory_enough_lets_go_of_its_network_before_the_next(
         return loaded
 
     def run_out(*args: Any) -> Any:
+        nonlocal tries
+        tries += 1
         if len(networks) == 1:
-            raise MemoryError
+            raise RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")
         return run_fast(*args)
 
     monkeypatch.setattr(runner, "load", listen)
@@ -87,7 +93,53 @@ def test_a_try_without_memory_enough_lets_go_of_its_network_before_the_next(
     run_model(made.spec, inputs, room(tmp_path, weights_dir=made.weights_dir), report)
 
     assert len(networks) == 2
-    assert report.notes == ["out of memory: one window at a time"]
+    # with a batch of one the same would only be tried again
+    single = ["out of memory: one window at a time"] if windows > 1 else []
+    assert report.notes == [*single, "out of memory: variant 6mm"]
+    assert tries == windows + 1
+
+
+def test_the_first_job_finds_what_a_network_sets_up_at_its_first_window(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = write_bundle_model(tmp_path, "resampled", MADE_BUNDLES["resampled"]())
+    load, asked = runner.load, []
+
+    def listen(bundle: Bundle, device: str, *, regions: bool) -> Loaded:
+        loaded = load(bundle, device, regions=regions)
+        loaded.network.register_forward_pre_hook(lambda _, given: asked.append(given[0].shape))
+        return loaded
+
+    monkeypatch.setattr(runner, "load", listen)
+    warm(warmed(made, {}), Stopwatch(), Kept())
+
+    assert [tuple(shape) for shape in asked] == [(1, 1, 32, 32, 32)]
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "CUDA out of memory. Tried to allocate 20.00 MiB",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "GET was unable to find an engine to execute this computation",
+        "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory",
+    ],
+)
+def test_a_library_may_say_in_other_words_that_memory_ran_out(sentence: str) -> None:
+    assert is_out_of_memory(RuntimeError(sentence))
+    assert not is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED"))
+
+
+def test_tf32_on_a_cpu_is_said_to_be_fp32(tmp_path: Path) -> None:
+    made = write_bundle_model(tmp_path, "resampled", MADE_BUNDLES["resampled"]())
+    inputs = {"image": given_files(Phantom(shape=(12, 20, 24)), tmp_path / "series")}
+    place, report = room(tmp_path, weights_dir=made.weights_dir), Stopwatch()
+
+    produced = run_model(made.spec, inputs, place, report, {"precision": "tf32"})
+
+    assert produced.ran["precision"] == "fp32"
+    assert report.notes == ["precision: tf32 is of GPUs; on a CPU it is fp32"]
 
 
 def test_the_precision_that_is_told_is_that_of_the_try_that_succeeded(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from node.infer.bundle.spec import (
     variant_of,
 )
 from node.infer.registry import ModelSpec, default_models_folder, load_model
+from node.infer.run_context import with_parameters
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def ctmr() -> ModelSpec:
 
 
 def asked(spec: ModelSpec, **parameters: object) -> ModelSpec:
-    return replace(spec, runner=replace(spec.runner, parameters=parameters))
+    return with_parameters(spec, parameters)
 
 
 def test_a_variant_that_there_is_not_is_refused(ctmr: ModelSpec) -> None:
@@ -48,7 +48,7 @@ def test_a_bundle_that_does_not_ask_the_header_takes_its_first_variant() -> None
 
 
 def test_every_variant_says_its_modality(ctmr: ModelSpec) -> None:
-    variants = ctmr.runner.settings.variants  # type: ignore[union-attr]
+    variants = ctmr.runner.variants  # type: ignore[attr-defined]
 
     assert {name.removesuffix("_96"): name for name in variants}.keys() == {
         "CT_BODY",

@@ -41,7 +41,7 @@ def image_of(*phantoms: Phantom) -> tuple[Volume, ...]:
 
 def bundle_in(folder: Path, recipe: Recipe, **overrides: object) -> Bundle:
     made = write_bundle_model(folder, "bundle", recipe)
-    checked = bundle_of(made.spec, next(iter(made.spec.runner.settings.variants)), made.weights_dir)
+    checked = bundle_of(made.spec, next(iter(made.spec.runner.variants)), made.weights_dir)
     return Bundle(
         root=checked.root, config=checked.config, overrides=overrides, weights=checked.weights
     )

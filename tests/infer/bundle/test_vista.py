@@ -212,7 +212,7 @@ def test_label_values_decide_the_type(network: Any) -> None:
     image, windowing = picture((16, 16, 16)), vista_windowing(PublishedInferer(), network)
 
     assert vista_labels(image, network, windowing, (255,)).dtype == torch.uint8
-    assert vista_labels(image, network, windowing, (256,)).dtype == torch.uint16
+    assert vista_labels(image, network, windowing, (256,)).dtype == torch.int16
 
 
 def test_nothing_to_ask_for_is_refused(network: Any) -> None:

@@ -110,7 +110,7 @@ def test_several_inputs_get_roles_folders_and_a_study_rule(tmp_path: Path) -> No
     (rule,) = planned(draft, tmp_path).rules
 
     assert list(model.inputs) == ["t2", "adc", "pt"]
-    assert model.runner.settings.layout == {"t2": "case/t2", "adc": "case/adc", "pt": "case/pt"}
+    assert model.runner.layout == {"t2": "case/t2", "adc": "case/adc", "pt": "case/pt"}
     assert yaml.safe_load(draft.rule)["rules"][0]["study"]["adc"] == {
         "Modality": "MR",
         "sequence": "ADC",
