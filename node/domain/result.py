@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.dataset import Dataset
 
 from node.domain.grid import Stack
+from node.domain.job import ResultIdentity
+from node.domain.segment import Segment
 
 LabelArray = NDArray[np.uint8] | NDArray[np.uint16]
 
@@ -109,3 +112,20 @@ class Provenance:
     replaces: str = ""
     incomplete: str = ""
     implausible: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What a form is encoded from and verified against.
+
+    Args:
+        source: Headers of all input instances in any order, none of them looked at before: an element
+            that was has lost its original bytes.
+        segments: All of the model, in order.
+    """
+
+    volume: LabelVolume
+    source: Sequence[Dataset]
+    segments: Sequence[Segment]
+    provenance: Provenance
+    identity: ResultIdentity

@@ -12,7 +12,7 @@ import mmap
 import os
 import shutil
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -23,8 +23,7 @@ from node.domain.delivery import DEFAULT_FORMS
 from node.domain.errors import JobRefused, TryLater
 from node.domain.job import ResultIdentity, result_key
 from node.domain.reasons import reasons_to_json
-from node.domain.result import EncodedFile, LabelVolume, Provenance
-from node.domain.segment import Segment
+from node.domain.result import EncodedFile, LabelVolume, Provenance, Result
 from node.infer.assets import sync_folder
 from node.infer.kept import Kept
 from node.infer.labels_file import read_labels, write_labels
@@ -137,12 +136,23 @@ def _run(order: JobOrder, report: Report, kept: Kept) -> dict[str, Any]:
     if reasons:  # people read them in the object itself
         provenance = replace(provenance, implausible=tell_all(reasons))
     key = result_key(made.content, model.digest, order.parameters, provenance.incomplete)
+
+    def result_in(form: Form) -> Result:
+        identity = ResultIdentity(
+            key=key, output=OUTPUT, form=form.named_in_uids, revision=provenance.revision
+        )
+        return Result(
+            volume=made.volume,
+            source=grid.headers(),
+            segments=model.segments,
+            provenance=provenance,
+            identity=identity,
+        )
+
     answer["files"] = [
         file
         for name in order.forms
-        for file in _encode_and_verify(
-            FORMS[name], made.volume, grid, model.segments, provenance, key, order.folder, report
-        )
+        for file in _encode_and_verify(FORMS[name], result_in, order.folder, report)
     ]
     return answer
 
@@ -218,25 +228,15 @@ def _run_context(order: JobOrder, model: ModelSpec, kept: Kept) -> Iterator[RunC
 
 
 def _encode_and_verify(
-    form: Form,
-    volume: LabelVolume,
-    grid: Source,
-    segments: Sequence[Segment],
-    provenance: Provenance,
-    key: str,
-    folder: Path,
-    report: Report,
+    form: Form, result_in: Callable[[Form], Result], folder: Path, report: Report
 ) -> list[dict[str, Any]]:
     """The files of one form, durable and compared with their source.
 
     Args:
-        key: ``result_key``.
+        result_in: Makes what the form is given, with headers of its own at each call.
     """
-    identity = ResultIdentity(
-        key=key, output=OUTPUT, form=form.named_in_uids, revision=provenance.revision
-    )
     with report.stage(_stage("encode", form)):
-        encoded = form.encoder()(volume, grid.headers(), segments, provenance, identity)
+        encoded = form.encoder()(result_in(form))
         written = [
             _write(form, number if file.part else None, file, folder)
             for number, file in enumerate(encoded, 1)
@@ -244,7 +244,7 @@ def _encode_and_verify(
     crash_point("result written")
     with report.stage(_stage("verify", form)):
         files = {facts["part"]: _mapped(folder / facts["file_name"]) for facts in written}
-        form.verifier()(files, grid.headers(), volume, segments, provenance, identity)
+        form.verifier()(files, result_in(form))
     return written
 
 

@@ -7,18 +7,15 @@ orientation and spacing, its bits are unpacked, and every voxel is compared with
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import chain, islice
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset
 
 from node.domain.errors import ResultRefused
 from node.domain.frames import Frame, frames_of
-from node.domain.job import ResultIdentity
-from node.domain.result import LabelArray, LabelVolume, Provenance
-from node.domain.segment import Segment
+from node.domain.result import LabelArray, LabelVolume, Result
 from node.verify.header import (
     dimension_faults,
     geometry_faults,
@@ -41,47 +38,32 @@ _SPACING = 2e-3  # of the spacing itself
 _LATTICE_STEPS = 0.51  # half a step would be the neighbour's
 
 
-def verify(
-    files: Mapping[str, memoryview],
-    source: Sequence[Dataset],
-    volume: LabelVolume,
-    segments: Sequence[Segment],
-    provenance: Provenance,
-    identity: ResultIdentity,
-) -> None:
-    """Refuse anything but one true object, or none of labels in which nothing was found.
+def verify_seg(files: Mapping[str, memoryview], result: Result) -> None:
+    """Refuse anything but one object, such as a mapped file, that says what its labels say.
+
+    Of labels in which nothing was found there is none.
 
     Raises:
         ResultRefused: With each fault as one sentence.
     """
-    if files.keys() == {""}:
-        verify_seg(files[""], source, volume, segments, provenance, identity)
-    elif files:
-        raise ResultRefused([f"{len(files)} objects of one result, not 1"])
-    elif volume.labels.any():
-        raise ResultRefused(["no object was made of labels in which something was found"])
-
-
-def verify_seg(
-    data: bytes | memoryview,
-    source: Sequence[Dataset],
-    volume: LabelVolume,
-    segments: Sequence[Segment],
-    provenance: Provenance,
-    identity: ResultIdentity,
-) -> None:
-    """Refuse an object, such as a view of a mapped file, that says anything else than its labels."""
+    if files.keys() != {""}:
+        if files:
+            raise ResultRefused([f"{len(files)} objects of one result, not 1"])
+        if result.volume.labels.any():
+            raise ResultRefused(["no object was made of labels in which something was found"])
+        return
+    source, volume, identity = result.source, result.volume, result.identity
     first = volume.stack.frames[0].sop_instance_uid
     from_first_slice = sorted(source, key=lambda each: str(each.SOPInstanceUID) != first)
     try:
-        file = read_seg(data)
-        header, check = file.header, _FrameCheck(file, source, volume, segments)
+        file = read_seg(files[""])
+        header, check = file.header, _FrameCheck(file, result)
         faults = chain(
-            identity_faults(header, identity, provenance),
+            identity_faults(header, identity, result.provenance),
             patient_faults(header, from_first_slice),
             reference_faults(header, source),
             lossy_faults(header, source),
-            segment_faults(header, check.described, provenance, identity),
+            segment_faults(header, check.described, result.provenance, identity),
             geometry_faults(header, volume.stack),
             dimension_faults(header),
             pixel_faults(file, volume, len(check.wanted)),
@@ -97,13 +79,8 @@ def verify_seg(
 class _FrameCheck:
     """Places frames and compares their voxels; counts which planes were seen."""
 
-    def __init__(
-        self,
-        file: SegFile,
-        source: Sequence[Dataset],
-        volume: LabelVolume,
-        segments: Sequence[Segment],
-    ) -> None:
+    def __init__(self, file: SegFile, result: Result) -> None:
+        volume, source = result.volume, result.source
         self._file = file
         self._volume = volume
         self._sources = {
@@ -115,7 +92,7 @@ class _FrameCheck:
         self._to_index = np.linalg.inv(volume.stack.grid.affine_lps)
         values = [_label_values(plane, volume.overlapping) for plane in volume.labels]
         found = {value for present in values for value in present}
-        self.described = [s for s in segments if s.label_value in found]
+        self.described = [s for s in result.segments if s.label_value in found]
         numbers = {s.label_value: number for number, s in enumerate(self.described, 1)}
         self.wanted = {
             (numbers[value], index)

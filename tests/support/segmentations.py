@@ -12,9 +12,9 @@ from node.assemble.gate import judge_geometry
 from node.domain.frames import frames_of
 from node.domain.grid import Stack
 from node.domain.job import ResultIdentity
-from node.domain.result import LabelVolume, Provenance
+from node.domain.result import EncodedFile, LabelVolume, Provenance, Result
 from node.domain.segment import Code, Segment
-from node.encode.seg import EncodedObject, encode_seg
+from node.encode.seg import encode_seg
 from node.verify.seg import verify_seg
 from tests.support.phantoms import Phantom, Region
 
@@ -75,25 +75,23 @@ IDENTITY = ResultIdentity(key="d4" * 32, output="labels", form="seg_binary", rev
 
 
 @dataclass(frozen=True, kw_only=True)
-class Segmentation:
+class Segmentation(Result):
     """Everything that encoder and verifier are given."""
 
-    volume: LabelVolume
-    source: Sequence[Dataset]
     segments: Sequence[Segment] = SEGMENTS
     provenance: Provenance = PROVENANCE
     identity: ResultIdentity = IDENTITY
 
-    def encode(self) -> EncodedObject:
-        encoded = encode_seg(
-            self.volume, self.source, self.segments, self.provenance, self.identity
-        )
-        if encoded is None:
-            raise ValueError("nothing was found")
+    def encode(self) -> EncodedFile:
+        (encoded,) = encode_seg(self)
         return encoded
 
+    def encoded(self) -> bytes:
+        """The whole file."""
+        return b"".join(self.encode().chunks())
+
     def verify(self, data: bytes | memoryview) -> None:
-        verify_seg(data, self.source, self.volume, self.segments, self.provenance, self.identity)
+        verify_seg({"": memoryview(data)}, self)
 
     def revised(self, revision: int, replaces: str) -> Segmentation:
         """The same result of a later revision."""

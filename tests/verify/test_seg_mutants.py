@@ -22,7 +22,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import CTImageStorage, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from node.domain.errors import ResultRefused
-from node.verify.seg import verify
+from node.verify.seg import verify_seg
 from tests.support.phantoms import Phantom
 from tests.support.segmentations import Segmentation, of_phantom
 
@@ -45,7 +45,7 @@ def enhanced() -> Segmentation:
 
 @pytest.fixture(scope="module")
 def good(classic: Segmentation) -> bytes:
-    return classic.encode().to_bytes()
+    return classic.encoded()
 
 
 def _bits(seg: Dataset) -> np.ndarray:
@@ -496,7 +496,7 @@ def test_a_frame_of_an_enhanced_source_must_name_its_own_frame(enhanced: Segment
     def name_another_frame(seg: Dataset) -> None:
         _reference(seg, 3).ReferencedFrameNumber = 1
 
-    data = _mutated(enhanced.encode().to_bytes(), name_another_frame)
+    data = _mutated(enhanced.encoded(), name_another_frame)
 
     assert "frame 3: references another image than that of slice" in _faults(enhanced, data)
 
@@ -505,7 +505,7 @@ def test_a_frame_of_an_enhanced_source_must_name_a_frame(enhanced: Segmentation)
     def name_no_frame(seg: Dataset) -> None:
         del _reference(seg, 3).ReferencedFrameNumber
 
-    data = _mutated(enhanced.encode().to_bytes(), name_no_frame)
+    data = _mutated(enhanced.encoded(), name_no_frame)
 
     assert "frame 3: references an instance or frame that is not" in _faults(enhanced, data)
 
@@ -626,7 +626,7 @@ def test_an_implausible_result_that_lacks_a_mark_is_refused(
 ) -> None:
     provenance = replace(classic.provenance, implausible="Spleen 30000.0 ml")
     case = replace(classic, provenance=provenance)
-    good = case.encode().to_bytes()
+    good = case.encoded()
     seg = dcmread(BytesIO(good))
     spoil(seg)
     spoilt = BytesIO()
@@ -638,17 +638,13 @@ def test_an_implausible_result_that_lacks_a_mark_is_refused(
 
 
 def test_that_there_is_no_object_is_held_against_the_labels(classic: Segmentation) -> None:
-    given = classic
-    about = (given.source, given.volume, given.segments, given.provenance, given.identity)
-
     with pytest.raises(ResultRefused, match="no object was made"):
-        verify({}, *about)
+        verify_seg({}, classic)
     with pytest.raises(ResultRefused, match="2 objects of one result"):
-        verify({"": memoryview(b""), "more": memoryview(b"")}, *about)
+        verify_seg({"": memoryview(b""), "more": memoryview(b"")}, classic)
 
 
 def test_no_object_passes_where_nothing_was_found(classic: Segmentation) -> None:
-    given = classic
-    nothing = replace(given.volume, labels=np.zeros_like(given.volume.labels))
+    nothing = replace(classic.volume, labels=np.zeros_like(classic.volume.labels))
 
-    verify({}, given.source, nothing, given.segments, given.provenance, given.identity)
+    verify_seg({}, replace(classic, volume=nothing))
