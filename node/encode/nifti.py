@@ -21,7 +21,7 @@ from node.domain.errors import JobRefused
 from node.domain.grid import Grid
 from node.domain.result import EncodedFile, LabelArray, Provenance, Result, mask_of
 from node.domain.segment import Segment
-from node.encode.frames import described_values
+from node.encode.frames import described_rows
 
 _UINT8, _INT16, _UINT16 = 2, 4, 512  # data types of NIfTI-1
 _MILLIMETRES = 2
@@ -43,7 +43,7 @@ def encode(result: Result) -> tuple[EncodedFile, ...]:
         JobRefused: A label has no description, or the volume is too large for the format.
     """
     volume = result.volume
-    described_values(volume, result.segments)
+    described_rows(volume, result.segments)
     if max(volume.labels.shape) > _MOST_VOXELS:
         raise JobRefused("the volume is too large for a NIfTI-1 image")
     regions: Sequence[Segment | None] = result.segments if volume.overlapping else (None,)

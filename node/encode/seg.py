@@ -17,7 +17,7 @@ from node.domain.errors import JobRefused
 from node.domain.result import EncodedFile, Result
 from node.encode.elements import Source, attribute
 from node.encode.frames import (
-    described_values,
+    described_rows,
     occupied_planes,
     packed_bits,
     packed_size_bytes,
@@ -37,7 +37,7 @@ def encode_seg(result: Result) -> tuple[EncodedFile, ...]:
     Source: PS3.3 A.51 and C.8.20
     """
     volume, identity = result.volume, result.identity
-    present = described_values(volume, result.segments)
+    present = described_rows(volume, result.segments)
     found = frozenset[int]().union(*present)
     if not found:
         return ()
@@ -54,9 +54,9 @@ def encode_seg(result: Result) -> tuple[EncodedFile, ...]:
     pixel_bytes = packed_size_bytes(volume.labels, planes)
     head = file_preface(identity.uid("sop")) + body + _pixel_data_header(pixel_bytes)
 
-    def chunks() -> Iterator[bytes]:
+    def chunks() -> Iterator[bytes | memoryview]:
         yield head
-        yield from packed_bits(volume.labels, planes, overlapping=volume.overlapping)
+        yield from packed_bits(volume, planes, result.threads)
 
     encoded = EncodedFile(
         sop_class_uid=SegmentationStorage,

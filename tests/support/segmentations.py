@@ -9,10 +9,10 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from node.assemble.gate import judge_geometry
-from node.domain.frames import frames_of
-from node.domain.grid import Stack
+from node.domain.frames import Frame, frames_of
+from node.domain.grid import Grid, Stack
 from node.domain.job import ResultIdentity
-from node.domain.result import EncodedFile, LabelVolume, Provenance, Result
+from node.domain.result import EncodedFile, LabelArray, LabelVolume, Provenance, Result
 from node.domain.segment import Code, Segment
 from node.encode.seg import encode_seg
 from node.verify.seg import verify_seg
@@ -100,6 +100,25 @@ class Segmentation(Result):
             identity=replace(self.identity, revision=revision),
             provenance=replace(self.provenance, revision=revision, replaces=replaces),
         )
+
+
+def volume_of(
+    labels: LabelArray,
+    spacing_mm: tuple[float, float, float] = (4.0, 4.0, 4.0),
+    *,
+    overlapping: bool = False,
+) -> LabelVolume:
+    """Axial, feet to head, columns towards the patient's left."""
+    between_slices, between_rows, between_columns = spacing_mm
+    grid = Grid(
+        shape=labels.shape,
+        origin_mm=(-100.0, -100.0, 0.0),
+        steps_mm=((0, 0, between_slices), (0, between_rows, 0), (between_columns, 0, 0)),
+        frame_of_reference_uid="2.25.1",
+    )
+    frame = Frame.__new__(Frame)  # where slices were measured plays no part
+    stack = Stack(frames=(frame,) * labels.shape[0], grid=grid)
+    return LabelVolume(labels=labels, stack=stack, overlapping=overlapping)
 
 
 def of_phantom(phantom: Phantom) -> Segmentation:

@@ -14,6 +14,8 @@ from io import BytesIO
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydicom import dcmread
 from pydicom.config import IGNORE
 from pydicom.dataelem import DataElement
@@ -475,6 +477,54 @@ def test_a_single_fault_is_refused_and_named(
     faults = _faults(classic, data)
 
     assert re.search(MUTANTS[mutate], faults), faults
+
+
+@pytest.mark.parametrize("mutate", MUTANTS, ids=lambda mutate: mutate.__name__)
+@pytest.mark.parametrize("columns", [53, 56])  # frames within bytes, and of whole ones
+def test_threads_with_few_frames_each_find_what_one_finds(
+    columns: int, mutate: Callable[[Dataset], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = _of(**{**ODD_BITS, "shape": (24, 37, columns)})
+    data = _mutated(case.encoded(), mutate)
+    by_one = _outcome(case, data)
+
+    monkeypatch.setattr("node.verify.seg.FRAMES_AT_ONCE", 3)
+
+    assert _outcome(replace(case, threads=4), data) == by_one
+    assert by_one or (mutate is bits_behind_the_last_frame and columns == 56)
+
+
+def _outcome(of: Segmentation, data: bytes) -> list[str]:
+    try:
+        of.verify(data)
+    except ResultRefused as refused:
+        return list(refused.faults)
+    return []
+
+
+WHOLE_BYTES = _of(shape=(24, 40, 56), spacing_mm=(8.25, 5.5, 6.0))
+GOOD_BYTES = WHOLE_BYTES.encoded()
+FRAMES = int(WHOLE_BYTES.encode().summary["frames"])
+
+
+@given(
+    frame=st.integers(1, FRAMES),
+    voxel=st.integers(0, 40 * 56 - 1),
+    threads=st.integers(1, 4),
+    at_once=st.integers(1, 40),
+)
+def test_any_single_voxel_is_found_whoever_looks(
+    frame: int, voxel: int, threads: int, at_once: int
+) -> None:
+    data = bytearray(GOOD_BYTES)
+    bit = (frame - 1) * 40 * 56 + voxel
+    data[len(data) - FRAMES * 40 * 56 // 8 + bit // 8] ^= 1 << bit % 8
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("node.verify.seg.FRAMES_AT_ONCE", at_once)
+        faults = _faults(replace(WHOLE_BYTES, threads=threads), bytes(data))
+
+    assert re.fullmatch(rf"frame {frame}: 1 voxels differ from the labels of slice \d+", faults)
 
 
 def test_rewriting_the_file_without_a_change_is_no_fault(
