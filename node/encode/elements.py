@@ -12,6 +12,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from pydicom import uid
 from pydicom.charset import convert_encodings
@@ -60,7 +61,13 @@ def item(content: bytes) -> bytes:
 
 def attribute(keyword: str, value: bytes) -> bytes:
     """One element of the dictionary's VR."""
-    return element(Tag(keyword), dictionary_VR(keyword), value)
+    return element(*_tag_and_vr(keyword), value)
+
+
+@cache
+def _tag_and_vr(keyword: str) -> tuple[BaseTag, str]:
+    tag = Tag(keyword)
+    return tag, dictionary_VR(tag)
 
 
 def sequence(keyword: str, *items: bytes) -> bytes:
@@ -80,13 +87,13 @@ def encoded_dataset(dataset: Dataset) -> bytes:
 
 def copied_element(source: Dataset, keyword: str) -> bytes | None:
     """An element of a source header, its value exactly as received; None where it is absent."""
-    tag = Tag(keyword)
+    tag, _ = _tag_and_vr(keyword)
     return _copied(source, tag) if tag in source and not _is_text(source, tag) else None
 
 
 def copied_elements(source: Dataset, keywords: Iterable[str]) -> dict[int, bytes]:
     """Those elements that the source has, by tag."""
-    found = ((Tag(keyword), copied_element(source, keyword)) for keyword in keywords)
+    found = ((_tag_and_vr(keyword)[0], copied_element(source, keyword)) for keyword in keywords)
     return {int(tag): data for tag, data in found if data is not None}
 
 

@@ -7,8 +7,11 @@ PS3.3 C.7.6.16.2 (macros), C.7.6.17 (dimension indices).
 from __future__ import annotations
 
 import struct
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from math import isfinite
 
 import numpy as np
@@ -28,30 +31,38 @@ _DECIMAL_STRING = 16
 _SEGMENTATION = PydicomCode("113076", "DCM", "Segmentation")  # CID 7203; DCM has two of this name
 
 
+Rows = tuple[int, int]  # the first, and the one behind the last
+
+
 @dataclass(frozen=True, slots=True)
 class Plane:
-    """One frame to write: the voxels of one label value in one slice."""
+    """One frame to write: the voxels of one label value in one slice, all of them in some rows."""
 
     label_value: int
     slice_index: int
+    rows: Rows
 
 
-def values_in_slices(labels: LabelArray, *, overlapping: bool = False) -> list[frozenset[int]]:
-    """The label values present in each slice, background left out."""
-    seen = np.zeros(int(np.iinfo(labels.dtype).max) + 1, np.bool_)
+def rows_in_slices(volume: LabelVolume) -> list[dict[int, Rows]]:
+    """The label values present in each slice, background left out, with rows that hold them."""
+    values = [
+        label_values_of(stored, overlapping=volume.overlapping)
+        for stored in volume.counts.values.tolist()
+    ]
     present = []
-    for plane in labels:
-        seen[:] = False
-        seen[plane] = True
-        stored: list[int] = np.flatnonzero(seen).tolist()
-        present.append(
-            frozenset(v for each in stored for v in label_values_of(each, overlapping=overlapping))
-        )
+    for voxels, rows in zip(volume.counts.voxels, volume.counts.rows.tolist(), strict=True):
+        found: dict[int, Rows] = {}
+        for place in np.flatnonzero(voxels).tolist():
+            first, stop = rows[place]
+            for value in values[place]:
+                known = found.get(value, (first, stop))
+                found[value] = min(first, known[0]), max(stop, known[1])
+        present.append(found)
     return present
 
 
-def described_values(volume: LabelVolume, segments: Sequence[Segment]) -> list[frozenset[int]]:
-    """The label values present in each slice, each of which one segment describes.
+def described_rows(volume: LabelVolume, segments: Sequence[Segment]) -> list[dict[int, Rows]]:
+    """As ``rows_in_slices``, label values each of which one segment describes.
 
     Raises:
         JobRefused: One is described by none or two.
@@ -59,7 +70,7 @@ def described_values(volume: LabelVolume, segments: Sequence[Segment]) -> list[f
     described = [segment.label_value for segment in segments]
     if len(set(described)) != len(described):
         raise JobRefused("two segments of the model describe one label value")
-    present = values_in_slices(volume.labels, overlapping=volume.overlapping)
+    present = rows_in_slices(volume)
     unknown = sorted(frozenset[int]().union(*present) - set(described))
     if unknown:
         raise JobRefused(
@@ -70,43 +81,60 @@ def described_values(volume: LabelVolume, segments: Sequence[Segment]) -> list[f
 
 
 def occupied_planes(
-    present: Sequence[frozenset[int]], label_values: Sequence[int]
+    present: Sequence[Mapping[int, Rows]], label_values: Sequence[int]
 ) -> tuple[Plane, ...]:
     """Frames in order of segment, then slice; planes without a voxel are left out."""
     return tuple(
-        Plane(value, index)
+        Plane(value, index, rows[value])
         for value in label_values
-        for index, values in enumerate(present)
-        if value in values
+        for index, rows in enumerate(present)
+        if value in rows
     )
 
 
 def packed_bits(
-    labels: LabelArray, planes: Sequence[Plane], *, overlapping: bool = False
-) -> Iterator[bytes]:
+    volume: LabelVolume, planes: Sequence[Plane], threads: int = 1
+) -> Iterator[bytes | memoryview]:
     """The value of Pixel Data in pieces of about a megabyte, padded to even length at the end.
 
-    Only one piece is in memory at a time: 104 segments need no more than one.
+    Pieces are packed by threads while earlier ones are written: one for each is in memory, and one
+    more.
     """
-    left_over: NDArray[np.bool_] = np.zeros(0, np.bool_)
-    pieces: list[bytes] = []
-    piece_bytes = total_bytes = 0
-    for plane in planes:
-        mask = mask_of(labels[plane.slice_index], plane.label_value, overlapping=overlapping)
-        bits = mask.ravel()
-        if left_over.size:
-            bits = np.concatenate((left_over, bits))
-        whole = bits.size - bits.size % 8
-        pieces.append(np.packbits(bits[:whole], bitorder="little").tobytes())
-        left_over = bits[whole:]
-        piece_bytes += whole // 8
-        if piece_bytes >= _CHUNK_BYTES:
-            yield b"".join(pieces)
-            total_bytes += piece_bytes
-            pieces, piece_bytes = [], 0
-    tail = np.packbits(left_over, bitorder="little").tobytes()
-    total_bytes += piece_bytes + len(tail)
-    yield b"".join(pieces) + tail + b"\0" * (total_bytes % 2)
+    _, rows, columns = volume.labels.shape
+    at_once = max(1, _CHUNK_BYTES // (rows * columns)) * 8  # so that each piece begins with a byte
+    parts = (planes[at : at + at_once] for at in range(0, len(planes), at_once))
+    with ThreadPoolExecutor(threads) as pool:
+        packing = deque(pool.submit(_packed, volume, part) for part in islice(parts, threads))
+        while packing:
+            piece = packing.popleft().result()
+            packing.extend(pool.submit(_packed, volume, part) for part in islice(parts, 1))
+            yield piece.data
+    if -(-rows * columns * len(planes) // 8) % 2:
+        yield b"\0"
+
+
+def _packed(volume: LabelVolume, planes: Sequence[Plane]) -> NDArray[np.uint8]:
+    """The bits of some frames, end to end, the last byte filled with zeros.
+
+    Where frames begin with a byte, only rows that hold the label are looked at: few, of an organ.
+    """
+    _, rows, columns = volume.labels.shape
+    if rows * columns % 8:
+        eights = (planes[at : at + 8] for at in range(0, len(planes), 8))
+        masks = ([_mask(volume, plane, 0, rows) for plane in eight] for eight in eights)
+        return np.concatenate([np.packbits(mask, bitorder="little") for mask in masks])
+    packed = np.zeros((len(planes), rows * columns // 8), np.uint8)
+    for frame, plane in zip(packed, planes, strict=True):
+        first = plane.rows[0] // 8 * 8  # eight rows are whole bytes
+        octets = np.packbits(_mask(volume, plane, first, plane.rows[1]), bitorder="little")
+        start = first * columns // 8
+        frame[start : start + octets.size] = octets
+    return packed.reshape(-1)
+
+
+def _mask(volume: LabelVolume, plane: Plane, first: int, stop: int) -> NDArray[np.bool_]:
+    rows = volume.labels[plane.slice_index, first:stop]
+    return mask_of(rows, plane.label_value, overlapping=volume.overlapping)
 
 
 def packed_size_bytes(labels: LabelArray, planes: Sequence[Plane]) -> int:

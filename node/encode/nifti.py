@@ -16,14 +16,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset
 
 from node.domain.errors import JobRefused
 from node.domain.grid import Grid
-from node.domain.job import ResultIdentity
-from node.domain.result import EncodedFile, LabelArray, LabelVolume, Provenance, mask_of
+from node.domain.result import EncodedFile, LabelArray, Provenance, Result, mask_of
 from node.domain.segment import Segment
-from node.encode.frames import described_values
+from node.encode.frames import described_rows
 
 _UINT8, _INT16, _UINT16 = 2, 4, 512  # data types of NIfTI-1
 _MILLIMETRES = 2
@@ -36,13 +34,7 @@ _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 Affine = NDArray[np.float64]
 
 
-def encode(
-    volume: LabelVolume,
-    source: Sequence[Dataset],
-    segments: Sequence[Segment],
-    provenance: Provenance,
-    identity: ResultIdentity,
-) -> tuple[EncodedFile, ...]:
+def encode(result: Result) -> tuple[EncodedFile, ...]:
     """One image of all labels, or, of regions that may overlap, one image each.
 
     There is an image where nothing was found, too: all zero.
@@ -50,20 +42,19 @@ def encode(
     Raises:
         JobRefused: A label has no description, or the volume is too large for the format.
     """
-    del source  # the grid says where it lies, and nothing else of the source is told
-    described_values(volume, segments)
+    volume = result.volume
+    described_rows(volume, result.segments)
     if max(volume.labels.shape) > _MOST_VOXELS:
         raise JobRefused("the volume is too large for a NIfTI-1 image")
-    regions: Sequence[Segment | None] = segments if volume.overlapping else (None,)
-    return tuple(_image(volume, region, provenance, identity) for region in regions)
+    regions: Sequence[Segment | None] = result.segments if volume.overlapping else (None,)
+    return tuple(_image(result, region) for region in regions)
 
 
-def _image(
-    volume: LabelVolume, region: Segment | None, provenance: Provenance, identity: ResultIdentity
-) -> EncodedFile:
+def _image(result: Result, region: Segment | None) -> EncodedFile:
+    volume, identity = result.volume, result.identity
     kind = np.dtype(np.uint8) if region is not None else _kind_of(volume.labels)
     part = region.name if region is not None else ""
-    head = _header(volume.stack.grid, kind, identity.key, provenance)
+    head = _header(volume.stack.grid, kind, identity.key, result.provenance)
 
     def chunks() -> Iterator[bytes]:
         gzip = zlib.compressobj(wbits=_GZIP)

@@ -8,19 +8,16 @@ what makes large segmentations slow.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from pydicom.uid import SegmentationStorage
 
 from node.domain.errors import JobRefused
-from node.domain.job import ResultIdentity
-from node.domain.result import EncodedFile, LabelVolume, Provenance
-from node.domain.segment import Segment
+from node.domain.result import EncodedFile, Result
 from node.encode.elements import Source, attribute
 from node.encode.frames import (
-    described_values,
+    described_rows,
     occupied_planes,
     packed_bits,
     packed_size_bytes,
@@ -31,49 +28,24 @@ from node.encode.header import encoded_header, file_preface
 _LONGEST_VALUE = 0xFFFFFFFE
 
 
-class EncodedObject(EncodedFile):
-    """A SEG, whose pixels are made while it is written: never more than a few megabytes are held."""
+def encode_seg(result: Result) -> tuple[EncodedFile, ...]:
+    """Labels as one SEG in the study of their source; none where nothing was found.
 
-    def to_bytes(self) -> bytes:
-        """The Part 10 file at once, for small objects and tests."""
-        return b"".join(self.chunks())
+    Its pixels are made while it is written: never more than a few megabytes are held. Segments are
+    numbered in their order; those without a voxel are left out.
 
-
-def encode(
-    volume: LabelVolume,
-    source: Sequence[Dataset],
-    segments: Sequence[Segment],
-    provenance: Provenance,
-    identity: ResultIdentity,
-) -> tuple[EncodedFile, ...]:
-    """One object, or, where nothing was found, none; see ``encode_seg``."""
-    made = encode_seg(volume, source, segments, provenance, identity)
-    return () if made is None else (made,)
-
-
-def encode_seg(
-    volume: LabelVolume,
-    source: Sequence[Dataset],
-    segments: Sequence[Segment],
-    provenance: Provenance,
-    identity: ResultIdentity,
-) -> EncodedObject | None:
-    """Encode labels as a SEG in the study of their source; None means that nothing was found.
-
-    Args:
-        source: Without pixels; an element that was looked at before has lost its original bytes.
-        segments: In the order of Segment Numbers; those without a voxel are left out.
     Source: PS3.3 A.51 and C.8.20
     """
-    present = described_values(volume, segments)
+    volume, identity = result.volume, result.identity
+    present = described_rows(volume, result.segments)
     found = frozenset[int]().union(*present)
     if not found:
-        return None
-    described = [segment for segment in segments if segment.label_value in found]
+        return ()
+    described = [segment for segment in result.segments if segment.label_value in found]
     numbers = {segment.label_value: number for number, segment in enumerate(described, 1)}
     planes = occupied_planes(present, list(numbers))
-    origin = Source.of(source, volume.stack)
-    elements = encoded_header(origin, described, provenance, identity, frames=len(planes))
+    origin = Source.of(result.source, volume.stack)
+    elements = encoded_header(origin, described, result.provenance, identity, frames=len(planes))
     if volume.overlapping:
         elements[int(Tag("SegmentsOverlap"))] = attribute("SegmentsOverlap", b"YES")
     groups = per_frame_groups(origin, planes, numbers)
@@ -82,11 +54,11 @@ def encode_seg(
     pixel_bytes = packed_size_bytes(volume.labels, planes)
     head = file_preface(identity.uid("sop")) + body + _pixel_data_header(pixel_bytes)
 
-    def chunks() -> Iterator[bytes]:
+    def chunks() -> Iterator[bytes | memoryview]:
         yield head
-        yield from packed_bits(volume.labels, planes, overlapping=volume.overlapping)
+        yield from packed_bits(volume, planes, result.threads)
 
-    return EncodedObject(
+    encoded = EncodedFile(
         sop_class_uid=SegmentationStorage,
         sop_instance_uid=identity.uid("sop"),
         series_instance_uid=identity.uid("series"),
@@ -96,6 +68,7 @@ def encode_seg(
         },
         chunks=chunks,
     )
+    return (encoded,)
 
 
 def _pixel_data_header(size_bytes: int) -> bytes:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from node.domain.errors import JobFailed
-from node.domain.result import LabelArray
+from node.domain.result import LabelArray, LabelCounts
 from node.infer.assets import sync_folder
 
 _LABELS = "labels.npy"
@@ -26,26 +26,23 @@ _FACTS = "facts.json"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first moment a zip archive can name
 
 
-def count_voxels(labels: LabelArray) -> dict[int, int]:
-    """Label value -> number of voxels, without background."""
-    counts = np.zeros(int(np.iinfo(labels.dtype).max) + 1, np.int64)
-    for plane in labels:
-        counts += np.bincount(plane.ravel(), minlength=counts.size)
-    return {int(value): int(counts[value]) for value in np.flatnonzero(counts) if value}
-
-
-def write_labels(path: Path, labels: LabelArray, facts: Mapping[str, Any]) -> str:
+def write_labels(path: Path, counts: LabelCounts, facts: Mapping[str, Any]) -> str:
     """Write labels and what is known of them; durable and whole when this returns its sha256.
 
     Args:
+        counts: Of the labels, with them.
         facts: Plain values kept beside the labels, such as model and job key.
     """
-    body = json.dumps({"facts": dict(facts), **_told_of(labels)}, sort_keys=True)
+    body = json.dumps({"facts": dict(facts), **_told_of(counts)}, sort_keys=True)
     part = path.with_name(path.name + ".part")
     with part.open("w+b") as file:
         with zipfile.ZipFile(file, "w") as archive:
             with archive.open(_member(_LABELS), "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, np.ascontiguousarray(labels), allow_pickle=False)
+                descr = np.lib.format.dtype_to_descr(counts.labels.dtype)
+                head = {"descr": descr, "fortran_order": False, "shape": counts.labels.shape}
+                np.lib.format.write_array_header_1_0(member, head)
+                for plane in counts.labels:  # a copy of them all is not for this to make
+                    member.write(np.ascontiguousarray(plane).data)
             archive.writestr(_member(_FACTS), body)
         file.flush()
         os.fsync(file.fileno())
@@ -71,13 +68,14 @@ def read_labels(path: Path) -> tuple[LabelArray, dict[str, Any]]:
     except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError) as error:
         raise JobFailed(f"the label file {path.name} is damaged") from error
     facts = written.pop("facts")
-    if written != _told_of(labels):
+    if written != _told_of(LabelCounts.of(labels)):
         raise JobFailed(f"the label file {path.name} does not hold what was written")
     return labels, facts
 
 
-def _told_of(labels: LabelArray) -> dict[str, Any]:
-    voxels = {str(value): count for value, count in count_voxels(labels).items()}
+def _told_of(counts: LabelCounts) -> dict[str, Any]:
+    voxels = {str(value): number for value, number in counts.totals.items()}
+    labels = counts.labels
     return {"shape": list(labels.shape), "dtype": str(labels.dtype), "voxels": voxels}
 
 

@@ -3,7 +3,7 @@
 A model answers whatever it is given; its model.yaml says what a result may be (``plausible``). What is
 found to be no patient's is a list of reasons; nobody decides here what becomes of the result.
 
-One pass over all voxels counts them slice by slice; edges and middles within slices are taken from a
+Counts of each slice come with the volume; edges and middles within slices are taken from a
 grid of about 128 x 128 of their voxels, which is enough for centimetres. Pure numpy, no IO.
 """
 
@@ -12,23 +12,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from node.domain.grid import Grid
 from node.domain.reasons import Reason, ReasonCode
-from node.domain.result import LabelArray, LabelVolume, label_values_of, voxels_by_label
+from node.domain.result import LabelVolume, label_values_of, voxels_by_label
 from node.infer.plausible import Bounds, Plausible, Ratio, Sides
 
 _LATTICE = 128
-_MANY = 1024  # stored values; more are numbered anew
 # a label is on a side only where there is enough of it, and clearly
 _SIDED_ML = 1.0
 _SIDED_MM = 10.0
 
 Counts = NDArray[np.int64]
+Places = NDArray[np.uint16]  # of stored values, in the list of those that occur
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,26 +64,28 @@ class Measured:
 
 def measure_labels(volume: LabelVolume) -> Measured:
     """Measure every label of a volume; regions that overlap count in full."""
-    labels, values = _numbered(volume.labels)
+    counts, labels = volume.counts, volume.labels
+    values = counts.values.tolist()
     stored = len(values)
-    in_slices = _slice_counts(labels, stored)
-    totals = in_slices.sum(axis=0)
-    found = {value: int(n) for value, n in zip(values, totals, strict=True) if value and n}
+    totals = counts.voxels.sum(axis=0)
+    voxels = voxels_by_label(counts.totals, overlapping=volume.overlapping)
     members = _members(values, totals, overlapping=volume.overlapping)
-    voxels = voxels_by_label(found, overlapping=volume.overlapping)
+    places = np.zeros(values[-1] + 1, np.uint16)
+    places[values] = np.arange(stored)
     step = tuple(max(1, -(-n // _LATTICE)) for n in labels.shape[1:])
-    resampling = cast(LabelArray, np.ascontiguousarray(labels[:, :: step[0], :: step[1]]))
-    in_rows, in_columns = _line_counts(resampling, stored)
-    faces = [
-        _slice_counts(np.moveaxis(labels, axis, 0)[[0, -1]], stored) for axis in range(3)
-    ]  # in the first and the last plane across each axis
+    in_rows, in_columns = _line_counts(places[labels[:, :: step[0], :: step[1]]], stored)
+    ends = (places[np.moveaxis(labels, axis, 0)[[0, -1]]] for axis in (1, 2))
+    faces = [counts.voxels[[0, -1]], *(_plane_counts(pair, stored) for pair in ends)]
     grid = volume.stack.grid
     return Measured(
         labels={
             label: _measure(
                 count,
                 grid,
-                [each[:, members[label]].sum(axis=1) for each in (in_slices, in_rows, in_columns)],
+                [
+                    each[:, members[label]].sum(axis=1)
+                    for each in (counts.voxels, in_rows, in_columns)
+                ],
                 (1, *step),
                 [face[:, members[label]].sum(axis=1) for face in faces],
             )
@@ -94,30 +95,12 @@ def measure_labels(volume: LabelVolume) -> Measured:
     )
 
 
-def _numbered(labels: LabelArray) -> tuple[LabelArray, list[int]]:
-    """Labels whose values are places in the list that comes with them, 0 first.
-
-    They are as they were where values are small; bit fields of many regions may be large and few.
-    """
-    largest = int(labels.max())
-    if largest < _MANY:
-        return labels, list(range(largest + 1))
-    there = np.zeros(largest + 1, bool)
-    there[0] = True
-    for plane in labels:
-        there[plane] = True
-    values = np.flatnonzero(there)
-    places = np.zeros(largest + 1, np.uint16)
-    places[values] = np.arange(len(values), dtype=np.uint16)
-    return places[labels], values.tolist()
+def _plane_counts(planes: Places, stored: int) -> Counts:
+    """(planes, stored values): how many voxels of each value are in each plane."""
+    return np.stack([np.bincount(plane.ravel(), minlength=stored) for plane in planes])
 
 
-def _slice_counts(labels: LabelArray, stored: int) -> Counts:
-    """(slices, stored values): how many voxels of each value are in each slice."""
-    return np.stack([np.bincount(plane.ravel(), minlength=stored) for plane in labels])
-
-
-def _line_counts(resampling: LabelArray, stored: int) -> tuple[Counts, Counts]:
+def _line_counts(resampling: Places, stored: int) -> tuple[Counts, Counts]:
     """(rows, stored values) and (columns, stored values), over all slices of the grid."""
     rows, columns = resampling.shape[1:]
     in_rows = np.zeros((rows, stored), np.int64)

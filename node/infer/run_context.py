@@ -25,7 +25,7 @@ from node.domain.errors import JobRefused
 from node.domain.grid import Stack
 from node.domain.header import Header
 from node.domain.quantity import Quantity
-from node.domain.result import LabelArray, label_values_of
+from node.domain.result import LabelArray, LabelCounts, label_values_of
 from node.infer.kept import Kept
 from node.infer.registry import ModelSpec, load_model
 from node.infer.report import LOG_FILE, Report
@@ -153,11 +153,13 @@ class ModelOutput:
         ran: What decided the result beyond the job's parameters, such as the variant and the
             precision; written into the object.
         padding: Of the first input.
+        counts: Of the labels, once they were checked.
     """
 
     labels: LabelArray
     ran: Mapping[str, str] = field(default_factory=dict)
     padding: Padding | None = None
+    counts: LabelCounts | None = None
 
 
 Worker = Callable[[ModelSpec, Mapping[str, SeriesInput], RunContext, Report], ModelOutput]
@@ -184,8 +186,8 @@ def run_model(
     work: Worker = getattr(importlib.import_module(module), function)
     produced = work(with_parameters(spec, parameters or {}), inputs, context, report)
     with report.stage("check"):
-        check_labels(spec, inputs[spec.grid_role].stack.grid.shape, produced.labels)
-        return _without_padding(spec, produced, report)
+        counts = check_labels(spec, inputs[spec.grid_role].stack.grid.shape, produced.labels)
+        return _without_padding(spec, replace(produced, counts=counts), report)
 
 
 def warm(request: Mapping[str, Any], report: Report, kept: Kept) -> Mapping[str, Any]:
@@ -274,10 +276,12 @@ def _without_padding(spec: ModelSpec, produced: ModelOutput, report: Report) -> 
     if spec.inputs[spec.grid_role].labels_on_padding:
         return replace(produced, ran=ran)
     labels, number = cleared(produced.labels, padding)
+    counts = produced.counts
     if number:
+        counts = LabelCounts.of(labels)
         ran["padding_cleared"] = f"{number} voxels"
         report.note(f"labels on {number} voxels of padding were taken out")
-    return replace(produced, labels=labels, ran=ran)
+    return replace(produced, labels=labels, ran=ran, counts=counts)
 
 
 def cleared(labels: LabelArray, padding: Padding) -> tuple[LabelArray, int]:
@@ -289,8 +293,8 @@ def cleared(labels: LabelArray, padding: Padding) -> tuple[LabelArray, int]:
     return labels, number
 
 
-def check_labels(spec: ModelSpec, shape: tuple[int, int, int], labels: LabelArray) -> None:
-    """Whether an array is what the model declares: on this grid, with no label but its own.
+def check_labels(spec: ModelSpec, shape: tuple[int, int, int], labels: LabelArray) -> LabelCounts:
+    """Count an array that is what the model declares: on this grid, with no label but its own.
 
     Raises:
         JobRefused: It is not.
@@ -299,12 +303,10 @@ def check_labels(spec: ModelSpec, shape: tuple[int, int, int], labels: LabelArra
         raise JobRefused(
             f"{spec.name} returned {labels.dtype} of {labels.shape}, not labels on the grid {shape}"
         )
-    present = np.zeros(int(np.iinfo(labels.dtype).max) + 1, bool)
-    for plane in labels:
-        present[plane] = True
+    counts = LabelCounts.of(labels)
     found = {
         value
-        for stored in np.flatnonzero(present).tolist()
+        for stored in counts.values.tolist()
         for value in label_values_of(stored, overlapping=spec.has_regions)
     }
     unknown = sorted(found - spec.segment_of.keys())
@@ -312,3 +314,4 @@ def check_labels(spec: ModelSpec, shape: tuple[int, int, int], labels: LabelArra
         raise JobRefused(
             f"{spec.name} returned labels that labels.csv does not describe: {unknown[:5]}"
         )
+    return counts

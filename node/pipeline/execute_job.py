@@ -7,12 +7,13 @@ written starts at encode.
 from __future__ import annotations
 
 import errno
+import gc
 import hashlib
 import mmap
 import os
 import shutil
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -23,8 +24,7 @@ from node.domain.delivery import DEFAULT_FORMS
 from node.domain.errors import JobRefused, TryLater
 from node.domain.job import ResultIdentity, result_key
 from node.domain.reasons import reasons_to_json
-from node.domain.result import EncodedFile, LabelVolume, Provenance
-from node.domain.segment import Segment
+from node.domain.result import EncodedFile, LabelVolume, Provenance, Result
 from node.infer.assets import sync_folder
 from node.infer.kept import Kept
 from node.infer.labels_file import read_labels, write_labels
@@ -43,6 +43,7 @@ from node.words import tell_all
 
 OUTPUT = "labels"
 LABELS_FILE = "labels.npz"
+_MOST_THREADS = 16
 _FOLDERS = ("model_folder", "folder", "weights_dir")
 
 
@@ -114,37 +115,63 @@ def _run(order: JobOrder, report: Report, kept: Kept) -> dict[str, Any]:
             f"model {model.name} changed on disk since the job was made: rerun the series"
         )
     order.folder.mkdir(parents=True, exist_ok=True)
-    with report.stage("headers"):
+    with report.stage("headers"), _no_collection():
         sources = {
             role: read_source(files, model.inputs[role]) for role, files in order.inputs.items()
         }
-    grid = sources[model.grid_role]
     made = _labels(order, model, sources, report, kept)
     with report.stage("judge"):
+        content = made.content or {role: each.given.content for role, each in sources.items()}
         measured = measure_labels(made.volume)
         # labels that nobody asked for are not missing
         chosen = bool({**model.runner.parameters, **order.parameters}.get("labels"))
         reasons = why_implausible(model.plausible, measured, are_chosen=chosen)
     if not measured.labels:  # there is nothing to be implausible
         reasons = ()
-    answer: dict[str, Any] = {
-        "labels": made.file,
-        "volumes_ml": {str(value): label.ml for value, label in measured.labels.items()},
-        "implausible": reasons_to_json(reasons),
-    }
     parameters = {**order.provenance.parameters, **made.ran}
     provenance = replace(order.provenance, parameters=parameters)
     if reasons:  # people read them in the object itself
         provenance = replace(provenance, implausible=tell_all(reasons))
-    key = result_key(made.content, model.digest, order.parameters, provenance.incomplete)
-    answer["files"] = [
-        file
-        for name in order.forms
-        for file in _encode_and_verify(
-            FORMS[name], made.volume, grid, model.segments, provenance, key, order.folder, report
+    key = result_key(content, model.digest, order.parameters, provenance.incomplete)
+    grid = sources[model.grid_role]
+
+    def result_in(form: Form) -> Result:
+        """What a form is given, with headers of its own at each call."""
+        identity = ResultIdentity(
+            key=key, output=OUTPUT, form=form.named_in_uids, revision=provenance.revision
         )
-    ]
-    return answer
+        return Result(
+            volume=made.volume,
+            source=grid.headers(),
+            segments=model.segments,
+            provenance=provenance,
+            identity=identity,
+            threads=min(len(os.sched_getaffinity(0)), _MOST_THREADS),
+        )
+
+    with _kept_beside(order, model, made, content, report) as labels_kept:
+        forms = [FORMS[name] for name in order.forms]
+        written = [_encode(form, result_in, order.folder, report) for form in forms]
+        labels = labels_kept()
+    for form, files in zip(forms, written, strict=True):
+        crash_point("result written")
+        _verify(form, files, result_in, order.folder, report)
+    return {
+        "labels": labels,
+        "volumes_ml": {str(value): label.ml for value, label in measured.labels.items()},
+        "implausible": reasons_to_json(reasons),
+        "files": [facts for files in written for facts in files],
+    }
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Headers are many small objects in no cycle: the collector would look at them in vain."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def warm(request: Mapping[str, Any], report: Report, kept: Kept) -> dict[str, Any]:
@@ -154,17 +181,22 @@ def warm(request: Mapping[str, Any], report: Report, kept: Kept) -> dict[str, An
     warmed = dict(warm_runners(request, report, kept))
     # the first thing that needs them is the last of a job: it begins beside them
     threading.Thread(target=read_tables, daemon=True).start()
+    gc.collect()
+    gc.freeze()  # libraries stay: no collection during a job looks at them again
     return warmed
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Made:
-    """Labels that are on the disk for good, and how they came about."""
+    """Labels, and how they came about.
+
+    Args:
+        content: Of each input, as the file of an earlier attempt says it; empty where there is none.
+    """
 
     volume: LabelVolume
-    content: Mapping[str, str]
     ran: Mapping[str, str]
-    file: Mapping[str, Any]
+    content: Mapping[str, str]
 
 
 def _labels(
@@ -183,20 +215,42 @@ def _labels(
         if facts == _facts(order, model) and content.keys() == sources.keys():
             report.note("labels of an earlier attempt")
             volume = LabelVolume(labels=labels, stack=stack, overlapping=model.has_regions)
-            return _Made(volume, content, ran, _file_facts(path, _sha256(path)))
+            return _Made(volume=volume, ran=ran, content=content)
     crash_point("mid-inference")
     with _run_context(order, model, kept) as context:
         inputs = {role: source.given for role, source in sources.items()}
         chosen = variant_by_header(model, order.parameters, inputs[model.grid_role].header)
         parameters = {**order.parameters, **chosen}
         produced = run_model(model, inputs, context, report, parameters)
-    with report.stage("keep labels"):
-        content = {role: source.given.content for role, source in sources.items()}
-        facts = {**_facts(order, model), "ran": dict(produced.ran), "content": content}
-        sha256 = write_labels(path, produced.labels, facts)
-    crash_point("labels written")
-    volume = LabelVolume(labels=produced.labels, stack=stack, overlapping=model.has_regions)
-    return _Made(volume, content, produced.ran, _file_facts(path, sha256))
+    volume = LabelVolume(
+        labels=produced.labels,
+        stack=stack,
+        overlapping=model.has_regions,
+        counted=produced.counts,
+    )
+    return _Made(volume=volume, ran=produced.ran, content={})
+
+
+@contextmanager
+def _kept_beside(
+    order: JobOrder, model: ModelSpec, made: _Made, content: Mapping[str, str], report: Report
+) -> Iterator[Callable[[], dict[str, Any]]]:
+    """Labels are written by a thread; what is given waits until they are durable, and tells of them."""
+    path = order.folder / LABELS_FILE
+    if made.content:
+        yield lambda: _file_facts(path, _sha256(path))
+        return
+    facts = {**_facts(order, model), "ran": dict(made.ran), "content": dict(content)}
+    with ThreadPoolExecutor(1) as beside:
+        keeping = beside.submit(write_labels, path, made.volume.counts, facts)
+
+        def kept() -> dict[str, Any]:
+            with report.stage("keep labels"):
+                sha256 = keeping.result()
+            crash_point("labels written")
+            return _file_facts(path, sha256)
+
+        yield kept
 
 
 @contextmanager
@@ -217,35 +271,27 @@ def _run_context(order: JobOrder, model: ModelSpec, kept: Kept) -> Iterator[RunC
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _encode_and_verify(
+def _encode(
+    form: Form, result_in: Callable[[Form], Result], folder: Path, report: Report
+) -> list[dict[str, Any]]:
+    """The files of one form, durable; what the answer says of them."""
+    with report.stage(_stage("encode", form)):
+        return [
+            _write(form, number if file.part else None, file, folder)
+            for number, file in enumerate(form.encoder()(result_in(form)), 1)
+        ]
+
+
+def _verify(
     form: Form,
-    volume: LabelVolume,
-    grid: Source,
-    segments: Sequence[Segment],
-    provenance: Provenance,
-    key: str,
+    files: list[dict[str, Any]],
+    result_in: Callable[[Form], Result],
     folder: Path,
     report: Report,
-) -> list[dict[str, Any]]:
-    """The files of one form, durable and compared with their source.
-
-    Args:
-        key: ``result_key``.
-    """
-    identity = ResultIdentity(
-        key=key, output=OUTPUT, form=form.named_in_uids, revision=provenance.revision
-    )
-    with report.stage(_stage("encode", form)):
-        encoded = form.encoder()(volume, grid.headers(), segments, provenance, identity)
-        written = [
-            _write(form, number if file.part else None, file, folder)
-            for number, file in enumerate(encoded, 1)
-        ]
-    crash_point("result written")
+) -> None:
     with report.stage(_stage("verify", form)):
-        files = {facts["part"]: _mapped(folder / facts["file_name"]) for facts in written}
-        form.verifier()(files, grid.headers(), volume, segments, provenance, identity)
-    return written
+        views = {facts["part"]: _mapped(folder / facts["file_name"]) for facts in files}
+        form.verifier()(views, result_in(form))
 
 
 def _stage(what: str, form: Form) -> str:
@@ -288,7 +334,7 @@ def _file_facts(path: Path, sha256: str) -> dict[str, Any]:
     return {"file_name": path.name, "size_bytes": path.stat().st_size, "sha256": sha256}
 
 
-def _write_durable(path: Path, chunks: Iterator[bytes]) -> str:
+def _write_durable(path: Path, chunks: Iterator[bytes | memoryview]) -> str:
     part = path.with_name(path.name + ".part")
     digest = hashlib.sha256()
     with part.open("wb") as file, ThreadPoolExecutor(1) as beside:

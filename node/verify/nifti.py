@@ -16,12 +16,10 @@ from itertools import chain, islice
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset
 
 from node.domain.errors import ResultRefused
 from node.domain.frames import Frame, frames_of
-from node.domain.job import ResultIdentity
-from node.domain.result import LabelVolume, Provenance
+from node.domain.result import LabelVolume, Result
 from node.domain.segment import Segment
 
 MOST_FAULTS = 50
@@ -56,43 +54,29 @@ _TURNED = 1e-3
 Affine = NDArray[np.float64]
 
 
-def verify(
-    files: Mapping[str, memoryview],
-    source: Sequence[Dataset],
-    volume: LabelVolume,
-    segments: Sequence[Segment],
-    provenance: Provenance,
-    identity: ResultIdentity,
-) -> None:
+def verify(files: Mapping[str, memoryview], result: Result) -> None:
     """Refuse images that say anything else than their source and their labels.
 
     Raises:
         ResultRefused: With each fault as one sentence.
     """
-    bits = {segment.name: segment.label_value - 1 for segment in segments}
+    volume = result.volume
+    bits = {segment.name: segment.label_value - 1 for segment in result.segments}
     due = set(bits) if volume.overlapping else {""}
     if files.keys() != due:
         wrong = f"there are images of {len(files)} regions, not of {len(due)}, or of other ones"
         raise ResultRefused([wrong])
-    places = _source_places(source, volume)
+    places = _source_places(result)
     faults = chain(
-        _undescribed(volume, segments),
-        *(
-            _image_faults(data, bits.get(part), volume, places, provenance, identity)
-            for part, data in files.items()
-        ),
+        _undescribed(volume, result.segments),
+        *(_image_faults(data, bits.get(part), result, places) for part, data in files.items()),
     )
     if found := list(islice(faults, MOST_FAULTS)):
         raise ResultRefused(found)
 
 
 def _image_faults(
-    data: memoryview,
-    bit: int | None,
-    volume: LabelVolume,
-    places: Sequence[Frame | None],
-    provenance: Provenance,
-    identity: ResultIdentity,
+    data: memoryview, bit: int | None, result: Result, places: Sequence[Frame | None]
 ) -> Iterator[str]:
     """Of one image; ``bit`` is None in one of all labels."""
     where = "" if bit is None else f"image of region {bit + 1}: "
@@ -102,9 +86,9 @@ def _image_faults(
         yield f"{where}the file cannot be read: {type(error).__name__}"
         return
     for fault in (
-        *_header_faults(header, volume, provenance, identity),
-        *_place_faults(header, volume, places),
-        *_voxel_faults(header, voxels, volume, bit),
+        *_header_faults(header, result),
+        *_place_faults(header, result.volume, places),
+        *_voxel_faults(header, voxels, result.volume, bit),
     ):
         yield where + fault
 
@@ -128,12 +112,11 @@ def _read(data: memoryview) -> tuple[np.void, bytes]:
     return np.frombuffer(whole[:348], _HEADER)[0], whole[_VOXELS_AT:]
 
 
-def _header_faults(
-    header: np.void, volume: LabelVolume, provenance: Provenance, identity: ResultIdentity
-) -> Iterator[str]:
+def _header_faults(header: np.void, result: Result) -> Iterator[str]:
+    provenance = result.provenance
     if (header["size"], header["magic"], header["vox_offset"]) != (348, b"n+1", _VOXELS_AT):
         yield "it is no NIfTI-1 image in one file"
-    slices, rows, columns = volume.labels.shape
+    slices, rows, columns = result.volume.labels.shape
     if header["dim"].tolist()[:4] != [3, columns, rows, slices]:
         yield "its size is not that of the labels"
     kind = _KINDS.get(int(header["datatype"]))
@@ -143,7 +126,7 @@ def _header_faults(
         yield "its values are scaled"
     if header["units"] != 2:
         yield "it is not in millimetres"
-    if header["descrip"].decode("ascii", "replace") != f"segnode {identity.key}":
+    if header["descrip"].decode("ascii", "replace") != f"segnode {result.identity.key}":
         yield "it does not carry the key of its result"
     marks = header["aux_file"].decode("ascii", "replace").split()
     for mark, reason in (
@@ -154,14 +137,15 @@ def _header_faults(
             yield f"it is marked as {mark} where the result is not, or the reverse"
 
 
-def _source_places(source: Sequence[Dataset], volume: LabelVolume) -> list[Frame | None]:
+def _source_places(result: Result) -> list[Frame | None]:
     """For each slice the frame as its source header says it."""
     frames = {
         (frame.sop_instance_uid, frame.frame_number): frame
-        for instance in source
+        for instance in result.source
         for frame in frames_of(instance)
     }
-    return [frames.get((f.sop_instance_uid, f.frame_number)) for f in volume.stack.frames]
+    stack = result.volume.stack
+    return [frames.get((f.sop_instance_uid, f.frame_number)) for f in stack.frames]
 
 
 def _place_faults(

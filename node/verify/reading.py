@@ -196,18 +196,17 @@ def read_frames(per_frame: bytes, shared: bytes) -> tuple[SegFrame, ...]:
 
 
 def _frame(number: int, macros: _Macros, own: Elements) -> SegFrame:
-    segments = macros.numbers(own, "SegmentIdentificationSequence", "ReferencedSegmentNumber")
+    segments = macros.read(own, *_SEGMENT)
     if segments is not None and len(segments) != 1:
         raise ValueError("a frame of several segments")
-    indices = macros.numbers(own, "FrameContentSequence", "DimensionIndexValues")
     return SegFrame(
         number=number,
         segment_number=_whole(segments[0]) if segments else None,
-        position_mm=macros.numbers(own, "PlanePositionSequence", "ImagePositionPatient"),
-        dimension_indices=tuple(_whole(index) for index in indices or ()),
-        references=macros.read(own, "DerivationImageSequence", _references) or (),
-        orientation=macros.numbers(own, "PlaneOrientationSequence", "ImageOrientationPatient"),
-        pixel_spacing_mm=macros.numbers(own, "PixelMeasuresSequence", "PixelSpacing"),
+        position_mm=macros.read(own, *_POSITION),
+        dimension_indices=tuple(map(_whole, macros.read(own, *_INDICES) or ())),
+        references=macros.read(own, *_DERIVATION) or (),
+        orientation=macros.read(own, *_ORIENTATION),
+        pixel_spacing_mm=macros.read(own, *_SPACING),
     )
 
 
@@ -216,20 +215,16 @@ class _Macros:
 
     def __init__(self, shared: Elements) -> None:
         self._shared = shared
-        self._read: dict[tuple[str, bytes], Any] = {}
+        self._read: dict[tuple[int, bytes], Any] = {}
 
-    def read(self, own: Elements, macro: str, take: Callable[[bytes], T | None]) -> T | None:
+    def read(self, own: Elements, macro: int, take: Callable[[bytes], T | None]) -> T | None:
         """What ``take`` makes of the value of a macro; None where there is none."""
-        tag = _tag(macro)
-        _, value = own.get(tag) or self._shared.get(tag) or (b"SQ", b"")
+        _, value = own.get(macro) or self._shared.get(macro) or (b"SQ", b"")
         key = (macro, value)
         if key not in self._read:
             self._read[key] = take(value)
         found: T | None = self._read[key]
         return found
-
-    def numbers(self, own: Elements, macro: str, keyword: str) -> tuple[float, ...] | None:
-        return self.read(own, macro, partial(_numbers_in_first, keyword))
 
 
 def _references(value: bytes) -> tuple[Reference, ...]:
@@ -332,3 +327,17 @@ def _part(data: bytes, at: int, length: int) -> bytes:
     if at + length > len(data):
         raise ValueError("an element is longer than what holds it")
     return data[at : at + length]
+
+
+def _numbers_of(
+    macro: str, keyword: str
+) -> tuple[int, Callable[[bytes], tuple[float, ...] | None]]:
+    return _tag(macro), partial(_numbers_in_first, keyword)
+
+
+_SEGMENT = _numbers_of("SegmentIdentificationSequence", "ReferencedSegmentNumber")
+_INDICES = _numbers_of("FrameContentSequence", "DimensionIndexValues")
+_POSITION = _numbers_of("PlanePositionSequence", "ImagePositionPatient")
+_ORIENTATION = _numbers_of("PlaneOrientationSequence", "ImageOrientationPatient")
+_SPACING = _numbers_of("PixelMeasuresSequence", "PixelSpacing")
+_DERIVATION = _tag("DerivationImageSequence"), _references

@@ -1,13 +1,17 @@
 """The last look at a SEG before it leaves: its bytes against source headers and labels.
 
 It shares no step with the encoder: the file is read anew, each frame is placed by its own position,
-orientation and spacing, its bits are unpacked, and every voxel is compared with the label volume.
+orientation and spacing, and its bits are compared with bits packed here from the label volume, by
+several threads at once. Rows and values of labels are found here, too, and not taken from their counts.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 
 import numpy as np
@@ -15,10 +19,9 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from node.domain.errors import ResultRefused
-from node.domain.frames import Frame, frames_of
-from node.domain.job import ResultIdentity
-from node.domain.result import LabelArray, LabelVolume, Provenance
-from node.domain.segment import Segment
+from node.domain.frames import frame_sources
+from node.domain.result import LabelArray, LabelVolume, Result
+from node.domain.sources import numbers
 from node.verify.header import (
     dimension_faults,
     geometry_faults,
@@ -34,6 +37,9 @@ from node.verify.reading import UNREADABLE, SegFile, SegFrame, read_seg
 MOST_FAULTS = 50
 """Enough to see what went wrong; looking for more would only take time."""
 
+FRAMES_AT_ONCE = 64
+"""What a thread compares before another one's turn."""
+
 _POSITION_MM = 1e-3  # a copied DS is equal; one written anew is rounded at 16 characters
 # the shared groups are those of one slice, and slices of one series differ by up to 1e-3 (gate)
 _DIRECTION = 2e-3
@@ -41,47 +47,32 @@ _SPACING = 2e-3  # of the spacing itself
 _LATTICE_STEPS = 0.51  # half a step would be the neighbour's
 
 
-def verify(
-    files: Mapping[str, memoryview],
-    source: Sequence[Dataset],
-    volume: LabelVolume,
-    segments: Sequence[Segment],
-    provenance: Provenance,
-    identity: ResultIdentity,
-) -> None:
-    """Refuse anything but one true object, or none of labels in which nothing was found.
+def verify_seg(files: Mapping[str, memoryview], result: Result) -> None:
+    """Refuse anything but one object, such as a mapped file, that says what its labels say.
+
+    Of labels in which nothing was found there is none.
 
     Raises:
         ResultRefused: With each fault as one sentence.
     """
-    if files.keys() == {""}:
-        verify_seg(files[""], source, volume, segments, provenance, identity)
-    elif files:
-        raise ResultRefused([f"{len(files)} objects of one result, not 1"])
-    elif volume.labels.any():
-        raise ResultRefused(["no object was made of labels in which something was found"])
-
-
-def verify_seg(
-    data: bytes | memoryview,
-    source: Sequence[Dataset],
-    volume: LabelVolume,
-    segments: Sequence[Segment],
-    provenance: Provenance,
-    identity: ResultIdentity,
-) -> None:
-    """Refuse an object, such as a view of a mapped file, that says anything else than its labels."""
+    if files.keys() != {""}:
+        if files:
+            raise ResultRefused([f"{len(files)} objects of one result, not 1"])
+        if result.volume.labels.any():
+            raise ResultRefused(["no object was made of labels in which something was found"])
+        return
+    source, volume, identity = result.source, result.volume, result.identity
     first = volume.stack.frames[0].sop_instance_uid
     from_first_slice = sorted(source, key=lambda each: str(each.SOPInstanceUID) != first)
     try:
-        file = read_seg(data)
-        header, check = file.header, _FrameCheck(file, source, volume, segments)
+        file = read_seg(files[""])
+        header, check = file.header, _FrameCheck(file, result)
         faults = chain(
-            identity_faults(header, identity, provenance),
+            identity_faults(header, identity, result.provenance),
             patient_faults(header, from_first_slice),
             reference_faults(header, source),
             lossy_faults(header, source),
-            segment_faults(header, check.described, provenance, identity),
+            segment_faults(header, check.described, result.provenance, identity),
             geometry_faults(header, volume.stack),
             dimension_faults(header),
             pixel_faults(file, volume, len(check.wanted)),
@@ -95,49 +86,51 @@ def verify_seg(
 
 
 class _FrameCheck:
-    """Places frames and compares their voxels; counts which planes were seen."""
+    """Places frames and compares their voxels; counts which planes were seen.
 
-    def __init__(
-        self,
-        file: SegFile,
-        source: Sequence[Dataset],
-        volume: LabelVolume,
-        segments: Sequence[Segment],
-    ) -> None:
+    What is equal in many frames is judged once: their place, and what they say of their source.
+    """
+
+    def __init__(self, file: SegFile, result: Result) -> None:
+        volume = result.volume
         self._file = file
         self._volume = volume
+        self._threads = result.threads
         self._sources = {
-            (frame.sop_instance_uid, frame.frame_number): frame
-            for instance in source
-            for frame in frames_of(instance)
+            place: plane for each in result.source for place, plane in _source_planes(each).items()
         }
-        self._classes = {str(i.SOPInstanceUID): str(i.SOPClassUID) for i in source}
+        self._classes = {str(i.SOPInstanceUID): str(i.SOPClassUID) for i in result.source}
         self._to_index = np.linalg.inv(volume.stack.grid.affine_lps)
-        values = [_label_values(plane, volume.overlapping) for plane in volume.labels]
-        found = {value for present in values for value in present}
-        self.described = [s for s in segments if s.label_value in found]
+        with ThreadPoolExecutor(result.threads) as pool:
+            self._rows = list(pool.map(partial(_rows_of, volume.overlapping), volume.labels))
+        found = {value for present in self._rows for value in present}
+        self.described = [s for s in result.segments if s.label_value in found]
         numbers = {s.label_value: number for number, s in enumerate(self.described, 1)}
         self.wanted = {
             (numbers[value], index)
-            for index, present in enumerate(values)
+            for index, present in enumerate(self._rows)
             for value in present
             if value in numbers
         }
         self._undescribed = found - set(numbers)
         slices = sorted({index for _, index in self.wanted})
         self._ranks = {index: rank for rank, index in enumerate(slices, 1)}
+        self._indices: dict[tuple[float, ...], int | None] = {}
+        self._judged: dict[tuple[object, ...], tuple[str, ...]] = {}
 
     def faults(self) -> Iterator[str]:
         """All that is wrong with frames, one by one and together."""
         if self._undescribed:
             yield f"labels {sorted(self._undescribed)} have no segment"
-        seen: Counter[tuple[int, int]] = Counter()
-        for frame in self._file.frames:
-            plane = self._plane_of(frame)
-            if plane is not None:
-                seen[plane] += 1
-            for fault in self._frame_faults(frame, plane):
-                yield f"frame {frame.number}: {fault}"
+        frames = self._file.frames
+        planes = [self._plane_of(frame) for frame in frames]
+        parts = range(0, len(frames), FRAMES_AT_ONCE)
+        with ThreadPoolExecutor(self._threads) as pool:
+            differing = pool.map(partial(self._differing, planes), parts)
+            for frame, plane, number in zip(frames, planes, chain(*differing), strict=True):
+                for fault in self._frame_faults(frame, plane, number):
+                    yield f"frame {frame.number}: {fault}"
+        seen = Counter(plane for plane in planes if plane is not None)
         for number, index in sorted(seen.keys() - self.wanted):
             yield f"a frame of segment {number} in slice {index}, where it has no voxel"
         for number, index in sorted(self.wanted - seen.keys()):
@@ -148,41 +141,70 @@ class _FrameCheck:
 
     def _plane_of(self, frame: SegFrame) -> tuple[int, int] | None:
         """Segment and slice that the frame's own number and position give."""
-        if frame.position_mm is None or len(frame.position_mm) != 3 or not frame.segment_number:
+        position_mm = frame.position_mm
+        if position_mm is None or len(position_mm) != 3 or not frame.segment_number:
             return None
-        slice_, row, column = (self._to_index @ np.array([*frame.position_mm, 1.0]))[:3]
+        if position_mm not in self._indices:
+            self._indices[position_mm] = self._index_at(position_mm)
+        index = self._indices[position_mm]
+        return None if index is None else (frame.segment_number, index)
+
+    def _index_at(self, position_mm: tuple[float, ...]) -> int | None:
+        slice_, row, column = (self._to_index @ np.array([*position_mm, 1.0]))[:3]
         index = round(slice_)
         inside = 0 <= index < self._volume.labels.shape[0]
         off = max(abs(slice_ - index), abs(row), abs(column))
-        if not inside or off > _LATTICE_STEPS:
-            return None
-        return frame.segment_number, index
+        return index if inside and off <= _LATTICE_STEPS else None
 
-    def _frame_faults(self, frame: SegFrame, plane: tuple[int, int] | None) -> Iterator[str]:
+    def _frame_faults(
+        self, frame: SegFrame, plane: tuple[int, int] | None, differing: int | None
+    ) -> Iterator[str]:
         number, count = frame.segment_number, len(self.described)
         if number is None or not 1 <= number <= count:
             yield f"names segment {number} of {count}"
-        yield from self._reference_faults(frame, plane)
+        said = frame.references, frame.position_mm, frame.orientation, frame.pixel_spacing_mm
+        key = (*said, plane and plane[1])
+        if key not in self._judged:
+            self._judged[key] = tuple(self._reference_faults(frame, plane))
+        yield from self._judged[key]
         if plane is None:
             yield "its position is not that of a slice of the source"
             return
         rank = self._ranks.get(plane[1])
         if frame.dimension_indices != (number, rank):
             yield f"Dimension Index Values {frame.dimension_indices} are not ({number}, {rank})"
-        if plane in self.wanted:
-            yield from self._voxel_faults(frame, plane)
-
-    def _voxel_faults(self, frame: SegFrame, plane: tuple[int, int]) -> Iterator[str]:
-        number, index = plane
-        _, rows, columns = self._volume.labels.shape
-        if len(self._file.bits) * 8 < frame.number * rows * columns:
+        if differing is None:
             yield "its pixels are missing"
-            return
-        mask = self._file.plane(frame.number - 1, rows, columns)
-        truth = _truth(self._volume, index, self.described[number - 1].label_value)
-        if not np.array_equal(mask, truth):
-            differing = int(np.count_nonzero(mask != truth))
-            yield f"{differing} voxels differ from the labels of slice {index}"
+        elif differing:
+            yield f"{differing} voxels differ from the labels of slice {plane[1]}"
+
+    def _differing(self, planes: Sequence[tuple[int, int] | None], start: int) -> list[int | None]:
+        """Of some frames the number of wrong voxels, None where the file has too few."""
+        part = slice(start, start + FRAMES_AT_ONCE)
+        return [
+            self._differing_voxels(frame.number - 1, *plane) if plane in self.wanted else 0
+            for frame, plane in zip(self._file.frames[part], planes[part], strict=True)
+        ]
+
+    def _differing_voxels(self, place: int, number: int, index: int) -> int | None:
+        _, rows, columns = self._volume.labels.shape
+        size = rows * columns
+        if len(self._file.bits) * 8 < (place + 1) * size:
+            return None
+        value = self.described[number - 1].label_value
+        if size % 8:
+            mask = self._file.plane(place, rows, columns)
+            return int(np.count_nonzero(mask != _truth(self._volume, index, value, 0, rows)))
+        size //= 8
+        octets = np.frombuffer(self._file.bits[place * size : (place + 1) * size], np.uint8)
+        expected = np.zeros(size, np.uint8)
+        first, stop = self._rows[index][value]
+        first -= first % 8  # eight rows of any length are whole bytes
+        truth = np.packbits(_truth(self._volume, index, value, first, stop), bitorder="little")
+        expected[first * columns // 8 :][: truth.size] = truth
+        if np.array_equal(octets, expected):
+            return 0
+        return int(np.unpackbits(octets ^ expected).sum())
 
     def _reference_faults(self, frame: SegFrame, plane: tuple[int, int] | None) -> Iterator[str]:
         if len(frame.references) != 1:
@@ -205,23 +227,75 @@ class _FrameCheck:
         yield from _plane_faults(frame, source)
 
 
-def _label_values(plane: LabelArray, overlapping: bool) -> list[int]:
-    """The label values in one slice of labels; of overlapping regions each has a bit."""
+@dataclass(frozen=True, slots=True)
+class _SourcePlane:
+    """Where a frame of the source lies, as its header says it; None where it does not."""
+
+    position_mm: tuple[float, ...] | None
+    orientation: tuple[float, ...] | None
+    pixel_spacing_mm: tuple[float, ...] | None
+
+
+def _source_planes(instance: Dataset) -> dict[tuple[str, int | None], _SourcePlane]:
+    """By SOP Instance UID and frame number, which an image of one frame has not."""
+    planes = [
+        _SourcePlane(
+            numbers(sources, "ImagePositionPatient", 3),
+            numbers(sources, "ImageOrientationPatient", 6),
+            numbers(sources, "PixelSpacing", 2),
+        )
+        for sources in frame_sources(instance)
+    ]
+    is_single = len(planes) == 1 and "PerFrameFunctionalGroupsSequence" not in instance
+    uid = str(instance.SOPInstanceUID)
+    return {(uid, None if is_single else n): plane for n, plane in enumerate(planes, 1)}
+
+
+def _rows_of(overlapping: bool, plane: LabelArray) -> dict[int, tuple[int, int]]:
+    """The label values in one slice, with the first row of each and the one behind its last.
+
+    Of overlapping regions each has a bit. Where values change too often, as in noise, all rows are
+    named: more than those that hold a value do no harm.
+    """
+    rows, columns = plane.shape
+    line = plane.reshape(-1)
+    last_of_runs = np.flatnonzero(line[:-1] != line[1:])
+    if last_of_runs.size * 16 > line.size:
+        stored = np.flatnonzero(np.bincount(line)).tolist()
+        ends = [(0, rows)] * len(stored)
+    else:
+        last_of_runs = np.append(last_of_runs, line.size - 1)
+        first_of_runs = np.append(0, last_of_runs[:-1] + 1)
+        by_value = np.argsort(line[last_of_runs], kind="stable")
+        sorted_values = line[last_of_runs][by_value]
+        begins = np.flatnonzero(np.append(True, sorted_values[1:] != sorted_values[:-1]))
+        stops = np.append(begins[1:], by_value.size) - 1
+        top = first_of_runs[by_value[begins]] // columns
+        bottom = last_of_runs[by_value[stops]] // columns + 1
+        stored = sorted_values[begins].tolist()
+        ends = list(zip(top.tolist(), bottom.tolist(), strict=True))
     if not overlapping:
-        present: list[int] = np.flatnonzero(np.bincount(plane.ravel())).tolist()
-        return [value for value in present if value]
+        return {value: end for value, end in zip(stored, ends, strict=True) if value}
     together = int(np.bitwise_or.reduce(plane, axis=None))
-    return [bit + 1 for bit in range(together.bit_length()) if together >> bit & 1]
+    regions: dict[int, tuple[int, int]] = {}
+    for bit in range(together.bit_length()):
+        if together >> bit & 1:
+            held = [end for value, end in zip(stored, ends, strict=True) if value >> bit & 1]
+            regions[bit + 1] = min(top for top, _ in held), max(bottom for _, bottom in held)
+    return regions
 
 
-def _truth(volume: LabelVolume, index: int, label_value: int) -> NDArray[np.bool_]:
-    plane = volume.labels[index]
+def _truth(
+    volume: LabelVolume, index: int, label_value: int, first: int, stop: int
+) -> NDArray[np.bool_]:
+    """Where a label is in some rows of a slice."""
+    rows = volume.labels[index, first:stop]
     if volume.overlapping:
-        return np.asarray((plane >> (label_value - 1)) % 2 == 1)
-    return np.asarray(plane == label_value)
+        return np.asarray((rows >> (label_value - 1)) % 2 == 1)
+    return np.asarray(rows == label_value)
 
 
-def _plane_faults(frame: SegFrame, source: Frame) -> Iterator[str]:
+def _plane_faults(frame: SegFrame, source: _SourcePlane) -> Iterator[str]:
     """The frame lies where the image lies that it references."""
     spacing_mm = _SPACING * min(source.pixel_spacing_mm or (0.0,))
     pairs = (

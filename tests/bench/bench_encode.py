@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
+import os
 import resource
 import subprocess
 import sys
@@ -134,6 +135,7 @@ def by_node(folder: Path) -> Row:
         source=headers,
         segments=segments,
         provenance=replace(PROVENANCE, series_number=1001),
+        threads=len(os.sched_getaffinity(0)),
     )
     path = folder / "node.dcm"
     started = time.perf_counter()

@@ -21,8 +21,7 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def images_of(given: Segmentation) -> dict[str, EncodedFile]:
-    made = encode(given.volume, given.source, given.segments, given.provenance, given.identity)
-    return {file.part: file for file in made}
+    return {file.part: file for file in encode(given)}
 
 
 def written(file: EncodedFile, folder: Path) -> Path:

@@ -94,7 +94,7 @@ def _source_paths(folder: Path) -> list[Path]:
 
 
 def _written(case: Segmentation, path: Path) -> Path:
-    data = case.encode().to_bytes()
+    data = case.encoded()
     case.verify(data)
     path.write_bytes(data)
     return path
@@ -148,7 +148,7 @@ def test_a_seg_of_a_source_without_patient_is_valid(tmp_path: Path) -> None:
 
 def test_dcentvfy_would_notice_another_patient(tmp_path: Path) -> None:
     phantom = Phantom()
-    seg = dcmread(BytesIO(of_phantom(phantom).encode().to_bytes()))
+    seg = dcmread(BytesIO(of_phantom(phantom).encoded()))
     seg.PatientBirthDate = "19800101"
     seg.save_as(tmp_path / "seg.dcm")
 

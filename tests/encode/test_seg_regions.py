@@ -39,7 +39,7 @@ def segmentation(segments: tuple[Segment, ...] = REGIONS) -> Segmentation:
 def test_each_region_is_read_back_whole() -> None:
     given = segmentation()
 
-    data = given.encode().to_bytes()
+    data = given.encoded()
     given.verify(data)
     seg = hd.seg.Segmentation.from_dataset(dcmread(DicomBytesIO(data)))
     volume = seg.get_volume()
@@ -58,7 +58,7 @@ def test_each_region_is_read_back_whole() -> None:
 @pytest.mark.parametrize("bit", [1, 2, 8])
 def test_a_voxel_that_one_region_lost_is_refused(bit: int) -> None:
     given = segmentation()
-    data = given.encode().to_bytes()
+    data = given.encoded()
     spoiled = nested()
     spoiled[tuple(np.argwhere(spoiled & bit)[0])] ^= bit
     other = replace(given, volume=replace(given.volume, labels=spoiled))
@@ -72,7 +72,7 @@ def test_regions_are_not_taken_for_exclusive_labels() -> None:
     exclusive = replace(given, volume=replace(given.volume, overlapping=False))
 
     with pytest.raises(ResultRefused):
-        exclusive.verify(given.encode().to_bytes())
+        exclusive.verify(given.encoded())
 
 
 def test_voxels_are_counted_by_region() -> None:

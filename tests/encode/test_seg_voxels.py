@@ -50,7 +50,7 @@ def phantom(request: pytest.FixtureRequest) -> Phantom:
 @pytest.fixture
 def seg_path(phantom: Phantom, tmp_path: Path) -> Path:
     path = tmp_path / "seg.dcm"
-    path.write_bytes(of_phantom(phantom).encode().to_bytes())
+    path.write_bytes(of_phantom(phantom).encoded())
     return path
 
 

@@ -19,6 +19,7 @@ from pydicom import dcmread
 from node.domain.errors import JobFailed, SeriesUnusable, TryLater
 from node.domain.header import Header
 from node.domain.reasons import Reason, ReasonCode
+from node.domain.result import LabelCounts
 from node.infer.kept import Kept
 from node.infer.labels_file import write_labels
 from node.infer.registry import load_model
@@ -138,5 +139,7 @@ def segments(request: Request, report: Report, kept: Kept) -> Request:
         model, {model.grid_role: given}, room(Path(request["folder"])), report
     ).labels
     with report.stage("write"):
-        sha256 = write_labels(Path(request["labels"]), labels, {"model": model.name})
+        sha256 = write_labels(
+            Path(request["labels"]), LabelCounts.of(labels), {"model": model.name}
+        )
     return {"sha256": sha256}

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from node.domain.errors import JobFailed
-from node.infer.labels_file import count_voxels, read_labels, write_labels
+from node.domain.result import LabelCounts
+from node.infer.labels_file import read_labels, write_labels
 
 FACTS = {"model": "ct_tissue", "job_key": "ab"}
 
@@ -30,7 +31,7 @@ def labels() -> np.ndarray:
 )
 def test_labels_and_facts_come_back(tmp_path_factory: pytest.TempPathFactory, labels) -> None:
     path = tmp_path_factory.mktemp("labels") / "labels.zip"
-    write_labels(path, labels, FACTS)
+    write_labels(path, LabelCounts.of(labels), FACTS)
 
     read, facts = read_labels(path)
 
@@ -40,23 +41,19 @@ def test_labels_and_facts_come_back(tmp_path_factory: pytest.TempPathFactory, la
 
 
 def test_the_same_labels_give_the_same_bytes(tmp_path: Path, labels: np.ndarray) -> None:
-    first = write_labels(tmp_path / "a", labels, FACTS)
-    second = write_labels(tmp_path / "b", labels, dict(reversed(FACTS.items())))
+    first = write_labels(tmp_path / "a", LabelCounts.of(labels), FACTS)
+    second = write_labels(tmp_path / "b", LabelCounts.of(labels), dict(reversed(FACTS.items())))
 
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert first == second == hashlib.sha256((tmp_path / "a").read_bytes()).hexdigest()
-
-
-def test_voxels_are_counted_by_label(labels: np.ndarray) -> None:
-    assert count_voxels(labels) == {value: int((labels == value).sum()) for value in range(1, 5)}
 
 
 def test_writing_again_replaces_the_file_and_leaves_no_other(
     tmp_path: Path, labels: np.ndarray
 ) -> None:
     (tmp_path / "a.part").write_bytes(b"left by a crash")
-    write_labels(tmp_path / "a", labels, FACTS)
-    write_labels(tmp_path / "a", labels * 0, FACTS)
+    write_labels(tmp_path / "a", LabelCounts.of(labels), FACTS)
+    write_labels(tmp_path / "a", LabelCounts.of(labels * 0), FACTS)
 
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert not read_labels(tmp_path / "a")[0].any()
@@ -65,7 +62,7 @@ def test_writing_again_replaces_the_file_and_leaves_no_other(
 @pytest.mark.parametrize("place", [0.0, 0.3, 0.6, 0.95])
 def test_a_changed_byte_is_noticed(tmp_path: Path, labels: np.ndarray, place: float) -> None:
     path = tmp_path / "a"
-    write_labels(path, labels, FACTS)
+    write_labels(path, LabelCounts.of(labels), FACTS)
     body = bytearray(path.read_bytes())
     body[int(place * len(body))] ^= 0xFF
     path.write_bytes(bytes(body))
@@ -76,7 +73,7 @@ def test_a_changed_byte_is_noticed(tmp_path: Path, labels: np.ndarray, place: fl
 
 def test_a_truncated_file_is_noticed(tmp_path: Path, labels: np.ndarray) -> None:
     path = tmp_path / "a"
-    write_labels(path, labels, FACTS)
+    write_labels(path, LabelCounts.of(labels), FACTS)
     path.write_bytes(path.read_bytes()[:-200])
 
     with pytest.raises(JobFailed, match="damaged"):
@@ -87,12 +84,6 @@ def test_labels_shrink_a_hundredfold(tmp_path: Path) -> None:
     labels = np.zeros((40, 256, 256), np.uint8)
     labels[:, 40:200, 60:180] = 3
 
-    write_labels(tmp_path / "a", labels, {})
+    write_labels(tmp_path / "a", LabelCounts.of(labels), {})
 
     assert (tmp_path / "a").stat().st_size * 100 < labels.nbytes
-
-
-def test_background_is_not_counted() -> None:
-    labels = np.array([[[0, 0, 9]]], np.uint16)
-
-    assert count_voxels(labels) == {9: 1}

@@ -10,37 +10,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
-from node.domain.frames import Frame
-from node.domain.grid import Grid, Stack
-from node.domain.result import LabelVolume
 from node.infer.measure import measure_labels, why_implausible
 from node.infer.registry import default_models_folder, load_model
 from node.words import tell
 from tests.infer.test_registry import mistakes_of, spoil
+from tests.support.segmentations import volume_of
 
 MODELS = default_models_folder()
 SHIPPED = sorted(path.parent.name for path in MODELS.glob("*/model.yaml"))
-
-
-def volume_of(
-    labels: NDArray[np.generic],
-    spacing_mm: tuple[float, float, float] = (4.0, 4.0, 4.0),
-    *,
-    overlapping: bool = False,
-) -> LabelVolume:
-    """Axial, feet to head, columns towards the patient's left."""
-    between_slices, between_rows, between_columns = spacing_mm
-    grid = Grid(
-        shape=labels.shape,
-        origin_mm=(-100.0, -100.0, 0.0),
-        steps_mm=((0, 0, between_slices), (0, between_rows, 0), (between_columns, 0, 0)),
-        frame_of_reference_uid="2.25.1",
-    )
-    frame = Frame.__new__(Frame)  # where slices were measured plays no part
-    stack = Stack(frames=(frame,) * labels.shape[0], grid=grid)
-    return LabelVolume(labels=labels, stack=stack, overlapping=overlapping)
 
 
 # --- measures ----------------------------------------------------------------------------------

@@ -115,7 +115,7 @@ def test_a_rule_that_names_the_class_of_a_non_image_is_asked_and_says_why_not(
     named = {"name": "segs", "when": {"SOPClassUID": "SegmentationStorage"}, "run": "probe"}
     by_modality = {"name": "modality", "when": {"Modality": "SEG"}, "run": "probe"}
     with simulated_node(tmp_path, worker, rules=[named, by_modality]) as node:
-        node.receive([of_phantom(ct()).encode().to_bytes()])
+        node.receive([of_phantom(ct()).encoded()])
 
         node.settle()
 

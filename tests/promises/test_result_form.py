@@ -42,25 +42,27 @@ FORM = Form(
 )
 
 
-def encode(volume, source, segments, provenance, identity):
+def encode(result):
+    volume = result.volume
     counts = np.bincount(volume.labels.ravel(), minlength=256)
     rows = [
         f"{segment.name},{counts[segment.label_value] * volume.stack.grid.voxel_ml:.3f}"
-        for segment in segments
+        for segment in result.segments
     ]
     table = "\\n".join(["name,ml", *rows, ""]).encode()
     return [
         EncodedFile(
-            sop_instance_uid=identity.uid("sop"),
-            series_instance_uid=identity.uid("series"),
+            sop_instance_uid=result.identity.uid("sop"),
+            series_instance_uid=result.identity.uid("series"),
             chunks=lambda: iter([table]),
         )
     ]
 
 
-def verify(files, source, volume, segments, provenance, identity):
+def verify(files, result):
+    volume = result.volume
     told = [line.rpartition(",") for line in bytes(files[""]).decode().splitlines()[1:]]
-    for segment, (name, _, ml) in zip(segments, told, strict=True):
+    for segment, (name, _, ml) in zip(result.segments, told, strict=True):
         held = mask_of(volume.labels, segment.label_value, overlapping=volume.overlapping)
         if name != segment.name or abs(held.sum() * volume.stack.grid.voxel_ml - float(ml)) > 0.001:
             raise ResultRefused([f"the volume of {segment.name} is wrong"])

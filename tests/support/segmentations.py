@@ -9,12 +9,12 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from node.assemble.gate import judge_geometry
-from node.domain.frames import frames_of
-from node.domain.grid import Stack
+from node.domain.frames import Frame, frames_of
+from node.domain.grid import Grid, Stack
 from node.domain.job import ResultIdentity
-from node.domain.result import LabelVolume, Provenance
+from node.domain.result import EncodedFile, LabelArray, LabelVolume, Provenance, Result
 from node.domain.segment import Code, Segment
-from node.encode.seg import EncodedObject, encode_seg
+from node.encode.seg import encode_seg
 from node.verify.seg import verify_seg
 from tests.support.phantoms import Phantom, Region
 
@@ -75,25 +75,23 @@ IDENTITY = ResultIdentity(key="d4" * 32, output="labels", form="seg_binary", rev
 
 
 @dataclass(frozen=True, kw_only=True)
-class Segmentation:
+class Segmentation(Result):
     """Everything that encoder and verifier are given."""
 
-    volume: LabelVolume
-    source: Sequence[Dataset]
     segments: Sequence[Segment] = SEGMENTS
     provenance: Provenance = PROVENANCE
     identity: ResultIdentity = IDENTITY
 
-    def encode(self) -> EncodedObject:
-        encoded = encode_seg(
-            self.volume, self.source, self.segments, self.provenance, self.identity
-        )
-        if encoded is None:
-            raise ValueError("nothing was found")
+    def encode(self) -> EncodedFile:
+        (encoded,) = encode_seg(self)
         return encoded
 
+    def encoded(self) -> bytes:
+        """The whole file."""
+        return b"".join(self.encode().chunks())
+
     def verify(self, data: bytes | memoryview) -> None:
-        verify_seg(data, self.source, self.volume, self.segments, self.provenance, self.identity)
+        verify_seg({"": memoryview(data)}, self)
 
     def revised(self, revision: int, replaces: str) -> Segmentation:
         """The same result of a later revision."""
@@ -102,6 +100,25 @@ class Segmentation:
             identity=replace(self.identity, revision=revision),
             provenance=replace(self.provenance, revision=revision, replaces=replaces),
         )
+
+
+def volume_of(
+    labels: LabelArray,
+    spacing_mm: tuple[float, float, float] = (4.0, 4.0, 4.0),
+    *,
+    overlapping: bool = False,
+) -> LabelVolume:
+    """Axial, feet to head, columns towards the patient's left."""
+    between_slices, between_rows, between_columns = spacing_mm
+    grid = Grid(
+        shape=labels.shape,
+        origin_mm=(-100.0, -100.0, 0.0),
+        steps_mm=((0, 0, between_slices), (0, between_rows, 0), (between_columns, 0, 0)),
+        frame_of_reference_uid="2.25.1",
+    )
+    frame = Frame.__new__(Frame)  # where slices were measured plays no part
+    stack = Stack(frames=(frame,) * labels.shape[0], grid=grid)
+    return LabelVolume(labels=labels, stack=stack, overlapping=overlapping)
 
 
 def of_phantom(phantom: Phantom) -> Segmentation:

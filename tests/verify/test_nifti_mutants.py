@@ -26,13 +26,12 @@ Mutant = Callable[[bytearray], None]
 
 
 def files_of(given: Segmentation) -> dict[str, bytes]:
-    made = encode(given.volume, given.source, given.segments, given.provenance, given.identity)
-    return {file.part: b"".join(file.chunks()) for file in made}
+    return {file.part: b"".join(file.chunks()) for file in encode(given)}
 
 
 def check(files: dict[str, bytes], given: Segmentation = GIVEN) -> None:
     views = {part: memoryview(data) for part, data in files.items()}
-    verify(views, given.source, given.volume, given.segments, given.provenance, given.identity)
+    verify(views, given)
 
 
 def refusal(files: dict[str, bytes], given: Segmentation = GIVEN) -> str:

@@ -17,7 +17,7 @@ from tests.support.segmentations import of_phantom
 
 @pytest.fixture(scope="module", params=[{"plane": "oblique"}, {"enhanced": True}], ids=str)
 def data(request: pytest.FixtureRequest) -> bytes:
-    return of_phantom(Phantom(**request.param)).encode().to_bytes()
+    return of_phantom(Phantom(**request.param)).encoded()
 
 
 def test_every_frame_is_what_pydicom_reads(data: bytes) -> None:
@@ -92,7 +92,7 @@ def _several() -> object:
 @pytest.mark.parametrize("wrong", [b"inf", b"-inf", b"nan"])
 def test_a_position_that_is_no_number_is_refused(wrong: bytes) -> None:
     segmentation = of_phantom(Phantom(plane="oblique"))
-    data = segmentation.encode().to_bytes()
+    data = segmentation.encoded()
     groups = dcmread(BytesIO(data)).PerFrameFunctionalGroupsSequence
     x = str(groups[0].PlanePositionSequence[0].ImagePositionPatient[0]).encode()
 

@@ -14,6 +14,8 @@ from io import BytesIO
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydicom import dcmread
 from pydicom.config import IGNORE
 from pydicom.dataelem import DataElement
@@ -22,7 +24,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import CTImageStorage, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from node.domain.errors import ResultRefused
-from node.verify.seg import verify
+from node.verify.seg import verify_seg
 from tests.support.phantoms import Phantom
 from tests.support.segmentations import Segmentation, of_phantom
 
@@ -45,7 +47,7 @@ def enhanced() -> Segmentation:
 
 @pytest.fixture(scope="module")
 def good(classic: Segmentation) -> bytes:
-    return classic.encode().to_bytes()
+    return classic.encoded()
 
 
 def _bits(seg: Dataset) -> np.ndarray:
@@ -477,6 +479,54 @@ def test_a_single_fault_is_refused_and_named(
     assert re.search(MUTANTS[mutate], faults), faults
 
 
+@pytest.mark.parametrize("mutate", MUTANTS, ids=lambda mutate: mutate.__name__)
+@pytest.mark.parametrize("columns", [53, 56])  # frames within bytes, and of whole ones
+def test_threads_with_few_frames_each_find_what_one_finds(
+    columns: int, mutate: Callable[[Dataset], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = _of(**{**ODD_BITS, "shape": (24, 37, columns)})
+    data = _mutated(case.encoded(), mutate)
+    by_one = _outcome(case, data)
+
+    monkeypatch.setattr("node.verify.seg.FRAMES_AT_ONCE", 3)
+
+    assert _outcome(replace(case, threads=4), data) == by_one
+    assert by_one or (mutate is bits_behind_the_last_frame and columns == 56)
+
+
+def _outcome(of: Segmentation, data: bytes) -> list[str]:
+    try:
+        of.verify(data)
+    except ResultRefused as refused:
+        return list(refused.faults)
+    return []
+
+
+WHOLE_BYTES = _of(shape=(24, 40, 56), spacing_mm=(8.25, 5.5, 6.0))
+GOOD_BYTES = WHOLE_BYTES.encoded()
+FRAMES = int(WHOLE_BYTES.encode().summary["frames"])
+
+
+@given(
+    frame=st.integers(1, FRAMES),
+    voxel=st.integers(0, 40 * 56 - 1),
+    threads=st.integers(1, 4),
+    at_once=st.integers(1, 40),
+)
+def test_any_single_voxel_is_found_whoever_looks(
+    frame: int, voxel: int, threads: int, at_once: int
+) -> None:
+    data = bytearray(GOOD_BYTES)
+    bit = (frame - 1) * 40 * 56 + voxel
+    data[len(data) - FRAMES * 40 * 56 // 8 + bit // 8] ^= 1 << bit % 8
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("node.verify.seg.FRAMES_AT_ONCE", at_once)
+        faults = _faults(replace(WHOLE_BYTES, threads=threads), bytes(data))
+
+    assert re.fullmatch(rf"frame {frame}: 1 voxels differ from the labels of slice \d+", faults)
+
+
 def test_rewriting_the_file_without_a_change_is_no_fault(
     classic: Segmentation, good: bytes
 ) -> None:
@@ -496,7 +546,7 @@ def test_a_frame_of_an_enhanced_source_must_name_its_own_frame(enhanced: Segment
     def name_another_frame(seg: Dataset) -> None:
         _reference(seg, 3).ReferencedFrameNumber = 1
 
-    data = _mutated(enhanced.encode().to_bytes(), name_another_frame)
+    data = _mutated(enhanced.encoded(), name_another_frame)
 
     assert "frame 3: references another image than that of slice" in _faults(enhanced, data)
 
@@ -505,7 +555,7 @@ def test_a_frame_of_an_enhanced_source_must_name_a_frame(enhanced: Segmentation)
     def name_no_frame(seg: Dataset) -> None:
         del _reference(seg, 3).ReferencedFrameNumber
 
-    data = _mutated(enhanced.encode().to_bytes(), name_no_frame)
+    data = _mutated(enhanced.encoded(), name_no_frame)
 
     assert "frame 3: references an instance or frame that is not" in _faults(enhanced, data)
 
@@ -626,7 +676,7 @@ def test_an_implausible_result_that_lacks_a_mark_is_refused(
 ) -> None:
     provenance = replace(classic.provenance, implausible="Spleen 30000.0 ml")
     case = replace(classic, provenance=provenance)
-    good = case.encode().to_bytes()
+    good = case.encoded()
     seg = dcmread(BytesIO(good))
     spoil(seg)
     spoilt = BytesIO()
@@ -638,17 +688,13 @@ def test_an_implausible_result_that_lacks_a_mark_is_refused(
 
 
 def test_that_there_is_no_object_is_held_against_the_labels(classic: Segmentation) -> None:
-    given = classic
-    about = (given.source, given.volume, given.segments, given.provenance, given.identity)
-
     with pytest.raises(ResultRefused, match="no object was made"):
-        verify({}, *about)
+        verify_seg({}, classic)
     with pytest.raises(ResultRefused, match="2 objects of one result"):
-        verify({"": memoryview(b""), "more": memoryview(b"")}, *about)
+        verify_seg({"": memoryview(b""), "more": memoryview(b"")}, classic)
 
 
 def test_no_object_passes_where_nothing_was_found(classic: Segmentation) -> None:
-    given = classic
-    nothing = replace(given.volume, labels=np.zeros_like(given.volume.labels))
+    nothing = replace(classic.volume, labels=np.zeros_like(classic.volume.labels))
 
-    verify({}, given.source, nothing, given.segments, given.provenance, given.identity)
+    verify_seg({}, replace(classic, volume=nothing))

@@ -8,12 +8,8 @@ from enum import StrEnum
 from importlib import import_module
 from typing import Protocol, cast
 
-from pydicom.dataset import Dataset
-
 from node.domain.delivery import FormsTaken, TakesForms
-from node.domain.job import ResultIdentity
-from node.domain.result import EncodedFile, LabelVolume, Provenance
-from node.domain.segment import Segment
+from node.domain.result import EncodedFile, Result
 
 
 class Reader(StrEnum):
@@ -27,19 +23,9 @@ class Reader(StrEnum):
 class Encode(Protocol):
     """Makes the files of a result: none where it holds nothing that this form could show."""
 
-    def __call__(
-        self,
-        volume: LabelVolume,
-        source: Sequence[Dataset],
-        segments: Sequence[Segment],
-        provenance: Provenance,
-        identity: ResultIdentity,
-    ) -> Sequence[EncodedFile]:
-        """The files, each of another part; the same arguments give the same bytes.
+    def __call__(self, result: Result) -> Sequence[EncodedFile]:
+        """The files, each of another part; the same result gives the same bytes.
 
-        Args:
-            source: Headers of all input instances in any order, none of them looked at before.
-            segments: All segments of the model, in order.
         Raises:
             JobFailed: Labels, their description and their source do not belong together.
         """
@@ -49,15 +35,7 @@ class Encode(Protocol):
 class Verify(Protocol):
     """Compares the files of a result with labels and source; shares no step with ``Encode``."""
 
-    def __call__(
-        self,
-        files: Mapping[str, memoryview],
-        source: Sequence[Dataset],
-        volume: LabelVolume,
-        segments: Sequence[Segment],
-        provenance: Provenance,
-        identity: ResultIdentity,
-    ) -> None:
+    def __call__(self, files: Mapping[str, memoryview], result: Result) -> None:
         """Say nothing, or what is wrong.
 
         Args:

@@ -6,8 +6,8 @@ from node.pipeline.forms.form import Form, Reader
 
 FORM = Form(
     name="seg",
-    encode="node.encode.seg:encode",
-    verify="node.verify.seg:verify",
+    encode="node.encode.seg:encode_seg",
+    verify="node.verify.seg:verify_seg",
     modality="SEG",
     extension="dcm",
     is_dicom=True,
