@@ -13,17 +13,20 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import dcmread
-from pydicom.dataset import Dataset, FileDataset
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.errors import InvalidDicomError
-from pydicom.pixels.utils import iter_pixels
+from pydicom.filereader import read_dataset
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.utils import as_pixel_options
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from node.domain.errors import JobFailed, JobRefused, SeriesUnusable
@@ -58,6 +61,7 @@ DECODE_ERRORS = (
     struct.error,
     zlib.error,
 )
+_GROUPS = (0x0028, 0x7FE0)  # Image Pixel module, and tables of offsets beside the pixels
 _PIXEL_DATA = b"\xe0\x7f\x10\x00"  # (7FE0,0010), little endian
 _RLE_GAIN = 64  # two bytes stand for at most 128 (PS3.5 G.3)
 
@@ -88,6 +92,7 @@ class StoredPixels:
 
     Args:
         begin_at: Where in the file the Pixel Data element begins, in bytes.
+        module: The elements themselves, for pydicom's decoders.
     """
 
     sop_instance_uid: str
@@ -97,6 +102,7 @@ class StoredPixels:
     columns: int
     format: PixelFormat
     begin_at: int
+    module: Dataset = field(repr=False, compare=False)
 
     @classmethod
     def of(cls, header: Dataset, begin_at: int) -> StoredPixels:
@@ -109,6 +115,9 @@ class StoredPixels:
             columns=integer(header, "Columns") or 0,
             format=pixel_format_of(header),
             begin_at=begin_at,
+            module=Dataset(
+                {tag: header.get_item(tag) for tag in header.keys() if tag.group in _GROUPS}  # noqa: SIM118 - that would decode
+            ),
         )
 
     @property
@@ -203,8 +212,7 @@ def _read_instance(
             if pixels.lie_as_they_are:
                 _read_native(file, pixels, wanted, slab)
             else:
-                file.seek(0)
-                _decode(dcmread(file), pixels, wanted, slab)
+                _decode(_pixel_data(file, pixels), pixels, wanted, slab)
         except (InvalidDicomError, *DECODE_ERRORS) as error:
             sentence = f"instance {sop_instance_uid} cannot be decoded ({type(error).__name__})"
             raise JobRefused(sentence) from error
@@ -289,19 +297,36 @@ def _take_padding_out(
         np.copyto(plane, 0, where=where)
 
 
-def _decode(instance: FileDataset, pixels: StoredPixels, wanted: _Wanted, slab: Slab) -> None:
-    """Let pydicom's decoders make the frames of one instance."""
+def _pixel_data(file: BinaryIO, pixels: StoredPixels) -> DataElement:
+    """The element itself; the header before it was read already."""
     syntax = pixels.transfer_syntax_uid
+    if syntax.is_deflated:  # then the place is none in the file
+        file.seek(0)
+        return dcmread(file)["PixelData"]
+    file.seek(pixels.begin_at)
+    return read_dataset(file, syntax.is_implicit_VR, syntax.is_little_endian)["PixelData"]
+
+
+def _decode(element: DataElement, pixels: StoredPixels, wanted: _Wanted, slab: Slab) -> None:
+    """Let pydicom's decoders make the frames of one instance."""
+    syntax, value = pixels.transfer_syntax_uid, element.value
     if syntax.is_encapsulated:
-        _check_code_streams(instance, syntax, pixels)
-    elif not pixels.holds(len(instance.PixelData)):
-        raise pixels.refused(f"{len(instance.PixelData)} bytes of native pixel data")
+        _check_code_streams(value, syntax, pixels)
+    elif not pixels.holds(len(value)):
+        raise pixels.refused(f"{len(value)} bytes of native pixel data")
     else:
         due = pixels.frame_bytes * pixels.frames
-        instance["PixelData"].value = instance.PixelData[: due + due % 2]
+        value = value[: due + due % 2]
     in_order = sorted((_place_in_file(frame), index) for index, frame in wanted.items())
-    planes = iter_pixels(instance, indices=[place for place, _ in in_order], raw=True)
-    for (_, index), plane in zip(in_order, planes, strict=True):
+    planes = get_decoder(syntax).iter_array(
+        value,
+        indices=[place for place, _ in in_order],
+        raw=True,
+        pixel_keyword="PixelData",
+        pixel_vr=element.VR,
+        **as_pixel_options(pixels.module),
+    )
+    for (_, index), (plane, _) in zip(in_order, planes, strict=True):
         if plane.shape != (pixels.rows, pixels.columns):
             raise pixels.refused(f"a decoded frame has the shape {plane.shape}")
         if pixels.format.padding is not None and not plane.flags.writeable:
@@ -310,11 +335,9 @@ def _decode(instance: FileDataset, pixels: StoredPixels, wanted: _Wanted, slab: 
         slab.put(index, plane)
 
 
-def _check_code_streams(instance: FileDataset, syntax: UID, pixels: StoredPixels) -> None:
+def _check_code_streams(value: bytes, syntax: UID, pixels: StoredPixels) -> None:
     """Refuse a frame that would decode to another size than the header's, or cannot reach it."""
-    for number, code_stream in enumerate(
-        generate_frames(instance.PixelData, number_of_frames=pixels.frames), 1
-    ):
+    for number, code_stream in enumerate(generate_frames(value, number_of_frames=pixels.frames), 1):
         size = coded_size(code_stream)
         if size is not None and size != (pixels.rows, pixels.columns, 1):
             raise pixels.refused(f"frame {number} is coded as {size}, rows x columns x samples")
