@@ -169,8 +169,8 @@ class _Progress:
         if row["attempts"]:  # it may have begun and ended between two looks
             yield f"attempt {row['attempts']}", self._beginning(row)
         for stage, seconds in row["stages"].items():
-            # one that grew since is told again
-            yield f"{row['attempts']} {stage} {seconds:.2f}", f"{stage} {seconds:.2f} s"
+            # one that grew since is told again; one that stays while a form is made later is not
+            yield f"{stage} {seconds}", f"{stage} {seconds:.2f} s"
         if row["state"] not in _UNFINISHED:
             took = f" in {seconds_of(row):.1f} s" if row["state"] == JobState.DONE.value else ""
             said = show_job(row, Audience.RUN)["sentence"]
