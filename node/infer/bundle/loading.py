@@ -208,10 +208,11 @@ def _reach_code(root: Path) -> None:
     if "scripts" in sys.modules and not _lies_in(root, sys.modules["scripts"]):
         for name in [each for each in sys.modules if each.partition(".")[0] == "scripts"]:
             del sys.modules[name]
-    if _reachable == [root]:
+    if _reachable == [root] and str(root) in sys.path:
         return
     for previous in _reachable:
-        sys.path.remove(str(previous))
+        with suppress(ValueError):  # code of a bundle may have changed the path
+            sys.path.remove(str(previous))
         for name, module in list(sys.modules.items()):
             if _lies_in(previous, module):
                 del sys.modules[name]
