@@ -49,8 +49,6 @@ from node.infer.volume import Volume
 
 MODES = ("fast", "strict")
 
-_SINGLE = "one window at a time"
-
 
 def warm(spec: ModelSpec, weights_dir: Path, device: str, kept: Kept) -> None:
     """Load the default variant and show it windows, so that the first job finds all that set up.
@@ -188,7 +186,7 @@ def _step_down(
         }  # fmt: skip
 
     for sentence, name, effort in _steps(spec, variant, first):
-        if sentence == _SINGLE and not asks_less:
+        if effort == _single(first) and not asks_less:
             continue
         if sentence:
             report.note(f"out of memory: {sentence}")
@@ -209,17 +207,22 @@ def _steps(
 ) -> Iterator[tuple[str, str, MemoryMode]]:
     """What is told, variant and effort of the first try and what may follow, from little loss to much."""
     variants = settings_of(spec).variants
-    single = replace(first, single_windows=True, recorded=False)
+    single = _single(first)
     seen: list[str] = []
     while variant and variant not in seen:
         yield f"variant {variant}" if seen else "", variant, first
-        yield _SINGLE, variant, single
+        yield "one window at a time", variant, single
         if first.device != "cpu":
             yield "sums in main memory", variant, replace(single, slab_on_cpu=True)
         seen.append(variant)
         variant = variants[variant].next
     if first.device != "cpu":
         yield "on the CPU", seen[0], MemoryMode(device="cpu", single_windows=True)
+
+
+def _single(effort: MemoryMode) -> MemoryMode:
+    """The same, one window after the other."""
+    return replace(effort, single_windows=True, recorded=False)
 
 
 def _loaded(spec: ModelSpec, variant: str, weights_dir: Path, device: str, kept: Kept) -> Loaded:
