@@ -107,8 +107,7 @@ def run_fast(
 def warm_up(loaded: Loaded, effort: MemoryMode, region_channels: Sequence[int] = ()) -> None:
     """Windows of nothing: what a network sets up at its first ones, the first job then finds.
 
-    One on a CPU; on a card as many as it takes until it is recorded. None where windows are as large
-    as the image.
+    As many as it takes until it is recorded; none where windows are as large as the image.
 
     Raises:
         JobFailed: As ``run_fast``; so may torch, whatever it raises.
@@ -120,8 +119,7 @@ def warm_up(loaded: Loaded, effort: MemoryMode, region_channels: Sequence[int] =
     if min(roi) < 1:
         return
     channels = next((each.shape[1] for each in loaded.network.parameters() if each.ndim == 5), 1)
-    rows = 1 if effort.is_cpu else 2 * windowing.batch
-    image = MetaTensor(torch.zeros(channels, *roi[:-1], rows * roi[-1]))
+    image = MetaTensor(torch.zeros(channels, *roi[:-1], 2 * windowing.batch * roi[-1]))
     _answer(loaded, image, effort, region_channels, (), lambda _: None)
 
 

@@ -51,9 +51,10 @@ MODES = ("fast", "strict")
 
 
 def warm(spec: ModelSpec, weights_dir: Path, device: str, kept: Kept) -> None:
-    """Load the default variant and show it windows, so that the first job finds all that set up.
+    """Load the default variant, and on a card show it windows, so that the first job finds all that.
 
-    Of several models the first: one network is warm at a time.
+    On a CPU a window costs a warm-up what it costs a job, which may be waiting by then. Of several
+    models the first: one network is warm at a time.
     """
     settings = settings_of(spec)
     variant = spec.runner.parameters.get("variant", next(iter(settings.variants)))
@@ -61,7 +62,8 @@ def warm(spec: ModelSpec, weights_dir: Path, device: str, kept: Kept) -> None:
         return
     loaded = _loaded(spec, str(variant), weights_dir, device, kept)
     precision = str(spec.runner.parameters.get("precision", "fp32"))
-    if spec.runner.parameters.get("mode") != "strict" and precision in PRECISIONS:
+    is_fast = spec.runner.parameters.get("mode") != "strict" and precision in PRECISIONS
+    if is_fast and device != "cpu":
         with suppress(RuntimeError, JobRefused):  # a job tells what is wrong
             warm_up(
                 loaded, MemoryMode(device=device, precision=precision), settings.region_channels

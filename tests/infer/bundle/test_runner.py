@@ -99,7 +99,7 @@ def test_weights_are_loaded_once_for_a_variant_and_gone_before_the_next(
     assert tries == windows + 1
 
 
-def test_the_first_job_finds_what_a_network_sets_up_at_its_first_window(
+def test_on_a_cpu_a_network_is_loaded_before_its_first_job_and_asked_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = write_bundle_model(tmp_path, "resampled", MADE_BUNDLES["resampled"]())
@@ -111,9 +111,11 @@ def test_the_first_job_finds_what_a_network_sets_up_at_its_first_window(
         return loaded
 
     monkeypatch.setattr(runner, "load", listen)
-    warm(warmed(made, {}), Stopwatch(), Kept())
+    kept = Kept()
+    warm(warmed(made, {}), Stopwatch(), kept)
 
-    assert [tuple(shape) for shape in asked] == [(1, 1, 32, 32, 32)]
+    assert not kept.is_empty
+    assert asked == []
 
 
 @pytest.mark.parametrize(
