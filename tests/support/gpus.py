@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+
+from tests.support.peers import need
 
 DRIVER = """
 int cuInit(unsigned flags) { return GPUS ? 0 : 100; }
@@ -28,9 +29,7 @@ def give_gpus(
     folder: Path, patch: pytest.MonkeyPatch, gpus: int, *, torch_sees: int | None = None
 ) -> None:
     """Let processes that this one starts find so many GPUs."""
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("no C compiler makes the libraries of a driver")
+    compiler = need("cc")
     library = folder / "torch" / "lib" / "libc10_cuda.so"
     library.parent.mkdir(parents=True)
     (folder / "torch" / "__init__.py").write_text(TORCH)

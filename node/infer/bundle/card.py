@@ -13,8 +13,9 @@ values on the host, is asked window by window as before, and that is told.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -116,17 +117,14 @@ class _Recording:
         with torch.cuda.stream(side):
             network(self._given)  # what a first call sets up is not to be recorded
             self._graph = torch.cuda.CUDAGraph()
-            try:
+            with ExitStack() as undo:
+                undo.callback(_end_pool, side, pool)
                 # other threads may allocate meanwhile
                 with torch.cuda.graph(
                     self._graph, pool=pool, stream=side, capture_error_mode="thread_local"
                 ):
                     answer = network(self._given)
-            except BaseException:
-                # torch 2.11 forgets to: then no cache could be emptied any more
-                with suppress(RuntimeError, AttributeError):
-                    torch._C._cuda_endAllocateToPool(side.device_index, pool)
-                raise
+                undo.pop_all()
         torch.cuda.current_stream(device).wait_stream(side)
         if not isinstance(answer, Tensor):
             raise RuntimeError("it does not answer with a tensor")
@@ -137,3 +135,9 @@ class _Recording:
         self._given.copy_(windows)
         self._graph.replay()
         return self._answer
+
+
+def _end_pool(side: torch.cuda.Stream, pool: Any) -> None:
+    """What torch 2.11 forgets after a recording that failed: no cache could be emptied any more."""
+    with suppress(RuntimeError, AttributeError):
+        torch._C._cuda_endAllocateToPool(side.device_index, pool)

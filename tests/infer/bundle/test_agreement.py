@@ -31,6 +31,8 @@ from tests.support.bundles import (
     adopt_bundle,
     mesh_net,
     overlapping,
+    resampled,
+    seg_resnet,
     threshold,
     write_bundle_model,
 )
@@ -112,6 +114,17 @@ def test_fast_is_strict_label_for_label(tmp_path: Path, name: str, plane: str) -
     fast, strict = case.labels(), case.labels(mode="strict")
 
     assert_same(fast, strict, LEAST_LABELS.get(name, 3))
+
+
+def test_labels_beyond_a_byte_are_those_of_the_command(tmp_path: Path) -> None:
+    few = resampled()
+    many = {**few.config, "network_def": seg_resnet(1, 300)}
+    case = case_of(tmp_path, "many", replace(few, config=many, labels=299), LATTICES["oblique"])
+
+    fast, strict = case.labels(), case.labels(mode="strict")
+
+    assert strict.max() > 255
+    assert_same(fast, strict)
 
 
 @pytest.mark.long
