@@ -16,7 +16,7 @@ import typer
 
 from node.cli.options import ConfigOption
 from node.cli.printing import JsonOption, print_json, say, tell_set_aside
-from node.database.migrate import migrate
+from node.database.migrate import migrate_apart
 from node.domain.errors import ConfigInvalid
 from node.infer.devices import choose_devices
 from node.jobs.leases import JobLeases
@@ -130,8 +130,8 @@ def prepare(current: Plan, wanted: set[Role]) -> None:
     if Role.WEB in wanted:
         _require_free("web.port", settings.web.host, settings.web.port)
     current.results_folder.mkdir(parents=True, exist_ok=True)
+    migrate_apart(settings.database_url)
     engine = current.open_engine()
-    migrate(engine)
     rebuilt = rebuild_index(engine, SpoolFolders.of(settings.data_dir))
     engine.dispose()
     behind = {key: getattr(rebuilt, key) for key in ("instances", "quarantined", "stale_parts")}

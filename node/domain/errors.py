@@ -68,6 +68,9 @@ class ConfigInvalid(NodeError):
         self.mistakes = tuple(mistakes)
         super().__init__("\n".join(f"{path}: {text}" if path else text for path, text in mistakes))
 
+    def __reduce__(self) -> tuple[type[ConfigInvalid], tuple[object, ...]]:
+        return type(self), (self.mistakes,)
+
 
 class InstanceRejected(NodeError):
     """The sender must be told that this instance is not kept.
