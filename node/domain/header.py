@@ -79,6 +79,11 @@ class Header:
         """The first value as text, or the empty string."""
         return "".join(map(str, self.known(name)[:1]))
 
+    def number(self, name: str) -> int | None:
+        """The first value, where it is a whole number of 32 bits (IS, PS3.5 6.2)."""
+        value = next(iter(self.known(name)), None)
+        return value if isinstance(value, int) and abs(value) < 2**31 else None
+
     def with_derived(self, derived: Mapping[str, Value]) -> Header:
         return replace(self, derived={**self.derived, **derived})
 

@@ -146,6 +146,7 @@ class SeriesRow:
     patient_name: str = ""
     modality: str = ""
     series_description: str = ""
+    series_number: int | None = None
     header: Mapping[str, Any] = field(default_factory=dict)
     instances: int
     frames: int

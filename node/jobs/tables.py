@@ -40,6 +40,9 @@ match = Table(
     UniqueConstraint("rule", "series_key", "revision"),
     Index("match_by_job", "job_id"),
     Index("match_by_series", "series_key"),
+    Index("match_by_study", "study_instance_uid"),
+    Index("match_by_state", "state", "updated_at", "id"),
+    Index("match_updated", "updated_at", "id"),
 )
 
 job = Table(
@@ -77,7 +80,9 @@ job = Table(
     Column("created_at", Float, nullable=False),
     Column("started_at", Float),
     Column("finished_at", Float),
-    Index("job_ready", "state", "priority", "created_at"),
+    Index("job_by_state", "state", "id"),
+    Index("job_ready", "state", "model", "priority", "created_at", "id"),
+    Index("job_oldest", "state", "model", "created_at", "id"),
     Index("job_by_study", "study_instance_uid"),
     Index("job_started", "started_at"),
 )
@@ -104,6 +109,9 @@ result = Table(
     ),  # current | superseded | deleted
     Column("created_at", Float, nullable=False),
     UniqueConstraint("job_id", "form", "part"),
+    Index("result_by_object", "sop_instance_uid"),
+    Index("result_by_study", "study_instance_uid"),
+    Index("result_created", "created_at"),
 )
 
 outbox = Table(
@@ -127,7 +135,7 @@ outbox = Table(
     Column("sent_at", Float),
     UniqueConstraint("result_id", "destination"),
     Index("outbox_ready", "state", "next_at"),
-    Index("outbox_by_destination", "destination", "state"),
+    Index("outbox_due", "destination", "state", "next_at", "id"),
 )
 
 breaker = Table(

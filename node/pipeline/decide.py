@@ -102,6 +102,7 @@ def described(series: Series, was: SeriesRow | None, now: float) -> SeriesRow:
         patient_name=header.text("PatientName"),
         modality=header.text("Modality"),
         series_description=header.text("SeriesDescription"),
+        series_number=header.number("SeriesNumber"),
         header=header.to_json(),
         instances=len(everything),
         frames=len(series.frames),

@@ -196,14 +196,7 @@ def _names(active: ActiveRule, series: Series) -> bool:
 
 def _series_numbers(rows: Iterable[SeriesRow]) -> frozenset[int]:
     """Series Numbers in use (PS3.3 C.7.3.1)."""
-    found = (Header.from_json(row.header).get("SeriesNumber") for row in rows)
-    return frozenset(
-        value
-        for values in found
-        if isinstance(values, tuple)
-        for value in values
-        if isinstance(value, int)
-    )
+    return frozenset(row.series_number for row in rows if row.series_number is not None)
 
 
 # --- the series of one study ---------------------------------------------------------------------

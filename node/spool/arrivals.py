@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, and_, exists, func, or_, select, update
+from sqlalchemy import Connection, Engine, Row, and_, exists, func, or_, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from node.database.engine import (
@@ -31,11 +31,23 @@ from node.domain.instance import (
     Transport,
 )
 from node.domain.reasons import reasons_from_json, reasons_to_json
-from node.spool.tables import CALLER, association, instance, peer_habit, series
+from node.spool.tables import (
+    CALLER,
+    IS_FORCED,
+    association,
+    instance,
+    peer_habit,
+    series,
+    series_detail,
+)
 
 _OPEN_STATES = stored(SeriesState.RECEIVING, SeriesState.HELD)
 # much longer than a heartbeat: a process that was only slow may still say how it ended
 _DEAD_AFTER_S = 60.0
+_DETAIL = ("header", "snapshot", "gate")
+_WITH_DETAIL = select(*series.c, *(series_detail.c[name] for name in _DETAIL)).join(
+    series_detail, series_detail.c.series_instance_uid == series.c.series_instance_uid
+)
 
 
 class Arrivals:
@@ -61,7 +73,7 @@ class Arrivals:
         needs_a_look = or_(
             series.c.series_instance_uid.is_(None),
             series.c.state.in_(_OPEN_STATES),
-            series.c.forced != "",
+            text(IS_FORCED),
             series.c.newest_row < arrived.c.row,
         )
         query = select(arrived.c.series_instance_uid).outerjoin(series, of_series)
@@ -146,34 +158,39 @@ class Arrivals:
             return connection.execute(update(association).where(dead).values(**values)).rowcount
 
     def series(self, series_instance_uid: str) -> SeriesRow | None:
-        query = select(series).where(series.c.series_instance_uid == series_instance_uid)
+        query = _WITH_DETAIL.where(series.c.series_instance_uid == series_instance_uid)
         return next((_series_row(found) for found in rows_of(self._engine, query)), None)
 
     def series_of_study(self, study_instance_uid: str) -> Sequence[SeriesRow]:
-        query = select(series).where(series.c.study_instance_uid == study_instance_uid)
+        query = _WITH_DETAIL.where(series.c.study_instance_uid == study_instance_uid)
         return [_series_row(found) for found in rows_of(self._engine, query)]
 
     def put_series(self, row: SeriesRow, *, was: SeriesRow | None) -> bool:
         """Write a row if it is still as it was; False when another process was faster."""
-        values = columns_of(row) | {
+        values = columns_of(row, *_DETAIL) | {
             "state": row.state.value,
             "evidence": row.evidence.value,
             "forced": row.forced.value if row.forced else "",
             "reasons": reasons_to_json(row.reasons),
             "guard": was.guard + 1 if was is not None else 1,
+            "sweep_at": row.updated_at,
         }
+        uid = row.series_instance_uid
+        detail = {name: getattr(row, name) for name in _DETAIL}
         with writing(self._engine) as connection:
             if was is None:
                 try:
                     connection.execute(series.insert().values(**values))
                 except IntegrityError:
                     return False
+                connection.execute(series_detail.insert().values(series_instance_uid=uid, **detail))
                 return True
-            mine = and_(
-                series.c.series_instance_uid == row.series_instance_uid,
-                series.c.guard == was.guard,
-            )
-            return connection.execute(update(series).where(mine).values(**values)).rowcount == 1
+            mine = and_(series.c.series_instance_uid == uid, series.c.guard == was.guard)
+            if connection.execute(update(series).where(mine).values(**values)).rowcount == 0:
+                return False
+            its = series_detail.c.series_instance_uid == uid
+            connection.execute(update(series_detail).where(its).values(**detail))
+            return True
 
     def force(self, series_instance_uid: str, what: Forced) -> None:
         """Write down what a person decided; the tick does it.
@@ -192,7 +209,7 @@ class Arrivals:
 
     def forced_series(self) -> Sequence[str]:
         """Series that a person decided about."""
-        query = select(series.c.series_instance_uid).where(series.c.forced != "")
+        query = select(series.c.series_instance_uid).where(text(IS_FORCED))
         return column_of(self._engine, query)
 
     def held_series(self) -> Sequence[str]:

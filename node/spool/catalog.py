@@ -13,13 +13,15 @@ from sqlalchemy import Engine, select
 
 from node.database.pages import Only, Page, Shown, all_of, one_of, page_of
 from node.spool.losses import Losses
-from node.spool.tables import association, event, instance, quarantine, series
+from node.spool.tables import association, event, instance, quarantine, series, series_detail
 
 # the newest events that a series shows
 _EVENTS = 100
 
-# long columns that only the whole row shows
-_SERIES = select(*(c for c in series.c if c.name not in ("header", "snapshot", "gate")))
+_SERIES = select(*(c for c in series.c if c.name != "sweep_at"))
+_WHOLE_SERIES = _SERIES.add_columns(
+    series_detail.c.header, series_detail.c.snapshot, series_detail.c.gate
+).join(series_detail, series_detail.c.series_instance_uid == series.c.series_instance_uid)
 _INSTANCE = select(
     *(instance.c.sop_instance_uid, instance.c.version, instance.c.sop_class_uid),
     *(instance.c.transfer_syntax_uid, instance.c.size_bytes, instance.c.received_at),
@@ -40,7 +42,7 @@ class SpoolCatalog:
 
     def get_series(self, series_instance_uid: str) -> Shown | None:
         """One series with its header, geometry findings, instances, losses and events."""
-        query = select(series).where(series.c.series_instance_uid == series_instance_uid)
+        query = _WHOLE_SERIES.where(series.c.series_instance_uid == series_instance_uid)
         whole = one_of(self._engine, query)
         if whole is None:
             return None

@@ -17,6 +17,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 metadata = MetaData()
@@ -75,10 +76,14 @@ association = Table(
     Column("closed_at", Float),
     Column("end", String(8)),  # released | aborted
     Index("association_open", "closed_at"),
+    Index("association_opened", "opened_at", "id"),
 )
 
 # what tells one sender of associations from another
 CALLER = ("transport", "calling_ae_title", "address", "http_user")
+
+# in a query it must stand as it does here: a planner compares texts to find the partial index
+IS_FORCED = "forced <> ''"
 
 series = Table(
     "series",
@@ -89,18 +94,15 @@ series = Table(
     Column("patient_name", Text, nullable=False, default=""),
     Column("modality", String(16), nullable=False, default=""),
     Column("series_description", Text, nullable=False, default=""),
-    # merged header and derived attributes as JSON, for rules, explanations and the API
-    Column("header", JSON, nullable=False, default=dict),
+    Column("series_number", Integer),
     Column("instances", Integer, nullable=False, default=0),
     Column("frames", Integer, nullable=False, default=0),
     Column("first_received_at", Float, nullable=False),
     Column("last_received_at", Float, nullable=False),
     Column("revision", Integer, nullable=False, default=0),
-    Column("snapshot", JSON),  # sop_instance_uid -> version, of the revision in force
     Column("state", String(16), nullable=False),  # receiving | held | complete | discarded
     Column("evidence", String(32), nullable=False, default=""),
     Column("expected_instances", Integer),
-    Column("gate", JSON),  # findings and notes of the geometry gate, each like reasons
     # [{"code", "facts"}]: why it is in its state, domain/reasons.py
     Column("reasons", JSON, nullable=False, default=list, server_default="[]"),
     # images known to be missing from the revision in force
@@ -110,8 +112,37 @@ series = Table(
     Column("newest_row", Integer, nullable=False, default=0),
     Column("guard", Integer, nullable=False, default=0),  # counts writes
     Column("updated_at", Float, nullable=False),
+    # when retention looks at it next; NULL: there is nothing of it that could go
+    Column("sweep_at", Float, default=0.0, server_default="0"),
     Index("series_by_study", "study_instance_uid"),
     Index("series_by_state", "state"),
+    Index("series_received", "last_received_at", "series_instance_uid"),
+    Index("series_sweep", "sweep_at"),
+    Index(
+        "series_forced",
+        "series_instance_uid",
+        sqlite_where=text(IS_FORCED),
+        postgresql_where=text(IS_FORCED),
+    ),
+)
+
+# what only one series at a time is asked for: lists and counts do not carry it
+series_detail = Table(
+    "series_detail",
+    metadata,
+    Column("series_instance_uid", String(64), primary_key=True),
+    # merged header and derived attributes as JSON, for rules, explanations and the API
+    Column("header", JSON, nullable=False, default=dict),
+    Column("snapshot", JSON),  # sop_instance_uid -> version, of the revision in force
+    Column("gate", JSON),  # findings and notes of the geometry gate, each like reasons
+)
+
+# How far a reader of the index came: up to this row everything is known by other rows.
+mark = Table(
+    "mark",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("row", Integer, nullable=False),
 )
 
 quarantine = Table(
@@ -130,6 +161,7 @@ quarantine = Table(
     Column("state", String(16), nullable=False, default="kept"),  # kept | accepted | discarded
     # of the folder transport: the file, as the sender named it
     Column("source", String(512), nullable=False, default="", server_default=""),
+    Index("quarantine_by_state", "state", "id"),
 )
 
 # What a sender meant to be kept and the node did not keep: evidence against completeness. One row
@@ -170,6 +202,8 @@ event = Table(
     Column("series_instance_uid", String(64), nullable=False, default=""),
     Column("sop_instance_uid", String(64), nullable=False, default=""),
     Column("sentence", Text, nullable=False),
+    Index("event_by_series", "series_instance_uid", "id"),
+    Index("event_at", "at"),
 )
 
 peer_habit = Table(

@@ -82,11 +82,15 @@ def fill(connection: Any) -> None:
                 series_instance_uid=f"1.2.{number}",
                 study_instance_uid="1.2",
                 patient_name="Müller^Äl",
-                header={"values": {"Modality": ["CT"]}},
                 first_received_at=100.0,
                 last_received_at=100.0 + number,
                 state=state,
                 updated_at=100.0,
+            )
+        )
+        connection.execute(
+            spool_tables.series_detail.insert().values(
+                series_instance_uid=f"1.2.{number}", header={"values": {"Modality": ["CT"]}}
             )
         )
     connection.execute(

@@ -1,0 +1,106 @@
+"""What a node costs does not grow with its past: wide columns apart, and an index for each question."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0006"
+down_revision = "0005"
+
+_BATCH = 500
+_WIDE = ("header", "snapshot", "gate")
+_OUTGROWN = {
+    "job": ("job_ready",),
+    "outbox": ("outbox_by_destination",),
+}
+_INDEXES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "series": {
+        "series_received": ("last_received_at", "series_instance_uid"),
+        "series_sweep": ("sweep_at",),
+    },
+    "association": {"association_opened": ("opened_at", "id")},
+    "quarantine": {"quarantine_by_state": ("state", "id")},
+    "event": {"event_by_series": ("series_instance_uid", "id"), "event_at": ("at",)},
+    "match": {
+        "match_by_study": ("study_instance_uid",),
+        "match_by_state": ("state", "updated_at", "id"),
+        "match_updated": ("updated_at", "id"),
+    },
+    "job": {
+        "job_by_state": ("state", "id"),
+        "job_ready": ("state", "model", "priority", "created_at", "id"),
+        "job_oldest": ("state", "model", "created_at", "id"),
+    },
+    "result": {
+        "result_by_object": ("sop_instance_uid",),
+        "result_by_study": ("study_instance_uid",),
+        "result_created": ("created_at",),
+    },
+    "outbox": {"outbox_due": ("destination", "state", "next_at", "id")},
+}
+
+
+def upgrade() -> None:
+    op.create_table(
+        "series_detail",
+        sa.Column("series_instance_uid", sa.String(length=64), nullable=False),
+        sa.Column("header", sa.JSON(), nullable=False),
+        sa.Column("snapshot", sa.JSON(), nullable=True),
+        sa.Column("gate", sa.JSON(), nullable=True),
+        sa.PrimaryKeyConstraint("series_instance_uid"),
+    )
+    op.create_table(
+        "mark",
+        sa.Column("name", sa.String(length=32), nullable=False),
+        sa.Column("row", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("name"),
+    )
+    op.add_column("series", sa.Column("series_number", sa.Integer(), nullable=True))
+    op.add_column("series", sa.Column("sweep_at", sa.Float(), nullable=True, server_default="0"))
+    _move_wide_columns()
+    with op.batch_alter_table("series") as batch:
+        for name in _WIDE:
+            batch.drop_column(name)
+    for table, names in _OUTGROWN.items():
+        for name in names:
+            op.drop_index(name, table)
+    for table, indexes in _INDEXES.items():
+        for name, columns in indexes.items():
+            op.create_index(name, table, list(columns))
+    forced = sa.text("forced <> ''")
+    op.create_index(
+        "series_forced",
+        "series",
+        ["series_instance_uid"],
+        sqlite_where=forced,
+        postgresql_where=forced,
+    )
+
+
+def _move_wide_columns() -> None:
+    columns = ", ".join(("series_instance_uid", *_WIDE))
+    op.execute(f"INSERT INTO series_detail ({columns}) SELECT {columns} FROM series")  # noqa: S608
+    connection, after = op.get_bind(), ""
+    detail = sa.table(
+        "series_detail", sa.column("series_instance_uid"), sa.column("header", sa.JSON())
+    )
+    series = sa.table("series", sa.column("series_instance_uid"), sa.column("series_number"))
+    uid = detail.c.series_instance_uid
+    while True:
+        some = sa.select(detail).where(uid > after).order_by(uid).limit(_BATCH)
+        rows = connection.execute(some).all()
+        if not rows:
+            return
+        after = rows[-1].series_instance_uid
+        for row in rows:
+            if (number := _series_number(row.header)) is not None:
+                its = series.c.series_instance_uid == row.series_instance_uid
+                connection.execute(series.update().where(its).values(series_number=number))
+
+
+def _series_number(header: Mapping[str, Any] | None) -> int | None:
+    found = (header or {}).get("values", {}).get("SeriesNumber")
+    value = found[0] if isinstance(found, list) and found else None
+    return value if isinstance(value, int) and abs(value) < 2**31 else None
