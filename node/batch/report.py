@@ -11,8 +11,9 @@ from pydicom.uid import UID
 from sqlalchemy import Engine
 
 from node.batch.take_in import TakenIn
-from node.batch.workers import EVERYTHING, seconds_of
+from node.batch.workers import seconds_of
 from node.batch.writer import ResultWriter, WrittenFiles, source_of
+from node.database.pages import every
 from node.domain.header import Header
 from node.domain.instance import SeriesState
 from node.domain.job import JobState, MatchState
@@ -77,8 +78,7 @@ def report_run(
     """What became of each series and file, by the rows that the run left."""
     catalog, spool = JobCatalog(engine), SpoolCatalog(engine)
     audience = _audience(current)
-    rows, _ = spool.list_series(limit=EVERYTHING)
-    series = [show_series(row, audience) for row in rows]
+    series = [show_series(row, audience) for row in every(spool.list_series)]
     outcomes = [
         _outcome(current, catalog, writer, show_match(row, audience), audience)
         for row in matches_in_force(catalog)
@@ -96,11 +96,7 @@ def report_run(
 def matches_in_force(catalog: JobCatalog) -> list[Row]:
     """What the newest judgement of each series, or set, says; earlier ones do not count beside it."""
     last: dict[str, int] = {}
-    matches = [
-        match
-        for match in catalog.list_matches(limit=EVERYTHING)[0]
-        if match["state"] != MatchState.SUPERSEDED
-    ]
+    matches = [match for match in catalog.every_match() if match["state"] != MatchState.SUPERSEDED]
     for match in matches:
         key = match["series_key"]
         last[key] = max(match["revision"], last.get(key, 0))

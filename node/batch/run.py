@@ -16,9 +16,10 @@ from node.batch.output_folder import OUTPUT, OutputFolder
 from node.batch.report import RunReport, jobs_in_force, report_run
 from node.batch.request import RunRequest, check_request, judged_by, plan_run
 from node.batch.take_in import take_in
-from node.batch.workers import EVERYTHING, INTERRUPTED, BatchWorkers, Say
+from node.batch.workers import INTERRUPTED, BatchWorkers, Say
 from node.batch.writer import ResultWriter
 from node.database.migrate import migrate
+from node.database.pages import every
 from node.domain.completion_policy import CompletionPolicy, OnGiveUp, OnRefused
 from node.domain.errors import ConfigInvalid, NodeError
 from node.domain.instance import Forced, SeriesState
@@ -34,6 +35,7 @@ from node.spool.catalog import SpoolCatalog
 from node.spool.files import SpoolFolders
 from node.spool.losses import Losses
 from node.spool.rebuild import rebuild_index
+from node.words import show_count
 
 STATE_FOLDER = ".segnode"
 
@@ -120,7 +122,7 @@ def _settle(current: Plan, engine: Engine, request: RunRequest, say: Say) -> Non
     marker = current.config.data_dir / "judged-by"
     decided_by = judged_by(current)
     if marker.exists() and marker.read_text(encoding="utf-8") != decided_by:
-        for row in SpoolCatalog(engine).list_series(limit=EVERYTHING)[0]:
+        for row in every(SpoolCatalog(engine).list_series):
             arrivals.force(row["series_instance_uid"], Forced.RERUN)
     marker.write_text(decided_by, encoding="utf-8")
     settler = Settler(deps)
@@ -140,8 +142,10 @@ def _settle(current: Plan, engine: Engine, request: RunRequest, say: Say) -> Non
     # who starts a run again wants what failed to be tried again
     for job in jobs_in_force(catalog, JobState.FAILED, JobState.PARKED):
         JobStore(engine).retry(job["id"])
-    queued = catalog.list_jobs(state=JobState.QUEUED.value, limit=1)[1]
-    say(f"{arrivals.count(SeriesState.COMPLETE)} series judged, {queued} jobs to run")
+    judged = SpoolCatalog(engine).count_series(SeriesState.COMPLETE)
+    queued = catalog.count_jobs(JobState.QUEUED)
+    said = [show_count(sum(numbers.values())) for numbers in (judged, queued)]
+    say(f"{said[0]} series judged, {said[1]} jobs to run")
 
 
 def _receiving(arrivals: Arrivals) -> int:

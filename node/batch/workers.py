@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import Engine
 
+from node.database.pages import every
 from node.domain.errors import NodeError
 from node.domain.job import DeliveryState, JobState
 from node.domain.reasons import reasons_from_json
@@ -25,7 +26,6 @@ from node.words import Audience, show_job, tell_all
 Say = Callable[[str], None]
 Row = Mapping[str, Any]
 
-EVERYTHING = 1_000_000
 INTERRUPTED = "interrupted: the same command goes on from here"
 
 # one name for all runs on one folder: each takes over what a killed one had in hand
@@ -130,7 +130,7 @@ class _Progress:
         self._numbers: dict[int, int] = {}
         self._total = 0
         self._ended_before: set[tuple[int, float | None]] = set()
-        for row in self._catalog.list_jobs(limit=EVERYTHING)[0]:
+        for row in every(self._catalog.list_jobs):
             if row["state"] not in _UNFINISHED:
                 self._ended_before.add((row["id"], row["finished_at"]))
             for what, _ in self._events(row):
@@ -140,15 +140,14 @@ class _Progress:
     def watch(self, say: Say) -> None:
         """Look until there is nothing left to do."""
         self._say = say
-        rows = self._catalog.list_jobs(limit=EVERYTHING)[0]
         self._total = sum(
             row["state"] in _UNFINISHED or (row["id"], row["finished_at"]) not in self._ended_before
-            for row in rows
+            for row in every(self._catalog.list_jobs)
         )
         pause_s = _LOOK_EVERY_S
         while not self._signals.stop.wait(pause_s):
             began = time.monotonic()
-            jobs, _ = self._catalog.list_jobs(limit=EVERYTHING)
+            jobs = list(every(self._catalog.list_jobs))
             pause_s = max(_LOOK_EVERY_S, _REST_OF_LOOKS * (time.monotonic() - began))
             for row in reversed(jobs):  # the oldest first
                 self._tell(row)
@@ -191,7 +190,7 @@ class _Progress:
     def _is_sending(self) -> bool:
         """Whether a result is on its way; one that the folder did not take is not waited for."""
         for state in _ON_THE_WAY:
-            rows, _ = self._catalog.list_deliveries(state=state, limit=EVERYTHING)
+            rows = every(self._catalog.list_deliveries, state=state)
             # one that was tried says how that went
             if any(state == DeliveryState.SENDING.value or not row["reasons"] for row in rows):
                 return True

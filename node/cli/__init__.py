@@ -14,7 +14,7 @@ from pkgutil import resolve_name
 import typer
 
 from node.cli.printing import speak_in_any_locale
-from node.domain.errors import ConfigInvalid, NodeError, SeriesUnusable
+from node.domain.errors import ConfigInvalid, CursorInvalid, NodeError, SeriesUnusable
 
 # command, or group of commands -> where it stands, in the order of --help
 COMMANDS = {
@@ -62,7 +62,7 @@ def main() -> None:
         import_module("node.observe.log").keep_values_out()
     try:
         app_of([called] if called in COMMANDS else COMMANDS)(prog_name="segnode")
-    except ConfigInvalid as invalid:
+    except (ConfigInvalid, CursorInvalid) as invalid:
         sys.exit(_say(invalid, 2))
     except SeriesUnusable as unusable:
         tell_all = import_module("node.words").tell_all

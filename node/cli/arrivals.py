@@ -9,7 +9,7 @@ import typer
 
 from node import words
 from node.cli.opening import open_node
-from node.cli.options import ConfigOption, LimitOption, Number
+from node.cli.options import AfterOption, ConfigOption, LimitOption, Number
 from node.cli.printing import (
     JsonOption,
     columns_of,
@@ -66,13 +66,14 @@ def list_series(
     state: Annotated[SeriesState | None, typer.Option(help="Only series in this state.")] = None,
     study: Annotated[str | None, typer.Option(help="Only series of this study.")] = None,
     limit: LimitOption = 100,
+    after: AfterOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Series, the last received first."""
     with open_node(config) as node:
         page = SpoolCatalog(node.engine).list_series(
-            state=state.value if state else None, study_instance_uid=study, limit=limit
+            state=state.value if state else None, study_instance_uid=study, limit=limit, after=after
         )
     print_page(_SERIES, page, words.show_series, as_json=as_json)
 
@@ -82,9 +83,11 @@ def show_series(uid: Uid, config: ConfigOption = None, as_json: JsonOption = Fal
     """One series: what is known of it, and what each rule made of it."""
     with open_node(config) as node:
         found = SpoolCatalog(node.engine).get_series(uid)
-        matches = [words.show_match(row) for row in JobCatalog(node.engine).matches_of_series(uid)]
-    if found is None:
-        raise NodeError(f"there is no series {uid}")
+        if found is None:
+            raise NodeError(f"there is no series {uid}")
+        catalog = JobCatalog(node.engine)
+        of_series = catalog.matches_of_series(uid, found["study_instance_uid"])
+    matches = [words.show_match(each) for each in of_series]
     row = words.show_series(found)
     if as_json:
         print_json({**row, "matches": matches})
@@ -134,13 +137,14 @@ def list_quarantine(
     state: Annotated[Kept, typer.Option(help="Only instances in this state.")] = "kept",
     series: Annotated[str | None, typer.Option(help="Only instances of this series.")] = None,
     limit: LimitOption = 100,
+    after: AfterOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Refused instances, the newest first, and whether accept can free them."""
     with open_node(config) as node:
         page = SpoolCatalog(node.engine).list_quarantine(
-            state=state, series_instance_uid=series, limit=limit
+            state=state, series_instance_uid=series, limit=limit, after=after
         )
     obstacle = quarantine_obstacle(node.plan.config)
     print_page(_QUARANTINE, page, lambda row: {**row, "obstacle": obstacle(row)}, as_json=as_json)

@@ -9,7 +9,7 @@ import typer
 
 from node import words
 from node.cli.opening import OpenNode, open_node
-from node.cli.options import ConfigOption, LimitOption, Number, require_known
+from node.cli.options import AfterOption, ConfigOption, LimitOption, Number, require_known
 from node.cli.printing import (
     JsonOption,
     columns_of,
@@ -78,6 +78,7 @@ def list_jobs(
     ] = False,
     study: Annotated[str | None, typer.Option(help="Only jobs of this study.")] = None,
     limit: LimitOption = 100,
+    after: AfterOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -90,10 +91,12 @@ def list_jobs(
     with open_node(config) as node:
         catalog = JobCatalog(node.engine)
         if matches:
-            page = catalog.list_matches(state=state, limit=limit)
+            page = catalog.list_matches(state=state, limit=limit, after=after)
             print_page(_MATCHES, page, words.show_match, as_json=as_json)
         else:
-            page = catalog.list_jobs(state=state, study_instance_uid=study, limit=limit)
+            page = catalog.list_jobs(
+                state=state, study_instance_uid=study, limit=limit, after=after
+            )
             print_page(_JOBS, page, words.show_job, as_json=as_json)
 
 
@@ -147,13 +150,14 @@ def list_deliveries(
         str | None, typer.Option(help="Only deliveries to this destination.")
     ] = None,
     limit: LimitOption = 100,
+    after: AfterOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Deliveries, the newest first."""
     with open_node(config) as node:
         page = JobCatalog(node.engine).list_deliveries(
-            state=state.value if state else None, destination=destination, limit=limit
+            state=state.value if state else None, destination=destination, limit=limit, after=after
         )
     print_page(_DELIVERIES, page, words.show_delivery, as_json=as_json)
 

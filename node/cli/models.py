@@ -186,7 +186,7 @@ def _last_runs(name: str, config: Path | None) -> list[Row]:
 
     try:
         with open_node(config) as node:
-            rows, _ = JobCatalog(node.engine).list_jobs(model=name, limit=_RUNS)
+            rows = JobCatalog(node.engine).list_jobs(model=name, limit=_RUNS).rows
     except NodeError:
         return []
     keys = ("id", "state", "started_at", "finished_at", "stages", "sentence", "parameters")

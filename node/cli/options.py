@@ -23,6 +23,10 @@ ModelsDirOption = Annotated[
     typer.Option("--models-dir", help="A folder of models, or one model; repeat for more."),
 ]
 LimitOption = Annotated[int, typer.Option("--limit", min=1, help="How many at most.")]
+AfterOption = Annotated[
+    str | None,
+    typer.Option("--after", help="The page after one that ended so: it says what to put here."),
+]
 Number = Annotated[int, typer.Argument(metavar="ID", help="Number in the list.")]
 ModelName = Annotated[str, typer.Argument(metavar="NAME", help="Name of a model.")]
 

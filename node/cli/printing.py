@@ -11,12 +11,15 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from node.database.pages import Page
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Answer as JSON.")]
 
@@ -159,24 +162,22 @@ def print_row(columns: Sequence[Column], row: Row) -> None:
 
 
 def print_page(
-    columns: Sequence[Column],
-    page: tuple[Sequence[Row], int],
-    show: Callable[[Row], Row],
-    *,
-    as_json: bool,
+    columns: Sequence[Column], page: Page, show: Callable[[Row], Row], *, as_json: bool
 ) -> None:
-    """One page of a list; how many there are in all goes to stderr when the page is not all.
+    """One page of a list; where it is not the last, how many rows there are and how to go on (stderr).
 
     Args:
         show: Puts a row into words.
     """
-    rows, total = [show(row) for row in page[0]], page[1]
+    rows = [show(row) for row in page.rows]
     if as_json:
-        print_json({"items": rows, "total": total})
+        counted = {"total": page.total, "total_is_exact": page.total_is_exact}
+        print_json({"items": rows, **counted, "next": page.next})
         return
     print_table(columns, rows)
-    if total > len(rows):
-        say(f"{len(rows)} of {total}; --limit shows more")
+    if page.next is not None:
+        total = page.total if page.total_is_exact else f"more than {page.total}"
+        say(f"{len(rows)} of {total}; --limit shows more, --after {page.next} goes on")
 
 
 def tell_set_aside(unusable: Mapping[str, object]) -> None:

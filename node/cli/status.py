@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import shutil
 from collections.abc import Mapping
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +13,16 @@ import typer
 from node.cli.opening import OpenNode, open_node
 from node.cli.options import ConfigOption
 from node.cli.printing import JsonOption, aligned, print_json, when
-from node.domain.instance import SeriesState
-from node.domain.job import JobState
+from node.domain.health import COUNTED
 from node.infer.devices import choose_devices
 from node.jobs.catalog import JobCatalog
 from node.jobs.matches import MatchStore
 from node.jobs.outbox import Outbox
 from node.pipeline.accept import spool_settings
 from node.process.admin import NodeHealth
-from node.spool.arrivals import Arrivals
 from node.spool.catalog import SpoolCatalog
 from node.spool.files import SpaceGuard
-from node.words import show_degraded
+from node.words import show_count, show_degraded
 
 
 def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
@@ -41,10 +38,8 @@ def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 def _look(node: OpenNode) -> dict[str, Any]:
     settings = node.plan.config
     space = SpaceGuard(settings.data_dir, spool_settings(settings).watermark)
-    readiness = NodeHealth(node.plan, node.engine, space).readiness()
-    arrivals, spool = Arrivals(node.engine), SpoolCatalog(node.engine)
-    jobs, outbox = JobCatalog(node.engine), Outbox(node.engine)
-    open_now, _ = spool.list_associations(only_open=True)
+    readiness = NodeHealth(node.engine, space).readiness()
+    spool, outbox = SpoolCatalog(node.engine), Outbox(node.engine)
     disk = shutil.disk_usage(settings.data_dir)
     devices = choose_devices(settings.work.devices, settings.work.workers)
     return {
@@ -57,20 +52,16 @@ def _look(node: OpenNode) -> dict[str, Any]:
             "workers": list(devices.workers),
             "sentence": devices.missing or devices.sentence,
         },
-        "series": _counted(SeriesState, arrivals.count),
+        "counted_up_to": COUNTED,
+        "series": dict(spool.count_series()),
         "matches": dict(MatchStore(node.engine).counts()),
-        "jobs": _counted(JobState, lambda state: jobs.list_jobs(state=state, limit=1)[1]),
+        "jobs": dict(JobCatalog(node.engine).count_jobs()),
         "deliveries": dict(outbox.counts()),
-        "quarantine": spool.list_quarantine(state="kept", limit=1)[1],
-        "open_associations": open_now,
+        "quarantine": spool.count_quarantine(),
+        "open_associations": spool.list_associations(only_open=True).rows,
         "open_breakers": dict(outbox.open_breakers()),
         "disk": {"free_bytes": disk.free, "total_bytes": disk.total},
     }
-
-
-def _counted(states: type[StrEnum], count: Any) -> dict[str, int]:
-    counts = {state.value: int(count(state)) for state in states}
-    return {state: number for state, number in counts.items() if number}
 
 
 def _is_locked(lock: Path) -> bool:
@@ -92,7 +83,7 @@ def _print(body: Mapping[str, Any]) -> None:
         ["models run on", body["devices"]["sentence"]],
         ["disk", f"{disk['free_bytes'] / 1e9:.1f} of {disk['total_bytes'] / 1e9:.1f} GB free"],
         *([key, _counts(body[key])] for key in ("series", "matches", "jobs", "deliveries")),
-        ["quarantine", str(body["quarantine"])],
+        ["quarantine", show_count(body["quarantine"])],
         ["senders now", ", ".join(_sender(one) for one in body["open_associations"]) or "none"],
         *(
             [
@@ -109,7 +100,7 @@ def _print(body: Mapping[str, Any]) -> None:
 
 
 def _counts(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{number} {state}" for state, number in counts.items()) or "none"
+    return ", ".join(f"{show_count(number)} {state}" for state, number in counts.items()) or "none"
 
 
 def _sender(association: Mapping[str, Any]) -> str:

@@ -23,6 +23,7 @@ import yaml
 from sqlalchemy import Engine
 
 from node.batch.report import volumes_by_name
+from node.database.pages import every
 from node.deliver.dimse import DimseDestination
 from node.deliver.send_folder import send_folder
 from node.demo.peers import post_instances, receiving, write_copies
@@ -32,6 +33,7 @@ from node.domain.instance import SeriesState
 from node.domain.job import DeliveryState, JobState
 from node.domain.peers import Peer
 from node.jobs.catalog import JobCatalog
+from node.jobs.outbox import Outbox
 from node.pipeline.build import Plan, plan
 from node.spool.catalog import SpoolCatalog
 from node.words import show_job, show_match, show_series
@@ -43,9 +45,8 @@ _MARKER = ".segnode-demo"
 _START_S = 60.0
 _STOP_S = 40.0
 _LOOK_EVERY_S = 0.1
-_EVERYTHING = 100_000
-_UNFINISHED_JOBS = (JobState.QUEUED.value, JobState.RUNNING.value)
-_UNFINISHED_DELIVERIES = (DeliveryState.WAITING.value, DeliveryState.SENDING.value)
+_UNFINISHED_JOBS = (JobState.QUEUED, JobState.RUNNING)
+_UNFINISHED_DELIVERIES = (DeliveryState.WAITING, DeliveryState.SENDING)
 
 Say = Callable[[str], None]
 
@@ -254,15 +255,13 @@ def _wait(is_over: Callable[[], bool], limit_s: float) -> bool:
 
 def _is_finished(engine: Engine, sent: int) -> bool:
     """Whether everything that was sent was judged, run and delivered."""
-    series, _ = SpoolCatalog(engine).list_series(limit=_EVERYTHING)
+    series = list(every(SpoolCatalog(engine).list_series))
     if sum(row["instances"] for row in series) < sent:
         return False
     if any(row["state"] == SeriesState.RECEIVING.value for row in series):
         return False
-    jobs = JobCatalog(engine)
-    return not any(
-        jobs.list_jobs(state=state, limit=1)[1] for state in _UNFINISHED_JOBS
-    ) and not any(jobs.list_deliveries(state=state, limit=1)[1] for state in _UNFINISHED_DELIVERIES)
+    jobs, deliveries = JobCatalog(engine).count_jobs, Outbox(engine).counts
+    return not (jobs(*_UNFINISHED_JOBS) or deliveries(*_UNFINISHED_DELIVERIES))
 
 
 def _report_transports(
@@ -270,14 +269,14 @@ def _report_transports(
 ) -> list[TransportReport]:
     """One report per series that came in, the first one first; results are looked for in folders."""
     spool, jobs = SpoolCatalog(engine), JobCatalog(engine)
-    associations, _ = spool.list_associations(limit=_EVERYTHING)
-    series, _ = spool.list_series(limit=_EVERYTHING)
+    associations = list(every(spool.list_associations))
+    series = list(every(spool.list_series))
     files = [path for folder in folders for path in sorted(folder.rglob("*.dcm"))]
     reports = []
     for row in reversed(series):
         whole = spool.get_series(row["series_instance_uid"]) or {}
         transport = whole["instance_list"][0]["transport"]
-        matches = jobs.matches_of_series(row["series_instance_uid"])
+        matches = jobs.matches_of_series(row["series_instance_uid"], row["study_instance_uid"])
         match = show_match(matches[0]) if matches else show_series(row)
         found = jobs.get_job(match["job_id"]) if match.get("job_id") else None
         job = show_job(found) if found else None

@@ -4,6 +4,7 @@
 
     NodeError
     ├── ConfigInvalid       the operator mends the configuration; nothing starts (exit code 2)
+    ├── CursorInvalid       who asks for a page takes the cursor that the page before gave
     ├── InstanceRejected    the sender is told that this instance is not kept
     ├── SeriesUnusable      the job is parked until the series changes or a person frees it
     ├── JobFailed           this attempt is over; the job is tried again or parked
@@ -70,6 +71,13 @@ class ConfigInvalid(NodeError):
 
     def __reduce__(self) -> tuple[type[ConfigInvalid], tuple[object, ...]]:
         return type(self), (self.mistakes,)
+
+
+class CursorInvalid(NodeError):
+    """What stands in place of a cursor is no place in the list; it is not repeated."""
+
+    def __init__(self) -> None:
+        super().__init__("after: no place in this list; take it as the page before gave it")
 
 
 class InstanceRejected(NodeError):

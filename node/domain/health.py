@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+COUNTED = 10_000
+"""How far rows are counted for people: what there is above costs nothing."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Readiness:
     """Whether the node takes work, and how much of it needs a person; it names no patient.
+
+    Of each kind rows are counted up to ``COUNTED``.
 
     Args:
         held: Series, and sets of series, that wait for a person.

@@ -1,17 +1,20 @@
 """Reading the work: matches, jobs, results and deliveries, for people and programs that ask.
 
-Lists are short rows, newest first, with the number of all rows that match; one row by its key is
-whole. Nothing is changed here.
+Lists are short rows, newest first, in pages; one row by its key is whole. Counts go up to ``COUNTED``.
+Nothing is changed here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Unpack
 
 from sqlalchemy import Engine, String, cast, select
 
 from node.database.engine import reading
-from node.database.pages import Only, Page, Shown, all_of, one_of, page_of
+from node.database.pages import Asked, Page, Row, Shown, all_of, counts_of, every, one_of, page_of
+from node.domain.job import JobState
 from node.jobs.tables import job, match, outbox, result
 
 # long columns that only the whole row shows
@@ -32,20 +35,34 @@ class JobCatalog:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def list_matches(self, *, limit: int = 100, offset: int = 0, **only: Unpack[Only]) -> Page:
-        """What rules decided, the last changed first, and how many there are."""
-        return page_of(self._engine, _MATCH, [match.c.updated_at], limit, offset, **only)
+    def list_matches(self, **asked: Unpack[Asked]) -> Page:
+        """What rules decided, the last changed first."""
+        return page_of(self._engine, _MATCH, [match.c.updated_at, match.c.id], **asked)
 
-    def matches_of_series(self, series_instance_uid: str) -> list[Shown]:
-        """Whole rows of the matches that a series takes part in, alone or in a set, newest first."""
+    def every_match(self) -> Iterator[Row]:
+        """What rules decided, the newest first; a change meanwhile hides none."""
+        return every(partial(page_of, self._engine, _MATCH, [match.c.id]))
+
+    def matches_of_series(self, series_instance_uid: str, study_instance_uid: str) -> list[Shown]:
+        """Whole rows of the matches that a series takes part in, alone or in a set, newest first.
+
+        Args:
+            study_instance_uid: Its study: a set is of one study.
+        """
+        of_study = match.c.study_instance_uid == study_instance_uid
         near = cast(match.c.roles, String).contains(series_instance_uid, autoescape=True)
-        rows = all_of(self._engine, select(match).where(near).order_by(match.c.id.desc()))
+        newest = select(match).where(of_study, near).order_by(match.c.id.desc())
+        rows = all_of(self._engine, newest)
         # one UID may be the beginning of another
         return [row for row in rows if series_instance_uid in row["roles"].values()]
 
-    def list_jobs(self, *, limit: int = 100, offset: int = 0, **only: Unpack[Only]) -> Page:
-        """Jobs, the newest first, and how many there are."""
-        return page_of(self._engine, _JOB, [job.c.id], limit, offset, **only)
+    def list_jobs(self, **asked: Unpack[Asked]) -> Page:
+        """Jobs, the newest first."""
+        return page_of(self._engine, _JOB, [job.c.id], **asked)
+
+    def count_jobs(self, *states: JobState) -> Mapping[str, int]:
+        """State -> number of jobs; without an argument all that there are."""
+        return counts_of(self._engine, job.c.state, states or JobState)
 
     def get_job(self, job_id: int) -> Shown | None:
         """One job with its inputs, the matches that asked for it, its results and deliveries."""
@@ -67,16 +84,16 @@ class JobCatalog:
                 whole[name] = [dict(found._mapping) for found in connection.execute(query)]
         return whole
 
-    def list_results(self, *, limit: int = 100, offset: int = 0, **only: Unpack[Only]) -> Page:
-        """Results, the newest first, and how many there are."""
-        return page_of(self._engine, select(result), [result.c.id], limit, offset, **only)
+    def list_results(self, **asked: Unpack[Asked]) -> Page:
+        """Results, the newest first."""
+        return page_of(self._engine, select(result), [result.c.id], **asked)
 
     def get_result(self, result_id: int) -> Shown | None:
         return one_of(self._engine, select(result).where(result.c.id == result_id))
 
-    def list_deliveries(self, *, limit: int = 100, offset: int = 0, **only: Unpack[Only]) -> Page:
-        """Deliveries with what they deliver, the newest first, and how many there are."""
-        return page_of(self._engine, _DELIVERY, [outbox.c.id], limit, offset, **only)
+    def list_deliveries(self, **asked: Unpack[Asked]) -> Page:
+        """Deliveries with what they deliver, the newest first."""
+        return page_of(self._engine, _DELIVERY, [outbox.c.id], **asked)
 
     def get_delivery(self, delivery_id: int) -> Shown | None:
         return one_of(self._engine, _DELIVERY.where(outbox.c.id == delivery_id))

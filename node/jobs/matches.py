@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Engine, and_, func, select, text, update
 
 from node.database.engine import column_of, epoch_s, inserting, rows_of, value_of, writing
+from node.database.pages import counts_of
 from node.domain.job import JobState, MatchState
 from node.domain.reasons import MARKS, Reason, reasons_from_json, reasons_to_json
 from node.jobs.tables import job, match
@@ -75,11 +76,10 @@ class MatchStore:
             return value_of(NewestMatch, row, made_of=made_of)
         return None
 
-    def counts(self) -> Mapping[str, int]:
-        """State -> number of matches in force; superseded revisions are left out."""
-        states = select(match.c.state, func.count().label("number")).group_by(match.c.state)
-        in_force = states.where(match.c.state != MatchState.SUPERSEDED.value)
-        return {row.state: row.number for row in rows_of(self._engine, in_force)}
+    def counts(self, *states: MatchState) -> Mapping[str, int]:
+        """State -> number of matches; without an argument all of those in force."""
+        in_force = set(MatchState) - {MatchState.SUPERSEDED}
+        return counts_of(self._engine, match.c.state, states or sorted(in_force))
 
 
 def match_of(rule: str, series_key: str) -> ColumnElement[bool]:

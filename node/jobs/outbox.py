@@ -11,7 +11,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, Row, case, exists, func, select, update
 
-from node.database.engine import inserting, reading, rows_of, stored, writing
+from node.database.engine import inserting, reading, stored, writing
+from node.database.pages import counts_of
 from node.domain.delivery import DeliveryClass, FormsTaken, Outcome
 from node.domain.errors import NodeError
 from node.domain.job import DeliveryState
@@ -202,9 +203,9 @@ class Outbox:
             given = outbox.c.result_id.in_(select(result.c.id).where(sent))
             _rearm(connection, now, given, outbox.c.destination == destination)
 
-    def counts(self) -> Mapping[str, int]:
-        states = select(outbox.c.state, func.count().label("number")).group_by(outbox.c.state)
-        return {row.state: row.number for row in rows_of(self._engine, states)}
+    def counts(self, *states: DeliveryState) -> Mapping[str, int]:
+        """State -> number of deliveries; without an argument all that there are."""
+        return counts_of(self._engine, outbox.c.state, states or DeliveryState)
 
     def open_breakers(self, now: float | None = None) -> Mapping[str, float]:
         """Destinations that are left alone, and until when."""

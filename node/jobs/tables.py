@@ -83,6 +83,7 @@ job = Table(
     Index("job_by_state", "state", "id"),
     Index("job_ready", "state", "model", "priority", "created_at", "id"),
     Index("job_oldest", "state", "model", "created_at", "id"),
+    Index("job_by_model", "model", "id"),
     Index("job_by_study", "study_instance_uid"),
     Index("job_started", "started_at"),
 )
@@ -111,6 +112,7 @@ result = Table(
     UniqueConstraint("job_id", "form", "part"),
     Index("result_by_object", "sop_instance_uid"),
     Index("result_by_study", "study_instance_uid"),
+    Index("result_by_state", "state", "id"),
     Index("result_created", "created_at"),
 )
 
@@ -135,6 +137,9 @@ outbox = Table(
     Column("sent_at", Float),
     UniqueConstraint("result_id", "destination"),
     Index("outbox_ready", "state", "next_at"),
+    Index("outbox_by_state", "state", "id"),
+    Index("outbox_by_destination", "destination", "id"),
+    Index("outbox_of_destination", "destination", "state", "id"),
     Index("outbox_due", "destination", "state", "next_at", "id"),
 )
 

@@ -13,6 +13,7 @@ from node.jobs.store import JobStore
 from node.pipeline.accept import IngestService
 from node.pipeline.build import Plan
 from node.spool.arrivals import Arrivals
+from node.spool.catalog import SpoolCatalog
 from node.spool.files import SpaceGuard
 
 
@@ -69,19 +70,20 @@ class Admin:
 class NodeHealth:
     """The state of the whole node, as the database and the disk show it."""
 
-    def __init__(self, plan: Plan, engine: Engine, space: SpaceGuard) -> None:
-        self._plan = plan
+    def __init__(self, engine: Engine, space: SpaceGuard) -> None:
         self._engine = engine
         self._space = space
 
     def readiness(self) -> Readiness:
         """What ``/readyz`` and ``segnode status`` tell."""
-        matches = MatchStore(self._engine).counts()
-        held = Arrivals(self._engine).count(SeriesState.HELD)
+        held = SpoolCatalog(self._engine).count_series(SeriesState.HELD)
+        stuck = (MatchState.HELD, MatchState.PARKED, MatchState.FAILED, MatchState.IMPLAUSIBLE)
+        matches = MatchStore(self._engine).counts(*stuck)
+        blocked = Outbox(self._engine).counts(DeliveryState.BLOCKED)
         return Readiness(
-            held=held + matches.get(MatchState.HELD, 0),
+            held=held.get(SeriesState.HELD, 0) + matches.get(MatchState.HELD, 0),
             parked=matches.get(MatchState.PARKED, 0) + matches.get(MatchState.FAILED, 0),
             implausible=matches.get(MatchState.IMPLAUSIBLE, 0),
-            blocked=Outbox(self._engine).counts().get(DeliveryState.BLOCKED, 0),
+            blocked=blocked.get(DeliveryState.BLOCKED, 0),
             shortage=self._space.shortage,
         )

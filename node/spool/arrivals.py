@@ -226,10 +226,6 @@ class Arrivals:
             )
             return bool(connection.execute(select(exists().where(arriving))).scalar_one())
 
-    def count(self, state: SeriesState) -> int:
-        query = select(func.count()).where(series.c.state == state.value)
-        return int(column_of(self._engine, query)[0])
-
     def splits_series(self, peer: str) -> bool:
         """Whether a peer is known to send one series over several associations."""
         query = select(exists().where(peer_habit.c.peer == peer, peer_habit.c.splits_series))

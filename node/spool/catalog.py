@@ -1,17 +1,19 @@
 """Reading the index: what lies in the spool, for people and programs that ask.
 
-Lists are short rows, newest first, with the number of all rows that match; one row by its key is
-whole. Nothing is changed here.
+Lists are short rows, newest first, in pages; one row by its key is whole, with a row for each of its
+images. Counts go up to ``COUNTED``. Nothing is changed here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Unpack
 
 from sqlalchemy import Engine, select
 
-from node.database.pages import Only, Page, Shown, all_of, one_of, page_of
+from node.database.pages import Asked, Page, Shown, all_of, counts_of, one_of, page_of
+from node.domain.instance import SeriesState
 from node.spool.losses import Losses
 from node.spool.tables import association, event, instance, quarantine, series, series_detail
 
@@ -35,10 +37,14 @@ class SpoolCatalog:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def list_series(self, *, limit: int = 100, offset: int = 0, **only: Unpack[Only]) -> Page:
-        """Series, the last received first, and how many there are."""
+    def list_series(self, **asked: Unpack[Asked]) -> Page:
+        """Series, the last received first."""
         order = [series.c.last_received_at, series.c.series_instance_uid]
-        return page_of(self._engine, _SERIES, order, limit, offset, **only)
+        return page_of(self._engine, _SERIES, order, **asked)
+
+    def count_series(self, *states: SeriesState) -> Mapping[str, int]:
+        """State -> number of series; without an argument all that there are."""
+        return counts_of(self._engine, series.c.state, states or SeriesState)
 
     def get_series(self, series_instance_uid: str) -> Shown | None:
         """One series with its header, geometry findings, instances, losses and events."""
@@ -55,19 +61,21 @@ class SpoolCatalog:
         whole["events"] = all_of(self._engine, newest)
         return whole
 
-    def list_quarantine(self, *, limit: int = 100, offset: int = 0, **only: Unpack[Only]) -> Page:
-        """What was refused and kept aside, the newest first, and how many there are."""
-        return page_of(self._engine, select(quarantine), [quarantine.c.id], limit, offset, **only)
+    def list_quarantine(self, **asked: Unpack[Asked]) -> Page:
+        """What was refused and kept aside, the newest first."""
+        return page_of(self._engine, select(quarantine), [quarantine.c.id], **asked)
+
+    def count_quarantine(self) -> int:
+        """How many wait for a person."""
+        return sum(counts_of(self._engine, quarantine.c.state, ["kept"]).values())
 
     def get_quarantine(self, quarantine_id: int) -> Shown | None:
         return one_of(self._engine, select(quarantine).where(quarantine.c.id == quarantine_id))
 
     def list_associations(
-        self, *, only_open: bool = False, limit: int = 100, offset: int = 0
+        self, *, only_open: bool = False, limit: int = 100, after: str | None = None
     ) -> Page:
-        """Who sent or is sending, the newest first, and how many there are."""
-        query = select(association)
-        if only_open:
-            query = query.where(association.c.closed_at.is_(None))
+        """Who sent or is sending, the newest first."""
+        where = [association.c.closed_at.is_(None)] if only_open else []
         order = [association.c.opened_at, association.c.id]
-        return page_of(self._engine, query, order, limit, offset)
+        return page_of(self._engine, select(association), order, *where, limit=limit, after=after)

@@ -115,7 +115,7 @@ series = Table(
     # when retention looks at it next; NULL: there is nothing of it that could go
     Column("sweep_at", Float, default=0.0, server_default="0"),
     Index("series_by_study", "study_instance_uid"),
-    Index("series_by_state", "state"),
+    Index("series_by_state", "state", "last_received_at", "series_instance_uid"),
     Index("series_received", "last_received_at", "series_instance_uid"),
     Index("series_sweep", "sweep_at"),
     Index(
@@ -162,6 +162,7 @@ quarantine = Table(
     # of the folder transport: the file, as the sender named it
     Column("source", String(512), nullable=False, default="", server_default=""),
     Index("quarantine_by_state", "state", "id"),
+    Index("quarantine_by_series", "series_instance_uid", "id"),
 )
 
 # What a sender meant to be kept and the node did not keep: evidence against completeness. One row

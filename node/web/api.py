@@ -1,12 +1,14 @@
 """The REST API below /api/v1: what the node holds, and the few things an operator may do.
 
-Lists answer ``{"items": [...], "total": n, "limit": n, "offset": n}``, newest first. Actions answer
-204, 404 for what is not there, 409 with a sentence where the state does not allow it.
+Lists answer ``{"items": [...], "limit": n, "next": cursor or null, "total": n, "total_is_exact": true}``,
+newest first; the page that follows is asked for with ``after=<next>``. A list of more than ``COUNTED``
+rows says so with ``total_is_exact``. Actions answer 204, 404 for what is not there, 409 with a sentence
+where the state does not allow it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias, TypeVar
@@ -16,6 +18,7 @@ from fastapi import Path as PathParameter
 from fastapi.responses import FileResponse
 
 from node import words
+from node.database.pages import Page, page_by_name
 from node.domain.errors import NodeError, TryLater
 from node.jobs.catalog import JobCatalog
 from node.modelstore.catalog import ModelCatalog
@@ -23,15 +26,15 @@ from node.process.admin import Admin, NodeHealth
 from node.spool.catalog import SpoolCatalog
 
 Limit: TypeAlias = Annotated[int, Query(ge=1, le=1000)]
-Offset: TypeAlias = Annotated[int, Query(ge=0, le=2**31)]
+After: TypeAlias = Annotated[
+    str | None, Query(max_length=512, description="`next` of the page before; none: the first page")
+]
 Text: TypeAlias = Annotated[str | None, Query(max_length=128, pattern="^[ -~]*$")]
 Number: TypeAlias = Annotated[int, PathParameter(ge=0, lt=2**63)]
 Uid: TypeAlias = Annotated[str, PathParameter(pattern=r"^[0-9.]{1,64}$")]
 Name: TypeAlias = Annotated[str, PathParameter(pattern=r"^[!-~]{1,128}$")]
 Body: TypeAlias = dict[str, Any]
 Row: TypeAlias = Mapping[str, Any]
-Page: TypeAlias = tuple[Sequence[Row], int]
-"""Rows of one page, and the number of all rows."""
 Key = TypeVar("Key")
 
 
@@ -64,18 +67,18 @@ def _add_series(router: APIRouter, services: WebServices) -> None:
 
     @router.get("/series", tags=["series"])
     def list_series(
-        state: Text = None, study: Text = None, limit: Limit = 100, offset: Offset = 0
+        state: Text = None, study: Text = None, limit: Limit = 100, after: After = None
     ) -> Body:
         """Series, the last received first."""
-        page = spool.list_series(state=state, study_instance_uid=study, limit=limit, offset=offset)
-        return _listing(page, limit, offset, words.show_series)
+        page = spool.list_series(state=state, study_instance_uid=study, limit=limit, after=after)
+        return _listing(page, limit, words.show_series)
 
     @router.get("/series/{uid}", tags=["series"])
     def get_series(uid: Uid) -> Body:
         """One series with its header, geometry findings, instances and what rules made of it."""
         row = _found(spool.get_series(uid))
-        matches = [words.show_match(each) for each in services.jobs.matches_of_series(uid)]
-        return {**words.show_series(row), "matches": matches}
+        found = services.jobs.matches_of_series(uid, row["study_instance_uid"])
+        return {**words.show_series(row), "matches": [words.show_match(each) for each in found]}
 
     @router.post("/series/{uid}/proceed", status_code=204, tags=["series"])
     def proceed(uid: Uid) -> Response:
@@ -98,11 +101,11 @@ def _add_jobs(router: APIRouter, services: WebServices) -> None:
 
     @router.get("/jobs", tags=["jobs"])
     def list_jobs(
-        state: Text = None, study: Text = None, limit: Limit = 100, offset: Offset = 0
+        state: Text = None, study: Text = None, limit: Limit = 100, after: After = None
     ) -> Body:
         """Jobs, the newest first."""
-        page = jobs.list_jobs(state=state, study_instance_uid=study, limit=limit, offset=offset)
-        return _listing(page, limit, offset, words.show_job)
+        page = jobs.list_jobs(state=state, study_instance_uid=study, limit=limit, after=after)
+        return _listing(page, limit, words.show_job)
 
     @router.get("/jobs/{job_id}", tags=["jobs"])
     def get_job(job_id: Number) -> Body:
@@ -130,11 +133,11 @@ def _add_results(router: APIRouter, services: WebServices) -> None:
 
     @router.get("/results", tags=["results"])
     def list_results(
-        state: Text = None, study: Text = None, limit: Limit = 100, offset: Offset = 0
+        state: Text = None, study: Text = None, limit: Limit = 100, after: After = None
     ) -> Body:
         """Results, the newest first."""
-        page = jobs.list_results(state=state, study_instance_uid=study, limit=limit, offset=offset)
-        return _listing(page, limit, offset)
+        page = jobs.list_results(state=state, study_instance_uid=study, limit=limit, after=after)
+        return _listing(page, limit)
 
     @router.get("/results/{result_id}", tags=["results"])
     def get_result(result_id: Number) -> Body:
@@ -159,13 +162,11 @@ def _add_deliveries(router: APIRouter, services: WebServices) -> None:
 
     @router.get("/deliveries", tags=["deliveries"])
     def list_deliveries(
-        state: Text = None, destination: Text = None, limit: Limit = 100, offset: Offset = 0
+        state: Text = None, destination: Text = None, limit: Limit = 100, after: After = None
     ) -> Body:
         """Deliveries with what they deliver, the newest first."""
-        page = jobs.list_deliveries(
-            state=state, destination=destination, limit=limit, offset=offset
-        )
-        return _listing(page, limit, offset, words.show_delivery)
+        page = jobs.list_deliveries(state=state, destination=destination, limit=limit, after=after)
+        return _listing(page, limit, words.show_delivery)
 
     @router.get("/deliveries/{delivery_id}", tags=["deliveries"])
     def get_delivery(delivery_id: Number) -> Body:
@@ -182,10 +183,10 @@ def _add_quarantine(router: APIRouter, services: WebServices) -> None:
     spool, actions = services.spool, services.actions
 
     @router.get("/quarantine", tags=["quarantine"])
-    def list_quarantine(state: Text = None, limit: Limit = 100, offset: Offset = 0) -> Body:
+    def list_quarantine(state: Text = None, limit: Limit = 100, after: After = None) -> Body:
         """Refused instances that are kept aside, the newest first."""
-        page = spool.list_quarantine(state=state, limit=limit, offset=offset)
-        return _listing(page, limit, offset)
+        page = spool.list_quarantine(state=state, limit=limit, after=after)
+        return _listing(page, limit)
 
     @router.get("/quarantine/{quarantine_id}", tags=["quarantine"])
     def get_quarantine(quarantine_id: Number) -> Body:
@@ -207,10 +208,9 @@ def _add_models(router: APIRouter, services: WebServices) -> None:
     models = services.models
 
     @router.get("/models", tags=["models"])
-    def list_models(limit: Limit = 100, offset: Offset = 0) -> Body:
+    def list_models(limit: Limit = 100, after: After = None) -> Body:
         """The models of this node, by name."""
-        rows: Sequence[Row] = models.list_models()
-        return _listing((rows[offset : offset + limit], len(rows)), limit, offset)
+        return _listing(page_by_name(models.list_models(), limit, after), limit)
 
     @router.get("/models/{name}", tags=["models"])
     def get_model(name: Name) -> Body:
@@ -218,14 +218,19 @@ def _add_models(router: APIRouter, services: WebServices) -> None:
         return dict(_found(models.get_model(name)))
 
 
-def _listing(page: Page, limit: int, offset: int, show: Callable[[Row], Row] = dict) -> Body:
+def _listing(page: Page, limit: int, show: Callable[[Row], Row] = dict) -> Body:
     """One page of rows.
 
     Args:
         show: Puts a row into words, where it has reasons.
     """
-    rows, total = page
-    return {"items": [show(row) for row in rows], "total": total, "limit": limit, "offset": offset}
+    return {
+        "items": [show(row) for row in page.rows],
+        "limit": limit,
+        "next": page.next,
+        "total": page.total,
+        "total_is_exact": page.total_is_exact,
+    }
 
 
 def _found(row: Row | None) -> Row:

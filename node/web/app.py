@@ -8,6 +8,7 @@ from fastapi.responses import JSONResponse
 
 from node import __version__
 from node.config import AuthConfig
+from node.domain.errors import CursorInvalid
 from node.receive.stow import StowService
 from node.web.access import AccessControl
 from node.web.api import WebServices, make_router
@@ -37,6 +38,7 @@ def create_app(
         redoc_url=None,
     )
     application.add_exception_handler(RequestValidationError, _bad_request)
+    application.add_exception_handler(CursorInvalid, _bad_cursor)
     application.include_router(make_router(services))
     _add_probes(application, services)
     if stow is not None:
@@ -68,3 +70,7 @@ def _bad_request(_request: Request, error: Exception) -> JSONResponse:
     faults = error.errors() if isinstance(error, RequestValidationError) else []
     sentences = [f"{fault['loc'][-1]}: {fault['msg']}" for fault in faults]
     return JSONResponse({"detail": "; ".join(sentences)}, status_code=400)
+
+
+def _bad_cursor(_request: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"detail": str(error)}, status_code=400)

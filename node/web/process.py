@@ -38,9 +38,7 @@ def web(plan: Plan, replan: Replan, signals: Signals) -> None:
             ),
             actions=Admin(plan, engine, door),
             health=NodeHealth(
-                plan,
-                engine,
-                SpaceGuard(plan.config.data_dir, spool_settings(plan.config).watermark),
+                engine, SpaceGuard(plan.config.data_dir, spool_settings(plan.config).watermark)
             ),
             results_dir=plan.results_folder,
         )

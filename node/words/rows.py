@@ -13,7 +13,7 @@ from enum import StrEnum
 from string import Formatter
 from typing import Any, TypeAlias
 
-from node.domain.health import Readiness
+from node.domain.health import COUNTED, Readiness
 from node.domain.instance import SeriesState
 from node.domain.job import DeliveryState, JobState, MatchState
 from node.domain.reasons import (
@@ -216,16 +216,23 @@ def _about(facts: Facts, said: str) -> str:
     return said
 
 
+def show_count(number: int) -> str:
+    """A number of rows, of which no more than ``COUNTED`` were counted."""
+    return f"{number} or more" if number >= COUNTED else str(number)
+
+
 def show_degraded(readiness: Readiness) -> dict[str, str]:
     """Reason such as ``held``, ``parked``, ``blocked``, ``disk`` -> one plain sentence.
 
     Shown to everybody: it holds counts and commands, and no patient.
     """
-    facts = {
+    counted = {
         "held": readiness.held,
         "parked": readiness.parked,
         "implausible": readiness.implausible,
         "blocked": readiness.blocked,
-        "disk": readiness.shortage,
     }
-    return {name: _DEGRADED[name].format(fact) for name, fact in facts.items() if fact}
+    facts = {name: show_count(number) for name, number in counted.items() if number}
+    if readiness.shortage:
+        facts["disk"] = readiness.shortage
+    return {name: _DEGRADED[name].format(fact) for name, fact in facts.items()}

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from pydicom.config import disable_value_validation
 
+from node.database import pages
+from node.domain.health import COUNTED
 from tests.cli.conftest import CHEST, FLAT, MAGNETIC, Segnode
 from tests.support.phantoms import Phantom
 
@@ -70,7 +72,52 @@ def test_series_show_tells_what_each_rule_made_of_it(segnode: Segnode, config: P
 def test_series_list_filters_by_state(segnode: Segnode, config: Path) -> None:
     held = segnode("series", "list", "--state", "held", "--config", config, "--json")
 
-    assert held.json == {"items": [], "total": 0}
+    assert held.json == {"items": [], "total": 0, "total_is_exact": True, "next": None}
+
+
+LISTS = [
+    ("series", "list"),
+    ("jobs", "list", "--matches"),
+    ("deliveries", "list"),
+    ("quarantine", "list"),
+]
+
+
+@pytest.mark.parametrize("command", LISTS[:2], ids=" ".join)
+def test_a_list_that_is_cut_says_how_it_goes_on(
+    segnode: Segnode, config: Path, command: tuple[str, ...]
+) -> None:
+    ask = (*command, "--limit", "2", "--config", config)
+
+    whole = segnode(*command, "--config", config, "--json").json
+    first = segnode(*ask, "--json").json
+    told = segnode(*ask).err
+    rest = segnode(*ask, "--after", first["next"], "--json").json
+
+    assert first["items"] + rest["items"] == whole["items"]
+    assert told == f"2 of 3; --limit shows more, --after {first['next']} goes on\n"
+    assert (rest["total"], rest["next"]) == (3, None)
+    assert segnode(*ask, "--after", first["next"]).err == ""
+
+
+@pytest.mark.parametrize("command", LISTS, ids=" ".join)
+def test_what_no_list_gave_as_its_end_ends_with_2(
+    segnode: Segnode, config: Path, command: tuple[str, ...]
+) -> None:
+    answer = segnode(*command, "--after", "there", "--config", config)
+
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err == "after: no place in this list; take it as the page before gave it\n"
+
+
+def test_a_list_too_long_to_count_says_more_than(
+    segnode: Segnode, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "COUNTED", 2)
+
+    answer = segnode("series", "list", "--limit", "1", "--config", config)
+
+    assert answer.err.startswith("1 of more than 2; ")
 
 
 @pytest.mark.parametrize("what", ["proceed", "rerun", "discard"])
@@ -232,7 +279,7 @@ def test_status_says_what_is_stuck_and_which_command_frees_it(
 
     assert body["is_running"] is False
     assert body["series"] == {"complete": 3}
-    assert body["quarantine"] == 1
+    assert (body["quarantine"], body["counted_up_to"]) == (1, COUNTED)
     assert "segnode" in body["degraded"]["parked"]
     assert body["degraded"]["parked"] in text
 

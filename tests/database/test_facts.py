@@ -210,7 +210,8 @@ def test_matches_say_what_they_said_and_of_what_they_are_made(engine: Engine) ->
 
     migrate(engine)
 
-    rows = {row["rule"]: show_match(row) for row in JobCatalog(engine).matches_of_series(SERIES)}
+    found = JobCatalog(engine).matches_of_series(SERIES, STUDY)
+    rows = {row["rule"]: show_match(row) for row in found}
     said = [(rows[rule]["sentence"], rows[rule]["reasons"]) for rule in "1234"]
     assert said == [
         (parked, ["gap"]),

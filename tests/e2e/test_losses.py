@@ -155,7 +155,7 @@ def test_to_accept_a_refused_image_lets_it_go_on_by_itself(node: SimulatedNode) 
     node.receive(files)
     node.settle()
     assert node.series(ct()).state == "held"
-    (kept,) = SpoolCatalog(node.node.engine).list_quarantine()[0]
+    (kept,) = SpoolCatalog(node.node.engine).list_quarantine().rows
 
     Admin(node.node.plan, node.node.engine, node.node.door).accept_quarantine(kept["id"])
     node.run()
@@ -294,7 +294,7 @@ def test_a_file_put_right_settles_its_loss_and_quarantine_names_it(
     write(folder, broken(empty, 7))
     node.node.scan(folder)
     node.settle()
-    (kept,) = SpoolCatalog(node.node.engine).list_quarantine()[0]
+    (kept,) = SpoolCatalog(node.node.engine).list_quarantine().rows
     assert kept["source"] == str(folder / "7.dcm")
 
     (folder / "7.dcm").write_bytes(ct().files()[7])

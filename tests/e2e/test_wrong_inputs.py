@@ -169,7 +169,7 @@ def of_node(node: NodeInProcess, case: Case) -> Became:
     series = show_series(found)
     matches = [
         show_match(match)
-        for match in JobCatalog(node.engine).matches_of_series(uid)
+        for match in JobCatalog(node.engine).matches_of_series(uid, found["study_instance_uid"])
         if match["rule"] == case.model or match["rule"] == ""
     ]
     if series["state"] != "complete" or not matches:

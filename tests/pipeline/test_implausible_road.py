@@ -29,9 +29,8 @@ RULE = {"name": "ct", "when": {"Modality": "CT"}, "run": "bounded", "send": ["sh
 
 
 def health(node: SimulatedNode) -> dict[str, str]:
-    plan = node.node.plan
-    space = SpaceGuard(node.node.data_dir, spool_settings(plan.config).watermark)
-    return show_degraded(NodeHealth(plan, node.node.engine, space).readiness())
+    space = SpaceGuard(node.node.data_dir, spool_settings(node.node.plan.config).watermark)
+    return show_degraded(NodeHealth(node.node.engine, space).readiness())
 
 
 def parameters_of(seg: Dataset) -> str:

@@ -96,8 +96,13 @@ def test_instances_are_indexed_under_their_association(running: Running) -> None
     assert answer.status == 200
     assert [item.ReferencedSOPInstanceUID for item in module.ReferencedSOPSequence] == UIDS
     assert [row["sop_instance_uid"] for row in rows] == UIDS
-    [association], total = running.catalog.list_associations()
-    assert (total, association["transport"], association["address"]) == (1, "stow", "127.0.0.1")
+    page = running.catalog.list_associations()
+    [association] = page.rows
+    assert (page.total, association["transport"], association["address"]) == (
+        1,
+        "stow",
+        "127.0.0.1",
+    )
     assert {row["association_id"] for row in rows} == {association["id"]}
 
 
@@ -106,7 +111,7 @@ def test_an_association_is_closed_as_released(running: Running) -> None:
 
     with running.site.connect():  # the row is closed a moment after the answer
         for _ in range(200):
-            [association], _ = running.catalog.list_associations()
+            [association] = running.catalog.list_associations().rows
             if association["closed_at"]:
                 break
     assert association["end"] == "released"
@@ -231,5 +236,4 @@ def test_a_real_orthanc_pushes_a_series_in_one_chunked_request(
     assert sorted(str(row["sop_instance_uid"]) for row in rows_of(running, tables.instance)) == (
         sorted(UIDS)
     )
-    _, associations = running.catalog.list_associations()
-    assert associations == 1
+    assert running.catalog.list_associations().total == 1

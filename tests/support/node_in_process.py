@@ -114,9 +114,7 @@ class NodeInProcess:
             models=ModelCatalog(self.plan.models, weights_dir=self.plan.config.weights_dir),
             actions=Admin(self.plan, self.engine, self.door),
             health=NodeHealth(
-                self.plan,
-                self.engine,
-                SpaceGuard(self.data_dir, spool_settings(self.plan.config).watermark),
+                self.engine, SpaceGuard(self.data_dir, spool_settings(self.plan.config).watermark)
             ),
             results_dir=self.plan.results_folder,
         )
@@ -164,18 +162,22 @@ class NodeInProcess:
     @property
     def jobs(self) -> list[Mapping[str, Any]]:
         catalog = JobCatalog(self.engine)
-        rows, _ = catalog.list_jobs()
+        rows = catalog.list_jobs().rows
         return [
             show_job(whole) for row in rows if (whole := catalog.get_job(row["id"])) is not None
         ]
 
     def matches(self, series_instance_uid: str) -> list[dict[str, Any]]:
-        found = JobCatalog(self.engine).matches_of_series(series_instance_uid)
-        return [show_match(row) for row in found]
+        found = SpoolCatalog(self.engine).get_series(series_instance_uid)
+        if found is None:
+            return []
+        study = found["study_instance_uid"]
+        rows = JobCatalog(self.engine).matches_of_series(series_instance_uid, study)
+        return [show_match(row) for row in rows]
 
     def segmentations(self) -> list[Path]:
         """The files of all SEG objects that are results."""
-        results, _ = JobCatalog(self.engine).list_results()
+        results = JobCatalog(self.engine).list_results().rows
         folder = self.plan.results_folder
         return [folder / row["file_name"] for row in results if row["form"] == "seg"]
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import shutil
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom import dcmread
@@ -89,17 +90,22 @@ class Upgraded:
 
     def state(self, name: str) -> str:
         """Of the newest match in force of a series; of the series itself where it has none."""
-        uid = self.uids[name]
-        rows = [row for row in self.catalog.matches_of_series(uid) if row["state"] != "superseded"]
+        rows = [row for row in self.matches_of(name) if row["state"] != "superseded"]
         if rows:
             return str(max(rows, key=lambda row: row["revision"])["state"])
-        row = SpoolCatalog(self.node.node.engine).get_series(uid)
+        return str(self.series(name)["state"])
+
+    def series(self, name: str) -> Mapping[str, Any]:
+        row = SpoolCatalog(self.node.node.engine).get_series(self.uids[name])
         assert row is not None
-        return str(row["state"])
+        return row
+
+    def matches_of(self, name: str) -> Sequence[Mapping[str, Any]]:
+        study = self.series(name)["study_instance_uid"]
+        return self.catalog.matches_of_series(self.uids[name], study)
 
     def job_of(self, name: str) -> int:
-        rows = self.catalog.matches_of_series(self.uids[name])
-        return int(max(rows, key=lambda row: row["revision"])["job_id"])
+        return int(max(self.matches_of(name), key=lambda row: row["revision"])["job_id"])
 
     def delivered(self, name: str) -> int:
         """How many results lie in the shelf that were made of a series."""
@@ -185,7 +191,7 @@ def test_what_waits_for_a_person_still_says_why(upgraded: Upgraded) -> None:
     told = {
         name: [
             show_match(row)["sentence"]
-            for row in upgraded.catalog.matches_of_series(upgraded.uids[name])
+            for row in upgraded.matches_of(name)
             if row["state"] != "superseded"
         ]
         for name in ("parked", "implausible", "failed", "unmatched", "set_waiting")
@@ -221,12 +227,12 @@ def test_what_waits_for_a_person_is_freed_by_the_same_commands(upgraded: Upgrade
 
 def test_a_conflict_kept_before_can_be_accepted(upgraded: Upgraded) -> None:
     upgraded.start()
-    rows, total = SpoolCatalog(upgraded.node.node.engine).list_quarantine(state="kept")
-    conflicts = [row for row in rows if row["dimse_status"] == 0xC020]
+    kept = SpoolCatalog(upgraded.node.node.engine).list_quarantine(state="kept")
+    conflicts = [row for row in kept.rows if row["dimse_status"] == 0xC020]
 
-    assert total >= 1
+    assert kept.total >= 1
     assert len(conflicts) == 1
     upgraded.admin.accept_quarantine(conflicts[0]["id"])
 
-    left, _ = SpoolCatalog(upgraded.node.node.engine).list_quarantine(state="kept")
-    assert conflicts[0]["id"] not in {row["id"] for row in left}
+    left = SpoolCatalog(upgraded.node.node.engine).list_quarantine(state="kept")
+    assert conflicts[0]["id"] not in {row["id"] for row in left.rows}

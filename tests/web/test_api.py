@@ -12,9 +12,10 @@ import pytest
 from sqlalchemy import Engine
 
 from node.config import AuthConfig
+from node.database import pages
 from node.database.engine import open_engine, writing
 from node.domain.errors import NodeError, TryLater
-from node.domain.health import Readiness
+from node.domain.health import COUNTED, Readiness
 from node.jobs import tables as jobs_tables
 from node.jobs.catalog import JobCatalog
 from node.spool import tables as spool_tables
@@ -249,15 +250,53 @@ def post(site: Site, path: str) -> Answer:
 def test_lists_filter_and_count(site: Site, path: str, total: int) -> None:
     page = get(site, path)
 
-    assert (page["total"], len(page["items"]), page["offset"]) == (total, total, 0)
+    assert (page["total"], page["total_is_exact"], len(page["items"])) == (total, True, total)
+    assert (page["limit"], page["next"]) == (100, None)
 
 
-def test_pages_follow_each_other_newest_first(site: Site) -> None:
-    pages = [get(site, f"/series?limit=2&offset={offset}") for offset in (0, 2)]
+@pytest.mark.parametrize(
+    ("path", "key", "names"),
+    [
+        ("/series", "series_instance_uid", ["1.2.3", "1.2.2", "1.2.1"]),
+        ("/series?state=complete", "series_instance_uid", ["1.2.3", "1.2.2"]),
+        ("/results", "id", [2, 1]),
+        ("/results?study=1.2", "id", [2, 1]),
+        ("/models", "name", ["ct_tissue", "probe"]),
+    ],
+)
+def test_pages_follow_each_other_newest_first(
+    site: Site, path: str, key: str, names: list[object]
+) -> None:
+    one_each = f"{path}{'&' if '?' in path else '?'}limit=1"
 
-    found = [row["series_instance_uid"] for page in pages for row in page["items"]]
-    assert found == ["1.2.3", "1.2.2", "1.2.1"]
-    assert [page["total"] for page in pages] == [3, 3]
+    page = get(site, one_each)
+    found = page["items"]
+    while page["next"]:
+        page = get(site, f"{one_each}&after={page['next']}")
+        found += page["items"]
+
+    assert [row[key] for row in found] == names
+    assert page["total"] == len(names)
+
+
+def test_a_list_too_long_to_count_says_so(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "COUNTED", 2)
+
+    page = get(site, "/series?limit=1")
+
+    assert (page["total"], page["total_is_exact"]) == (2, False)
+
+
+@pytest.mark.parametrize("after", ["x", "W10", "WyIxLjIiXQ", "%00", "%ED%A0%80"])
+@pytest.mark.parametrize("path", ["/series", "/jobs", "/results", "/deliveries", "/quarantine"])
+def test_a_cursor_that_no_page_gave_is_400_and_is_not_repeated(
+    site: Site, path: str, after: str
+) -> None:
+    answer = site.request("GET", f"/api/v1{path}?after={after}")
+
+    assert answer.status == 400
+    assert "no place in this list" in json.loads(answer.body)["detail"]
+    assert after.encode() not in answer.body
 
 
 def test_a_series_shows_header_instances_and_only_its_own_matches(site: Site) -> None:
@@ -309,7 +348,7 @@ def test_what_is_not_there_is_404(site: Site, path: str) -> None:
     [
         "/series?limit=0",
         "/series?limit=1001",
-        "/series?offset=-1",
+        "/series?after=" + "x" * 600,
         "/series?state=%00",
         "/series/abc",
         f"/jobs/{2**63}",
@@ -410,6 +449,7 @@ def test_healthz_is_200_while_the_process_lives(site: Site, health: Health) -> N
     [
         (Readiness(), 200, "ready"),
         (Readiness(held=2), 200, "degraded"),
+        (Readiness(blocked=COUNTED), 200, "degraded"),
         (Readiness(shortage="5 GB are kept free"), 503, "unready"),
     ],
 )

@@ -9,8 +9,18 @@ from pathlib import Path
 import pytest
 
 import node
+from node.domain.health import COUNTED, Readiness
 from node.domain.reasons import Reason, ReasonCode, reasons_from_json, reasons_to_json
-from node.words import Audience, show_job, show_match, show_series, tell, tell_all
+from node.words import (
+    Audience,
+    show_count,
+    show_degraded,
+    show_job,
+    show_match,
+    show_series,
+    tell,
+    tell_all,
+)
 from node.words.gate import TELLINGS as OF_GATE
 from node.words.journey import TELLINGS as OF_JOURNEY
 
@@ -87,6 +97,19 @@ def test_who_is_spoken_to_decides_the_command() -> None:
             "implausible: Spleen 30000.0 ml: not written without --accept-implausible",
         ),
     ]
+
+
+def test_what_was_not_counted_to_its_end_is_told_as_at_least_that() -> None:
+    assert [show_count(number) for number in (0, COUNTED - 1, COUNTED)] == [
+        "0",
+        "9999",
+        "10000 or more",
+    ]
+    assert show_degraded(Readiness(held=1, blocked=COUNTED)) == {
+        "held": "1 series wait for a person: segnode series list --state held",
+        "blocked": "10000 or more results cannot be delivered: "
+        "segnode deliveries list --state blocked",
+    }
 
 
 def test_models_without_rules_are_not_called_rules() -> None:

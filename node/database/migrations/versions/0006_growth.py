@@ -12,16 +12,21 @@ down_revision = "0005"
 _BATCH = 500
 _WIDE = ("header", "snapshot", "gate")
 _OUTGROWN = {
+    "series": ("series_by_state",),
     "job": ("job_ready",),
     "outbox": ("outbox_by_destination",),
 }
 _INDEXES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "series": {
+        "series_by_state": ("state", "last_received_at", "series_instance_uid"),
         "series_received": ("last_received_at", "series_instance_uid"),
         "series_sweep": ("sweep_at",),
     },
     "association": {"association_opened": ("opened_at", "id")},
-    "quarantine": {"quarantine_by_state": ("state", "id")},
+    "quarantine": {
+        "quarantine_by_state": ("state", "id"),
+        "quarantine_by_series": ("series_instance_uid", "id"),
+    },
     "event": {"event_by_series": ("series_instance_uid", "id"), "event_at": ("at",)},
     "match": {
         "match_by_study": ("study_instance_uid",),
@@ -30,15 +35,22 @@ _INDEXES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     },
     "job": {
         "job_by_state": ("state", "id"),
+        "job_by_model": ("model", "id"),
         "job_ready": ("state", "model", "priority", "created_at", "id"),
         "job_oldest": ("state", "model", "created_at", "id"),
     },
     "result": {
         "result_by_object": ("sop_instance_uid",),
         "result_by_study": ("study_instance_uid",),
+        "result_by_state": ("state", "id"),
         "result_created": ("created_at",),
     },
-    "outbox": {"outbox_due": ("destination", "state", "next_at", "id")},
+    "outbox": {
+        "outbox_by_state": ("state", "id"),
+        "outbox_by_destination": ("destination", "id"),
+        "outbox_of_destination": ("destination", "state", "id"),
+        "outbox_due": ("destination", "state", "next_at", "id"),
+    },
 }
 
 
