@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypedDict, Unpack
 
-from sqlalchemy import Column, ColumnElement, Engine, Select, func, select, tuple_
+from sqlalchemy import Column, ColumnElement, Engine, Result, Select, func, select, tuple_
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from node.database.engine import reading, rows_of
@@ -96,7 +96,7 @@ def page_of(
     newest = [column.desc() for column in by]
     wanted = query.where(*alike, *to_end).order_by(*newest).limit(limit + 1)
     with reading(engine) as connection:
-        rows = [dict(row._mapping) for row in connection.execute(wanted)]
+        rows = _shown(connection.execute(wanted))
         is_last, total = len(rows) <= limit, len(rows)
         if after is None and is_last:
             return Page(rows=rows, total=total)
@@ -147,12 +147,18 @@ def counts_of(engine: Engine, state: Column[str], states: Iterable[str]) -> dict
 
 def all_of(engine: Engine, query: Select[Any]) -> list[Shown]:
     """Every row that a query finds."""
-    return [dict(row._mapping) for row in rows_of(engine, query)]
+    with reading(engine) as connection:
+        return _shown(connection.execute(query))
 
 
 def one_of(engine: Engine, query: Select[Any]) -> Shown | None:
     """The row that a query finds, if any."""
     return next(iter(all_of(engine, query)), None)
+
+
+def _shown(found: Result[Any]) -> list[Shown]:
+    names = tuple(found.keys())
+    return [dict(zip(names, row, strict=True)) for row in found]
 
 
 def _narrowed(

@@ -15,7 +15,8 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 
 from fastapi import APIRouter, HTTPException, Query, Response
 from fastapi import Path as PathParameter
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, JSONResponse
+from pydantic_core import to_json
 
 from node import words
 from node.database.pages import Page, page_by_name
@@ -33,9 +34,21 @@ Text: TypeAlias = Annotated[str | None, Query(max_length=128, pattern="^[ -~]*$"
 Number: TypeAlias = Annotated[int, PathParameter(ge=0, lt=2**63)]
 Uid: TypeAlias = Annotated[str, PathParameter(pattern=r"^[0-9.]{1,64}$")]
 Name: TypeAlias = Annotated[str, PathParameter(pattern=r"^[!-~]{1,128}$")]
-Body: TypeAlias = dict[str, Any]
 Row: TypeAlias = Mapping[str, Any]
 Key = TypeVar("Key")
+
+
+class Json(JSONResponse):
+    """What a catalog shows: plain already, so that the framework need not look at each value.
+
+    A number of a header that is none is null.
+    """
+
+    def render(self, content: Any) -> bytes:
+        try:
+            return super().render(content)
+        except ValueError:
+            return to_json(content, inf_nan_mode="null")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,17 +81,18 @@ def _add_series(router: APIRouter, services: WebServices) -> None:
     @router.get("/series", tags=["series"])
     def list_series(
         state: Text = None, study: Text = None, limit: Limit = 100, after: After = None
-    ) -> Body:
+    ) -> Response:
         """Series, the last received first."""
         page = spool.list_series(state=state, study_instance_uid=study, limit=limit, after=after)
         return _listing(page, limit, words.show_series)
 
     @router.get("/series/{uid}", tags=["series"])
-    def get_series(uid: Uid) -> Body:
+    def get_series(uid: Uid) -> Response:
         """One series with its header, geometry findings, instances and what rules made of it."""
         row = _found(spool.get_series(uid))
         found = services.jobs.matches_of_series(uid, row["study_instance_uid"])
-        return {**words.show_series(row), "matches": [words.show_match(each) for each in found]}
+        matches = [words.show_match(each) for each in found]
+        return Json({**words.show_series(row), "matches": matches})
 
     @router.post("/series/{uid}/proceed", status_code=204, tags=["series"])
     def proceed(uid: Uid) -> Response:
@@ -102,15 +116,15 @@ def _add_jobs(router: APIRouter, services: WebServices) -> None:
     @router.get("/jobs", tags=["jobs"])
     def list_jobs(
         state: Text = None, study: Text = None, limit: Limit = 100, after: After = None
-    ) -> Body:
+    ) -> Response:
         """Jobs, the newest first."""
         page = jobs.list_jobs(state=state, study_instance_uid=study, limit=limit, after=after)
         return _listing(page, limit, words.show_job)
 
     @router.get("/jobs/{job_id}", tags=["jobs"])
-    def get_job(job_id: Number) -> Body:
+    def get_job(job_id: Number) -> Response:
         """One job with its inputs, matches, results and deliveries."""
-        return words.show_job(_found(jobs.get_job(job_id)))
+        return Json(words.show_job(_found(jobs.get_job(job_id))))
 
     @router.post("/jobs/{job_id}/retry", status_code=204, tags=["jobs"])
     def retry_job(job_id: Number) -> Response:
@@ -134,15 +148,15 @@ def _add_results(router: APIRouter, services: WebServices) -> None:
     @router.get("/results", tags=["results"])
     def list_results(
         state: Text = None, study: Text = None, limit: Limit = 100, after: After = None
-    ) -> Body:
+    ) -> Response:
         """Results, the newest first."""
         page = jobs.list_results(state=state, study_instance_uid=study, limit=limit, after=after)
         return _listing(page, limit)
 
     @router.get("/results/{result_id}", tags=["results"])
-    def get_result(result_id: Number) -> Body:
+    def get_result(result_id: Number) -> Response:
         """One result: segments, volumes, identity."""
-        return dict(_found(jobs.get_result(result_id)))
+        return Json(_found(jobs.get_result(result_id)))
 
     @router.get("/results/{result_id}/file", tags=["results"], response_class=FileResponse)
     def get_result_file(result_id: Number) -> FileResponse:
@@ -163,15 +177,15 @@ def _add_deliveries(router: APIRouter, services: WebServices) -> None:
     @router.get("/deliveries", tags=["deliveries"])
     def list_deliveries(
         state: Text = None, destination: Text = None, limit: Limit = 100, after: After = None
-    ) -> Body:
+    ) -> Response:
         """Deliveries with what they deliver, the newest first."""
         page = jobs.list_deliveries(state=state, destination=destination, limit=limit, after=after)
         return _listing(page, limit, words.show_delivery)
 
     @router.get("/deliveries/{delivery_id}", tags=["deliveries"])
-    def get_delivery(delivery_id: Number) -> Body:
+    def get_delivery(delivery_id: Number) -> Response:
         """One delivery."""
-        return words.show_delivery(_found(jobs.get_delivery(delivery_id)))
+        return Json(words.show_delivery(_found(jobs.get_delivery(delivery_id))))
 
     @router.post("/deliveries/{delivery_id}/retry", status_code=204, tags=["deliveries"])
     def retry_delivery(delivery_id: Number) -> Response:
@@ -183,15 +197,15 @@ def _add_quarantine(router: APIRouter, services: WebServices) -> None:
     spool, actions = services.spool, services.actions
 
     @router.get("/quarantine", tags=["quarantine"])
-    def list_quarantine(state: Text = None, limit: Limit = 100, after: After = None) -> Body:
+    def list_quarantine(state: Text = None, limit: Limit = 100, after: After = None) -> Response:
         """Refused instances that are kept aside, the newest first."""
         page = spool.list_quarantine(state=state, limit=limit, after=after)
         return _listing(page, limit)
 
     @router.get("/quarantine/{quarantine_id}", tags=["quarantine"])
-    def get_quarantine(quarantine_id: Number) -> Body:
+    def get_quarantine(quarantine_id: Number) -> Response:
         """One refused instance and why."""
-        return dict(_found(spool.get_quarantine(quarantine_id)))
+        return Json(_found(spool.get_quarantine(quarantine_id)))
 
     @router.post("/quarantine/{quarantine_id}/accept", status_code=204, tags=["quarantine"])
     def accept(quarantine_id: Number) -> Response:
@@ -208,29 +222,31 @@ def _add_models(router: APIRouter, services: WebServices) -> None:
     models = services.models
 
     @router.get("/models", tags=["models"])
-    def list_models(limit: Limit = 100, after: After = None) -> Body:
+    def list_models(limit: Limit = 100, after: After = None) -> Response:
         """The models of this node, by name."""
         return _listing(page_by_name(models.list_models(), limit, after), limit)
 
     @router.get("/models/{name}", tags=["models"])
-    def get_model(name: Name) -> Body:
+    def get_model(name: Name) -> Response:
         """One model: inputs, outputs, card."""
-        return dict(_found(models.get_model(name)))
+        return Json(_found(models.get_model(name)))
 
 
-def _listing(page: Page, limit: int, show: Callable[[Row], Row] = dict) -> Body:
+def _listing(page: Page, limit: int, show: Callable[[Row], Row] = dict) -> Response:
     """One page of rows.
 
     Args:
         show: Puts a row into words, where it has reasons.
     """
-    return {
-        "items": [show(row) for row in page.rows],
-        "limit": limit,
-        "next": page.next,
-        "total": page.total,
-        "total_is_exact": page.total_is_exact,
-    }
+    return Json(
+        {
+            "items": [show(row) for row in page.rows],
+            "limit": limit,
+            "next": page.next,
+            "total": page.total,
+            "total_is_exact": page.total_is_exact,
+        }
+    )
 
 
 def _found(row: Row | None) -> Row:

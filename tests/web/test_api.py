@@ -309,6 +309,14 @@ def test_a_series_shows_header_instances_and_only_its_own_matches(site: Site) ->
     assert row["matches"][0]["explanation"] == {"clause": "Modality"}
 
 
+def test_a_number_that_json_has_no_word_for_is_null(site: Site, engine: Engine) -> None:
+    header = {"values": {"SliceThickness": [float("nan")]}}
+    with writing(engine) as connection:
+        connection.execute(spool_tables.series_detail.update().values(header=header))
+
+    assert get(site, "/series/1.2.1")["header"] == {"values": {"SliceThickness": [None]}}
+
+
 def test_a_job_shows_what_asked_for_it_and_what_became_of_it(site: Site) -> None:
     row = get(site, "/jobs/1")
 
