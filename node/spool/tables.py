@@ -162,6 +162,7 @@ quarantine = Table(
     # of the folder transport: the file, as the sender named it
     Column("source", String(512), nullable=False, default="", server_default=""),
     Index("quarantine_by_state", "state", "id"),
+    Index("quarantine_file", "file_name", unique=True),
 )
 
 # What a sender meant to be kept and the node did not keep: evidence against completeness. One row
