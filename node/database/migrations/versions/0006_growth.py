@@ -22,6 +22,7 @@ _INDEXES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     },
     "association": {"association_opened": ("opened_at", "id")},
     "quarantine": {"quarantine_by_state": ("state", "id")},
+    "source_file": {"source_file_by_instance": ("sop_instance_uid",)},
     "event": {"event_by_series": ("series_instance_uid", "id"), "event_at": ("at",)},
     "match": {
         "match_by_study": ("study_instance_uid",),
@@ -56,6 +57,17 @@ def upgrade() -> None:
         sa.Column("name", sa.String(length=32), nullable=False),
         sa.Column("row", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("name"),
+    )
+    op.create_table(
+        "source_file",
+        sa.Column("path", sa.LargeBinary(), nullable=False),
+        sa.Column("size_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("modified_ns", sa.BigInteger(), nullable=False),
+        sa.Column("sop_instance_uid", sa.String(length=64), nullable=False),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("scan", sa.String(length=32), nullable=False),
+        sa.Column("first", sa.Boolean(), nullable=False),
+        sa.PrimaryKeyConstraint("path"),
     )
     op.add_column("series", sa.Column("series_number", sa.Integer(), nullable=True))
     op.add_column("series", sa.Column("sweep_at", sa.Float(), nullable=True, server_default="0"))
