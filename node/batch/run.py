@@ -150,7 +150,7 @@ def _settle(current: Plan, engine: Engine, request: RunRequest, say: Say) -> Non
 
 def _receiving(arrivals: Arrivals) -> int:
     """How many series are not settled yet; those held for a person are."""
-    rows = [arrivals.series(uid) for uid in arrivals.unsettled()[0]]
+    rows = (arrivals.series(uid) for uid in arrivals.unsettled()[0])
     return sum(
         row is None or row.forced is not None or row.state is not SeriesState.HELD for row in rows
     )

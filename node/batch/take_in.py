@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 from pydicom.misc import is_dicom
 
+from node.batch.source_files import SourceFiles
 from node.batch.workers import Say
 from node.domain.errors import TryLater
 from node.domain.instance import InstanceState
 from node.pipeline.accept import IngestService
-from node.receive.folder import FolderWatch, ScanReport
+from node.receive.folder import FileRefused, Trace, files_below, origin_of, take_files
+from node.receive.ingest import Receipt
+from node.spool.retention import sweep_quarantine
 
 NO_DICOM = "not a DICOM file"
+
+_BATCH = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,46 +49,82 @@ class TakenIn:
 
 
 def take_in(door: IngestService, source: Path, say: Say) -> TakenIn:
-    """Take every file of a folder and those below it.
+    """Take every file of a folder and those below it; one that an earlier run took is not opened.
 
     Raises:
         TryLater: There is no room for all of them.
     """
     say(f"reading {source}")
-    for row in door.quarantine.rows():  # of an earlier run; what is still no good comes again
-        door.quarantine.discard(row.id)
-    watch = FolderWatch(source, door.ingest, door.index)
-    report = watch.scan(is_settled_at_once=True)
-    if report.waiting:
+    # of an earlier run; what is still no good comes again
+    sweep_quarantine(door.index.engine, door.spool.quarantine.folder, now=inf, keep_days=0.0)
+    files = _Counted(files_below(source))
+    memory = SourceFiles(door.index.engine, door.spool.instances, source)
+    refused: list[LeftOut] = []
+    duplicates: list[LeftOut] = []
+    taken = 0
+    became = take_files(door.ingest, door.index, origin_of(source), files, memory.known)
+    for kept in _batches(became, refused):
+        taken += len(kept)
+        others = memory.note(kept)
+        duplicates += [
+            _duplicate(path, others[path], receipt) for path, _, receipt in kept if path in others
+        ]
+    waiting = files.count_all() - taken - len(refused)
+    if waiting:
         shortage = door.spool.shortage or "some files were being written"
-        raise TryLater(f"{report.waiting} files could not be taken in: {shortage}")
-    duplicates = tuple(_duplicates(report))
+        raise TryLater(f"{waiting} files could not be taken in: {shortage}")
+    memory.forget_others()
     say(
-        f"{len(report.taken) - len(duplicates)} instances taken in, "
-        f"{len(duplicates)} duplicates, {len(report.refused)} files refused"
+        f"{taken - len(duplicates)} instances taken in, "
+        f"{len(duplicates)} duplicates, {len(refused)} files refused"
     )
     return TakenIn(
-        refused=tuple(
-            LeftOut(path=one.path, reason=_why(one.path, one.reason), dimse_status=one.dimse_status)
-            for one in report.refused
-        ),
-        duplicates=duplicates,
-        ignored=tuple(_ignored(source)),
+        refused=tuple(refused), duplicates=tuple(duplicates), ignored=tuple(_ignored(source))
     )
 
 
-def _duplicates(report: ScanReport) -> Iterator[LeftOut]:
-    """Files whose instance came before in this scan; an earlier run does not count."""
-    first: dict[str, Path] = {}
-    for path, receipt in zip(report.taken, report.receipts, strict=True):
-        other = first.setdefault(receipt.sop_instance_uid, path)
-        if other is path:
-            continue
-        if receipt.state is InstanceState.AMENDED:
-            reason = f"the instance of {other} with other attributes: the later file counts"
-        else:
-            reason = f"duplicate of {other}"
-        yield LeftOut(path=path, reason=reason)
+class _Counted:
+    """Files of a folder, and how many they were."""
+
+    def __init__(self, files: Iterator[tuple[Path, Trace]]) -> None:
+        self._files = files
+        self._count = 0
+
+    def __iter__(self) -> Iterator[tuple[Path, Trace]]:
+        for each in self._files:
+            self._count += 1
+            yield each
+
+    def count_all(self) -> int:
+        """Also those that nobody asked for."""
+        return self._count + sum(1 for _ in self._files)
+
+
+def _batches(
+    became: Iterable[tuple[Path, Trace, Receipt | FileRefused | None]], refused: list[LeftOut]
+) -> Iterator[list[tuple[Path, Trace, Receipt]]]:
+    """Files that were taken, some at a time; those that were not go to ``refused``."""
+    kept: list[tuple[Path, Trace, Receipt]] = []
+    for path, trace, what in became:
+        if isinstance(what, FileRefused):
+            reason = _why(path, what.reason)
+            refused.append(LeftOut(path=path, reason=reason, dimse_status=what.dimse_status))
+        elif what is not None:
+            kept.append((path, trace, what))
+            if len(kept) == _BATCH:
+                yield kept
+                kept = []
+    if kept:
+        yield kept
+
+
+def _duplicate(path: Path, other: Path, receipt: Receipt) -> LeftOut:
+    """A file whose instance came before in this run; an earlier run does not count."""
+    if receipt.state is InstanceState.AMENDED:
+        reason = f"the instance of {other} with other attributes: the later file counts"
+    else:
+        reason = f"duplicate of {other}"
+    return LeftOut(path=path, reason=reason)
 
 
 def _why(path: Path, reason: str) -> str:

@@ -30,8 +30,6 @@ from node.pipeline.signals import Signals
 from node.process import roles
 from node.process.supervise import RoleMain, Supervisor
 from node.receive.syntaxes import decodable_syntaxes
-from node.spool.files import SpoolFolders
-from node.spool.rebuild import rebuild_index
 from node.web.process import web
 
 log = logging.getLogger(__name__)
@@ -131,12 +129,6 @@ def prepare(current: Plan, wanted: set[Role]) -> None:
         _require_free("web.port", settings.web.host, settings.web.port)
     current.results_folder.mkdir(parents=True, exist_ok=True)
     migrate_apart(settings.database_url)
-    engine = current.open_engine()
-    rebuilt = rebuild_index(engine, SpoolFolders.of(settings.data_dir))
-    engine.dispose()
-    behind = {key: getattr(rebuilt, key) for key in ("instances", "quarantined", "stale_parts")}
-    if any(behind.values()):
-        log.info("the index was behind the spool", extra=behind)
     decodable_syntaxes()  # asked once here, inherited by every process
 
 

@@ -19,6 +19,8 @@ from node.pipeline.retain import Retention
 from node.pipeline.settle import Settler, settle_deps
 from node.pipeline.signals import Signals
 from node.pipeline.work import Worker, work_deps
+from node.spool.files import SpoolFolders
+from node.spool.rebuild import rebuild_index
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +30,16 @@ RETAIN_S = 5.0
 
 
 def route(plan: Plan, replan: Replan, signals: Signals) -> None:
-    """The process "route": settles series, takes back lost leases, frees disk."""
+    """The process "route": settles series, takes back lost leases, frees disk.
+
+    First the index is made to agree with the files: before, a series of which an acknowledged file
+    has no row would look complete.
+    """
     engine = plan.open_engine()
+    _verify_index(plan, engine, signals)
+    if signals.stop.is_set():
+        engine.dispose()
+        return
     settler = Settler(settle_deps(plan, engine))
     retention = Retention(plan, engine)
     leases = JobLeases(engine, max_attempts=plan.config.work.attempts)
@@ -55,6 +65,14 @@ def route(plan: Plan, replan: Replan, signals: Signals) -> None:
     signals.stop.wait()
     clock.stop()
     engine.dispose()
+
+
+def _verify_index(plan: Plan, engine: Engine, signals: Signals) -> None:
+    folders = SpoolFolders.of(plan.config.data_dir)
+    rebuilt = rebuild_index(engine, folders, stop=signals.stop)
+    behind = {key: getattr(rebuilt, key) for key in ("instances", "quarantined", "stale_parts")}
+    if any(behind.values()):
+        log.info("the index was behind the spool", extra=behind)
 
 
 def log_set_aside(plan: Plan) -> None:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import os
 import stat
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
@@ -22,6 +24,7 @@ from node.receive.store import FolderLog
 
 _PIECE_BYTES = 1 << 20
 _HEARTBEAT_EVERY = 20
+_BATCH = 500  # files looked up at once
 _MEDIA_DIRECTORY = "DICOMDIR"
 _DICOM_SUFFIXES = frozenset(("dcm", "dicom", "dic", "ima"))
 _TEXT_BYTES = 4096
@@ -42,23 +45,27 @@ class ScanReport:
     """What one scan did.
 
     Args:
-        receipts: Of the files taken, in their order.
+        taken: In their order.
         waiting: Files that are not settled, or for which there was no room.
     """
 
     taken: tuple[Path, ...] = ()
-    receipts: tuple[Receipt, ...] = ()
     refused: tuple[FileRefused, ...] = ()
     waiting: int = 0
 
 
-_Trace: TypeAlias = tuple[int, int]
+Trace: TypeAlias = tuple[int, int]
 """Size in bytes and time of change in ns: how a file looked; another look is another file."""
+
+Known: TypeAlias = Callable[[Sequence[tuple[Path, Trace]]], Mapping[Path, Receipt]]
+"""Tells of some files those that were taken before, looked the same then, and are kept still."""
 
 
 @dataclass(slots=True)
 class FolderWatch:
     """Scans one folder; ``scan`` is called by the process loop every second or so.
+
+    Of a file that was dealt with it remembers 16 bytes, for as long as the file is there.
 
     Args:
         peer: Configured peer that counts as the sender, or empty.
@@ -68,8 +75,8 @@ class FolderWatch:
     ingest: Ingest
     associations: FolderLog
     peer: str = ""
-    _seen: dict[Path, _Trace] = field(default_factory=dict)
-    _done: dict[Path, _Trace] = field(default_factory=dict)
+    _seen: dict[Path, Trace] = field(default_factory=dict)
+    _done: set[bytes] = field(default_factory=set)
 
     def scan(self, *, is_settled_at_once: bool = False) -> ScanReport:
         """Take every settled file; one association for all of them.
@@ -79,80 +86,154 @@ class FolderWatch:
         Raises:
             TryLater: The association cannot be recorded now.
         """
-        found = dict(_files_below(self.folder))
-        fresh = {path: trace for path, trace in found.items() if self._done.get(path) != trace}
+        fresh: dict[Path, Trace] = {}
+        still_done: set[bytes] = set()
+        for path, trace in files_below(self.folder):
+            if (mark := _mark(path, trace)) in self._done:
+                still_done.add(mark)
+            else:
+                fresh[path] = trace
         settled = [
-            path
-            for path, trace in sorted(fresh.items())
+            (path, trace)
+            for path, trace in fresh.items()
             if is_settled_at_once or self._seen.get(path) == trace
         ]
-        self._seen = found
-        self._done = {path: trace for path, trace in self._done.items() if path in found}
-        if not settled:
-            return ScanReport(waiting=len(fresh))
-        report = self._take_all(settled, fresh)
-        waiting = len(fresh) - len(report.taken) - len(report.refused)
-        return replace(report, waiting=waiting)
-
-    def _take_all(self, settled: list[Path], traces: Mapping[Path, _Trace]) -> ScanReport:
-        origin = Origin(
-            transport=Transport.FOLDER,
-            association_id="",
-            peer=self.peer,
-            address=str(self.folder)[-64:],
-        )
-        association_id = self.associations.opened(origin)
-        origin = replace(origin, association_id=association_id)
-        taken: dict[Path, Receipt] = {}
+        self._seen, self._done = fresh, still_done
+        taken: list[Path] = []
         refused: list[FileRefused] = []
-        carried = Carried()
-        is_whole = False
-        try:
-            for number, path in enumerate(settled):
-                if number % _HEARTBEAT_EVERY == 0:
-                    self.associations.heartbeat(association_id)
+        if settled:
+            origin = origin_of(self.folder, self.peer)
+            for path, trace, became in take_files(self.ingest, self.associations, origin, settled):
+                self._done.add(_mark(path, trace))
+                if isinstance(became, FileRefused):
+                    refused.append(became)
+                elif became is not None:
+                    taken.append(path)
+        waiting = len(fresh) - len(taken) - len(refused)
+        return ScanReport(taken=tuple(taken), refused=tuple(refused), waiting=waiting)
+
+
+def _mark(path: Path, trace: Trace) -> bytes:
+    return blake2b(os.fsencode(path) + b"%d %d" % trace, digest_size=16).digest()
+
+
+def origin_of(folder: Path, peer: str = "") -> Origin:
+    """Who sends what lies in a folder; its association is not open yet."""
+    return Origin(
+        transport=Transport.FOLDER, association_id="", peer=peer, address=str(folder)[-64:]
+    )
+
+
+def _nothing_known(_files: Sequence[tuple[Path, Trace]]) -> Mapping[Path, Receipt]:
+    return {}
+
+
+def take_files(
+    ingest: Ingest,
+    associations: FolderLog,
+    origin: Origin,
+    files: Iterable[tuple[Path, Trace]],
+    known: Known = _nothing_known,
+) -> Iterator[tuple[Path, Trace, Receipt | FileRefused | None]]:
+    """Take files as one association; yields what became of each, None of one that vanished.
+
+    It ends where there is no room for a file: that one and those after it are to be tried again.
+
+    Args:
+        known: What it tells is not opened, and counts as if it had come again.
+    Raises:
+        TryLater: The association cannot be recorded now.
+    """
+    association_id = associations.opened(origin)
+    origin = replace(origin, association_id=association_id)
+    carried = Carried()
+    beside = _Beside()
+    is_whole = False
+    try:
+        for some in _batches(files):
+            associations.heartbeat(association_id)
+            receipts = known(some)
+            for number, (path, trace) in enumerate(some):
+                if number % _HEARTBEAT_EVERY == _HEARTBEAT_EVERY - 1:
+                    associations.heartbeat(association_id)
                 try:
-                    receipt = self._take(path, origin)
+                    receipt = receipts.get(path) or _take(ingest, path, origin)
                 except InstanceRejected as rejection:
                     carried.losses += 1
                     if is_out_of_resources(rejection.dimse_status):
-                        break  # the file is tried again
-                    refused.append(
-                        FileRefused(
-                            path=path,
-                            reason=rejection.reason,
-                            dimse_status=rejection.dimse_status,
-                            sop_instance_uid=rejection.sop_instance_uid,
-                        )
+                        is_whole = True
+                        return  # the file is tried again
+                    refused = FileRefused(
+                        path=path,
+                        reason=rejection.reason,
+                        dimse_status=rejection.dimse_status,
+                        sop_instance_uid=rejection.sop_instance_uid,
                     )
-                else:
-                    if receipt is not None:
-                        carried.note(receipt)
-                        taken[path] = receipt
-                self._done[path] = traces[path]
-            is_whole = True
-        finally:
-            self.associations.settle_losses({printable(path) for path in taken})
-            for images, series in _losses_beside(taken, refused):
-                self.associations.count_losses(association_id, images, series)
-            self.associations.closed(
-                association_id,
-                Ending.RELEASED if is_whole else Ending.ABORTED,
-                brought=carried.series,
-                losses=carried.losses,
-            )
-        return ScanReport(
-            taken=tuple(taken), receipts=tuple(taken.values()), refused=tuple(refused)
+                    beside.note_refused(refused)
+                    yield path, trace, refused
+                    continue
+                if receipt is not None:
+                    carried.note(receipt)
+                    beside.note_taken(path, receipt)
+                yield path, trace, receipt
+            beside.settle(associations)
+        is_whole = True
+    finally:
+        beside.settle(associations)
+        for images, series in beside.losses():
+            associations.count_losses(association_id, images, series)
+        associations.closed(
+            association_id,
+            Ending.RELEASED if is_whole else Ending.ABORTED,
+            brought=carried.series,
+            losses=carried.losses,
         )
 
-    def _take(self, path: Path, origin: Origin) -> Receipt | None:
-        """Send one file through the ingest; None where there is nothing to send."""
-        try:
-            file = path.open("rb")
-        except FileNotFoundError:
-            return None
-        with file:
-            return take_file(self.ingest, file, path, origin)
+
+def _batches(files: Iterable[tuple[Path, Trace]]) -> Iterator[list[tuple[Path, Trace]]]:
+    rest = iter(files)
+    while some := list(islice(rest, _BATCH)):
+        yield some
+
+
+def _take(ingest: Ingest, path: Path, origin: Origin) -> Receipt | None:
+    """Send one file through the ingest; None where there is nothing to send."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return None
+    with file:
+        return take_file(ingest, file, path, origin)
+
+
+class _Beside:
+    """Refused images of each folder, and the series that it holds as well.
+
+    A scan may hold a whole archive: what names no series counts against those beside it.
+    """
+
+    def __init__(self) -> None:
+        self._series = defaultdict[Path, set[str]](set)
+        self._images = defaultdict[Path, set[str]](set)
+        self._taken: set[str] = set()
+
+    def note_taken(self, path: Path, receipt: Receipt) -> None:
+        self._series[path.parent].add(receipt.series_instance_uid)
+        self._taken.add(printable(path))
+
+    def note_refused(self, each: FileRefused) -> None:
+        self._images[each.path.parent] |= {each.sop_instance_uid, printable(each.path)} - {""}
+
+    def settle(self, associations: FolderLog) -> None:
+        """What was lost under the name of a file that is taken now has come."""
+        if self._taken:
+            associations.settle_losses(self._taken)
+            self._taken = set()
+
+    def losses(self) -> Iterator[tuple[set[str], set[str]]]:
+        for folder, lost in self._images.items():
+            if folder in self._series:
+                yield lost, self._series[folder]
 
 
 def take_file(ingest: Ingest, file: BinaryIO, path: Path, origin: Origin) -> Receipt:
@@ -173,24 +254,6 @@ def take_file(ingest: Ingest, file: BinaryIO, path: Path, origin: Origin) -> Rec
         arrival.abandon()
 
 
-def _losses_beside(
-    taken: Mapping[Path, Receipt], refused: Collection[FileRefused]
-) -> Iterator[tuple[set[str], set[str]]]:
-    """Refused images of each folder, with the series that it holds as well.
-
-    A scan may hold a whole archive: what names no series counts against those beside it.
-    """
-    series = defaultdict[Path, set[str]](set)
-    for path, receipt in taken.items():
-        series[path.parent].add(receipt.series_instance_uid)
-    images = defaultdict[Path, set[str]](set)
-    for each in refused:
-        images[each.path.parent] |= {each.sop_instance_uid, printable(each.path)} - {""}
-    for folder, lost in images.items():
-        if folder in series:
-            yield lost, series[folder]
-
-
 def printable(path: Path) -> str:
     """A path as text that a database takes, whatever bytes the file is named with."""
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
@@ -208,18 +271,34 @@ def is_meant_as_dicom(name: str, start: bytes) -> bool:
     return not start or b"\0" in start[:_TEXT_BYTES]
 
 
-def _files_below(folder: Path) -> Iterator[tuple[Path, _Trace]]:
-    """Regular files of the folder and those below it; links and hidden files are left alone."""
-    for root, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in names:
+def files_below(folder: Path) -> Iterator[tuple[Path, Trace]]:
+    """Regular files of the folder and those below it, in the order of their paths, one at a time.
+
+    Links and hidden files are left alone.
+    """
+    within = [iter(_entries_of(folder))]
+    while within:
+        for entry in within[-1]:
+            if entry.is_dir(follow_symlinks=False):
+                within.append(iter(_entries_of(Path(entry.path))))
+                break
             # PS3.10 8.6: the directory of a medium names instances, it is none
-            if name.startswith(".") or name.upper() == _MEDIA_DIRECTORY:
+            if entry.name.upper() == _MEDIA_DIRECTORY:
                 continue
-            path = Path(root, name)
             try:
-                facts = path.lstat()
+                facts = entry.stat(follow_symlinks=False)
             except FileNotFoundError:
                 continue
             if stat.S_ISREG(facts.st_mode):
-                yield path, (facts.st_size, facts.st_mtime_ns)
+                yield Path(entry.path), (facts.st_size, facts.st_mtime_ns)
+        else:
+            within.pop()
+
+
+def _entries_of(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            shown = [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError:  # it may not be read, or is gone
+        return []
+    return sorted(shown, key=lambda entry: entry.name)

@@ -37,7 +37,6 @@ _MAX_BATCH = 500
 _RETRY_S = 0.5
 # beyond this many waiting rows the sender has to wait too
 MAX_WAITING = 20_000
-# one writer at a time, so that row ids become visible in their order (PostgreSQL)
 _WRITER_LOCK = 0x5E6_0001
 # tombstones: series remembered at once, and for how long
 _MAX_SERIES = 256
@@ -223,17 +222,19 @@ class Index:
     def _write(self, batch: Sequence[_Row]) -> bool:
         try:
             with writing(self.engine) as connection:
-                if connection.dialect.name == "postgresql":
-                    lock = text("SELECT pg_advisory_xact_lock(:key)")
-                    connection.execute(lock, {"key": _WRITER_LOCK})
+                one_writer(connection)
                 of: defaultdict[Table, list[Mapping[str, object]]] = defaultdict(list)
                 for table, values in batch:
                     of[table].append(values)
                 write_instances(connection, of[tables.instance])
                 write_losses(connection, of[tables.loss])
-                for table in (tables.quarantine, tables.event):
-                    if of[table]:
-                        connection.execute(insert(table), of[table])
+                if of[tables.quarantine]:
+                    refused = inserting(connection, tables.quarantine)
+                    # a rebuild that looks at this moment may have been faster
+                    refused = refused.on_conflict_do_nothing(index_elements=["file_name"])
+                    connection.execute(refused, of[tables.quarantine])
+                if of[tables.event]:
+                    connection.execute(insert(tables.event), of[tables.event])
         except DBAPIError:
             self._trouble = "the index cannot be written"
             return False
@@ -286,6 +287,16 @@ class Tombstones:
 def _open_row(association_id: str) -> Update:
     row = tables.association
     return update(row).where(row.c.id == association_id, row.c.closed_at.is_(None))
+
+
+def one_writer(connection: Connection) -> None:
+    """Until the end of this transaction nobody else writes rows that came in.
+
+    So their ids become visible in their order: a reader goes by the newest that it knows.
+    """
+    if connection.dialect.name == "postgresql":
+        lock = text("SELECT pg_advisory_xact_lock(:key)")
+        connection.execute(lock, {"key": _WRITER_LOCK})
 
 
 def write_instances(connection: Connection, rows: Sequence[Mapping[str, object]]) -> None:

@@ -56,11 +56,9 @@ class SpoolPart:
         self._spool = spool
         self.path = path
         try:
-            self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC)
+            self.descriptor = _open_locked(self.path)
         except OSError as error:
             raise no_room(f"no file can be made: {error.strerror}") from error
-        # shared: a rebuild that looks at this moment takes the exclusive lock and must not stop us
-        fcntl.flock(self.descriptor, fcntl.LOCK_SH)
         self._end = HEAD_BYTES
         self._is_open = True
 
@@ -123,6 +121,16 @@ class SpoolPart:
         os.close(self.descriptor)
 
 
+def _open_locked(path: Path) -> int:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC)
+        # shared: a rebuild that looks at this moment takes the exclusive lock and must not stop us
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        if os.fstat(descriptor).st_nlink:
+            return descriptor
+        os.close(descriptor)  # before the lock it looked like one of a dead process
+
+
 def remove_stale_parts(folder: Path) -> int:
     """Remove parts whose process is gone; how many."""
     removed = 0
@@ -132,8 +140,9 @@ def remove_stale_parts(folder: Path) -> int:
                 fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 continue
-            path.unlink(missing_ok=True)
-            removed += 1
+            if os.fstat(file.fileno()).st_nlink:  # else it ended meanwhile
+                path.unlink()
+                removed += 1
     return removed
 
 

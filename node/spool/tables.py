@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     Column,
     Float,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -163,6 +165,21 @@ quarantine = Table(
     Column("source", String(512), nullable=False, default="", server_default=""),
     Index("quarantine_by_state", "state", "id"),
     Index("quarantine_by_series", "series_instance_uid", "id"),
+    Index("quarantine_file", "file_name", unique=True),
+)
+
+# Of ``segnode run``: which file of its source was taken as which instance.
+source_file = Table(
+    "source_file",
+    metadata,
+    Column("path", LargeBinary, primary_key=True),  # absolute, as the system has it
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("modified_ns", BigInteger, nullable=False),
+    Column("sop_instance_uid", String(64), nullable=False),
+    Column("state", String(16), nullable=False),  # what the file was then: stored, amended ...
+    Column("scan", String(32), nullable=False),  # the run that met it last
+    Column("first", Boolean, nullable=False),  # of those that hold the instance, in that run
+    Index("source_file_by_instance", "sop_instance_uid"),
 )
 
 # What a sender meant to be kept and the node did not keep: evidence against completeness. One row

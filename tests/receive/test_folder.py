@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from node.receive.folder import FolderWatch
+from node.receive.folder import FolderWatch, files_below
 from node.spool.files import Watermark
 from tests.support.instances import Node, ct_slice, opened_node, part10_bytes
 
@@ -95,3 +99,46 @@ def test_links_are_not_followed(node: Node, inbox: Path, tmp_path: Path) -> None
     (inbox / "link.dcm").symlink_to(outside)
 
     assert watch(node, inbox).scan(is_settled_at_once=True).taken == ()
+
+
+def test_a_file_that_changes_after_it_was_taken_is_taken_again(node: Node, inbox: Path) -> None:
+    path = put(inbox, "a.dcm", part10_bytes(ct_slice(1)))
+    watched = watch(node, inbox)
+    watched.scan(is_settled_at_once=True)
+
+    path.write_bytes(part10_bytes(ct_slice(2)))
+    os.utime(path, ns=(5, 5))
+
+    assert watched.scan().waiting == 1
+    assert watched.scan().taken == (path,)
+    assert watched.scan().taken == ()
+
+
+def test_a_watch_remembers_no_file_that_is_gone(node: Node, inbox: Path) -> None:
+    watched = watch(node, inbox)
+    for number in range(5):
+        path = put(inbox, f"{number}.dcm", part10_bytes(ct_slice(number)))
+        watched.scan(is_settled_at_once=True)
+        path.unlink()
+
+    watched.scan()
+
+    assert (watched._seen, watched._done) == ({}, set())
+
+
+NAMES = st.sampled_from(["a", "b", "B", "a.dcm", "a b", "0", "é"])
+
+
+@given(st.sets(st.lists(NAMES, min_size=1, max_size=3).map("/".join), max_size=12))
+def test_files_come_in_the_order_of_their_paths(names: set[str]) -> None:
+    with TemporaryDirectory() as folder:
+        for name in names:
+            path = Path(folder, name)
+            if not path.is_dir():
+                with suppress(NotADirectoryError, FileExistsError):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.touch()
+
+        found = [path for path, _ in files_below(Path(folder))]
+
+        assert found == sorted(path for path in Path(folder).rglob("*") if path.is_file())

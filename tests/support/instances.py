@@ -154,10 +154,15 @@ def opened_node(
     limits: IngestLimits | None = None,
     transfer_syntaxes: tuple[str, ...] = (*NATIVE_SYNTAXES, *COMPRESSED_SYNTAXES),
     batch_s: float = 0.005,
+    url: str = "",
     **settings: Any,
 ) -> Iterator[Node]:
-    """A node over a folder; opened twice it is two processes of one node."""
-    engine = open_engine(f"sqlite:///{folder / 'index.sqlite'}")
+    """A node over a folder; opened twice it is two processes of one node.
+
+    Args:
+        url: Of its database; empty: SQLite in the folder.
+    """
+    engine = open_engine(url or f"sqlite:///{folder / 'index.sqlite'}")
     tables.metadata.create_all(engine)
     index = Index(engine, batch_s=batch_s)
     spool = Spool(

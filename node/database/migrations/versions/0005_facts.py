@@ -5,8 +5,9 @@ code, without the commands at its end, which are named anew whenever the row is 
 """
 
 import json
+import sqlite3
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import sqlalchemy as sa
 from alembic import op
@@ -15,6 +16,10 @@ revision = "0005"
 down_revision = "0004"
 
 Row: TypeAlias = Mapping[str, Any]
+
+_BATCH = 500
+# a column is dropped in place where SQLite can: a copy of the table takes its size once more
+RECREATE: Literal["auto", "never"] = "never" if sqlite3.sqlite_version_info >= (3, 35) else "auto"
 
 
 def upgrade() -> None:
@@ -29,17 +34,25 @@ def upgrade() -> None:
         lambda row: {"reasons": _reasons(row), "gate": _gate(_json(row["gate"]))},
     )
     for table in ("match", "job", "outbox", "series"):
-        with op.batch_alter_table(table) as batch:
+        with op.batch_alter_table(table, recreate=RECREATE) as batch:
             batch.drop_column("sentence")
 
 
 def _convert(table: str, key: str, values_of: Callable[[Row], Row]) -> None:
     connection = op.get_bind()
-    for row in connection.execute(sa.text(f'SELECT * FROM "{table}"')).mappings().all():  # noqa: S608
-        values = values_of(dict(row))
-        columns = (sa.column(name, sa.JSON()) for name in values)
-        its = sa.table(table, sa.column(key), *columns)
-        connection.execute(its.update().where(its.c[key] == row[key]).values(**values))
+    some = sa.text(
+        f'SELECT * FROM "{table}" WHERE {key} > :after ORDER BY {key} LIMIT {_BATCH}'  # noqa: S608
+    )
+    after: Any = 0 if key == "id" else ""
+    while rows := connection.execute(some, {"after": after}).mappings().all():
+        after = rows[-1][key]
+        made = [{"_key": row[key], **values_of(dict(row))} for row in rows]
+        names = [name for name in made[0] if name != "_key"]
+        its = sa.table(table, sa.column(key), *(sa.column(name, sa.JSON()) for name in names))
+        values: dict[str, Any] = {name: sa.bindparam(name) for name in names}
+        connection.execute(
+            its.update().where(its.c[key] == sa.bindparam("_key")).values(values), made
+        )
 
 
 def _made_of(row: Row) -> Row:
