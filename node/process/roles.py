@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
@@ -20,6 +20,7 @@ from node.pipeline.settle import Settler, settle_deps
 from node.pipeline.signals import Signals
 from node.pipeline.work import Worker, work_deps
 from node.spool.files import SpoolFolders
+from node.spool.losses import Losses
 from node.spool.rebuild import rebuild_index
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,8 @@ def route(plan: Plan, replan: Replan, signals: Signals) -> None:
     has no row would look complete.
     """
     engine = plan.open_engine()
-    _verify_index(plan, engine, signals)
+    index = IndexCheck(plan, engine, signals)
+    index.verify()
     if signals.stop.is_set():
         engine.dispose()
         return
@@ -53,7 +55,11 @@ def route(plan: Plan, replan: Replan, signals: Signals) -> None:
         if signals.reload.is_set():
             signals.reload.clear()
             _reload(replan, use)
-        _guarded("tick", lambda: settler.tick(_now(engine)))
+        _guarded("tick", settle)
+
+    def settle() -> None:
+        index.verify()
+        settler.tick(_now(engine))
 
     clock = Clock()
     clock.every(TICK_S, tick, "settle")
@@ -67,12 +73,29 @@ def route(plan: Plan, replan: Replan, signals: Signals) -> None:
     engine.dispose()
 
 
-def _verify_index(plan: Plan, engine: Engine, signals: Signals) -> None:
-    folders = SpoolFolders.of(plan.config.data_dir)
-    rebuilt = rebuild_index(engine, folders, stop=signals.stop)
-    behind = {key: getattr(rebuilt, key) for key in ("instances", "quarantined", "stale_parts")}
-    if any(behind.values()):
-        log.info("the index was behind the spool", extra=behind)
+class IndexCheck:
+    """Has the index agree with the files: at first, and whenever somebody began to listen since.
+
+    A receiver that was killed leaves files without rows, for the 50 ms that rows are late.
+    """
+
+    def __init__(self, plan: Plan, engine: Engine, signals: Signals) -> None:
+        self._engine = engine
+        self._folders = SpoolFolders.of(plan.config.data_dir)
+        self._stop = signals.stop
+        self._losses = Losses(engine)
+        self._verified: Mapping[str, float] | None = None
+
+    def verify(self) -> None:
+        """Compare them, unless nobody began to listen since the last time."""
+        listening = self._losses.listening_since()
+        if listening == self._verified:
+            return
+        rebuilt = rebuild_index(self._engine, self._folders, stop=self._stop)
+        behind = {key: getattr(rebuilt, key) for key in ("instances", "quarantined", "stale_parts")}
+        if any(behind.values()):
+            log.info("the index was behind the spool", extra=behind)
+        self._verified = listening
 
 
 def log_set_aside(plan: Plan) -> None:
