@@ -12,7 +12,21 @@ from operator import attrgetter
 from sqlite3 import Connection as SqliteConnection
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import Connection, Engine, Executable, Row, Table, create_engine, event, text
+from sqlalchemy import (
+    CTE,
+    Column,
+    ColumnElement,
+    Connection,
+    Engine,
+    Executable,
+    Row,
+    Table,
+    create_engine,
+    event,
+    func,
+    select,
+    text,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 if TYPE_CHECKING:
@@ -69,6 +83,18 @@ def column_of(engine: Engine, query: Executable) -> list[Any]:
     """The first column of the answer to one query."""
     with reading(engine) as connection:
         return list(connection.execute(query).scalars())
+
+
+def each_of(column: Column[Any], where: ColumnElement[bool]) -> CTE:
+    """The values of a column, each once, and a last NULL: a part of a query.
+
+    One probe for each, however many rows have it, where an index begins with what ``where`` names
+    and goes on with the column.
+    """
+    first = select(func.min(column).label("value")).where(where)
+    found = first.cte(f"each_{column.name}", recursive=True)
+    following = select(func.min(column)).where(where, column > found.c.value).correlate(found)
+    return found.union_all(select(following.scalar_subquery()).where(found.c.value.is_not(None)))
 
 
 def epoch_s(connection: Connection) -> float:

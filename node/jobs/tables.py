@@ -134,8 +134,7 @@ outbox = Table(
     Column("created_at", Float, nullable=False),
     Column("sent_at", Float),
     UniqueConstraint("result_id", "destination"),
-    Index("outbox_ready", "state", "next_at"),
-    Index("outbox_due", "destination", "state", "next_at", "id"),
+    Index("outbox_due", "state", "destination", "next_at", "id"),
 )
 
 breaker = Table(

@@ -13,7 +13,7 @@ _BATCH = 500
 _WIDE = ("header", "snapshot", "gate")
 _OUTGROWN = {
     "job": ("job_ready",),
-    "outbox": ("outbox_by_destination",),
+    "outbox": ("outbox_by_destination", "outbox_ready"),
 }
 _INDEXES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "series": {
@@ -38,7 +38,7 @@ _INDEXES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "result_by_study": ("study_instance_uid",),
         "result_created": ("created_at",),
     },
-    "outbox": {"outbox_due": ("destination", "state", "next_at", "id")},
+    "outbox": {"outbox_due": ("state", "destination", "next_at", "id")},
 }
 
 
