@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from enum import StrEnum
@@ -21,9 +21,11 @@ from sqlalchemy import (
     Executable,
     Row,
     Table,
+    bindparam,
     create_engine,
     event,
     func,
+    or_,
     select,
     text,
 )
@@ -95,6 +97,31 @@ def each_of(column: Column[Any], where: ColumnElement[bool]) -> CTE:
     found = first.cte(f"each_{column.name}", recursive=True)
     following = select(func.min(column)).where(where, column > found.c.value).correlate(found)
     return found.union_all(select(following.scalar_subquery()).where(found.c.value.is_not(None)))
+
+
+def update_each(
+    connection: Connection,
+    table: Table,
+    ids: Sequence[int],
+    values: Mapping[str, Any],
+    *where: ColumnElement[bool],
+) -> int:
+    """Change the rows with these ids of which something is still true; returns how many.
+
+    One by one: asked for a list and a state, SQLite reads every row that is in that state.
+
+    Args:
+        where: Without lists, which many rows at once cannot be given; see ``is_one_of``.
+    """
+    if not ids:
+        return 0
+    one = table.update().where(table.c.id == bindparam("row_id"), *where).values(**values)
+    return connection.execute(one, [{"row_id": row_id} for row_id in ids]).rowcount
+
+
+def is_one_of(column: Column[Any], values: Iterable[object]) -> ColumnElement[bool]:
+    """Like ``column.in_(values)``, in a form that ``update_each`` takes."""
+    return or_(*(column == value for value in values))
 
 
 def epoch_s(connection: Connection) -> float:

@@ -27,9 +27,11 @@ from node.database.engine import (
     column_of,
     each_of,
     inserting,
+    is_one_of,
     reading,
     rows_of,
     stored,
+    update_each,
     writing,
 )
 from node.domain.delivery import DeliveryClass, FormsTaken, Outcome
@@ -165,9 +167,9 @@ class Outbox:
         ids = column_of(self._engine, select(outbox.c.id).where(*where).order_by(outbox.c.id))
         changed = 0
         for start in range(0, len(ids), _BATCH):
-            some = update(outbox).where(outbox.c.id.in_(ids[start : start + _BATCH]), *where)
+            some = ids[start : start + _BATCH]
             with writing(self._engine) as connection:
-                changed += connection.execute(some.values(**values)).rowcount
+                changed += update_each(connection, outbox, some, values, *where)
         return changed
 
     def _consequence(self, row: Row[Any], outcome: Outcome, now: float) -> dict[str, Any]:
@@ -225,7 +227,7 @@ class Outbox:
 
     def retry_destination(self, destination: str, now: float | None = None) -> int:
         """Try everything again that waits for a destination or is blocked there; how many rows."""
-        unfinished = outbox.c.state.in_(stored(DeliveryState.WAITING, DeliveryState.BLOCKED))
+        unfinished = is_one_of(outbox.c.state, stored(DeliveryState.WAITING, DeliveryState.BLOCKED))
         with deciding(self._engine, now) as (connection, now):
             _set_breaker(connection, destination)
         rearmed = {"next_at": now, **_REARMED}

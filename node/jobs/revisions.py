@@ -24,7 +24,6 @@ from sqlalchemy import (
     Engine,
     Row,
     Select,
-    Update,
     and_,
     func,
     or_,
@@ -32,7 +31,7 @@ from sqlalchemy import (
     update,
 )
 
-from node.database.engine import reading, rows_of, stored
+from node.database.engine import is_one_of, reading, rows_of, stored, update_each
 from node.domain.job import DeliveryState, JobState, MatchState, Progress, Settled
 from node.domain.reasons import (
     Reason,
@@ -47,6 +46,8 @@ from node.jobs.values import LABELS, JobRequest
 
 _CANCELLABLE = stored(JobState.QUEUED, JobState.PARKED, JobState.FAILED, JobState.IMPLAUSIBLE)
 _DELIVERED = stored(DeliveryState.SENT, DeliveryState.WARNED)
+_UNSENT = stored(DeliveryState.WAITING, DeliveryState.BLOCKED)
+_WITHHELD = stored(DeliveryState.WITHHELD)
 _IN_WORK = stored(JobState.RUNNING, JobState.DONE)
 
 
@@ -134,9 +135,8 @@ def drop_unwanted(
         )
         if cancelled.rowcount:
             say_why(connection, job_id, [why])
-        unsent = _deliveries(job_id, DeliveryState.WAITING, DeliveryState.BLOCKED)
         withheld = {"state": DeliveryState.WITHHELD.value, "reasons": reasons_to_json([why])}
-        connection.execute(unsent.values(**withheld))
+        _change_deliveries(connection, job_id, _UNSENT, withheld)
 
 
 def replaced_object(connection: Connection, request: JobRequest, also: int | None) -> str:
@@ -212,14 +212,12 @@ def restore(connection: Connection, job_id: int, now: float) -> None:
     if why_kept_back(connection.execute(select(job).where(job.c.id == job_id)).one()):
         return
     waiting = {"state": DeliveryState.WAITING.value, "reasons": [], "refusals": 0}
-    withheld = _deliveries(job_id, DeliveryState.WITHHELD)
-    connection.execute(withheld.values(**waiting, next_at=now))
+    _change_deliveries(connection, job_id, _WITHHELD, {**waiting, "next_at": now})
 
 
 def withhold(connection: Connection, job_id: int, why: Reason) -> None:
     """Say anew why the deliveries of a job that are withheld do not leave."""
-    withheld = _deliveries(job_id, DeliveryState.WITHHELD)
-    connection.execute(withheld.values(reasons=reasons_to_json([why])))
+    _change_deliveries(connection, job_id, _WITHHELD, {"reasons": reasons_to_json([why])})
 
 
 def why_kept_back(row: Row[Any]) -> Reason | None:
@@ -234,10 +232,13 @@ def kept_back(job_id: int) -> Reason:
     return Reason(ReasonCode.RESULT_IMPLAUSIBLE, {"job": job_id})
 
 
-def _deliveries(job_id: int, *states: DeliveryState) -> Update:
-    """The deliveries of a job that are in these states, to be changed."""
+def _change_deliveries(
+    connection: Connection, job_id: int, states: Sequence[str], values: Mapping[str, Any]
+) -> None:
+    """Change the deliveries of a job that are in these states."""
     files = select(result.c.id).where(result.c.job_id == job_id, result.c.form != LABELS)
-    return update(outbox).where(outbox.c.result_id.in_(files), outbox.c.state.in_(stored(*states)))
+    ids = connection.execute(select(outbox.c.id).where(outbox.c.result_id.in_(files))).scalars()
+    update_each(connection, outbox, ids.all(), values, is_one_of(outbox.c.state, states))
 
 
 def _in_force(
