@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from enum import StrEnum
@@ -12,7 +12,23 @@ from operator import attrgetter
 from sqlite3 import Connection as SqliteConnection
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import Connection, Engine, Executable, Row, Table, create_engine, event, text
+from sqlalchemy import (
+    CTE,
+    Column,
+    ColumnElement,
+    Connection,
+    Engine,
+    Executable,
+    Row,
+    Table,
+    bindparam,
+    create_engine,
+    event,
+    func,
+    or_,
+    select,
+    text,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 if TYPE_CHECKING:
@@ -69,6 +85,43 @@ def column_of(engine: Engine, query: Executable) -> list[Any]:
     """The first column of the answer to one query."""
     with reading(engine) as connection:
         return list(connection.execute(query).scalars())
+
+
+def each_of(column: Column[Any], where: ColumnElement[bool]) -> CTE:
+    """The values of a column, each once, and a last NULL: a part of a query.
+
+    One probe for each, however many rows have it, where an index begins with what ``where`` names
+    and goes on with the column.
+    """
+    first = select(func.min(column).label("value")).where(where)
+    found = first.cte(f"each_{column.name}", recursive=True)
+    following = select(func.min(column)).where(where, column > found.c.value).correlate(found)
+    return found.union_all(select(following.scalar_subquery()).where(found.c.value.is_not(None)))
+
+
+def update_each(
+    connection: Connection,
+    table: Table,
+    ids: Sequence[int],
+    values: Mapping[str, Any],
+    *where: ColumnElement[bool],
+) -> int:
+    """Change the rows with these ids of which something is still true; returns how many.
+
+    One by one: asked for a list and a state, SQLite reads every row that is in that state.
+
+    Args:
+        where: Without lists, which many rows at once cannot be given; see ``is_one_of``.
+    """
+    if not ids:
+        return 0
+    one = table.update().where(table.c.id == bindparam("row_id"), *where).values(**values)
+    return connection.execute(one, [{"row_id": row_id} for row_id in ids]).rowcount
+
+
+def is_one_of(column: Column[Any], values: Iterable[object]) -> ColumnElement[bool]:
+    """Like ``column.in_(values)``, in a form that ``update_each`` takes."""
+    return or_(*(column == value for value in values))
 
 
 def epoch_s(connection: Connection) -> float:

@@ -7,6 +7,7 @@ a worker that lost its lease can change nothing any more: it gets ``LeaseLost`` 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import (
@@ -15,18 +16,19 @@ from sqlalchemy import (
     Connection,
     Engine,
     Row,
+    Select,
     String,
     Table,
     and_,
+    bindparam,
     case,
     cast,
-    exists,
     literal,
     select,
     update,
 )  # fmt: skip
 
-from node.database.engine import reading, value_of, writing
+from node.database.engine import each_of, reading, value_of, writing
 from node.domain.errors import LeaseLost
 from node.domain.job import DeliveryState, JobState, Settled
 from node.domain.reasons import Reason, ReasonCode
@@ -37,6 +39,10 @@ from node.jobs.values import LeasedJob
 
 # After so many leases in a row of a higher priority the job that waits longest has its turn
 TURNS_OF_HIGHER = 2
+
+_AGE = ("created_at", "id")
+_PRIORITY = ("priority", *_AGE)
+_IS_QUEUED = job.c.state == JobState.QUEUED.value
 
 # stages are those of one attempt, and of forms that are made later
 _has_no_form = cast(job.c.forms, String) == "[]"
@@ -59,11 +65,10 @@ class JobLeases:
         self._engine = engine
         self._max_attempts = max_attempts
 
-    def is_any_ready(self, now: float | None = None) -> bool:
+    def is_any_ready(self, now: float | None = None, *, without: Collection[str] = ()) -> bool:
         """Whether ``lease`` is worth a call: asked often, it takes no lock."""
         with reading(self._engine) as connection:
-            ready = _is_ready(clock(connection, now))
-            return bool(connection.execute(select(exists().where(ready))).scalar_one())
+            return bool(_first_of_models(connection, clock(connection, now), without))
 
     def lease(
         self, owner: str, lease_s: float, now: float | None = None, *, without: Collection[str] = ()
@@ -77,33 +82,28 @@ class JobLeases:
             without: Models whose jobs are left to other workers.
         """
         with deciding(self._engine, now) as (connection, now):
-            ready = and_(_is_ready(now), job.c.model.not_in(without))
-            order = [job.c.created_at, job.c.id]
-            if not _longest_waiting_has_its_turn(connection, ready):
-                order.insert(0, job.c.priority)
-            chosen = (
-                select(job.c.id)
-                .where(ready)
-                .order_by(*order)
-                .limit(1)
-                .with_for_update(skip_locked=True)
-                .scalar_subquery()
-            )
-            taken = connection.execute(
-                update(job)
-                .where(job.c.id == chosen, job.c.state == JobState.QUEUED.value)
-                .values(
-                    state=JobState.RUNNING.value,
-                    owner=owner,
-                    lease_until=now + lease_s,
-                    attempts=job.c.attempts + 1,
-                    started_at=now,
-                    stages=case((_has_no_form, literal({}, JSON)), else_=job.c.stages),
-                )
-                .returning(job.c.id)
-            ).scalar_one_or_none()
-            if taken is None:
+            ready = _first_of_models(connection, now, without)
+            if not ready:
                 return None
+            oldest = min(ready, key=attrgetter(*_AGE))
+            order = _AGE if _had_to_wait(connection, oldest.priority) else _PRIORITY
+            ready.sort(key=attrgetter(*order))
+            values = {
+                "state": JobState.RUNNING.value,
+                "owner": owner,
+                "lease_until": now + lease_s,
+                "attempts": job.c.attempts + 1,
+                "started_at": now,
+                "stages": case((_has_no_form, literal({}, JSON)), else_=job.c.stages),
+            }
+            for model in dict.fromkeys(row.model for row in ready):
+                first = {"now": now, "model": model}
+                taken = connection.execute(_FIRST[order], first).scalar_one_or_none()
+                if taken is not None:
+                    break
+            else:
+                return None
+            connection.execute(update(job).where(job.c.id == taken).values(**values))
             tell_state(connection, taken, JobState.RUNNING, now)
             return _leased_job(connection, taken)
 
@@ -285,22 +285,52 @@ def finish_held(
     return connection.execute(select(job).where(job.c.id == job_id)).one()
 
 
-def _is_ready(now: float) -> ColumnElement[bool]:
-    return and_(job.c.state == JobState.QUEUED.value, job.c.not_before <= now)
+def _first(model: ColumnElement[str], order: Sequence[str]) -> Select[int]:
+    """The job of one model that is first in an order, of those that are ready at ``now``."""
+    is_ready = job.c.not_before <= bindparam("now")
+    ready = select(job.c.id).where(_IS_QUEUED, job.c.model == model, is_ready)
+    return ready.order_by(*(job.c[name] for name in order)).limit(1)
 
 
-def _longest_waiting_has_its_turn(connection: Connection, ready: ColumnElement[bool]) -> bool:
-    by_age = select(job.c.priority).where(ready).order_by(job.c.created_at, job.c.id)
-    oldest = connection.execute(by_age.limit(1)).scalar_one_or_none()
-    if oldest is None:
-        return False
+def _first_of_each() -> Select[Any]:
+    """The oldest ready job of each model but ``without``, and the first by priority."""
+    models = each_of(job.c.model, _IS_QUEUED)
+    firsts = (
+        _first(models.c.value, order).correlate(models).scalar_subquery().label(None)
+        for order in (_AGE, _PRIORITY)
+    )
+    taken = models.c.value.not_in(bindparam("without", expanding=True))
+    return select(*firsts).select_from(models).where(taken)
+
+
+# made once: to make them takes longer than to ask them
+_FIRST_OF_EACH = _first_of_each()
+_FIRST = {
+    order: _first(bindparam("model"), order).with_for_update(skip_locked=True)
+    for order in (_AGE, _PRIORITY)
+}
+
+
+def _first_of_models(
+    connection: Connection, now: float, without: Collection[str]
+) -> list[Row[Any]]:
+    """The oldest ready job of each model, and the first by priority and age."""
+    found = connection.execute(_FIRST_OF_EACH, {"now": now, "without": list(without)}).all()
+    ids = {job_id for row in found for job_id in row if job_id is not None}
+    # a question of its own: as one with the other PostgreSQL joins over all jobs
+    its: Select[Any] = select(job.c.id, job.c.model, job.c.priority, job.c.created_at)
+    return list(connection.execute(its.where(job.c.id.in_(ids))).all()) if ids else []
+
+
+def _had_to_wait(connection: Connection, priority: int) -> bool:
+    """Whether the leases just before were all of a higher priority."""
     recent = connection.execute(
         select(job.c.priority)
         .where(job.c.started_at.is_not(None))
         .order_by(job.c.started_at.desc(), job.c.id.desc())
         .limit(TURNS_OF_HIGHER)
     ).scalars()
-    higher = [priority < oldest for priority in recent]
+    higher = [before < priority for before in recent]
     return len(higher) == TURNS_OF_HIGHER and all(higher)
 
 

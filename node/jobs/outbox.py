@@ -6,12 +6,32 @@ One subject: what is due next, and what the end of an attempt says of the row an
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, Row, case, exists, func, select, update
+from sqlalchemy import (
+    ColumnElement,
+    CompoundSelect,
+    Connection,
+    Engine,
+    Row,
+    bindparam,
+    select,
+    union_all,
+    update,
+)
 
-from node.database.engine import inserting, reading, stored, writing
+from node.database.engine import (
+    column_of,
+    each_of,
+    inserting,
+    is_one_of,
+    reading,
+    stored,
+    update_each,
+    writing,
+)
 from node.database.pages import counts_of
 from node.domain.delivery import DeliveryClass, FormsTaken, Outcome
 from node.domain.errors import NodeError
@@ -27,6 +47,12 @@ from node.jobs.values import LABELS, LeasedDelivery
 
 # Senders that may be busy with one destination at a time: one that is slow to fail cannot take all
 SENDERS_PER_DESTINATION = 2
+
+# Rows that are changed in one transaction: a sender that leases waits that long
+_BATCH = 100
+
+_IS_WAITING = outbox.c.state == DeliveryState.WAITING.value
+_IS_SENDING = outbox.c.state == DeliveryState.SENDING.value
 
 _REARMED: dict[str, Any] = {
     "state": DeliveryState.WAITING.value,
@@ -62,32 +88,36 @@ class Outbox:
         self._chance = chance or secrets.SystemRandom().random
 
     def is_any_due(self, now: float | None = None) -> bool:
-        """Whether ``lease_delivery`` is worth a call: asked often, it takes no lock."""
+        """Whether ``lease_delivery`` is worth a call: asked often, it takes no lock.
+
+        What is due at destinations that may take nothing now is no reason to call.
+        """
         with reading(self._engine) as connection:
-            due = _is_due(clock(connection, now))
-            return bool(connection.execute(select(exists().where(due))).scalar_one())
+            return bool(_next_due(connection, clock(connection, now)))
 
     def lease_delivery(
         self, owner: str, lease_s: float, now: float | None = None
     ) -> LeasedDelivery | None:
         """Take the next delivery that is due, or None; the attempt counts from here.
 
-        Destinations with the fewest busy senders come first; those with an open breaker are left
-        alone. A row whose sender went silent is due again when its lease ends.
+        Destinations with the fewest busy senders come first, then what is due longest; those with an
+        open breaker are left alone. A row whose sender went silent is due again when its lease ends.
         """
         with deciding(self._engine, now) as (connection, now):
-            taken = connection.execute(
-                update(outbox)
-                .where(outbox.c.id == _next_due(now), _is_due(now))
-                .values(
-                    state=DeliveryState.SENDING.value,
-                    owner=owner,
-                    lease_until=now + lease_s,
-                    attempts=outbox.c.attempts + 1,
-                )
-                .returning(outbox.c.id)
-            ).scalar_one_or_none()
-            return None if taken is None else _leased(connection, taken)
+            values = {
+                "state": DeliveryState.SENDING.value,
+                "owner": owner,
+                "lease_until": now + lease_s,
+                "attempts": outbox.c.attempts + 1,
+            }
+            for delivery_id in _next_due(connection, now):
+                its = outbox.c.id == delivery_id
+                free = select(outbox.c.id).where(its, _is_due(now))
+                free = free.with_for_update(skip_locked=True)
+                taken = update(outbox).where(outbox.c.id == free.scalar_subquery())
+                if connection.execute(taken.values(**values)).rowcount:
+                    return _leased(connection, delivery_id)
+            return None
 
     def heartbeat(
         self, delivery_id: int, owner: str, lease_s: float, now: float | None = None
@@ -117,8 +147,29 @@ class Outbox:
             if not outcome.is_done and not is_wanted(connection, row.job_id):
                 values["state"] = DeliveryState.WITHHELD.value
             change_held(connection, outbox, delivery_id, owner, {**values, **FREE})
-            _note_end(connection, row.destination, outcome, self._chance(), now)
+            is_back = _note_end(connection, row.destination, outcome, self._chance(), now)
+        if is_back:
+            self._bring_forward(row.destination, now)
         return DeliveryState(values["state"])
+
+    def _bring_forward(self, destination: str, now: float) -> None:
+        """What waits for nothing but a destination's health need not wait any longer.
+
+        Where this is cut short the rest comes at its own time.
+        """
+        for_health = (outbox.c.refusals == 0, outbox.c.next_at > now)
+        its = (_IS_WAITING, outbox.c.destination == destination)
+        self._in_batches({"next_at": now}, *its, *for_health)
+
+    def _in_batches(self, values: Mapping[str, Any], *where: ColumnElement[bool]) -> int:
+        """Change all rows of which something is true, in short transactions; returns how many."""
+        ids = column_of(self._engine, select(outbox.c.id).where(*where).order_by(outbox.c.id))
+        changed = 0
+        for start in range(0, len(ids), _BATCH):
+            some = ids[start : start + _BATCH]
+            with writing(self._engine) as connection:
+                changed += update_each(connection, outbox, some, values, *where)
+        return changed
 
     def _consequence(self, row: Row[Any], outcome: Outcome, now: float) -> dict[str, Any]:
         values: dict[str, Any] = {
@@ -144,7 +195,7 @@ class Outbox:
         Args:
             owner: Its name; None for all owners, when no sender can be alive.
         """
-        held = update(outbox).where(outbox.c.state == DeliveryState.SENDING.value)
+        held = update(outbox).where(_IS_SENDING)
         if owner is not None:
             held = held.where(outbox.c.owner == owner)
         values = {"state": DeliveryState.WAITING.value, **FREE}
@@ -155,8 +206,9 @@ class Outbox:
         """Let rows try again that another configuration blocked; returns how many."""
         is_blocked = outbox.c.state == DeliveryState.BLOCKED.value
         by_another = outbox.c.config_digest != self._config_digest
-        with deciding(self._engine, now) as (connection, now):
-            return _rearm(connection, now, is_blocked, by_another)
+        with reading(self._engine) as connection:
+            now = clock(connection, now)
+        return self._in_batches({"next_at": now, **_REARMED}, is_blocked, by_another)
 
     def retry(self, delivery_id: int, now: float | None = None) -> None:
         """Send one row again, now, whatever it waits for; also one that was sent or withheld.
@@ -174,10 +226,11 @@ class Outbox:
 
     def retry_destination(self, destination: str, now: float | None = None) -> int:
         """Try everything again that waits for a destination or is blocked there; how many rows."""
-        unfinished = outbox.c.state.in_(stored(DeliveryState.WAITING, DeliveryState.BLOCKED))
+        unfinished = is_one_of(outbox.c.state, stored(DeliveryState.WAITING, DeliveryState.BLOCKED))
         with deciding(self._engine, now) as (connection, now):
             _set_breaker(connection, destination)
-            return _rearm(connection, now, outbox.c.destination == destination, unfinished)
+        rearmed = {"next_at": now, **_REARMED}
+        return self._in_batches(rearmed, outbox.c.destination == destination, unfinished)
 
     def send(self, result_id: int, destination: str, now: float | None = None) -> None:
         """Send a result to one more destination, or to one that has it once more.
@@ -229,35 +282,63 @@ def _refuse_kept_back(connection: Connection, where: ColumnElement[bool]) -> Non
 
 
 def _is_due(now: float) -> ColumnElement[bool]:
-    waits = outbox.c.state == DeliveryState.WAITING.value
-    is_sending = outbox.c.state == DeliveryState.SENDING.value
-    return (waits & (outbox.c.next_at <= now)) | (is_sending & (outbox.c.lease_until < now))
+    is_lost = _IS_SENDING & (outbox.c.lease_until < now)
+    return (_IS_WAITING & (outbox.c.next_at <= now)) | is_lost
 
 
-def _next_due(now: float) -> Any:
-    busy = outbox.alias("busy")
-    senders = (
-        select(func.count())
-        .where(
-            busy.c.destination == outbox.c.destination,
-            busy.c.state == DeliveryState.SENDING.value,
-            busy.c.lease_until >= now,
-        )
-        .scalar_subquery()
-    )
-    usual = SENDERS_PER_DESTINATION
-    is_open, is_half_open = breaker.c.open_until > now, breaker.c.failures >= BREAKER_OPENS_AT
-    allowed = select(case((is_open, 0), (is_half_open, 1), else_=usual))
-    of_destination = allowed.where(breaker.c.destination == outbox.c.destination)
-    limit = func.coalesce(of_destination.scalar_subquery(), usual)
-    return (
+def _first_and_busy() -> CompoundSelect[int | None]:
+    """Rows that are due first at each destination at the time ``now``, and all that are being sent."""
+    names = each_of(outbox.c.destination, _IS_WAITING)
+    is_due = outbox.c.next_at <= bindparam("now")
+    first = (
         select(outbox.c.id)
-        .where(_is_due(now), senders < limit)
-        .order_by(senders, outbox.c.next_at, outbox.c.id)
+        .where(_IS_WAITING, outbox.c.destination == names.c.value, is_due)
+        .order_by(outbox.c.next_at, outbox.c.id)
         .limit(1)
-        .with_for_update(skip_locked=True)
-        .scalar_subquery()
+        .correlate(names)
     )
+    waiting = select(first.scalar_subquery()).select_from(names)
+    return union_all(waiting, select(outbox.c.id).where(_IS_SENDING))
+
+
+# made once: to make it takes longer than to ask it
+_FIRST_AND_BUSY = _first_and_busy()
+
+
+def _next_due(connection: Connection, now: float) -> Sequence[int]:
+    """What is due first at each destination that may take one more now, in the order to try.
+
+    One row for each: senders that ask at once get the same, only one of them takes it, and whoever
+    asks after that counts it. So their number is kept without a lock.
+    """
+    found = connection.execute(_FIRST_AND_BUSY, {"now": now}).scalars()
+    ids = [delivery for delivery in found if delivery is not None]
+    if not ids:
+        return []
+    due: list[Row[Any]] = []
+    busy: Counter[str] = Counter()
+    # a question of its own: as one with the other PostgreSQL joins over all deliveries
+    for row in connection.execute(select(outbox).where(outbox.c.id.in_(ids))):
+        if row.state == DeliveryState.SENDING.value and row.lease_until >= now:
+            busy[row.destination] += 1
+        else:
+            due.append(row)  # it waits, or its sender went silent
+    limits = {
+        row.destination: 0 if row.open_until > now else 1
+        for row in connection.execute(select(breaker).where(_is_sick(now)))
+    }
+    free = [
+        row
+        for row in due
+        if busy[row.destination] < limits.get(row.destination, SENDERS_PER_DESTINATION)
+    ]
+    free.sort(key=lambda row: (busy[row.destination], row.next_at, row.id))
+    return [row.id for row in free]
+
+
+def _is_sick(now: float) -> ColumnElement[bool]:
+    """Whether a destination is left alone, or one sender at a time tries how it is."""
+    return (breaker.c.failures >= BREAKER_OPENS_AT) | (breaker.c.open_until > now)
 
 
 def _leased(connection: Connection, delivery_id: int) -> LeasedDelivery:
@@ -293,8 +374,8 @@ def _rearm(connection: Connection, now: float, *where: ColumnElement[bool]) -> i
 
 def _note_end(
     connection: Connection, destination: str, outcome: Outcome, jitter: float, now: float
-) -> None:
-    """Take one end into account.
+) -> bool:
+    """Take one end into account; returns whether a destination that was sick is well again.
 
     Only ends that are the destination's own fault count: three in a row, and it is left alone for a
     while. When its time is over one sender tries; an answer closes the breaker, and a success
@@ -307,14 +388,9 @@ def _note_end(
     if outcome.destination_sick:
         delay_s = breaker_delay_s(failures + 1, jitter)
         _set_breaker(connection, destination, failures + 1, now + delay_s if delay_s else 0.0)
-        return
+        return False
     _set_breaker(connection, destination)
-    if failures and outcome.is_done:
-        # what waits for nothing but this destination's health need not wait any longer
-        its_rows = update(outbox).where(outbox.c.destination == destination)
-        waits = outbox.c.state == DeliveryState.WAITING.value
-        for_health = its_rows.where(waits, outbox.c.refusals == 0, outbox.c.next_at > now)
-        connection.execute(for_health.values(next_at=now))
+    return bool(failures) and outcome.is_done
 
 
 def _set_breaker(

@@ -18,9 +18,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, Row, Update, and_, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Row,
+    Select,
+    and_,
+    func,
+    or_,
+    select,
+    update,
+)
 
-from node.database.engine import reading, rows_of, stored
+from node.database.engine import is_one_of, reading, rows_of, stored, update_each
 from node.domain.job import DeliveryState, JobState, MatchState, Progress, Settled
 from node.domain.reasons import (
     Reason,
@@ -35,6 +46,8 @@ from node.jobs.values import LABELS, JobRequest
 
 _CANCELLABLE = stored(JobState.QUEUED, JobState.PARKED, JobState.FAILED, JobState.IMPLAUSIBLE)
 _DELIVERED = stored(DeliveryState.SENT, DeliveryState.WARNED)
+_UNSENT = stored(DeliveryState.WAITING, DeliveryState.BLOCKED)
+_WITHHELD = stored(DeliveryState.WITHHELD)
 _IN_WORK = stored(JobState.RUNNING, JobState.DONE)
 
 
@@ -51,12 +64,10 @@ class SeriesWork:
             jobs = [row.job_id for row in rows if row.job_id is not None]
             of_jobs = select(job.c.state).where(job.c.id.in_(jobs))
             states = set(connection.execute(of_jobs).scalars())
-            sent = (
-                select(outbox.c.id)
-                .join(result, result.c.id == outbox.c.result_id)
-                .where(result.c.job_id.in_(jobs), outbox.c.state.in_(_DELIVERED))
-            )
-            if connection.execute(sent).first() is not None:
+            files = select(result.c.id).where(result.c.job_id.in_(jobs))
+            # not by their state: SQLite would begin with everything that was ever sent
+            deliveries = select(outbox.c.state).where(outbox.c.result_id.in_(files))
+            if not set(_DELIVERED).isdisjoint(connection.execute(deliveries).scalars()):
                 return Progress.DELIVERED
         if states.intersection(_IN_WORK):
             return Progress.IN_WORK
@@ -124,9 +135,8 @@ def drop_unwanted(
         )
         if cancelled.rowcount:
             say_why(connection, job_id, [why])
-        unsent = _deliveries(job_id, DeliveryState.WAITING, DeliveryState.BLOCKED)
         withheld = {"state": DeliveryState.WITHHELD.value, "reasons": reasons_to_json([why])}
-        connection.execute(unsent.values(**withheld))
+        _change_deliveries(connection, job_id, _UNSENT, withheld)
 
 
 def replaced_object(connection: Connection, request: JobRequest, also: int | None) -> str:
@@ -164,41 +174,29 @@ def replaced_object(connection: Connection, request: JobRequest, also: int | Non
 
 def mark_superseded(connection: Connection, job_id: int, replaces: str) -> None:
     """The object of this job is durable: what it takes the place of is superseded from now on."""
-    newer = match.alias("newer")
-    older_jobs = (
-        select(match.c.job_id)
-        .join(
-            newer,
-            and_(
-                newer.c.rule == match.c.rule,
-                newer.c.series_key == match.c.series_key,
-                newer.c.revision > match.c.revision,
-            ),
-        )
-        .where(
-            newer.c.job_id == job_id,
-            match.c.job_id.is_not(None),
-            match.c.job_id != job_id,
+    sets = select(match.c.rule, match.c.series_key, func.max(match.c.revision).label("revision"))
+    of_job = sets.where(match.c.job_id == job_id).group_by(match.c.rule, match.c.series_key)
+    older_jobs: set[int] = set()
+    for newer in connection.execute(of_job).all():
+        older = and_(
+            match_of(newer.rule, newer.series_key),
+            match.c.revision < newer.revision,
             match.c.state == MatchState.SUPERSEDED.value,
         )
+        found = connection.execute(select(match.c.job_id).where(older)).scalars()
+        older_jobs.update(found_id for found_id in found if found_id is not None)
+    superseded = {older for older in older_jobs - {job_id} if not is_wanted(connection, older)}
+    if replaces:
+        made_it = select(result.c.job_id).where(result.c.sop_instance_uid == replaces)
+        superseded.update(connection.execute(made_it).scalars())
+    if not superseded:
+        return
+    theirs = and_(
+        result.c.job_id.in_(sorted(superseded)),
+        result.c.form != LABELS,
+        result.c.state == "current",
     )
-    unwanted = [
-        found
-        for found in connection.execute(older_jobs.distinct()).scalars()
-        if not is_wanted(connection, found)
-    ]
-    of_replaced = select(result.c.job_id).where(
-        result.c.sop_instance_uid == replaces, result.c.sop_instance_uid != ""
-    )
-    connection.execute(
-        update(result)
-        .where(
-            result.c.form != LABELS,
-            result.c.state == "current",
-            or_(result.c.job_id.in_(unwanted), result.c.job_id.in_(of_replaced)),
-        )
-        .values(state="superseded")
-    )
+    connection.execute(update(result).where(theirs).values(state="superseded"))
 
 
 def restore(connection: Connection, job_id: int, now: float) -> None:
@@ -214,14 +212,12 @@ def restore(connection: Connection, job_id: int, now: float) -> None:
     if why_kept_back(connection.execute(select(job).where(job.c.id == job_id)).one()):
         return
     waiting = {"state": DeliveryState.WAITING.value, "reasons": [], "refusals": 0}
-    withheld = _deliveries(job_id, DeliveryState.WITHHELD)
-    connection.execute(withheld.values(**waiting, next_at=now))
+    _change_deliveries(connection, job_id, _WITHHELD, {**waiting, "next_at": now})
 
 
 def withhold(connection: Connection, job_id: int, why: Reason) -> None:
     """Say anew why the deliveries of a job that are withheld do not leave."""
-    withheld = _deliveries(job_id, DeliveryState.WITHHELD)
-    connection.execute(withheld.values(reasons=reasons_to_json([why])))
+    _change_deliveries(connection, job_id, _WITHHELD, {"reasons": reasons_to_json([why])})
 
 
 def why_kept_back(row: Row[Any]) -> Reason | None:
@@ -236,18 +232,26 @@ def kept_back(job_id: int) -> Reason:
     return Reason(ReasonCode.RESULT_IMPLAUSIBLE, {"job": job_id})
 
 
-def _deliveries(job_id: int, *states: DeliveryState) -> Update:
-    """The deliveries of a job that are in these states, to be changed."""
+def _change_deliveries(
+    connection: Connection, job_id: int, states: Sequence[str], values: Mapping[str, Any]
+) -> None:
+    """Change the deliveries of a job that are in these states."""
     files = select(result.c.id).where(result.c.job_id == job_id, result.c.form != LABELS)
-    return update(outbox).where(outbox.c.result_id.in_(files), outbox.c.state.in_(stored(*states)))
+    ids = connection.execute(select(outbox.c.id).where(outbox.c.result_id.in_(files))).scalars()
+    update_each(connection, outbox, ids.all(), values, is_one_of(outbox.c.state, states))
 
 
 def _in_force(
     connection: Connection, study_instance_uid: str, series_instance_uid: str
 ) -> Sequence[Row[Any]]:
-    """Matches that the series has a part in."""
-    of_study = select(match).where(match.c.study_instance_uid == study_instance_uid)
-    rows = connection.execute(of_study.where(match.c.state != MatchState.SUPERSEDED.value))
+    """Matches that the series has a part in: its own, and sets, which are known by their study."""
+    its = match.c
+    wanted: Select[Any] = select(its.id, its.series_key, its.roles, its.made_of, its.job_id).where(
+        its.series_key.in_((series_instance_uid, study_instance_uid)),
+        its.study_instance_uid == study_instance_uid,
+        its.state != MatchState.SUPERSEDED.value,
+    )
+    rows = connection.execute(wanted)
     return [row for row in rows if series_instance_uid in row.roles.values()]
 
 

@@ -136,11 +136,10 @@ outbox = Table(
     Column("created_at", Float, nullable=False),
     Column("sent_at", Float),
     UniqueConstraint("result_id", "destination"),
-    Index("outbox_ready", "state", "next_at"),
     Index("outbox_by_state", "state", "id"),
     Index("outbox_by_destination", "destination", "id"),
     Index("outbox_of_destination", "destination", "state", "id"),
-    Index("outbox_due", "destination", "state", "next_at", "id"),
+    Index("outbox_due", "state", "destination", "next_at", "id"),
 )
 
 breaker = Table(

@@ -34,8 +34,6 @@ SENDERS = 8
 LEASE_S = 60.0
 HEARTBEAT_S = 15.0
 LOOK_EVERY_S = 0.05
-# what is due and cannot start waits for a sender, or for a destination to recover
-TRY_AGAIN_S = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,18 +86,18 @@ class Deliverer:
             if signals.reload.is_set():
                 signals.reload.clear()
                 reload()
-            if not self._deps.outbox.is_any_due():
-                signals.stop.wait(LOOK_EVERY_S)
-            elif not self.start_one():
-                self._finished.wait(TRY_AGAIN_S)
-                self._finished.clear()
+            self._finished.clear()
+            if not self.start_one():
+                # a sender that is free may be what the next delivery waits for
+                self._finished.wait(LOOK_EVERY_S)
         self._pool.shutdown(wait=True)
 
     def start_one(self) -> bool:
         """Start the next delivery that is due; False where there is none or nobody is free."""
         if not self._free.acquire(blocking=False):
             return False
-        leased = self._deps.outbox.lease_delivery(self._owner, LEASE_S)
+        outbox = self._deps.outbox
+        leased = outbox.lease_delivery(self._owner, LEASE_S) if outbox.is_any_due() else None
         if leased is None:
             self._free.release()
             return False

@@ -124,7 +124,7 @@ class Worker:
                 if self._runner.is_busy:  # warming up
                     events = self._runner.poll(LOOK_EVERY_S)
                     self._may_warm = any(isinstance(event, Finished) for event in events)
-                elif not (self._deps.leases.is_any_ready() and self.do_next(signals)):
+                elif not self.do_next(signals):
                     self._runner.poll()
                     self._warm_in_time()
                     signals.stop.wait(LOOK_EVERY_S)
@@ -148,7 +148,10 @@ class Worker:
 
     def do_next(self, signals: Signals) -> bool:
         """Do the next job that is ready, to its end; False where there is none."""
-        job = self._deps.leases.lease(self._owner, LEASE_S, without=self._for_a_gpu())
+        leases, without = self._deps.leases, self._for_a_gpu()
+        if not leases.is_any_ready(without=without):
+            return False
+        job = leases.lease(self._owner, LEASE_S, without=without)
         if job is None:
             return False
         self._do(job, signals)

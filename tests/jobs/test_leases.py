@@ -98,6 +98,59 @@ def test_jobs_of_a_model_that_is_left_to_others_are_not_taken(jobs, leases, make
     assert leases.lease("w", LEASE_S, now=9.0).id == first
 
 
+def test_nothing_is_ready_where_all_is_left_to_others(jobs, leases, make_request) -> None:
+    jobs.enqueue(make_request("a", series="1.1"), now=1.0)
+
+    assert not leases.is_any_ready(now=9.0, without=["ct_tissue"])
+    assert leases.is_any_ready(now=9.0, without=["spleen_ct"])
+
+
+def test_priority_and_age_count_across_models(jobs, leases, make_request) -> None:
+    wanted = [
+        (3, "ct_tissue", Priority.NORMAL),
+        (2, "spleen_ct", Priority.NORMAL),
+        (0, "ct_tissue", Priority.URGENT),
+        (1, "spleen_ct", Priority.URGENT),
+        (4, "brain_mr", Priority.BACKGROUND),
+    ]
+    ids = {}
+    for at, model, priority in wanted:
+        request = make_request(f"p{at}", series=f"1.{at}", priority=priority)
+        ids[jobs.enqueue(replace(request, model=model), now=float(at))[0]] = at
+
+    taken = [ids[leases.lease("w", LEASE_S, now=10.0 + n).id] for n in range(5)]
+
+    # after two urgent ones the oldest of all has its turn anyway
+    assert taken == [0, 1, 2, 3, 4]
+
+
+def test_the_job_that_waits_longest_overtakes_whatever_its_model(
+    jobs, leases, make_request
+) -> None:
+    oldest = replace(make_request("b", priority=Priority.BACKGROUND), model="brain_mr")
+    waiting, _ = jobs.enqueue(oldest, now=0.0)
+    for n in range(9):
+        urgent = make_request(f"u{n}", series=f"1.{n}", priority=Priority.URGENT)
+        jobs.enqueue(urgent, now=1.0 + n)
+
+    taken = [leases.lease("w", LEASE_S, now=100.0 + n).id for n in range(4)]
+
+    assert taken.index(waiting) == 2
+
+
+def test_a_job_that_waits_before_it_is_tried_again_hides_no_other(
+    jobs, leases, make_request
+) -> None:
+    first, _ = jobs.enqueue(make_request("a", series="1.1"), now=0.0)
+    second, _ = jobs.enqueue(make_request("b", series="1.2"), now=1.0)
+    leases.lease("w", LEASE_S, now=2.0)
+    leases.release(first, "w", wait_s=30.0, now=2.0)
+
+    assert leases.lease("w", LEASE_S, now=3.0).id == second
+    assert not leases.is_any_ready(now=3.0)
+    assert leases.is_any_ready(now=33.0)
+
+
 def test_background_has_its_turn_while_urgent_work_never_ends(jobs, leases, make_request) -> None:
     waiting, _ = jobs.enqueue(make_request("b", priority=Priority.BACKGROUND), now=0.0)
     for n in range(9):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
 from multiprocessing import get_context
+from threading import Barrier
 
 import pytest
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, event, select
 
-from node.database.engine import open_engine, reading
+from node.database.engine import open_engine, reading, writing
 from node.domain.delivery import DeliveryClass, Outcome
 from node.domain.errors import LeaseLost, NodeError
 from node.domain.job import DeliveryState
@@ -25,7 +28,7 @@ from node.jobs.retry import (
     delivery_delay_s,
 )
 from node.jobs.store import JobStore
-from node.jobs.tables import outbox
+from node.jobs.tables import breaker, outbox
 
 LEASE_S = 600.0
 DAY_S = 86400.0
@@ -184,6 +187,136 @@ def test_a_destination_that_hangs_never_takes_all_senders(box, put) -> None:
 
     assert [d.destination if d else None for d in leased].count("hangs") == SENDERS_PER_DESTINATION
     assert "well" in [d.destination for d in leased if d]
+
+
+def test_nothing_is_due_while_all_that_waits_is_shut(box, put) -> None:
+    for n in range(BREAKER_OPENS_AT + 1):
+        put(f"r{n}", "sick")
+    for _ in range(BREAKER_OPENS_AT):
+        end(box, DOWN, 1.0)
+
+    assert not box.is_any_due(now=2.0)
+    (until,) = box.open_breakers(now=2.0).values()
+    assert box.is_any_due(now=until)
+
+    put("other", "well")
+    assert box.is_any_due(now=2.0)
+
+
+def test_nothing_is_due_while_all_senders_of_a_destination_are_busy(box, put) -> None:
+    for n in range(SENDERS_PER_DESTINATION + 1):
+        put(f"r{n}", "pacs")
+    busy = [box.lease_delivery("s", LEASE_S, now=1.0) for _ in range(SENDERS_PER_DESTINATION)]
+
+    assert not box.is_any_due(now=1.0)
+    assert box.lease_delivery("s", LEASE_S, now=1.0) is None
+    box.record(busy[0].id, "s", SENT, now=1.0)
+    assert box.is_any_due(now=1.0)
+
+
+def test_fewest_busy_senders_come_first_then_what_is_due_longest(box, put) -> None:
+    put("a", "pacs", "shelf")
+    put("b", "pacs", "archive")
+    put("c", "shelf")
+
+    leased = [box.lease_delivery("s", LEASE_S, now=1.0) for _ in range(5)]
+
+    assert [(d.destination, d.result.id) for d in leased] == [
+        *[("pacs", 1), ("shelf", 1), ("archive", 2)],  # a sender for each, in the order of rows
+        *[("pacs", 2), ("shelf", 3)],
+    ]
+
+
+def lease_at_once(engine: Engine, ready: Barrier, name: str) -> list[int]:
+    box = Outbox(engine)
+    ready.wait()
+    leased = [box.lease_delivery(name, LEASE_S, now=1.0) for _ in range(2)]
+    return [delivery.id for delivery in leased if delivery is not None]
+
+
+def test_senders_that_lease_at_once_keep_to_their_number(put, database_url) -> None:
+    """Each counts the others before it leases; none may count before another is counted."""
+    for n in range(12):
+        put(f"r{n}", "pacs")
+    engines = [open_engine(database_url) for _ in range(6)]
+    ready = Barrier(len(engines))
+
+    with ThreadPoolExecutor(len(engines)) as pool:
+        names = [f"s{n}" for n in range(len(engines))]
+        taken = list(pool.map(lease_at_once, engines, [ready] * len(engines), names))
+    for engine in engines:
+        engine.dispose()
+
+    assert sum(map(len, taken)) == SENDERS_PER_DESTINATION
+
+
+@pytest.fixture
+def put_many(engine: Engine, put):
+    """Makes that many deliveries to one destination like one that was put."""
+
+    def make(number: int, **values: object) -> None:
+        put("a", "pacs")
+        with writing(engine) as connection:
+            connection.execute(outbox.update().values(**values))
+            columns = {**connection.execute(select(outbox)).one()._mapping}
+            del columns["id"]
+            rows = [{**columns, "result_id": 1 + n} for n in range(1, number)]
+            connection.execute(outbox.insert(), rows)
+
+    return make
+
+
+@contextmanager
+def rows_per_update() -> Iterator[list[int]]:
+    """How many rows each UPDATE of the outbox changes."""
+    numbers: list[int] = []
+
+    def note(_connection, cursor, statement, *_: object) -> None:
+        if statement.startswith("UPDATE outbox"):
+            numbers.append(cursor.rowcount)
+
+    event.listen(Engine, "after_cursor_execute", note)
+    yield numbers
+    event.remove(Engine, "after_cursor_execute", note)
+
+
+def test_what_waited_for_a_destination_comes_forward_in_short_transactions(
+    box, put_many, engine
+) -> None:
+    put_many(500, next_at=DAY_S)
+    with writing(engine) as connection:
+        sick = breaker.insert().values(destination="pacs", failures=BREAKER_OPENS_AT)
+        connection.execute(sick)
+        for row, values in ((1, {"next_at": 0.0}), (2, {"refusals": 1})):
+            connection.execute(outbox.update().where(outbox.c.id == row).values(**values))
+
+    with rows_per_update() as numbers:
+        end(box, SENT, 2.0)
+
+    with reading(engine) as connection:
+        waits = select(outbox.c.id).where(outbox.c.next_at > 2.0)
+        assert connection.execute(waits).scalars().all() == [2]
+    assert sum(numbers) == 2 + 498  # leased, recorded, and what waited but the refused one
+    assert max(numbers) <= 100
+
+
+def test_a_whole_destination_is_retried_in_short_transactions(box, put_many) -> None:
+    put_many(500, state="blocked", config_digest="c1")
+
+    with rows_per_update() as numbers:
+        assert box.retry_destination("pacs", now=1.0) == 500
+
+    assert box.counts() == {"waiting": 500}
+    assert max(numbers) <= 100
+
+
+def test_blocked_rows_are_freed_in_short_transactions(engine, put_many) -> None:
+    put_many(500, state="blocked", config_digest="c1")
+
+    with rows_per_update() as numbers:
+        assert Outbox(engine, config_digest="c2").free_blocked(now=1.0) == 500
+
+    assert max(numbers) <= 100
 
 
 def test_one_sender_tries_after_the_pause_and_a_success_lets_all_through(box, put) -> None:

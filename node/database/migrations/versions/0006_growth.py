@@ -14,7 +14,7 @@ _WIDE = ("header", "snapshot", "gate")
 _OUTGROWN = {
     "series": ("series_by_state",),
     "job": ("job_ready",),
-    "outbox": ("outbox_by_destination",),
+    "outbox": ("outbox_by_destination", "outbox_ready"),
 }
 _INDEXES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "series": {
@@ -50,7 +50,7 @@ _INDEXES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "outbox_by_state": ("state", "id"),
         "outbox_by_destination": ("destination", "id"),
         "outbox_of_destination": ("destination", "state", "id"),
-        "outbox_due": ("destination", "state", "next_at", "id"),
+        "outbox_due": ("state", "destination", "next_at", "id"),
     },
 }
 
