@@ -11,6 +11,7 @@ from sqlalchemy.exc import OperationalError
 
 from node.domain.instance import Ending, SeriesState
 from node.pipeline import settle as settle_module
+from node.pipeline import studies as studies_module
 from node.spool.catalog import SpoolCatalog
 from tests.support.node_in_process import SharedWorker
 from tests.support.segmentations import of_phantom
@@ -320,14 +321,14 @@ def test_a_study_that_cannot_be_judged_does_not_stop_the_tick(
     node.reconfigure(rules=[CT_RULE, pair])
     node.receive(ct("a", study="bad").files())
     node.receive(ct("b", study="good").files())
-    real = settle_module.match_study
+    real = studies_module.match_study
 
     def match(at: Any, *rest: Any) -> Any:
         if at.study_instance_uid == ct("a", study="bad").uid("study"):
             raise ArithmeticError
         return real(at, *rest)
 
-    monkeypatch.setattr(settle_module, "match_study", match)
+    monkeypatch.setattr(studies_module, "match_study", match)
     node.settle()
     node.settle()
 
