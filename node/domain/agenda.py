@@ -15,7 +15,7 @@ _STALE = 64
 
 
 class Agenda(Generic[_Item]):
-    """Each item has a time, or a place in the queue of what is due, or neither; never both."""
+    """Items that have a time, and those that are due, in a queue."""
 
     def __init__(self) -> None:
         self._times: dict[_Item, float] = {}

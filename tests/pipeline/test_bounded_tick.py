@@ -328,6 +328,28 @@ def test_rows_that_are_counted_anew_are_taken_in(node: SimulatedNode) -> None:
     assert Arrivals(node.node.engine).known_until() == 5
 
 
+def test_a_loss_that_is_counted_anew_is_noticed(node: SimulatedNode) -> None:
+    lost = {
+        "sop_instance_uid": "1.2.3", "image": "1.2.3", "association_id": "a", "dimse_status": 0,
+        "reason": "refused", "lost_at": 0.0, "settled_at": None,
+    }  # fmt: skip
+    with node.node.engine.begin() as connection:
+        for number in range(3):
+            values = {**lost, "image": f"{number}", "series_instance_uid": "1.2.9"}
+            connection.execute(tables.loss.insert().values(**values))
+    node.receive(ct().files())
+    node.settle()
+    before = node.series(ct()).state
+    with node.node.engine.begin() as connection:
+        connection.execute(delete(tables.loss))  # as retention does when they are old
+        values = {**lost, "series_instance_uid": ct().uid("series")}
+        connection.execute(tables.loss.insert().values(**values))
+
+    node.tick(0.2)
+
+    assert (before, node.series(ct()).state) == (SeriesState.COMPLETE, SeriesState.HELD)
+
+
 # --- an idle tick --------------------------------------------------------------------------------
 
 
