@@ -259,7 +259,8 @@ class Settler:
         watch, was = self._take_watch(uid), index.series(uid)
         if was is not None and was.forced is Forced.DISCARD:
             self._carry_out(discard_as_told(was, now), was, now)
-            if uid in self._unknown:  # for its row to know of them, too
+            if was.newest_row < index.newest_row(uid):  # its row has to know of what came since
+                self._unknown.setdefault(uid, was.newest_row + 1)
                 self._agenda.put(_Look(_Kind.SERIES, uid), -inf)
             return
         # all that arrived: a series of which half is known looks complete when its sender is gone
@@ -431,6 +432,9 @@ class Settler:
         """Show a series that cannot be judged to whoever lists what is held."""
         index = self._deps.index
         was = index.series(series_instance_uid)
+        if was is not None and was.state is SeriesState.DISCARDED and not was.forced:
+            self._give_up_broken(was, now)
+            return
         instances = [one for _, one in index.arrivals_of(series_instance_uid)]
         if was is None and not instances:
             return
@@ -448,3 +452,13 @@ class Settler:
         row = replace(known, state=SeriesState.HELD, reasons=(why,), updated_at=now)
         if index.put_series(row, was=was):
             self._unknown.pop(series_instance_uid, None)  # what is held is looked at after a start
+
+    def _give_up_broken(self, was: SeriesRow, now: float) -> None:
+        """A person gave it up before: it stays so, and is not tried again for itself."""
+        uid, index = was.series_instance_uid, self._deps.index
+        if index.put_series(
+            replace(was, newest_row=index.newest_row(uid), updated_at=now), was=was
+        ):
+            self._unknown.pop(uid, None)
+            self._broken.discard(uid)
+            self._agenda.drop(_Look(_Kind.SERIES, uid))

@@ -311,6 +311,27 @@ def test_a_series_that_cannot_be_judged_is_held_and_holds_up_no_other(
     assert node.series(bad).state == "complete"
 
 
+def test_a_series_that_cannot_be_judged_stays_given_up(
+    node: SimulatedNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise ArithmeticError
+
+    monkeypatch.setattr(settle_module, "decide", fail)
+    node.receive(sliced(ct(), slice(7)))
+    node.settle()
+    held = node.series(ct()).state
+    node.receive(sliced(ct(), slice(7, 8)))
+    node.decide(ct(), "discard")
+
+    node.tick()
+    node.tick(61)
+    node.tick(61)
+
+    assert (held, node.series(ct()).state) == ("held", "discarded")
+    assert node.series(ct()).newest_row == 8
+
+
 def test_a_study_that_cannot_be_judged_does_not_stop_the_tick(
     node: SimulatedNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
