@@ -85,7 +85,7 @@ class SeriesActivity:
         instances: Input instances stored so far, amended copies not counted twice.
         is_regular: ``is_regular(frames, minimum slices of the model)``.
         associations: All that carried the series, and those of the same peers that are open or were
-            opened after the first of these.
+            opened after the last of these ended.
         expected: How many instances there are, where ``trusted_images_in_acquisition`` tells.
         splits_series: The peer was once seen to send one series over several associations.
         losses: Images that were lost and have not come since.

@@ -24,7 +24,6 @@ from node.assemble.planes import (
     REGULAR,
     ROUNDING,
     Floats,
-    PhaseHints,
     Planes,
     common_orientation,
     how_split,
@@ -36,6 +35,7 @@ from node.assemble.planes import (
 from node.assemble.values import judge_quantity, judge_values
 from node.domain.frames import Frame, Triple
 from node.domain.grid import GateVerdict, Grid, Stack
+from node.domain.phase_hints import PhaseHints
 from node.domain.quantity import Quantity
 from node.domain.reasons import Reason, ReasonCode
 

@@ -14,17 +14,15 @@ C.8.3.1 (MR image), C.7.6.18 (cardiac phases).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset
 
-from node.domain.frames import Frame, Sextuple, Triple, frame_sources
-from node.domain.header import Value, value_of
+from node.domain.frames import Frame, Sextuple, Triple
+from node.domain.phase_hints import KINDS, SPLITTERS, PhaseHints
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
@@ -37,20 +35,6 @@ REGULAR = 0.001
 ACCEPTED = 0.05
 LATTICE = 0.5  # of the spacing: beyond it a slice would lie nearer to another slice's place
 ROUNDING = 1e-9  # of the spacing: binary rounding must not decide at a bound
-
-PhaseHints: TypeAlias = Mapping[str, Value]
-
-# images that show different things, such as magnitude and phase: no phases of one thing
-KINDS = ("ComplexImageComponent", "ImageType", "FrameType")
-# from what the Standard made for the purpose to mere clock times
-SPLITTERS = (
-    *("TemporalPositionIdentifier", "TemporalPositionIndex", "TemporalPositionTimeOffset"),
-    *("EchoNumbers", "EchoTime", "EffectiveEchoTime", "InversionTime"),
-    *("DiffusionBValue", "DiffusionGradientOrientation"),
-    *("NominalCardiacTriggerDelayTime", "TriggerTime"),
-    *("AcquisitionNumber", "StackID", "ConvolutionKernel", "SequenceName"),
-    *("SeriesTime", "AcquisitionTime", "ContentTime"),
-)
 
 
 def orientation_groups(frames: Sequence[Frame]) -> list[list[int]]:
@@ -231,18 +215,6 @@ def triple(vector: Floats) -> Triple:
     """A vector as plain floats."""
     x, y, z = vector.tolist()
     return (x, y, z)
-
-
-def phase_hints_of(instance: Dataset) -> tuple[PhaseHints, ...]:
-    """For each frame of an instance the attributes that may tell phases apart."""
-    return tuple(
-        {
-            keyword: value_of(source, keyword)
-            for keyword in (*KINDS, *SPLITTERS)
-            if (source := next((each for each in sources if keyword in each), None)) is not None
-        }
-        for sources in frame_sources(instance)
-    )
 
 
 def how_split(planes: Sequence[Sequence[int]], hints: Sequence[PhaseHints]) -> dict[str, object]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeAlias, cast
+from functools import lru_cache
+from typing import Any, TypeAlias, cast
 
 from pydicom.dataset import Dataset
 
@@ -127,13 +128,27 @@ def _frame(
         rows=integer(instance, "Rows") or 0,
         columns=integer(instance, "Columns") or 0,
         position_mm=cast("Triple | None", numbers(sources, "ImagePositionPatient", 3)),
-        orientation=cast("Sextuple | None", numbers(sources, "ImageOrientationPatient", 6)),
-        pixel_spacing_mm=cast("tuple[float, float] | None", spacing),
-        frame_of_reference_uid=str(instance.get("FrameOfReferenceUID", "") or "").strip() or None,
+        orientation=cast("Sextuple | None", _one(numbers(sources, "ImageOrientationPatient", 6))),
+        pixel_spacing_mm=cast("tuple[float, float] | None", _one(spacing)),
+        frame_of_reference_uid=_one(
+            str(instance.get("FrameOfReferenceUID", "") or "").strip() or None
+        ),
         slope=slope,
         intercept=intercept,
         values=reader.read(sources, slope, intercept),
     )
+
+
+def _one(value: Any) -> Any:
+    """The one object that stands for all equal ones: slices of a series share most of their plane."""
+    return _shared((value, repr(value)))[
+        0
+    ]  # 0.0 and -0.0 are equal, and do not stand for each other
+
+
+@lru_cache(maxsize=1024)
+def _shared(value: tuple[Any, str]) -> tuple[Any, str]:
+    return value
 
 
 def _first_item(instance: Dataset, keyword: str) -> Dataset | None:

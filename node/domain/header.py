@@ -130,7 +130,7 @@ class HeaderMerger:
         elements: _Elements = {int(tag): instance.get_item(tag) for tag in _tags(instance)}
         groups = _functional_group_values(instance)
         if self.count == 0:
-            self._first, self._elements, self._groups = instance, elements, groups
+            self._first, self._elements, self._groups = _but(instance, elements), elements, groups
         else:
             self._compare(instance, elements)
             self._groups = merge_values([self._groups, groups])
@@ -214,6 +214,14 @@ def _is_comparable(dataset: Dataset, tag: BaseTag) -> bool:
     element: DataElement | RawDataElement = dataset.get_item(tag)
     vr = element.VR if element.VR is not None else vr_of(tag)  # implicit VR leaves it out
     return vr not in _NOT_TEXT and " or " not in vr
+
+
+def _but(instance: Dataset, elements: _Elements) -> Dataset:
+    """A data set of these elements alone: private ones may take more memory than all the rest."""
+    twin = Dataset(dict(elements))  # type: ignore[arg-type]  # a tag is an int
+    is_implicit_vr, is_little_endian = instance.original_encoding
+    twin.set_original_encoding(is_implicit_vr, is_little_endian, instance.original_character_set)
+    return twin
 
 
 def _encoding(instance: Dataset) -> tuple[object, object]:

@@ -30,7 +30,7 @@ from node.receive.dry import DryRun
 from node.receive.syntaxes import Decodable
 from node.route.conditions import Truth
 from node.route.rules import Explanation, StudyRule, explain
-from node.route.sets import Candidate, Chosen
+from node.route.sets import Chosen
 from node.words import tell_all
 
 
@@ -341,15 +341,15 @@ class _Judge:
 
     def _set(self, active: ActiveRule, rule: StudyRule, members: Sequence[Series]) -> SetFinding:
         candidates = [
-            Candidate(
-                series_instance_uid=one.series_instance_uid,
+            rule.candidate(
+                one.series_instance_uid,
                 patient_id=one.header.text("PatientID"),
                 header=one.header,
                 slices=len(one.frames),
             )
             for one in members
         ]
-        is_any_fit = any(explain(rule, each.header).truth is Truth.TRUE for each in candidates)
+        is_any_fit = any(each.fits_any for each in candidates)
         choice = rule.choose(candidates if is_any_fit else ())
         roles: Mapping[str, str] = {}
         if isinstance(choice, Chosen):

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Self
 
 from node.deliver.destination import resolve_destinations
 from node.domain.delivery import FormsTaken
-from node.domain.header import Header
-from node.domain.instance import SeriesRow
 from node.domain.job import MatchState, job_key
 from node.domain.peers import Peer
 from node.domain.reasons import Reason, ReasonCode
@@ -31,6 +30,20 @@ from node.route.sets import Ambiguous, Candidate, Chosen, Waiting
 NO_RULE = ""
 
 ReadSeries = Callable[[str], Series | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """A complete series of a study.
+
+    Args:
+        candidates: Name of a study rule -> the series as it judges it.
+    """
+
+    series_instance_uid: str
+    revision: int
+    first_received_at: float
+    candidates: Mapping[str, Candidate]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,9 +73,9 @@ class StudyMoment:
     now: float
 
     @classmethod
-    def of(cls, uid: str, rows: Iterable[SeriesRow], deps: MatchDeps, now: float) -> Self:
-        """A study of which these are the known series."""
-        taken = _series_numbers(rows)
+    def of(cls, uid: str, numbers: Iterable[int | None], deps: MatchDeps, now: float) -> Self:
+        """A study of which the known series have these Series Numbers (PS3.3 C.7.3.1)."""
+        taken = frozenset(number for number in numbers if number is not None)
         return cls(deps=deps, study_instance_uid=uid, taken_series_numbers=taken, now=now)
 
     def report(self, rule: str, series_key: str, made_of: MadeOf, revision: int) -> MatchReport:
@@ -194,62 +207,44 @@ def _names(active: ActiveRule, series: Series) -> bool:
     return is_named and explain(active.rule, series.header).truth is Truth.TRUE
 
 
-def _series_numbers(rows: Iterable[SeriesRow]) -> frozenset[int]:
-    """Series Numbers in use (PS3.3 C.7.3.1)."""
-    return frozenset(row.series_number for row in rows if row.series_number is not None)
-
-
 # --- the series of one study ---------------------------------------------------------------------
 
 
-def match_study(at: StudyMoment, rows: Sequence[SeriesRow], read: ReadSeries) -> float | None:
+def match_study(at: StudyMoment, members: Sequence[Member], read: ReadSeries) -> float:
     """Judge every study rule on the complete series of one study.
 
     Args:
-        rows: The complete series.
         read: Series Instance UID -> what a job is made of; None where files are gone.
     Returns:
-        When to judge again although nothing new came; None where only a new series matters.
+        When to judge again although nothing new came; infinite where only a new series matters.
     """
     again_at = [
-        _match_set(at, active, active.rule, rows, read)
+        _match_set(at, active, active.rule, members, read)
         for active in at.deps.rules
         if isinstance(active.rule, StudyRule)
     ]
-    return min((time for time in again_at if time is not None), default=None)
+    return min(again_at, default=inf)
 
 
 def _match_set(
     at: StudyMoment,
     active: ActiveRule,
     rule: StudyRule,
-    rows: Sequence[SeriesRow],
+    members: Sequence[Member],
     read: ReadSeries,
-) -> float | None:
+) -> float:
     """Judge one rule; returns when a wait for more series ends."""
-    candidates = [
-        Candidate(
-            series_instance_uid=row.series_instance_uid,
-            patient_id=row.patient_id,
-            header=Header.from_json(row.header),
-            slices=row.frames,
-        )
-        for row in rows
-    ]
-    fitting = [
-        each.series_instance_uid
-        for each in candidates
-        if explain(rule, each.header).truth is Truth.TRUE
-    ]
+    candidates = [member.candidates[rule.name] for member in members]
+    fitting = [each.series_instance_uid for each in candidates if each.fits_any]
     study = at.study_instance_uid
     newest = at.deps.matches.newest(rule.name, study)
     if not fitting:
         if newest is not None:
             at.supersede(rule.name, study, newest.revision + 1)
-        return None
+        return inf
     choice = rule.choose(candidates)
     roles = dict(choice.roles) if isinstance(choice, Chosen) else {uid: uid for uid in fitting}
-    revisions = {row.series_instance_uid: row.revision for row in rows}
+    revisions = {member.series_instance_uid: member.revision for member in members}
     made_of = {
         role: SeriesPart(series_instance_uid=uid, revision=revisions[uid])
         for role, uid in roles.items()
@@ -258,7 +253,7 @@ def _match_set(
     if newest is not None and newest.job_id is not None and newest.made_of != made_of:
         revision += 1
     report = at.report(rule.name, study, made_of, revision)
-    if not isinstance(choice, Chosen):
+    if not isinstance(choice, Chosen) and revision > 1:
         # what an earlier choice led to and has not left yet was too early
         at.supersede(rule.name, study, revision)
     match choice:
@@ -268,13 +263,13 @@ def _match_set(
         case Ambiguous():
             at.put(report, MatchState.PARKED, choice.reasons)
         case Waiting():
-            mine = (row for row in rows if row.series_instance_uid in roles.values())
-            wait_until = min(row.first_received_at for row in mine) + at.deps.study_wait_s
+            mine = (each for each in members if each.series_instance_uid in roles)
+            wait_until = min(each.first_received_at for each in mine) + at.deps.study_wait_s
             waits = at.now < wait_until
             at.put(report, MatchState.RECEIVING if waits else MatchState.HELD, choice.reasons)
             if waits:
                 return wait_until
-    return None
+    return inf
 
 
 def _ask_for_set(

@@ -1,7 +1,7 @@
 """A series: while it arrives, as rules judge it, and as a job reads it.
 
-What arrives is kept in memory by the process that settles series, and rebuilt from the spool when that
-restarts. Of a job's input every file is read once and judged once, for each of its readers: runners want
+What arrives is kept in memory by the process that settles series, as far as it has room: of a header
+only what is merged and where its frames lie. It is rebuilt from the spool when that restarts. Of a job's input every file is read once and judged once, for each of its readers: runners want
 frames and voxels, encoders and verifiers want the bytes of a header as they came. To look at an element
 of a pydicom data set decodes it in place, so each of them gets data sets of its own over the raw
 elements of one reading, and none can change what another one reads.
@@ -11,9 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, MutableSequence, Sequence
 from copy import copy, deepcopy
-from dataclasses import dataclass
-from functools import cached_property
-from math import inf
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydicom import dcmread
@@ -23,13 +21,13 @@ from pydicom.tag import BaseTag
 
 from node.assemble.completion import trusted_images_in_acquisition
 from node.assemble.gate import MinimumSize, is_regular, judge_geometry
-from node.assemble.planes import PhaseHints, phase_hints_of
 from node.domain.derived import derive
 from node.domain.errors import SeriesUnusable
 from node.domain.frames import Frame, frames_of
 from node.domain.grid import GateVerdict
 from node.domain.header import Header, HeaderMerger, Missing, value_of
 from node.domain.instance import Instance, Origin
+from node.domain.phase_hints import PhaseHints, phase_hints_of
 from node.domain.received import IMAGE_SOP_CLASSES, Loss, can_be_input
 from node.infer.model_file import InputPart
 from node.infer.run_context import SeriesInput
@@ -37,6 +35,9 @@ from node.infer.volume import StoredPixels
 
 ReadHeader = Callable[[Instance], Dataset]
 _Elements = dict[BaseTag, DataElement | RawDataElement]
+
+# what a merged header takes in memory, measured against what an image takes
+_IMAGES_PER_HEADER = 40
 
 
 # --- while it arrives ----------------------------------------------------------------------------
@@ -80,28 +81,22 @@ class Series:
     missing: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Image:
-    """What one input instance adds to the series."""
+    """What one input instance adds to the series; its header is read again where that is needed."""
 
     instance: Instance
-    header: Dataset
     frames: tuple[Frame, ...]
+    hints: tuple[PhaseHints, ...]
     instance_number: int | None
-
-    @cached_property
-    def hints(self) -> tuple[PhaseHints, ...]:
-        """What tells phases apart, for each of its frames."""
-        return phase_hints_of(self.header)
 
 
 class SeriesWatch:
     """Takes instances as they come; answers for the series as a whole.
 
     Attributes:
-        look_again_at: When the series is to be judged next.
         newest_row: The newest row of the index that it knows of.
-        senders: Associations that carried it and were open when it was last judged.
+        size: How much memory it takes, in images of one frame.
 
     Args:
         read_header: Reads the header of a stored instance, without pixel data.
@@ -112,9 +107,8 @@ class SeriesWatch:
     ) -> None:
         self.series_instance_uid = series_instance_uid
         self.study_instance_uid = study_instance_uid
-        self.look_again_at = -inf
         self.newest_row = 0
-        self.senders: frozenset[str] = frozenset()
+        self.size = _IMAGES_PER_HEADER
         self._read_header = read_header
         self._images: dict[str, _Image] = {}
         self._others: dict[str, Instance] = {}
@@ -125,11 +119,10 @@ class SeriesWatch:
         self._gate: GateVerdict | None = None
 
     def take_rows(self, rows: Iterable[tuple[int, Instance]]) -> None:
-        """Add instances with their rows of the index, and have the series looked at."""
+        """Add instances with their rows of the index."""
         for row, instance in rows:
             self.take(instance)
             self.newest_row = max(self.newest_row, row)
-        self.look_again_at = -inf
 
     def take(self, instance: Instance) -> None:
         """Add an instance, or put an amended copy in the place of what it amends."""
@@ -141,16 +134,20 @@ class SeriesWatch:
         if known is not None and known.instance.version >= instance.version:
             return
         header = self._read_header(instance)
-        self._images[instance.sop_instance_uid] = _Image(
-            instance, header, frames_of(header), _instance_number(header)
-        )
-        self._gate = None
+        frames = _frames_of(header, instance.sop_instance_uid)
+        self.size += len(frames)
         if known is not None:
+            self.size -= len(known.frames)
             self._merger = None  # the old copy cannot be taken out: merged anew when asked
         elif self._merger is not None:
             self._merger.add(header)
+        self._images[instance.sop_instance_uid] = _Image(
+            instance, frames, phase_hints_of(header), _instance_number(header)
+        )
+        self._gate = None
 
     def _take_other(self, instance: Instance) -> None:
+        self.size += instance.sop_instance_uid not in self._others
         self._others[instance.sop_instance_uid] = instance
         if self._other_header is None or instance.sop_class_uid in IMAGE_SOP_CLASSES:
             header = HeaderMerger([self._read_header(instance)]).header()
@@ -208,8 +205,18 @@ class SeriesWatch:
         if not self._images:
             return self._other_header or Header()
         if self._merger is None:
-            self._merger = HeaderMerger(image.header for image in self._images.values())
+            self._merger = HeaderMerger(
+                self._read_header(image.instance) for image in self._images.values()
+            )
         return self._merger.header()
+
+
+def _frames_of(header: Dataset, sop_instance_uid: str) -> tuple[Frame, ...]:
+    """The frames of an instance; where its header and the index agree, one text names them."""
+    frames = frames_of(header)
+    if any(frame.sop_instance_uid != sop_instance_uid for frame in frames):
+        return frames
+    return tuple(replace(frame, sop_instance_uid=sop_instance_uid) for frame in frames)
 
 
 def _instance_number(header: Dataset) -> int | None:

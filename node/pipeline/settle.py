@@ -9,18 +9,23 @@ again, to the same rows.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from enum import IntEnum
 from functools import partial
 from math import inf
+from typing import NamedTuple
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 
 from node.assemble.completion import peer_key
+from node.domain.agenda import Agenda
 from node.domain.completion_policy import CompletionPolicy
-from node.domain.instance import Forced, Instance, SeriesRow, SeriesState
+from node.domain.instance import Forced, SeriesRow, SeriesState
 from node.domain.job import Progress
 from node.domain.reasons import Reason, ReasonCode
 from node.jobs.matches import MatchStore
@@ -31,14 +36,9 @@ from node.pipeline.crash_points import crash_point
 from node.pipeline.decide import Decision, Facts, decide, described, discard_as_told, send_again
 from node.pipeline.forms.form import forms_taken
 from node.pipeline.judge import Settling, judge_rules
-from node.pipeline.matching import (
-    MatchDeps,
-    StudyMoment,
-    match_no_input,
-    match_series,
-    match_study,
-)
+from node.pipeline.matching import MatchDeps, StudyMoment, match_no_input, match_series
 from node.pipeline.series import ReadHeader, Series, SeriesWatch, stored_header
+from node.pipeline.studies import Studies
 from node.route.rules import StudyRule
 from node.spool.arrivals import Arrivals
 from node.spool.files import SpoolFolders
@@ -46,7 +46,25 @@ from node.spool.losses import Losses
 
 log = logging.getLogger(__name__)
 
+# for how long a tick goes on; less than the time from one to the next
+TICK_WORK_S = 0.15
 BROKEN_S = 60.0
+# of waiting series, in memory at once: about 2 kB each
+MOST_IMAGES = 20_000
+# the mark only saves work after a start
+NOTE_EVERY_S = 5.0
+
+
+class _Kind(IntEnum):
+    """In this order where they come due together: a study is judged by what its series became."""
+
+    SERIES = 0
+    STUDY = 1
+
+
+class _Look(NamedTuple):
+    kind: _Kind
+    uid: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,117 +102,190 @@ def settle_deps(plan: Plan, engine: Engine) -> SettleDeps:
 
 
 class Settler:
-    """Keeps one watch per series that is arriving; what is settled is forgotten until it changes."""
+    """Looks at every series until it is settled, and at the study of one that did.
 
-    def __init__(self, deps: SettleDeps) -> None:
+    Of a series that waits its watch is kept where there is room, and else read anew from the index and
+    its files when it is due, or something of it arrives.
+
+    Args:
+        most_s: For how long a tick goes on; it looks at one series at least.
+        clock: Counts these seconds.
+        most_images: How much is kept of series that wait, in images.
+    """
+
+    def __init__(
+        self,
+        deps: SettleDeps,
+        *,
+        most_s: float = inf,
+        clock: Callable[[], float] = time.monotonic,
+        most_images: int = MOST_IMAGES,
+    ) -> None:
         self._deps = deps
-        self._watched: dict[str, SeriesWatch] = {}
-        self._studies: dict[str, float] = {}
-        self._broken: dict[str, float] = {}
-        self._new: dict[str, None] = {}  # a set that keeps the order of arrival
+        self._most_s = most_s
+        self._clock = clock
+        self._agenda: Agenda[_Look] = Agenda()
+        self._waiting: dict[str, frozenset[str]] = {}  # series -> open associations that carried it
+        self._carried_by: dict[str, set[str]] = {}  # the same the other way round
+        self._most_images = most_images
+        self._size = 0
+        self._watched: OrderedDict[str, SeriesWatch] = OrderedDict()  # needed last at the end
+        self._studies = Studies(deps.index, deps.match, deps.read_header)
+        self._broken: set[str] = set()
         self._row = -1
         self._loss_row = 0
+        self._unknown: dict[str, int] = {}  # series -> its first row that its row knows not of
+        self._known_until = 0
+        self._noted_at = -inf
 
     def use(self, deps: SettleDeps) -> None:
         """Go on by another configuration."""
         self._deps = deps
+        self._studies = Studies(deps.index, deps.match, deps.read_header)
 
     @property
     def watched_series(self) -> frozenset[str]:
         """Series Instance UIDs of what has not settled yet."""
-        return frozenset(self._watched)
+        return frozenset(self._waiting)
 
     def tick(self, now: float) -> None:
-        """One look at everything that is due; a series that fails does not hold up the others."""
-        self._take_in(now)
+        """Look at what is due, the oldest wish first, for a bounded time.
+
+        What was not reached comes first in the next tick; a series that fails does not hold up the
+        others.
+        """
+        began = self._clock()
+        self._take_in()
         self._notice_departures()
-        due = [uid for uid, watch in self._watched.items() if watch.look_again_at <= now]
-        for uid in dict.fromkeys((*due, *self._new)):
-            with self._apart(uid, now):
-                self._look(uid, now)
-            self._new.pop(uid, None)
-        for study, look_at in list(self._studies.items()):
-            if look_at <= now:
-                self._look_at_study(study, now)
+        for due in sorted(self._agenda.come_due(now), key=lambda look: look.kind):
+            self._agenda.wish(due)
+        while (look := self._agenda.first()) is not None:
+            if look.kind is _Kind.STUDY:
+                self._look_at_study(look.uid, now)
+            else:
+                with self._apart(look.uid, now):
+                    self._look(look.uid, now)
+            self._agenda.done(look)
+            if self._clock() - began >= self._most_s:
+                break
+        self._note_how_far(now)
 
     # --- what to look at -------------------------------------------------------------------------
 
-    def _take_in(self, now: float) -> None:
-        """Note what is new; where the database fails meanwhile, all of it is read again."""
+    def _take_in(self) -> None:
+        """Note what is new; where the database fails meanwhile, all of it is asked again."""
         deps, index = self._deps, self._deps.index
-        row, loss_row = self._row, self._loss_row
-        unsettled: Sequence[str] = ()
-        waiting: Sequence[str] = ()
-        if row < 0:
+        row, loss_row, newest = self._row, self._loss_row, index.newest_instance()
+        wished: list[str] = []
+        if not 0 <= row <= newest:  # just started, or rows are counted anew in an emptied table
             loss_row = deps.losses.newest_row()
+            self._known_until = index.known_until()
             unsettled, row = index.unsettled()
-            waiting = deps.match.matches.waiting_studies()
-        arrived: dict[str, list[tuple[int, Instance]]] = {}
-        # all of them: a series of which half is known looks complete when its sender is gone
-        while rows := index.arrivals_after(row):
+            self._unknown |= dict.fromkeys(unsettled, self._known_until + 1)
+            wished += unsettled
+            for study in deps.match.matches.waiting_studies():
+                self._agenda.put(_Look(_Kind.STUDY, study), -inf)
+        while row < newest and (rows := index.arrivals_after(row)):
             row = rows[-1][0]
-            for number, instance in rows:
-                arrived.setdefault(instance.series_instance_uid, []).append((number, instance))
-        decided = index.forced_series()
+            for number, uid in rows:
+                self._unknown.setdefault(uid, number)
+                wished.append(uid)
+        wished += index.forced_series()
         loss_row, lost = deps.losses.after(loss_row)
-        known = [uid for uid in lost if uid in self._watched or index.series(uid) is not None]
-        self._studies |= dict.fromkeys(waiting, -inf)
-        for uid, mine in arrived.items():
-            if uid in self._watched:
-                with self._apart(uid, now):
-                    self._watched[uid].take_rows(mine)
-        for uid in (*unsettled, *arrived, *sorted(known), *decided):
-            if uid in self._watched:
-                self._watched[uid].look_again_at = -inf
-            else:
-                self._new[uid] = None
-        for uid, again_at in list(self._broken.items()):
-            if again_at <= now:
-                del self._broken[uid]
-                self._new[uid] = None
-            else:
-                self._new.pop(uid, None)
+        wished += (
+            uid for uid in sorted(lost) if uid in self._waiting or index.series(uid) is not None
+        )
+        for uid in wished:
+            self._wish(uid)
         self._row, self._loss_row = row, loss_row
 
     def _notice_departures(self) -> None:
         """Have a series looked at as soon as an association that carried it has ended."""
-        waiting = [watch for watch in self._watched.values() if watch.senders]
-        if waiting:
-            still_open = self._deps.index.open_associations()
-            for watch in waiting:
-                if not watch.senders <= still_open:
-                    watch.look_again_at = -inf
+        if self._carried_by:
+            ended = self._carried_by.keys() - self._deps.index.open_associations()
+            for uid in sorted({uid for each in ended for uid in self._carried_by[each]}):
+                self._wish(uid)
+
+    def _wish(self, series_instance_uid: str) -> None:
+        """Have a series looked at in its turn; one that could not be judged has its own time."""
+        if series_instance_uid not in self._broken:
+            self._agenda.wish(_Look(_Kind.SERIES, series_instance_uid))
+
+    def _wait(self, watch: SeriesWatch, senders: frozenset[str], until: float) -> None:
+        """Look at a series again at a time, or as soon as one of these associations ends."""
+        uid = watch.series_instance_uid
+        self._forget(uid)
+        self._waiting[uid] = senders
+        for sender in senders:
+            self._carried_by.setdefault(sender, set()).add(uid)
+        self._agenda.put(_Look(_Kind.SERIES, uid), until)
+        self._watched[uid] = watch
+        self._size += watch.size
+        while self._size > self._most_images and len(self._watched) > 1:
+            _, dropped = self._watched.popitem(last=False)
+            self._size -= dropped.size
+
+    def _take_watch(self, series_instance_uid: str) -> SeriesWatch | None:
+        """What is kept of a series, if anything; whoever goes on waiting gives it back."""
+        watch = self._watched.pop(series_instance_uid, None)
+        self._size -= watch.size if watch is not None else 0
+        return watch
+
+    def _forget(self, series_instance_uid: str) -> None:
+        """It waits for nothing any more."""
+        for sender in self._waiting.pop(series_instance_uid, ()):
+            self._carried_by[sender].discard(series_instance_uid)
+            if not self._carried_by[sender]:
+                del self._carried_by[sender]
+        self._take_watch(series_instance_uid)
+        self._agenda.put(_Look(_Kind.SERIES, series_instance_uid), inf)
+
+    def _note_how_far(self, now: float) -> None:
+        """Move the mark up to what series rows know of, so that a start asks only about the rest."""
+        if 0 <= now - self._noted_at < NOTE_EVERY_S:
+            return
+        self._noted_at = now
+        known = min(self._unknown.values(), default=self._row + 1) - 1
+        if known != self._known_until:
+            self._deps.index.note_known_until(known)
+            self._known_until = known
 
     # --- one series ------------------------------------------------------------------------------
 
     def _look(self, uid: str, now: float) -> None:
         """Gather what is known, decide, and do what was decided."""
         deps, index = self._deps, self._deps.index
-        was = index.series(uid)
+        self._broken.discard(uid)
+        watch, was = self._take_watch(uid), index.series(uid)
         if was is not None and was.forced is Forced.DISCARD:
             self._carry_out(discard_as_told(was, now), was, now)
+            if was.newest_row < index.newest_row(uid):  # its row has to know of what came since
+                self._unknown.setdefault(uid, was.newest_row + 1)
+                self._agenda.put(_Look(_Kind.SERIES, uid), -inf)
             return
-        watch = self._watched.get(uid)
-        if watch is None:
-            newest_row, rows = index.newest_row(uid), index.arrivals_of(uid)
-            if not rows:
-                if was is not None and was.forced:  # a person asked for it, and no file is left
-                    self._carry_out(send_again(replace(was, updated_at=now)), was, now)
-                return
+        # all that arrived: a series of which half is known looks complete when its sender is gone
+        newest_row = index.newest_row(uid)
+        known = watch.newest_row if watch is not None else 0
+        rows = index.arrivals_of(uid, known) if newest_row > known else ()
+        if watch is None and rows:
             watch = SeriesWatch(uid, rows[0][1].study_instance_uid, deps.read_header)
-            watch.take_rows(rows)
-            watch.newest_row = max(watch.newest_row, newest_row)
-            self._watched[uid] = watch
+        if watch is None:
+            if was is not None and was.forced:  # a person asked for it, and no file is left
+                self._carry_out(send_again(replace(was, updated_at=now)), was, now)
+            self._forget(uid)
+            self._unknown.pop(uid, None)
+            return
+        watch.take_rows(rows)
+        watch.newest_row = max(watch.newest_row, newest_row)
         series = watch.now()
         if not series.instances:
-            self._keep_aside(series, was, now)
+            self._wait(watch, frozenset(), -inf)
+            if self._keep_aside(series, was, now):
+                self._unknown.pop(uid, None)
             return
         peer = peer_key(series.origin)
         judgement = judge_rules(deps.match.rules, series.header)
         associations = index.associations_around(uid)
-        watch.senders = frozenset(
-            row["id"] for row in associations if row["carried"] and row["closed_at"] is None
-        )
         has_work = was is not None and bool(was.snapshot)
         facts = Facts(
             was=was,
@@ -210,32 +301,44 @@ class Settler:
             is_current=index.newest_row(uid) <= series.newest_row,  # asked last
         )
         decision = decide(facts, deps.policy, now)
-        if decision.row is not None and decision.row.state is SeriesState.RECEIVING:
-            watch.look_again_at = decision.look_again_at
+        is_receiving = decision.row is not None and decision.row.state is SeriesState.RECEIVING
+        self._wait(
+            watch,
+            frozenset(x["id"] for x in associations if x["carried"] and x["closed_at"] is None),
+            decision.look_again_at if is_receiving else -inf,  # until its row says that it settled
+        )
         if decision.learns_splitting:
             log.info("peer sends one series over several associations", extra={"peer": peer})
             index.learn_splitting(peer, now)
-        self._carry_out(decision, was, now)
+        if self._carry_out(decision, was, now):
+            self._unknown.pop(uid, None)
 
-    def _carry_out(self, decision: Decision, was: SeriesRow | None, now: float) -> None:
-        """Do what was decided, the row last: a crash before it leaves a series to be judged again."""
+    def _carry_out(self, decision: Decision, was: SeriesRow | None, now: float) -> bool:
+        """Do what was decided, the row last: a crash before it leaves a series to be judged again.
+
+        Returns:
+            Whether its row says so now.
+        """
         row, deps = decision.row or was, self._deps
         if row is None:
-            return
+            return False
         uid, study = row.series_instance_uid, row.study_instance_uid
         if decision.ends_work_before is not None:
             deps.work.supersede(study, uid, decision.ends_work_before, now)
         if decision.forgets_deleted:
             deps.index.forget_deleted(uid)
         if decision.row is None:
-            return
+            return False
         is_given_up = row.state is SeriesState.DISCARDED and decision.ends_work_before is not None
         if decision.settles is not None:
             self._let_rules_speak(decision.settles, row, now)
         elif is_given_up:
             self._match_study(study, now, settling=row)
-        if self._write(row, was) and (decision.settles is not None or is_given_up):
-            self._studies[study] = -inf
+        is_written = self._write(row, was)
+        if is_written and (decision.settles is not None or is_given_up):
+            # once more: another process may have settled a series of the study meanwhile, and neither
+            # saw the row of the other; and what waits for a role has to come due
+            self._agenda.wish(_Look(_Kind.STUDY, study))
             log.info(
                 "series settled",
                 extra={
@@ -246,18 +349,20 @@ class Settler:
                     "evidence": row.evidence.value,
                 },
             )
+        return is_written
 
     def _let_rules_speak(self, settling: Settling, row: SeriesRow, now: float) -> None:
         """What the next revision of a series leads to, alone and in sets."""
         deps, uid, study = self._deps, row.series_instance_uid, row.study_instance_uid
         crash_point("waiting for completion")
-        rows = [row, *deps.index.series_of_study(study)]
-        match_series(StudyMoment.of(study, rows, deps.match, now), settling)
+        others = [each.series_number for each in deps.index.outline_of_study(study)]
+        at = StudyMoment.of(study, [row.series_number, *others], deps.match, now)
+        match_series(at, settling)
         deps.work.supersede(study, uid, row.revision, now)
         self._match_study(study, now, settling=row, series=settling.series)
         crash_point("job queued")
 
-    def _keep_aside(self, series: Series, was: SeriesRow | None, now: float) -> None:
+    def _keep_aside(self, series: Series, was: SeriesRow | None, now: float) -> bool:
         """Nothing here is an input: it never waits, and only a rule that names its class is asked."""
         at = StudyMoment.of(series.study_instance_uid, (), self._deps.match, now)
         match_no_input(at, series)
@@ -268,18 +373,17 @@ class Settler:
             revision=1,
             forced=None,
         )
-        self._write(row, was)
+        return self._write(row, was)
 
     def _write(self, row: SeriesRow, was: SeriesRow | None) -> bool:
-        """Write the row unless nothing changed; only what is arriving is watched further."""
+        """Write the row unless nothing changed; what is not arriving waits no further."""
         uid = row.series_instance_uid
         is_same = was is not None and replace(row, updated_at=was.updated_at) == was
         if not is_same and not self._deps.index.put_series(row, was=was):
-            if uid in self._watched:
-                self._watched[uid].look_again_at = -inf
+            self._agenda.put(_Look(_Kind.SERIES, uid), -inf)
             return False
         if row.state is not SeriesState.RECEIVING:
-            self._watched.pop(uid, None)
+            self._forget(uid)
         return True
 
     # --- the series of one study -----------------------------------------------------------------
@@ -292,9 +396,7 @@ class Settler:
         except Exception:
             log.exception("study not judged", extra={"study_instance_uid": study_instance_uid})
             again_at = now + BROKEN_S
-        self._studies.pop(study_instance_uid)
-        if again_at is not None:
-            self._studies[study_instance_uid] = again_at
+        self._agenda.put(_Look(_Kind.STUDY, study_instance_uid), again_at)
 
     def _match_study(
         self,
@@ -302,39 +404,11 @@ class Settler:
         now: float,
         settling: SeriesRow | None = None,
         series: Series | None = None,
-    ) -> float | None:
-        """Judge the study rules; returns when to do it again although nothing new came.
-
-        Args:
-            settling: The row of a series that is about to be written.
-            series: That series, unless it is given up.
-        """
+    ) -> float:
+        """As ``Studies.match``, where there are study rules."""
         if not any(isinstance(active.rule, StudyRule) for active in self._deps.match.rules):
-            return None
-        rows = {
-            row.series_instance_uid: row
-            for row in self._deps.index.series_of_study(study_instance_uid)
-        }
-        if settling is not None:
-            rows[settling.series_instance_uid] = settling
-
-        def read(series_instance_uid: str) -> Series | None:
-            row = rows[series_instance_uid]
-            return series if row is settling else self._read_settled(row)
-
-        at = StudyMoment.of(study_instance_uid, rows.values(), self._deps.match, now)
-        complete = [r for r in rows.values() if r.state is SeriesState.COMPLETE and r.snapshot]
-        return match_study(at, complete, read)
-
-    def _read_settled(self, row: SeriesRow) -> Series | None:
-        """A settled series as its snapshot says; None where files of it are gone."""
-        rows = self._deps.index.arrivals_of(row.series_instance_uid)
-        watch = SeriesWatch(row.series_instance_uid, row.study_instance_uid, self._deps.read_header)
-        watch.take_rows(one for one in rows if one[1].sop_instance_uid in row.snapshot)
-        series = watch.now()
-        if len(series.instances) < len(row.snapshot):
-            return None
-        return replace(series, revision=row.revision, missing=row.missing)
+            return inf
+        return self._studies.match(study_instance_uid, now, settling, series)
 
     # --- what goes wrong -------------------------------------------------------------------------
 
@@ -347,15 +421,23 @@ class Settler:
             raise  # the database itself: the whole tick is tried again
         except Exception as error:
             log.exception("series not settled", extra={"series_instance_uid": series_instance_uid})
-            self._watched.pop(series_instance_uid, None)
-            self._broken[series_instance_uid] = now + BROKEN_S
+            self._forget(series_instance_uid)
+            self._broken.add(series_instance_uid)
+            look = _Look(_Kind.SERIES, series_instance_uid)
+            self._agenda.done(look)
+            self._agenda.put(look, now + BROKEN_S)
             self._hold_broken(series_instance_uid, type(error).__name__, now)
 
     def _hold_broken(self, series_instance_uid: str, error: str, now: float) -> None:
         """Show a series that cannot be judged to whoever lists what is held."""
         index = self._deps.index
         was = index.series(series_instance_uid)
+        if was is not None and was.state is SeriesState.DISCARDED and not was.forced:
+            self._give_up_broken(was, now)
+            return
         instances = [one for _, one in index.arrivals_of(series_instance_uid)]
+        if was is None and not instances:
+            return
         known = was or SeriesRow(
             series_instance_uid=series_instance_uid,
             study_instance_uid=instances[0].study_instance_uid,
@@ -368,4 +450,15 @@ class Settler:
         )
         why = Reason(ReasonCode.NOT_JUDGED, {"error": error, "again_after_s": BROKEN_S})
         row = replace(known, state=SeriesState.HELD, reasons=(why,), updated_at=now)
-        index.put_series(row, was=was)
+        if index.put_series(row, was=was):
+            self._unknown.pop(series_instance_uid, None)  # what is held is looked at after a start
+
+    def _give_up_broken(self, was: SeriesRow, now: float) -> None:
+        """A person gave it up before: it stays so, and is not tried again for itself."""
+        uid, index = was.series_instance_uid, self._deps.index
+        if index.put_series(
+            replace(was, newest_row=index.newest_row(uid), updated_at=now), was=was
+        ):
+            self._unknown.pop(uid, None)
+            self._broken.discard(uid)
+            self._agenda.drop(_Look(_Kind.SERIES, uid))

@@ -16,7 +16,7 @@ from node.pipeline.accept import Replan
 from node.pipeline.build import Plan
 from node.pipeline.deliver import Deliverer, delivery_deps
 from node.pipeline.retain import Retention
-from node.pipeline.settle import Settler, settle_deps
+from node.pipeline.settle import TICK_WORK_S, Settler, settle_deps
 from node.pipeline.signals import Signals
 from node.pipeline.work import Worker, work_deps
 from node.spool.files import SpoolFolders
@@ -42,7 +42,7 @@ def route(plan: Plan, replan: Replan, signals: Signals) -> None:
     if signals.stop.is_set():
         engine.dispose()
         return
-    settler = Settler(settle_deps(plan, engine))
+    settler = Settler(settle_deps(plan, engine), most_s=TICK_WORK_S)
     retention = Retention(plan, engine)
     leases = JobLeases(engine, max_attempts=plan.config.work.attempts)
 

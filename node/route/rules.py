@@ -38,8 +38,22 @@ class StudyRule:
         if not self.roles:
             raise ValueError(f"study rule {self.name} has no roles")
 
+    def candidate(
+        self, series_instance_uid: str, *, patient_id: str, header: Header, slices: int
+    ) -> Candidate:
+        """A series as each role judges it."""
+        return Candidate(
+            series_instance_uid=series_instance_uid,
+            patient_id=patient_id,
+            fits={name: role.judge(header, slices) for name, role in self.roles.items()},
+        )
+
     def choose(self, candidates: Sequence[Candidate]) -> SetChoice:
-        """One series per role, out of all complete series of one study."""
+        """One series per role, out of all complete series of one study.
+
+        Args:
+            candidates: Made by this rule.
+        """
         return choose(self.roles, candidates)
 
 

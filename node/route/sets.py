@@ -16,13 +16,34 @@ from node.route.conditions import Condition, Truth
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """What one role says of one series.
+
+    Args:
+        rank: Of those that fit the highest is the best.
+        unknown: Attributes for want of which it is unknown whether it fits.
+    """
+
+    truth: Truth
+    rank: tuple[int, ...] = ()
+    unknown: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A complete series of the study in question."""
+    """A complete series of the study in question, judged once by each role; its header is not kept.
+
+    Args:
+        fits: What each role says of it.
+    """
 
     series_instance_uid: str
     patient_id: str
-    header: Header
-    slices: int
+    fits: Mapping[str, Fit]
+
+    @property
+    def fits_any(self) -> bool:
+        return any(fit.truth is Truth.TRUE for fit in self.fits.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,10 +58,16 @@ class Role:
     condition: Condition
     prefer: tuple[Condition, ...] = ()
 
-    def rank(self, candidate: Candidate) -> tuple[int, ...]:
-        """Higher is better."""
-        wishes = (wish.judge(candidate.header).truth is Truth.TRUE for wish in self.prefer)
-        return (*(int(granted) for granted in wishes), candidate.slices)
+    def judge(self, header: Header, slices: int) -> Fit:
+        """What it says of a series."""
+        verdict = self.condition.judge(header)
+        if verdict.truth is Truth.TRUE:
+            wishes = (wish.judge(header).truth is Truth.TRUE for wish in self.prefer)
+            return Fit(truth=verdict.truth, rank=(*(int(granted) for granted in wishes), slices))
+        if verdict.truth is Truth.UNKNOWN:
+            leaves = (leaf.name for leaf in verdict.leaves() if leaf.truth is Truth.UNKNOWN)
+            return Fit(truth=verdict.truth, unknown=frozenset(leaves))
+        return Fit(truth=verdict.truth)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,25 +95,24 @@ SetChoice: TypeAlias = Chosen | Waiting | Ambiguous
 _Fits = dict[str, list[Candidate]]
 
 
-def choose(roles: Mapping[str, Role], candidates: Sequence[Candidate]) -> SetChoice:
+def choose(roles: Iterable[str], candidates: Sequence[Candidate]) -> SetChoice:
     """Give each role its series; the order of the candidates does not matter.
 
     A role that only one series fits takes it; then each role takes the best that is left. A series
     fills one role only.
     """
     fits: _Fits = {
-        name: [c for c in candidates if role.condition.judge(c.header).truth is Truth.TRUE]
-        for name, role in roles.items()
+        name: [each for each in candidates if each.fits[name].truth is Truth.TRUE] for name in roles
     }
     taken: dict[str, Candidate] = {}
     while fits:
         if missing := tuple(name for name, fitting in fits.items() if not fitting):
-            return _waiting(missing, roles, candidates, taken)
+            return _waiting(missing, candidates, taken)
         claims = {name: fitting[0] for name, fitting in fits.items() if len(fitting) == 1}
         if rivals := _rivals(claims):
             return Waiting(reasons=(_rivalry(ReasonCode.ONE_SERIES_FOR_ROLES, rivals),))
         if not claims:
-            best = {name: _best(roles[name], fitting) for name, fitting in fits.items()}
+            best = {name: _best(name, fitting) for name, fitting in fits.items()}
             claims = {name: winners[0] for name, winners in best.items() if len(winners) == 1}
             rivals = _rivals(claims)
             if claims.keys() == rivals.keys():
@@ -105,9 +131,9 @@ def choose(roles: Mapping[str, Role], candidates: Sequence[Candidate]) -> SetCho
     return Chosen(roles={name: taken[name].series_instance_uid for name in roles})
 
 
-def _best(role: Role, fitting: Sequence[Candidate]) -> list[Candidate]:
-    top = max(role.rank(candidate) for candidate in fitting)
-    return [candidate for candidate in fitting if role.rank(candidate) == top]
+def _best(role: str, fitting: Sequence[Candidate]) -> list[Candidate]:
+    top = max(candidate.fits[role].rank for candidate in fitting)
+    return [candidate for candidate in fitting if candidate.fits[role].rank == top]
 
 
 def _rivals(claims: Mapping[str, Candidate]) -> dict[str, Candidate]:
@@ -118,19 +144,15 @@ def _rivals(claims: Mapping[str, Candidate]) -> dict[str, Candidate]:
 
 def _waiting(
     missing: tuple[str, ...],
-    roles: Mapping[str, Role],
     candidates: Sequence[Candidate],
     taken: Mapping[str, Candidate],
 ) -> Waiting:
     """Name the empty roles, and what is not known about the series that might have filled them."""
     used = _uids(taken.values())
+    left = [each for each in candidates if each.series_instance_uid not in used]
     empty = []
     for name in missing:
-        unknown: set[str] = set()
-        for candidate in candidates:
-            verdict = roles[name].condition.judge(candidate.header)
-            if candidate.series_instance_uid not in used and verdict.truth is Truth.UNKNOWN:
-                unknown |= {leaf.name for leaf in verdict.leaves() if leaf.truth is Truth.UNKNOWN}
+        unknown = frozenset[str]().union(*(each.fits[name].unknown for each in left))
         empty.append((name, sorted(unknown)))
     return Waiting(reasons=(Reason(ReasonCode.ROLE_EMPTY, {"empty": empty}),))
 

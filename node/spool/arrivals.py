@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, Row, and_, exists, func, or_, select, text, update
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Row,
+    and_,
+    case,
+    exists,
+    func,
+    or_,
+    select,
+    text,
+    union,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 
 from node.database.engine import (
@@ -36,18 +51,55 @@ from node.spool.tables import (
     IS_FORCED,
     association,
     instance,
+    mark,
     peer_habit,
     series,
     series_detail,
 )
 
+_T = TypeVar("_T", bound=Hashable)
+
 _OPEN_STATES = stored(SeriesState.RECEIVING, SeriesState.HELD)
 # much longer than a heartbeat: a process that was only slow may still say how it ended
 _DEAD_AFTER_S = 60.0
 _DETAIL = ("header", "snapshot", "gate")
+_OUTLINE = select(
+    *(
+        series.c[name]
+        for name in (
+            *("series_instance_uid", "state", "revision", "frames", "series_number"),
+            *("patient_id", "first_received_at", "guard", "updated_at"),
+        )
+    )
+)
 _WITH_DETAIL = select(*series.c, *(series_detail.c[name] for name in _DETAIL)).join(
     series_detail, series_detail.c.series_instance_uid == series.c.series_instance_uid
 )
+_KNOWN_UNTIL = "settled"  # name of the mark
+_BATCH = 500
+# of an instance, equal in most of its series
+_SHARED = (
+    *("sop_class_uid", "transfer_syntax_uid"),
+    *("study_instance_uid", "series_instance_uid"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeriesOutline:
+    """A row of ``series`` as far as sets of a study are chosen by it.
+
+    Args:
+        state: Of which write of the row this is: equal ones are of equal rows.
+    """
+
+    series_instance_uid: str
+    is_complete: bool
+    revision: int
+    frames: int
+    series_number: int | None
+    patient_id: str
+    first_received_at: float
+    state: tuple[int, float]
 
 
 class Arrivals:
@@ -56,30 +108,64 @@ class Arrivals:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def arrivals_after(self, row: int, limit: int = 2000) -> Sequence[tuple[int, Instance]]:
-        """Instances whose row is newer, oldest first."""
-        query = select(instance).where(instance.c.id > row).order_by(instance.c.id).limit(limit)
-        return [(found.id, instance_of(found)) for found in rows_of(self._engine, query)]
+    def newest_instance(self) -> int:
+        """The newest row of all; 0 where there is none."""
+        return int(column_of(self._engine, select(func.max(instance.c.id)))[0] or 0)
+
+    def arrivals_after(self, row: int, limit: int = 5000) -> Sequence[tuple[int, str]]:
+        """Rows of instances that are newer, each with its Series Instance UID, oldest first."""
+        columns = select(instance.c.id, instance.c.series_instance_uid)
+        query = columns.where(instance.c.id > row).order_by(instance.c.id).limit(limit)
+        return [(found.id, found.series_instance_uid) for found in rows_of(self._engine, query)]
 
     def unsettled(self) -> tuple[Sequence[str], int]:
         """Series that need a look after a start, and the newest row that this answer covers.
 
         Those without a row, those not settled, and those whose row knows nothing of their newest
-        instance.
+        instance; of instances only those beyond the mark are asked. First those whose rules have
+        not spoken, as they came; last those that are held.
         """
-        uid = instance.c.series_instance_uid
-        arrived = select(uid, func.max(instance.c.id).label("row")).group_by(uid).subquery()
-        of_series = series.c.series_instance_uid == arrived.c.series_instance_uid
-        needs_a_look = or_(
-            series.c.series_instance_uid.is_(None),
-            series.c.state.in_(_OPEN_STATES),
-            text(IS_FORCED),
-            series.c.newest_row < arrived.c.row,
-        )
-        query = select(arrived.c.series_instance_uid).outerjoin(series, of_series)
+        # SQLite would rather walk through the index of all series there ever were
+        uid = (instance.c.series_instance_uid + text("''")).label("series_instance_uid")
+        of_its = series.c.series_instance_uid
+        is_open = series.c.state.in_(_OPEN_STATES)
+        is_held = case((series.c.state == SeriesState.HELD.value, 1), else_=0)
         with reading(self._engine) as connection:
-            newest = connection.execute(select(func.max(instance.c.id))).scalar_one()
-            return list(connection.execute(query.where(needs_a_look)).scalars()), int(newest or 0)
+            newest = _newest(connection)
+            beyond = (
+                select(
+                    uid,
+                    func.min(instance.c.id).label("first"),
+                    func.max(instance.c.id).label("row"),
+                )
+                .where(instance.c.id > _known_until(connection, newest))
+                .group_by(uid)
+                .subquery()
+            )
+            is_behind = or_(of_its.is_(None), series.c.newest_row < beyond.c.row)
+            arrived = (
+                select(beyond.c.series_instance_uid)
+                .outerjoin(series, of_its == beyond.c.series_instance_uid)
+                .where(is_behind)
+                .order_by(beyond.c.first)
+            )
+            known = select(of_its).where(is_open).order_by(is_held, series.c.first_received_at)
+            questions = (arrived, select(of_its).where(text(IS_FORCED)), known)
+            found = [uid for each in questions for uid in connection.execute(each).scalars()]
+        return list(dict.fromkeys(found)), newest
+
+    def known_until(self) -> int:
+        """The mark: every series of an instance up to this row is open, or its row knows of it."""
+        with reading(self._engine) as connection:
+            return _known_until(connection, _newest(connection))
+
+    def note_known_until(self, row: int) -> None:
+        """Move the mark; what lies beyond it is looked at after a start."""
+        with writing(self._engine) as connection:
+            noted = inserting(connection, mark).values(name=_KNOWN_UNTIL, row=row)
+            connection.execute(
+                noted.on_conflict_do_update(index_elements=["name"], set_={"row": row})
+            )
 
     def newest_row(self, series_instance_uid: str) -> int:
         """The newest row of a series; 0 where there is none."""
@@ -87,10 +173,16 @@ class Arrivals:
         query = select(func.max(instance.c.id)).where(of_series)
         return int(column_of(self._engine, query)[0] or 0)
 
-    def arrivals_of(self, series_instance_uid: str) -> Sequence[tuple[int, Instance]]:
-        """Newest versions of a series' instances with their rows, oldest first, files still there."""
-        query = select(instance).where(instance.c.series_instance_uid == series_instance_uid)
-        rows = rows_of(self._engine, query.order_by(instance.c.version))
+    def arrivals_of(
+        self, series_instance_uid: str, after: int = 0
+    ) -> Sequence[tuple[int, Instance]]:
+        """Newest versions of a series' instances with their rows, oldest first, files still there.
+
+        Args:
+            after: Only of rows that are newer than this one.
+        """
+        its = and_(instance.c.series_instance_uid == series_instance_uid, instance.c.id > after)
+        rows = rows_of(self._engine, select(instance).where(its).order_by(instance.c.version))
         newest = {row.sop_instance_uid: row for row in rows}
         there = (row for row in newest.values() if row.file_deleted_at is None)
         return [(row.id, instance_of(row)) for row in sorted(there, key=lambda row: row.id)]
@@ -123,9 +215,10 @@ class Arrivals:
         return {uid: names[uid] for uid in versions}
 
     def associations_around(self, series_instance_uid: str) -> Sequence[Mapping[str, Any]]:
-        """Rows of associations that carried a series, and of the same callers' others since.
+        """Rows of associations that carried a series, and of the same callers' others.
 
-        Each with ``carried``: how many instances of the series it brought.
+        Of those the ones that are open, or were opened since the last of the carriers ended. Each
+        with ``carried``: how many instances of the series it brought.
         """
         carried = (
             select(instance.c.association_id.label("id"), func.count().label("carried"))
@@ -161,9 +254,19 @@ class Arrivals:
         query = _WITH_DETAIL.where(series.c.series_instance_uid == series_instance_uid)
         return next((_series_row(found) for found in rows_of(self._engine, query)), None)
 
-    def series_of_study(self, study_instance_uid: str) -> Sequence[SeriesRow]:
-        query = _WITH_DETAIL.where(series.c.study_instance_uid == study_instance_uid)
-        return [_series_row(found) for found in rows_of(self._engine, query)]
+    def outline_of_study(self, study_instance_uid: str) -> Sequence[SeriesOutline]:
+        """All series of a study, without what they are judged by."""
+        of_study = series.c.study_instance_uid == study_instance_uid
+        return [_outline(row) for row in rows_of(self._engine, _OUTLINE.where(of_study))]
+
+    def headers_of_inputs(self, uids: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Headers as JSON of those of these series that a revision was made of."""
+        detail = select(*(series_detail.c[each] for each in ("series_instance_uid", *_DETAIL[:2])))
+        for start in range(0, len(uids), _BATCH):
+            some = series_detail.c.series_instance_uid.in_(uids[start : start + _BATCH])
+            for row in rows_of(self._engine, detail.where(some)):
+                if row.snapshot:
+                    yield row.series_instance_uid, row.header
 
     def put_series(self, row: SeriesRow, *, was: SeriesRow | None) -> bool:
         """Write a row if it is still as it was; False when another process was faster."""
@@ -245,12 +348,47 @@ class Arrivals:
 
 def instance_of(row: Row[Any]) -> Instance:
     """A row of ``instance`` as a value."""
-    origin = value_of(Origin, row, transport=Transport(row.transport))
-    return value_of(Instance, row, origin=origin)
+    origin = _one(value_of(Origin, row, transport=Transport(row.transport)))
+    same = {name: _one(row._mapping[name]) for name in _SHARED}
+    pixels = row.pixel_identity
+    is_first = pixels == row.received_sha256
+    return value_of(
+        Instance,
+        row,
+        **same,
+        pixel_identity=row.received_sha256 if is_first else pixels,
+        origin=origin,
+    )
 
 
-def _others_since(connection: Connection, carriers: Sequence[Row[Any]]) -> Sequence[Row[Any]]:
-    """Associations of the same callers that are open, or were opened since the first carrier."""
+@lru_cache(maxsize=1024)
+def _one(value: _T) -> _T:
+    """The one object that stands for all equal ones: instances of a series share most they say."""
+    return value
+
+
+def _newest(connection: Connection) -> int:
+    return int(connection.execute(select(func.max(instance.c.id))).scalar_one() or 0)
+
+
+def _known_until(connection: Connection, newest: int) -> int:
+    """The mark; nothing where rows are counted anew, as SQLite does in a table that was emptied."""
+    known = select(mark.c.row).where(mark.c.name == _KNOWN_UNTIL)
+    row = int(connection.execute(known).scalar_one_or_none() or 0)
+    return row if row <= newest else 0
+
+
+def _outline(row: Row[Any]) -> SeriesOutline:
+    return value_of(
+        SeriesOutline,
+        row,
+        is_complete=row.state == SeriesState.COMPLETE.value,
+        state=(row.guard, row.updated_at),
+    )
+
+
+def _others_since(connection: Connection, carriers: Sequence[Row[Any]]) -> Iterable[Row[Any]]:
+    """Associations of the same callers that are open, or were opened since the last carrier ended."""
     if not carriers:
         return []
     callers = {tuple(row._mapping[name] for name in CALLER) for row in carriers}
@@ -260,11 +398,14 @@ def _others_since(connection: Connection, carriers: Sequence[Row[Any]]) -> Seque
             for caller in callers
         )
     )
-    since = or_(
-        association.c.closed_at.is_(None),
-        association.c.opened_at >= min(row.opened_at for row in carriers),
+    # what ended without a word ended at its last sign of life
+    ended_at = max(row.heartbeat_at if row.closed_at is None else row.closed_at for row in carriers)
+    theirs = select(association).where(same_caller)
+    found = union(  # by an index each: of all associations there ever were neither asks many
+        theirs.where(association.c.closed_at.is_(None)),
+        theirs.where(association.c.opened_at > ended_at),
     )
-    return connection.execute(select(association).where(same_caller, since)).all()
+    return connection.execute(found).all()
 
 
 def _series_row(row: Row[Any]) -> SeriesRow:

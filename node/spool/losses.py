@@ -115,9 +115,12 @@ class Losses:
     def after(self, row: int) -> tuple[int, frozenset[str]]:
         """The newest row, and the series that rows after ``row`` may count against."""
         with reading(self._engine) as connection:
-            found = connection.execute(select(loss).where(loss.c.id > row)).all()
-            if not found:
+            newest = int(connection.execute(select(func.max(loss.c.id))).scalar_one() or 0)
+            if newest < row:  # SQLite counts anew in a table that was emptied
+                row = 0
+            if newest == row:
                 return row, frozenset()
+            found = connection.execute(select(loss).where(loss.c.id > row)).all()
             named = {one.series_instance_uid for one in found if one.series_instance_uid}
             concerned: set[str] = set()
             for one in found:
@@ -127,7 +130,7 @@ class Losses:
                 instance.c.association_id.in_(concerned)
             )
             near = set(connection.execute(beside.distinct()).scalars()) if concerned else set()
-        return max(one.id for one in found), frozenset(named | near)
+        return newest, frozenset(named | near)
 
     def of_series(self, series_instance_uid: str) -> Sequence[Loss]:
         """Images that were lost and have not come since.

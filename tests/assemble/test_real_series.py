@@ -13,11 +13,11 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
 from node.assemble.gate import MinimumSize, judge_geometry
-from node.assemble.planes import phase_hints_of
 from node.domain.derived import derive
 from node.domain.frames import Frame, frames_of
 from node.domain.grid import GateVerdict
 from node.domain.header import HeaderMerger, Missing
+from node.domain.phase_hints import phase_hints_of
 from node.words import tell
 from tests.support.cases import Cases
 

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
+from node.spool.tables import instance
 from tests.support.node_in_process import SharedWorker
 from tests.support.phantoms import Phantom
 from tests.support.simulated_node import CT_RULE, SimulatedNode, ct, simulated_node
@@ -315,6 +317,21 @@ def test_the_same_series_in_other_roles_are_another_job(node: SimulatedNode) -> 
     node.settle()
 
     assert job_states(node) == ["cancelled", "queued"]
+
+
+def test_a_set_of_which_a_member_was_deleted_is_parked_and_says_so(node: SimulatedNode) -> None:
+    node.receive(fixed().files())
+    node.settle()
+    with node.node.engine.begin() as connection:
+        connection.execute(update(instance).values(file_deleted_at=node.now))
+    node.receive(moving().files())
+
+    node.settle()
+
+    assert node.series(moving()).state == "complete"
+    assert the_match(node)["state"] == "parked"
+    assert fixed().uid("series") in the_match(node)["sentence"]
+    assert job_states(node) == []
 
 
 def test_two_patients_never_make_one_set(node: SimulatedNode) -> None:

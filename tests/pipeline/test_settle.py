@@ -11,6 +11,7 @@ from sqlalchemy.exc import OperationalError
 
 from node.domain.instance import Ending, SeriesState
 from node.pipeline import settle as settle_module
+from node.pipeline import studies as studies_module
 from node.spool.catalog import SpoolCatalog
 from tests.support.node_in_process import SharedWorker
 from tests.support.segmentations import of_phantom
@@ -310,6 +311,27 @@ def test_a_series_that_cannot_be_judged_is_held_and_holds_up_no_other(
     assert node.series(bad).state == "complete"
 
 
+def test_a_series_that_cannot_be_judged_stays_given_up(
+    node: SimulatedNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise ArithmeticError
+
+    monkeypatch.setattr(settle_module, "decide", fail)
+    node.receive(sliced(ct(), slice(7)))
+    node.settle()
+    held = node.series(ct()).state
+    node.receive(sliced(ct(), slice(7, 8)))
+    node.decide(ct(), "discard")
+
+    node.tick()
+    node.tick(61)
+    node.tick(61)
+
+    assert (held, node.series(ct()).state) == ("held", "discarded")
+    assert node.series(ct()).newest_row == 8
+
+
 def test_a_study_that_cannot_be_judged_does_not_stop_the_tick(
     node: SimulatedNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -320,14 +342,14 @@ def test_a_study_that_cannot_be_judged_does_not_stop_the_tick(
     node.reconfigure(rules=[CT_RULE, pair])
     node.receive(ct("a", study="bad").files())
     node.receive(ct("b", study="good").files())
-    real = settle_module.match_study
+    real = studies_module.match_study
 
     def match(at: Any, *rest: Any) -> Any:
         if at.study_instance_uid == ct("a", study="bad").uid("study"):
             raise ArithmeticError
         return real(at, *rest)
 
-    monkeypatch.setattr(settle_module, "match_study", match)
+    monkeypatch.setattr(studies_module, "match_study", match)
     node.settle()
     node.settle()
 

@@ -242,9 +242,7 @@ def glioma() -> StudyRule:
 
 def series(uid: str, slices: int = 20, patient: str = "P", **derived: object) -> Candidate:
     found: dict[str, Value] = {name: (value,) for name, value in derived.items()}  # type: ignore[misc]
-    return Candidate(
-        series_instance_uid=uid, patient_id=patient, header=Header({}, found), slices=slices
-    )
+    return glioma().candidate(uid, patient_id=patient, header=Header({}, found), slices=slices)
 
 
 T1C = series("1.1", sequence="T1", contrast=True)

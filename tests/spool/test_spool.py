@@ -363,8 +363,8 @@ def test_rows_of_an_association_are_there_when_it_is_closed(node: Node) -> None:
     assert (open_now, arrivals.open_associations()) == ({association_id}, frozenset())
     (association,) = arrivals.associations_around(SERIES_UID)
     assert (association["end"], association["carried"]) == ("released", 1)
-    ((row, instance),) = arrivals.arrivals_after(0)
-    assert instance.series_instance_uid == SERIES_UID
+    ((row, series_instance_uid),) = arrivals.arrivals_after(0)
+    assert series_instance_uid == SERIES_UID
     assert arrivals.arrivals_after(row) == []
 
 
