@@ -15,12 +15,12 @@ A job that another match still wants (two rules, one key) is left alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, Row, Update, and_, or_, select, update
 
-from node.database.engine import reading, rows_of, stored
+from node.database.engine import reading, stored
 from node.domain.job import DeliveryState, JobState, MatchState, Progress, Settled
 from node.domain.reasons import (
     Reason,
@@ -78,16 +78,6 @@ class SeriesWork:
             ]
             _close(connection, match.c.id.in_([row.id for row in older]), why, now)
             drop_unwanted(connection, [row.job_id for row in older], why, now)
-
-    def fates(self) -> Mapping[str, frozenset[MatchState]]:
-        """Series Instance UID -> states of every match in force that it has a part in."""
-        fates: dict[str, set[MatchState]] = {}
-        matches = select(match.c.roles, match.c.state)
-        in_force = matches.where(match.c.state != MatchState.SUPERSEDED.value)
-        for row in rows_of(self._engine, in_force):
-            for uid in row.roles.values():
-                fates.setdefault(uid, set()).add(MatchState(row.state))
-        return {uid: frozenset(states) for uid, states in fates.items()}
 
 
 def supersede_older(

@@ -223,9 +223,7 @@ class Index:
     def _write(self, batch: Sequence[_Row]) -> bool:
         try:
             with writing(self.engine) as connection:
-                if connection.dialect.name == "postgresql":
-                    lock = text("SELECT pg_advisory_xact_lock(:key)")
-                    connection.execute(lock, {"key": _WRITER_LOCK})
+                hold_arrivals(connection)
                 of: defaultdict[Table, list[Mapping[str, object]]] = defaultdict(list)
                 for table, values in batch:
                     of[table].append(values)
@@ -281,6 +279,13 @@ class Tombstones:
         except DBAPIError as error:
             raise no_room("the index cannot be read") from error
         return deleted
+
+
+def hold_arrivals(connection: Connection) -> None:
+    """Let no other process write rows of instances until the transaction ends."""
+    if connection.dialect.name == "postgresql":
+        lock = text("SELECT pg_advisory_xact_lock(:key)")
+        connection.execute(lock, {"key": _WRITER_LOCK})
 
 
 def _open_row(association_id: str) -> Update:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from node.domain.errors import InstanceRejected
-from node.jobs.revisions import SeriesWork
 from node.pipeline.retain import Retention
 from node.spool.files import SpaceGuard
 from tests.support.node_in_process import SharedWorker
 from tests.support.simulated_node import CT_RULE, SimulatedNode, ct, said, simulated_node
 
 DAY_S = 86_400.0
+HOUR_S = 3_600.0
 AT_ONCE = {"done": 0, "unmatched": 0, "parked": 0, "quarantine": 0, "results": 0}
 
 
@@ -27,6 +28,8 @@ def node(tmp_path: Path, worker: SharedWorker) -> Iterator[SimulatedNode]:
 
 
 def sweep(node: SimulatedNode) -> None:
+    """A sweep at a time when what was needed is looked at again."""
+    node.pass_time(HOUR_S)
     Retention(node.node.plan, node.node.engine).sweep(node.now)
 
 
@@ -62,18 +65,26 @@ def test_nothing_goes_before_its_result_is_delivered(node: SimulatedNode) -> Non
 def test_an_image_that_comes_while_a_sweep_runs_is_left_alone(
     node: SimulatedNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = SeriesWork.fates
+    files = ct(slices=9).files()
+    node.receive(files[:8])
+    node.run()
+    judged = Retention._sweep_studies
 
-    def slowly(work: SeriesWork) -> object:
-        node.pass_time(-5)  # stamped before the sweep began, its row written after
-        node.receive(ct().files())
-        node.node.door.index.flush()
-        return asked(work)
+    def slowly(self: Retention, *of: Any) -> int:
+        carry_out = self._carry_out
 
-    monkeypatch.setattr(SeriesWork, "fates", slowly)
+        def after_an_arrival(study: str, now: float) -> Any:
+            node.receive(files[8:])
+            node.node.door.index.flush()
+            return carry_out(study, now)
+
+        monkeypatch.setattr(self, "_carry_out", after_an_arrival)
+        return judged(self, *of)
+
+    monkeypatch.setattr(Retention, "_sweep_studies", slowly)
     sweep(node)
 
-    assert images(node) == 8
+    assert images(node) == 9
 
 
 def test_each_fate_has_its_days(tmp_path: Path, worker: SharedWorker) -> None:

@@ -15,14 +15,18 @@ _OUTGROWN = {
     "job": ("job_ready",),
     "outbox": ("outbox_by_destination",),
 }
+_IS_KEPT = "state <> 'deleted'"
 _INDEXES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "series": {
         "series_received": ("last_received_at", "series_instance_uid"),
         "series_sweep": ("sweep_at",),
     },
     "association": {"association_opened": ("opened_at", "id")},
-    "quarantine": {"quarantine_by_state": ("state", "id")},
-    "event": {"event_by_series": ("series_instance_uid", "id"), "event_at": ("at",)},
+    "quarantine": {
+        "quarantine_by_state": ("state", "id"),
+        "quarantine_age": ("state", "received_at"),
+    },
+    "event": {"event_by_series": ("series_instance_uid", "id"), "event_at": ("at", "id")},
     "match": {
         "match_by_study": ("study_instance_uid",),
         "match_by_state": ("state", "updated_at", "id"),
@@ -36,7 +40,6 @@ _INDEXES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "result": {
         "result_by_object": ("sop_instance_uid",),
         "result_by_study": ("study_instance_uid",),
-        "result_created": ("created_at",),
     },
     "outbox": {"outbox_due": ("destination", "state", "next_at", "id")},
 }
@@ -58,7 +61,8 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("name"),
     )
     op.add_column("series", sa.Column("series_number", sa.Integer(), nullable=True))
-    op.add_column("series", sa.Column("sweep_at", sa.Float(), nullable=True, server_default="0"))
+    op.add_column("series", sa.Column("sweep_at", sa.Float(), nullable=False, server_default="0"))
+    op.add_column("series", sa.Column("forgotten_at", sa.Float(), nullable=True))
     _move_wide_columns()
     with op.batch_alter_table("series") as batch:
         for name in _WIDE:
@@ -69,6 +73,13 @@ def upgrade() -> None:
     for table, indexes in _INDEXES.items():
         for name, columns in indexes.items():
             op.create_index(name, table, list(columns))
+    op.create_index(
+        "result_kept",
+        "result",
+        ["created_at", "id"],
+        sqlite_where=sa.text(_IS_KEPT),
+        postgresql_where=sa.text(_IS_KEPT),
+    )
     forced = sa.text("forced <> ''")
     op.create_index(
         "series_forced",
