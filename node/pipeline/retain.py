@@ -171,7 +171,11 @@ def _has_files(row: KeptSeries, files: Mapping[str, Files]) -> bool:
 
 
 class Retention:
-    """Sweeps studies, results, quarantine and what goes by age; belongs to the process "route"."""
+    """Sweeps studies, results, quarantine and what goes by age; belongs to the process "route".
+
+    Attributes:
+        has_more: The last sweep left something that is due; the next one goes on with it.
+    """
 
     def __init__(self, plan: Plan, engine: Engine) -> None:
         self._plan = plan
@@ -180,7 +184,7 @@ class Retention:
         self._results = ResultStore(engine)
         self._swept_at = self._aged_at = -inf
         self._ageing: Iterator[object] | None = None
-        self._has_more = False
+        self.has_more = False
 
     def use(self, plan: Plan) -> None:
         self._plan = plan
@@ -193,7 +197,7 @@ class Retention:
     def sweep(self, now: float) -> None:
         """One bounded round, if it is time for one, the last left something, or the disk is short."""
         is_short = bool(self._spool.shortage)
-        if now - self._swept_at < SWEEP_S and not (self._has_more or is_short):
+        if now - self._swept_at < SWEEP_S and not (self.has_more or is_short):
             return
         self._swept_at = now
         notice_days(self._engine, crc32(repr(astuple(self._keep)).encode()) >> 1, now)
@@ -208,8 +212,8 @@ class Retention:
             limit=_FILES,
         )
         results = self._sweep_results(now)
-        self._has_more = len(due) == _LOOKS or _FILES in (refused, results)
-        self._has_more |= self._age(now)
+        self.has_more = len(due) == _LOOKS or _FILES in (refused, results)
+        self.has_more |= self._age(now)
         if freed or refused or results:
             log.info(
                 "retention",
@@ -225,10 +229,11 @@ class Retention:
         with reading(self._engine) as connection:
             looks = self._looks(connection, studies, now)
         for study, look in looks.items():
-            while not look.is_nothing:
+            if not look.is_nothing:
                 names, look = self._carry_out(study, now)
                 freed += len(names)
-            looked_at += [(row, max(look.again_at, now + SWEEP_S)) for row in look.rows]
+            again_at = look.again_at if look.is_nothing else now
+            looked_at += [(row, max(again_at, now + SWEEP_S)) for row in look.rows]
         look_again(self._engine, looked_at)
         if freed:
             self._spool.forget_space()
@@ -304,8 +309,11 @@ class Retention:
                 released = look.rows
         for name in names:
             self._spool.path_of(name).unlink(missing_ok=True)
-        for row in released:
-            self._spool.markers.release(row.series_instance_uid)
+        uids = [row.series_instance_uid for row in released]
+        with reading(self._engine) as connection:
+            came_again = {uid for uid, one in files_of(connection, uids).items() if one.kept}
+        for uid in set(uids) - came_again:
+            self._spool.markers.release(uid)
         return names, look
 
     # --- what goes by its age alone --------------------------------------------------------------

@@ -24,6 +24,7 @@ from sqlalchemy import (
     Table,
     Update,
     and_,
+    bindparam,
     case,
     delete,
     exists,
@@ -102,13 +103,14 @@ def due_studies(engine: Engine, until: float, limit: int) -> Sequence[str]:
 
 def look_again(engine: Engine, looked_at: Sequence[tuple[KeptSeries, float]]) -> None:
     """When to look next; a series that was written meanwhile is due at the time of that write."""
+    if not looked_at:
+        return
+    is_same = and_(
+        series.c.series_instance_uid == bindparam("uid"), series.c.guard == bindparam("was")
+    )
+    rows = [{"uid": row.series_instance_uid, "was": row.guard, "at": at} for row, at in looked_at]
     with writing(engine) as connection:
-        for row, at in looked_at:
-            is_same = and_(
-                series.c.series_instance_uid == row.series_instance_uid,
-                series.c.guard == row.guard,
-            )
-            connection.execute(update(series).where(is_same).values(sweep_at=at))
+        connection.execute(update(series).where(is_same).values(sweep_at=bindparam("at")), rows)
 
 
 def notice_days(engine: Engine, digest: int, now: float) -> None:

@@ -6,12 +6,15 @@ What may go is said here a second time, over whole tables and in other words tha
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, select
@@ -406,27 +409,117 @@ def end_all(past: Past) -> None:
     past.deliver(DeliveryClass.SENT)
 
 
+def live_through(it: Past, story: Iterable[tuple[Any, ...]]) -> None:
+    """What happened, and then time until all of it is over."""
+    for what, *how in story:
+        live(it, what, *how)
+    end_all(it)
+    for _ in range(12):
+        live(it, "wait", 2.5)
+        live(it, "sweep")
+
+
+def check_that_only_the_last_is_left(it: Past) -> None:
+    left = it.tables()
+    for table in ("series", "match", "job"):
+        assert {row["study_instance_uid"] for row in left[table]} == {"1.9"}, table
+    assert [row["series_instance_uid"] for row in left["instance"]] == ["1.9.1"]
+    assert len(left["series_detail"]) == 1
+    assert len(left["outbox"]) == 2
+    assert {row["state"] for row in left["result"]} == {"deleted"}
+    assert not list((it.folder / "data" / "spool" / "instances").rglob("*.dcm"))
+    assert list(it.results_folder.iterdir()) == []
+
+
 @settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(happens, min_size=10, max_size=50))
 def test_nothing_needed_goes_and_what_is_over_goes_in_the_end(
     story: list[tuple[Any, ...]],
 ) -> None:
     with past() as it:
-        for what, *how in story:
-            live(it, what, *how)
+        live_through(it, story)
 
-        end_all(it)
-        for _ in range(12):
-            live(it, "wait", 2.5)
-            live(it, "sweep")
-        left = it.tables()
+        check_that_only_the_last_is_left(it)
 
-        for table in ("series", "match", "job"):
-            assert {row["study_instance_uid"] for row in left[table]} == {"1.9"}, table
-        assert [row["series_instance_uid"] for row in left["instance"]] == ["1.9.1"]
-        assert len(left["series_detail"]) == 1
-        assert len(left["outbox"]) == 2
-        assert {row["state"] for row in left["result"]} == {"deleted"}
-        spool_files = it.folder / "data" / "spool" / "instances"
-        assert not list(spool_files.rglob("*.dcm"))
-        assert list(it.results_folder.iterdir()) == []
+
+STORY = [
+    *(("come", one) for one in SERIES),
+    *(("ask", one, "r", "ab"[number % 2]) for number, one in enumerate(SERIES)),
+    ("work", "done"),
+    ("wait", 1.0),
+    ("sweep",),
+    ("work", "implausible"),
+    *(("deliver", DeliveryClass.SENT) for _ in range(3)),
+    ("deliver", DeliveryClass.BLOCKED),
+    ("report", SERIES[1], MatchState.RECEIVING),
+    ("wait", 4.0),
+    ("sweep",),
+    ("arrive", SERIES[2]),
+    ("wait", 9.0),
+    ("sweep",),
+    ("decide", SERIES[3]),
+    ("wait", 9.0),
+    ("sweep",),
+    ("come", SERIES[0]),
+    ("ask", SERIES[0], "s", "b"),
+    ("wait", 9.0),
+    ("sweep",),
+]
+
+
+def test_on_postgresql_as_well(empty_postgresql: Callable[[], str]) -> None:
+    with past(empty_postgresql()) as it:
+        live_through(it, STORY)
+
+        check_that_only_the_last_is_left(it)
+
+
+LATE = """
+import sys
+from node.database.engine import open_engine
+from node.domain.instance import Instance, Origin, Transport
+from node.spool.index import Index
+
+index = Index(open_engine(sys.argv[1]), batch_s=0.0)
+for number in range(int(sys.argv[2])):
+    series = f"1.3.{number}.1"
+    index.record_instance(Instance(
+        sop_instance_uid=f"{series}.9999", sop_class_uid="1.2", transfer_syntax_uid="1.2",
+        study_instance_uid=f"1.3.{number}", series_instance_uid=series, file_name=f"late {number}",
+        data_offset=0, size_bytes=0, received_sha256="b" * 64, pixel_identity="b" * 64,
+        is_input=True, received_at=0.0, origin=Origin(transport=Transport.DIMSE, association_id="b"),
+    ))
+    index.flush(timeout_s=120.0)
+    print(number, flush=True)
+index.close()
+"""
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_what_another_process_writes_during_a_sweep_is_left_alone(
+    database: str, request: pytest.FixtureRequest
+) -> None:
+    url = request.getfixturevalue("empty_postgresql")() if database == "postgresql" else ""
+    number = 40
+    with past(url) as it:
+        for study in range(number):
+            for _ in range(2):
+                it.come(f"1.3.{study}", f"1.3.{study}.1")
+        it.now += 1.5 * DAY_S
+        named = url or f"sqlite:///{it.folder}/data/segnode.sqlite"
+        command = [sys.executable, "-c", LATE, named, str(number)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as late:
+            assert late.stdout is not None
+            late.stdout.readline()  # it is at work
+            it.sweep()
+            late.stdout.read()
+
+        assert late.returncode == 0
+        rows = it.tables()["instance"]
+        assert len(rows) == 3 * number
+        for study in range(number):
+            mine = [row for row in rows if row["study_instance_uid"] == f"1.3.{study}"]
+            gone = [row["file_deleted_at"] is not None for row in mine if row["id"] <= 2 * number]
+            assert all(gone) or not any(gone)
+            (came,) = (row for row in mine if row["id"] > 2 * number)
+            assert came["file_deleted_at"] is None
