@@ -56,7 +56,8 @@ def take_in(door: IngestService, source: Path, say: Say) -> TakenIn:
     """
     say(f"reading {source}")
     # of an earlier run; what is still no good comes again
-    sweep_quarantine(door.index.engine, door.spool.quarantine.folder, now=inf, keep_days=0.0)
+    while sweep_quarantine(door.index.engine, door.spool.quarantine.folder, inf):
+        pass
     files = _Counted(files_below(source))
     memory = SourceFiles(door.index.engine, door.spool.instances, source)
     refused: list[LeftOut] = []

@@ -103,13 +103,18 @@ class WebConfig(Settings):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeepDays(Settings):
-    """How long files are kept once nothing needs them; 0 is at once."""
+    """How long files are kept once nothing needs them; 0 is at once.
+
+    Args:
+        history: How long rows stay when no file of their study is left and nothing of it changes.
+    """
 
     done: Amount = 7.0
     unmatched: Amount = 3.0
     parked: Amount = 30.0
     quarantine: Amount = 30.0
     results: Amount = 30.0
+    history: Amount = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

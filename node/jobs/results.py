@@ -7,11 +7,20 @@ computed or encoded again.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from math import inf
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, exists, select, update
+from sqlalchemy import Connection, Engine, Row, and_, exists, select, text, update
 
-from node.database.engine import columns_of, inserting, reading, stored, value_of, writing
+from node.database.engine import (
+    column_of,
+    columns_of,
+    inserting,
+    reading,
+    stored,
+    value_of,
+    writing,
+)
 from node.domain.delivery import FormsTaken
 from node.domain.errors import LeaseLost, NodeError, ResultRefused
 from node.domain.job import DeliveryState, JobState, Settled
@@ -19,12 +28,12 @@ from node.domain.reasons import Reason, ReasonCode, reasons_to_json, tells_impla
 from node.jobs.leases import finish_held, held
 from node.jobs.matches import deciding, hold_study, is_wanted, tell_state
 from node.jobs.revisions import kept_back, mark_superseded, restore, why_kept_back
-from node.jobs.tables import job, outbox, result
+from node.jobs.tables import IS_KEPT, job, outbox, result
 from node.jobs.values import LABELS, ResultFile, StoredResult
 
 # What still has to leave keeps its file
 _UNFINISHED_DELIVERIES = stored(DeliveryState.WAITING, DeliveryState.SENDING, DeliveryState.BLOCKED)
-_UNFINISHED_JOBS = stored(JobState.QUEUED, JobState.RUNNING, JobState.IMPLAUSIBLE)
+_UNFINISHED_JOBS = stored(JobState.QUEUED, JobState.RUNNING)
 
 QUEUED_AFRESH = {
     "state": JobState.QUEUED.value,
@@ -113,26 +122,35 @@ class ResultStore:
         with reading(self._engine) as connection:
             return files_of(connection, job_id)
 
-    def retire(self, before: float) -> tuple[StoredResult, ...]:
-        """Turn results made before a time into tombstones, unless something unfinished needs them.
+    def retire(
+        self, before: float, *, undecided_before: float = -inf, limit: int = 500
+    ) -> tuple[StoredResult, ...]:
+        """Turn a batch of old results into tombstones, unless something unfinished needs them.
 
-        The caller removes the files of what is returned; a crash before that leaves files whose
-        row says ``deleted``, which any later sweep may remove.
+        The caller removes the files of what is returned; a crash before that leaves files that no
+        row names as kept.
+
+        Args:
+            before: Results that were made earlier are old.
+            undecided_before: The same for those that are implausible and that nobody took.
         """
         needed = exists().where(
             outbox.c.result_id == result.c.id, outbox.c.state.in_(_UNFINISHED_DELIVERIES)
         )
+        its_job = job.c.id == result.c.job_id
         # the labels of an unfinished job are what its next attempt starts from
-        unfinished = exists().where(job.c.id == result.c.job_id, job.c.state.in_(_UNFINISHED_JOBS))
-        statement = (
-            update(result)
-            .where(result.c.created_at < before, result.c.state != "deleted")
-            .where(~needed, ~unfinished)
-            .values(state="deleted")
-            .returning(*result.c)
-        )
+        unfinished = exists().where(its_job, job.c.state.in_(_UNFINISHED_JOBS))
+        undecided = exists().where(its_job, job.c.state == JobState.IMPLAUSIBLE.value)
+        is_young = result.c.created_at >= undecided_before
+        goes = and_(text(IS_KEPT), ~needed, ~unfinished, ~(undecided & is_young))
+        old = select(result.c.id).where(result.c.created_at < before, goes)
+        ids = column_of(self._engine, old.order_by(result.c.created_at, result.c.id).limit(limit))
+        if not ids:
+            return ()
+        buried = update(result).where(result.c.id.in_(ids), goes).values(state="deleted")
         with writing(self._engine) as connection:
-            gone = tuple(result_of(row) for row in connection.execute(statement))
+            rows = connection.execute(buried.returning(*result.c))
+            gone = tuple(result_of(row) for row in rows)
             for job_id in {made.job_id for made in gone}:
                 # whoever asks for these again has them made again
                 deleted = {made.file.form for made in gone if made.job_id == job_id}
@@ -140,6 +158,11 @@ class ResultStore:
                 forms = [form for form in row.forms if form not in deleted]
                 connection.execute(update(job).where(job.c.id == job_id).values(forms=forms))
         return gone
+
+    def kept_files(self, job_ids: Collection[int]) -> frozenset[str]:
+        """Names of the files that rows of these jobs name, and nobody deleted."""
+        of_jobs = select(result.c.file_name).where(result.c.job_id.in_(job_ids), text(IS_KEPT))
+        return frozenset(column_of(self._engine, of_jobs))
 
 
 def _has_ended(connection: Connection, job_id: int) -> bool:
@@ -278,3 +301,9 @@ def files_of(connection: Connection, job_id: int) -> list[StoredResult]:
         .order_by(result.c.id)
     )
     return [result_of(row) for row in rows]
+
+
+def is_any_deleted(connection: Connection, job_id: int) -> bool:
+    """Whether retention took a file of a job's result; its labels do not count."""
+    its = select(result.c.id).where(result.c.job_id == job_id, result.c.form != LABELS)
+    return connection.execute(its.where(result.c.state == "deleted")).first() is not None

@@ -31,7 +31,7 @@ from sqlalchemy import (
     update,
 )
 
-from node.database.engine import is_one_of, reading, rows_of, stored, update_each
+from node.database.engine import is_one_of, reading, stored, update_each
 from node.domain.job import DeliveryState, JobState, MatchState, Progress, Settled
 from node.domain.reasons import (
     Reason,
@@ -89,16 +89,6 @@ class SeriesWork:
             ]
             _close(connection, match.c.id.in_([row.id for row in older]), why, now)
             drop_unwanted(connection, [row.job_id for row in older], why, now)
-
-    def fates(self) -> Mapping[str, frozenset[MatchState]]:
-        """Series Instance UID -> states of every match in force that it has a part in."""
-        fates: dict[str, set[MatchState]] = {}
-        matches = select(match.c.roles, match.c.state)
-        in_force = matches.where(match.c.state != MatchState.SUPERSEDED.value)
-        for row in rows_of(self._engine, in_force):
-            for uid in row.roles.values():
-                fates.setdefault(uid, set()).add(MatchState(row.state))
-        return {uid: frozenset(states) for uid, states in fates.items()}
 
 
 def supersede_older(

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, select, update
 
-from node.database.engine import column_of, stored
+from node.database.engine import stored
 from node.domain.delivery import FormsTaken
 from node.domain.errors import NodeError
 from node.domain.job import JobState, Settled
@@ -24,7 +24,14 @@ from node.jobs.matches import (
     say_why,
     tell_state,
 )
-from node.jobs.results import QUEUED_AFRESH, files_of, give, give_more, job_of_held_study
+from node.jobs.results import (
+    QUEUED_AFRESH,
+    files_of,
+    give,
+    give_more,
+    is_any_deleted,
+    job_of_held_study,
+)
 from node.jobs.revisions import (
     drop_unwanted,
     mark_superseded,
@@ -44,7 +51,6 @@ _CANCELLABLE = stored(
 )
 _RETRIABLE = stored(JobState.PARKED, JobState.FAILED, JobState.CANCELLED)
 _WAITS = stored(JobState.QUEUED, JobState.CANCELLED)
-_UNFINISHED = stored(JobState.QUEUED, JobState.RUNNING)
 _AS_ASKED_FOR = (
     *("job_key", "model", "model_digest", "study_instance_uid", "inputs", "revision"),
     *("config_digest", "deadline_s"),
@@ -120,12 +126,15 @@ class JobStore:
         The object keeps the mark that it was made with.
 
         Raises:
-            NodeError: There is no such job, it holds no implausible result, or none that is wanted.
+            NodeError: There is no such job, it holds no implausible result, or none that is wanted or
+                still kept.
         """
         with deciding(self._engine, now) as (connection, now):
             row = job_of_held_study(connection, job_id)
             if row.state == JobState.IMPLAUSIBLE and not is_wanted(connection, job_id):
                 raise NodeError(f"job {job_id}: a newer revision of the series took its place")
+            if row.state == JobState.IMPLAUSIBLE and is_any_deleted(connection, job_id):
+                raise NodeError(f"job {job_id}: its result is not kept any more")
             values = {"state": JobState.DONE.value, "settled": Settled.ACCEPTED.value}
             _change(connection, job_id, stored(JobState.IMPLAUSIBLE), "accepted", values)
             taken = Reason(ReasonCode.TAKEN_ALL_THE_SAME)
@@ -158,13 +167,6 @@ class JobStore:
         """
         with deciding(self._engine, now) as (connection, now):
             give_more(connection, job_id, destinations, taken, now)
-
-    def series_in_use(self) -> frozenset[str]:
-        """Series Instance UIDs that unfinished jobs still read: their files must stay."""
-        inputs = column_of(self._engine, select(job.c.inputs).where(job.c.state.in_(_UNFINISHED)))
-        return frozenset(
-            str(role["series_instance_uid"]) for roles in inputs for role in roles.values()
-        )
 
 
 def _insert(connection: Connection, request: JobRequest, before: int | None, now: float) -> int:

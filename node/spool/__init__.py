@@ -21,9 +21,9 @@ One departure from a strict reading of "tag, VR, value": the content digest leav
 representation out, since implicit VR does not carry it, and the same instance must be recognised
 in any transfer syntax.
 
-Retention deletes files and keeps rows (tombstones). Tombstones are asked for once per series and
-remembered for 30 s; an instance deleted and sent again within that time is stored again, and its
-row revives.
+Retention deletes files and keeps rows (tombstones) until the history of their study goes. Tombstones
+are asked for once per series and remembered for 30 s; an instance deleted and sent again within that
+time is stored again, and its row revives.
 
 Source: PS3.10 7.1 (file meta information), PS3.4 B.2 (storage).
 """

@@ -20,7 +20,7 @@ from node.spool.tables import association, event, instance, quarantine, series, 
 # the newest events that a series shows
 _EVENTS = 100
 
-_SERIES = select(*(c for c in series.c if c.name != "sweep_at"))
+_SERIES = select(*(c for c in series.c if c.name not in ("sweep_at", "forgotten_at")))
 _WHOLE_SERIES = _SERIES.add_columns(
     series_detail.c.header, series_detail.c.snapshot, series_detail.c.gate
 ).join(series_detail, series_detail.c.series_instance_uid == series.c.series_instance_uid)

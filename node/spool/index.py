@@ -222,7 +222,7 @@ class Index:
     def _write(self, batch: Sequence[_Row]) -> bool:
         try:
             with writing(self.engine) as connection:
-                one_writer(connection)
+                hold_arrivals(connection)
                 of: defaultdict[Table, list[Mapping[str, object]]] = defaultdict(list)
                 for table, values in batch:
                     of[table].append(values)
@@ -289,7 +289,7 @@ def _open_row(association_id: str) -> Update:
     return update(row).where(row.c.id == association_id, row.c.closed_at.is_(None))
 
 
-def one_writer(connection: Connection) -> None:
+def hold_arrivals(connection: Connection) -> None:
     """Until the end of this transaction nobody else writes rows that came in.
 
     So their ids become visible in their order: a reader goes by the newest that it knows.

@@ -24,8 +24,14 @@ def write_losses(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> N
     """Insert rows; a later refusal of an image takes the place of the one before, as a newer row."""
     for row in rows:
         of_series = loss.c.series_instance_uid == row["series_instance_uid"]
+        number = {}
+        if (
+            connection.dialect.name == "sqlite"
+        ):  # which gives the number of a deleted newest row again
+            newest = connection.execute(select(func.max(loss.c.id))).scalar_one()
+            number = {"id": (newest or 0) + 1}
         connection.execute(delete(loss).where(of_series, loss.c.image == row["image"]))
-        connection.execute(loss.insert().values(**row))
+        connection.execute(loss.insert().values(**row, **number))
 
 
 def loss_values(one: Loss, lost_at: float) -> dict[str, Any]:
@@ -186,15 +192,6 @@ class Losses:
         """Forget every loss: the whole source is about to be read anew."""
         with writing(self._engine) as connection:
             connection.execute(delete(loss))
-
-    def sweep(self, *, now: float, keep_s: float) -> None:
-        """Delete old rows of series of which no file is left."""
-        alive = exists().where(
-            instance.c.series_instance_uid == loss.c.series_instance_uid,
-            instance.c.file_deleted_at.is_(None),
-        )
-        with writing(self._engine) as connection:
-            connection.execute(delete(loss).where(loss.c.lost_at <= now - keep_s, ~alive))
 
     def listening_since(self) -> Mapping[str, float]:
         """Transport -> since when somebody listens on it."""

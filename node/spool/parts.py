@@ -22,6 +22,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
+from math import inf
 from pathlib import Path
 from struct import pack, unpack_from
 from typing import TYPE_CHECKING, BinaryIO
@@ -131,11 +132,13 @@ def _open_locked(path: Path) -> int:
         os.close(descriptor)  # before the lock it looked like one of a dead process
 
 
-def remove_stale_parts(folder: Path) -> int:
-    """Remove parts whose process is gone; how many."""
+def remove_stale_parts(folder: Path, before: float = inf) -> int:
+    """Remove parts whose process is gone and that were last written before a time; how many."""
     removed = 0
     for path in folder.glob("*.part"):
         with suppress(FileNotFoundError), path.open("rb") as file:
+            if os.fstat(file.fileno()).st_mtime >= before:
+                continue
             try:
                 fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -15,7 +15,7 @@ from sqlalchemy import Engine, Executable, insert, select
 from node.database.engine import column_of, rows_of, writing
 from node.domain.received import Loss
 from node.spool.files import SeriesMarkers, SpoolFolders
-from node.spool.index import instance_values, one_writer, write_instances
+from node.spool.index import hold_arrivals, instance_values, write_instances
 from node.spool.losses import loss_values, write_losses
 from node.spool.parts import InstanceRecord, read_record, remove_stale_parts
 from node.spool.quarantine import quarantine_values
@@ -113,7 +113,7 @@ def _index_instances(
     uids = instance.c.sop_instance_uid.in_([head.sop_instance_uid for _, head in heads])
     live = select(instance.c.file_name).where(uids, instance.c.file_deleted_at.is_(None))
     with writing(engine) as connection:
-        one_writer(connection)
+        hold_arrivals(connection)
         there = set(connection.execute(live).scalars())
         rows = [instance_values(head.instance(name)) for name, head in heads if name not in there]
         write_instances(connection, rows)
@@ -139,7 +139,7 @@ def _index_refused(engine: Engine, heads: Sequence[tuple[str, InstanceRecord]]) 
     if not heads:
         return 0
     with writing(engine) as connection:
-        one_writer(connection)
+        hold_arrivals(connection)
         there = set(connection.execute(_in_quarantine([name for name, _ in heads])).scalars())
         heads = [(name, head) for name, head in heads if name not in there]
         if heads:

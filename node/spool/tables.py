@@ -114,8 +114,10 @@ series = Table(
     Column("newest_row", Integer, nullable=False, default=0),
     Column("guard", Integer, nullable=False, default=0),  # counts writes
     Column("updated_at", Float, nullable=False),
-    # when retention looks at it next; NULL: there is nothing of it that could go
-    Column("sweep_at", Float, default=0.0, server_default="0"),
+    # when retention looks at it next
+    Column("sweep_at", Float, nullable=False, default=0.0, server_default="0"),
+    # since when its tombstones recognise nothing: a day later its rows may go
+    Column("forgotten_at", Float),
     Index("series_by_study", "study_instance_uid"),
     Index("series_by_state", "state", "last_received_at", "series_instance_uid"),
     Index("series_received", "last_received_at", "series_instance_uid"),
@@ -165,6 +167,7 @@ quarantine = Table(
     Column("source", String(512), nullable=False, default="", server_default=""),
     Index("quarantine_by_state", "state", "id"),
     Index("quarantine_by_series", "series_instance_uid", "id"),
+    Index("quarantine_age", "state", "received_at"),
     Index("quarantine_file", "file_name", unique=True),
 )
 
@@ -221,7 +224,7 @@ event = Table(
     Column("sop_instance_uid", String(64), nullable=False, default=""),
     Column("sentence", Text, nullable=False),
     Index("event_by_series", "series_instance_uid", "id"),
-    Index("event_at", "at"),
+    Index("event_at", "at", "id"),
 )
 
 peer_habit = Table(

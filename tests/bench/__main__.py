@@ -2,7 +2,7 @@
 
 Parts: road (socket to SEG in Orthanc), ingest (against dcmtk and Orthanc), memory, encode (against
 highdicom and dcmqi), tissue (the model alone), bundle (against MONAI's command), gpu (jobs on a
-card, against MONAI's evaluator), glue (all but a network), demo. Peers are measured in the same run as
+card, against MONAI's evaluator), glue (all but a network), year (retention), demo. Peers are measured in the same run as
 the node, taking turns. The exit code says nothing of the goals unless ``--strict``: on a busy machine
 a missed goal may be the machine's.
 """
@@ -25,6 +25,7 @@ from tests.bench import (
     bench_ingest,
     bench_memory,
     bench_road,
+    bench_year,
     gpu,
 )
 from tests.bench.report import Goal, Report, machine
@@ -65,6 +66,9 @@ PARTS: Mapping[str, Measure] = {
     "bundle": bench_bundle.measure,
     "gpu": gpu.measure,
     "glue": bench_bundle.glue,
+    "year": lambda is_quick: (
+        bench_year.measure(days=60, series_a_day=20) if is_quick else bench_year.measure()
+    ),
     "demo": demo,
 }
 

@@ -213,6 +213,18 @@ def test_its_files_are_kept_while_it_waits(road, make_request, make_file) -> Non
     assert len(road.results.retire(before=1e12)) == 2
 
 
+def test_its_files_go_when_nobody_took_it_in_time(road, make_request, make_file) -> None:
+    job_id, _ = road.jobs.enqueue(make_request())
+    road.find(make_file)
+
+    gone = road.results.retire(before=1e12, undecided_before=1e12)
+
+    assert len(gone) == 2
+    with pytest.raises(NodeError, match=f"job {job_id}: its result is not kept any more"):
+        road.jobs.accept(job_id)
+    assert road.job(job_id).state == "implausible"
+
+
 def test_only_an_implausible_job_is_accepted(road, make_request, make_file) -> None:
     job_id, _ = road.jobs.enqueue(make_request())
 

@@ -15,6 +15,7 @@ from node.jobs.catalog import JobCatalog
 from node.jobs.leases import JobLeases
 from node.jobs.matches import MatchStore
 from node.jobs.results import ResultStore
+from node.jobs.retention import StudyWork, work_of
 from node.jobs.store import FIRST_SERIES_NUMBER, JobStore
 from node.jobs.tables import job, outbox, result
 from node.jobs.values import MatchReport
@@ -55,6 +56,10 @@ class Road:
             connection.execute(
                 outbox.update().where(outbox.c.result_id == result_id).values(state=state)
             )
+
+    def work_of(self, study: str) -> StudyWork:
+        with reading(self.engine) as connection:
+            return work_of(connection, [study])[study]
 
     def job(self, job_id: int):
         with reading(self.engine) as connection:
@@ -404,10 +409,10 @@ def test_a_held_match_becomes_queued_when_its_job_is_made(road, make_request) ->
 
 def test_what_is_needed_is_never_deletable(road, make_request, make_file) -> None:
     road.jobs.enqueue(make_request())
-    assert road.jobs.series_in_use() == {"1.2.3"}
+    assert road.work_of("1.2").in_use == {"1.2.3"}
     result_id = road.run(make_file)
 
-    assert road.jobs.series_in_use() == set()
+    assert road.work_of("1.2").in_use == set()
     assert [r.file.form for r in road.results.retire(before=1e12)] == ["labels"]
 
     road.mark(result_id, "sent")

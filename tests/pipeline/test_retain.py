@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from node.domain.errors import InstanceRejected
-from node.jobs.revisions import SeriesWork
 from node.pipeline.retain import Retention
 from node.spool.files import SpaceGuard
 from tests.support.node_in_process import SharedWorker
 from tests.support.simulated_node import CT_RULE, SimulatedNode, ct, said, simulated_node
 
 DAY_S = 86_400.0
+HOUR_S = 3_600.0
 AT_ONCE = {"done": 0, "unmatched": 0, "parked": 0, "quarantine": 0, "results": 0}
 
 
@@ -27,6 +28,8 @@ def node(tmp_path: Path, worker: SharedWorker) -> Iterator[SimulatedNode]:
 
 
 def sweep(node: SimulatedNode) -> None:
+    """A sweep at a time when what was needed is looked at again."""
+    node.pass_time(HOUR_S)
     Retention(node.node.plan, node.node.engine).sweep(node.now)
 
 
@@ -62,18 +65,26 @@ def test_nothing_goes_before_its_result_is_delivered(node: SimulatedNode) -> Non
 def test_an_image_that_comes_while_a_sweep_runs_is_left_alone(
     node: SimulatedNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = SeriesWork.fates
+    files = ct(slices=9).files()
+    node.receive(files[:8])
+    node.run()
+    judged = Retention._sweep_studies
 
-    def slowly(work: SeriesWork) -> object:
-        node.pass_time(-5)  # stamped before the sweep began, its row written after
-        node.receive(ct().files())
-        node.node.door.index.flush()
-        return asked(work)
+    def slowly(self: Retention, *of: Any) -> int:
+        carry_out = self._carry_out
 
-    monkeypatch.setattr(SeriesWork, "fates", slowly)
+        def after_an_arrival(study: str, now: float) -> Any:
+            node.receive(files[8:])
+            node.node.door.index.flush()
+            return carry_out(study, now)
+
+        monkeypatch.setattr(self, "_carry_out", after_an_arrival)
+        return judged(self, *of)
+
+    monkeypatch.setattr(Retention, "_sweep_studies", slowly)
     sweep(node)
 
-    assert images(node) == 8
+    assert images(node) == 9
 
 
 def test_each_fate_has_its_days(tmp_path: Path, worker: SharedWorker) -> None:
@@ -216,3 +227,96 @@ def test_what_a_runners_programs_printed_goes_with_the_days_of_results(
 
         assert not old.parent.exists()
         assert young.exists()
+
+
+def test_a_held_series_that_is_sent_again_after_its_deletion_is_taken_as_a_whole(
+    node: SimulatedNode,
+) -> None:
+    files = ct(slices=9, ImagesInAcquisition=9).files()
+    node.receive(files[:8])
+    node.settle()
+    node.tick(6000)
+    node.pass_time(DAY_S)
+    sweep(node)
+    gone = images(node)
+
+    node.receive(files)
+    node.run()
+
+    assert gone == 0
+    assert images(node) == 9
+    assert len(node.series(ct(slices=9)).snapshot) == 9
+
+
+def test_other_days_count_at_once_when_they_are_reloaded(
+    tmp_path: Path, worker: SharedWorker
+) -> None:
+    with simulated_node(tmp_path, worker) as node:
+        retention = Retention(node.node.plan, node.node.engine)
+        node.receive(ct().files())
+        node.run()
+        node.pass_time(HOUR_S)
+        retention.sweep(node.now)
+        before = images(node)
+
+        node.reconfigure(storage={"keep_days": AT_ONCE})
+        retention.use(node.node.plan)
+        node.pass_time(1)
+        retention.sweep(node.now)
+
+        assert (before, images(node)) == (8, 0)
+
+
+def test_after_its_history_a_series_is_new(tmp_path: Path, worker: SharedWorker) -> None:
+    keep = {**AT_ONCE, "history": 10}
+    with simulated_node(tmp_path, worker, storage={"keep_days": keep}) as node:
+        node.receive(ct().files())
+        node.run()
+        sweep(node)
+        node.pass_time(9 * DAY_S)
+        sweep(node)
+        known = len(node.table("job"))
+        node.pass_time(1.5 * DAY_S)
+        sweep(node)
+        node.receive(ct().files()[:1])  # in the day before: kept, and held for those that are gone
+        node.settle()
+        held = node.series(ct())
+        node.decide(ct(), "discard")
+        node.tick()
+        node.receive(ct(study="2").files())  # what came last stays
+        node.run()
+        node.pass_time(DAY_S)
+        for _ in range(3):
+            sweep(node)
+            node.pass_time(11 * DAY_S)
+        left = [row["study_instance_uid"] for row in node.table("job")]
+        markers = node.node.data_dir / "spool" / "series"
+        marked = [path for path in markers.rglob("*") if path.is_file()]
+
+        node.receive(ct().files())
+        node.run()
+
+        assert (known, held.state) == (1, "held")
+        assert left == [ct(study="2").uid("study")]
+        assert marked == []
+        assert node.series(ct()).revision == 1
+        assert len(node.table("job")) == 2
+
+
+def test_what_was_left_in_the_folder_of_a_job_goes_with_the_days_of_results(
+    node: SimulatedNode,
+) -> None:
+    node.receive(ct().files())
+    node.run()
+    folder = node.node.plan.results_folder
+    (made,) = (path for path in folder.glob("*/*") if path.name.startswith("seg"))
+    left = made.with_name("left by who was killed")
+    left.touch()
+    for path in (made, left):
+        os.utime(path, (node.now - 31 * DAY_S,) * 2)
+
+    node.reconfigure(storage={"keep_days": {**AT_ONCE, "results": 30}})
+    sweep(node)
+
+    assert made.exists()
+    assert not left.exists()

@@ -19,7 +19,7 @@ from node.domain.uids import file_stem
 from node.spool import parts
 from node.spool.arrivals import Arrivals
 from node.spool.files import SpoolFolders
-from node.spool.index import one_writer
+from node.spool.index import hold_arrivals
 from node.spool.rebuild import Rebuilt, rebuild_index
 from node.spool.tables import instance, loss, quarantine
 from tests.support.instances import (
@@ -163,7 +163,7 @@ def test_its_rows_become_visible_in_the_order_of_their_ids(
 
         with ThreadPoolExecutor(1) as pool:
             with writing(node.engine) as another:
-                one_writer(another)
+                hold_arrivals(another)
                 rebuilt = pool.submit(rebuild_index, node.engine, SpoolFolders.of(tmp_path))
                 with watcher.connect() as connection:
                     wait_for("it to wait", lambda: connection.execute(waiting).scalar() == 1)
