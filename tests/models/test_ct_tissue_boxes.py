@@ -12,8 +12,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from node.domain.grid import Grid
-from node.infer.ct_tissue import lungs
-from node.infer.ct_tissue.grid import CoarseGrid, boxes_of
+from node.infer.ct_tissue import label_tissues, lungs
+from node.infer.ct_tissue.compose import Tissue
+from node.infer.ct_tissue.grid import CoarseGrid, Mask, Window, boxes_of
+from node.infer.report import Stopwatch
+from node.infer.volume import Volume
 
 # a multiple of 1.7, 2.1 or 2.4 is no number of single precision; 12 is 5 x 2.4
 SPACINGS_MM = (1.5, 1.7, 2.0, 2.1, 2.390625, 2.4, 5.0)
@@ -146,3 +149,57 @@ def test_two_balls_that_touch_are_parted_in_their_box_as_in_the_volume(spacing_m
     assert left.any()
     assert right.any()
     assert np.array_equal((left, right), sides(air, body, grid))
+
+
+# --- labels of the source grid -------------------------------------------------------------------
+
+
+def whole_plane(grid: CoarseGrid, _mask: Mask, _first: int, _last: int, _margin: int) -> Window:
+    return slice(0, grid.shape[1]), slice(0, grid.shape[2])
+
+
+@st.composite
+def volumes(draw: st.DrawFn) -> Volume:
+    """Blocks of every tissue at any place, also across borders, with voxels of another one in them."""
+    shape = draw(st.tuples(st.integers(1, 40), st.integers(1, 40), st.integers(1, 40)))
+    between, rows, columns = draw(st.tuples(*[st.sampled_from([0.45, 0.8, 1.0, 1.7, 3.0])] * 3))
+    values = np.array([-1000, -870, -400, -260, -190, -100, -31, 40, 160, 500], np.int16)
+    array = np.full(shape, -1000, np.int16)
+    for _ in range(draw(st.integers(0, 7))):
+        ends = [sorted(draw(st.tuples(*[st.integers(0, n)] * 2))) for n in shape]
+        array[tuple(slice(low, high) for low, high in ends)] = draw(st.sampled_from(values))
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    is_noise = random.random(shape) < draw(st.sampled_from([0.0, 0.02, 0.3]))
+    array[is_noise] = random.choice(values, int(is_noise.sum()))
+    grid = Grid(
+        shape=shape,
+        origin_mm=(-13.1, 7.3, 211.9),
+        steps_mm=((0, 0, between), (0, rows, 0), (columns, 0, 0)),
+        frame_of_reference_uid="2.25.1",
+    )
+    return Volume(array=array, grid=grid)
+
+
+@given(volumes())
+def test_labels_are_those_of_whole_planes(volume: Volume) -> None:
+    labels = label_tissues(volume, Stopwatch())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CoarseGrid, "window", whole_plane)
+        assert np.array_equal(labels, label_tissues(volume, Stopwatch()))
+
+
+def test_a_seam_at_the_edge_of_what_is_looked_at_is_no_fat() -> None:
+    array = np.full((8, 80, 80), -1000, np.int16)
+    array[:, 16:56, 16:64] = 40
+    array[:, 58:60, 16:64] = -100  # the outer half of the last blocks that the body may reach
+    grid = Grid(
+        shape=array.shape,
+        origin_mm=(-13.1, 7.3, 211.9),
+        steps_mm=((0, 0, 2.0), (0, 0.45, 0), (0.45, 0, 0)),
+        frame_of_reference_uid="2.25.1",
+    )
+
+    labels = label_tissues(Volume(array=array, grid=grid), Stopwatch())
+
+    assert set(np.unique(labels[:, 58:60, 16:64])) == {Tissue.OTHER_BODY}

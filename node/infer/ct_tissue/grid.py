@@ -17,6 +17,7 @@ Mask = NDArray[np.bool_]
 Labels = NDArray[np.uint32]
 Floats32 = NDArray[np.float32]
 Box = tuple[slice, slice, slice]  # a block of a coarse array
+Window = tuple[slice, slice]  # rows and columns of a coarse array
 
 _ITK: Any = SimpleITK  # its functions carry no types
 
@@ -196,12 +197,43 @@ class CoarseGrid:
 
     # --- back to the source grid ---------------------------------------------------------------
 
-    def full_blocks(self, mask: Mask, first: int, last: int) -> Mask:
+    def window(self, mask: Mask, first: int, last: int, margin: int) -> Window | None:
+        """Rows and columns that hold a mask on source slices ``first`` to ``last`` (not included).
+
+        Args:
+            margin: How many source voxels lie around it at least, as far as the grid goes.
+        Returns:
+            None where nothing of the mask lies there.
+        """
+        slices, *factors = self.factors
+        seen = mask[first // slices : -(-last // slices)].any(axis=0)
+        if not seen.any():
+            return None
+        rows, columns = (
+            slice(max(held[0] - wide, 0), held[-1] + 1 + wide)
+            for held, wide in zip(
+                (np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))),
+                (-(-margin // factor) for factor in factors),
+                strict=True,
+            )
+        )
+        return rows, columns
+
+    def full_window(self, window: Window) -> Window:
+        """The same rows and columns of the source grid."""
+        rows, columns = (
+            slice(axis.start * factor, min(axis.stop * factor, n))
+            for axis, factor, n in zip(window, self.factors[1:], self.full.shape[1:], strict=True)
+        )
+        return rows, columns
+
+    def full_blocks(self, mask: Mask, first: int, last: int, window: Window) -> Mask:
         """The mask on source slices ``first`` to ``last`` (not included), block by block."""
         slices, rows, columns = self.factors
         index = np.arange(first, last) // slices
-        blocks = mask[index].repeat(rows, axis=1).repeat(columns, axis=2)
-        return blocks[:, : self.full.shape[1], : self.full.shape[2]]
+        blocks = mask[:, *window][index].repeat(rows, axis=1).repeat(columns, axis=2)
+        held = [axis.stop - axis.start for axis in self.full_window(window)]
+        return blocks[:, : held[0], : held[1]]
 
     def full_values(self, values: Any, first: int, last: int) -> Floats32:
         """Values between coarse voxel centres on source slices ``first`` to ``last``, linear."""
