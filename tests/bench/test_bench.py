@@ -53,7 +53,7 @@ def test_a_report_becomes_json_with_its_verdicts() -> None:
 
 def test_every_part_has_its_place() -> None:
     assert set(PARTS) == {
-        "road", "ingest", "memory", "encode", "tissue", "bundle", "gpu", "glue", "demo"
+        "road", "ingest", "memory", "encode", "tissue", "bundle", "gpu", "glue", "demo", "growth"
     }  # fmt: skip
 
 

@@ -206,7 +206,8 @@ class CoarseGrid:
             None where nothing of the mask lies there.
         """
         slices, *factors = self.factors
-        seen = mask[first // slices : -(-last // slices)].any(axis=0)
+        planes = mask[first // slices : -(-last // slices)]
+        seen: Mask = np.logical_or.reduce(planes, axis=0)
         if not seen.any():
             return None
         rows, columns = (
