@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import getpass
 import os
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from sqlalchemy import text
 
-from node.database.engine import open_engine
+from tests.support import postgresql
 from tests.support.cases import CACHE, Cases, lay_packaged, roots
-from tests.support.peers import free_port
 
 _databases = count(1)
 
@@ -62,32 +56,15 @@ def test_bundles() -> Path:
 
 @pytest.fixture(scope="session")
 def postgresql_url() -> Iterator[str]:
-    """A server of its own, reached over a Unix socket, run by an unprivileged user."""
-    binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    if not binaries:
+    """A server of its own: a URL with a place for the name of a database."""
+    binaries = postgresql.programs()
+    if binaries is None:
         message = "PostgreSQL is not installed: make peers"
         if os.environ.get("CI") == "true":
             pytest.fail(message)
         pytest.skip(message)
-    folder = Path(tempfile.mkdtemp(prefix="segnode-pg-"))
-    is_root = os.geteuid() == 0
-    user = "postgres" if is_root else getpass.getuser()
-    if is_root:
-        shutil.chown(folder, user)
-    become = ["runuser", "-u", user, "--"] if is_root else []
-    control = [*become, str(binaries[-1].with_name("pg_ctl")), "-D", str(folder / "data")]
-    port = free_port()
-    options = f"-k {folder} -p {port} -c listen_addresses= -c fsync=off"
-    try:
-        for command in (
-            [*control, "init", "-s", "-o", f"-A trust -U {user} -E UTF8 --no-sync"],
-            [*control, "start", "-s", "-w", "-o", options, "-l", str(folder / "log")],
-        ):
-            subprocess.run(command, check=True, cwd="/")
-        yield f"postgresql+psycopg://{user}@/{{name}}?host={folder}&port={port}"
-    finally:
-        subprocess.run([*control, "stop", "-s", "-m", "immediate"], check=False, cwd="/")
-        shutil.rmtree(folder, ignore_errors=True)
+    with postgresql.server(binaries) as url:
+        yield url
 
 
 @pytest.fixture
@@ -95,11 +72,6 @@ def empty_postgresql(postgresql_url: str) -> Callable[[], str]:
     """Makes a new empty database; returns its URL."""
 
     def make() -> str:
-        name = f"test{next(_databases)}"
-        server = open_engine(postgresql_url.format(name="postgres"))
-        with server.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.execute(text(f"CREATE DATABASE {name}"))
-        server.dispose()
-        return postgresql_url.format(name=name)
+        return postgresql.new_database(postgresql_url, f"test{next(_databases)}")
 
     return make

@@ -2,9 +2,10 @@
 
 Parts: road (socket to SEG in Orthanc), ingest (against dcmtk and Orthanc), memory, encode (against
 highdicom and dcmqi), tissue (the model alone), bundle (against MONAI's command), gpu (jobs on a
-card, against MONAI's evaluator), glue (all but a network), year (retention), demo. Peers are measured in the same run as
-the node, taking turns. The exit code says nothing of the goals unless ``--strict``: on a busy machine
-a missed goal may be the machine's.
+card, against MONAI's evaluator), glue (all but a network), demo, year (retention), growth (what a node
+costs that has a past, beside another tree with ``--against``; a plot lies beside the figures). Peers are measured in the
+same run as the node, taking turns. The exit code says nothing of the goals unless ``--strict``: on a
+busy machine a missed goal may be the machine's.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,6 +24,7 @@ from tests.bench import (
     bench_bundle,
     bench_ct_tissue,
     bench_encode,
+    bench_growth,
     bench_ingest,
     bench_memory,
     bench_road,
@@ -32,7 +35,7 @@ from tests.bench.report import Goal, Report, machine
 
 DEMO_LIMIT_S = 30.0
 
-Measure = Callable[[bool], list[Report]]
+Measure = Callable[[bool], Iterable[Report]]
 
 
 def demo(is_quick: bool) -> list[Report]:
@@ -70,6 +73,7 @@ PARTS: Mapping[str, Measure] = {
         bench_year.measure(days=60, series_a_day=20) if is_quick else bench_year.measure()
     ),
     "demo": demo,
+    "growth": bench_growth.measure,
 }
 
 
@@ -80,19 +84,23 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="once each: is everything in place?")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
     parser.add_argument("--strict", action="store_true", help="exit 1 where a goal is missed")
+    parser.add_argument("--against", type=Path, metavar="TREE", help="for growth: an older tree")
     options = parser.parse_args()
     unknown = set(options.parts) - PARTS.keys()
     if unknown:
         parser.error(f"no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     print(machine(), flush=True)
     reports: list[Report] = []
+    parts = {**PARTS, "growth": partial(bench_growth.measure, against=options.against)}
     for part in options.parts or PARTS:
-        for report in PARTS[part](options.quick):
+        for report in parts[part](options.quick):
             print(f"\n{report.text()}", flush=True)
             reports.append(report)
     if options.json:
         figures = {"machine": machine(), "reports": [report.to_json() for report in reports]}
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
+        if growth := [report for report in reports if report.part == "growth"]:
+            options.json.with_suffix(".growth.svg").write_text(bench_growth.plot(growth))
     missed = [goal for report in reports for goal in report.goals if not goal.is_met]
     print(f"{len(missed)} goals missed" if missed else "every goal met")
     return 1 if missed and options.strict else 0

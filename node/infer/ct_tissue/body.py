@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from node.infer.ct_tissue.grid import CoarseGrid, Floats32, Mask, plane_components, plane_filled
+from node.infer.ct_tissue.grid import (
+    CoarseGrid,
+    Floats32,
+    Mask,
+    boxes_of,
+    plane_components,
+    plane_filled,
+)
 
 BODY_HU = -300.0
 FAT_HU = (-190.0, -30.0)
@@ -39,10 +46,10 @@ def find_body(hu: Floats32, grid: CoarseGrid) -> Mask:
         return np.zeros(grid.shape, bool)
     keep = np.zeros(len(sizes) + 1, bool)
     keep[1] = True
-    for number, size in enumerate(sizes[1:], 2):
-        if size < _LIMB_SHARE * sizes[0]:
-            break
-        values = hu[labels == number]
+    large = sum(size >= _LIMB_SHARE * sizes[0] for size in sizes)
+    beside = boxes_of(labels, len(sizes))[1:large] if large > 1 else []
+    for number, box in enumerate(beside, 2):
+        values = hu[box][labels[box] == number]
         keep[number] = np.mean((values > _MUSCLE_HU[0]) & (values < _MUSCLE_HU[1])) > 0.2
     whole = grid.dilated(keep[labels], _THIN_MM) & tissue
     return grid.filled(whole, grid.filling_axis)

@@ -13,6 +13,7 @@ from node.infer.ct_tissue.grid import CoarseGrid, Mask
 from node.infer.volume import VoxelArray
 
 _SLAB_SLICES = 16
+_REACH = 2  # how far, in voxels, what decides of one may lie from it within its slice
 _LUNG_HU = -300.0
 _AIRWAY_WALL_HU = -700.0
 _GAS_HU = -250.0
@@ -47,7 +48,8 @@ def compose(
 ) -> NDArray[np.uint8]:
     """Label every voxel, the particular over the general, from shapes on the coarse grid.
 
-    A few slices at a time, so that memory does not grow with the series.
+    A few slices at a time, so that memory does not grow with the series, and of those what the body
+    lies in.
     """
     # shapes with the blocks beside them that their surfaces may pass through, and without
     near_body, body_core = grid.bordered(body), grid.cored(body)
@@ -61,8 +63,12 @@ def compose(
     composed = np.zeros(array.shape, np.uint8)
     for first in range(0, len(array), _SLAB_SLICES):
         last = min(first + _SLAB_SLICES, len(array))
-        labels, hu = composed[first:last], array[first:last]
-        full = partial(grid.full_blocks, first=first, last=last)
+        window = grid.window(near_body, first, last, _REACH)
+        if window is None:
+            continue
+        of_full = (slice(first, last), *grid.full_window(window))
+        labels, hu = composed[of_full], array[of_full]
+        full = partial(grid.full_blocks, first=first, last=last, window=window)
         in_body = full(body_core) | (full(near_body) & (hu > BODY_HU))
         labels[in_body] = Tissue.OTHER_BODY
         soft, fat = _without_speckle(
@@ -71,7 +77,7 @@ def compose(
         labels[soft] = Tissue.SOFT_TISSUE
         if has_seams:
             fat &= ~_partial_volume(fat, hu)
-        is_inner = grid.full_values(inner_surface, first, last) <= 0
+        is_inner = (grid.full_values(inner_surface, first, last) <= 0)[:, *of_full[1:]]
         labels[fat & is_inner] = Tissue.INNER_FAT
         labels[fat & ~is_inner] = Tissue.SUBCUTANEOUS_FAT
         is_bone = (full(near_bone) & (hu > BONE_HU)) | full(marrow)

@@ -16,6 +16,8 @@ from node.infer.volume import VoxelArray
 Mask = NDArray[np.bool_]
 Labels = NDArray[np.uint32]
 Floats32 = NDArray[np.float32]
+Box = tuple[slice, slice, slice]  # a block of a coarse array
+Window = tuple[slice, slice]  # rows and columns of a coarse array
 
 _ITK: Any = SimpleITK  # its functions carry no types
 
@@ -75,9 +77,10 @@ class CoarseGrid:
         """Volume of a mask of this grid."""
         return float(np.count_nonzero(mask)) * self.voxel_ml
 
-    def lps_mm(self, mask: Mask) -> NDArray[np.float64]:
-        """Patient coordinates of the voxels of a mask, shape (n, 3)."""
-        return self.points_mm(np.argwhere(mask))
+    def lps_mm(self, mask: Mask, box: Box | None = None) -> NDArray[np.float64]:
+        """Patient coordinates of the voxels of a mask, which may fill a box alone; shape (n, 3)."""
+        index = np.argwhere(mask)
+        return self.points_mm(index if box is None else index + [axis.start for axis in box])
 
     def points_mm(self, index: NDArray[np.int64]) -> NDArray[np.float64]:
         """Patient coordinates of coarse voxel indices, shape (n, 3)."""
@@ -103,12 +106,36 @@ class CoarseGrid:
             coarse[k] = tiles.mean(axis=(1, 3))
         return coarse
 
+    # --- boxes -----------------------------------------------------------------------------------
+
+    def around(self, box: Box) -> Box:
+        """The box and one voxel more on each side, as far as the grid goes.
+
+        What lies nearest to a voxel of the mask in a box, and is not of the mask, lies in there.
+        """
+        a, b, c = (
+            slice(max(axis.start - 1, 0), min(axis.stop + 1, n))
+            for axis, n in zip(box, self.shape, strict=True)
+        )
+        return a, b, c
+
+    def measurable(self, box: Box) -> Box:
+        """The box, whole along axes where distances in it would be rounded otherwise than in the grid.
+
+        ITK multiplies index and spacing in single precision.
+        """
+        a, b, c = (
+            axis if _is_exact(spacing, n) else slice(0, n)
+            for axis, spacing, n in zip(box, self.spacing_mm, self.shape, strict=True)
+        )
+        return a, b, c
+
     # --- morphology ----------------------------------------------------------------------------
 
     def distance_mm(self, mask: Mask) -> Floats32:
         """Distance of each voxel centre to the nearest voxel centre of the mask."""
         if not mask.any():
-            return np.full(self.shape, np.inf, np.float32)
+            return np.full(mask.shape, np.inf, np.float32)
         distance = _ITK.SignedMaurerDistanceMap(
             self.image(mask), squaredDistance=False, useImageSpacing=True
         )
@@ -170,12 +197,44 @@ class CoarseGrid:
 
     # --- back to the source grid ---------------------------------------------------------------
 
-    def full_blocks(self, mask: Mask, first: int, last: int) -> Mask:
+    def window(self, mask: Mask, first: int, last: int, margin: int) -> Window | None:
+        """Rows and columns that hold a mask on source slices ``first`` to ``last`` (not included).
+
+        Args:
+            margin: How many source voxels lie around it at least, as far as the grid goes.
+        Returns:
+            None where nothing of the mask lies there.
+        """
+        slices, *factors = self.factors
+        planes = mask[first // slices : -(-last // slices)]
+        seen: Mask = np.logical_or.reduce(planes, axis=0)
+        if not seen.any():
+            return None
+        rows, columns = (
+            slice(max(held[0] - wide, 0), held[-1] + 1 + wide)
+            for held, wide in zip(
+                (np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))),
+                (-(-margin // factor) for factor in factors),
+                strict=True,
+            )
+        )
+        return rows, columns
+
+    def full_window(self, window: Window) -> Window:
+        """The same rows and columns of the source grid."""
+        rows, columns = (
+            slice(axis.start * factor, min(axis.stop * factor, n))
+            for axis, factor, n in zip(window, self.factors[1:], self.full.shape[1:], strict=True)
+        )
+        return rows, columns
+
+    def full_blocks(self, mask: Mask, first: int, last: int, window: Window) -> Mask:
         """The mask on source slices ``first`` to ``last`` (not included), block by block."""
         slices, rows, columns = self.factors
         index = np.arange(first, last) // slices
-        blocks = mask[index].repeat(rows, axis=1).repeat(columns, axis=2)
-        return blocks[:, : self.full.shape[1], : self.full.shape[2]]
+        blocks = mask[:, *window][index].repeat(rows, axis=1).repeat(columns, axis=2)
+        held = [axis.stop - axis.start for axis in self.full_window(window)]
+        return blocks[:, : held[0], : held[1]]
 
     def full_values(self, values: Any, first: int, last: int) -> Floats32:
         """Values between coarse voxel centres on source slices ``first`` to ``last``, linear."""
@@ -203,6 +262,23 @@ class CoarseGrid:
         return self.image(np.clip(outside - inside, -limit_mm, limit_mm))
 
 
+def boxes_of(labels: Labels, number: int) -> list[Box]:
+    """The least block that holds each component, from 1 to ``number``, in one pass."""
+    least = np.full((number + 1, 3), max(labels.shape))
+    beyond = np.zeros((number + 1, 3), np.int64)
+    for k, plane in enumerate(labels):
+        rows, columns = np.nonzero(plane)
+        component = plane[rows, columns]
+        for axis, index in enumerate((np.full_like(rows, k), rows, columns)):
+            np.minimum.at(least[:, axis], component, index)
+            np.maximum.at(beyond[:, axis], component, index + 1)
+    ends = zip(least[1:].tolist(), beyond[1:].tolist(), strict=True)
+    return [
+        (slice(a, stop_a), slice(b, stop_b), slice(c, stop_c))
+        for (a, b, c), (stop_a, stop_b, stop_c) in ends
+    ]
+
+
 def plane_filled(plane: Mask) -> Mask:
     """A mask of one plane with its holes filled."""
     image = _ITK.GetImageFromArray(plane.astype(np.uint8))
@@ -215,6 +291,13 @@ def plane_components(plane: Mask) -> Labels:
     image = _ITK.GetImageFromArray(plane.astype(np.uint8))
     labels: Labels = _ITK.GetArrayFromImage(_ITK.ConnectedComponent(image))
     return labels
+
+
+def _is_exact(spacing_mm: float, voxels: int) -> bool:
+    """Whether each multiple of a spacing, up to so many, is a number of single precision."""
+    single = np.float32(spacing_mm)
+    index = np.arange(voxels)
+    return bool(np.all(index.astype(np.float32) * single == index * np.float64(single)))
 
 
 def _triple(values: list[int]) -> tuple[int, int, int]:

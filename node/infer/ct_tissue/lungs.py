@@ -6,16 +6,26 @@ neither the order of slices nor the direction of rows plays a part.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from node.infer.ct_tissue.grid import CoarseGrid, Floats32, Mask, plane_components
+from node.infer.ct_tissue.grid import (
+    Box,
+    CoarseGrid,
+    Floats32,
+    Labels,
+    Mask,
+    boxes_of,
+    plane_components,
+)
 
 AIR_HU = -400.0
 
+_ROUNDING_MM = 0.01  # more than ITK's distances are ever wrong by
 _GAS_HU = -960.0  # the middle of a lung is above, of gas in the bowel below
 _WHOLE_LUNG_ML = 200.0
 _CUT_LUNG_ML = 20.0  # of a lung that the first or last slice cuts
@@ -44,11 +54,13 @@ def find_lungs(hu: Floats32, body: Mask, grid: CoarseGrid) -> Mask:
     """
     labels, sizes = grid.components(body & (hu < AIR_HU))
     parts = [
-        _Part.of(labels == number, number, grid)
-        for number, size in enumerate(sizes, 1)
+        _Part.of(labels, number, box, grid)
+        for number, (box, size) in enumerate(
+            zip(boxes_of(labels, len(sizes)), sizes, strict=True), 1
+        )
         if size * grid.voxel_ml >= _CUT_LUNG_ML
     ]
-    aerated = [part for part in parts if _is_aerated(hu, part.mask, grid)]
+    aerated = [part for part in parts if _is_aerated(hu, part, grid)]
     large = [part for part in aerated if part.ml >= _WHOLE_LUNG_ML]
     if large:
         lowest_mm = large[0].lowest_mm
@@ -59,7 +71,15 @@ def find_lungs(hu: Floats32, body: Mask, grid: CoarseGrid) -> Mask:
         ]
     else:
         lungs = _pairs([part for part in aerated if part.ends], body, grid)
-    return np.isin(labels, [part.number for part in lungs])
+    return _chosen(labels, len(sizes), [part.number for part in lungs])
+
+
+def _chosen(labels: Labels, number: int, chosen: Sequence[int] | NDArray[np.uint32]) -> Mask:
+    """The components of these numbers, of as many as there are."""
+    is_chosen = np.zeros(number + 1, bool)
+    is_chosen[chosen] = True
+    mask: Mask = is_chosen[labels]
+    return mask
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,10 +87,13 @@ class _Part:
     """A connected piece of air in the body.
 
     Args:
+        box: Where it lies, with one voxel around it.
+        mask: It, in its box.
         ends: Ends of the volume along the patient's long axis that cut it: 0, the first plane, or -1.
     """
 
     number: int
+    box: Box
     mask: Mask
     ml: float
     ends: frozenset[int]
@@ -79,31 +102,60 @@ class _Part:
     highest_mm: float
 
     @classmethod
-    def of(cls, mask: Mask, number: int, grid: CoarseGrid) -> _Part:
-        planes = np.moveaxis(mask, grid.axial_axis, 0)
-        lps_mm = grid.lps_mm(mask)
+    def of(cls, labels: Labels, number: int, tight: Box, grid: CoarseGrid) -> _Part:
+        box = grid.around(tight)
+        mask = labels[box] == number
+        lps_mm = grid.lps_mm(mask, box)
+        along, planes = tight[grid.axial_axis], grid.shape[grid.axial_axis]
         return cls(
             number=number,
+            box=box,
             mask=mask,
             ml=grid.ml(mask),
-            ends=frozenset(end for end in (0, -1) if planes[end].any()),
+            ends=frozenset(
+                end for end, cut in ((0, along.start == 0), (-1, along.stop == planes)) if cut
+            ),
             middle_x_mm=float(lps_mm[:, 0].mean()),
             lowest_mm=float(lps_mm[:, 2].min()),
             highest_mm=float(lps_mm[:, 2].max()),
         )
 
 
-def _is_aerated(hu: Floats32, part: Mask, grid: CoarseGrid) -> bool:
-    """Whether the middle of a piece of air is denser than gas alone."""
-    core = grid.eroded(part, max(grid.spacing_mm))
-    return bool(np.median(hu[core if core.any() else part]) > _GAS_HU)
+def _is_aerated(hu: Floats32, part: _Part, grid: CoarseGrid) -> bool:
+    """Whether the middle of a piece of air is denser than gas alone.
+
+    A layer of the piece lies exactly at the depth where its core begins, so that rounding decides
+    whether it belongs to it, and another way in the box than in the volume. Where that layer matters
+    the whole volume is asked.
+    """
+    limit_mm = max(grid.spacing_mm)
+    depth_mm = grid.distance_mm(~part.mask)
+    gas = hu[part.box] <= _GAS_HU
+    surely = part.mask & (depth_mm > limit_mm + _ROUNDING_MM)
+    perhaps = part.mask & (depth_mm > limit_mm - _ROUNDING_MM)
+    if np.count_nonzero(surely & ~gas) > np.count_nonzero(perhaps & gas):
+        return True
+    if np.count_nonzero(surely & gas) > np.count_nonzero(perhaps & ~gas):
+        return False
+    whole = _in_grid(part.mask, part.box, grid)
+    core = grid.eroded(whole, limit_mm)
+    return bool(np.median(hu[core if core.any() else whole]) > _GAS_HU)
+
+
+def _in_grid(mask: Mask, box: Box, grid: CoarseGrid) -> Mask:
+    whole = np.zeros(grid.shape, bool)
+    whole[box] = mask
+    return whole
 
 
 def _pairs(cut: list[_Part], body: Mask, grid: CoarseGrid) -> list[_Part]:
     """Those of the small parts that have a partner across the midline, cut by the same end."""
     if len(cut) < 2:
         return []
-    midline_mm = _midline_mm(np.any([part.mask for part in cut], axis=0), body, grid)
+    together = np.zeros(grid.shape, bool)
+    for part in cut:
+        together[part.box] |= part.mask
+    midline_mm = _midline_mm(together, body, grid)
     lefts = [part for part in cut if part.middle_x_mm > midline_mm + _BESIDE_MIDLINE_MM]
     rights = [part for part in cut if part.middle_x_mm < midline_mm - _BESIDE_MIDLINE_MM]
     paired = {
@@ -137,18 +189,19 @@ def _sides(lungs: Mask, body: Mask, grid: CoarseGrid) -> tuple[Mask, Mask]:
         return left, right
     midline_mm = _midline_mm(lungs, body, grid)
     labels, sizes = grid.components(lungs)
-    for number in range(1, len(sizes) + 1):
-        part = labels == number
-        x_mm = grid.lps_mm(part)[:, 0]
+    for number, tight in enumerate(boxes_of(labels, len(sizes)), 1):
+        box = grid.measurable(grid.around(tight))
+        part = labels[box] == number
+        x_mm = grid.lps_mm(part, box)[:, 0]
         share_left = np.mean(x_mm > midline_mm)
         if _PART_SHARE < share_left < 1 - _PART_SHARE:
-            part_left = _cut(part, midline_mm, grid)
-            left |= part_left
-            right |= part & ~part_left
+            part_left = _cut(part, box, midline_mm, grid)
+            left[box] |= part_left
+            right[box] |= part & ~part_left
         elif share_left > 0.5:
-            left |= part
+            left[box] |= part
         else:
-            right |= part
+            right[box] |= part
     return left, right
 
 
@@ -161,22 +214,22 @@ def _midline_mm(lungs: Mask, body: Mask, grid: CoarseGrid) -> float:
     return float((np.percentile(x_mm, 2) + np.percentile(x_mm, 98)) / 2)
 
 
-def _cut(part: Mask, midline_mm: float, grid: CoarseGrid) -> Mask:
-    """The left half of two lungs that touch: eroded until they part, then grown back."""
+def _cut(part: Mask, box: Box, midline_mm: float, grid: CoarseGrid) -> Mask:
+    """The left half of two lungs that touch, in their box: eroded until they part, then grown back."""
     for radius_mm in (2.0, 4.0, 6.0, 9.0, 12.0):
         core = grid.eroded(part, radius_mm)
         labels, sizes = grid.components(core)
         large = [n for n, size in enumerate(sizes, 1) if size > _PART_SHARE * sum(sizes)]
-        middles = {n: float(grid.lps_mm(labels == n)[:, 0].mean()) for n in large}
+        middles = {n: float(grid.lps_mm(labels == n, box)[:, 0].mean()) for n in large}
         lefts = [n for n, x_mm in middles.items() if x_mm > midline_mm]
         rights = [n for n in large if n not in lefts]
         if lefts and rights:
-            to_left = grid.distance_mm(np.isin(labels, lefts))
-            to_right = grid.distance_mm(np.isin(labels, rights))
+            to_left, to_right = (
+                grid.distance_mm(_chosen(labels, len(sizes), side)) for side in (lefts, rights)
+            )
             return part & (to_left < to_right)
-    voxels = np.argwhere(part)
     halved = np.zeros_like(part)
-    halved[tuple(voxels[grid.points_mm(voxels)[:, 0] > midline_mm].T)] = True
+    halved[part] = grid.lps_mm(part, box)[:, 0] > midline_mm
     return halved
 
 
@@ -195,9 +248,9 @@ def find_airways(hu: Floats32, body: Mask, lungs: Mask, grid: CoarseGrid) -> tup
         return np.zeros(grid.shape, bool), _AIRWAY_LIMITS_HU[0]
     trachea = _trachea(hu, body, lungs, grid)
     for limit_hu in _AIRWAY_LIMITS_HU if trachea.any() else ():
-        labels, _ = grid.components(body & (hu < limit_hu))
+        labels, sizes = grid.components(body & (hu < limit_hu))
         touched = np.unique(labels[trachea])
-        grown = np.isin(labels, touched[touched > 0])
+        grown = _chosen(labels, len(sizes), touched[touched > 0])
         if grown.any() and grid.ml(grown) < _AIRWAYS_ML:
             return grown, limit_hu
     return trachea, _AIRWAY_LIMITS_HU[0]
