@@ -25,7 +25,7 @@ from node.pipeline.build import Plan, plan
 from node.pipeline.forms import FORMS
 from node.receive import dimse
 from node.receive.dimse_messages import VERIFICATION_SOP_CLASS_UID
-from node.receive.dimse_upper_layer import Refusal
+from node.receive.scp.negotiation import Refusal
 from node.receive.stow_parts import BodyLimits
 from node.receive.syntaxes import storage_contexts
 from node.web.app import DEFAULT_STOW_PREFIX
