@@ -30,6 +30,7 @@ from node.domain.instance import Ending, Origin, Transport
 from node.domain.peers import Peer, is_loopback_host, match_peer
 from node.receive.dimse_messages import VERIFICATION_SOP_CLASS_UID, Context, Transfer
 from node.receive.ingest import Carried, Ingest
+from node.receive.scp.association import Patience
 from node.receive.scp.door import UpperLayer
 from node.receive.scp.negotiation import (
     APPLICATION_CONTEXT_NAME,
@@ -64,6 +65,7 @@ class DimseSettings:
         ae_titles: Titles it answers to; the first is its own name.
         peers: Who may call; none: everybody, on a loopback address only.
         max_pdu_bytes: Maximum length that is advertised and enforced.
+        slowest_bytes_s: What a message must make at least, in the mean of ``slowest_over_s``.
     """
 
     host: str = "127.0.0.1"
@@ -75,6 +77,8 @@ class DimseSettings:
     max_pdu_bytes: int = 131072
     negotiation_timeout_s: float = 30.0
     idle_timeout_s: float = 60.0
+    slowest_bytes_s: float = 1000.0
+    slowest_over_s: float = 30.0
 
     def __post_init__(self) -> None:
         if not any(peer.ae_title for peer in self.peers) and not is_loopback_host(self.host):
@@ -109,8 +113,12 @@ class DimseServer:
                 {**contexts, VERIFICATION_SOP_CLASS_UID: _VERIFICATION_SYNTAXES},
                 self._admission,
                 max_pdu_bytes=settings.max_pdu_bytes,
-                negotiation_timeout_s=settings.negotiation_timeout_s,
-                idle_timeout_s=settings.idle_timeout_s,
+                patience=Patience(
+                    negotiation_s=settings.negotiation_timeout_s,
+                    idle_s=settings.idle_timeout_s,
+                    slowest_bytes_s=settings.slowest_bytes_s,
+                    slowest_over_s=settings.slowest_over_s,
+                ),
             )
         except OSError as error:
             raise ConfigInvalid([_why_not_listening(settings, error)]) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import select
 import socket
 import struct
 import threading
@@ -170,6 +171,40 @@ def test_after_a_release_the_line_is_closed_though_the_peer_holds_it(node: Node)
         assert eventually(lambda: node.server._upper_layer._lingering.is_empty)
         assert held >= 0
     assert node.is_alive()
+
+
+def test_one_byte_now_and_then_does_not_keep_an_association(serve: Serve) -> None:
+    node = serve(idle_timeout_s=3600.0, slowest_over_s=0.2)
+    data = raw.pdu(raw.P_DATA, raw.pdv(1, 0x02, bytes(10_000)))
+    with node.open() as dripping, node.open() as resting:
+        dripping.command(1, raw.store_command("1.2.3"))
+        assert eventually(lambda: node.ingest.open_arrivals == 1)
+
+        for byte in data:
+            if is_readable(dripping.connection, 0.02):
+                break
+            dripping.send(bytes([byte]))
+
+        assert dripping.read().kind == raw.ABORT
+        assert eventually(lambda: node.ingest.abandoned == 1)
+        assert resting.echo() == 0  # between messages there is no pace
+
+
+def test_a_message_that_is_long_and_fast_is_no_drip(serve: Serve) -> None:
+    node = serve(idle_timeout_s=3600.0, slowest_over_s=0.05)
+    pause = threading.Event()
+    with node.open() as client:
+        client.command(1, raw.store_command("1.2.3"))
+        for _ in range(10):
+            client.data(1, bytes(20_000), is_whole=False)
+            pause.wait(0.02)
+        client.data(1, b"end")
+
+        assert raw.status(client.response()) == 0
+
+
+def is_readable(line: socket.socket, within_s: float) -> bool:
+    return bool(select.select([line], [], [], within_s)[0])
 
 
 def test_a_peer_that_does_not_read_its_answers_ends_alone(serve: Serve) -> None:

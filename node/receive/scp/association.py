@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from threading import Event as Flag
 from threading import Thread
 from typing import Protocol
@@ -32,6 +33,23 @@ from node.receive.scp.wire import LineLost, Wire
 _BY_USER, _BY_PROVIDER, _NO_REASON = 0, 2, 0
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long a peer may take.
+
+    Args:
+        negotiation_s: From its connection to the last byte of its request.
+        idle_s: Without a byte, in a message or between two.
+        slowest_bytes_s: What a message must make at least, in the mean of ``slowest_over_s``: one
+            byte now and then is no life.
+    """
+
+    negotiation_s: float
+    idle_s: float
+    slowest_bytes_s: float
+    slowest_over_s: float
 
 
 class Session(Protocol):
@@ -107,7 +125,7 @@ class Association(Thread):
         supported: Mapping[str, Sequence[str]],
         *,
         max_pdu_bytes: int,
-        idle_timeout_s: float,
+        patience: Patience,
         done: Callable[[Association], None],
     ) -> None:
         super().__init__(name="dimse-association", daemon=True)
@@ -118,7 +136,7 @@ class Association(Thread):
         self._gate = gate
         self._supported = supported
         self._max_pdu_bytes = max_pdu_bytes
-        self._idle_timeout_s = idle_timeout_s
+        self._pace = _Pace(line.wire, patience)
         self._done = done
         self._is_retiring = Flag()
         self._session: Session | None = None
@@ -178,8 +196,8 @@ class Association(Thread):
             self._end(Ending.ABORTED)
             self._machine.take(Event.ABORT)
             self._wire.send(abort(_BY_USER, _NO_REASON))
-        elif time.monotonic() - self._wire.heard_at_s > self._idle_timeout_s:
-            _log.warning("association aborted: silent", extra={"address": self.line.address})
+        elif slowness := self._pace.fault(is_between_messages=transfer.is_idle):
+            _log.warning("association aborted: %s", slowness, extra={"address": self.line.address})
             self._end(Ending.ABORTED)
             self._machine.take(Event.ABORT)
             self._wire.send(abort(_BY_PROVIDER, _NO_REASON))
@@ -216,3 +234,30 @@ class Association(Thread):
     def _end(self, ending: Ending) -> None:
         if self._session is not None:
             self._session.end(ending)
+
+
+class _Pace:
+    """Whether a peer is silent, or slower than any honest line."""
+
+    def __init__(self, wire: Wire, patience: Patience) -> None:
+        self._wire = wire
+        self._patience = patience
+        self._begin_anew()
+
+    def fault(self, *, is_between_messages: bool) -> str:
+        """What is wrong with its pace; empty where nothing is."""
+        limit = self._patience
+        if time.monotonic() - self._wire.heard_at_s > limit.idle_s:
+            return "silent"
+        if is_between_messages and self._wire.is_empty:
+            self._begin_anew()
+            return ""
+        waited_s = self._wire.waited_s - self._waited_then_s
+        if waited_s < limit.slowest_over_s:
+            return ""
+        came = self._wire.heard_bytes - self._bytes_then
+        self._begin_anew()
+        return "too slow" if came < limit.slowest_bytes_s * waited_s else ""
+
+    def _begin_anew(self) -> None:
+        self._waited_then_s, self._bytes_then = self._wire.waited_s, self._wire.heard_bytes

@@ -22,7 +22,7 @@ from math import inf
 from threading import Lock, Thread
 
 from node.receive.dimse_messages import UNEXPECTED_PDU, ProtocolFault
-from node.receive.scp.association import Association, Gate, Line
+from node.receive.scp.association import Association, Gate, Line, Patience
 from node.receive.scp.machine import Event, State
 from node.receive.scp.negotiation import (
     HEAD_BYTES,
@@ -53,7 +53,6 @@ class UpperLayer:
     Args:
         contexts: Transfer syntaxes by abstract syntax, in our order of preference.
         max_pdu_bytes: The maximum length that is advertised and enforced.
-        negotiation_timeout_s: How long after it connected a peer's request may take to be whole.
     Raises:
         OSError: The address cannot be bound.
     """
@@ -65,14 +64,12 @@ class UpperLayer:
         gate: Gate,
         *,
         max_pdu_bytes: int,
-        negotiation_timeout_s: float,
-        idle_timeout_s: float,
+        patience: Patience,
     ) -> None:
         self._contexts = contexts
         self._gate = gate
         self._max_pdu_bytes = max_pdu_bytes
-        self._negotiation_timeout_s = negotiation_timeout_s
-        self._idle_timeout_s = idle_timeout_s
+        self._patience = patience
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self._listener = socket.create_server(address, family=family, backlog=_BACKLOG)
         self._listener.setblocking(False)
@@ -180,7 +177,7 @@ class UpperLayer:
                 _log.warning("too many wait without asking", extra={"address": crowd.address})
                 self._drop(self._waiting, crowd, Event.TIMER_EXPIRED)
             self._selector.register(line.wire, selectors.EVENT_READ, line)
-            self._waiting.add(line, time.monotonic() + self._negotiation_timeout_s)
+            self._waiting.add(line, time.monotonic() + self._patience.negotiation_s)
 
     def _hear(self, line: Line) -> None:
         """More of a request came, or its end."""
@@ -230,7 +227,7 @@ class UpperLayer:
             self._gate,
             self._contexts,
             max_pdu_bytes=self._max_pdu_bytes,
-            idle_timeout_s=self._idle_timeout_s,
+            patience=self._patience,
             done=self._take_back,
         )
         with self._lock:

@@ -42,6 +42,8 @@ class Wire:
         max_pdu_bytes: The maximum length that the association advertises.
     Attributes:
         heard_at_s: When bytes came last, on the monotonic clock; a long answer may set it anew.
+        heard_bytes: How many came so far.
+        waited_s: How long was waited for them: what this side takes over an answer is not in it.
     """
 
     def __init__(self, connection: socket.socket, max_pdu_bytes: int) -> None:
@@ -58,6 +60,8 @@ class Wire:
         self._end = 0
         self._may_wait = False
         self.heard_at_s = time.monotonic()
+        self.heard_bytes = 0
+        self.waited_s = 0.0
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         connection.setblocking(False)
@@ -80,14 +84,18 @@ class Wire:
             LineLost: The connection is broken.
         """
         self._make_room()
+        began_s = time.monotonic()
         try:
             size = self._connection.recv_into(self._buffer[self._end :])
         except (BlockingIOError, InterruptedError):
+            self.waited_s += time.monotonic() - began_s
             return True
         except OSError as error:
             raise LineLost from error
         self._end += size
+        self.heard_bytes += size
         self.heard_at_s = time.monotonic()
+        self.waited_s += self.heard_at_s - began_s
         if _QUICKACK is not None:
             # The kernel leaves this mode by itself: a peer whose Nagle algorithm is on would wait
             # 40 ms for each delayed acknowledgement.
@@ -127,6 +135,11 @@ class Wire:
             raise ProtocolFault("PDU is longer than allowed", INVALID_PDU_PARAMETER)
         whole = PDU_HEADER.size + int(length)
         return whole if self._end - self._start >= whole else 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether all that came was taken."""
+        return self._start == self._end
 
     @property
     def next_type(self) -> int | None:
