@@ -25,7 +25,7 @@ from node.pipeline.build import Plan, plan
 from node.pipeline.forms import FORMS
 from node.receive import dimse
 from node.receive.dimse_messages import VERIFICATION_SOP_CLASS_UID
-from node.receive.dimse_upper_layer import Refusal
+from node.receive.scp.negotiation import Refusal
 from node.receive.stow_parts import BodyLimits
 from node.receive.syntaxes import storage_contexts
 from node.web.app import DEFAULT_STOW_PREFIX
@@ -53,6 +53,8 @@ def _statement(plan: Plan) -> dict[str, Any]:
             "max_associations_per_peer": scp.max_associations_per_peer,
             "negotiation_timeout_s": scp.negotiation_timeout_s,
             "idle_timeout_s": scp.idle_timeout_s,
+            "slowest_bytes_s": scp.slowest_bytes_s,
+            "slowest_over_s": scp.slowest_over_s,
             "verification": VERIFICATION_SOP_CLASS_UID,
             "storage": [{**_named(uid), "is_input": uid in IMAGE_SOP_CLASSES} for uid in contexts],
             "transfer_syntaxes": [
@@ -180,6 +182,7 @@ Printed by `segnode conformance` from the tables that the node really uses.
 | of one peer | {scp["max_associations_per_peer"]} |
 | Negotiation timeout | {scp["negotiation_timeout_s"]:g} s |
 | Idle timeout | {scp["idle_timeout_s"]:g} s |
+| Slowest message | {scp["slowest_bytes_s"]:g} bytes/s over {scp["slowest_over_s"]:g} s |
 
 ## Transfer syntaxes, in order of preference
 

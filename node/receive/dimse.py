@@ -4,8 +4,8 @@ Enters: associations of allowed callers. Leaves: one ``Arrival`` per C-STORE, an
 association that may carry instances. Success is answered after ``Arrival.finish`` has returned; a
 refused instance is answered with its status and never ends the association.
 
-Admission, in this order (PS3.8 9.3.4): application context (RJ 1/1/2), called AE title (1/1/7),
-caller (1/1/3), drain (2/3/1), associations of this peer and in total (2/3/2). Callers are peers by AE
+Admission, in this order (PS3.8 9.3.4): protocol version (RJ 1/2/2), called AE title (1/1/7), calling AE
+title (1/1/3), which the first bytes of a request show; application context (1/1/2), caller (1/1/3), drain (2/3/1), associations of this peer and in total (2/3/2). Callers are peers by AE
 title and address. Without any configured peer everybody may call, which is why such a node may only
 listen on the loopback interface.
 
@@ -29,11 +29,17 @@ from node.domain.errors import ConfigInvalid, TryLater
 from node.domain.instance import Ending, Origin, Transport
 from node.domain.peers import Peer, is_loopback_host, match_peer
 from node.receive.dimse_messages import VERIFICATION_SOP_CLASS_UID, Context, Transfer
-from node.receive.dimse_upper_layer import AssociationRequest, Refusal, UpperLayer
 from node.receive.ingest import Carried, Ingest
+from node.receive.scp.association import Patience
+from node.receive.scp.door import UpperLayer
+from node.receive.scp.negotiation import (
+    APPLICATION_CONTEXT_NAME,
+    PROTOCOL_VERSION_NOT_SUPPORTED,
+    AssociationRequest,
+    Head,
+    Refusal,
+)
 from node.receive.store import HEARTBEAT_S, AssociationLog
-
-APPLICATION_CONTEXT_NAME = "1.2.840.10008.3.1.1.1"  # PS3.7 A.2.1
 
 # PS3.8 Table 9-21
 NO_REASON_GIVEN = Refusal(1, 2, 1)
@@ -59,6 +65,7 @@ class DimseSettings:
         ae_titles: Titles it answers to; the first is its own name.
         peers: Who may call; none: everybody, on a loopback address only.
         max_pdu_bytes: Maximum length that is advertised and enforced.
+        slowest_bytes_s: What a message must make at least, in the mean of ``slowest_over_s``.
     """
 
     host: str = "127.0.0.1"
@@ -70,6 +77,8 @@ class DimseSettings:
     max_pdu_bytes: int = 131072
     negotiation_timeout_s: float = 30.0
     idle_timeout_s: float = 60.0
+    slowest_bytes_s: float = 1000.0
+    slowest_over_s: float = 30.0
 
     def __post_init__(self) -> None:
         if not any(peer.ae_title for peer in self.peers) and not is_loopback_host(self.host):
@@ -101,12 +110,15 @@ class DimseServer:
         try:
             self._upper_layer = UpperLayer(
                 (settings.host, settings.port),
-                settings.ae_titles[0].strip(),
                 {**contexts, VERIFICATION_SOP_CLASS_UID: _VERIFICATION_SYNTAXES},
-                self._admission.admit,
+                self._admission,
                 max_pdu_bytes=settings.max_pdu_bytes,
-                negotiation_timeout_s=settings.negotiation_timeout_s,
-                idle_timeout_s=settings.idle_timeout_s,
+                patience=Patience(
+                    negotiation_s=settings.negotiation_timeout_s,
+                    idle_s=settings.idle_timeout_s,
+                    slowest_bytes_s=settings.slowest_bytes_s,
+                    slowest_over_s=settings.slowest_over_s,
+                ),
             )
         except OSError as error:
             raise ConfigInvalid([_why_not_listening(settings, error)]) from error
@@ -213,27 +225,34 @@ class _Admission:
         self.changed = Event()
         self._settings = settings
         self._called = {title.strip() for title in settings.ae_titles}
+        self._callers = {peer.ae_title.strip() for peer in settings.peers} - {""}
         self._names = _Names()
         self._lock = Lock()
         self._sessions: set[_Session] = set()
         self._taken: Counter[str] = Counter()
         self._is_closed = False
 
+    def refusal_by(self, head: Head, address: str) -> Refusal | None:
+        refusal = self._judge_head(head)
+        if refusal is not None:
+            _tell(refusal, head, address)
+        return refusal
+
     def admit(self, request: AssociationRequest) -> _Session | Refusal:
         """Judge a request; what is admitted has its slot and its row."""
         admitted = self._admit(request)
         if isinstance(admitted, Refusal):
-            _log.warning(
-                "refused an association: result %d source %d reason %d",
-                admitted.result,
-                admitted.source,
-                admitted.reason,
-                extra={
-                    "calling_ae_title": ascii(request.calling_ae_title),
-                    "address": request.address,
-                },
-            )
+            _tell(admitted, request.head, request.address)
         return admitted
+
+    def _judge_head(self, head: Head) -> Refusal | None:
+        if not head.is_version_1:
+            return PROTOCOL_VERSION_NOT_SUPPORTED
+        if head.called_ae_title not in self._called:
+            return CALLED_AE_TITLE_NOT_RECOGNIZED
+        if self._callers and head.calling_ae_title not in self._callers:
+            return CALLING_AE_TITLE_NOT_RECOGNIZED
+        return None
 
     def _admit(self, request: AssociationRequest) -> _Session | Refusal:
         peer = self._judge(request)
@@ -280,11 +299,9 @@ class _Admission:
         """Which of the peers it is; None where everybody may call."""
         if request.application_context_name != APPLICATION_CONTEXT_NAME:
             return APPLICATION_CONTEXT_NOT_SUPPORTED
-        if request.called_ae_title not in self._called:
-            return CALLED_AE_TITLE_NOT_RECOGNIZED
         peers = self._settings.peers
         peer = match_peer(peers, request.calling_ae_title, request.address, self._names.addresses)
-        if peer is None and any(known.ae_title for known in peers):
+        if peer is None and self._callers:
             return CALLING_AE_TITLE_NOT_RECOGNIZED
         return peer if request.is_well_formed else NO_REASON_GIVEN
 
@@ -315,6 +332,20 @@ class _Names:
             known = frozenset(str(entry[4][0]) for entry in socket.getaddrinfo(host, None))
         self._found[host] = (time.monotonic(), known)
         return known
+
+
+def _tell(refusal: Refusal, head: Head, address: str) -> None:
+    _log.warning(
+        "refused an association: result %d source %d reason %d",
+        refusal.result,
+        refusal.source,
+        refusal.reason,
+        extra={
+            "calling_ae_title": ascii(head.calling_ae_title),
+            "called_ae_title": ascii(head.called_ae_title),
+            "address": address,
+        },
+    )
 
 
 def _why_not_listening(settings: DimseSettings, error: OSError) -> tuple[str, str]:

@@ -1,0 +1,263 @@
+"""One association that asked to come in: judged, served and ended by a thread of its own."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from threading import Event as Flag
+from threading import Thread
+from typing import Protocol
+
+from node.domain.instance import Ending
+from node.receive.dimse_messages import (
+    UNEXPECTED_PDU,
+    Context,
+    ProtocolFault,
+    Transfer,
+)
+from node.receive.scp.machine import PDU_EVENTS, Action, Event, Machine, State
+from node.receive.scp.negotiation import (
+    AssociationRequest,
+    Head,
+    Refusal,
+    abort,
+    accept,
+    reject,
+    release_reply,
+)
+from node.receive.scp.wire import LineLost, Wire
+
+# PS3.8 Table 9-26: who aborts, and a reason that says nothing
+_BY_USER, _BY_PROVIDER, _NO_REASON = 0, 2, 0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long a peer may take.
+
+    Args:
+        negotiation_s: From its connection to the last byte of its request.
+        idle_s: Without a byte, in a message or between two.
+        slowest_bytes_s: What a message must make at least, in the mean of ``slowest_over_s``: one
+            byte now and then is no life.
+    """
+
+    negotiation_s: float
+    idle_s: float
+    slowest_bytes_s: float
+    slowest_over_s: float
+
+
+class Session(Protocol):
+    """One admitted association, which holds its slot from admission to its end."""
+
+    def establish(self, contexts: Mapping[int, Context], peer_max_pdu_bytes: int) -> Transfer:
+        """Negotiation is over; whoever takes the messages that follow."""
+
+    def end(self, ending: Ending) -> None:
+        """The association is over; called at least once, the first call counts."""
+
+
+class Gate(Protocol):
+    """Judges who may come in."""
+
+    def refusal_by(self, head: Head, address: str) -> Refusal | None:
+        """Whether the head of a request is a reason to refuse it; at once, without asking anybody."""
+
+    def admit(self, request: AssociationRequest) -> Session | Refusal:
+        """Judge a whole request; this may take its time."""
+
+
+class Line:
+    """A connection and where it stands: what the door and an association hand to each other."""
+
+    def __init__(self, wire: Wire, address: str) -> None:
+        self.wire = wire
+        self.address = address
+        self.machine = Machine()
+        self.machine.take(Event.CONNECTED)
+
+    def next_event(self) -> Event | None:
+        """The event that the PDU at the front of the buffer is; None while it is cut.
+
+        Raises:
+            ProtocolFault: It is none.
+        """
+        if not self.wire.whole_pdu():
+            return None
+        return PDU_EVENTS[self.wire.next_type or 0]
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Answer a request by a rejection; the peer closes."""
+        self.machine.take(Event.REJECT)
+        self.say(reject(refusal))
+
+    def break_off(self, event: Event, reason: int) -> None:
+        """The peer broke the protocol: tell it, and let it close."""
+        is_ours = self.machine.take(event) is Action.SEND_PROVIDER_ABORT
+        self.say(abort(_BY_PROVIDER, reason) if is_ours else abort(_BY_USER, _NO_REASON))
+
+    def say(self, data: bytes) -> None:
+        """Send what may be the last; a line that is broken by then needs to hear nothing."""
+        try:
+            self.wire.send(data)
+        except LineLost:
+            self.wire.cut()
+
+
+class Association(Thread):
+    """A line from its request to the moment when only the peer's closing is waited for.
+
+    Args:
+        supported: Abstract syntax -> transfer syntaxes, the first preferred.
+        done: Takes the line back when all is said.
+    """
+
+    def __init__(
+        self,
+        line: Line,
+        request: AssociationRequest,
+        gate: Gate,
+        supported: Mapping[str, Sequence[str]],
+        *,
+        max_pdu_bytes: int,
+        patience: Patience,
+        done: Callable[[Association], None],
+    ) -> None:
+        super().__init__(name="dimse-association", daemon=True)
+        self.line = line
+        self._wire = line.wire
+        self._machine = line.machine
+        self._request = request
+        self._gate = gate
+        self._supported = supported
+        self._max_pdu_bytes = max_pdu_bytes
+        self._pace = _Pace(line.wire, patience)
+        self._done = done
+        self._is_retiring = Flag()
+        self._session: Session | None = None
+
+    def retire(self) -> None:
+        """End the association after the message in hand."""
+        self._is_retiring.set()
+
+    def cut(self) -> None:
+        """End the association now."""
+        self._wire.cut()
+
+    def run(self) -> None:
+        try:
+            self._wire.wait_from_now_on()
+            transfer = self._open()
+            while transfer is not None and self._machine.state is State.ESTABLISHED:
+                self._serve(transfer)
+        except LineLost:
+            self._lose()
+        except Exception:  # noqa: BLE001 - whatever it is, the peer is told and the slot is free
+            _log.exception("association ended by an error in the node")
+            if self._machine.state not in (State.AWAITING_CLOSE, State.IDLE):
+                self._machine.take(Event.ABORT)
+                self.line.say(abort(_BY_PROVIDER, _NO_REASON))
+        finally:
+            self._end(Ending.ABORTED)
+            self._done(self)
+
+    def _open(self) -> Transfer | None:
+        """Ask the gate, and answer the request; None where it is refused."""
+        admitted = self._gate.admit(self._request)
+        if isinstance(admitted, Refusal):
+            self.line.refuse(admitted)
+            return None
+        self._session = admitted
+        accepted = accept(self._request, self._supported, self._max_pdu_bytes)
+        transfer = admitted.establish(accepted.contexts, self._request.peer_max_pdu_bytes)
+        self._machine.take(Event.ACCEPT)
+        self._wire.send(accepted.pdu)
+        return transfer
+
+    def _serve(self, transfer: Transfer) -> None:
+        """Take what has come, then wait a moment for more."""
+        try:
+            while (
+                self._machine.state is State.ESTABLISHED
+                and (event := self.line.next_event()) is not None
+            ):
+                self._take(event, transfer)
+        except ProtocolFault as fault:
+            self._fault(Event.GOT_INVALID, fault)
+            return
+        if self._machine.state is not State.ESTABLISHED:
+            return
+        if self._is_retiring.is_set() and transfer.is_idle:
+            self._end(Ending.ABORTED)
+            self._machine.take(Event.ABORT)
+            self._wire.send(abort(_BY_USER, _NO_REASON))
+        elif slowness := self._pace.fault(is_between_messages=transfer.is_idle):
+            _log.warning("association aborted: %s", slowness, extra={"address": self.line.address})
+            self._end(Ending.ABORTED)
+            self._machine.take(Event.ABORT)
+            self._wire.send(abort(_BY_PROVIDER, _NO_REASON))
+        elif not self._wire.fill():
+            self._lose()
+
+    def _take(self, event: Event, transfer: Transfer) -> None:
+        body = self._wire.take_body()
+        if event is Event.GOT_DATA:
+            self._machine.take(event)
+            reply = transfer.receive(body)
+            if reply is not None:
+                self._wire.send(reply)
+        elif event is Event.GOT_RELEASE_REQUEST:
+            self._machine.take(event)
+            self._end(Ending.RELEASED)
+            self._machine.take(Event.RELEASE)
+            self._wire.send(release_reply())
+        elif event is Event.GOT_ABORT:
+            self._machine.take(event)
+        else:
+            self._fault(event, ProtocolFault("PDU out of place", UNEXPECTED_PDU))
+
+    def _fault(self, event: Event, fault: ProtocolFault) -> None:
+        _log.warning("association aborted: %s", fault, extra={"address": self.line.address})
+        self._end(Ending.ABORTED)
+        self.line.break_off(event, fault.reason)
+
+    def _lose(self) -> None:
+        """The connection is gone."""
+        if self._machine.state is not State.IDLE:
+            self._machine.take(Event.CLOSED)
+
+    def _end(self, ending: Ending) -> None:
+        if self._session is not None:
+            self._session.end(ending)
+
+
+class _Pace:
+    """Whether a peer is silent, or slower than any honest line."""
+
+    def __init__(self, wire: Wire, patience: Patience) -> None:
+        self._wire = wire
+        self._patience = patience
+        self._begin_anew()
+
+    def fault(self, *, is_between_messages: bool) -> str:
+        """What is wrong with its pace; empty where nothing is."""
+        limit = self._patience
+        if time.monotonic() - self._wire.heard_at_s > limit.idle_s:
+            return "silent"
+        if is_between_messages and self._wire.is_empty:
+            self._begin_anew()
+            return ""
+        waited_s = self._wire.waited_s - self._waited_then_s
+        if waited_s < limit.slowest_over_s:
+            return ""
+        came = self._wire.heard_bytes - self._bytes_then
+        self._begin_anew()
+        return "too slow" if came < limit.slowest_bytes_s * waited_s else ""
+
+    def _begin_anew(self) -> None:
+        self._waited_then_s, self._bytes_then = self._wire.waited_s, self._wire.heard_bytes

@@ -1,0 +1,352 @@
+"""The listening port: one thread for all who have not asked yet, and for all who have left.
+
+A connection waits here without a thread of its own until its A-ASSOCIATE-RQ is whole, for a time that
+bytes do not prolong, and again after its association until the peer has closed. So thousands of silent
+ones cost a descriptor and a kilobyte each, and whoever asks is never behind one who does not. When one
+address holds too many, the newcomer displaces the one of them that has waited longest.
+
+Source: PS3.8 9.1.2, 9.1.4 (ARTIM timer), 9.2 (Sta2, Sta13).
+"""
+
+from __future__ import annotations
+
+import logging
+import selectors
+import socket
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import takewhile
+from math import inf
+from threading import Lock, Thread
+
+from node.receive.dimse_messages import UNEXPECTED_PDU, ProtocolFault
+from node.receive.scp.association import Association, Gate, Line, Patience
+from node.receive.scp.machine import Event, State
+from node.receive.scp.negotiation import (
+    HEAD_BYTES,
+    AssociationRequest,
+    Refusal,
+    decode_head,
+    decode_request,
+)
+from node.receive.scp.wire import LineLost, Wire
+
+# How long a peer may take to close after release, reject or abort. PS3.8 9.2 (Sta13)
+LINGER_S = 2.0
+WAITING_PER_ADDRESS = 200
+WAITING = 1000
+# associations that are open or being judged
+ASSOCIATION_THREADS = 256
+_BACKLOG = 512
+_LOOK_S = 0.25
+_NO_ROOM = Refusal(2, 3, 2)
+_A_ASSOCIATE_RQ = 0x01
+
+_log = logging.getLogger(__name__)
+
+
+class UpperLayer:
+    """A listening port and its associations.
+
+    Args:
+        contexts: Transfer syntaxes by abstract syntax, in our order of preference.
+        max_pdu_bytes: The maximum length that is advertised and enforced.
+    Raises:
+        OSError: The address cannot be bound.
+    """
+
+    def __init__(
+        self,
+        address: tuple[str, int],
+        contexts: Mapping[str, Sequence[str]],
+        gate: Gate,
+        *,
+        max_pdu_bytes: int,
+        patience: Patience,
+    ) -> None:
+        self._contexts = contexts
+        self._gate = gate
+        self._max_pdu_bytes = max_pdu_bytes
+        self._patience = patience
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self._listener = socket.create_server(address, family=family, backlog=_BACKLOG)
+        self._listener.setblocking(False)
+        self.port = int(self._listener.getsockname()[1])
+        self._waker, self._wakened = socket.socketpair()
+        self._waker.setblocking(False)
+        self._wakened.setblocking(False)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._listener, selectors.EVENT_READ)
+        self._selector.register(self._wakened, selectors.EVENT_READ)
+        self._waiting = _Waiting()
+        self._lingering = _Waiting()
+        self._lock = Lock()
+        self._associations: set[Association] = set()
+        self._returned: deque[Line] = deque()
+        self._is_stopping = False
+        self._thread = Thread(target=self._attend, name="dimse-door", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def retire(self) -> None:
+        """Let every association end after the message in hand, by A-ABORT."""
+        for association in self._open():
+            association.retire()
+
+    def stop(self, timeout_s: float) -> None:
+        """Stop listening, cut what is left, wait for the threads."""
+        with self._lock:
+            self._is_stopping = True
+        self._wake()
+        deadline_s = time.monotonic() + timeout_s
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+        else:
+            self._close()
+        for association in self._open():
+            association.cut()
+        for association in self._open():
+            association.join(max(deadline_s - time.monotonic(), 0.05))
+
+    # ---- called by threads of associations
+
+    def _take_back(self, association: Association) -> None:
+        """An association is over; its line stays until the peer has closed."""
+        with self._lock:
+            self._associations.discard(association)
+            is_closed = self._is_stopping
+            if not is_closed:
+                self._returned.append(association.line)
+        if is_closed:
+            association.line.wire.end_sending()
+            association.line.wire.close()
+        else:
+            self._wake()
+
+    # ---- the thread
+
+    def _attend(self) -> None:
+        while not self._is_stopping:
+            try:
+                self._look()
+            except Exception:  # noqa: BLE001 - one line's trouble must not close the port
+                _log.exception("the door stumbled")
+        self._close()
+
+    def _look(self) -> None:
+        now_s = time.monotonic()
+        due_s = min(self._waiting.first_due_s, self._lingering.first_due_s, now_s + _LOOK_S)
+        for key, _ in self._selector.select(max(due_s - now_s, 0.0)):
+            if key.fileobj is self._listener:
+                self._let_come()
+            elif key.fileobj is self._wakened:
+                with suppress(OSError):
+                    self._wakened.recv(4096)
+            elif (line := key.data) in self._waiting:
+                self._hear(line)
+            elif line in self._lingering and not line.wire.discard():
+                self._drop(self._lingering, line, Event.CLOSED)
+        while self._returned:
+            self._linger(self._returned.popleft(), is_known=False)
+        now_s = time.monotonic()
+        for lines in (self._waiting, self._lingering):
+            for line in lines.due(now_s):
+                self._drop(lines, line, Event.TIMER_EXPIRED)
+
+    def _let_come(self) -> None:
+        """Take every connection that waits in the backlog."""
+        while True:
+            try:
+                connection, peer = self._listener.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                _log.warning("a connection could not be taken: %s", error.strerror)
+                time.sleep(0.01)  # descriptors are short: those that leave make room
+                return
+            try:
+                line = Line(Wire(connection, self._max_pdu_bytes), _plain(str(peer[0])))
+            except OSError:  # it left at once
+                connection.close()
+                continue
+            crowd = self._waiting.in_the_way_of(line.address)
+            if crowd is not None:
+                _log.warning("too many wait without asking", extra={"address": crowd.address})
+                self._drop(self._waiting, crowd, Event.TIMER_EXPIRED)
+            self._selector.register(line.wire, selectors.EVENT_READ, line)
+            self._waiting.add(line, time.monotonic() + self._patience.negotiation_s)
+
+    def _hear(self, line: Line) -> None:
+        """More of a request came, or its end."""
+        try:
+            if not line.wire.fill():
+                self._drop(self._waiting, line, Event.CLOSED)
+            elif (event := line.next_event()) is not None:
+                self._answer(line, event)
+            else:
+                self._look_at_head(line)
+        except LineLost:
+            self._drop(self._waiting, line, Event.CLOSED)
+        except ProtocolFault as fault:
+            self._break_off(line, Event.GOT_INVALID, fault)
+
+    def _look_at_head(self, line: Line) -> None:
+        """The titles of a request come first: of who is no peer, the rest is not waited for."""
+        body = line.wire.body_so_far()
+        if line.wire.next_type == _A_ASSOCIATE_RQ and len(body) >= HEAD_BYTES:
+            refusal = self._gate.refusal_by(decode_head(body), line.address)
+            if refusal is not None:
+                self._refuse(line, refusal)
+
+    def _answer(self, line: Line, event: Event) -> None:
+        if event is Event.GOT_ABORT:
+            self._drop(self._waiting, line, event)
+            return
+        body = line.wire.take_body()
+        if event is not Event.GOT_REQUEST:
+            fault = ProtocolFault("PDU before a request", UNEXPECTED_PDU)
+            self._break_off(line, event, fault)
+            return
+        request = decode_request(body, line.address)
+        refusal = self._gate.refusal_by(request.head, line.address)
+        if refusal is not None:
+            self._refuse(line, refusal)
+            return
+        line.machine.take(event)
+        self._waiting.remove(line)
+        self._selector.unregister(line.wire)
+        self._hand_over(line, request)
+
+    def _hand_over(self, line: Line, request: AssociationRequest) -> None:
+        association = Association(
+            line,
+            request,
+            self._gate,
+            self._contexts,
+            max_pdu_bytes=self._max_pdu_bytes,
+            patience=self._patience,
+            done=self._take_back,
+        )
+        with self._lock:
+            is_room = len(self._associations) < ASSOCIATION_THREADS
+            if is_room:
+                self._associations.add(association)
+        try:
+            if is_room:
+                association.start()
+                return
+        except RuntimeError:  # no more threads
+            with self._lock:
+                self._associations.discard(association)
+        _log.warning("refused an association: too many at once", extra={"address": line.address})
+        line.refuse(_NO_ROOM)
+        self._linger(line, is_known=False)
+
+    def _refuse(self, line: Line, refusal: Refusal) -> None:
+        line.machine.take(Event.GOT_REQUEST)
+        line.refuse(refusal)
+        self._linger(line)
+
+    def _break_off(self, line: Line, event: Event, fault: ProtocolFault) -> None:
+        _log.warning("connection aborted: %s", fault, extra={"address": line.address})
+        line.break_off(event, fault.reason)
+        self._linger(line)
+
+    def _linger(self, line: Line, *, is_known: bool = True) -> None:
+        """Give the peer time to read what was said and to close first."""
+        if is_known:
+            self._waiting.remove(line)
+        if line.machine.state is State.IDLE:
+            self._forget(line, is_known=is_known)
+            return
+        line.wire.end_sending()
+        crowd = self._lingering.in_the_way_of(line.address)
+        if crowd is not None:
+            self._drop(self._lingering, crowd, Event.TIMER_EXPIRED)
+        if not is_known:
+            self._selector.register(line.wire, selectors.EVENT_READ, line)
+        self._lingering.add(line, time.monotonic() + LINGER_S)
+
+    def _drop(self, lines: _Waiting, line: Line, event: Event) -> None:
+        line.machine.take(event)
+        lines.remove(line)
+        self._forget(line)
+
+    def _forget(self, line: Line, *, is_known: bool = True) -> None:
+        if is_known:
+            self._selector.unregister(line.wire)
+        line.wire.close()
+
+    def _close(self) -> None:
+        self._listener.close()
+        with self._lock:
+            returned = list(self._returned)
+            self._returned.clear()
+        for line in (*self._waiting, *self._lingering, *returned):
+            line.wire.close()
+        self._selector.close()
+        self._waker.close()
+        self._wakened.close()
+
+    def _open(self) -> list[Association]:
+        with self._lock:
+            return list(self._associations)
+
+    def _wake(self) -> None:
+        with suppress(OSError):  # full: it will wake anyway; closed: it is gone
+            self._waker.send(b"\0")
+
+
+class _Waiting:
+    """Lines with their deadlines, all of the same length, so that they come due as they came."""
+
+    def __init__(self) -> None:
+        self._due_s: dict[Line, float] = {}  # in the order of their coming
+        self._of: dict[str, dict[Line, None]] = {}
+
+    def __contains__(self, line: object) -> bool:
+        return line in self._due_s
+
+    def __iter__(self) -> Iterator[Line]:
+        return iter(list(self._due_s))
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._due_s
+
+    @property
+    def first_due_s(self) -> float:
+        """The first deadline; infinity where nobody waits."""
+        return next(iter(self._due_s.values()), inf)
+
+    def add(self, line: Line, due_s: float) -> None:
+        self._due_s[line] = due_s
+        self._of.setdefault(line.address, {})[line] = None
+
+    def remove(self, line: Line) -> None:
+        del self._due_s[line]
+        mine = self._of[line.address]
+        del mine[line]
+        if not mine:
+            del self._of[line.address]
+
+    def due(self, now_s: float) -> list[Line]:
+        """Those whose time is over."""
+        return [
+            line for line, due_s in takewhile(lambda each: each[1] <= now_s, self._due_s.items())
+        ]
+
+    def in_the_way_of(self, address: str) -> Line | None:
+        """Who makes room for a newcomer of an address, where there is none."""
+        mine = self._of.get(address, {})
+        if len(mine) >= WAITING_PER_ADDRESS:
+            return next(iter(mine))
+        return next(iter(self._due_s)) if len(self._due_s) >= WAITING else None
+
+
+def _plain(address: str) -> str:
+    """An IPv4 address that came in by an IPv6 socket, as it is."""
+    return address.removeprefix("::ffff:")
