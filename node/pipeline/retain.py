@@ -360,11 +360,14 @@ class Retention:
 
     def _tidy_results(self, before: float) -> Iterator[int]:
         """Delete old files that no row names: logs, and what was left by who was killed."""
-        with os.scandir(self._plan.results_folder) as entries:
+        folder = self._plan.results_folder
+        if not folder.is_dir():  # no job was done yet
+            return
+        with os.scandir(folder) as entries:
             of_jobs = (Path(one) for one in entries if _JOB_FOLDER.fullmatch(one.name))
             while some := list(islice(of_jobs, _FOLDERS)):
-                kept = self._results.kept_files([int(folder.name) for folder in some])
-                yield sum(_tidy(folder, kept, before) for folder in some)
+                kept = self._results.kept_files([int(each.name) for each in some])
+                yield sum(_tidy(each, kept, before) for each in some)
 
     def _tidy_spool(self, before: float) -> Iterator[int]:
         yield remove_stale_parts(self._spool.incoming, before)

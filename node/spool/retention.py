@@ -281,8 +281,8 @@ def forget_losses(engine: Engine, before: float) -> Iterator[int]:
         instance.c.series_instance_uid == loss.c.series_instance_uid,
         instance.c.file_deleted_at.is_(None),
     )
-    goes = and_(loss.c.lost_at <= before, ~is_alive, _is_not_newest(loss))
-    for ids in _old(engine, loss, "id", None, goes):
+    goes = and_(~is_alive, _is_not_newest(loss))
+    for ids in _old(engine, loss, "lost_at", before, goes):
         yield _delete(engine, loss, ids)
 
 
@@ -295,18 +295,17 @@ def _quarantined(
 
 
 def _old(
-    engine: Engine, table: Table, order: str, before: float | None, goes: ColumnElement[bool]
+    engine: Engine, table: Table, order: str, before: float, goes: ColumnElement[bool]
 ) -> Iterator[list[Any]]:
     """Ids of rows that go, one batch of the table after the other; each row is looked at once.
 
     Args:
         order: Column of an index that ends with the id.
-        before: Rows up to this value of it; None: all.
+        before: Rows up to this value of it.
     """
     key = tuple_(table.c[order], table.c.id)
     looked_at = select(table.c[order].label("at"), table.c.id).order_by(table.c[order], table.c.id)
-    if before is not None:
-        looked_at = looked_at.where(table.c[order] <= before)
+    looked_at = looked_at.where(table.c[order] <= before)
     after: tuple[Any, Any] | None = None
     while True:
         page = (looked_at if after is None else looked_at.where(key > after)).limit(_BATCH)

@@ -204,6 +204,7 @@ loss = Table(
     Column("settled_at", Float),
     UniqueConstraint("series_instance_uid", "image"),
     Index("loss_by_association", "association_id"),
+    Index("loss_age", "lost_at", "id"),
 )
 
 # Since when somebody listens on a transport: while nobody does, silence is no evidence.

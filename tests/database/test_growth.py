@@ -52,6 +52,9 @@ GROWING = frozenset(
 )
 # What may be more work after a long past, and why
 BOUNDED = {re.compile(r"count\(.* LIMIT", re.DOTALL): "a count stops at a number of its own"}
+# A page of 100 rows is fuller after a long past; what a row of it costs: test_pages
+PAGE = re.compile(r"DESC\s+LIMIT")
+A_PAGE_MAY_BE_MORE = 5
 # An index that holds only what somebody decided and nobody did yet
 PARTIAL = frozenset({"series_forced"})
 
@@ -208,22 +211,7 @@ ROADS: tuple[Road, ...] = (
 )
 
 
-# What does not hold yet, and whose it is
-NOT_YET = {
-    retain: "retention looks at all that there is",
-    look: "lists count all that there is",
-    look_at_all: "status counts all that there is",
-}
-over_roads = pytest.mark.parametrize(
-    "road",
-    [
-        pytest.param(road, marks=[pytest.mark.xfail(strict=True, reason=NOT_YET[road])])
-        if road in NOT_YET
-        else road
-        for road in ROADS
-    ],
-    ids=[road.__name__ for road in ROADS],
-)
+over_roads = pytest.mark.parametrize("road", ROADS, ids=[road.__name__ for road in ROADS])
 
 
 # --- over a short past and a long one ------------------------------------------------------------
@@ -282,11 +270,15 @@ def test_no_statement_is_more_work_after_a_long_past(grown: Growing, road: Road)
     more = [
         f"{short.get(statement, 0)} -> {work}: {statement}"
         for statement, work in grown.long[road].work().items()
-        if work > 1.5 * short.get(statement, 0) + slack
+        if work > 1.5 * short.get(statement, 0) + _slack(statement, slack)
         and not any(bounded.search(statement) for bounded in BOUNDED)
     ]
 
     assert not more, "\n".join(more)
+
+
+def _slack(statement: str, usual: int) -> int:
+    return usual * A_PAGE_MAY_BE_MORE if PAGE.search(statement) else usual
 
 
 @over_roads

@@ -85,7 +85,7 @@ def rows_of_series(number: int, *, is_old: bool) -> Iterator[tuple[str, dict[str
     yield (
         "quarantine",
         {
-            "file_name": "q",
+            "file_name": f"q{number}",
             "size_bytes": 1,
             "series_instance_uid": uid,
             "dimse_status": 0xC000,

@@ -157,7 +157,11 @@ class NodeInProcess:
         with reading(self.engine) as connection:
             found = connection.execute(select(tables.metadata.tables[table]))
             rows = [dict(row._mapping) for row in found]
-        return [show_series(row) for row in rows] if table == "series" else rows
+        if table != "series":
+            return rows
+        catalog = SpoolCatalog(self.engine)
+        whole = (catalog.get_series(row["series_instance_uid"]) for row in rows)
+        return [show_series(row) for row in whole if row is not None]
 
     @property
     def jobs(self) -> list[Mapping[str, Any]]:

@@ -29,6 +29,7 @@ _INDEXES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "quarantine_by_series": ("series_instance_uid", "id"),
         "quarantine_age": ("state", "received_at"),
     },
+    "loss": {"loss_age": ("lost_at", "id")},
     "source_file": {"source_file_by_instance": ("sop_instance_uid",)},
     "event": {"event_by_series": ("series_instance_uid", "id"), "event_at": ("at", "id")},
     "match": {
