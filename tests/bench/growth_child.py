@@ -236,7 +236,11 @@ def new_settler(asked: Asked) -> Any:
         from node.pipeline.settle import settle_deps
     except ImportError:  # before 0005
         from node.pipeline.roles import settle_room as settle_deps
-    return Settler(settle_deps(asked.plan, asked.engine))
+    try:
+        from node.pipeline.settle import TICK_WORK_S
+    except ImportError:  # before 0006
+        return Settler(settle_deps(asked.plan, asked.engine))
+    return Settler(settle_deps(asked.plan, asked.engine), most_s=TICK_WORK_S)
 
 
 def new_client(asked: Asked) -> Any:
@@ -262,12 +266,16 @@ def new_client(asked: Asked) -> Any:
 
     config = asked.plan.config
     space = SpaceGuard(config.data_dir, spool_settings(config).watermark)
+    try:
+        health = NodeHealth(asked.engine, space)
+    except TypeError:  # before 0006
+        health = NodeHealth(asked.plan, asked.engine, space)
     services = WebServices(
         spool=SpoolCatalog(asked.engine),
         jobs=JobCatalog(asked.engine),
         models=None,
         actions=None,
-        health=NodeHealth(asked.plan, asked.engine, space),
+        health=health,
         results_dir=asked.plan.results_folder,
     )
     return TestClient(create_app(services, **more))
