@@ -51,19 +51,17 @@ def work_of(connection: Connection, studies: Collection[str]) -> Mapping[str, St
         if row.job_id is not None:
             whose.setdefault(row.job_id, set()).add(row.study_instance_uid)
     owned = select(job.c.id, job.c.study_instance_uid).where(job.c.study_instance_uid.in_(studies))
-    for job_id, study in connection.execute(owned):
+    owner: dict[int, str] = {row.id: row.study_instance_uid for row in connection.execute(owned)}
+    for job_id, study in owner.items():
         whose.setdefault(job_id, set()).add(study)
     of = {job_id: [gathered[uid] for uid in owners] for job_id, owners in whose.items()}
     _note_jobs(connection, of)
     _note_products(connection, of)
-    namers = (
-        select(job.c.study_instance_uid, match.c.study_instance_uid.label("namer"))
-        .join(match, match.c.job_id == job.c.id)
-        .where(job.c.study_instance_uid.in_(studies))
-        .where(match.c.study_instance_uid != job.c.study_instance_uid)
-    )
-    for study, namer in connection.execute(namers):
-        gathered[study].named_by.add(namer)
+    # a question of its own: as one with the jobs PostgreSQL joins over all matches
+    namers = select(match.c.job_id, match.c.study_instance_uid).where(match.c.job_id.in_(owner))
+    for job_id, namer in connection.execute(namers):
+        if namer != owner[job_id]:
+            gathered[owner[job_id]].named_by.add(namer)
     return {uid: one.work() for uid, one in gathered.items()}
 
 

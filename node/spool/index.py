@@ -15,7 +15,18 @@ from threading import Condition, Lock, Thread
 from typing import TypeAlias
 from uuid import uuid4
 
-from sqlalchemy import Connection, Engine, Table, Update, insert, select, text, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Table,
+    Update,
+    func,
+    insert,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.exc import DBAPIError
 
 from node.database.engine import DatabaseClock, Now, columns_of, inserting, rows_of, writing
@@ -300,20 +311,29 @@ def hold_arrivals(connection: Connection) -> None:
 
 
 def write_instances(connection: Connection, rows: Sequence[Mapping[str, object]]) -> None:
-    """Insert rows; one that is there already stays, a tombstone whose file is back revives."""
+    """Insert rows; one that is there already stays, a tombstone whose file is back revives.
+
+    It does so under a new number: readers go by the newest that they know.
+    """
     if not rows:
         return
     statement = inserting(connection, tables.instance)
-    brought = ("file_name", "received_sha256", "pixel_identity", "size_bytes", "received_at")
-    revived = {name: statement.excluded[name] for name in brought}
+    revived = {name: statement.excluded[name] for name in rows[0]}
     connection.execute(
         statement.on_conflict_do_update(
             index_elements=["sop_instance_uid", "version"],
-            set_={**revived, "file_deleted_at": None},
+            set_={**revived, "id": _next_number(connection), "file_deleted_at": None},
             where=tables.instance.c.file_deleted_at.is_not(None),
         ),
         rows,
     )
+
+
+def _next_number(connection: Connection) -> ColumnElement[int]:
+    """The number that a new row of instances would get."""
+    if connection.dialect.name == "postgresql":
+        return func.nextval(func.pg_get_serial_sequence("instance", "id"))
+    return select(func.max(tables.instance.c.id) + 1).scalar_subquery()
 
 
 def instance_values(instance: Instance) -> dict[str, object]:

@@ -19,6 +19,7 @@ import json
 import mmap
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
@@ -132,6 +133,10 @@ def _open_locked(path: Path) -> int:
         os.close(descriptor)  # before the lock it looked like one of a dead process
 
 
+# an empty part that nobody locks yet may be a moment old
+_MAKING_S = 10.0
+
+
 def remove_stale_parts(folder: Path, before: float = inf) -> int:
     """Remove parts whose process is gone and that were last written before a time; how many."""
     removed = 0
@@ -143,7 +148,9 @@ def remove_stale_parts(folder: Path, before: float = inf) -> int:
                 fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 continue
-            if os.fstat(file.fileno()).st_nlink:  # else it ended meanwhile
+            status = os.fstat(file.fileno())
+            is_being_made = not status.st_size and time.time() - status.st_mtime < _MAKING_S
+            if status.st_nlink and not is_being_made:  # else it ended meanwhile
                 path.unlink()
                 removed += 1
     return removed

@@ -46,7 +46,8 @@ def test_instances_are_taken_while_the_index_is_verified_and_settled_only_then(n
         node.kill()
         node.start()  # verification begins anew
         assert node.api("/series")["items"] == []
-        stopper.open("wb").close()
+        with stopper.open("wb"):
+            stopper.unlink()  # it is gone when the index is verified again
 
         wait_for("it to settle", lambda: node.api("/series")["items"][0]["state"] == "complete")
         assert node.api("/series")["items"][0]["instances"] == len(files)

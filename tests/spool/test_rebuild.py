@@ -183,6 +183,7 @@ def test_a_part_that_is_not_locked_yet_is_made_anew(
                 removed.append(parts.remove_stale_parts(SpoolFolders.of(tmp_path).incoming))
             lock(descriptor, how)
 
+        monkeypatch.setattr(parts, "_MAKING_S", 0.0)  # its maker stood still for long
         monkeypatch.setattr(parts.fcntl, "flock", late)
         arrival = node.ingest.begin(ORIGIN, announced(ct_slice()))
         arrival.write(data_set_bytes(ct_slice()))

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -249,6 +250,26 @@ def test_an_instance_sent_again_before_its_deletion_was_noticed_revives(node: No
     (row,) = node.rows("instance")
     assert row["file_deleted_at"] is None
     assert node.spool.path_of(str(row["file_name"])).exists()
+
+
+def test_a_row_that_revives_is_an_arrival_of_its_new_sender(node: Node) -> None:
+    node.store(ct_slice(1))
+    node.store(ct_slice(2))
+    node.index.flush()
+    arrivals = Arrivals(node.engine)
+    newest = arrivals.newest_instance()
+    delete_files(node, node.index.now() + 8 * DAY_S)
+
+    resent = replace(ORIGIN, association_id="another", calling_ae_title="ANOTHER")
+    arrival = node.ingest.begin(resent, announced(ct_slice(1)))
+    arrival.write(data_set_bytes(ct_slice(1)))
+    arrival.finish()
+    node.index.flush()
+
+    assert [uid for _, uid in arrivals.arrivals_after(newest)] == [SERIES_UID]
+    ((row, kept),) = arrivals.arrivals_of(SERIES_UID)
+    assert row > newest
+    assert (kept.origin.association_id, kept.origin.calling_ae_title) == ("another", "ANOTHER")
 
 
 def refuse(node: Node, number: int, size_bytes: int = 100) -> None:
