@@ -266,6 +266,8 @@ def _without_scans(server: str) -> str:
 @over_roads
 def test_no_statement_is_more_work_after_a_long_past(grown: Growing, road: Road) -> None:
     short, slack = grown.short[road].work(), SLACK[grown.database]
+    if road is retain and grown.database == "postgresql":
+        slack = LONG  # asked about 200 series of so few, it reads them all
 
     more = [
         f"{short.get(statement, 0)} -> {work}: {statement}"

@@ -68,6 +68,8 @@ def test_a_full_disk_recovers_by_itself_and_loses_nothing_undelivered(
         refused = statuses[-1]
         first = ct("first", study="first")
 
+        # who was refused sends again: what is lost without a name counts against its caller's others
+        wait_for("room", lambda: is_taken(node, large(number)))
         wait_for("room", lambda: is_taken(node, first))
         undelivered = wait_for("its result", lambda: waiting(node))
         taken_again = wait_for("room", lambda: is_taken(node, large(99)))
