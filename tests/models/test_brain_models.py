@@ -39,7 +39,10 @@ def piece_of(name: str, shared_models: Cases) -> HeadSeries:
     return HeadSeries(volume=acquired(array[MODELS[name][1]], affine, "coronal"), series=name)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.long] if name == "mindgrab" else []) for name in MODELS],
+)
 def test_a_series_of_files_gives_the_labels_of_the_published_recipe(
     name: str, shared_models: Cases, tmp_path: Path
 ) -> None:

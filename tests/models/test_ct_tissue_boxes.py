@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -72,6 +72,7 @@ def aerated(hu: NDArray[np.float32], part: NDArray[np.bool_], grid: CoarseGrid) 
     return bool(np.median(hu[core if core.any() else part]) > -960.0)
 
 
+@settings(max_examples=25)
 @given(st.data())
 def test_a_part_is_aerated_in_its_box_where_it_is_in_the_volume(data: st.DataObject) -> None:
     grid = data.draw(grids())
