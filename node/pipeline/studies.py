@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from node.domain.header import Header
-from node.domain.instance import SeriesRow, SeriesState
+from node.domain.instance import Instance, SeriesRow, SeriesState
 from node.pipeline.matching import MatchDeps, Member, StudyMoment, match_study
 from node.pipeline.series import ReadHeader, Series, SeriesWatch
 from node.route.rules import StudyRule
@@ -16,6 +16,8 @@ from node.spool.arrivals import Arrivals, SeriesOutline
 
 # series in memory at once: one takes about 1 kB for each rule
 _MOST_SERIES = 10_000
+# series whose headers are not read again while a set is asked for again and again
+_MOST_READ = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ class Studies:
         self._read_header = read_header
         self._judged: OrderedDict[str, Mapping[str, _Judged]] = OrderedDict()
         self._series = 0
+        self._read: OrderedDict[str, tuple[Sequence[Instance], Series]] = OrderedDict()
 
     def match(
         self,
@@ -121,9 +124,16 @@ class Studies:
         mine = [each for each in arrived if each[1].sop_instance_uid in row.snapshot]
         if len(mine) < len(row.snapshot):
             return None
-        watch = SeriesWatch(series_instance_uid, row.study_instance_uid, self._read_header)
-        watch.take_rows(mine)
-        return replace(watch.now(), revision=row.revision, missing=row.missing)
+        instances = [one for _, one in mine]
+        known, series = self._read.pop(series_instance_uid, (None, None))
+        if series is None or known != instances:
+            watch = SeriesWatch(series_instance_uid, row.study_instance_uid, self._read_header)
+            watch.take_rows(mine)
+            series = watch.now()
+        self._read[series_instance_uid] = instances, series
+        if len(self._read) > _MOST_READ:
+            self._read.popitem(last=False)
+        return replace(series, revision=row.revision, missing=row.missing)
 
 
 def _is_same(outline: SeriesOutline, row: SeriesRow | None) -> bool:
