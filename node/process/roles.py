@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from threading import Lock
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
@@ -59,14 +60,17 @@ def route(plan: Plan, replan: Replan, signals: Signals) -> None:
 
     def settle() -> None:
         index.verify()
-        settler.tick(_now(engine))
+        if not signals.stop.is_set():  # else the rest was left for the next start
+            settler.tick(_now(engine))
+
+    def retain() -> None:
+        with index.at_rest:
+            retention.sweep(_now(engine))
 
     clock = Clock()
     clock.every(TICK_S, tick, "settle")
     clock.every(REAP_S, lambda: _guarded("reap", leases.reap), "reap")
-    clock.every(
-        RETAIN_S, lambda: _guarded("retain", lambda: retention.sweep(_now(engine))), "retain"
-    )
+    clock.every(RETAIN_S, lambda: _guarded("retain", retain), "retain")
     clock.start()
     signals.stop.wait()
     clock.stop()
@@ -77,12 +81,16 @@ class IndexCheck:
     """Has the index agree with the files: at first, and whenever somebody began to listen since.
 
     A receiver that was killed leaves files without rows, for the 50 ms that rows are late.
+
+    Attributes:
+        at_rest: Who deletes files holds it: a tombstone whose file is still there would revive.
     """
 
     def __init__(self, plan: Plan, engine: Engine, signals: Signals) -> None:
         self._engine = engine
         self._folders = SpoolFolders.of(plan.config.data_dir)
         self._stop = signals.stop
+        self.at_rest = Lock()
         self._losses = Losses(engine)
         self._verified: Mapping[str, float] | None = None
 
@@ -91,7 +99,8 @@ class IndexCheck:
         listening = self._losses.listening_since()
         if listening == self._verified:
             return
-        rebuilt = rebuild_index(self._engine, self._folders, stop=self._stop)
+        with self.at_rest:
+            rebuilt = rebuild_index(self._engine, self._folders, stop=self._stop)
         behind = {key: getattr(rebuilt, key) for key in ("instances", "quarantined", "stale_parts")}
         if any(behind.values()):
             log.info("the index was behind the spool", extra=behind)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
 from sqlalchemy import delete
 
 from node.database.engine import writing
@@ -16,14 +18,18 @@ from node.spool.tables import instance
 from tests.support.instances import SERIES_UID, ct_slice, opened_node
 
 
-def test_the_index_is_checked_again_when_somebody_began_to_listen(tmp_path: Path) -> None:
-    config = tmp_path / "node.yaml"
+def _config(folder: Path) -> Path:
+    (folder / "data").mkdir()
+    config = folder / "node.yaml"
     config.write_text(
-        f"data_dir: {tmp_path / 'data'}\n"
+        f"data_dir: {folder / 'data'}\n"
         "rules: [{name: ct, when: {Modality: CT}, run: ct_tissue}]\n"
     )
-    (tmp_path / "data").mkdir()
-    current = plan(config)
+    return config
+
+
+def test_the_index_is_checked_again_when_somebody_began_to_listen(tmp_path: Path) -> None:
+    current = plan(_config(tmp_path))
     with opened_node(tmp_path / "data") as node:
         node.store(ct_slice())
         node.index.flush()
@@ -44,3 +50,22 @@ def test_the_index_is_checked_again_when_somebody_began_to_listen(tmp_path: Path
         assert not has_a_row()  # nobody was killed: files are not listed at each tick
         node.index.listening(Transport.DIMSE)
         assert has_a_row()
+
+
+def test_nothing_is_compared_while_somebody_deletes_files(tmp_path: Path) -> None:
+    current = plan(_config(tmp_path))
+    with opened_node(tmp_path / "data") as node, ThreadPoolExecutor(1) as pool:
+        node.store(ct_slice())
+        node.index.flush()
+        check, arrivals = IndexCheck(current, node.index.engine, Signals()), Arrivals(node.engine)
+        with writing(node.engine) as connection:
+            connection.execute(delete(instance))
+
+        with check.at_rest:
+            verified = pool.submit(check.verify)
+            with pytest.raises(TimeoutError):
+                verified.result(0.5)
+            assert arrivals.arrivals_of(SERIES_UID) == []
+        verified.result()
+
+        assert arrivals.arrivals_of(SERIES_UID)
