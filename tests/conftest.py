@@ -20,6 +20,16 @@ settings.register_profile("claims", deadline=None)
 settings.load_profile("claims")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _files_are_closed() -> Iterator[None]:
+    """No file of tests leaves descriptors open: from 1024 on, ``select`` fails whoever comes next."""
+    descriptors = Path("/proc/self/fd")
+    before = sum(1 for _ in descriptors.iterdir())
+    yield
+    left = sum(1 for _ in descriptors.iterdir()) - before
+    assert left < 100, f"{left} descriptors were left open"
+
+
 @pytest.fixture(scope="session")
 def case_roots() -> tuple[Path, ...]:
     """Where real cases may lie; those that pydicom's wheel carries are there."""

@@ -12,7 +12,8 @@ durable file of them.
     revision     the revision that a module declares; what digests cover of our code
     volume       stack + files  -> Volume: numbers of one quantity, (slice, row, column)
                  (codestream: what a compressed frame says about its size)
-    assets       files that a model needs beyond its folder, each held to its hash
+    assets       files that a model needs beyond its folder, each held to its hash; what a child
+                 keeps between jobs
     run_context  run_model: what a kind is given, the call of its worker's side, what is checked
     python/      runner kind "python": a function of this package, or of the model's own folder
     bundle/      runner kind "monai_bundle": any MONAI bundle, unchanged
@@ -23,7 +24,7 @@ durable file of them.
     devices      on what models run: the GPUs that torch sees, asked in a process of its own
     runner       the parent's side: one warm child per worker, deadline, cancel, respawn
     child        the child's side: resolves a target, calls it, answers over its own socket
-                 (channel: messages, report: stages and remarks, kept: what stays between jobs)
+                 (report: stages and remarks)
     ct_tissue, threshold    entries of the runner kind "python"
 
 Everything that can crash, hang or eat memory (codecs, model libraries) runs in the child, and only

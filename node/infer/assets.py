@@ -1,5 +1,7 @@
 """Files that a model needs beyond its folder: declared in model.yaml, pulled once, checked each run.
 
+``Kept`` is what a child keeps of them, and of what was loaded from them, until it ends.
+
 Asset PATH of the model NAME lies in ``weights_dir/NAME/PATH``. Where a publisher gives no hash, or
 only an md5, the pull writes the sha256 it saw into ``weights_dir/NAME/pulled.json``, and runs hold
 the file to that. Such a record is of one declared file: when model.yaml names another md5 or URL, the
@@ -11,15 +13,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from node.domain.errors import JobRefused
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a child that does not run models does not wait for pydantic
     from node.infer.registry import ModelSpec
+
+T = TypeVar("T")
 
 PULLED = "pulled.json"
 
@@ -69,6 +73,48 @@ class FileHashes:
         digest = sha256_of(path)
         self._known[key] = (status.st_mtime_ns, status.st_size, digest)
         return digest
+
+
+class Kept:
+    """One loaded network, since they are large, models as read, and hashes of unchanged files.
+
+    The child's main makes it and hands it to every request; whoever runs without a child has one of
+    its own for each run.
+    """
+
+    def __init__(self) -> None:
+        self.hashes = FileHashes()
+        self._models: dict[Path, ModelSpec] = {}
+        self._network: tuple[Hashable, Any] | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no network is kept."""
+        return self._network is None
+
+    def model(self, folder: Path, load: Callable[[Path], ModelSpec], digest: str = "") -> ModelSpec:
+        """The model of a folder as it was read before, where that has this digest; else read anew."""
+        found = self._models.get(folder)
+        if found is None or found.digest != digest:
+            found = self._models[folder] = load(folder)
+        return found
+
+    def network(self, key: Hashable, load: Callable[[], T], make_room: Callable[[], None]) -> T:
+        """The network of this key, loaded where another one is kept, or none.
+
+        Args:
+            make_room: Called before the load, when the other one is gone.
+        """
+        if self._network is None or self._network[0] != key:
+            self.drop_network()
+            make_room()
+            self._network = (key, load())
+        found: T = self._network[1]
+        return found
+
+    def drop_network(self) -> None:
+        """Let go of what is kept."""
+        self._network = None
 
 
 def missing_assets(model: ModelSpec, weights_dir: Path) -> list[Asset]:

@@ -3,7 +3,9 @@
 Started by ``node.infer.runner`` as ``python -m node.infer.child SOCKET PARENT``. The target of a
 request is a function ``target(request, report, kept) -> mapping``; both mappings are plain JSON
 values, and ``kept`` is what this process keeps from one request to the next.
-Standard output and standard error belong to the libraries: the channel is a socket of its own.
+Standard output and standard error belong to the libraries: the channel is a socket of its own. What
+runs on it are JSON objects, each behind its length: nothing is pickled, so that what a crashed or
+hostile library leaves on the line cannot become code.
 
 The child must not outlive its parent: the kernel kills it when the parent's thread dies, whatever C
 code it is in; a closed channel makes it kill its whole process group. Which of the two comes first is
@@ -15,11 +17,13 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import json
 import os
 import queue
 import resource
 import signal
 import socket
+import struct
 import sys
 import threading
 import time
@@ -28,19 +32,64 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeAlias
 
 from node.domain.errors import JobFailed, NodeError, SeriesUnusable, TryLater
 from node.domain.reasons import reasons_to_json
-from node.infer.channel import Inbox, Message, send
-from node.infer.kept import Kept
+from node.infer.assets import Kept
 from node.infer.report import Report
 
+Message: TypeAlias = dict[str, Any]
 Target = Callable[[Mapping[str, Any], Report, Kept], Mapping[str, Any]]
 
 _PR_SET_PDEATHSIG = 1
 _RECEIVE_BYTES = 1 << 16
 _IDLE_S = 10.0
+_MESSAGE_LIMIT_BYTES = 16 * 1024 * 1024
+_LENGTH = struct.Struct(">I")
+
+
+class ChannelBroken(Exception):
+    """What came over the line is not a message."""
+
+
+def send(line: socket.socket, message: Mapping[str, Any]) -> None:
+    """Send one message whole.
+
+    Raises:
+        OSError: The other side is gone.
+        ValueError: The message is too long, or holds what JSON cannot.
+    """
+    body = json.dumps(message, separators=(",", ":"), allow_nan=False).encode()
+    if len(body) > _MESSAGE_LIMIT_BYTES:
+        raise ValueError(f"a message of {len(body)} bytes")
+    line.sendall(_LENGTH.pack(len(body)) + body)
+
+
+class Inbox:
+    """Puts the pieces of a stream together again."""
+
+    def __init__(self) -> None:
+        self._pending = bytearray()
+
+    def feed(self, data: bytes) -> list[Message]:
+        """The messages completed by these bytes, oldest first.
+
+        Raises:
+            ChannelBroken: The stream holds something else.
+        """
+        self._pending += data
+        messages: list[Message] = []
+        while len(self._pending) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._pending)
+            if length > _MESSAGE_LIMIT_BYTES:
+                raise ChannelBroken(f"a message of {length} bytes")
+            end = _LENGTH.size + length
+            if len(self._pending) < end:
+                break
+            messages.append(_decoded(bytes(self._pending[_LENGTH.size : end])))
+            del self._pending[:end]
+        return messages
 
 
 class ChannelReport:
@@ -173,6 +222,16 @@ def _listen(line: socket.socket, requests: queue.SimpleQueue[Message]) -> None:
         for message in inbox.feed(data):
             requests.put(message)
     os.killpg(os.getpgid(0), signal.SIGKILL)
+
+
+def _decoded(body: bytes) -> Message:
+    try:
+        message = json.loads(body)
+    except ValueError as error:
+        raise ChannelBroken("not JSON") from error
+    if not isinstance(message, dict):
+        raise ChannelBroken("not an object")
+    return message
 
 
 def _die_with(parent: int) -> None:

@@ -26,7 +26,7 @@ from node.domain.grid import Stack
 from node.domain.header import Header
 from node.domain.quantity import Quantity
 from node.domain.result import LabelArray, LabelCounts, label_values_of
-from node.infer.kept import Kept
+from node.infer.assets import Kept
 from node.infer.registry import ModelSpec, load_model
 from node.infer.report import LOG_FILE, Report
 from node.infer.volume import Mask, StoredPixels, Volume, VoxelArray, read_volume

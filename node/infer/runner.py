@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from node.domain.reasons import Reason, reasons_from_json
-from node.infer.channel import ChannelBroken, Inbox, send
-from node.infer.channel import Message as Wire
+from node.infer.child import ChannelBroken, Inbox, Message, send
 
 _RECEIVE_BYTES = 1 << 16
 
@@ -204,7 +203,7 @@ class Runner:
             )
         self._line = ours
 
-    def _send(self, message: Wire) -> bool:
+    def _send(self, message: Message) -> bool:
         try:
             if self._line is not None:
                 send(self._line, message)
@@ -229,7 +228,7 @@ class Runner:
         events = [event for message in messages if (event := self._read(message)) is not None]
         return events, bool(data)
 
-    def _read(self, message: Wire) -> Event | None:
+    def _read(self, message: Message) -> Event | None:
         match message.pop("kind", None):
             case "stage_started":
                 self._stage = message["name"]

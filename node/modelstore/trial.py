@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from node.domain.result import mask_of
-from node.infer.kept import Kept
+from node.infer.assets import Kept
 from node.infer.registry import load_model
 from node.infer.report import Report
 from node.infer.run_context import RunContext, run_model

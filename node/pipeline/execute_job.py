@@ -25,8 +25,7 @@ from node.domain.errors import JobRefused, TryLater
 from node.domain.job import ResultIdentity, result_key
 from node.domain.reasons import reasons_to_json
 from node.domain.result import EncodedFile, LabelVolume, Provenance, Result
-from node.infer.assets import sync_folder
-from node.infer.kept import Kept
+from node.infer.assets import Kept, sync_folder
 from node.infer.labels_file import read_labels, write_labels
 from node.infer.measure import measure_labels, why_implausible
 from node.infer.registry import ModelSpec, load_model
@@ -176,7 +175,7 @@ def _no_collection() -> Iterator[None]:
 
 def warm(request: Mapping[str, Any], report: Report, kept: Kept) -> dict[str, Any]:
     """What a first job would wait for: imports, and what ``request["models"]`` need."""
-    from node.encode.header import read_tables  # a worker, which imports this too, needs no encoder
+    from node.encode.seg import read_tables  # a worker, which imports this too, needs no encoder
 
     warmed = dict(warm_runners(request, report, kept))
     # the first thing that needs them is the last of a job: it begins beside them

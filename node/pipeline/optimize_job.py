@@ -13,7 +13,7 @@ from typing import Any
 from pydicom.errors import InvalidDicomError
 
 from node.domain.errors import JobRefused
-from node.infer.kept import Kept
+from node.infer.assets import Kept
 from node.infer.registry import ModelSpec, load_model
 from node.infer.report import Report
 from node.infer.run_context import RunContext, SeriesInput

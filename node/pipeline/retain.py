@@ -34,8 +34,8 @@ from node.jobs.retention import StudyWork, delete_work, has_newest_work, hold_wo
 from node.pipeline.accept import spool_settings
 from node.pipeline.build import Plan
 from node.spool.arrivals import Arrivals
-from node.spool.files import Spool
-from node.spool.index import Index, hold_arrivals
+from node.spool.files import SeriesMarkers, SpaceGuard
+from node.spool.index import hold_arrivals
 from node.spool.parts import remove_stale_parts
 from node.spool.retention import (
     Files,
@@ -180,7 +180,10 @@ class Retention:
     def __init__(self, plan: Plan, engine: Engine) -> None:
         self._plan = plan
         self._engine = engine
-        self._spool = Spool(spool_settings(plan.config), Index(engine))
+        spool = spool_settings(plan.config)
+        self._folders = spool.folders.made()
+        self._space = SpaceGuard(spool.folders.root, spool.watermark)
+        self._markers = SeriesMarkers(spool.folders.series)
         self._results = ResultStore(engine)
         self._swept_at = self._aged_at = -inf
         self._ageing: Iterator[object] | None = None
@@ -196,7 +199,7 @@ class Retention:
 
     def sweep(self, now: float) -> None:
         """One bounded round, if it is time for one, the last left something, or the disk is short."""
-        is_short = bool(self._spool.shortage)
+        is_short = bool(self._space.shortage)
         if now - self._swept_at < SWEEP_S and not (self.has_more or is_short):
             return
         self._swept_at = now
@@ -207,7 +210,7 @@ class Retention:
         freed = self._sweep_studies(frozenset(due), now)
         refused = sweep_quarantine(
             self._engine,
-            self._spool.quarantine.folder,
+            self._folders.quarantine,
             now - self._keep.quarantine * DAY_S,
             limit=_FILES,
         )
@@ -236,7 +239,7 @@ class Retention:
             looked_at += [(row, max(again_at, now + SWEEP_S)) for row in look.rows]
         look_again(self._engine, looked_at)
         if freed:
-            self._spool.forget_space()
+            self._space.forget()
         return freed
 
     def _looks(
@@ -308,12 +311,12 @@ class Retention:
                 delete_work(connection, study)
                 released = look.rows
         for name in names:
-            self._spool.path_of(name).unlink(missing_ok=True)
+            (self._folders.instances / name).unlink(missing_ok=True)
         uids = [row.series_instance_uid for row in released]
         with reading(self._engine) as connection:
             came_again = {uid for uid, one in files_of(connection, uids).items() if one.kept}
         for uid in set(uids) - came_again:
-            self._spool.markers.release(uid)
+            self._markers.release(uid)
         return names, look
 
     # --- what goes by its age alone --------------------------------------------------------------
@@ -346,7 +349,7 @@ class Retention:
     def _what_ages(self, now: float) -> Iterator[object]:
         """Rows and files that belong to no study, batch by batch; a day old at least."""
         keep, engine = self._keep, self._engine
-        quarantine = self._spool.quarantine.folder
+        quarantine = self._folders.quarantine
         history = now - max(keep.history, 1.0) * DAY_S
         refused = now - max(keep.history, keep.quarantine, 1.0) * DAY_S
         return chain(
@@ -370,7 +373,7 @@ class Retention:
                 yield sum(_tidy(each, kept, before) for each in some)
 
     def _tidy_spool(self, before: float) -> Iterator[int]:
-        yield remove_stale_parts(self._spool.incoming, before)
+        yield remove_stale_parts(self._folders.incoming, before)
 
 
 def _tidy(folder: Path, kept: Collection[str], before: float) -> int:

@@ -72,6 +72,12 @@ class SpoolFolders:
     def of(cls, data_dir: Path) -> SpoolFolders:
         return cls(data_dir / "spool")
 
+    def made(self) -> SpoolFolders:
+        """Themselves, made when absent."""
+        for folder in (self.incoming, self.instances, self.series, self.quarantine):
+            folder.mkdir(parents=True, exist_ok=True)
+        return self
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watermark:
@@ -204,16 +210,14 @@ class Spool:
 
     def __init__(self, settings: SpoolSettings, index: Index) -> None:
         self._index = index
-        self.incoming = settings.folders.incoming
-        self.instances = settings.folders.instances
-        for folder in (self.incoming, self.instances, settings.folders.series):
-            folder.mkdir(parents=True, exist_ok=True)
+        folders = settings.folders.made()
+        self.incoming, self.instances = folders.incoming, folders.instances
         self._shards = _open_shards(self.instances)
-        self.markers = SeriesMarkers(settings.folders.series)
+        self.markers = SeriesMarkers(folders.series)
         self.quarantine = QuarantineFolder(
-            settings.folders.quarantine, index, max_gb=settings.quarantine_max_gb
+            folders.quarantine, index, max_gb=settings.quarantine_max_gb
         )
-        self._space = SpaceGuard(settings.folders.root, settings.watermark)
+        self._space = SpaceGuard(folders.root, settings.watermark)
         self._digests = DigestProcess()
         self._tombstones = Tombstones(index.engine, index.now)
         self._noted: set[tuple[str, Note]] = set()

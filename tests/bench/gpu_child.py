@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from node.infer.kept import Kept
+from node.infer.assets import Kept
 from node.infer.report import Report
 from node.pipeline import execute_job
 

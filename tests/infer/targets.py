@@ -20,7 +20,7 @@ from node.domain.errors import JobFailed, SeriesUnusable, TryLater
 from node.domain.header import Header
 from node.domain.reasons import Reason, ReasonCode
 from node.domain.result import LabelCounts
-from node.infer.kept import Kept
+from node.infer.assets import Kept
 from node.infer.labels_file import write_labels
 from node.infer.registry import load_model
 from node.infer.report import Report

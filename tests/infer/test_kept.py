@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from node.infer.kept import Kept
+from node.infer.assets import Kept
 from node.infer.registry import ModelSpec, load_model
 
 PROBE = Path(__file__).resolve().parents[1] / "support" / "models_probe" / "probe"

@@ -8,8 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from node.infer.channel import Inbox
-from node.infer.child import ChannelReport
+from node.infer.child import ChannelReport, Inbox
 from node.infer.report import Report, Stopwatch
 
 PAUSE_S = 0.03

@@ -202,7 +202,7 @@ def test_a_short_disk_is_swept_at_once_and_then_takes_instances_again(
 
     monkeypatch.setattr(SpaceGuard, "_look", full_while_images_lie_there)
     node.node.door.spool.forget_space()
-    retention._spool.forget_space()
+    retention._space.forget()
     with pytest.raises(InstanceRejected, match="A700"):
         node.receive(ct("third").files())
     retention.sweep(node.now)

@@ -29,7 +29,7 @@ from node.domain.header import DIFFERS
 from node.domain.instance import Instance, Origin, Transport
 from node.domain.reasons import ReasonCode
 from node.domain.result import Provenance
-from node.infer.kept import Kept
+from node.infer.assets import Kept
 from node.infer.registry import load_model
 from node.infer.report import Stopwatch
 from node.pipeline import execute_job

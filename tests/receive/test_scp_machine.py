@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pynetdicom.fsm import TRANSITION_TABLE
 
-from node.receive.scp.machine import PDU_EVENTS, TABLE, Action, Event, Machine, State
+from node.receive.scp.association import PDU_EVENTS, TABLE, Action, Event, Machine, State
 
 # what pynetdicom's action functions lead to, as PS3.8 Tables 9-6 to 9-9 say it
 _LEADS_TO = {

@@ -11,7 +11,7 @@ from pydicom import dcmread
 from node.domain.grid import Stack
 from node.domain.header import Header, HeaderMerger
 from node.domain.result import LabelArray
-from node.infer.kept import Kept
+from node.infer.assets import Kept
 from node.infer.python.runner import entry_of
 from node.infer.registry import ModelSpec
 from node.infer.report import Report, Stopwatch

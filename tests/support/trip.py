@@ -27,7 +27,7 @@ from pynetdicom import AE
 
 import node
 from node.deliver.dimse import send_c_store
-from node.infer.kept import Kept
+from node.infer.assets import Kept
 from node.infer.report import Report
 from node.infer.runner import Event, Finished, Noted, StageFinished, StageStarted
 from node.pipeline.execute_job import run as execute_job
@@ -42,7 +42,7 @@ from tests.support.waiting import PATIENCE_S, wait_for
 
 PACKAGE = Path(node.__file__).parent
 ROOT = Path(__file__).resolve().parents[2]
-CARRIES_TO_CHILD = {"infer/runner.py", "infer/channel.py", "infer/child.py"}
+CARRIES_TO_CHILD = {"infer/runner.py", "infer/child.py"}
 _CO_OPTIMIZED = 0x1  # set for functions, not for bodies of modules and classes
 
 

@@ -20,7 +20,7 @@ import torch
 
 from node.domain.errors import JobRefused
 from node.domain.result import LabelArray, mask_of
-from node.infer.assets import check_assets, missing_assets
+from node.infer.assets import Kept, check_assets, missing_assets
 from node.infer.bundle.fast import (
     PRECISIONS,
     MemoryMode,
@@ -41,7 +41,6 @@ from node.infer.bundle.spec import (
     variant_of,
 )
 from node.infer.bundle.strict import run_strict
-from node.infer.kept import Kept
 from node.infer.registry import ModelSpec
 from node.infer.report import Report
 from node.infer.run_context import ModelOutput, RunContext, SeriesInput, read_volumes

@@ -21,8 +21,7 @@ from typing import Any
 
 from node.domain.errors import JobFailed, JobRefused
 from node.domain.result import LabelArray
-from node.infer.assets import check_assets
-from node.infer.kept import Kept
+from node.infer.assets import Kept, check_assets
 from node.infer.python.spec import PythonPart
 from node.infer.registry import ModelSpec
 from node.infer.report import Report

@@ -22,8 +22,7 @@ from math import inf
 from threading import Lock, Thread
 
 from node.receive.dimse_messages import UNEXPECTED_PDU, ProtocolFault
-from node.receive.scp.association import Association, Gate, Line, Patience
-from node.receive.scp.machine import Event, State
+from node.receive.scp.association import Association, Event, Gate, Line, Patience, State
 from node.receive.scp.negotiation import (
     HEAD_BYTES,
     AssociationRequest,

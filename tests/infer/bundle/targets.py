@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from node.infer.assets import Kept
 from node.infer.bundle.spec import Bundle
 from node.infer.bundle.strict import run_strict
-from node.infer.kept import Kept
 from node.infer.report import Report
 from node.infer.volume import Volume
 from tests.support.phantoms import Phantom

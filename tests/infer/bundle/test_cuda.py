@@ -18,12 +18,12 @@ pytest.importorskip("monai")
 from monai.networks.nets.segresnet import SegResNet  # noqa: E402
 
 from node.domain.result import LabelArray  # noqa: E402
+from node.infer.assets import Kept  # noqa: E402
 from node.infer.bundle.card import Recorder, as_asked  # noqa: E402
 from node.infer.bundle.decide import Headless, take_largest  # noqa: E402
 from node.infer.bundle.fast import turned, turned_by_torch  # noqa: E402
 from node.infer.bundle.windows import Windowing, label_windows  # noqa: E402
 from node.infer.child import _give_card_back  # noqa: E402
-from node.infer.kept import Kept  # noqa: E402
 from node.infer.report import Stopwatch  # noqa: E402
 from node.infer.run_context import ModelOutput, run_model, warm  # noqa: E402
 from tests.support.bundles import MADE_BUNDLES, BundleModel, write_bundle_model  # noqa: E402

@@ -11,10 +11,10 @@ import pytest
 
 pytest.importorskip("monai")
 
+from node.infer.assets import Kept
 from node.infer.bundle import runner
 from node.infer.bundle.loading import Loaded, is_out_of_memory
 from node.infer.bundle.spec import Bundle
-from node.infer.kept import Kept
 from node.infer.report import Stopwatch
 from node.infer.run_context import run_model, warm
 from tests.support.bundles import MADE_BUNDLES, BundleModel, write_bundle_model
