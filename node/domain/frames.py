@@ -17,7 +17,7 @@ from node.domain.errors import SeriesUnusable
 from node.domain.header import macros
 from node.domain.quantity import Quantity
 from node.domain.reasons import Reason, ReasonCode
-from node.domain.sources import integer, is_given, number, numbers
+from node.domain.sources import integer, is_given, number, numbers, text
 from node.domain.stored_values import PLAIN, StoredValues, StoredValuesReader
 
 Triple: TypeAlias = tuple[float, float, float]
@@ -123,16 +123,14 @@ def _frame(
     if spacing is None and is_given(sources, "PixelSpacing"):
         spacing = (math.nan, math.nan)
     return Frame(
-        sop_instance_uid=str(instance.get("SOPInstanceUID", "")),
+        sop_instance_uid=text((instance,), "SOPInstanceUID"),
         frame_number=frame_number,
         rows=integer(instance, "Rows") or 0,
         columns=integer(instance, "Columns") or 0,
         position_mm=cast("Triple | None", numbers(sources, "ImagePositionPatient", 3)),
         orientation=cast("Sextuple | None", _one(numbers(sources, "ImageOrientationPatient", 6))),
         pixel_spacing_mm=cast("tuple[float, float] | None", _one(spacing)),
-        frame_of_reference_uid=_one(
-            str(instance.get("FrameOfReferenceUID", "") or "").strip() or None
-        ),
+        frame_of_reference_uid=_one(text((instance,), "FrameOfReferenceUID") or None),
         slope=slope,
         intercept=intercept,
         values=reader.read(sources, slope, intercept),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from math import isfinite
 from typing import Any, TypeAlias
 
@@ -18,7 +19,7 @@ from pydicom.datadict import dictionary_VR, keyword_for_tag
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException
-from pydicom.tag import BaseTag
+from pydicom.tag import BaseTag, Tag
 
 Scalar: TypeAlias = str | int | float | bool
 _Elements: TypeAlias = dict[int, DataElement | RawDataElement]
@@ -35,8 +36,11 @@ UNREADABLE = (
 
 _NOT_TEXT = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN", "SQ"})
 _NUMBERS = frozenset({"US", "SS", "UL", "SL", "UV", "SV", "FL", "FD", "IS", "DS"})
+# the same bytes are the same value, whatever the character set is
+_IN_ANY_CHARACTER_SET = _NUMBERS | {"AS", "CS", "DA", "DT", "TM", "UI"}
 _FUNCTIONAL_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 _FIRST_BULK_GROUP = 0x5400
+_SHORT = 256  # bytes of a value that is worth to be kept decoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +131,7 @@ class HeaderMerger:
 
     def add(self, instance: Dataset) -> None:
         """Take one instance into account; pixel data need not be there."""
-        elements: _Elements = {int(tag): instance.get_item(tag) for tag in _tags(instance)}
+        elements = _comparable(instance)
         groups = _functional_group_values(instance)
         if self.count == 0:
             self._first, self._elements, self._groups = _but(instance, elements), elements, groups
@@ -176,7 +180,33 @@ def merge_values(headers: Iterable[Mapping[str, Value]]) -> dict[str, Value]:
 
 
 def value_of(dataset: Dataset, tag: int | str) -> Value:
-    """One attribute of a data set in the form rules compare."""
+    """One attribute of a data set in the form rules compare.
+
+    What most images of a series share is decoded once, and stays undecoded in the data set.
+    """
+    tag = tag_of(tag)
+    found = undecoded(dataset).get(tag)
+    if isinstance(found, RawDataElement) and isinstance(found.value, bytes):
+        vr = found.VR if found.VR is not None else vr_of(tag)  # implicit VR leaves it out
+        if vr in _IN_ANY_CHARACTER_SET and len(found.value) <= _SHORT:
+            return _decoded(tag, vr, found.value, found.is_little_endian)
+    return _value_of(dataset, tag)
+
+
+@lru_cache(maxsize=1024)
+def tag_of(keyword: str | int) -> BaseTag:
+    """The tag of a keyword; to look it up takes longer than most of what follows."""
+    return Tag(keyword)
+
+
+@lru_cache(maxsize=4096)
+def _decoded(tag: BaseTag, vr: str, value: bytes, is_little_endian: bool) -> Value:
+    """The value of an undecoded element."""
+    element = RawDataElement(tag, vr, len(value), value, 0, False, is_little_endian)
+    return _value_of(Dataset({tag: element}), tag)
+
+
+def _value_of(dataset: Dataset, tag: BaseTag) -> Value:
     try:
         element = dataset[tag]
         raw = element.value
@@ -201,18 +231,31 @@ def _scalar(vr: str, value: object) -> Scalar:
     return str(value).strip().rstrip("\0")
 
 
-def _tags(instance: Dataset) -> Iterator[BaseTag]:
-    for tag in instance.keys():  # noqa: SIM118 - iterating a Dataset would decode every element
-        if tag.is_private or tag.element == 0 or tag.group >= _FIRST_BULK_GROUP:
-            continue
-        if _is_comparable(instance, tag):
-            yield tag
+def undecoded(dataset: Dataset) -> Mapping[BaseTag, DataElement | RawDataElement]:
+    """The elements of a data set, as long as nobody looks at them undecoded."""
+    elements: Mapping[BaseTag, DataElement | RawDataElement]
+    elements = dataset.keys().mapping  # type: ignore[attr-defined]  # a view of a dict
+    return elements
 
 
-def _is_comparable(dataset: Dataset, tag: BaseTag) -> bool:
-    """Whether rules can compare it; implicit VR leaves "US or OW" tables of bytes undecided."""
-    element: DataElement | RawDataElement = dataset.get_item(tag)
-    vr = element.VR if element.VR is not None else vr_of(tag)  # implicit VR leaves it out
+def _comparable(instance: Dataset) -> _Elements:
+    """What rules can compare, undecoded, by tag."""
+    return {
+        int(tag): element
+        for tag, element in undecoded(instance).items()
+        if _is_comparable(tag, element.VR)
+    }
+
+
+@lru_cache(maxsize=4096)
+def _is_comparable(tag: BaseTag, vr: str | None) -> bool:
+    """Whether it is an attribute of the Standard that tells something, and no bulk data.
+
+    Implicit VR leaves "US or OW" tables of bytes undecided.
+    """
+    if tag.is_private or tag.element == 0 or tag.group >= _FIRST_BULK_GROUP:
+        return False
+    vr = vr if vr is not None else vr_of(tag)  # implicit VR leaves it out
     return vr not in _NOT_TEXT and " or " not in vr
 
 
@@ -228,6 +271,7 @@ def _encoding(instance: Dataset) -> tuple[object, object]:
     return instance.original_encoding[1], value_of(instance, "SpecificCharacterSet")
 
 
+@lru_cache(maxsize=4096)
 def vr_of(tag: BaseTag) -> str:
     """The value representation by the dictionary; UN where it does not know the tag."""
     try:
@@ -261,6 +305,6 @@ def _macro_values(group: Dataset) -> dict[str, Value]:
     return {
         keyword: value_of(item, tag)
         for item in macros(group)
-        for tag in item.keys()  # noqa: SIM118 - one malformed element must not hide the others
-        if (keyword := keyword_for_tag(tag)) and not tag.is_private and _is_comparable(item, tag)
+        for tag, element in undecoded(item).items()
+        if (keyword := keyword_for_tag(tag)) and _is_comparable(tag, element.VR)
     }

@@ -11,7 +11,7 @@ from typing import TypeAlias
 from pydicom.dataset import Dataset
 
 from node.domain.frames import frame_sources
-from node.domain.header import Value, value_of
+from node.domain.header import Value, tag_of, value_of
 
 PhaseHints: TypeAlias = Mapping[str, Value]
 
@@ -28,13 +28,16 @@ SPLITTERS = (
 )
 
 
+_HINTS = tuple((keyword, tag_of(keyword)) for keyword in (*KINDS, *SPLITTERS))
+
+
 def phase_hints_of(instance: Dataset) -> tuple[PhaseHints, ...]:
     """For each frame of an instance the attributes that may tell phases apart."""
     return tuple(
         {
-            keyword: value_of(source, keyword)
-            for keyword in (*KINDS, *SPLITTERS)
-            if (source := next((each for each in sources if keyword in each), None)) is not None
+            keyword: value_of(source, tag)
+            for keyword, tag in _HINTS
+            if (source := next((each for each in sources if tag in each), None)) is not None
         }
         for sources in frame_sources(instance)
     )

@@ -15,14 +15,15 @@ from collections.abc import Iterable
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from node.domain.header import UNREADABLE
+from node.domain.header import UNREADABLE, Missing, tag_of, value_of
 
 
 def is_filled(source: Dataset, keyword: str) -> bool:
     """Whether an element is there and has a value, readable or not."""
-    if keyword not in source:
+    tag = tag_of(keyword)
+    if tag not in source:
         return False
-    value = source.get_item(keyword).value
+    value = source.get_item(tag).value
     return value is not None and not (hasattr(value, "__len__") and len(value) == 0)
 
 
@@ -36,13 +37,14 @@ def numbers(sources: Iterable[Dataset], keyword: str, count: int) -> tuple[float
     for source in sources:
         if not is_filled(source, keyword):
             continue
+        value = value_of(source, keyword)
+        if isinstance(value, Missing) or len(value) != count:
+            return None
         try:
-            value = source[keyword].value
-            values = [float(v) for v in (value if count > 1 else [value])]
+            values = tuple(float(each) for each in value)
         except UNREADABLE:
             return None
-        usable = len(values) == count and all(math.isfinite(v) for v in values)
-        return tuple(values) if usable else None
+        return values if all(map(math.isfinite, values)) else None
     return None
 
 
@@ -57,12 +59,8 @@ def texts(sources: Iterable[Dataset], keyword: str) -> tuple[str, ...]:
     for source in sources:
         if not is_filled(source, keyword):
             continue
-        try:
-            element = source[keyword]
-            many = element.value if element.VM > 1 else [element.value]
-            return tuple(str(value).strip().rstrip("\0") for value in many)
-        except UNREADABLE:
-            return ()
+        value = value_of(source, keyword)
+        return () if isinstance(value, Missing) else tuple(map(str, value))
     return ()
 
 
@@ -74,8 +72,11 @@ def text(sources: Iterable[Dataset], keyword: str) -> str:
 
 def integer(source: Dataset, keyword: str) -> int | None:
     """A whole number; None where it is absent, empty or malformed."""
+    value = value_of(source, keyword)
+    if isinstance(value, Missing) or len(value) != 1:
+        return None
     try:
-        return int(source.get(keyword))
+        return int(value[0])
     except UNREADABLE:
         return None
 

@@ -20,7 +20,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag, Tag
 
-from node.domain.header import UNREADABLE
+from node.domain.header import UNREADABLE, undecoded
 from node.domain.pixels import PixelFormat, pixel_format_of
 from node.domain.quantity import PET_CLASSES, RESCALE_IS_DUE, Quantity, Said, establish
 from node.domain.sources import is_given, items, number, text, texts
@@ -200,13 +200,12 @@ def _plain_elements(instance: Dataset) -> _Plain | None:
 
     Most images of a series agree in it byte for byte, so that it is decoded once.
     """
-    there = instance.keys()
+    there = undecoded(instance)
     if not _SEQUENCES.isdisjoint(there):
         return None
-    undecoded = there.mapping  # type: ignore[attr-defined]  # a view of a dict
     elements = []
     for tag in _PLAIN:
-        element = undecoded.get(tag)
+        element = there.get(tag)
         if element is None:
             continue
         if not isinstance(element, RawDataElement) or element.value is None:

@@ -183,7 +183,8 @@ class Settler:
             unsettled, row = index.unsettled()
             self._unknown |= dict.fromkeys(unsettled, self._known_until + 1)
             wished += unsettled
-            for study in deps.match.matches.waiting_studies():
+            waiting = deps.match.matches.waiting_studies()
+            for study in dict.fromkeys((*waiting, *index.unmatched_studies())):
                 self._agenda.put(_Look(_Kind.STUDY, study), -inf)
         while row < newest and (rows := index.arrivals_after(row)):
             row = rows[-1][0]
@@ -332,12 +333,10 @@ class Settler:
         is_given_up = row.state is SeriesState.DISCARDED and decision.ends_work_before is not None
         if decision.settles is not None:
             self._let_rules_speak(decision.settles, row, now)
-        elif is_given_up:
-            self._match_study(study, now, settling=row)
-        is_written = self._write(row, was)
-        if is_written and (decision.settles is not None or is_given_up):
-            # once more: another process may have settled a series of the study meanwhile, and neither
-            # saw the row of the other; and what waits for a role has to come due
+        changes_sets = decision.settles is not None or is_given_up
+        is_written = self._write(row, was, is_study_unmatched=changes_sets)
+        if is_written and changes_sets:
+            # after whatever else is due: of many series that settle together sets are made once
             self._agenda.wish(_Look(_Kind.STUDY, study))
             log.info(
                 "series settled",
@@ -352,14 +351,15 @@ class Settler:
         return is_written
 
     def _let_rules_speak(self, settling: Settling, row: SeriesRow, now: float) -> None:
-        """What the next revision of a series leads to, alone and in sets."""
+        """What the next revision of a series leads to by itself."""
         deps, uid, study = self._deps, row.series_instance_uid, row.study_instance_uid
         crash_point("waiting for completion")
         others = [each.series_number for each in deps.index.outline_of_study(study)]
         at = StudyMoment.of(study, [row.series_number, *others], deps.match, now)
         match_series(at, settling)
         deps.work.supersede(study, uid, row.revision, now)
-        self._match_study(study, now, settling=row, series=settling.series)
+        if self._has_study_rules:
+            self._studies.remember(settling.series)
         crash_point("job queued")
 
     def _keep_aside(self, series: Series, was: SeriesRow | None, now: float) -> bool:
@@ -375,11 +375,16 @@ class Settler:
         )
         return self._write(row, was)
 
-    def _write(self, row: SeriesRow, was: SeriesRow | None) -> bool:
+    def _write(
+        self, row: SeriesRow, was: SeriesRow | None, *, is_study_unmatched: bool = False
+    ) -> bool:
         """Write the row unless nothing changed; what is not arriving waits no further."""
         uid = row.series_instance_uid
         is_same = was is not None and replace(row, updated_at=was.updated_at) == was
-        if not is_same and not self._deps.index.put_series(row, was=was):
+        unmatched = is_study_unmatched and self._has_study_rules
+        if not is_same and not self._deps.index.put_series(
+            row, was=was, is_study_unmatched=unmatched
+        ):
             self._agenda.put(_Look(_Kind.SERIES, uid), -inf)
             return False
         if row.state is not SeriesState.RECEIVING:
@@ -389,8 +394,14 @@ class Settler:
     # --- the series of one study -----------------------------------------------------------------
 
     def _look_at_study(self, study_instance_uid: str, now: float) -> None:
+        index = self._deps.index
         try:
-            again_at = self._match_study(study_instance_uid, now)
+            writes = index.writes_unmatched(study_instance_uid)
+            again_at = (
+                self._studies.match(study_instance_uid, now) if self._has_study_rules else inf
+            )
+            crash_point("study matched")
+            index.note_matched(study_instance_uid, writes)
         except OperationalError:
             raise  # the database itself: the whole tick is tried again
         except Exception:
@@ -398,17 +409,9 @@ class Settler:
             again_at = now + BROKEN_S
         self._agenda.put(_Look(_Kind.STUDY, study_instance_uid), again_at)
 
-    def _match_study(
-        self,
-        study_instance_uid: str,
-        now: float,
-        settling: SeriesRow | None = None,
-        series: Series | None = None,
-    ) -> float:
-        """As ``Studies.match``, where there are study rules."""
-        if not any(isinstance(active.rule, StudyRule) for active in self._deps.match.rules):
-            return inf
-        return self._studies.match(study_instance_uid, now, settling, series)
+    @property
+    def _has_study_rules(self) -> bool:
+        return any(isinstance(active.rule, StudyRule) for active in self._deps.match.rules)
 
     # --- what goes wrong -------------------------------------------------------------------------
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from node.domain.header import Header
-from node.domain.instance import Instance, SeriesRow, SeriesState
+from node.domain.instance import Instance
 from node.pipeline.matching import MatchDeps, Member, StudyMoment, match_study
 from node.pipeline.series import ReadHeader, Series, SeriesWatch
 from node.route.rules import StudyRule
@@ -45,43 +45,30 @@ class Studies:
         self._read_header = read_header
         self._judged: OrderedDict[str, Mapping[str, _Judged]] = OrderedDict()
         self._series = 0
-        self._read: OrderedDict[str, tuple[Sequence[Instance], Series]] = OrderedDict()
+        self._read: OrderedDict[str, tuple[frozenset[Instance], Series]] = OrderedDict()
 
-    def match(
-        self,
-        study_instance_uid: str,
-        now: float,
-        settling: SeriesRow | None = None,
-        series: Series | None = None,
-    ) -> float:
-        """Judge the study rules; returns when to do it again although nothing new came.
-
-        Args:
-            settling: The row of a series that is about to be written.
-            series: That series, unless it is given up.
-        """
+    def match(self, study_instance_uid: str, now: float) -> float:
+        """Judge the study rules; returns when to do it again although nothing new came."""
         outline = self._index.outline_of_study(study_instance_uid)
-        others = [each for each in outline if not _is_same(each, settling)]
-        rows = {each.series_instance_uid: each for each in others if each.is_complete}
+        rows = {each.series_instance_uid: each for each in outline if each.is_complete}
         judged = self._judge(study_instance_uid, rows)
         members = [
-            _member(row, found) for uid, row in rows.items() if (found := judged[uid].candidates)
+            Member(
+                series_instance_uid=uid,
+                revision=row.revision,
+                first_received_at=row.first_received_at,
+                candidates=found,
+            )
+            for uid, row in rows.items()
+            if (found := judged[uid].candidates)
         ]
-        if settling is not None and settling.state is SeriesState.COMPLETE and settling.snapshot:
-            header = Header.from_json(settling.header)
-            members.append(_member(settling, self._candidates(settling, header)))
+        numbers = [each.series_number for each in outline]
+        at = StudyMoment.of(study_instance_uid, numbers, self._match, now)
+        return match_study(at, members, self._read_settled)
 
-        def read(series_instance_uid: str) -> Series | None:
-            if series is not None and series_instance_uid == series.series_instance_uid:
-                return series
-            return self._read_settled(series_instance_uid)
-
-        numbers = [each.series_number for each in others]
-        if settling is not None:
-            numbers.append(settling.series_number)
-        return match_study(
-            StudyMoment.of(study_instance_uid, numbers, self._match, now), members, read
-        )
+    def remember(self, series: Series) -> None:
+        """A series that settles: while few others do, its headers are not read again for a set."""
+        self._keep(series.series_instance_uid, frozenset(series.instances), series)
 
     def _judge(
         self, study_instance_uid: str, rows: Mapping[str, SeriesOutline]
@@ -104,9 +91,7 @@ class Studies:
             self._series -= len(oldest)
         return now
 
-    def _candidates(
-        self, row: SeriesRow | SeriesOutline, header: Header
-    ) -> Mapping[str, Candidate]:
+    def _candidates(self, row: SeriesOutline, header: Header) -> Mapping[str, Candidate]:
         return {
             active.rule.name: active.rule.candidate(
                 row.series_instance_uid, patient_id=row.patient_id, header=header, slices=row.frames
@@ -124,26 +109,17 @@ class Studies:
         mine = [each for each in arrived if each[1].sop_instance_uid in row.snapshot]
         if len(mine) < len(row.snapshot):
             return None
-        instances = [one for _, one in mine]
+        instances = frozenset(one for _, one in mine)
         known, series = self._read.pop(series_instance_uid, (None, None))
         if series is None or known != instances:
             watch = SeriesWatch(series_instance_uid, row.study_instance_uid, self._read_header)
             watch.take_rows(mine)
             series = watch.now()
-        self._read[series_instance_uid] = instances, series
-        if len(self._read) > _MOST_READ:
-            self._read.popitem(last=False)
+        self._keep(series_instance_uid, instances, series)
         return replace(series, revision=row.revision, missing=row.missing)
 
-
-def _is_same(outline: SeriesOutline, row: SeriesRow | None) -> bool:
-    return row is not None and outline.series_instance_uid == row.series_instance_uid
-
-
-def _member(row: SeriesRow | SeriesOutline, candidates: Mapping[str, Candidate]) -> Member:
-    return Member(
-        series_instance_uid=row.series_instance_uid,
-        revision=row.revision,
-        first_received_at=row.first_received_at,
-        candidates=candidates,
-    )
+    def _keep(self, uid: str, instances: frozenset[Instance], series: Series) -> None:
+        self._read.pop(uid, None)
+        self._read[uid] = instances, series
+        if len(self._read) > _MOST_READ:
+            self._read.popitem(last=False)

@@ -13,6 +13,7 @@ from sqlalchemy import (
     Row,
     and_,
     case,
+    delete,
     exists,
     func,
     or_,
@@ -55,6 +56,7 @@ from node.spool.tables import (
     peer_habit,
     series,
     series_detail,
+    unmatched_study,
 )
 
 _T = TypeVar("_T", bound=Hashable)
@@ -268,8 +270,14 @@ class Arrivals:
                 if row.snapshot:
                     yield row.series_instance_uid, row.header
 
-    def put_series(self, row: SeriesRow, *, was: SeriesRow | None) -> bool:
-        """Write a row if it is still as it was; False when another process was faster."""
+    def put_series(
+        self, row: SeriesRow, *, was: SeriesRow | None, is_study_unmatched: bool = False
+    ) -> bool:
+        """Write a row if it is still as it was; False when another process was faster.
+
+        Args:
+            is_study_unmatched: Study rules have to be asked about its study again.
+        """
         values = columns_of(row, *_DETAIL) | {
             "state": row.state.value,
             "evidence": row.evidence.value,
@@ -287,13 +295,43 @@ class Arrivals:
                 except IntegrityError:
                     return False
                 connection.execute(series_detail.insert().values(series_instance_uid=uid, **detail))
-                return True
-            mine = and_(series.c.series_instance_uid == uid, series.c.guard == was.guard)
-            if connection.execute(update(series).where(mine).values(**values)).rowcount == 0:
-                return False
-            its = series_detail.c.series_instance_uid == uid
-            connection.execute(update(series_detail).where(its).values(**detail))
+            else:
+                mine = and_(series.c.series_instance_uid == uid, series.c.guard == was.guard)
+                if connection.execute(update(series).where(mine).values(**values)).rowcount == 0:
+                    return False
+                its = series_detail.c.series_instance_uid == uid
+                connection.execute(update(series_detail).where(its).values(**detail))
+            if is_study_unmatched:
+                unmatched = inserting(connection, unmatched_study).values(
+                    study_instance_uid=row.study_instance_uid, writes=1
+                )
+                once_more = {"writes": unmatched_study.c.writes + 1}
+                connection.execute(
+                    unmatched.on_conflict_do_update(
+                        index_elements=["study_instance_uid"], set_=once_more
+                    )
+                )
             return True
+
+    def unmatched_studies(self) -> Sequence[str]:
+        """Studies of which a series settled since study rules were asked."""
+        return column_of(self._engine, select(unmatched_study.c.study_instance_uid))
+
+    def writes_unmatched(self, study_instance_uid: str) -> int:
+        """How many series of a study settled since study rules were asked."""
+        its = unmatched_study.c.study_instance_uid == study_instance_uid
+        return next(iter(column_of(self._engine, select(unmatched_study.c.writes).where(its))), 0)
+
+    def note_matched(self, study_instance_uid: str, writes: int) -> None:
+        """Study rules were asked about a study, at so many writes; not where it is more by now."""
+        if not writes:
+            return
+        asked = and_(
+            unmatched_study.c.study_instance_uid == study_instance_uid,
+            unmatched_study.c.writes == writes,
+        )
+        with writing(self._engine) as connection:
+            connection.execute(delete(unmatched_study).where(asked))
 
     def force(self, series_instance_uid: str, what: Forced) -> None:
         """Write down what a person decided; the tick does it.

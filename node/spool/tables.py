@@ -149,6 +149,14 @@ mark = Table(
     Column("row", Integer, nullable=False),
 )
 
+# Studies that study rules are to be asked about: a series settled since they were.
+unmatched_study = Table(
+    "unmatched_study",
+    metadata,
+    Column("study_instance_uid", String(64), primary_key=True),
+    Column("writes", Integer, nullable=False),
+)
+
 quarantine = Table(
     "quarantine",
     metadata,

@@ -264,6 +264,26 @@ def test_a_death_between_any_two_writes_leaves_nothing_behind_the_mark(
     assert arrivals.known_until() == arrivals.newest_instance() == 9 * 8
 
 
+def test_a_death_between_any_two_writes_loses_no_set(any_node: SimulatedNode) -> None:
+    node = any_node
+    node.reconfigure(rules=[PAIR])
+    arrivals = Arrivals(node.node.engine)
+    for number in range(12):
+        study = f"{number}"
+        node.receive(ct(f"{number}a", study=study, SeriesDescription="fixed").files())
+        node.receive(ct(f"{number}b", study=study, SeriesDescription="moving").files())
+        node.node.door.index.flush()
+        with killed_before_write(node.node.engine, number):
+            node.tick(NOTE_EVERY_S)
+            node.tick(NOTE_EVERY_S)
+            node.tick(70)
+        node.start_again()
+        node.settle()
+
+    assert [job["state"] for job in node.table("job")] == ["queued"] * 12
+    assert arrivals.unmatched_studies() == []
+
+
 def test_the_mark_stays_before_what_was_not_reached(node: SimulatedNode) -> None:
     settle_with(node, most_s=0)
     arrivals = Arrivals(node.node.engine)

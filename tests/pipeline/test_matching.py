@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +245,21 @@ def test_a_rival_that_comes_before_the_result_left_stops_the_first_choice(
     assert job_states(node) == ["done"]
     assert node.match_states("pair") == [(1, "superseded"), (2, "done")]
     assert len(node.delivered()) == 1
+
+
+def test_of_series_that_settle_together_a_set_is_made_once(node: SimulatedNode) -> None:
+    for order, names in enumerate(permutations(("fixed", "better", "moving"))):
+        for name in names:
+            role = "moving" if name == "moving" else "fixed"
+            slices = 12 if name == "better" else 8
+            uid = f"{name} {order}"
+            node.receive(ct(uid, study=f"{order}", slices=slices, SeriesDescription=role).files())
+
+    node.settle()
+
+    assert node.match_states("pair") == [(1, "queued")] * 6
+    assert job_states(node) == ["queued"] * 6
+    assert {len(job["inputs"]["fixed"]["instances"]) for job in node.table("job")} == {12}
 
 
 def test_a_better_candidate_that_comes_later_is_a_revision(node: SimulatedNode) -> None:

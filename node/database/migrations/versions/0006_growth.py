@@ -73,6 +73,12 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("name"),
     )
     op.create_table(
+        "unmatched_study",
+        sa.Column("study_instance_uid", sa.String(length=64), nullable=False),
+        sa.Column("writes", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("study_instance_uid"),
+    )
+    op.create_table(
         "source_file",
         sa.Column("path", sa.LargeBinary(), nullable=False),
         sa.Column("size_bytes", sa.BigInteger(), nullable=False),
