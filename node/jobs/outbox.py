@@ -49,7 +49,7 @@ from node.jobs.values import LABELS, LeasedDelivery
 SENDERS_PER_DESTINATION = 2
 
 # Rows that are changed in one transaction: a sender that leases waits that long
-_BATCH = 100
+_BATCH = 50
 
 _IS_WAITING = outbox.c.state == DeliveryState.WAITING.value
 _IS_SENDING = outbox.c.state == DeliveryState.SENDING.value

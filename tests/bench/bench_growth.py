@@ -44,6 +44,10 @@ BOUNDS_OF: Mapping[str, Mapping[str, float]] = {
     "idle": {"idle route, % of a core": 2.0, "first tick, ms": 1000.0},
     "rebuild": {"start over an index, s": 5.0},
     "deliveries": {"lease_delivery, ms": 5.0, "lease_delivery, all shut, ms": 5.0},
+    "shut_and_open": {
+        "one delivered while another is shut, ms": 10.0,
+        "longest transaction of all, ms": 10.0,
+    },
     "work_of_series": {
         "furthest, ms": 1.0,
         "supersede, ms": 1.0,
@@ -92,6 +96,7 @@ def scenes(now: float, *, is_quick: bool) -> list[Scene]:
     """What is measured."""
     past = Past(series=0, now=now)
     every = ("idle", "deliveries", "work_of_series", "http", "retention", "rebuild")
+    every += ("shut_and_open",)  # last: it changes what there is
     return [
         Scene(
             title="series that a node has seen",

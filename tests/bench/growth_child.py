@@ -27,6 +27,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from node.database.engine import open_engine, writing
 from node.database.migrate import migrate
+from node.domain.delivery import DeliveryClass, Outcome
 from node.jobs.outbox import Outbox
 from node.jobs.revisions import mark_superseded
 from node.pipeline.build import Plan, plan
@@ -165,6 +166,47 @@ def deliveries(asked: Asked) -> Figures:
     }
 
 
+def shut_and_open(asked: Asked) -> Figures:
+    """Half of what waits goes elsewhere: deliveries there while the other is shut, and its return."""
+    outbox, now = Outbox(asked.engine), Arrivals(asked.engine).now()
+    leased = outbox.lease_delivery("bench", 60.0, now=now)
+    if leased is None:
+        raise AssertionError("nothing is due")
+    outbox.release(leased.id, "bench")
+    sick = {"d": leased.destination, "t": now + 1800.0}
+    with writing(asked.engine) as connection:
+        connection.execute(text("UPDATE outbox SET destination = 'open' WHERE id / 2 % 2 = 0"))
+        waits = "UPDATE outbox SET next_at = :t WHERE destination = :d AND state = 'waiting'"
+        connection.execute(text(waits), sick)
+    held_ms: list[float] = []
+    done = Outcome(kind=DeliveryClass.SENT, sentence="")
+
+    def deliver(_: int) -> None:
+        leased = outbox.lease_delivery("bench", 60.0, now=now)
+        if leased is None or leased.destination != "open":
+            raise AssertionError("nothing is due where it is open")
+        outbox.record(leased.id, "bench", done, now=now)
+
+    with shut(asked, sick["d"], now + 3600.0), locks_timed(asked.engine, held_ms):
+        delivered_ms = asked.cost_ms(deliver, 200)
+    with shut(asked, sick["d"], now - 1.0):
+        with writing(asked.engine) as connection:
+            later = text("UPDATE outbox SET next_at = :t WHERE destination = 'open'")
+            connection.execute(later, sick)
+            one = "UPDATE outbox SET next_at = 0 WHERE id ="
+            least = "(SELECT min(id) FROM outbox WHERE destination = :d AND state = 'waiting')"
+            connection.execute(text(f"{one} {least}"), sick)
+        back = outbox.lease_delivery("bench", 60.0, now=now)
+        if back is None or back.destination != sick["d"]:
+            raise AssertionError("nothing is due where it was shut")
+        with locks_timed(asked.engine, held_ms):
+            outbox.record(back.id, "bench", done, now=now)
+    return {
+        "one delivered while another is shut, ms": delivered_ms,
+        "longest transaction of all, ms": max(held_ms),
+    }
+
+
 def work_of_series(asked: Asked) -> Figures:
     """What each series and job asks while it is settled or stored."""
     try:
@@ -223,7 +265,10 @@ def http(asked: Asked) -> Figures:
 
 MEASURES: Mapping[str, Callable[[Asked], Figures]] = {
     each.__name__: each
-    for each in (idle, unsettled, study, rebuild, deliveries, work_of_series, retention, http)
+    for each in (
+        *(idle, unsettled, study, rebuild, deliveries, shut_and_open),
+        *(work_of_series, retention, http),
+    )
 }
 
 
@@ -298,6 +343,28 @@ def shut(asked: Asked, destination: str, until: float) -> Iterator[None]:
     yield
     with writing(asked.engine) as connection:
         connection.execute(statement, {**values, "t": 0.0, "f": 0})
+
+
+@contextmanager
+def locks_timed(engine: Engine, held_ms: list[float]) -> Iterator[None]:
+    """Note how long each writing transaction lasts, in wall time, what a commit waits for included."""
+    began: dict[int, float] = {}
+
+    def begin(connection: Any) -> None:
+        if connection.get_execution_options().get("segnode_writing"):
+            began[id(connection.connection.dbapi_connection)] = time.perf_counter()
+
+    def end(of_driver: Any, _record: Any) -> None:
+        if (since := began.pop(id(of_driver), None)) is not None:
+            held_ms.append(1000 * (time.perf_counter() - since))
+
+    event.listen(engine, "begin", begin)
+    event.listen(engine, "checkin", end)
+    try:
+        yield
+    finally:
+        event.remove(engine, "begin", begin)
+        event.remove(engine, "checkin", end)
 
 
 def peak_mb() -> float:
