@@ -28,6 +28,7 @@ from node.receive.dimse_messages import VERIFICATION_SOP_CLASS_UID
 from node.receive.scp.negotiation import Refusal
 from node.receive.stow_parts import BodyLimits
 from node.receive.syntaxes import storage_contexts
+from node.tls import VERSIONS
 from node.web.app import DEFAULT_STOW_PREFIX
 
 
@@ -66,6 +67,7 @@ def _statement(plan: Plan) -> dict[str, Any]:
             "notes": [{"event": note.value, "meaning": note.sentence} for note in Note],
             "rejections": _rejections(),
         },
+        "tls": {"profile": "BCP 195 (PS3.15 B.12)", "versions": list(VERSIONS)},
         "values": {
             "rescale_is_due": [
                 _named(uid) for uid in sorted(RESCALE_IS_DUE, key=lambda uid: UID(uid).name)
@@ -143,7 +145,7 @@ def _kind(kind: type[Destination]) -> dict[str, Any]:
 
 def _as_markdown(statement: Mapping[str, Any]) -> str:
     scp, values = statement["scp"], statement["values"]
-    stow, scu = statement["stow"], statement["scu"]
+    stow, scu, tls = statement["stow"], statement["scu"], statement["tls"]
     inputs = [each for each in scp["storage"] if each["is_input"]]
     others = [each for each in scp["storage"] if not each["is_input"]]
     notes = [{**each, "event": f"`{each['event']}`"} for each in scp["notes"]]
@@ -225,6 +227,11 @@ Algorithm Parameters (`incomplete_input=15 of 24 images`).
 ## Association rejections
 
 {_table(scp["rejections"], "result", "source", "reason", "meaning")}
+
+## Security profiles
+
+{tls["profile"]}, where the configuration has `tls`: {", ".join(tls["versions"])}, for DIMSE and HTTP, as
+server and as client. Certificates of callers: required, optional or none. No other profile is claimed.
 
 ## STOW-RS origin server
 

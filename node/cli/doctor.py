@@ -12,6 +12,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -31,6 +32,7 @@ from node.deliver.dimse import DimseDestination
 from node.deliver.send_folder import SendState, send_folder
 from node.domain.errors import JobFailed
 from node.domain.peers import Peer, match_peer
+from node.domain.tls import ClientTls, ServerTls
 from node.domain.uids import uid_from
 from node.infer.assets import check_assets
 from node.infer.devices import choose_devices
@@ -40,8 +42,10 @@ from node.pipeline.accept import spool_settings
 from node.pipeline.build import Plan, destinations_of, plan
 from node.receive.syntaxes import decodable_syntaxes
 from node.spool.files import SpaceGuard
+from node.tls import expiry_of, mistakes_of
 
 _CONNECT_S = 3.0
+_SOON = timedelta(days=30)
 _EXPECTED_CODECS = (
     uid.JPEGBaseline8Bit, uid.JPEGLosslessSV1, uid.JPEGLSLossless, uid.JPEG2000Lossless,
     uid.RLELossless,
@@ -88,6 +92,8 @@ def _examine(plan: Plan, *, sends: bool) -> Iterator[tuple[str, Probe]]:
     dimse = _ask_port(config.dimse.host, config.dimse.port)
     yield "dimse", dimse
     yield "web", _ask_port(config.web.host, config.web.port)
+    for at, tls in _all_tls(config):
+        yield at, _ask_certificates(tls, at)
     if sends:
         runs = dimse.health is Health.GOOD
         yield "store", _ask_store(config) if runs else Probe.warning("the node does not run")
@@ -164,8 +170,41 @@ def _ask_port(host: str, port: int) -> Probe:
     return Probe.good(f"{host}:{port} is listened on")
 
 
+def _all_tls(config: NodeConfig) -> Iterator[tuple[str, ServerTls | ClientTls]]:
+    """Where the configuration speaks of TLS."""
+    ports = {"dimse": config.dimse.tls, "web": config.web.tls}
+    peers = {f"peers.{name}": peer.tls for name, peer in config.peers.items()}
+    others = {
+        f"destinations.{name}": getattr(destination, "tls", None)
+        for name, destination in config.destinations.items()
+    }
+    for at, tls in {**ports, **peers, **others}.items():
+        if tls is not None:
+            yield f"{at}.tls", tls
+
+
+def _ask_certificates(tls: ServerTls | ClientTls, at: str) -> Probe:
+    """Whether the files can be used, and for how long."""
+    if found := mistakes_of(tls, at):
+        return Probe.bad("; ".join(f"{place} {sentence}" for place, sentence in found))
+    if not tls.certificate:
+        return Probe.good("no certificate of this node is shown there")
+    expiry = expiry_of(Path(tls.certificate))
+    ends = f"the certificate of {expiry.subject} ends {expiry.at:%Y-%m-%d}"
+    left = expiry.at - datetime.now(UTC)
+    if left <= timedelta(0):
+        return Probe.bad(f"{ends}: nobody accepts it any more")
+    if left < _SOON:
+        return Probe.warning(f"{ends}: renew it; the node reads a renewed file by itself")
+    if Path(tls.key).stat().st_mode & 0o077:
+        return Probe.warning(f"others can read {tls.key}: chmod 600")
+    return Probe.good(ends)
+
+
 def _ask_store(config: NodeConfig) -> Probe:
     """One synthetic instance to the node itself, always the same: twice is a duplicate."""
+    if config.dimse.tls is not None and config.dimse.tls.port is None:
+        return Probe.warning("the port speaks TLS alone: try it with segnode send --tls-ca")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "doctor.dcm")
         dcmwrite(path, _secondary_capture(), enforce_file_format=True)

@@ -14,6 +14,9 @@ from node.cli.printing import JsonOption, plain, print_json, say, status_code
 from node.deliver.dimse import DimseDestination
 from node.deliver.send_folder import SendReport, send_folder
 from node.domain.peers import Peer, is_ae_title
+from node.domain.settings import SettingsInvalid
+from node.domain.tls import PeerTls
+from node.tls import mistakes_of
 
 
 def send(
@@ -24,6 +27,14 @@ def send(
     answer_timeout_s: Annotated[
         float, typer.Option("--timeout", min=0.1, help="Longest wait for an answer, in seconds.")
     ] = 60.0,
+    tls_ca: Annotated[
+        Path | None, typer.Option("--tls-ca", help="Speak TLS; trust this authority.")
+    ] = None,
+    tls_certificate: Annotated[
+        Path | None,
+        typer.Option("--tls-certificate", help="Show this certificate; with --tls-key."),
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", help="Its key.")] = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -37,7 +48,13 @@ def send(
             raise typer.BadParameter("1 to 16 printable characters", param_hint=option)
     destination = DimseDestination(
         name=target,
-        peer=Peer(name=target, ae_title=called, host=host, port=port),
+        peer=Peer(
+            name=target,
+            ae_title=called,
+            host=host,
+            port=port,
+            tls=_tls(tls_ca, tls_certificate, tls_key),
+        ),
         calling_ae_title=calling,
         negotiate_timeout_s=answer_timeout_s,
         answer_timeout_s=answer_timeout_s,
@@ -53,6 +70,21 @@ def send(
     say(", ".join(f"{number} {state}" for state, number in counts.items()) or "nothing to send")
     if not reports or not all(report.is_stored for report in reports):
         raise typer.Exit(1)
+
+
+def _tls(ca: Path | None, certificate: Path | None, key: Path | None) -> PeerTls | None:
+    files = {"ca": ca, "certificate": certificate, "key": key}
+    given = {name: str(path) for name, path in files.items() if path is not None}
+    if not given:
+        return None
+    try:
+        tls = PeerTls(**given)
+    except SettingsInvalid as invalid:
+        name, sentence = invalid.mistakes[0]
+        raise typer.BadParameter(sentence, param_hint=f"--tls-{name}") from None
+    for place, sentence in mistakes_of(tls, "tls"):
+        raise typer.BadParameter(sentence, param_hint=f"--{place.replace('.', '-')}")
+    return tls
 
 
 def _address(target: str) -> tuple[str, int]:

@@ -174,8 +174,9 @@ def _binds(keys: FileKeys) -> Iterator[Mistake]:
             "set web.auth.kind to basic or token, or bind 127.0.0.1"
         )
         yield "web.host", sentence
-    if keys.dimse.port == keys.web.port:
-        yield "web.port", f"{keys.web.port} is the port of dimse: choose another"
+    tls_port = keys.dimse.tls.port if keys.dimse.tls else None
+    if keys.web.port in (keys.dimse.port, tls_port):
+        yield "web.port", f"{keys.web.port} is a port of dimse: choose another"
 
 
 def _used_names(keys: FileKeys, destinations: Names) -> Iterator[Mistake]:

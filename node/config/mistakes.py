@@ -21,8 +21,8 @@ BAD_NAME = "names have letters, digits, dot, hyphen and underscore, 64 at most"
 # Known to readers of the design, but not built yet: a clear answer instead of "unknown key".
 # A "*" stands for any name or index.
 _NOT_IN_THIS_VERSION = (
-    "fetch", "ray", "s3", "tls", "worklist", "dimse.tls", "web.tls", "web.auth.oidc", "storage.s3",
-    "peers.*.tls", "peers.*.query", "destinations.*.tls", "destinations.*.confirm", "completion.expect",
+    "fetch", "ray", "s3", "tls", "worklist", "web.auth.oidc", "storage.s3", "peers.*.query",
+    "destinations.*.confirm", "completion.expect",
 )  # fmt: skip
 _VALUES_NOT_IN_THIS_VERSION = (
     ("web.auth.kind", "oidc"),

@@ -173,7 +173,8 @@ class Reader:
                 return [self._prepared(inner, item, (*at, n)) for n, item in enumerate(value)]
         if isinstance(value, str) and types in ((str,), (Path,)):
             self._wrong(at, mistake_of_text(value))
-            return value if types == (str,) else str((self._base / value).absolute())
+            is_path = types == (Path,) or Given.BY_FOLDER in marks_of(annotation)
+            return str((self._base / value).absolute()) if is_path else value
         return value
 
     def _mapping(self, inner: Any, value: Mapping[Any, Any], at: Location) -> dict[str, Any]:

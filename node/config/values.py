@@ -32,6 +32,7 @@ from node.domain.settings import (
     Timeout,
     mistakes_of_secrets,
 )
+from node.domain.tls import ServerTls
 
 SENDER = "sender"
 NOT_EMPTY = "must not be empty: name at least one"
@@ -42,6 +43,17 @@ Parameter = str | int | float | bool | list[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DimseTls(ServerTls):
+    """TLS for the Storage SCP.
+
+    Args:
+        port: A port of its own, beside the one without TLS; None: the one port speaks TLS alone.
+    """
+
+    port: Port | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DimseConfig(Settings):
     """The Storage SCP."""
 
@@ -49,11 +61,14 @@ class DimseConfig(Settings):
     port: Port = 11112
     max_associations: Count = 50
     max_associations_per_peer: Count = 20
+    tls: DimseTls | None = None
 
     def mistakes(self) -> Iterator[Mistake]:
         if self.max_associations_per_peer > self.max_associations:
             sentence = f"above max_associations ({self.max_associations}): lower it"
             yield "max_associations_per_peer", sentence
+        if self.tls is not None and self.tls.port == self.port:
+            yield "tls.port", "the port without TLS: choose another, or leave it out"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +114,7 @@ class WebConfig(Settings):
     host: str = "127.0.0.1"
     port: Port = 8080
     auth: AuthConfig = AuthConfig()
+    tls: ServerTls | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

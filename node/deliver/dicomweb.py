@@ -25,6 +25,8 @@ from node.deliver.destination import Destination, Probe, result_file_gone, sick
 from node.deliver.stow_answer import classify_http, judge_answer
 from node.domain.delivery import DeliverableObject, Outcome
 from node.domain.settings import Mistake, Secret, Settings, Timeout, mistakes_of_secrets
+from node.domain.tls import ClientTls
+from node.tls import mistakes_of
 
 _ANSWER_MAX_BYTES = 4 << 20
 _CHUNK_BYTES = 1 << 16
@@ -55,7 +57,8 @@ class DicomwebDestination(Destination):
 
     Args:
         url: Base of the DICOMweb service; ``/studies`` is appended.
-        ca_file: Certificates to trust instead of the public ones. Verification is never off.
+        tls: Authorities to trust instead of the public ones, and a certificate of this node. What is
+            shown there is always verified.
         answer_timeout_s: From the last byte sent to the last byte of the answer.
     """
 
@@ -66,13 +69,15 @@ class DicomwebDestination(Destination):
     kind: Literal["dicomweb"] = "dicomweb"
     url: str
     auth: Credentials | None = None
-    ca_file: Path | None = None
+    tls: ClientTls | None = None
     connect_timeout_s: Timeout = 10.0
     answer_timeout_s: Timeout = 120.0
 
     def mistakes(self) -> Iterator[Mistake]:
         if sentence := _mistake_of_url(self.url):
             yield "url", sentence
+        if self.tls is not None and not self.url.startswith("https:"):
+            yield "tls", "of use with a URL that begins with https: only"
 
     @classmethod
     def answers(cls) -> Mapping[str, Mapping[str, Outcome]]:
@@ -83,11 +88,15 @@ class DicomwebDestination(Destination):
         path = Path(deliverable.path)
         if not path.is_file():
             return result_file_gone()
+        if self.tls is not None and (found := mistakes_of(self.tls, "tls")):
+            return sick("; ".join(f"{at}: {sentence}" for at, sentence in found))
         with self._session() as session, path.open("rb") as file:
             return self._post(session, _Multipart(file), deliverable.sop_instance_uid)
 
     def probe(self) -> Probe:
         """An OPTIONS request: it stores nothing, and still says who may come in."""
+        if self.tls is not None and (found := mistakes_of(self.tls, "tls")):
+            return Probe.bad("; ".join(f"{at}: {sentence}" for at, sentence in found))
         try:
             with self._session() as session:
                 answer = session.options(
@@ -96,7 +105,8 @@ class DicomwebDestination(Destination):
                     allow_redirects=False,
                 )
         except requests.RequestException as error:
-            return Probe.bad(f"{self._studies} does not answer ({type(error).__name__})")
+            why = "its certificate cannot be verified" if _is_tls(error) else type(error).__name__
+            return Probe.bad(f"{self._studies} does not answer ({why})")
         if answer.is_redirect:
             elsewhere = "redirects elsewhere, which is not followed: correct the URL"
             return Probe.bad(f"{self._studies} {elsewhere}")
@@ -112,7 +122,9 @@ class DicomwebDestination(Destination):
         """Without proxies and .netrc of whoever started the node: the configuration is all."""
         session = requests.Session()
         session.trust_env = False
-        session.verify = str(self.ca_file) if self.ca_file else True
+        tls = self.tls or ClientTls()
+        session.verify = tls.ca or True
+        session.cert = (tls.certificate, tls.key) if tls.certificate else None
         if self.auth is not None and self.auth.password is not None:
             # as UTF-8 (RFC 7617 2.1): requests itself knows Latin-1 only
             user, password = self.auth.user.encode(), self.auth.password.value.encode()
@@ -144,6 +156,10 @@ class DicomwebDestination(Destination):
         except requests.exceptions.RequestException as error:
             return sick(f"the HTTP exchange broke off ({type(error).__name__})")
         return judge_answer(response.status_code, body, sop_instance_uid, _retry_after_s(response))
+
+
+def _is_tls(error: requests.RequestException) -> bool:
+    return isinstance(error, requests.exceptions.SSLError)
 
 
 class _Multipart:

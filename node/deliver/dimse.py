@@ -11,6 +11,7 @@ Source: PS3.4 Annex B, PS3.7 9.1.1, PS3.8 9.3 (association), 9.3.4 (A-ASSOCIATE-
 from __future__ import annotations
 
 import socket
+import ssl
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,10 +41,12 @@ from node.domain.delivery import DeliverableObject, Outcome
 from node.domain.peers import NO_AE_TITLE, Peer, is_ae_title
 from node.domain.settings import Mistake, OwnAeTitle, Timeout
 from node.domain.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from node.tls import client_context, why_refused
 
 _REJECTED_TRANSIENT = 0x02  # PS3.8 Table 9-21
 _SLOWEST_BYTES_PER_S = 100_000
 _LOOK_AGAIN_S = 0.0002
+_TLS_ALERT_S = 1.0
 # one of each class of answers, as PS3.4 B.2.3 and PS3.7 Annex C name them
 _ANSWERS = (
     0x0000, 0xB000, 0xB006, 0xB007, 0x0107, 0x0111, 0x0116,
@@ -97,8 +100,12 @@ class DimseDestination(Destination):
             )
         except socket.gaierror:
             return classify_association(AssociationEnd.UNREACHABLE, "its host name has no address")
+        except OSError as error:
+            return sick(f"its files of TLS cannot be used: {why_refused(error)}")
         try:
             if not association.is_established:
+                if (why := self.why_no_tls(association)) is not None:
+                    return sick(f"no TLS with the destination: {why}")
                 return _end_without_association(association)
             return self._store(association, deliverable)
         finally:
@@ -116,7 +123,11 @@ class DimseDestination(Destination):
             association = self.associate(contexts, self.answer_timeout_s)
         except socket.gaierror:
             return Probe.bad(f"{where} has no address: check the host")
+        except OSError as error:
+            return Probe.bad(f"{where}: its files of TLS cannot be used: {why_refused(error)}")
         if not association.is_established:
+            if (why := self.why_no_tls(association)) is not None:
+                return Probe.bad(f"no TLS with {where}: {why}")
             if association.is_rejected:
                 return Probe.bad(f"{where} rejects this node: check the AE titles on both sides")
             return Probe.bad(f"{where} does not answer")
@@ -139,7 +150,10 @@ class DimseDestination(Destination):
 
         Raises:
             socket.gaierror: The host name has no address.
+            OSError: The files of TLS cannot be used.
         """
+        tls = self.peer.tls
+        secured = None if tls is None else (client_context(tls), tls.name or self.peer.host)
         entity = AE(ae_title=self.calling_ae_title)
         entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
         entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
@@ -154,7 +168,31 @@ class DimseDestination(Destination):
             contexts=list(contexts),
             ae_title=self.peer.ae_title,
             evt_handlers=[(evt.EVT_CONN_OPEN, _send_without_delay)],
+            tls_args=secured,
         )
+
+    def why_no_tls(self, association: Association) -> str | None:
+        """Why TLS was not agreed on, which pynetdicom does not tell; None where it is not that."""
+        tls = self.peer.tls
+        if tls is None or association.is_rejected or association.acceptor.primitive is not None:
+            return None
+        try:
+            with (
+                socket.create_connection(
+                    (self.peer.host, self.peer.port), self.connect_timeout_s
+                ) as plain,
+                client_context(tls).wrap_socket(
+                    plain, server_hostname=tls.name or self.peer.host
+                ) as line,
+            ):
+                line.settimeout(_TLS_ALERT_S)
+                # in TLS 1.3 the peer looks at our certificate only after the handshake is over here
+                line.recv(1)
+        except ssl.SSLError as error:
+            return why_refused(error)
+        except OSError:
+            return None
+        return None
 
     def _store(self, association: Association, deliverable: DeliverableObject) -> Outcome:
         payload = _payload(association, deliverable)

@@ -94,7 +94,10 @@ def _send_batch(destination: DimseDestination, files: Sequence[_File]) -> Iterat
         except socket.gaierror:
             reason = "no association could be opened: the host name has no address"
         else:
-            reason = "" if association.is_established else _why_not_established(association)
+            reason = ""
+            if not association.is_established:
+                no_tls = destination.why_no_tls(association)
+                reason = f"no TLS: {no_tls}" if no_tls else _why_not_established(association)
         if reason:
             yield from (file.report(SendState.NOT_SENT, comment=reason) for file in waiting)
             return

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 
 from node.domain.settings import KeyName, Mistake, Port, Settings
+from node.domain.tls import PeerTls
 
 Resolve = Callable[[str], Collection[str]]
 
@@ -37,6 +38,8 @@ class Peer(Settings):
         allow_from: Addresses, networks (10.0.0.0/24) and host names that it may call from.
         http_user: Who it is over HTTP; empty for none.
         reply_to: Destination for its results; empty: C-STORE to this peer.
+        tls: DIMSE with it is TLS only: it is called so, and who calls without is not it, where this
+            node's port speaks TLS.
     """
 
     name: KeyName
@@ -46,6 +49,7 @@ class Peer(Settings):
     allow_from: tuple[str, ...] = ()
     http_user: str = ""
     reply_to: str = ""
+    tls: PeerTls | None = None
 
     def mistakes(self) -> Iterator[Mistake]:
         """What would let a caller in that proves nothing, or nobody at all."""

@@ -4,7 +4,7 @@ A section of the file is one frozen dataclass beside its user, a ``Settings``. I
 the configuration needs to read it: types, bounds (``port: Port``), and what the file gives in another way
 than by the value itself:
 
-- ``Path``: relative to the folder of the file.
+- ``Path`` and ``FileName``: relative to the folder of the file.
 - ``Secret``, called ``password``: by ``password_env`` or ``password_file``.
 - ``Peer``: by its name among ``peers``.
 - ``KeyName``: the key under which the file holds the value.
@@ -106,6 +106,7 @@ class Given(Enum):
 
     BY_KEY = "the key that holds the value"
     BY_NODE = "the first AE title of this node"
+    BY_FOLDER = "a path from the folder of the file"
 
 
 Port = Annotated[int, Bounds(1, 65535)]
@@ -116,6 +117,7 @@ Amount = Annotated[float, Bounds(0)]
 Percent = Annotated[float, Bounds(above=0, high=100)]
 KeyName = Annotated[str, Given.BY_KEY]
 OwnAeTitle = Annotated[str, Given.BY_NODE]
+FileName = Annotated[str, Given.BY_FOLDER]
 
 
 @cache

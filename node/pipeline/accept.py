@@ -145,6 +145,8 @@ def dimse_settings(config: NodeConfig) -> DimseSettings:
         peers=tuple(config.peers.values()),
         max_associations=config.dimse.max_associations,
         max_associations_per_peer=config.dimse.max_associations_per_peer,
+        tls=config.dimse.tls,
+        tls_port=config.dimse.tls.port if config.dimse.tls else None,
     )
 
 

@@ -29,6 +29,7 @@ from node.route.compiling import compile_rules
 from node.route.conditions import Condition
 from node.route.contradiction import contradiction
 from node.route.rules import Rule, StudyRule, conditions_of
+from node.tls import mistakes_of
 
 Mistakes = list[tuple[str, str]]
 
@@ -87,6 +88,8 @@ def plan(path: Path | None, environ: Mapping[str, str] | None = None) -> Plan:
     config = load(path, environ, check_rules=check, forms=forms)
     found = find_models([default_models_folder(), *config.models_dirs])
     mistakes: Mistakes = []
+    for at, tls in (("dimse.tls", config.dimse.tls), ("web.tls", config.web.tls)):
+        mistakes += mistakes_of(tls, at) if tls is not None else []
     rules = [
         rule
         for index, (given, asked) in enumerate(zip(config.rules, compiled, strict=True))

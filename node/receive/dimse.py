@@ -5,9 +5,10 @@ association that may carry instances. Success is answered after ``Arrival.finish
 refused instance is answered with its status and never ends the association.
 
 Admission, in this order (PS3.8 9.3.4): protocol version (RJ 1/2/2), called AE title (1/1/7), calling AE
-title (1/1/3), which the first bytes of a request show; application context (1/1/2), caller (1/1/3), drain (2/3/1), associations of this peer and in total (2/3/2). Callers are peers by AE
-title and address. Without any configured peer everybody may call, which is why such a node may only
-listen on the loopback interface.
+title (1/1/3), which the first bytes of a request show; application context (1/1/2), caller (1/1/3), drain
+(2/3/1), associations of this peer and in total (2/3/2). Callers are peers by AE title and address, and where
+both sides speak TLS by certificate. Without any configured peer everybody may call, which is why such a
+node may only listen on the loopback interface.
 
 Transfer syntaxes: of those a peer offers in one context, ours comes first in the order that the table
 of contexts gives: native lossless, compressed lossless, lossy.
@@ -28,10 +29,11 @@ from threading import Event, Lock, Thread
 from node.domain.errors import ConfigInvalid, TryLater
 from node.domain.instance import Ending, Origin, Transport
 from node.domain.peers import Peer, is_loopback_host, match_peer
+from node.domain.tls import ServerTls
 from node.receive.dimse_messages import VERIFICATION_SOP_CLASS_UID, Context, Transfer
 from node.receive.ingest import Carried, Ingest
 from node.receive.scp.association import Patience
-from node.receive.scp.door import UpperLayer
+from node.receive.scp.door import Secure, UpperLayer
 from node.receive.scp.negotiation import (
     APPLICATION_CONTEXT_NAME,
     PROTOCOL_VERSION_NOT_SUPPORTED,
@@ -40,6 +42,7 @@ from node.receive.scp.negotiation import (
     Refusal,
 )
 from node.receive.store import HEARTBEAT_S, AssociationLog
+from node.tls import PortTls, names_in
 
 # PS3.8 Table 9-21
 NO_REASON_GIVEN = Refusal(1, 2, 1)
@@ -66,6 +69,7 @@ class DimseSettings:
         peers: Who may call; none: everybody, on a loopback address only.
         max_pdu_bytes: Maximum length that is advertised and enforced.
         slowest_bytes_s: What a message must make at least, in the mean of ``slowest_over_s``.
+        tls: How ``tls_port`` speaks TLS, or, where that is None, ``port``.
     """
 
     host: str = "127.0.0.1"
@@ -79,6 +83,8 @@ class DimseSettings:
     idle_timeout_s: float = 60.0
     slowest_bytes_s: float = 1000.0
     slowest_over_s: float = 30.0
+    tls: ServerTls | None = None
+    tls_port: int | None = None
 
     def __post_init__(self) -> None:
         if not any(peer.ae_title for peer in self.peers) and not is_loopback_host(self.host):
@@ -109,7 +115,7 @@ class DimseServer:
         self._admission = _Admission(settings, ingest, associations)
         try:
             self._upper_layer = UpperLayer(
-                (settings.host, settings.port),
+                _ports(settings),
                 {**contexts, VERIFICATION_SOP_CLASS_UID: _VERIFICATION_SYNTAXES},
                 self._admission,
                 max_pdu_bytes=settings.max_pdu_bytes,
@@ -133,7 +139,12 @@ class DimseServer:
     @property
     def port(self) -> int:
         """The port that is listened on, also where 0 was asked for."""
-        return self._upper_layer.port
+        return self._upper_layer.ports[0]
+
+    @property
+    def tls_port(self) -> int:
+        """The port that speaks TLS, where there is one."""
+        return self._upper_layer.ports[-1]
 
     def open_associations(self) -> int:
         """Associations that hold a slot."""
@@ -303,7 +314,21 @@ class _Admission:
         peer = match_peer(peers, request.calling_ae_title, request.address, self._names.addresses)
         if peer is None and self._callers:
             return CALLING_AE_TITLE_NOT_RECOGNIZED
+        if peer is not None and not self._is_proved(peer, request):
+            _log.warning(
+                "the caller does not show the certificate of the peer it says it is",
+                extra={"peer": peer.name, "address": request.address},
+            )
+            return CALLING_AE_TITLE_NOT_RECOGNIZED
         return peer if request.is_well_formed else NO_REASON_GIVEN
+
+    def _is_proved(self, peer: Peer, request: AssociationRequest) -> bool:
+        """Whether a caller speaks TLS as its peer does, with a certificate of the name it has."""
+        if peer.tls is None or self._settings.tls is None:
+            return True
+        if request.certificate is None:
+            return False
+        return not peer.tls.name or peer.tls.name.lower() in names_in(request.certificate)
 
     def _enter(self, session: _Session) -> Refusal | None:
         with self._lock:
@@ -346,6 +371,21 @@ def _tell(refusal: Refusal, head: Head, address: str) -> None:
             "address": address,
         },
     )
+
+
+def _ports(settings: DimseSettings) -> Sequence[tuple[tuple[str, int], Secure | None]]:
+    """What to listen on.
+
+    Raises:
+        ConfigInvalid: Files of TLS cannot be used.
+    """
+    plain = (settings.host, settings.port)
+    if settings.tls is None:
+        return [(plain, None)]
+    secure = PortTls(settings.tls, "dimse.tls").current
+    if settings.tls_port is None:
+        return [(plain, secure)]
+    return [(plain, None), ((settings.host, settings.tls_port), secure)]
 
 
 def _why_not_listening(settings: DimseSettings, error: OSError) -> tuple[str, str]:

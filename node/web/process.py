@@ -46,6 +46,7 @@ def web(plan: Plan, replan: Replan, signals: Signals) -> None:
             create_app(services, stow=stow, auth=plan.config.web.auth),
             host=plan.config.web.host,
             port=plan.config.web.port,
+            tls=plan.config.web.tls,
         )
 
         def stop() -> None:

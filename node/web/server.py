@@ -19,6 +19,9 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from node.domain.tls import ServerTls
+from node.tls import PortTls
+
 MAX_HEADER_BYTES: Final = 16 * 1024
 HEADER_S: Final = 15.0
 # an answer that comes early should reach a client that is still sending: closing at once would
@@ -137,29 +140,39 @@ class PlainServer(uvicorn.Server):
 
 
 def make_server(
-    application: ASGIApp, *, host: str, port: int, max_connections: int = 200, drain_s: int = 30
+    application: ASGIApp,
+    *,
+    host: str,
+    port: int,
+    tls: ServerTls | None = None,
+    max_connections: int = 200,
+    drain_s: int = 30,
 ) -> PlainServer:
     """A server that is ready to ``run()``: blocking, until ``should_exit`` is set, then drained.
 
     Args:
         max_connections: Beyond it a request is answered 503.
         drain_s: How long requests in hand may take once it is to exit.
+    Raises:
+        ConfigInvalid: Files of TLS cannot be used.
     """
     access = logging.getLogger("uvicorn.access")
     if not any(isinstance(existing, WithoutQuery) for existing in access.filters):
         access.addFilter(WithoutQuery())
-    return PlainServer(
-        uvicorn.Config(
-            application,
-            host=host,
-            port=port,
-            http=BoundedHttp,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            server_header=False,
-            proxy_headers=False,
-            limit_concurrency=max_connections,
-            timeout_graceful_shutdown=drain_s,
-        )
+    config = uvicorn.Config(
+        application,
+        host=host,
+        port=port,
+        http=BoundedHttp,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=max_connections,
+        timeout_graceful_shutdown=drain_s,
     )
+    if tls is not None:
+        config.load()
+        config.ssl = PortTls(tls, "web.tls").context
+    return PlainServer(config)

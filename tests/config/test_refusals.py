@@ -30,7 +30,7 @@ def accepted(text: str, environ: dict[str, str] | None = None) -> NodeConfig:
         (RULES + "dimse: {prot: 1}", "dimse.prot", "did you mean port?"),
         (RULES + "colour: red", "colour", "unknown key; known here: dimse"),
         (RULES + "ray: {}", "ray", "not in this version"),
-        (RULES + "dimse: {tls: {}}", "dimse.tls", "not in this version"),
+        (RULES + "storage: {s3: {}}", "storage.s3", "not in this version"),
         (RULES + "web: {auth: {kind: oidc}}", "web.auth.kind", "oidc is not in this version"),
         (RULES + "storage: {duplicates: replace}", "storage.duplicates", "not in this version"),
         (RULES + "destinations: {d: {kind: s3}}", "destinations.d.kind", "not in this version"),
@@ -230,12 +230,12 @@ def test_paths_of_a_destination_start_from_the_file_and_its_name_from_the_first_
         "destinations:\n"
         "  d: {kind: dimse, peer: P}\n"
         "  f: {kind: folder, path: shelf}\n"
-        "  w: {kind: dicomweb, url: 'https://x', ca_file: ca.pem}\n"
+        "  w: {kind: dicomweb, url: 'https://x', tls: {ca: ca.pem}}\n"
     )
 
     dimse, folder, web = config.destinations.values()
     assert (dimse.peer.host, dimse.calling_ae_title, dimse.name) == ("10.0.0.5", "ONE", "d")
-    assert (folder.path, web.ca_file) == (Path("/base/shelf"), Path("/base/ca.pem"))
+    assert (folder.path, web.tls.ca) == (Path("/base/shelf"), "/base/ca.pem")
 
 
 def test_an_anchor_that_holds_itself_is_refused() -> None:

@@ -47,7 +47,7 @@ def dimse() -> Callable[..., DimseDestination]:
     """A destination on a loopback port, with short timeouts."""
 
     def make(port: int, **options: object) -> DimseDestination:
-        peer = {"name": "P", "ae_title": "EVIL", "host": "127.0.0.1", "port": port}
+        peer = {"name": "P", "ae_title": "EVIL", "host": "127.0.0.1", "port": port, "tls": None}
         settings = {
             "name": "pacs",
             "peer": Peer(**{key: options.pop(key, value) for key, value in peer.items()}),
@@ -63,7 +63,9 @@ def dimse() -> Callable[..., DimseDestination]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """pynetdicom 3.0.4 leaves a socket that could not connect to the garbage collector."""
-    leak = "ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning"
+    leak = (
+        r"ignore:Exception ignored in. <s\w+\.\w*[sS]ocket:pytest.PytestUnraisableExceptionWarning"
+    )
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.filterwarnings(leak))

@@ -11,6 +11,7 @@ import pytest
 from node.deliver.dicomweb import Credentials, DicomwebDestination
 from node.domain.delivery import DeliveryClass
 from node.domain.settings import Secret
+from node.domain.tls import ClientTls
 from tests.support.evil_peers import (
     StowServer,
     failed_answer,
@@ -194,7 +195,7 @@ def certificate(tmp_path: Path) -> Path:
 
 def test_a_certificate_of_the_configured_authority_is_trusted(make_object, certificate) -> None:
     with StowServer(body=stored_answer, certificate=certificate).listening() as server:
-        outcome = stow(server.url, ca_file=certificate).send(make_object())
+        outcome = stow(server.url, tls=ClientTls(ca=str(certificate))).send(make_object())
 
     assert outcome.kind is SENT
 

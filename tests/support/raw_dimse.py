@@ -8,6 +8,7 @@ Source: PS3.8 9.3 (PDUs), PS3.7 9.3 (command sets).
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -122,10 +123,18 @@ class RawAssociation:
     connection: socket.socket = field(init=False)
     max_pdu_bytes: int = 16384
     messages: count[int] = field(default_factory=lambda: count(1))
+    tls: ssl.SSLContext | None = None
 
     def __post_init__(self) -> None:
         self.connection = socket.create_connection((self.host, self.port), self.timeout_s)
         self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self.tls is not None:
+            plain = self.connection
+            try:
+                self.connection = self.tls.wrap_socket(plain, server_hostname=self.host)
+            except OSError:
+                plain.close()
+                raise
 
     def __enter__(self) -> RawAssociation:
         return self

@@ -13,10 +13,12 @@ from __future__ import annotations
 import logging
 import selectors
 import socket
+import ssl
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from itertools import takewhile
 from math import inf
 from threading import Lock, Thread
@@ -31,6 +33,7 @@ from node.receive.scp.negotiation import (
     decode_request,
 )
 from node.receive.scp.wire import LineLost, Wire
+from node.tls import why_refused
 
 # How long a peer may take to close after release, reject or abort. PS3.8 9.2 (Sta13)
 LINGER_S = 2.0
@@ -46,19 +49,26 @@ _A_ASSOCIATE_RQ = 0x01
 _log = logging.getLogger(__name__)
 
 
+Secure = Callable[[], ssl.SSLContext]
+"""TLS of a port, as it is now."""
+
+
 class UpperLayer:
-    """A listening port and its associations.
+    """Listening ports and their associations.
 
     Args:
+        ports: Addresses to listen on, with TLS or without.
         contexts: Transfer syntaxes by abstract syntax, in our order of preference.
         max_pdu_bytes: The maximum length that is advertised and enforced.
+    Attributes:
+        ports: Those that are listened on, also where 0 was asked for, in the same order.
     Raises:
-        OSError: The address cannot be bound.
+        OSError: An address cannot be bound.
     """
 
     def __init__(
         self,
-        address: tuple[str, int],
+        ports: Sequence[tuple[tuple[str, int], Secure | None]],
         contexts: Mapping[str, Sequence[str]],
         gate: Gate,
         *,
@@ -69,15 +79,20 @@ class UpperLayer:
         self._gate = gate
         self._max_pdu_bytes = max_pdu_bytes
         self._patience = patience
-        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        self._listener = socket.create_server(address, family=family, backlog=_BACKLOG)
-        self._listener.setblocking(False)
-        self.port = int(self._listener.getsockname()[1])
+        self._listeners: dict[socket.socket, Secure | None] = {}
+        try:
+            for address, secure in ports:
+                self._listeners[_listening(address)] = secure
+        except OSError:
+            self._stop_listening()
+            raise
+        self.ports = [int(listener.getsockname()[1]) for listener in self._listeners]
         self._waker, self._wakened = socket.socketpair()
         self._waker.setblocking(False)
         self._wakened.setblocking(False)
         self._selector = selectors.DefaultSelector()
-        self._selector.register(self._listener, selectors.EVENT_READ)
+        for listener in self._listeners:
+            self._selector.register(listener, selectors.EVENT_READ)
         self._selector.register(self._wakened, selectors.EVENT_READ)
         self._waiting = _Waiting()
         self._lingering = _Waiting()
@@ -139,13 +154,15 @@ class UpperLayer:
         now_s = time.monotonic()
         due_s = min(self._waiting.first_due_s, self._lingering.first_due_s, now_s + _LOOK_S)
         for key, _ in self._selector.select(max(due_s - now_s, 0.0)):
-            if key.fileobj is self._listener:
-                self._let_come()
+            if isinstance(key.fileobj, socket.socket) and key.fileobj in self._listeners:
+                self._let_come(key.fileobj, self._listeners[key.fileobj])
             elif key.fileobj is self._wakened:
                 with suppress(OSError):
                     self._wakened.recv(4096)
             elif (line := key.data) in self._waiting:
                 self._hear(line)
+                while line in self._waiting and line.wire.holds_more:
+                    self._hear(line)
             elif line in self._lingering and not line.wire.discard():
                 self._drop(self._lingering, line, Event.CLOSED)
         while self._returned:
@@ -155,11 +172,11 @@ class UpperLayer:
             for line in lines.due(now_s):
                 self._drop(lines, line, Event.TIMER_EXPIRED)
 
-    def _let_come(self) -> None:
+    def _let_come(self, listener: socket.socket, secure: Secure | None) -> None:
         """Take every connection that waits in the backlog."""
         while True:
             try:
-                connection, peer = self._listener.accept()
+                connection, peer = listener.accept()
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
@@ -167,6 +184,10 @@ class UpperLayer:
                 time.sleep(0.01)  # descriptors are short: those that leave make room
                 return
             try:
+                if secure is not None:
+                    connection = secure().wrap_socket(
+                        connection, server_side=True, do_handshake_on_connect=False
+                    )
                 line = Line(Wire(connection, self._max_pdu_bytes), _plain(str(peer[0])))
             except OSError:  # it left at once
                 connection.close()
@@ -180,6 +201,14 @@ class UpperLayer:
 
     def _hear(self, line: Line) -> None:
         """More of a request came, or its end."""
+        try:
+            if not line.wire.shake_hands():
+                return
+        except OSError as error:
+            sentence = why_refused(error)
+            _log.warning("no TLS: %s", sentence, extra={"address": line.address})
+            self._drop(self._waiting, line, Event.CLOSED)
+            return
         try:
             if not line.wire.fill():
                 self._drop(self._waiting, line, Event.CLOSED)
@@ -210,6 +239,8 @@ class UpperLayer:
             self._break_off(line, event, fault)
             return
         request = decode_request(body, line.address)
+        if (certificate := line.wire.certificate) is not None:
+            request = replace(request, certificate=certificate)
         refusal = self._gate.refusal_by(request.head, line.address)
         if refusal is not None:
             self._refuse(line, refusal)
@@ -280,7 +311,7 @@ class UpperLayer:
         line.wire.close()
 
     def _close(self) -> None:
-        self._listener.close()
+        self._stop_listening()
         with self._lock:
             returned = list(self._returned)
             self._returned.clear()
@@ -289,6 +320,10 @@ class UpperLayer:
         self._selector.close()
         self._waker.close()
         self._wakened.close()
+
+    def _stop_listening(self) -> None:
+        for listener in self._listeners:
+            listener.close()
 
     def _open(self) -> list[Association]:
         with self._lock:
@@ -344,6 +379,13 @@ class _Waiting:
         if len(mine) >= WAITING_PER_ADDRESS:
             return next(iter(mine))
         return next(iter(self._due_s)) if len(self._due_s) >= WAITING else None
+
+
+def _listening(address: tuple[str, int]) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    listener = socket.create_server(address, family=family, backlog=_BACKLOG)
+    listener.setblocking(False)
+    return listener
 
 
 def _plain(address: str) -> str:

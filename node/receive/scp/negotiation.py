@@ -13,6 +13,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from node.domain.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.receive.dimse_messages import (
@@ -99,6 +100,7 @@ class AssociationRequest:
     Args:
         address: Whom the connection comes from.
         peer_max_pdu_bytes: The longest P-DATA-TF that the peer takes; 0: of any length. PS3.8 D.1
+        certificate: As ``ssl`` tells it, empty where the peer showed none; None without TLS.
     """
 
     head: Head
@@ -106,6 +108,7 @@ class AssociationRequest:
     application_context_name: str
     proposals: tuple[Proposal, ...]
     peer_max_pdu_bytes: int
+    certificate: Mapping[str, Any] | None = None
 
     @property
     def calling_ae_title(self) -> str:

@@ -1,7 +1,8 @@
 """A socket and its buffer: whole PDUs in, answers out, each within its bounds.
 
 Nothing is copied between the kernel and whoever takes a PDU's body. A PDU longer than its type may be
-is refused by its header; memory grows as bytes come, never by what a header promises.
+is refused by its header; memory grows as bytes come, never by what a header promises. Under TLS the socket
+is one of ``ssl``: its handshake is made step by step, as bytes come.
 
 Source: PS3.8 9.3.1 (PDU header), D.1 (maximum length).
 """
@@ -9,9 +10,12 @@ Source: PS3.8 9.3.1 (PDU header), D.1 (maximum length).
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 import time
+from collections.abc import Mapping
 from contextlib import suppress
+from typing import Any
 
 from node.receive.dimse_messages import (
     INVALID_PDU_PARAMETER,
@@ -31,6 +35,15 @@ _TIMEVAL = struct.Struct("@ll")
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 
 
+_NOT_NOW = (
+    BlockingIOError,
+    InterruptedError,
+    TimeoutError,
+    ssl.SSLWantReadError,
+    ssl.SSLWantWriteError,
+)
+
+
 class LineLost(Exception):
     """The connection is broken, or its peer does not read what is sent."""
 
@@ -48,6 +61,8 @@ class Wire:
 
     def __init__(self, connection: socket.socket, max_pdu_bytes: int) -> None:
         self._connection = connection
+        self._tls = connection if isinstance(connection, ssl.SSLSocket) else None
+        self._has_shaken_hands = self._tls is None
         self._largest = {
             **dict.fromkeys((0x01, 0x02), REQUEST_LIMIT_BYTES),
             **dict.fromkeys((0x03, 0x05, 0x06, 0x07), _FIXED_BYTES),
@@ -72,10 +87,37 @@ class Wire:
     def wait_from_now_on(self) -> None:
         """Reads and writes may hold their thread: a thread of its own takes over."""
         self._may_wait = True
+        if self._tls is not None:  # which waits by itself, and takes the kernel's end for a failure
+            self._connection.settimeout(_PATIENCE_S)
+            return
         self._connection.setblocking(True)
         for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
             value = _TIMEVAL.pack(int(_PATIENCE_S), int(_PATIENCE_S % 1 * 1_000_000))
             self._connection.setsockopt(socket.SOL_SOCKET, option, value)
+
+    def shake_hands(self) -> bool:
+        """Go on with the handshake of TLS; whether it is over, as it is at once without TLS.
+
+        Raises:
+            OSError: It failed.
+        """
+        if self._tls is not None and not self._has_shaken_hands:
+            try:
+                self._tls.do_handshake()
+            except _NOT_NOW:
+                return False
+            self._has_shaken_hands = True
+        return True
+
+    @property
+    def certificate(self) -> Mapping[str, Any] | None:
+        """What the peer showed and an authority vouches for; None without TLS."""
+        return None if self._tls is None else self._tls.getpeercert() or {}
+
+    @property
+    def holds_more(self) -> bool:
+        """Whether bytes wait that were deciphered already: no selector tells of them."""
+        return self._tls is not None and self._has_shaken_hands and self._tls.pending() > 0
 
     def fill(self) -> bool:
         """Read what has come; False at the end of the stream.
@@ -87,7 +129,7 @@ class Wire:
         began_s = time.monotonic()
         try:
             size = self._connection.recv_into(self._buffer[self._end :])
-        except (BlockingIOError, InterruptedError):
+        except _NOT_NOW:
             self.waited_s += time.monotonic() - began_s
             return True
         except OSError as error:
@@ -112,7 +154,7 @@ class Wire:
         while rest:
             try:
                 rest = rest[self._connection.send(rest) :]
-            except (BlockingIOError, InterruptedError) as busy:
+            except _NOT_NOW as busy:
                 if not self._may_wait or time.monotonic() > deadline_s:
                     raise LineLost from busy
             except OSError as error:
@@ -158,9 +200,12 @@ class Wire:
     def end_sending(self) -> None:
         """Nothing follows: the peer reads the end of the stream after what was sent."""
         with suppress(OSError):
-            self._connection.shutdown(socket.SHUT_WR)
-        with suppress(OSError):
             self._connection.setblocking(False)
+        if self._tls is not None and self._has_shaken_hands:
+            with suppress(OSError, ValueError):  # what the peer says to it is not waited for
+                self._tls.unwrap()
+        with suppress(OSError):
+            self._connection.shutdown(socket.SHUT_WR)
 
     def discard(self) -> bool:
         """Read and forget what has come; False at the end of the stream or of the connection."""
