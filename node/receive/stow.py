@@ -2,7 +2,8 @@
 
 The event loop reads the socket and hands pieces to one worker thread per request
 (``stow_parts.PartReceiver``), which writes them to files as they come: a request costs at most
-``BUFFERED_BYTES`` of memory, whatever its size, and a slow disk slows the client and nobody else.
+``BUFFERED_BYTES`` of memory, whatever its size, and a slow disk slows the client and nobody else. It gets
+its thread when the body is over or ``HEAD_BYTES`` of it have come, so that bodies that drip keep nobody out.
 
 Answers: 200 all kept; 202 some kept; 409 none kept; 400 the body is not what it says it is, or a
 UID in the path is none; 406, 411 to 415 by the headers; 408 the client fell silent; 503 with
@@ -18,10 +19,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Final
 from xml.etree import ElementTree
@@ -45,6 +46,8 @@ XML_TYPE = "application/dicom+xml"
 # DICOM JSON is what clients parse without being asked to
 ANSWER_TYPES = (JSON_TYPE, XML_TYPE)
 
+HEAD_BYTES: Final = 16 * 1024
+
 _METHODS: Final = ("OPTIONS", "POST")
 _ANY_METHOD: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE")
 
@@ -54,16 +57,30 @@ class StowSettings:
     """How patient and how generous the service is.
 
     Args:
+        max_requests: How many are worked on at once.
         idle_s: How long a client may be silent inside a body.
         request_s: How long one request may take as a whole.
         strict_accept: Whether a request without Accept is refused, as PS3.18 8.7.7 has it.
     """
 
-    max_requests: int = 16
+    max_requests: int = 32
     idle_s: float = 30.0
     request_s: float = 3600.0
     retry_after_s: int = 60
     strict_accept: bool = False
+
+
+@dataclass(slots=True)
+class _Head:
+    """What came of a body before it was given a thread.
+
+    Args:
+        is_over: Nothing follows, whether it is whole or its client left or fell silent.
+    """
+
+    pieces: list[bytes] = field(default_factory=list)
+    is_over: bool = False
+    is_whole: bool = False
 
 
 class StowService:
@@ -107,21 +124,26 @@ class StowService:
         study = _study_of(request)
         answer_type = _answer_type(request, strict=self._settings.strict_accept)
         boundary = _boundary(request)
-        self._require_room(request)
-        self._running += 1
-        try:
-            reply = await self._receive(request, boundary, study)
-        finally:
-            self._running -= 1
+        self._refuse_too_long(request)
+        async with aclosing(request.stream()) as stream:
+            head = await self._head_of(stream)
+            self._require_room()
+            self._running += 1
+            try:
+                reply = await self._receive(request, head, stream, boundary, study)
+            finally:
+                self._running -= 1
         return self._answer(reply, answer_type)
 
-    def _require_room(self, request: Request) -> None:
+    def _refuse_too_long(self, request: Request) -> None:
         length = request.headers.get("content-length", "")
         limit = self._receiver.limits.max_request_bytes
         if length.isdigit() and int(length) > limit:
             raise RequestRefused(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a request may have {limit} bytes"
             )
+
+    def _require_room(self) -> None:
         if self._running >= self._settings.max_requests:
             raise RequestRefused(
                 HTTPStatus.SERVICE_UNAVAILABLE,
@@ -129,7 +151,27 @@ class StowService:
                 headers={"Retry-After": "5"},
             )
 
-    async def _receive(self, request: Request, boundary: bytes | None, study: str | None) -> Reply:
+    async def _head_of(self, stream: AsyncIterator[bytes]) -> _Head:
+        """What comes first of a body, or all of it."""
+        head = _Head()
+        while not head.is_over and sum(map(len, head.pieces)) < HEAD_BYTES:
+            try:
+                async with asyncio.timeout(self._settings.idle_s):
+                    head.pieces.append(await anext(stream))
+            except StopAsyncIteration:
+                head.is_whole = head.is_over = True
+            except (TimeoutError, ClientDisconnect):
+                head.is_over = True
+        return head
+
+    async def _receive(
+        self,
+        request: Request,
+        head: _Head,
+        stream: AsyncIterator[bytes],
+        boundary: bytes | None,
+        study: str | None,
+    ) -> Reply:
         """Pump the body into the worker thread and wait for what it says."""
         loop = asyncio.get_running_loop()
         pipe = BodyPipe(loop)
@@ -137,7 +179,7 @@ class StowService:
             self._threads, self._receiver.receive, pipe, boundary, self._origin(request), study
         )
         working.add_done_callback(lambda _future: pipe.leave())
-        pumping = asyncio.create_task(self._pump(request, pipe))
+        pumping = asyncio.create_task(self._pump(head, stream, pipe))
         try:
             # the answer may stand before the body is over: then the rest of it is not awaited
             await asyncio.wait(
@@ -154,17 +196,23 @@ class StowService:
         self._closers.submit(self._receiver.close, reply)
         return reply
 
-    async def _pump(self, request: Request, pipe: BodyPipe) -> None:
-        async with aclosing(request.stream()) as stream:
-            while True:
-                try:
-                    async with asyncio.timeout(self._settings.idle_s):
-                        piece = await anext(stream)
-                except StopAsyncIteration:
-                    pipe.end(is_whole=True)
-                    return
-                if piece and not await pipe.put(piece):
-                    return
+    async def _pump(
+        self, head: _Head, stream: AsyncIterator[bytes], pipe: BodyPipe
+    ) -> None:
+        for piece in head.pieces:
+            if piece and not await pipe.put(piece):
+                return
+        if head.is_whole:
+            pipe.end(is_whole=True)
+        while not head.is_over:
+            try:
+                async with asyncio.timeout(self._settings.idle_s):
+                    piece = await anext(stream)
+            except StopAsyncIteration:
+                pipe.end(is_whole=True)
+                return
+            if piece and not await pipe.put(piece):
+                return
 
     def _origin(self, request: Request) -> Origin:
         user = str(request.scope.get("segnode.user", ""))

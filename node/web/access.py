@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from node.config import AuthConfig
 
 # probes carry no credentials; what they answer names nobody
-_OPEN_PATHS: Final = frozenset({"/healthz", "/readyz"})
+PROBES: Final = frozenset({"/healthz", "/readyz"})
 USER_KEY: Final = "segnode.user"
 
 
@@ -51,7 +51,7 @@ class AccessControl:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        is_open = self._auth.kind == "none" or scope.get("path") in _OPEN_PATHS
+        is_open = self._auth.kind == "none" or scope.get("path") in PROBES
         if scope["type"] == "http" and not is_open:
             user = user_of(self._auth, Headers(scope=scope).get("authorization", ""))
             if user is None:

@@ -1,7 +1,8 @@
 """The HTTP server of one process, with the limits that its library leaves open.
 
-Header blocks are bounded in size and time, a peer that goes on sending after its answer is cut off,
-and the access log holds no query strings.
+Header blocks are bounded in size and time, bodies and answers have a pace, a peer that goes on sending after
+its answer is cut off, and the access log holds no query strings. Connections that ask nothing are many and
+cost little; requests in hand are few.
 """
 
 from __future__ import annotations
@@ -9,18 +10,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from node.domain.tls import ServerTls
 from node.tls import PortTls
+from node.web.access import PROBES
+
+log = logging.getLogger(__name__)
 
 MAX_HEADER_BYTES: Final = 16 * 1024
 HEADER_S: Final = 15.0
@@ -28,10 +35,55 @@ HEADER_S: Final = 15.0
 # reset the connection and take the answer with it
 DISCARDED_BYTES: Final = 16 * 1024**2
 DISCARD_S: Final = 5.0
+# connections on which no request is in hand
+IDLE: Final = 1000
+IDLE_PER_ADDRESS: Final = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """What a body must make at least, and an answer that is not read at all ends.
+
+    Args:
+        slowest_bytes_s: In the mean of ``over_s``.
+    """
+
+    slowest_bytes_s: float = 1000.0
+    over_s: float = 30.0
+
+
+class Crowd:
+    """Connections that ask nothing: of too many the one that has waited longest makes room."""
+
+    def __init__(self) -> None:
+        self._idle: dict[BoundedHttp, None] = {}  # in the order in which they began to wait
+        self._of: dict[str, dict[BoundedHttp, None]] = {}
+
+    def add(self, connection: BoundedHttp) -> None:
+        mine = self._of.setdefault(connection.address, {})
+        crowded = mine if len(mine) >= IDLE_PER_ADDRESS else self._idle
+        if crowded is mine or len(self._idle) >= IDLE:
+            oldest = next(iter(crowded))
+            self.remove(oldest)
+            oldest.transport.abort()
+        self._of.setdefault(connection.address, {})[connection] = None
+        self._idle[connection] = None
+
+    def remove(self, connection: BoundedHttp) -> None:
+        if self._idle.pop(connection, self) is self:
+            return
+        mine = self._of[connection.address]
+        del mine[connection]
+        if not mine:
+            del self._of[connection.address]
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """One connection."""
+    """One connection.
+
+    Attributes:
+        address: Whom it comes from.
+    """
 
     def __init__(
         self,
@@ -39,8 +91,16 @@ class BoundedHttp(HttpToolsProtocol):
         server_state: ServerState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        crowd: Crowd,
+        pace: Pace,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self.address = ""
+        self._crowd = crowd
+        self._pace = pace
+        self._body_bytes = 0  # since its pace was looked at
+        self._unsent_bytes = 0  # when the pace was looked at
         self._in_headers = False
         self._header_bytes = 0  # of a block that is not complete
         self._field_bytes = 0  # of the fields read so far
@@ -54,9 +114,12 @@ class BoundedHttp(HttpToolsProtocol):
         connection = transport.get_extra_info("socket")
         if connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.address = self.client[0] if self.client else ""
+        self._crowd.add(self)
         self._set_deadline(HEADER_S)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._crowd.remove(self)
         self._set_deadline(None)
         super().connection_lost(exc)
 
@@ -93,7 +156,9 @@ class BoundedHttp(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The header block is complete and within its limit."""
         self._in_headers = False
-        self._set_deadline(None)
+        self._crowd.remove(self)
+        self._body_bytes = 0
+        self._set_deadline(self._pace.over_s, self._look_at_pace)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -105,19 +170,71 @@ class BoundedHttp(HttpToolsProtocol):
             if self._discarded_bytes > DISCARDED_BYTES:
                 self.transport.close()
             return
+        self._body_bytes += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._set_deadline(None)
+        if self.cycle.response_complete:
+            self._set_deadline(None)
         super().on_message_complete()
 
-    def _set_deadline(self, seconds: float | None) -> None:
-        """Close the connection after so many seconds, or never."""
+    def on_response_complete(self) -> None:
+        """The answer is given; the next request may come, or more of a body that nobody wanted."""
+        if not self.cycle.more_body and not self.transport.get_write_buffer_size():
+            self._set_deadline(None)
+        if not self.pipeline and not self.transport.is_closing():
+            self._crowd.add(self)
+        super().on_response_complete()
+
+    def _look_at_pace(self) -> None:
+        """End a request whose body drips, or whose answer is not read."""
+        unsent, before = self.transport.get_write_buffer_size(), self._unsent_bytes
+        came, self._body_bytes, self._unsent_bytes = self._body_bytes, 0, unsent
+        # the body waits for this side
+        is_ours = self.flow.read_paused or self.cycle.waiting_for_100_continue
+        drips = came < self._pace.slowest_bytes_s * self._pace.over_s
+        if self.cycle.more_body and drips and not is_ours and not self.cycle.response_complete:
+            log.warning("request ended: its body comes too slowly", extra={"address": self.address})
+            if not self.cycle.response_started:
+                self.transport.write(
+                    STATUS_LINE[408] + b"content-length: 0\r\nconnection: close\r\n\r\n"
+                )
+            self.transport.close()
+            self._set_deadline(DISCARD_S, self.transport.abort)
+        elif unsent and unsent == before:
+            log.warning("request ended: its answer is not read", extra={"address": self.address})
+            self.transport.abort()
+        elif unsent or not self.cycle.response_complete:
+            self._set_deadline(self._pace.over_s, self._look_at_pace)
+
+    def _set_deadline(self, seconds: float | None, then: Callable[[], None] | None = None) -> None:
+        """Close the connection after so many seconds, or do something else, or never."""
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
         if seconds is not None:
-            self._deadline = self.loop.call_later(seconds, self.transport.close)
+            self._deadline = self.loop.call_later(seconds, then or self.transport.close)
+
+
+class FewAtOnce:
+    """ASGI middleware: so many requests in hand at most; beyond it one is answered 503."""
+
+    def __init__(self, application: ASGIApp, most: int) -> None:
+        self._application = application
+        self._most = most
+        self._in_hand = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] == "http" and self._in_hand >= self._most and scope["path"] not in PROBES:
+            busy = PlainTextResponse("too many requests at once", 503, headers={"Retry-After": "5"})
+            await busy(scope, receive, send)
+            return
+        self._in_hand += 1
+        try:
+            await self._application(scope, receive, send)
+        finally:
+            self._in_hand -= 1
 
 
 class WithoutQuery(logging.Filter):
@@ -145,13 +262,14 @@ def make_server(
     host: str,
     port: int,
     tls: ServerTls | None = None,
-    max_connections: int = 200,
+    pace: Pace | None = None,
+    max_requests: int = 1000,
     drain_s: int = 30,
 ) -> PlainServer:
     """A server that is ready to ``run()``: blocking, until ``should_exit`` is set, then drained.
 
     Args:
-        max_connections: Beyond it a request is answered 503.
+        max_requests: In hand at once; beyond it one is answered 503, but for what probes ask.
         drain_s: How long requests in hand may take once it is to exit.
     Raises:
         ConfigInvalid: Files of TLS cannot be used.
@@ -160,16 +278,15 @@ def make_server(
     if not any(isinstance(existing, WithoutQuery) for existing in access.filters):
         access.addFilter(WithoutQuery())
     config = uvicorn.Config(
-        application,
+        FewAtOnce(application, max_requests),
         host=host,
         port=port,
-        http=BoundedHttp,
+        http=partial(BoundedHttp, crowd=Crowd(), pace=pace or Pace()),  # type: ignore[arg-type]
         ws="none",
         lifespan="off",
         log_config=None,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=max_connections,
         timeout_graceful_shutdown=drain_s,
     )
     if tls is not None:

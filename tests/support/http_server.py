@@ -23,7 +23,6 @@ from starlette.types import ASGIApp
 
 from node.domain.errors import InstanceRejected, TryLater
 from node.domain.instance import InstanceState, Origin
-from node.domain.tls import ServerTls
 from node.domain.uids import is_uid
 from node.receive.ingest import Ingest, Receipt
 from node.receive.stow import StowService, StowSettings
@@ -212,9 +211,9 @@ def body_of(
 
 
 @contextmanager
-def serving(application: ASGIApp, *, tls: ServerTls | None = None) -> Iterator[Site]:
+def serving(application: ASGIApp, **settings: Any) -> Iterator[Site]:
     """The application on a free port of the loopback interface, until the block ends."""
-    server = make_server(application, host="127.0.0.1", port=0, tls=tls, drain_s=2)
+    server = make_server(application, host="127.0.0.1", port=0, drain_s=2, **settings)
     listener = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
