@@ -54,6 +54,7 @@ ABSENT = Missing("absent")
 PARTLY_ABSENT = Missing("absent in some instances")
 DIFFERS = Missing("different between instances")
 MALFORMED = Missing("malformed")
+TOO_LONG = Missing("longer than 64 kB")
 
 Value: TypeAlias = tuple[Scalar, ...] | Missing
 
@@ -132,6 +133,9 @@ class HeaderMerger:
     def add(self, instance: Dataset) -> None:
         """Take one instance into account; pixel data need not be there."""
         elements = _comparable(instance)
+        for tag in [tag for tag, element in elements.items() if is_left_out(element)]:
+            self._lost[tag] = TOO_LONG
+            del elements[tag]
         groups = _functional_group_values(instance)
         if self.count == 0:
             self._first, self._elements, self._groups = _but(instance, elements), elements, groups
@@ -236,6 +240,11 @@ def undecoded(dataset: Dataset) -> Mapping[BaseTag, DataElement | RawDataElement
     elements: Mapping[BaseTag, DataElement | RawDataElement]
     elements = dataset.keys().mapping  # type: ignore[attr-defined]  # a view of a dict
     return elements
+
+
+def is_left_out(element: DataElement | RawDataElement) -> bool:
+    """Whether a value was left in its file because it is long."""
+    return isinstance(element, RawDataElement) and element.value is None and element.length > 0
 
 
 def _comparable(instance: Dataset) -> _Elements:

@@ -38,6 +38,8 @@ _Elements = dict[BaseTag, DataElement | RawDataElement]
 
 # what a merged header takes in memory, measured against what an image takes
 _IMAGES_PER_HEADER = 40
+# what a header may keep of one value; others are read where somebody asks for them
+MAX_VALUE_BYTES = 0xFFFF
 
 
 # --- while it arrives ----------------------------------------------------------------------------
@@ -277,8 +279,13 @@ def read_header(path: Path, *, force: bool = True) -> StoredHeader:
 
 
 def stored_header(instances: Path, instance: Instance) -> Dataset:
-    """The header of an instance whose file lies in a folder of the spool."""
-    return read_header(instances / instance.file_name).dataset
+    """The header of an instance whose file lies in a folder of the spool; long values stay there."""
+    return dcmread(
+        instances / instance.file_name,
+        stop_before_pixels=True,
+        force=True,
+        defer_size=MAX_VALUE_BYTES,
+    )
 
 
 def read_source(files: Mapping[str, Path], wanted: InputPart) -> Source:

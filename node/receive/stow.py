@@ -196,9 +196,7 @@ class StowService:
         self._closers.submit(self._receiver.close, reply)
         return reply
 
-    async def _pump(
-        self, head: _Head, stream: AsyncIterator[bytes], pipe: BodyPipe
-    ) -> None:
+    async def _pump(self, head: _Head, stream: AsyncIterator[bytes], pipe: BodyPipe) -> None:
         for piece in head.pieces:
             if piece and not await pipe.put(piece):
                 return

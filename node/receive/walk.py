@@ -22,13 +22,14 @@ an unknown value representation                       refused
 a missing item or sequence delimiter                  refused
 anything else behind the last element                 refused: it may be a cut element
 nesting deeper than 128, too many elements            refused
+a value that is longer than its VR allows by far      refused: whoever reads it would keep it
 ====================================================  =======================================
 """
 
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from struct import Struct, pack
 from typing import NoReturn, TypeAlias
@@ -41,7 +42,10 @@ from node.domain.received import Note
 Buffer: TypeAlias = bytes | bytearray | memoryview | mmap.mmap
 
 MAX_DEPTH = 128
-MAX_ELEMENTS = 4_000_000
+# what reading a header takes is about 500 bytes for each: an enhanced image has 60 for each frame
+MAX_ELEMENTS = 600_000
+# what explicit VR can say of these at all (PS3.5 7.1.2); implicit VR and other VRs could say more
+MAX_VALUE_BYTES = 0xFFFF
 
 PIXEL_DATA = 0x7FE00010
 
@@ -49,6 +53,7 @@ _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _FIRST_TAG = 0x00080000
 _DELIMITERS = 0xFFFE0000
+_FIRST_BULK = 0x54000000  # waveforms, overlays, pixels
 _SHORTEST_HEADER = 8
 _PADDING = b"\0\r\n\x1a"  # and the end-of-file mark of CP/M and DOS
 _PIECE_BYTES = 1 << 16
@@ -110,11 +115,12 @@ class Structure:
     rewrites: tuple[tuple[int, bytes], ...] = ()
 
     def value(self, tag: int) -> bytes:
-        """The encoded value; empty where the element is absent."""
+        """The encoded value, cut at ``MAX_VALUE_BYTES``; empty where the element is absent."""
         element = self.elements.get(tag)
         if element is None:
             return b""
-        return bytes(self.data[element.offset : element.offset + element.length])
+        length = min(element.length, MAX_VALUE_BYTES)
+        return bytes(self.data[element.offset : element.offset + length])
 
     def text(self, tag: int) -> str:
         """A value of the default character repertoire, padding removed."""
@@ -140,6 +146,7 @@ def walk(
     if not len(data):
         _refuse("the data set is empty")
     walker.data_set(0, len(data), False, encoding.is_implicit, 0)
+    _check_lengths(walker.elements)
     return Structure(
         data=data,
         encoding=encoding,
@@ -156,6 +163,17 @@ def is_zero(data: Buffer, start: int, end: int) -> bool:
         bytes(data[at : min(at + _PIECE_BYTES, end)]).strip(b"\0")
         for at in range(start, end, _PIECE_BYTES)
     )
+
+
+def _check_lengths(elements: Mapping[int, Element]) -> None:
+    """Refuse a value of text or numbers that nobody should have to keep, whatever VR it claims."""
+    for tag, element in elements.items():
+        if element.length <= MAX_VALUE_BYTES or tag >= _FIRST_BULK or (tag >> 16) & 1:
+            continue
+        entry = DicomDictionary.get(tag)
+        vr = entry[0].encode() if entry is not None else element.vr
+        if vr in _SHORT:
+            _refuse(f"a value of {element.length} bytes", tag)
 
 
 def _refuse(reason: str, tag: int | None = None) -> NoReturn:

@@ -5,8 +5,10 @@ Its readers cannot change what another one reads.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -25,7 +27,7 @@ from pydicom.uid import (
 )
 
 from node.domain.errors import SeriesUnusable
-from node.domain.header import DIFFERS
+from node.domain.header import DIFFERS, TOO_LONG
 from node.domain.instance import Instance, Origin, Transport
 from node.domain.reasons import ReasonCode
 from node.domain.result import Provenance
@@ -34,7 +36,7 @@ from node.infer.registry import load_model
 from node.infer.report import Stopwatch
 from node.pipeline import execute_job
 from node.pipeline.execute_job import JobOrder
-from node.pipeline.series import SeriesWatch, read_source
+from node.pipeline.series import SeriesWatch, read_source, stored_header
 from tests.support.node_in_process import MODELS_PROBE
 from tests.support.phantoms import Phantom
 from tests.support.rooms import given_files
@@ -221,3 +223,20 @@ def order_of(phantom: Phantom, folder: Path) -> JobOrder:
             content_time="000000",
         ),
     )
+
+
+def test_a_watch_leaves_long_values_in_their_files(tmp_path: Path) -> None:
+    """A row of every series is read whenever it is judged or shown."""
+    for number in range(3):
+        header = dcmread(BytesIO(ct(slices=6).files()[number]))
+        header.TextValue, header.PatientComments = "x" * 200_000, "y"
+        header.save_as(tmp_path / f"{number}")
+    watch = SeriesWatch("1.2", "1.3", partial(stored_header, tmp_path))
+    watch.take_rows((number + 1, instance(number)) for number in range(3))
+
+    header = watch.now().header
+
+    assert header.get("TextValue") == TOO_LONG
+    assert header.known("PatientComments") == ("y",)
+    assert len(watch.now().frames) == 3
+    assert len(json.dumps(header.to_json())) < 20_000

@@ -19,6 +19,7 @@ from node.receive.walk import (
     MAX_DEPTH,
     PIXEL_DATA,
     Encoding,
+    Structure,
     walk,
 )
 from tests.support.instances import ct_slice, data_set_bytes
@@ -190,3 +191,44 @@ def test_too_many_elements_are_refused() -> None:
 
     with pytest.raises(InstanceRejected, match="too many elements"):
         walk(data, EXPLICIT_LITTLE, max_elements=50)
+
+
+LONG = 70_000
+
+
+@pytest.mark.parametrize("vr", ["implicit", "UT", "UN"])
+def test_a_value_longer_than_anybody_should_keep_is_refused_whatever_vr_it_claims(vr: str) -> None:
+    text = b"x" * LONG
+    if vr == "implicit":
+        data, encoding = pack("<HHI", 0x0010, 0x0020, LONG) + text, IMPLICIT_LITTLE
+    else:
+        header = pack("<HH2sHI", 0x0010, 0x0020, vr.encode(), 0, LONG)
+        data, encoding = header + text, EXPLICIT_LITTLE
+
+    with pytest.raises(InstanceRejected) as rejected:
+        walk(data, encoding)
+
+    assert rejected.value.dimse_status == 0xC000
+    assert rejected.value.offending_tags == (0x00100020,)
+
+
+def test_a_cut_data_set_is_asked_for_its_uids_without_a_copy_of_what_is_long() -> None:
+    found: dict[int, Any] = {}
+    data = pack("<HHI", 0x0020, 0x000E, LONG) + b"1" * LONG + pack("<HHI", 0x0020, 0x0010, 9)
+    with pytest.raises(InstanceRejected):
+        walk(data, IMPLICIT_LITTLE, found=found)
+
+    assert (
+        len(Structure(data=data, encoding=IMPLICIT_LITTLE, elements=found).text(0x0020000E)) < LONG
+    )
+
+
+@pytest.mark.parametrize(
+    ("tag", "vr"),
+    [(0x00091010, b"OB"), (0x00091010, b"UN"), (0x0040A160, b"UT"), (0x00420011, b"OB")],
+    ids=["private bytes", "private, unknown", "unlimited text", "an encapsulated document"],
+)
+def test_what_may_be_long_is_taken(tag: int, vr: bytes) -> None:
+    data = pack("<HH2sHI", tag >> 16, tag & 0xFFFF, vr, 0, LONG) + bytes(LONG)
+
+    assert walk(data, EXPLICIT_LITTLE).elements[tag].length == LONG
