@@ -26,6 +26,7 @@ class ReasonCode(StrEnum):
     LATE_IMAGES = "late_images"
     FILES_DELETED = "files_deleted"
     NOT_JUDGED = "not_judged"
+    PROCESS_DIED = "process_died"
 
     # a result was made, and is marked
     IMAGES_MISSING = "images_missing"

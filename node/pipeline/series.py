@@ -12,9 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, MutableSequence, Sequence
 from copy import copy, deepcopy
 from dataclasses import dataclass, replace
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 from pydicom import dcmread
+from pydicom.charset import convert_encodings, default_encoding
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.tag import BaseTag
@@ -25,13 +27,15 @@ from node.domain.derived import derive
 from node.domain.errors import SeriesUnusable
 from node.domain.frames import Frame, frames_of
 from node.domain.grid import GateVerdict
-from node.domain.header import Header, HeaderMerger, Missing, value_of
+from node.domain.header import ABSENT, Header, HeaderMerger, Missing, value_of
 from node.domain.instance import Instance, Origin
 from node.domain.phase_hints import PhaseHints, phase_hints_of
 from node.domain.received import IMAGE_SOP_CLASSES, Loss, can_be_input
 from node.infer.model_file import InputPart
 from node.infer.run_context import SeriesInput
 from node.infer.volume import StoredPixels
+from node.receive.syntaxes import DEFLATED
+from node.receive.walk import SEQUENCE_TAGS, walk_sound
 
 ReadHeader = Callable[[Instance], Dataset]
 _Elements = dict[BaseTag, DataElement | RawDataElement]
@@ -40,6 +44,7 @@ _Elements = dict[BaseTag, DataElement | RawDataElement]
 _IMAGES_PER_HEADER = 40
 # what a header may keep of one value; others are read where somebody asks for them
 MAX_VALUE_BYTES = 0xFFFF
+_FIRST_PIXELS = 0x7FE00008
 
 
 # --- while it arrives ----------------------------------------------------------------------------
@@ -280,12 +285,47 @@ def read_header(path: Path, *, force: bool = True) -> StoredHeader:
 
 def stored_header(instances: Path, instance: Instance) -> Dataset:
     """The header of an instance whose file lies in a folder of the spool; long values stay there."""
-    return dcmread(
-        instances / instance.file_name,
-        stop_before_pixels=True,
-        force=True,
-        defer_size=MAX_VALUE_BYTES,
-    )
+    path = instances / instance.file_name
+    if instance.transfer_syntax_uid != DEFLATED and (found := _walked(path, instance)) is not None:
+        return found
+    return dcmread(path, stop_before_pixels=True, force=True, defer_size=MAX_VALUE_BYTES)
+
+
+def _walked(path: Path, instance: Instance) -> Dataset | None:
+    """A header as the ingest walked it, undecoded, in a third of the time of reading it otherwise.
+
+    None where the data set has an oddity, which readers may understand each in their way.
+    """
+    elements: dict[BaseTag, DataElement | RawDataElement] = {}
+    with (
+        path.open("rb") as file,
+        mmap(file.fileno(), 0, access=ACCESS_READ) as whole,
+        memoryview(whole) as view,
+        view[instance.data_offset :] as data,
+    ):
+        if (top := walk_sound(data, instance.transfer_syntax_uid)) is None:
+            return None
+        is_implicit, is_little = top.encoding.is_implicit, top.encoding.is_little_endian
+        for number, found in top.elements.items():
+            if number >= _FIRST_PIXELS:
+                break
+            end = found.offset + found.length
+            is_long = found.length > MAX_VALUE_BYTES and not (
+                found.vr == b"SQ" or number in SEQUENCE_TAGS
+            )
+            tag = BaseTag(number)
+            elements[tag] = RawDataElement(
+                *(tag, found.vr.decode() or None, found.length),
+                None if is_long else bytes(data[found.offset : end]),
+                *(found.offset, is_implicit, is_little),
+            )
+    header = Dataset(elements)
+    header.set_original_encoding(is_implicit, is_little, default_encoding)
+    named = value_of(header, "SpecificCharacterSet")
+    if isinstance(named, Missing):
+        return header if named == ABSENT else None
+    header.set_original_encoding(is_implicit, is_little, convert_encodings(list(map(str, named))))
+    return header
 
 
 def read_source(files: Mapping[str, Path], wanted: InputPart) -> Source:

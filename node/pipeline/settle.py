@@ -11,11 +11,11 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from functools import partial
+from functools import cache, partial
 from math import inf
 from typing import NamedTuple
 
@@ -35,6 +35,7 @@ from node.pipeline.build import Plan
 from node.pipeline.crash_points import crash_point
 from node.pipeline.decide import Decision, Facts, decide, described, discard_as_told, send_again
 from node.pipeline.forms.form import forms_taken
+from node.pipeline.in_hand import InHand
 from node.pipeline.judge import Settling, judge_rules
 from node.pipeline.matching import MatchDeps, StudyMoment, match_no_input, match_series
 from node.pipeline.series import ReadHeader, Series, SeriesWatch, stored_header
@@ -49,6 +50,7 @@ log = logging.getLogger(__name__)
 # for how long a tick goes on; less than the time from one to the next
 TICK_WORK_S = 0.15
 BROKEN_S = 60.0
+MOST_DEATHS = 2
 # of waiting series, in memory at once: about 2 kB each
 MOST_IMAGES = 20_000
 # the mark only saves work after a start
@@ -111,6 +113,7 @@ class Settler:
         most_s: For how long a tick goes on; it looks at one series at least.
         clock: Counts these seconds.
         most_images: How much is kept of series that wait, in images.
+        in_hand: Is told of every series that is looked at: one that killed two processes is set aside.
     """
 
     def __init__(
@@ -120,8 +123,12 @@ class Settler:
         most_s: float = inf,
         clock: Callable[[], float] = time.monotonic,
         most_images: int = MOST_IMAGES,
+        in_hand: InHand | None = None,
     ) -> None:
         self._deps = deps
+        self._in_hand = in_hand
+        self._suspects: set[str] = set()  # series that a process died with
+        self._listening: Callable[[], Mapping[str, float]] = deps.losses.listening_since
         self._most_s = most_s
         self._clock = clock
         self._agenda: Agenda[_Look] = Agenda()
@@ -155,7 +162,8 @@ class Settler:
         others.
         """
         began = self._clock()
-        self._take_in()
+        self._listening = cache(self._deps.losses.listening_since)  # asked once in a tick
+        self._take_in(now)
         self._notice_departures()
         for due in sorted(self._agenda.come_due(now), key=lambda look: look.kind):
             self._agenda.wish(due)
@@ -164,7 +172,7 @@ class Settler:
                 self._look_at_study(look.uid, now)
             else:
                 with self._apart(look.uid, now):
-                    self._look(look.uid, now)
+                    self._look_alive(look.uid, now)
             self._agenda.done(look)
             if self._clock() - began >= self._most_s:
                 break
@@ -172,10 +180,19 @@ class Settler:
 
     # --- what to look at -------------------------------------------------------------------------
 
-    def _take_in(self) -> None:
+    def _take_in(self, now: float) -> None:
         """Note what is new; where the database fails meanwhile, all of it is asked again."""
         deps, index = self._deps, self._deps.index
-        row, loss_row, newest = self._row, self._loss_row, index.newest_instance()
+        if self._row < 0 and self._in_hand is not None:
+            for uid in self._in_hand.left_by_the_dead():
+                log.error(
+                    "a process died with a series in hand", extra={"series_instance_uid": uid}
+                )
+                index.note_death(uid, now)
+                self._suspects.add(uid)
+            self._suspects |= index.suspects()
+        row, loss_row = self._row, self._loss_row
+        newest, newest_loss = index.newest()
         wished: list[str] = []
         if not 0 <= row <= newest:  # just started, or rows are counted anew in an emptied table
             loss_row = deps.losses.newest_row()
@@ -192,10 +209,11 @@ class Settler:
                 self._unknown.setdefault(uid, number)
                 wished.append(uid)
         wished += index.forced_series()
-        loss_row, lost = deps.losses.after(loss_row)
-        wished += (
-            uid for uid in sorted(lost) if uid in self._waiting or index.series(uid) is not None
-        )
+        if newest_loss != loss_row:
+            loss_row, lost = deps.losses.after(loss_row)
+            wished += (
+                uid for uid in sorted(lost) if uid in self._waiting or index.series(uid) is not None
+            )
         for uid in wished:
             self._wish(uid)
         self._row, self._loss_row = row, loss_row
@@ -253,6 +271,16 @@ class Settler:
 
     # --- one series ------------------------------------------------------------------------------
 
+    def _look_alive(self, uid: str, now: float) -> None:
+        """Look at a series, unless looking killed as many processes as it may."""
+        if uid in self._suspects:
+            deaths = self._deps.index.deaths(uid)
+            if deaths >= MOST_DEATHS:
+                self._set_aside(uid, Reason(ReasonCode.PROCESS_DIED, {"times": deaths}), now)
+                return
+        with self._in_hand.holding(uid) if self._in_hand is not None else nullcontext():
+            self._look(uid, now)
+
     def _look(self, uid: str, now: float) -> None:
         """Gather what is known, decide, and do what was decided."""
         deps, index = self._deps, self._deps.index
@@ -295,7 +323,7 @@ class Settler:
             associations=associations,
             splits_series=index.splits_series(peer),
             losses=[*deps.losses.of_series(uid), *series.without_pixels],
-            listening_since=deps.losses.listening_since().get(series.origin.transport.value, -inf),
+            listening_since=self._listening().get(series.origin.transport.value, -inf),
             progress=deps.work.furthest(series.study_instance_uid, uid)
             if has_work
             else Progress.NO_JOB,
@@ -354,10 +382,11 @@ class Settler:
         """What the next revision of a series leads to by itself."""
         deps, uid, study = self._deps, row.series_instance_uid, row.study_instance_uid
         crash_point("waiting for completion")
-        others = [each.series_number for each in deps.index.outline_of_study(study)]
+        others = deps.index.series_numbers(study) if settling.fired else ()
         at = StudyMoment.of(study, [row.series_number, *others], deps.match, now)
         match_series(at, settling)
-        deps.work.supersede(study, uid, row.revision, now)
+        if row.revision > 1:
+            deps.work.supersede(study, uid, row.revision, now)
         if self._has_study_rules:
             self._studies.remember(settling.series)
         crash_point("job queued")
@@ -431,6 +460,22 @@ class Settler:
             self._agenda.put(look, now + BROKEN_S)
             self._hold_broken(series_instance_uid, type(error).__name__, now)
 
+    def _set_aside(self, series_instance_uid: str, why: Reason, now: float) -> None:
+        """It is not looked at until a person decides; what comes to it changes nothing."""
+        self._forget(series_instance_uid)
+        index = self._deps.index
+        newest_row = index.newest_row(series_instance_uid)
+        if (known := self._known_of(series_instance_uid, now)) is None:
+            return
+        was, row = known
+        if was is not None and was.state is SeriesState.DISCARDED:
+            row = replace(row, state=SeriesState.DISCARDED)
+        else:
+            row = replace(row, state=SeriesState.HELD, reasons=(why,))
+        row = replace(row, newest_row=newest_row, forced=None, updated_at=now)
+        if index.put_series(row, was=was):
+            self._unknown.pop(series_instance_uid, None)
+
     def _hold_broken(self, series_instance_uid: str, error: str, now: float) -> None:
         """Show a series that cannot be judged to whoever lists what is held."""
         index = self._deps.index
@@ -438,11 +483,24 @@ class Settler:
         if was is not None and was.state is SeriesState.DISCARDED and not was.forced:
             self._give_up_broken(was, now)
             return
-        instances = [one for _, one in index.arrivals_of(series_instance_uid)]
-        if was is None and not instances:
+        if (known := self._known_of(series_instance_uid, now)) is None:
             return
-        known = was or SeriesRow(
-            series_instance_uid=series_instance_uid,
+        was, row = known
+        why = Reason(ReasonCode.NOT_JUDGED, {"error": error, "again_after_s": BROKEN_S})
+        row = replace(row, state=SeriesState.HELD, reasons=(why,), updated_at=now)
+        if index.put_series(row, was=was):
+            self._unknown.pop(series_instance_uid, None)  # what is held is looked at after a start
+
+    def _known_of(self, uid: str, now: float) -> tuple[SeriesRow | None, SeriesRow] | None:
+        """The row of a series, and that or one of what the index says of it; None where it is gone."""
+        index = self._deps.index
+        if (was := index.series(uid)) is not None:
+            return was, was
+        instances = [one for _, one in index.arrivals_of(uid)]
+        if not instances:
+            return None
+        return None, SeriesRow(
+            series_instance_uid=uid,
             study_instance_uid=instances[0].study_instance_uid,
             instances=len(instances),
             frames=0,
@@ -451,10 +509,6 @@ class Settler:
             state=SeriesState.HELD,
             updated_at=now,
         )
-        why = Reason(ReasonCode.NOT_JUDGED, {"error": error, "again_after_s": BROKEN_S})
-        row = replace(known, state=SeriesState.HELD, reasons=(why,), updated_at=now)
-        if index.put_series(row, was=was):
-            self._unknown.pop(series_instance_uid, None)  # what is held is looked at after a start
 
     def _give_up_broken(self, was: SeriesRow, now: float) -> None:
         """A person gave it up before: it stays so, and is not tried again for itself."""

@@ -16,6 +16,7 @@ from node.jobs.leases import JobLeases
 from node.pipeline.accept import Replan
 from node.pipeline.build import Plan
 from node.pipeline.deliver import Deliverer, delivery_deps
+from node.pipeline.in_hand import InHand
 from node.pipeline.retain import Retention
 from node.pipeline.settle import TICK_WORK_S, Settler, settle_deps
 from node.pipeline.signals import Signals
@@ -43,7 +44,8 @@ def route(plan: Plan, replan: Replan, signals: Signals) -> None:
     if signals.stop.is_set():
         engine.dispose()
         return
-    settler = Settler(settle_deps(plan, engine), most_s=TICK_WORK_S)
+    in_hand = InHand(plan.config.data_dir / "run" / "route")
+    settler = Settler(settle_deps(plan, engine), most_s=TICK_WORK_S, in_hand=in_hand)
     retention = Retention(plan, engine)
     leases = JobLeases(engine, max_attempts=plan.config.work.attempts)
 
@@ -74,6 +76,7 @@ def route(plan: Plan, replan: Replan, signals: Signals) -> None:
     clock.start()
     signals.stop.wait()
     clock.stop()
+    in_hand.close()
     engine.dispose()
 
 

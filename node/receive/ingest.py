@@ -17,28 +17,23 @@ from node.receive.header_check import UID_TAGS, check_header, read_uids
 from node.receive.store import InstanceStore
 from node.receive.syntaxes import (
     DEFLATED,
-    EXPLICIT_BIG_UID,
-    IMPLICIT_LITTLE_UID,
     NATIVE_SYNTAXES,
     STORAGE_SOP_CLASSES,
 )
 from node.receive.walk import (
-    EXPLICIT_BIG,
     EXPLICIT_LITTLE,
-    IMPLICIT_LITTLE,
     MAX_ELEMENTS,
     Buffer,
     Element,
     Encoding,
     Structure,
+    encoding_of,
     walk,
 )
 
 # of one series, before a sender of millions costs memory; beyond it only a person settles a loss
 _MAX_IMAGES = 65_536
 _META_GROUP = b"\x02\0"  # (0002,eeee), little endian
-# how element headers are written; under all others in explicit VR little endian
-_ENCODINGS = {IMPLICIT_LITTLE_UID: IMPLICIT_LITTLE, EXPLICIT_BIG_UID: EXPLICIT_BIG}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -307,7 +302,7 @@ class Arrival:
 
     def _check_data_set(self, data: Buffer, syntax: str) -> Received:
         limits = self._ingest.limits
-        top = self._walk(data, _ENCODINGS.get(syntax, EXPLICIT_LITTLE))
+        top = self._walk(data, encoding_of(syntax))
         self._known = replace(self._known, **read_uids(top))
         self._check_announced()
         received = check_header(top, self._known, max_pixel_bytes=limits.max_pixel_bytes)

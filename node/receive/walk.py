@@ -38,6 +38,7 @@ from pydicom._dicom_dict import DicomDictionary
 
 from node.domain.errors import InstanceRejected, Status
 from node.domain.received import Note
+from node.receive.syntaxes import EXPLICIT_BIG_UID, IMPLICIT_LITTLE_UID
 
 Buffer: TypeAlias = bytes | bytearray | memoryview | mmap.mmap
 
@@ -65,7 +66,7 @@ LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 _MAY_BE_UNDEFINED = frozenset((b"SQ", b"UN"))
 _ENCAPSULATED = frozenset((b"OB", b"OW"))
 
-_SEQUENCE_TAGS = frozenset(tag for tag, entry in DicomDictionary.items() if entry[0] == "SQ")
+SEQUENCE_TAGS = frozenset(tag for tag, entry in DicomDictionary.items() if entry[0] == "SQ")
 _PIXELS = frozenset((0x7FE00008, 0x7FE00009, PIXEL_DATA))
 # what the pixels mean and where they lie stands in these: they are whole, or the image is refused
 _DECISIVE_SEQUENCES = frozenset(
@@ -84,6 +85,15 @@ class Encoding:
 IMPLICIT_LITTLE = Encoding(is_implicit=True, is_little_endian=True)
 EXPLICIT_LITTLE = Encoding(is_implicit=False, is_little_endian=True)
 EXPLICIT_BIG = Encoding(is_implicit=False, is_little_endian=False)
+
+
+# under all other transfer syntaxes in explicit VR little endian
+_ENCODINGS = {IMPLICIT_LITTLE_UID: IMPLICIT_LITTLE, EXPLICIT_BIG_UID: EXPLICIT_BIG}
+
+
+def encoding_of(transfer_syntax_uid: str) -> Encoding:
+    """How element headers are written under a transfer syntax, once it is inflated."""
+    return _ENCODINGS.get(transfer_syntax_uid, EXPLICIT_LITTLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +165,15 @@ def walk(
         notes=frozenset(walker.notes),
         rewrites=tuple(walker.rewrites),
     )
+
+
+def walk_sound(data: Buffer, transfer_syntax_uid: str) -> Structure | None:
+    """A data set that was walked before, once more; None where it has an oddity after all."""
+    try:
+        top = walk(data, encoding_of(transfer_syntax_uid))
+    except InstanceRejected:
+        return None
+    return None if top.notes else top
 
 
 def is_zero(data: Buffer, start: int, end: int) -> bool:
@@ -257,7 +276,7 @@ class _Walker:
                 position = value + length
                 if position > limit:
                     _refuse("a value is longer than what is left", tag)
-                if length and (vr == b"SQ" or (is_implicit and tag in _SEQUENCE_TAGS)):
+                if length and (vr == b"SQ" or (is_implicit and tag in SEQUENCE_TAGS)):
                     try:
                         self._sequence(value, position, False, is_implicit, depth + 1, tag)
                     except InstanceRejected as fault:
@@ -398,7 +417,7 @@ class _Walker:
         inner = _Walker(self.data, IMPLICIT_LITTLE, self.max_elements, count=self.count)
         end = inner._sequence(value, limit, True, True, depth, tag)
         self.count = inner.count
-        if tag in _SEQUENCE_TAGS:
+        if tag in SEQUENCE_TAGS:
             _refuse("a sequence of unknown value representation in big endian", tag)
         self.notes |= {*inner.notes, Note.UN_IN_BIG_ENDIAN}
         self.rewrites.append((value - 4, pack(">I", end - value)))

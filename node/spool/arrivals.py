@@ -50,8 +50,11 @@ from node.domain.reasons import reasons_from_json, reasons_to_json
 from node.spool.tables import (
     CALLER,
     IS_FORCED,
+    PROCESS_DIED,
     association,
+    event,
     instance,
+    loss,
     mark,
     peer_habit,
     series,
@@ -78,6 +81,7 @@ _WITH_DETAIL = select(*series.c, *(series_detail.c[name] for name in _DETAIL)).j
     series_detail, series_detail.c.series_instance_uid == series.c.series_instance_uid
 )
 _KNOWN_UNTIL = "settled"  # name of the mark
+_PROCESS_DIED = "process_died"  # kind of event
 _BATCH = 500
 # of an instance, equal in most of its series
 _SHARED = (
@@ -110,9 +114,14 @@ class Arrivals:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def newest_instance(self) -> int:
-        """The newest row of all; 0 where there is none."""
-        return int(column_of(self._engine, select(func.max(instance.c.id)))[0] or 0)
+    def newest(self) -> tuple[int, int]:
+        """The newest row of all instances, and that of all losses; 0 where there is none."""
+        newest = select(
+            select(func.max(instance.c.id)).scalar_subquery().label("instance"),
+            select(func.max(loss.c.id)).scalar_subquery().label("loss"),
+        )
+        row = rows_of(self._engine, newest)[0]
+        return int(row.instance or 0), int(row.loss or 0)
 
     def arrivals_after(self, row: int, limit: int = 5000) -> Sequence[tuple[int, str]]:
         """Rows of instances that are newer, each with its Series Instance UID, oldest first."""
@@ -261,6 +270,11 @@ class Arrivals:
         of_study = series.c.study_instance_uid == study_instance_uid
         return [_outline(row) for row in rows_of(self._engine, _OUTLINE.where(of_study))]
 
+    def series_numbers(self, study_instance_uid: str) -> Sequence[int | None]:
+        """Series Numbers of a study, as far as they are known."""
+        of_study = series.c.study_instance_uid == study_instance_uid
+        return column_of(self._engine, select(series.c.series_number).where(of_study))
+
     def headers_of_inputs(self, uids: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """Headers as JSON of those of these series that a revision was made of."""
         detail = select(*(series_detail.c[each] for each in ("series_instance_uid", *_DETAIL[:2])))
@@ -344,9 +358,36 @@ class Arrivals:
             .where(series.c.series_instance_uid == series_instance_uid)
             .values(forced=what.value, guard=series.c.guard + 1)
         )
+        deaths = and_(
+            event.c.series_instance_uid == series_instance_uid, event.c.kind == _PROCESS_DIED
+        )
         with writing(self._engine) as connection:
             if connection.execute(statement).rowcount == 0:
                 raise NodeError(f"there is no series {series_instance_uid}")
+            connection.execute(delete(event).where(deaths))
+
+    def note_death(self, series_instance_uid: str, now: float) -> None:
+        """A process died with a series in hand."""
+        with writing(self._engine) as connection:
+            connection.execute(
+                event.insert().values(
+                    at=now,
+                    kind=_PROCESS_DIED,
+                    series_instance_uid=series_instance_uid,
+                    sentence="a process of the node died while it worked on this series",
+                )
+            )
+
+    def suspects(self) -> set[str]:
+        """Series that processes died with."""
+        query = select(event.c.series_instance_uid).where(text(PROCESS_DIED))
+        return set(column_of(self._engine, query))
+
+    def deaths(self, series_instance_uid: str) -> int:
+        """How many processes died with a series in hand since a person decided about it."""
+        its = event.c.series_instance_uid == series_instance_uid
+        query = select(func.count()).where(its, event.c.kind == _PROCESS_DIED)
+        return int(column_of(self._engine, query)[0])
 
     def forced_series(self) -> Sequence[str]:
         """Series that a person decided about."""

@@ -84,7 +84,8 @@ association = Table(
 # what tells one sender of associations from another
 CALLER = ("transport", "calling_ae_title", "address", "http_user")
 
-# in a query it must stand as it does here: a planner compares texts to find the partial index
+# in a query they must stand as they do here: a planner compares texts to find the partial index
+PROCESS_DIED = "kind = 'process_died'"
 IS_FORCED = "forced <> ''"
 
 series = Table(
@@ -234,6 +235,12 @@ event = Table(
     Column("sentence", Text, nullable=False),
     Index("event_by_series", "series_instance_uid", "id"),
     Index("event_at", "at", "id"),
+    Index(
+        "event_died",
+        "series_instance_uid",
+        sqlite_where=text(PROCESS_DIED),
+        postgresql_where=text(PROCESS_DIED),
+    ),
 )
 
 peer_habit = Table(

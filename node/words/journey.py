@@ -135,6 +135,7 @@ TELLINGS: Mapping[Code, Any] = {
         "its images were deleted by retention: send the series again",
     ),
     Code.NOT_JUDGED: "{error} when it was judged, tried again every {again_after_s:.0f} s",
+    Code.PROCESS_DIED: "a process of the node died {times} times while it worked on it: set aside",
     Code.IMAGES_MISSING: _images_missing,
     Code.NO_RULE_FIRED: _no_rule_fired,
     Code.ROLE_EMPTY: _role_empty,

@@ -44,6 +44,7 @@ _OF_HELD: Mapping[ReasonCode, tuple[str, str]] = {
     ReasonCode.COUNT_NOT_REACHED: ("; free it with: ", "segnode series proceed {uid}"),
     ReasonCode.LATE_IMAGES: ("; run again with: ", "segnode series rerun {uid}"),
     ReasonCode.NOT_JUDGED: ("; to leave it alone: ", "segnode series discard {uid}"),
+    ReasonCode.PROCESS_DIED: ("; to try it again: ", "segnode series rerun {uid}"),
 }
 _OF_RUN: Mapping[ReasonCode, str] = {ReasonCode.IMAGES_REFUSED: "--proceed"}
 _AMBIGUOUS = frozenset(

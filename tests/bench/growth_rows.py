@@ -25,6 +25,8 @@ ARCHIVE, SICK = "archive", "sick"
 
 DONE, PARKED, FAILED, UNMATCHED = "done", "parked", "failed", "unmatched"
 _FATES = (DONE,) * 6 + (UNMATCHED, PARKED, FAILED, UNMATCHED)
+DATA_OFFSET = 306
+"""Bytes before the data set in the files of ``write_slices``."""
 HELD = 10
 _CALLERS = 5
 _DAY_S = 86_400.0
@@ -213,7 +215,7 @@ def _instances(past: Past) -> Iterator[Values]:
                 "study_instance_uid": past.study_uid(number),
                 "series_instance_uid": past.series_uid(number),
                 "file_name": file_name(uid),
-                "data_offset": 400,
+                "data_offset": DATA_OFFSET,
                 "size_bytes": 525_000,
                 "received_sha256": digest,
                 "pixel_identity": digest,

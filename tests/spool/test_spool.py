@@ -257,7 +257,7 @@ def test_a_row_that_revives_is_an_arrival_of_its_new_sender(node: Node) -> None:
     node.store(ct_slice(2))
     node.index.flush()
     arrivals = Arrivals(node.engine)
-    newest = arrivals.newest_instance()
+    newest = arrivals.newest()[0]
     delete_files(node, node.index.now() + 8 * DAY_S)
 
     resent = replace(ORIGIN, association_id="another", calling_ae_title="ANOTHER")

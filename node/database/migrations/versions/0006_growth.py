@@ -113,6 +113,14 @@ def upgrade() -> None:
         sqlite_where=sa.text(_IS_KEPT),
         postgresql_where=sa.text(_IS_KEPT),
     )
+    died = sa.text("kind = 'process_died'")
+    op.create_index(
+        "event_died",
+        "event",
+        ["series_instance_uid"],
+        sqlite_where=died,
+        postgresql_where=died,
+    )
     forced = sa.text("forced <> ''")
     op.create_index(
         "series_forced",
