@@ -109,10 +109,16 @@ class AuthConfig(Settings):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebConfig(Settings):
-    """All HTTP: STOW-RS, the REST API, health."""
+    """All HTTP: STOW-RS, the REST API, health.
+
+    Args:
+        hosts: Names by which the node is asked for, besides those of the loopback interface; empty: any,
+            once somebody has to sign in.
+    """
 
     host: str = "127.0.0.1"
     port: Port = 8080
+    hosts: tuple[str, ...] = ()
     auth: AuthConfig = AuthConfig()
     tls: ServerTls | None = None
 

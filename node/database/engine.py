@@ -48,10 +48,13 @@ _EPOCH_S = {
 
 
 def open_engine(url: str) -> Engine:
-    """An engine for a SQLAlchemy URL; SQLite gets its pragmas on every connection."""
+    """An engine for a SQLAlchemy URL; SQLite gets its pragmas on every connection.
+
+    What a statement was given stands in no error: it may be a patient's name.
+    """
     if not url.startswith("sqlite"):
-        return create_engine(url, pool_pre_ping=True)
-    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
+        return create_engine(url, pool_pre_ping=True, hide_parameters=True)
+    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S}, hide_parameters=True)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine

@@ -9,11 +9,14 @@ Source: PS3.18 10.5 (store transaction), 8.6.1 (multipart), Annex I (response).
 
 from __future__ import annotations
 
+import socket
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from ipaddress import ip_address
 from pathlib import Path
 from typing import IO, ClassVar, Literal
 from urllib.parse import urlsplit
@@ -88,15 +91,15 @@ class DicomwebDestination(Destination):
         path = Path(deliverable.path)
         if not path.is_file():
             return result_file_gone()
-        if self.tls is not None and (found := mistakes_of(self.tls, "tls")):
-            return sick("; ".join(f"{at}: {sentence}" for at, sentence in found))
+        if why := self._why_not():
+            return sick(why)
         with self._session() as session, path.open("rb") as file:
             return self._post(session, _Multipart(file), deliverable.sop_instance_uid)
 
     def probe(self) -> Probe:
         """An OPTIONS request: it stores nothing, and still says who may come in."""
-        if self.tls is not None and (found := mistakes_of(self.tls, "tls")):
-            return Probe.bad("; ".join(f"{at}: {sentence}" for at, sentence in found))
+        if why := self._why_not():
+            return Probe.bad(why)
         try:
             with self._session() as session:
                 answer = session.options(
@@ -113,6 +116,16 @@ class DicomwebDestination(Destination):
         if answer.status_code in _UNWELCOME or answer.status_code >= 500:
             return Probe.bad(f"{self._studies} answers HTTP {answer.status_code}")
         return Probe.good(f"{self._studies} answers (HTTP {answer.status_code} to OPTIONS)")
+
+    def _why_not(self) -> str:
+        """What forbids to ask at all; empty where nothing does."""
+        if self.tls is not None and (found := mistakes_of(self.tls, "tls")):
+            return "; ".join(f"{at}: {sentence}" for at, sentence in found)
+        with suppress(OSError, ValueError):  # a name without an address is told by the request
+            for *_, where in socket.getaddrinfo(urlsplit(self.url).hostname, None):
+                if ip_address(str(where[0]).partition("%")[0]).is_link_local:
+                    return "its address is link-local, where machines of a cloud keep secrets"
+        return ""
 
     @property
     def _studies(self) -> str:

@@ -10,6 +10,7 @@ import ctypes
 import gc
 import logging
 import os
+import resource
 import signal
 import sys
 import time
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 _PR_SET_PDEATHSIG = 1
 _RESTART_AFTER_S = (0.2, 1.0, 5.0, 30.0)
 _HEALTHY_AFTER_S = 60.0
+_DESCRIPTORS = 65_536
 
 
 RoleMain = Callable[[Signals], None]
@@ -38,6 +40,14 @@ class _Child:
     pid: int
     started_at: float
     failures: int = 0
+
+
+def _allow_descriptors() -> None:
+    """Raise the limit of open files to what this user may have: each connection takes one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class Supervisor:
@@ -62,6 +72,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Start all roles and stay until SIGTERM or SIGINT; 0 when every role ended cleanly."""
+        _allow_descriptors()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
         for role in self._roles:

@@ -2,7 +2,7 @@
 
 Authentication stands in front of every route, also those that do not exist, and answers before a
 byte of the body is read. It is ASGI and so the second place with ``async``: a dependency of single
-routes could be forgotten on the next one.
+routes could be forgotten on the next one. Who guesses is made to wait, and stands in the log.
 
 Source: PS3.18 8.4 (status 401); RFC 7617 (Basic), RFC 6750 (Bearer)
 """
@@ -13,6 +13,10 @@ import base64
 import binascii
 import hashlib
 import hmac
+import logging
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
 from typing import Final
 
 from starlette.datastructures import Headers
@@ -23,6 +27,14 @@ from node.config import AuthConfig
 
 # probes carry no credentials; what they answer names nobody
 PROBES: Final = frozenset({"/healthz", "/readyz"})
+# failed sign-ins of one address: to one account, and to all
+MOST_GUESSES: Final = 10
+MOST_GUESSES_OF_ADDRESS: Final = 100
+FORGOTTEN_AFTER_S: Final = 60.0
+_KEPT: Final = 10_000
+
+log = logging.getLogger(__name__)
+
 USER_KEY: Final = "segnode.user"
 
 
@@ -42,23 +54,69 @@ def user_of(auth: AuthConfig, authorization: str) -> str | None:
     return found[0] if found else None
 
 
+class Guesses:
+    """Sign-ins that failed in the last minute.
+
+    Args:
+        now: A clock that does not go back.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._failed: OrderedDict[tuple[str, str], deque[float]] = OrderedDict()
+
+    def are_too_many(self, address: str, account: str) -> bool:
+        """Whether an address has to wait before it tries this account, or any, again."""
+        of_account = self._count((address, account)) if account else 0
+        return of_account >= MOST_GUESSES or self._count((address, "")) >= MOST_GUESSES_OF_ADDRESS
+
+    def note(self, address: str, account: str) -> None:
+        for key in dict.fromkeys(((address, account), (address, ""))):
+            times = self._failed.setdefault(key, deque(maxlen=MOST_GUESSES_OF_ADDRESS))
+            times.append(self._now())
+            self._failed.move_to_end(key)
+        while len(self._failed) > _KEPT:
+            self._failed.popitem(last=False)
+
+    def _count(self, key: tuple[str, str]) -> int:
+        times = self._failed.get(key, ())
+        return sum(1 for at in times if self._now() - at < FORGOTTEN_AFTER_S)
+
+
 class AccessControl:
     """ASGI middleware: lets a request pass with its user in the scope, or answers 401."""
 
-    def __init__(self, application: ASGIApp, auth: AuthConfig) -> None:
+    def __init__(
+        self, application: ASGIApp, auth: AuthConfig, guesses: Guesses | None = None
+    ) -> None:
         self._application = application
         self._auth = auth
+        self._guesses = guesses or Guesses()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         is_open = self._auth.kind == "none" or scope.get("path") in PROBES
         if scope["type"] == "http" and not is_open:
-            user = user_of(self._auth, Headers(scope=scope).get("authorization", ""))
+            authorization = Headers(scope=scope).get("authorization", "")
+            address, account = (scope["client"] or ("",))[0], _account_in(authorization)
+            if authorization and self._guesses.are_too_many(address, account):
+                await self._wait()(scope, receive, send)
+                return
+            user = user_of(self._auth, authorization)
             if user is None:
+                if authorization:
+                    self._guesses.note(address, account)
+                    told = {"address": address, "account": ascii(account[:64])}
+                    log.warning("a sign-in failed", extra=told)
                 await self._refusal()(scope, receive, send)
                 return
             scope[USER_KEY] = user
         await self._application(scope, receive, send)
+
+    def _wait(self) -> JSONResponse:
+        wait_s = f"{FORGOTTEN_AFTER_S:.0f}"
+        sentence = f"too many sign-ins failed: wait {wait_s} s"
+        return JSONResponse({"detail": sentence}, 429, headers={"Retry-After": wait_s})
 
     def _refusal(self) -> JSONResponse:
         is_token = self._auth.kind == "token"
@@ -68,6 +126,12 @@ class AccessControl:
         return JSONResponse(
             {"detail": "credentials are needed"}, 401, headers={"WWW-Authenticate": challenge}
         )
+
+
+def _account_in(authorization: str) -> str:
+    """The user that somebody claims to be; with a token nobody says who."""
+    scheme, _, credentials = authorization.partition(" ")
+    return _decoded(credentials).partition(":")[0] if scheme.lower() == "basic" else "token"
 
 
 def _decoded(credentials: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -12,6 +14,7 @@ from node.domain.errors import CursorInvalid
 from node.receive.stow import StowService
 from node.web.access import AccessControl
 from node.web.api import WebServices, make_router
+from node.web.guard import Guard
 from node.words import show_degraded
 
 DEFAULT_STOW_PREFIX = "/dicom-web"
@@ -21,12 +24,14 @@ def create_app(
     services: WebServices,
     *,
     auth: AuthConfig,
+    hosts: Collection[str] = (),
     stow: StowService | None = None,
 ) -> FastAPI:
     """The whole HTTP face of the node as one application.
 
     Args:
         auth: Who may come in.
+        hosts: Names by which the node is asked for; see ``Guard``.
         stow: The STOW-RS service to mount, or None where this process takes no instances.
     """
     application = FastAPI(
@@ -44,6 +49,7 @@ def create_app(
     if stow is not None:
         application.mount(DEFAULT_STOW_PREFIX, stow.application)
     application.add_middleware(AccessControl, auth=auth)
+    application.add_middleware(Guard, hosts=hosts, is_open=auth.kind == "none")
     return application
 
 

@@ -43,7 +43,7 @@ def web(plan: Plan, replan: Replan, signals: Signals) -> None:
             results_dir=plan.results_folder,
         )
         server = make_server(
-            create_app(services, stow=stow, auth=plan.config.web.auth),
+            create_app(services, stow=stow, auth=plan.config.web.auth, hosts=plan.config.web.hosts),
             host=plan.config.web.host,
             port=plan.config.web.port,
             tls=plan.config.web.tls,

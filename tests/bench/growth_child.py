@@ -327,7 +327,7 @@ def new_client(asked: Asked) -> Any:
         health=health,
         results_dir=asked.plan.results_folder,
     )
-    return TestClient(create_app(services, **more))
+    return TestClient(create_app(services, **more), base_url="http://127.0.0.1")
 
 
 def settled(asked: Asked) -> int:

@@ -226,3 +226,11 @@ def test_orthanc_stores_by_stow_and_says_so(make_object, tmp_path) -> None:
 
     assert [o.kind for o in outcomes] == [SENT, SENT]
     assert len(objects) == 1
+
+
+@pytest.mark.parametrize("host", ["169.254.169.254", "[fe80::1]"])
+def test_nothing_goes_to_an_address_where_clouds_keep_secrets(make_object, host: str) -> None:
+    destination = stow(f"http://{host}/dicom-web")
+
+    assert destination.send(make_object()).kind is RETRY
+    assert "link-local" in destination.probe().sentence

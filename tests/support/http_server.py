@@ -184,7 +184,7 @@ class Site:
         headers: dict[str, str] | None = None,
     ) -> Answer:
         """One request with a Content-Length where it has a body."""
-        lines = [f"{method} {path} HTTP/1.1", "Host: node", "Connection: close"]
+        lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", "Connection: close"]
         lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
         if body is not None and "Content-Length" not in (headers or {}):
             lines.append(f"Content-Length: {len(body)}")

@@ -21,10 +21,17 @@ from node.receive.stow import StowService
 from node.receive.stow_parts import PartReceiver
 from node.spool import tables as spool_tables
 from node.spool.catalog import SpoolCatalog
+from node.web.access import (
+    FORGOTTEN_AFTER_S,
+    MOST_GUESSES,
+    MOST_GUESSES_OF_ADDRESS,
+    Guesses,
+)
 from node.web.api import Row, WebServices
 from node.web.app import create_app
 from tests.support.http_server import (
     MULTIPART,
+    Answer,
     MemoryAssociations,
     MemoryIngest,
     Site,
@@ -207,3 +214,37 @@ def test_probes_need_no_credentials(basic: Site, path: str) -> None:
 
 def test_secrets_are_not_shown() -> None:
     assert "s3cret" not in repr(BASIC)
+
+
+def test_who_guesses_waits_and_others_do_not(
+    engine: Engine, ingest: MemoryIngest, caplog: pytest.LogCaptureFixture
+) -> None:
+    with running(engine, ingest, BASIC) as site, caplog.at_level("WARNING", "node.web"):
+
+        def ask(name: str, secret: str) -> Answer:
+            return site.request("GET", "/api/v1/jobs", headers=as_user(name, secret))
+
+        guessed = [ask("operator", f"guess {number}").status for number in range(MOST_GUESSES)]
+        too_late = ask("operator", SECRETS["operator"])
+        other = ask("viewer", SECRETS["viewer"])
+        probe = site.request("GET", "/healthz")
+
+    assert guessed == [401] * MOST_GUESSES
+    assert (too_late.status, too_late.headers["retry-after"]) == (429, "60")
+    assert (other.status, probe.status) == (200, 200)
+    told = [record for record in caplog.records if record.message == "a sign-in failed"]
+    assert len(told) == MOST_GUESSES
+    assert (told[0].address, told[0].account) == ("127.0.0.1", "'operator'")  # type: ignore[attr-defined]
+    assert "guess 1" not in caplog.text
+
+
+def test_guesses_are_forgotten_and_many_accounts_of_one_address_count_together() -> None:
+    now = [0.0]
+    guesses = Guesses(lambda: now[0])
+    for number in range(MOST_GUESSES_OF_ADDRESS):
+        guesses.note("10.0.0.5", f"account {number}")
+
+    assert guesses.are_too_many("10.0.0.5", "another")
+    assert not guesses.are_too_many("10.0.0.6", "another")
+    now[0] = FORGOTTEN_AFTER_S
+    assert not guesses.are_too_many("10.0.0.5", "another")

@@ -11,6 +11,7 @@ Source: PS3.8 9.1.2, 9.1.4 (ARTIM timer), 9.2 (Sta2, Sta13).
 from __future__ import annotations
 
 import logging
+import resource
 import selectors
 import socket
 import ssl
@@ -39,6 +40,8 @@ from node.tls import why_refused
 LINGER_S = 2.0
 WAITING_PER_ADDRESS = 200
 WAITING = 1000
+# descriptors that are for files, the database, associations: what is left is for those that wait
+_FOR_OTHERS = 800
 # associations that are open or being judged
 ASSOCIATION_THREADS = 256
 _BACKLOG = 512
@@ -338,6 +341,7 @@ class _Waiting:
     """Lines with their deadlines, all of the same length, so that they come due as they came."""
 
     def __init__(self) -> None:
+        self.most = _most_waiting()
         self._due_s: dict[Line, float] = {}  # in the order of their coming
         self._of: dict[str, dict[Line, None]] = {}
 
@@ -378,7 +382,13 @@ class _Waiting:
         mine = self._of.get(address, {})
         if len(mine) >= WAITING_PER_ADDRESS:
             return next(iter(mine))
-        return next(iter(self._due_s)) if len(self._due_s) >= WAITING else None
+        return next(iter(self._due_s)) if len(self._due_s) >= self.most else None
+
+
+def _most_waiting() -> int:
+    """How many may wait under the limit of open files."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return WAITING if limit < 0 else max(min(WAITING, (limit - _FOR_OTHERS) // 2), 50)
 
 
 def _listening(address: tuple[str, int]) -> socket.socket:
