@@ -3,8 +3,8 @@
 Parts: road (socket to SEG in Orthanc), ingest (against dcmtk and Orthanc), memory, encode (against
 highdicom and dcmqi), tissue (the model alone), bundle (against MONAI's command), gpu (jobs on a
 card, against MONAI's evaluator), glue (all but a network), demo, year (retention), growth (what a node
-costs that has a past, beside another tree with ``--against``; a plot lies beside the figures). Peers are measured in the
-same run as the node, taking turns. The exit code says nothing of the goals unless ``--strict``: on a
+costs that has a past, beside another tree with ``--against``; a plot lies beside the figures), crowd (an honest
+sender among peers that are not). Peers are measured in the same run as the node, taking turns. The exit code says nothing of the goals unless ``--strict``: on a
 busy machine a missed goal may be the machine's.
 """
 
@@ -22,6 +22,7 @@ from tempfile import TemporaryDirectory
 
 from tests.bench import (
     bench_bundle,
+    bench_crowd,
     bench_ct_tissue,
     bench_encode,
     bench_growth,
@@ -74,6 +75,7 @@ PARTS: Mapping[str, Measure] = {
     ),
     "demo": demo,
     "growth": bench_growth.measure,
+    "crowd": lambda is_quick: bench_crowd.measure(repeats=1 if is_quick else 5),
 }
 
 
