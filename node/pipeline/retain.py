@@ -65,6 +65,8 @@ SWEEP_S = 60.0
 _HOUR_S = 3_600.0
 # what one call does at most: series to look at, files of each kind, batches of what is done daily
 _LOOKS = 200
+# studies in one transaction
+_TOGETHER = 8
 _FILES = 500
 _STEPS = 8
 # what one transaction deletes, and folders of jobs in a batch
@@ -231,10 +233,12 @@ class Retention:
         looked_at: list[tuple[KeptSeries, float]] = []
         with reading(self._engine) as connection:
             looks = self._looks(connection, studies, now)
-        for study, look in looks.items():
-            if not look.is_nothing:
-                names, look = self._carry_out(study, now)
-                freed += len(names)
+        due = sorted(study for study, look in looks.items() if not look.is_nothing)
+        for start in range(0, len(due), _TOGETHER):
+            names, carried_out = self._carry_out(due[start : start + _TOGETHER], now)
+            looks = {**looks, **carried_out}
+            freed += len(names)
+        for look in looks.values():
             again_at = look.again_at if look.is_nothing else now
             looked_at += [(row, max(again_at, now + SWEEP_S)) for row in look.rows]
         look_again(self._engine, looked_at)
@@ -287,29 +291,34 @@ class Retention:
             return replace(look, goes=False, again_at=now + DAY_S)
         return look
 
-    def _carry_out(self, study: str, now: float) -> tuple[Sequence[str], Look]:
-        """Judge a study again while nobody can add to it, and do what is due.
+    def _carry_out(
+        self, studies: Sequence[str], now: float
+    ) -> tuple[Sequence[str], Mapping[str, Look]]:
+        """Judge a few studies again while nobody can add to them, and do what is due.
 
         Returns:
             Names of the files that went, and what was found.
         """
         names: Sequence[str] = ()
-        released: Sequence[KeptSeries] = ()
         with writing(self._engine) as connection:
-            hold_study(connection, study)
-            hold_work(connection, study)
-            hold_series(connection, study)
+            for study in studies:
+                hold_study(connection, study)
+                hold_work(connection, study)
+                hold_series(connection, study)
             hold_arrivals(connection)
-            look = self._looks(connection, [study], now)[study]
-            uids = [row.series_instance_uid for row in look.rows]
-            if look.buries:
-                names, released = bury(connection, look.buries, now), look.buries
-            elif look.forgets:
-                forget(connection, uids, now)
-            elif look.goes and delete_tombstones(connection, uids, _ROWS) < _ROWS:
-                delete_series(connection, uids)
-                delete_work(connection, study)
-                released = look.rows
+            looks = self._looks(connection, studies, now)
+            released = [row for look in looks.values() for row in look.buries]
+            if released:
+                names = bury(connection, released, now)
+            forgetful = [row for look in looks.values() if look.forgets for row in look.rows]
+            if forgetful:
+                forget(connection, [row.series_instance_uid for row in forgetful], now)
+            for study, look in looks.items():
+                uids = [row.series_instance_uid for row in look.rows]
+                if look.goes and delete_tombstones(connection, uids, _ROWS) < _ROWS:
+                    delete_series(connection, uids)
+                    delete_work(connection, study)
+                    released += look.rows
         for name in names:
             (self._folders.instances / name).unlink(missing_ok=True)
         uids = [row.series_instance_uid for row in released]
@@ -317,7 +326,7 @@ class Retention:
             came_again = {uid for uid, one in files_of(connection, uids).items() if one.kept}
         for uid in set(uids) - came_again:
             self._markers.release(uid)
-        return names, look
+        return names, looks
 
     # --- what goes by its age alone --------------------------------------------------------------
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, MutableSequence, Sequence
 from copy import copy, deepcopy
 from dataclasses import dataclass, replace
-from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 from pydicom import dcmread
@@ -45,6 +44,8 @@ _IMAGES_PER_HEADER = 40
 # what a header may keep of one value; others are read where somebody asks for them
 MAX_VALUE_BYTES = 0xFFFF
 _FIRST_PIXELS = 0x7FE00008
+# larger objects are read as far as their pixels
+_WALKED_BYTES = 8 << 20
 
 
 # --- while it arrives ----------------------------------------------------------------------------
@@ -286,7 +287,8 @@ def read_header(path: Path, *, force: bool = True) -> StoredHeader:
 def stored_header(instances: Path, instance: Instance) -> Dataset:
     """The header of an instance whose file lies in a folder of the spool; long values stay there."""
     path = instances / instance.file_name
-    if instance.transfer_syntax_uid != DEFLATED and (found := _walked(path, instance)) is not None:
+    is_walked = instance.size_bytes <= _WALKED_BYTES and instance.transfer_syntax_uid != DEFLATED
+    if is_walked and (found := _walked(path, instance)) is not None:
         return found
     return dcmread(path, stop_before_pixels=True, force=True, defer_size=MAX_VALUE_BYTES)
 
@@ -296,29 +298,25 @@ def _walked(path: Path, instance: Instance) -> Dataset | None:
 
     None where the data set has an oddity, which readers may understand each in their way.
     """
+    # read, and not mapped: a disk that fails under a map ends the process
+    data = memoryview(path.read_bytes())[instance.data_offset :]
+    if (top := walk_sound(data, instance.transfer_syntax_uid)) is None:
+        return None
+    is_implicit, is_little = top.encoding.is_implicit, top.encoding.is_little_endian
     elements: dict[BaseTag, DataElement | RawDataElement] = {}
-    with (
-        path.open("rb") as file,
-        mmap(file.fileno(), 0, access=ACCESS_READ) as whole,
-        memoryview(whole) as view,
-        view[instance.data_offset :] as data,
-    ):
-        if (top := walk_sound(data, instance.transfer_syntax_uid)) is None:
-            return None
-        is_implicit, is_little = top.encoding.is_implicit, top.encoding.is_little_endian
-        for number, found in top.elements.items():
-            if number >= _FIRST_PIXELS:
-                break
-            end = found.offset + found.length
-            is_long = found.length > MAX_VALUE_BYTES and not (
-                found.vr == b"SQ" or number in SEQUENCE_TAGS
-            )
-            tag = BaseTag(number)
-            elements[tag] = RawDataElement(
-                *(tag, found.vr.decode() or None, found.length),
-                None if is_long else bytes(data[found.offset : end]),
-                *(found.offset, is_implicit, is_little),
-            )
+    for number, found in top.elements.items():
+        if number >= _FIRST_PIXELS:
+            break
+        end = found.offset + found.length
+        is_long = found.length > MAX_VALUE_BYTES and not (
+            found.vr == b"SQ" or number in SEQUENCE_TAGS
+        )
+        tag = BaseTag(number)
+        elements[tag] = RawDataElement(
+            *(tag, found.vr.decode() or None, found.length),
+            None if is_long else bytes(data[found.offset : end]),
+            *(found.offset, is_implicit, is_little),
+        )
     header = Dataset(elements)
     header.set_original_encoding(is_implicit, is_little, default_encoding)
     named = value_of(header, "SpecificCharacterSet")
