@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -153,7 +153,7 @@ class DimseDestination(Destination):
             OSError: The files of TLS cannot be used.
         """
         tls = self.peer.tls
-        secured = None if tls is None else (client_context(tls), tls.name or self.peer.host)
+        secured = None if tls is None else _Secured(client_context(tls))
         entity = AE(ae_title=self.calling_ae_title)
         entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
         entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
@@ -162,14 +162,17 @@ class DimseDestination(Destination):
         entity.dimse_timeout = entity.network_timeout = answer_timeout_s
         # pynetdicom's switch for sending the bytes of a file as they are, in pieces
         _config.STORE_SEND_CHUNKED_DATASET = True
-        return entity.associate(
+        association = entity.associate(
             self.peer.host,
             self.peer.port,
             contexts=list(contexts),
             ae_title=self.peer.ae_title,
             evt_handlers=[(evt.EVT_CONN_OPEN, _send_without_delay)],
-            tls_args=secured,
+            tls_args=(secured, tls.name or self.peer.host) if secured and tls else None,  # type: ignore[arg-type]
         )
+        if secured is not None and not association.is_established:
+            secured.close_what_failed()
+        return association
 
     def why_no_tls(self, association: Association) -> str | None:
         """Why TLS was not agreed on, which pynetdicom does not tell; None where it is not that."""
@@ -211,6 +214,22 @@ class DimseDestination(Destination):
             association.kill()  # pynetdicom notices only later, and would wait for answers
             return classify_association(AssociationEnd.ABORTED)
         return classify_association(AssociationEnd.TIMED_OUT)
+
+
+class _Secured:
+    """A context as pynetdicom asks it, which leaves a socket without a handshake open."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._context = context
+        self._line: ssl.SSLSocket | None = None
+
+    def wrap_socket(self, line: socket.socket, **options: Any) -> ssl.SSLSocket:
+        self._line = self._context.wrap_socket(line, **options)
+        return self._line
+
+    def close_what_failed(self) -> None:
+        if self._line is not None and self._line.version() is None:
+            self._line.close()
 
 
 def _contexts_of(deliverable: DeliverableObject) -> list[PresentationContext]:

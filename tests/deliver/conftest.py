@@ -63,7 +63,7 @@ def dimse() -> Callable[..., DimseDestination]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """pynetdicom 3.0.4 leaves a socket that could not connect to the garbage collector."""
-    leak = (
+    leak = "ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning"
         r"ignore:Exception ignored in. <s\w+\.\w*[sS]ocket:pytest.PytestUnraisableExceptionWarning"
     )
     for item in items:

@@ -442,7 +442,7 @@ def test_f51_the_instance_of_another_study_is_named(running: Watched) -> None:
 def test_f53_a_length_that_lies_is_413_or_400(
     running: Watched, length: int, statuses: tuple[int, ...]
 ) -> None:
-    head = f"POST {STUDIES} HTTP/1.1\r\nHost: node\r\nContent-Type: {MULTIPART}\r\n"
+    head = f"POST {STUDIES} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {MULTIPART}\r\n"
 
     answer = running.site.send(f"{head}Content-Length: {length}\r\n\r\n".encode() + FILES[0][:200])
 
