@@ -64,8 +64,6 @@ def dimse() -> Callable[..., DimseDestination]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """pynetdicom 3.0.4 leaves a socket that could not connect to the garbage collector."""
     leak = "ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning"
-        r"ignore:Exception ignored in. <s\w+\.\w*[sS]ocket:pytest.PytestUnraisableExceptionWarning"
-    )
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.filterwarnings(leak))
