@@ -28,6 +28,7 @@ from node.receive.ingest import Ingest, Receipt
 from node.receive.stow import StowService, StowSettings
 from node.receive.stow_parts import BodyLimits, PartReceiver
 from node.web.server import make_server
+from tests.support.waiting import PATIENCE_S
 
 BOUNDARY = "3f7c-boundary"
 MULTIPART = f'multipart/related; type="application/dicom"; boundary={BOUNDARY}'
@@ -166,7 +167,7 @@ class Site:
         return f"http://127.0.0.1:{self.port}"
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S)
 
     def send(self, data: bytes, *, hang_up: bool = False) -> Answer:
         """Send these bytes and read one answer."""
