@@ -304,7 +304,9 @@ def nodes(root: Path) -> Iterator[tuple[Node, Node, int, Authority, Signed]]:
     own = authority.sign("127.0.0.1")
     files = {"certificate": str(own.certificate), "key": str(own.key)}
     tls_port = free_port()
-    rules = [{"name": "none", "when": {"Modality": "XX"}, "run": "ct_tissue", "send": []}]
+    rules = [
+        {"name": "none", "when": {"SeriesDescription": "none"}, "run": "ct_tissue", "send": []}
+    ]
     peers = {
         name.lower(): {"ae_title": name, "host": "127.0.0.1", "port": 11113 + number}
         for number, name in enumerate((HONEST, ROGUE))
