@@ -15,7 +15,7 @@ BARE   := .venv-without-torch
 ENGINE := docker
 # one more than there are cores: tests of the whole road wait for peers most of the time
 WORKERS := $(shell expr $$(nproc) + 1)
-PEERS  := dcmtk dicom3tools orthanc orthanc-dicomweb orthanc-python postgresql gcc libc6-dev
+PEERS  := dcmtk dicom3tools orthanc orthanc-dicomweb orthanc-python postgresql gcc libc6-dev openssl curl
 
 .PHONY: setup demo test test-data test-without-torch test-long coverage check bench image peers clean
 

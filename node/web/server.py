@@ -100,6 +100,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._crowd = crowd
         self._pace = pace
         self._body_bytes = 0  # since its pace was looked at
+        self._has_waited_for_us = False  # since its pace was looked at
         self._unsent_bytes = 0  # when the pace was looked at
         self._in_headers = False
         self._header_bytes = 0  # of a block that is not complete
@@ -172,6 +173,7 @@ class BoundedHttp(HttpToolsProtocol):
             return
         self._body_bytes += len(body)
         super().on_body(body)
+        self._has_waited_for_us = self._has_waited_for_us or self.flow.read_paused
 
     def on_message_complete(self) -> None:
         if self.cycle.response_complete:
@@ -190,8 +192,9 @@ class BoundedHttp(HttpToolsProtocol):
         """End a request whose body drips, or whose answer is not read."""
         unsent, before = self.transport.get_write_buffer_size(), self._unsent_bytes
         came, self._body_bytes, self._unsent_bytes = self._body_bytes, 0, unsent
-        # the body waits for this side
-        is_ours = self.flow.read_paused or self.cycle.waiting_for_100_continue
+        # the body waits for this side, or did for a part of the time
+        is_ours = self._has_waited_for_us or self.cycle.waiting_for_100_continue
+        self._has_waited_for_us = self.flow.read_paused
         drips = came < self._pace.slowest_bytes_s * self._pace.over_s
         if self.cycle.more_body and drips and not is_ours and not self.cycle.response_complete:
             log.warning("request ended: its body comes too slowly", extra={"address": self.address})

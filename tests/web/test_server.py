@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 import time
@@ -26,6 +27,16 @@ async def _length(request: Request) -> PlainTextResponse:
     return PlainTextResponse(str(len(await request.body())))
 
 
+async def _slow(request: Request) -> PlainTextResponse:
+    """Reads the first piece, and the rest when half a second has passed."""
+    length = 0
+    async for piece in request.stream():
+        if not length:
+            await asyncio.sleep(0.5)
+        length += len(piece)
+    return PlainTextResponse(str(length))
+
+
 async def _much(_: Request) -> PlainTextResponse:
     return PlainTextResponse(MEGABYTE * 60)
 
@@ -35,6 +46,7 @@ APPLICATION = Starlette(
         Route("/", _length, methods=["GET", "POST"]),
         Route("/healthz", _length),
         Route("/much", _much),
+        Route("/slow", _slow, methods=["POST"]),
     ]
 )
 
@@ -120,6 +132,19 @@ def test_a_body_that_drips_is_ended_and_one_that_flows_is_not(
         assert refusal.status == 408
         assert "body comes too slowly" in caplog.text
         assert get(site) == 200
+
+
+def test_a_body_that_waited_for_this_side_is_not_held_against_its_sender() -> None:
+    """The disk was busy for most of the time in which the body should have come."""
+    post = b"POST /slow HTTP/1.1\r\nHost: n\r\nContent-Length: 1000000\r\n\r\n"
+    pace = Pace(slowest_bytes_s=2_000_000.0, over_s=0.6)
+    with serving(APPLICATION, pace=pace) as site, site.connect() as line:
+        line.sendall(post + bytes(900_000))
+        time.sleep(0.9)  # of the peer: the rest comes after the look, which finds next to nothing
+        line.sendall(bytes(100_000))
+        answer = read_answer(line)
+
+    assert (answer.status, answer.body) == (200, b"1000000")
 
 
 def test_an_answer_that_is_not_read_is_ended(caplog: pytest.LogCaptureFixture) -> None:
