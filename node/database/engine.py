@@ -139,8 +139,13 @@ def stored(*members: StrEnum) -> tuple[str, ...]:
 
 def inserting(connection: Connection, table: Table) -> sqlite.Insert:
     """An INSERT that may say ``on_conflict_...``: both databases have it, in types of their own."""
-    dialect: Any = postgresql if connection.dialect.name == "postgresql" else sqlite
-    statement: sqlite.Insert = dialect.insert(table)
+    return insert_in(connection.dialect.name, table)
+
+
+def insert_in(dialect: str, table: Table) -> sqlite.Insert:
+    """``inserting`` for a database by its name, where no connection is at hand yet."""
+    module: Any = postgresql if dialect == "postgresql" else sqlite
+    statement: sqlite.Insert = module.insert(table)
     return statement
 
 

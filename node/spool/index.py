@@ -11,6 +11,7 @@ import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from threading import Condition, Lock, Thread
 from typing import TypeAlias
 from uuid import uuid4
@@ -27,9 +28,18 @@ from sqlalchemy import (
     text,
     update,
 )
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError
 
-from node.database.engine import DatabaseClock, Now, columns_of, inserting, rows_of, writing
+from node.database.engine import (
+    DatabaseClock,
+    Now,
+    columns_of,
+    insert_in,
+    inserting,
+    rows_of,
+    writing,
+)
 from node.domain.errors import TryLater
 from node.domain.instance import Ending, Instance, Origin, Transport
 from node.domain.received import Loss, Received
@@ -315,23 +325,24 @@ def write_instances(connection: Connection, rows: Sequence[Mapping[str, object]]
 
     It does so under a new number: readers go by the newest that they know.
     """
-    if not rows:
-        return
-    statement = inserting(connection, tables.instance)
-    revived = {name: statement.excluded[name] for name in rows[0]}
-    connection.execute(
-        statement.on_conflict_do_update(
-            index_elements=["sop_instance_uid", "version"],
-            set_={**revived, "id": _next_number(connection), "file_deleted_at": None},
-            where=tables.instance.c.file_deleted_at.is_not(None),
-        ),
-        rows,
+    if rows:
+        connection.execute(_adding(connection.dialect.name, tuple(rows[0])), rows)
+
+
+@cache  # to build it anew for every batch cost a tenth of the ingest's time
+def _adding(dialect: str, columns: tuple[str, ...]) -> sqlite.Insert:
+    statement = insert_in(dialect, tables.instance)
+    revived = {name: statement.excluded[name] for name in columns}
+    return statement.on_conflict_do_update(
+        index_elements=["sop_instance_uid", "version"],
+        set_={**revived, "id": _next_number(dialect), "file_deleted_at": None},
+        where=tables.instance.c.file_deleted_at.is_not(None),
     )
 
 
-def _next_number(connection: Connection) -> ColumnElement[int]:
+def _next_number(dialect: str) -> ColumnElement[int]:
     """The number that a new row of instances would get."""
-    if connection.dialect.name == "postgresql":
+    if dialect == "postgresql":
         return func.nextval(func.pg_get_serial_sequence("instance", "id"))
     return select(func.max(tables.instance.c.id) + 1).scalar_subquery()
 
