@@ -23,7 +23,6 @@ from node.jobs.leases import JobLeases
 from node.jobs.outbox import Outbox
 from node.modelstore.catalog import shortcomings
 from node.observe.log import configure_logging
-from node.pipeline.accept import receive
 from node.pipeline.build import Plan, plan
 from node.pipeline.data_folder import lock_data_folder
 from node.pipeline.signals import Signals
@@ -164,17 +163,17 @@ def role_mains(
     replan = partial(plan, path)
     state = {"plan": current}
 
-    def starting(main: Callable[..., None], **options: Any) -> RoleMain:
-        def run(signals: Signals) -> None:
+    def starting(main: Callable[..., int | None], **options: Any) -> RoleMain:
+        def run(signals: Signals) -> int | None:
             try:
                 state["plan"] = replan()
             except ConfigInvalid as invalid:
                 log.error("the old configuration stays", extra={"why": str(invalid)})
-            main(state["plan"], replan, signals, **options)
+            return main(state["plan"], replan, signals, **options)
 
         return run
 
-    single = ((Role.RECEIVE, receive), (Role.WEB, web), (Role.ROUTE, roles.route))
+    single = ((Role.RECEIVE, roles.receive), (Role.WEB, web), (Role.ROUTE, roles.route))
     mains = {role.value: starting(main) for role, main in single if role in wanted}
     node_id = uuid4().hex[:12]
     if Role.DELIVER in wanted:

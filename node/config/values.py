@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -37,6 +38,7 @@ from node.domain.tls import ServerTls
 SENDER = "sender"
 NOT_EMPTY = "must not be empty: name at least one"
 DEVICE = re.compile(r"cpu|cuda(:\d+)?")
+_MOST_RECEIVING = 4
 _RULE_NAME = re.compile(r"\S(.{0,126}\S)?")
 
 Parameter = str | int | float | bool | list[str]
@@ -55,13 +57,24 @@ class DimseTls(ServerTls):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DimseConfig(Settings):
-    """The Storage SCP."""
+    """The Storage SCP.
+
+    Args:
+        processes: How many share the port; None: one for each two cores, four at most.
+    """
 
     host: str = "127.0.0.1"
     port: Port = 11112
     max_associations: Count = 50
     max_associations_per_peer: Count = 20
+    processes: Count | None = None
     tls: DimseTls | None = None
+
+    @property
+    def process_count(self) -> int:
+        """``processes`` on this machine."""
+        cores = len(os.sched_getaffinity(0))
+        return self.processes or max(1, min(cores // 2, _MOST_RECEIVING))
 
     def mistakes(self) -> Iterator[Mistake]:
         if self.max_associations_per_peer > self.max_associations:

@@ -24,6 +24,7 @@ from node.receive.dimse import DimseServer, DimseSettings
 from node.receive.dry import DryRun
 from node.receive.folder import FolderWatch
 from node.receive.ingest import Ingest
+from node.receive.scp.door import SharedPorts
 from node.receive.syntaxes import Decodable, storage_contexts
 from node.spool.files import Spool, SpoolFolders, SpoolSettings, Watermark
 from node.spool.index import Index
@@ -98,19 +99,26 @@ def open_ingest(plan: Plan, now: Now | None = None) -> Iterator[IngestService]:
         engine.dispose()
 
 
-def receive(plan: Plan, replan: Replan, signals: Signals) -> None:
-    """The process "receive": DIMSE and watched folders, until told to stop.
+def receive(
+    plan: Plan, replan: Replan, signals: Signals, *, ports: SharedPorts, process: int = 0
+) -> None:
+    """DIMSE, and in the first process watched folders, until told to stop.
 
     It also ends, to be started again, when a reloaded configuration changes the doors.
+
+    Args:
+        process: Which of those that share the ports.
     """
+    ports.begin(process)
     with open_ingest(plan) as door:
         server = DimseServer(
-            dimse_settings(plan.config), door.ingest, door.index, storage_contexts()
+            dimse_settings(plan.config), door.ingest, door.index, storage_contexts(), ports
         )
         server.start()
-        for transport in (Transport.DIMSE, Transport.FOLDER):
+        is_first = process == 0
+        for transport in (Transport.DIMSE, *([Transport.FOLDER] if is_first else [])):
             door.index.listening(transport)
-        folders = _watch_folders(plan.config, door, signals.stop)
+        folders = _watch_folders(plan.config, door, signals.stop) if is_first else []
         log.info("listening", extra={"transport": "dimse", "port": server.port})
         wait_while_settings_stay(plan, replan, signals)
         server.drain(DRAIN_S)
@@ -128,13 +136,22 @@ def wait_while_settings_stay(plan: Plan, replan: Replan, signals: Signals) -> No
         if signals.reload.is_set():
             signals.reload.clear()
             try:
-                fresh = replan().config
+                has_changed = doors_changed(plan, replan)
             except ConfigInvalid as invalid:
                 log.error("reload refused", extra={"why": str(invalid)})
                 continue
-            if _listening_settings(fresh) != _listening_settings(plan.config):
+            if has_changed:
                 log.info("the doors changed: starting again")
                 signals.stop.set()
+
+
+def doors_changed(plan: Plan, replan: Replan) -> bool:
+    """Whether the file on disk says other doors than a plan.
+
+    Raises:
+        ConfigInvalid: It cannot be used.
+    """
+    return bool(_listening_settings(replan().config) != _listening_settings(plan.config))
 
 
 def dimse_settings(config: NodeConfig) -> DimseSettings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from threading import Lock
 
 from sqlalchemy import Engine
@@ -13,7 +14,8 @@ from node.clock import Clock
 from node.database.engine import epoch_s, reading
 from node.domain.errors import ConfigInvalid
 from node.jobs.leases import JobLeases
-from node.pipeline.accept import Replan
+from node.pipeline import accept
+from node.pipeline.accept import Replan, dimse_settings
 from node.pipeline.build import Plan
 from node.pipeline.deliver import Deliverer, delivery_deps
 from node.pipeline.in_hand import InHand
@@ -21,6 +23,8 @@ from node.pipeline.retain import Retention
 from node.pipeline.settle import TICK_WORK_S, Settler, settle_deps
 from node.pipeline.signals import Signals
 from node.pipeline.work import Worker, work_deps
+from node.process.supervise import Supervisor
+from node.receive.dimse import open_ports
 from node.spool.files import SpoolFolders
 from node.spool.losses import Losses
 from node.spool.rebuild import rebuild_index
@@ -30,6 +34,32 @@ log = logging.getLogger(__name__)
 TICK_S = 0.2
 REAP_S = 5.0
 RETAIN_S = 5.0
+CREW_DRAIN_S = accept.DRAIN_S + 5.0
+
+
+def receive(plan: Plan, replan: Replan, signals: Signals) -> int:
+    """The process "receive": serves the ports, or keeps them for processes that share them."""
+    count = plan.config.dimse.process_count
+    ports = open_ports(dimse_settings(plan.config), count)
+    if count == 1:
+        accept.receive(plan, replan, signals, ports=ports)
+        return 0
+    names = [f"receive {process + 1}" for process in range(count)]
+
+    def look() -> None:
+        if accept.doors_changed(plan, replan):
+            crew.stop()
+
+    crew = Supervisor(
+        {
+            name: partial(accept.receive, plan, replan, ports=ports, process=process)
+            for process, name in enumerate(names)
+        },
+        check_reload=look,
+        drain_s=CREW_DRAIN_S,
+        bury=lambda name: ports.forget(names.index(name)),
+    )
+    return crew.run(signals)
 
 
 def route(plan: Plan, replan: Replan, signals: Signals) -> None:

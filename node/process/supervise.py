@@ -29,9 +29,10 @@ _PR_SET_PDEATHSIG = 1
 _RESTART_AFTER_S = (0.2, 1.0, 5.0, 30.0)
 _HEALTHY_AFTER_S = 60.0
 _DESCRIPTORS = 65_536
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-RoleMain = Callable[[Signals], None]
+RoleMain = Callable[[Signals], int | None]
 
 
 @dataclass(slots=True)
@@ -57,24 +58,39 @@ class Supervisor:
         roles: Name -> the function that is the role; it returns when ``Signals.stop`` is set.
         check_reload: Raises ``ConfigInvalid`` when the file on disk must not be loaded.
         drain_s: How long a stopping role may finish what it has in hand.
+        bury: Told the name of a role whose process is gone.
     """
 
     def __init__(
-        self, roles: Mapping[str, RoleMain], *, check_reload: Callable[[], None], drain_s: float
+        self,
+        roles: Mapping[str, RoleMain],
+        *,
+        check_reload: Callable[[], None],
+        drain_s: float,
+        bury: Callable[[str], None] = lambda _role: None,
     ) -> None:
         self._roles = roles
         self._check_reload = check_reload
         self._drain_s = drain_s
+        self._bury = bury
         self._children: dict[int, _Child] = {}
         self._due: list[tuple[float, str, int]] = []
         self._stopping = False
         self._reloading = False
 
-    def run(self) -> int:
-        """Start all roles and stay until SIGTERM or SIGINT; 0 when every role ended cleanly."""
+    def run(self, signals: Signals | None = None) -> int:
+        """Start all roles and stay until SIGTERM or SIGINT; 0 when every role ended cleanly.
+
+        Args:
+            signals: What heard signals in this process until now.
+        """
         _allow_descriptors()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in _SIGNALS:
             signal.signal(number, self._on_signal)
+        if signals is not None:
+            if signals.stop.is_set():
+                return 0
+            self._reloading |= signals.reload.is_set()
         for role in self._roles:
             self._start(role, failures=0)
         while not self._stopping:
@@ -85,11 +101,15 @@ class Supervisor:
             time.sleep(0.1)
         return self._drain()
 
+    def stop(self) -> None:
+        """End all roles, as on SIGTERM."""
+        self._stopping = True
+
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
             self._reloading = True
         else:
-            self._stopping = True
+            self.stop()
 
     def _start(self, role: str, failures: int) -> None:
         supervisor = os.getpid()
@@ -98,9 +118,12 @@ class Supervisor:
         gc.freeze()
         sys.stdout.flush()
         sys.stderr.flush()
+        # what comes before the child listens waits until then: it has our handlers so far
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         pid = os.fork()
         if pid == 0:
             os._exit(_run_role(self._roles[role], supervisor))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         self._children[pid] = _Child(role, pid, time.monotonic(), failures)
         log.info("role started", extra={"role": role, "child": pid})
 
@@ -110,6 +133,7 @@ class Supervisor:
             while (taken := os.waitpid(-1, os.WNOHANG)) != (0, 0):
                 ended, status = taken
                 if child := self._children.pop(ended, None):
+                    self._bury(child.role)
                     self._start_again(child, status)
 
     def _start_again(self, child: _Child, status: int) -> None:
@@ -182,9 +206,10 @@ def end_with_parent(parent: int) -> None:
 def _run_role(role: RoleMain, supervisor: int) -> int:
     signals = Signals()
     signals.listen()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     end_with_parent(supervisor)
     try:
-        role(signals)
+        return role(signals) or 0
     except ConfigInvalid as invalid:
         log.error("role cannot run", extra={"why": str(invalid)})
         return 2
@@ -194,4 +219,3 @@ def _run_role(role: RoleMain, supervisor: int) -> int:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-    return 0

@@ -20,7 +20,6 @@ import errno
 import logging
 import socket
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -33,7 +32,7 @@ from node.domain.tls import ServerTls
 from node.receive.dimse_messages import VERIFICATION_SOP_CLASS_UID, Context, Transfer
 from node.receive.ingest import Carried, Ingest
 from node.receive.scp.association import Patience
-from node.receive.scp.door import Secure, UpperLayer
+from node.receive.scp.door import Secure, SharedPorts, UpperLayer
 from node.receive.scp.negotiation import (
     APPLICATION_CONTEXT_NAME,
     PROTOCOL_VERSION_NOT_SUPPORTED,
@@ -95,14 +94,35 @@ class DimseSettings:
             raise ConfigInvalid([("dimse.host", sentence)])
 
 
+def open_ports(settings: DimseSettings, processes: int = 1) -> SharedPorts:
+    """Listen, for as many processes.
+
+    Raises:
+        ConfigInvalid: A port is in use, or the address is not ours to listen on.
+    """
+    ports = [settings.port]
+    if settings.tls is not None and settings.tls_port is not None:
+        ports.append(settings.tls_port)
+    try:
+        return SharedPorts(
+            [(settings.host, port) for port in ports],
+            places=(settings.max_associations, settings.max_associations_per_peer),
+            processes=processes,
+        )
+    except OSError as error:
+        raise ConfigInvalid([_why_not_listening(settings, error)]) from error
+
+
 class DimseServer:
-    """The SCP: one listening port, its associations, and their rows.
+    """The SCP in one process: its associations and their rows.
 
     Args:
         contexts: Transfer syntaxes by storage SOP class, in our order of preference; Verification
             is added.
+        ports: Ports that other processes serve, too; None: those of the settings, for this one.
     Raises:
-        ConfigInvalid: The port is in use, or the address is not ours to listen on.
+        ConfigInvalid: A port is in use, or the address is not ours to listen on; files of TLS
+            cannot be used.
     """
 
     def __init__(
@@ -111,23 +131,24 @@ class DimseServer:
         ingest: Ingest,
         associations: AssociationLog,
         contexts: Mapping[str, Sequence[str]],
+        ports: SharedPorts | None = None,
     ) -> None:
-        self._admission = _Admission(settings, ingest, associations)
-        try:
-            self._upper_layer = UpperLayer(
-                _ports(settings),
-                {**contexts, VERIFICATION_SOP_CLASS_UID: _VERIFICATION_SYNTAXES},
-                self._admission,
-                max_pdu_bytes=settings.max_pdu_bytes,
-                patience=Patience(
-                    negotiation_s=settings.negotiation_timeout_s,
-                    idle_s=settings.idle_timeout_s,
-                    slowest_bytes_s=settings.slowest_bytes_s,
-                    slowest_over_s=settings.slowest_over_s,
-                ),
-            )
-        except OSError as error:
-            raise ConfigInvalid([_why_not_listening(settings, error)]) from error
+        secure = _secure(settings)
+        shared = ports or open_ports(settings)
+        self._admission = _Admission(settings, ingest, associations, shared)
+        self._upper_layer = UpperLayer(
+            shared,
+            secure,
+            {**contexts, VERIFICATION_SOP_CLASS_UID: _VERIFICATION_SYNTAXES},
+            self._admission,
+            max_pdu_bytes=settings.max_pdu_bytes,
+            patience=Patience(
+                negotiation_s=settings.negotiation_timeout_s,
+                idle_s=settings.idle_timeout_s,
+                slowest_bytes_s=settings.slowest_bytes_s,
+                slowest_over_s=settings.slowest_over_s,
+            ),
+        )
         self._stopping = Event()
         self._heart = Thread(target=self._beat, name="dimse-heartbeat", daemon=True)
 
@@ -229,7 +250,11 @@ class _Admission:
     """Who comes in, and how many."""
 
     def __init__(
-        self, settings: DimseSettings, ingest: Ingest, associations: AssociationLog
+        self,
+        settings: DimseSettings,
+        ingest: Ingest,
+        associations: AssociationLog,
+        ports: SharedPorts,
     ) -> None:
         self.ingest = ingest
         self.associations = associations
@@ -239,8 +264,8 @@ class _Admission:
         self._callers = {peer.ae_title.strip() for peer in settings.peers} - {""}
         self._names = _Names()
         self._lock = Lock()
-        self._sessions: set[_Session] = set()
-        self._taken: Counter[str] = Counter()
+        self._ports = ports
+        self._places: dict[_Session, int] = {}
         self._is_closed = False
 
     def refusal_by(self, head: Head, address: str) -> Refusal | None:
@@ -292,7 +317,7 @@ class _Admission:
 
     def open_sessions(self) -> list[_Session]:
         with self._lock:
-            return list(self._sessions)
+            return list(self._places)
 
     def refuse_all(self) -> None:
         with self._lock:
@@ -300,10 +325,9 @@ class _Admission:
 
     def leave(self, session: _Session) -> None:
         with self._lock:
-            if session in self._sessions:
-                self._sessions.remove(session)
-                self._taken[session.slot] -= 1
-                self._taken += Counter()  # drops what is zero
+            place = self._places.pop(session, None)
+            if place is not None:
+                self._ports.leave(place)
         self.changed.set()
 
     def _judge(self, request: AssociationRequest) -> Peer | Refusal | None:
@@ -334,12 +358,10 @@ class _Admission:
         with self._lock:
             if self._is_closed:
                 return TEMPORARY_CONGESTION
-            if len(self._sessions) >= self._settings.max_associations:
+            place = self._ports.take(session.slot)
+            if place is None:
                 return LOCAL_LIMIT_EXCEEDED
-            if self._taken[session.slot] >= self._settings.max_associations_per_peer:
-                return LOCAL_LIMIT_EXCEEDED
-            self._sessions.add(session)
-            self._taken[session.slot] += 1
+            self._places[session] = place
         return None
 
 
@@ -373,19 +395,16 @@ def _tell(refusal: Refusal, head: Head, address: str) -> None:
     )
 
 
-def _ports(settings: DimseSettings) -> Sequence[tuple[tuple[str, int], Secure | None]]:
-    """What to listen on.
+def _secure(settings: DimseSettings) -> Sequence[Secure | None]:
+    """TLS of each port.
 
     Raises:
         ConfigInvalid: Files of TLS cannot be used.
     """
-    plain = (settings.host, settings.port)
     if settings.tls is None:
-        return [(plain, None)]
+        return [None]
     secure = PortTls(settings.tls, "dimse.tls").current
-    if settings.tls_port is None:
-        return [(plain, secure)]
-    return [(plain, None), ((settings.host, settings.tls_port), secure)]
+    return [secure] if settings.tls_port is None else [None, secure]
 
 
 def _why_not_listening(settings: DimseSettings, error: OSError) -> tuple[str, str]:

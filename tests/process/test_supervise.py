@@ -91,6 +91,30 @@ def test_sigterm_lets_roles_finish_what_they_have_in_hand(supervisor, tmp_path: 
     assert (tmp_path / "drained").exists()
 
 
+def test_a_role_that_is_only_just_made_hears_sigterm(tmp_path: Path) -> None:
+    program = """
+    import os, signal, sys, time
+    from node.pipeline.signals import Signals
+    from node.process.supervise import Supervisor
+
+    listen = Signals.listen
+
+    def listen_late(signals):
+        os.kill(os.getppid(), signal.SIGTERM)  # which passes it on to a child that does not listen
+        time.sleep(0.5)
+        listen(signals)
+
+    Signals.listen = listen_late
+
+    def only(signals):
+        signals.stop.wait()
+
+    sys.exit(Supervisor({"only": only}, check_reload=lambda: None, drain_s=20).run())
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=False)
+    assert done.returncode == 0
+
+
 def test_sighup_reaches_the_roles(supervisor, tmp_path: Path) -> None:
     supervisor.send_signal(signal.SIGHUP)
 

@@ -13,6 +13,7 @@ from node.domain.errors import InstanceRejected, TryLater
 from node.domain.instance import InstanceState, Origin
 from node.receive.dimse import DimseServer, DimseSettings
 from node.receive.ingest import Announced, Ingest, Receipt
+from node.receive.scp.door import SharedPorts
 from tests.support import raw_dimse as raw
 from tests.support.raw_dimse import RawAssociation
 from tests.support.waiting import eventually
@@ -143,7 +144,7 @@ def serving() -> Iterator[Serve]:
     running: list[DimseServer] = []
     threads_before = threading.active_count()
 
-    def start(**settings: object) -> Node:
+    def start(*, ports: SharedPorts | None = None, **settings: object) -> Node:
         ingest = MemoryIngest()
         log = MemoryLog(ingest)
         server = DimseServer(
@@ -151,6 +152,7 @@ def serving() -> Iterator[Serve]:
             cast(Ingest, ingest),
             log,
             CONTEXTS,
+            ports,
         )
         server.start()
         running.append(server)

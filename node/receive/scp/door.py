@@ -5,12 +5,17 @@ bytes do not prolong, and again after its association until the peer has closed.
 ones cost a descriptor and a kilobyte each, and whoever asks is never behind one who does not. When one
 address holds too many, the newcomer displaces the one of them that has waited longest.
 
+Several processes may share the ports. A connection goes to the one that has least to do: the others
+leave it alone for a moment. Places of associations are counted over all of them.
+
 Source: PS3.8 9.1.2, 9.1.4 (ARTIM timer), 9.2 (Sta2, Sta13).
 """
 
 from __future__ import annotations
 
+import fcntl
 import logging
+import mmap
 import resource
 import selectors
 import socket
@@ -18,10 +23,12 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from hashlib import blake2b
 from itertools import takewhile
 from math import inf
+from tempfile import TemporaryFile
 from threading import Lock, Thread
 
 from node.receive.dimse_messages import UNEXPECTED_PDU, ProtocolFault
@@ -46,6 +53,9 @@ _FOR_OTHERS = 800
 ASSOCIATION_THREADS = 256
 _BACKLOG = 512
 _LOOK_S = 0.25
+# how long a connection is left to a process that has less to do
+_TURN_S = 0.01
+_WORD_BYTES = 8
 _NO_ROOM = Refusal(2, 3, 2)
 _A_ASSOCIATE_RQ = 0x01
 
@@ -56,22 +66,123 @@ Secure = Callable[[], ssl.SSLContext]
 """TLS of a port, as it is now."""
 
 
-class UpperLayer:
-    """Listening ports and their associations.
+class SharedPorts:
+    """Listening sockets of one or several processes, and what these count together.
+
+    Made before the processes are; each of them calls ``begin``. What they share is a row of words per
+    process: its load, which it alone writes, and its places, taken under a lock of the file, which
+    the kernel opens again when a process dies.
 
     Args:
-        ports: Addresses to listen on, with TLS or without.
-        contexts: Transfer syntaxes by abstract syntax, in our order of preference.
-        max_pdu_bytes: The maximum length that is advertised and enforced.
+        addresses: Where to listen; port 0: any free one.
+        processes: How many share it.
+        places: Associations at once in all processes, and of one caller.
     Attributes:
-        ports: Those that are listened on, also where 0 was asked for, in the same order.
+        listeners: The sockets, in the order of the addresses.
     Raises:
         OSError: An address cannot be bound.
     """
 
     def __init__(
         self,
-        ports: Sequence[tuple[tuple[str, int], Secure | None]],
+        addresses: Sequence[tuple[str, int]],
+        *,
+        places: tuple[int, int],
+        processes: int = 1,
+    ) -> None:
+        self.listeners: list[socket.socket] = []
+        try:
+            for address in addresses:
+                self.listeners.append(_listening(address))
+        except OSError:
+            self._stop_listening()
+            raise
+        self._most, self._most_per_caller = places
+        self._width = 1 + self._most
+        self._processes = processes
+        self._process = 0
+        size = processes * self._width * _WORD_BYTES
+        self._file = TemporaryFile(buffering=0)  # noqa: SIM115 - as long as the processes
+        self._file.truncate(size)
+        self._words = memoryview(mmap.mmap(self._file.fileno(), size)).cast("Q")
+        self._lock = Lock()
+
+    def begin(self, process: int) -> None:
+        """From now on this is the process of that number, with nothing in hand."""
+        self.forget(process)
+        self._process = process
+        self.set_load(0)
+
+    def forget(self, process: int) -> None:
+        """A process is gone, and all that it held."""
+        for word in range(process * self._width, (process + 1) * self._width):
+            self._words[word] = 0
+
+    def set_load(self, load: int) -> None:
+        """How many lines this process has in hand."""
+        self._words[self._process * self._width] = load + 1  # 0: no process
+
+    @property
+    def is_least_busy(self) -> bool:
+        """Whether no other process has less to do."""
+        loads = self._words[:: self._width].tolist()
+        mine = loads[self._process]
+        return all(not load or load >= mine for load in loads)
+
+    def take(self, caller: str) -> int | None:
+        """A place for an association; None where the caller, or all, have as many as they may."""
+        key = int.from_bytes(blake2b(caller.encode(), digest_size=_WORD_BYTES).digest(), "big") or 1
+        with self._locked():
+            rows = [self._places(process) for process in range(self._processes)]
+            taken = [word for row in rows for word in row if word]
+            if len(taken) >= self._most or taken.count(key) >= self._most_per_caller:
+                return None
+            place = self._process * self._width + 1 + rows[self._process].index(0)
+            self._words[place] = key
+            return place
+
+    def leave(self, place: int) -> None:
+        """A place is free again."""
+        self._words[place] = 0
+
+    def close(self) -> None:
+        """Stop listening, in this process; places are taken no more."""
+        self._stop_listening()
+        self._file.close()
+
+    def _stop_listening(self) -> None:
+        for listener in self.listeners:
+            listener.close()
+
+    def _places(self, process: int) -> list[int]:
+        first = process * self._width + 1
+        return self._words[first : first + self._most].tolist()
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with self._lock:
+            fcntl.lockf(self._file, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                fcntl.lockf(self._file, fcntl.LOCK_UN)
+
+
+class UpperLayer:
+    """Listening ports and their associations, in one process.
+
+    Args:
+        secure: TLS of each port, None for one without; in the order of its listeners.
+        contexts: Transfer syntaxes by abstract syntax, in our order of preference.
+        max_pdu_bytes: The maximum length that is advertised and enforced.
+    Attributes:
+        ports: Those that are listened on, also where 0 was asked for, in the same order.
+    """
+
+    def __init__(
+        self,
+        shared: SharedPorts,
+        secure: Sequence[Secure | None],
         contexts: Mapping[str, Sequence[str]],
         gate: Gate,
         *,
@@ -82,21 +193,17 @@ class UpperLayer:
         self._gate = gate
         self._max_pdu_bytes = max_pdu_bytes
         self._patience = patience
-        self._listeners: dict[socket.socket, Secure | None] = {}
-        try:
-            for address, secure in ports:
-                self._listeners[_listening(address)] = secure
-        except OSError:
-            self._stop_listening()
-            raise
+        self._shared = shared
+        self._listeners = dict(zip(shared.listeners, secure, strict=True))
         self.ports = [int(listener.getsockname()[1]) for listener in self._listeners]
         self._waker, self._wakened = socket.socketpair()
         self._waker.setblocking(False)
         self._wakened.setblocking(False)
         self._selector = selectors.DefaultSelector()
-        for listener in self._listeners:
-            self._selector.register(listener, selectors.EVENT_READ)
         self._selector.register(self._wakened, selectors.EVENT_READ)
+        self._listen()
+        self._listens_again_s = inf
+        self._has_stood_back = False
         self._waiting = _Waiting()
         self._lingering = _Waiting()
         self._lock = Lock()
@@ -155,7 +262,15 @@ class UpperLayer:
 
     def _look(self) -> None:
         now_s = time.monotonic()
-        due_s = min(self._waiting.first_due_s, self._lingering.first_due_s, now_s + _LOOK_S)
+        if self._listens_again_s <= now_s:
+            self._listen()
+            self._listens_again_s, self._has_stood_back = inf, True
+        due_s = min(
+            self._waiting.first_due_s,
+            self._lingering.first_due_s,
+            self._listens_again_s,
+            now_s + _LOOK_S,
+        )
         for key, _ in self._selector.select(max(due_s - now_s, 0.0)):
             if isinstance(key.fileobj, socket.socket) and key.fileobj in self._listeners:
                 self._let_come(key.fileobj, self._listeners[key.fileobj])
@@ -168,16 +283,36 @@ class UpperLayer:
                     self._hear(line)
             elif line in self._lingering and not line.wire.discard():
                 self._drop(self._lingering, line, Event.CLOSED)
+        self._has_stood_back = False
         while self._returned:
             self._linger(self._returned.popleft(), is_known=False)
         now_s = time.monotonic()
         for lines in (self._waiting, self._lingering):
             for line in lines.due(now_s):
                 self._drop(lines, line, Event.TIMER_EXPIRED)
+        self._tell_load()
+
+    def _tell_load(self) -> None:
+        self._shared.set_load(len(self._waiting) + len(self._associations))
+
+    def _listen(self) -> None:
+        for listener in self._listeners:
+            self._selector.register(listener, selectors.EVENT_READ)
+
+    def _stand_back(self) -> None:
+        """Leave who comes to a process with less to do; unless it does not come for them."""
+        if self._listens_again_s == inf:
+            for listener in self._listeners:
+                self._selector.unregister(listener)
+            self._listens_again_s = time.monotonic() + _TURN_S
 
     def _let_come(self, listener: socket.socket, secure: Secure | None) -> None:
-        """Take every connection that waits in the backlog."""
+        """Take the connections that wait in the backlog, as long as it is this process's turn."""
         while True:
+            if not self._has_stood_back and not self._shared.is_least_busy:
+                self._stand_back()
+                return
+            self._has_stood_back = False
             try:
                 connection, peer = listener.accept()
             except (BlockingIOError, InterruptedError):
@@ -201,6 +336,7 @@ class UpperLayer:
                 self._drop(self._waiting, crowd, Event.TIMER_EXPIRED)
             self._selector.register(line.wire, selectors.EVENT_READ, line)
             self._waiting.add(line, time.monotonic() + self._patience.negotiation_s)
+            self._tell_load()
 
     def _hear(self, line: Line) -> None:
         """More of a request came, or its end."""
@@ -314,7 +450,7 @@ class UpperLayer:
         line.wire.close()
 
     def _close(self) -> None:
-        self._stop_listening()
+        self._shared.close()
         with self._lock:
             returned = list(self._returned)
             self._returned.clear()
@@ -323,10 +459,6 @@ class UpperLayer:
         self._selector.close()
         self._waker.close()
         self._wakened.close()
-
-    def _stop_listening(self) -> None:
-        for listener in self._listeners:
-            listener.close()
 
     def _open(self) -> list[Association]:
         with self._lock:
@@ -347,6 +479,9 @@ class _Waiting:
 
     def __contains__(self, line: object) -> bool:
         return line in self._due_s
+
+    def __len__(self) -> int:
+        return len(self._due_s)
 
     def __iter__(self) -> Iterator[Line]:
         return iter(list(self._due_s))
