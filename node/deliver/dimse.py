@@ -4,8 +4,8 @@ pynetdicom has two races that lose answers; whoever sends goes around them with 
 ``rejection_of``.
 
 Source: PS3.4 Annex B, PS3.7 9.1.1, PS3.8 9.3 (association), 9.3.4 (A-ASSOCIATE-RJ), PS3.5 10.1
-(default transfer syntax). Attributes of pynetdicom 3.0 used: ``Association._is_paused``,
-``Association._reactor_checkpoint``.
+(default transfer syntax). ``Association._is_paused`` and ``_reactor_checkpoint`` of pynetdicom 3.0 are
+looked at, where they are.
 """
 
 from __future__ import annotations
@@ -322,11 +322,16 @@ def send_c_store(association: Association, payload: Path | Dataset, message_id: 
         RuntimeError: The association has ended.
         ValueError: There is no presentation context for it.
     """
-    while association._is_paused and association._reactor_checkpoint.is_set():
-        if not association.is_alive():
-            break
+    while _is_waking(association) and association.is_alive():
         time.sleep(_LOOK_AGAIN_S)
     return association.send_c_store(payload, msg_id=message_id, priority=0)
+
+
+def _is_waking(association: Association) -> bool:
+    """Whether the reactor was told to go on and still stands; False where there is none to ask."""
+    checkpoint = getattr(association, "_reactor_checkpoint", None)
+    is_told = checkpoint is not None and checkpoint.is_set()
+    return is_told and bool(getattr(association, "_is_paused", False))
 
 
 def rejection_of(association: Association) -> A_ASSOCIATE | None:

@@ -285,6 +285,15 @@ def test_a_request_waits_until_the_reactor_runs_again() -> None:
     assert association.was_running == [True]
 
 
+def test_a_pynetdicom_without_such_a_reactor_is_not_waited_for() -> None:
+    association = Parked()
+    del association._reactor_checkpoint
+
+    send_c_store(association, Dataset(), 1)
+
+    assert association.was_running == [False]
+
+
 def test_a_dead_association_is_not_waited_for() -> None:
     association = Parked()
     association.is_alive = lambda: False  # type: ignore[method-assign]
