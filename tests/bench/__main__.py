@@ -4,7 +4,7 @@ Parts: road (socket to SEG in Orthanc), ingest (against dcmtk and Orthanc), memo
 highdicom and dcmqi), tissue (the model alone), bundle (against MONAI's command), gpu (jobs on a
 card, against MONAI's evaluator), glue (all but a network), demo, year (retention), growth (what a node
 costs that has a past, beside another tree with ``--against``; a plot lies beside the figures), crowd (an honest
-sender among peers that are not). Peers are measured in the same run as the node, taking turns. The exit code says nothing of the goals unless ``--strict``: on a
+sender among peers that are not), soak (eight senders and kills). Peers are measured in the same run as the node, taking turns. The exit code says nothing of the goals unless ``--strict``: on a
 busy machine a missed goal may be the machine's.
 """
 
@@ -29,6 +29,7 @@ from tests.bench import (
     bench_ingest,
     bench_memory,
     bench_road,
+    bench_soak,
     bench_year,
     gpu,
 )
@@ -76,6 +77,7 @@ PARTS: Mapping[str, Measure] = {
     "demo": demo,
     "growth": bench_growth.measure,
     "crowd": lambda is_quick: bench_crowd.measure(repeats=1 if is_quick else 5),
+    "soak": lambda is_quick: bench_soak.measure(minutes=1.0 if is_quick else 10.0),
 }
 
 

@@ -54,7 +54,7 @@ def test_a_report_becomes_json_with_its_verdicts() -> None:
 def test_every_part_has_its_place() -> None:
     assert set(PARTS) == {
         *("road", "ingest", "memory", "encode", "tissue", "bundle", "gpu", "glue", "demo"),
-        *("year", "growth", "crowd"),
+        *("year", "growth", "crowd", "soak"),
     }  # fmt: skip
 
 
