@@ -30,11 +30,13 @@ from node.pipeline.signals import Signals
 from node.process import roles
 from node.process.supervise import RoleMain, Supervisor
 from node.receive.syntaxes import decodable_syntaxes
+from node.spool.files import SpoolFolders
 from node.web.process import web
 
 log = logging.getLogger(__name__)
 
 DRAIN_S = 25.0
+_LOOK_S = 0.5
 
 
 class Role(StrEnum):
@@ -128,6 +130,7 @@ def prepare(current: Plan, wanted: set[Role]) -> None:
     if Role.WEB in wanted:
         _require_free("web.port", settings.web.host, settings.web.port)
     current.results_folder.mkdir(parents=True, exist_ok=True)
+    SpoolFolders.of(settings.data_dir).made()
     migrate_apart(settings.database_url)
     decodable_syntaxes()  # asked once here, inherited by every process
 
@@ -170,6 +173,9 @@ def role_mains(
                 state["plan"] = replan()
             except ConfigInvalid as invalid:
                 log.error("the old configuration stays", extra={"why": str(invalid)})
+            await_spool(SpoolFolders.of(state["plan"].config.data_dir), signals)
+            if signals.stop.is_set():
+                return
             main(state["plan"], replan, signals, **options)
 
         return run
@@ -183,6 +189,16 @@ def role_mains(
         owner = f"{node_id}.work.{name}"
         mains[f"work {name}"] = starting(roles.work, owner=owner, device=device)
     return mains
+
+
+def await_spool(folders: SpoolFolders, signals: Signals) -> None:
+    """A role that starts while the spool is away waits: one made anew would hide the true one."""
+    if not folders.root.is_dir():
+        log.error(
+            "waits: the folder for instances is not there", extra={"folder": str(folders.root)}
+        )
+    while not folders.root.is_dir() and not signals.stop.wait(_LOOK_S):
+        pass
 
 
 def _require_free(path: str, host: str, port: int) -> None:
