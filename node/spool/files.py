@@ -27,7 +27,7 @@ from node.domain.errors import InstanceRejected, Status
 from node.domain.instance import InstanceState, Origin
 from node.domain.received import Loss, Note, Received
 from node.domain.uids import file_stem, is_uid
-from node.spool.digest_process import DigestProcess
+from node.spool.digest_process import DigestProcesses
 from node.spool.duplicates import Duplicate, Known, judge_duplicate
 from node.spool.index import Index, Tombstones
 from node.spool.parts import (
@@ -256,7 +256,7 @@ class Spool:
         )
         self._space = SpaceGuard.of(settings)
         self.inflating = Inflating()
-        self._digests = DigestProcess()
+        self._digests = DigestProcesses()
         self._tombstones = Tombstones(index.engine, index.now)
         self._noted: set[tuple[str, Note]] = set()
         self._name, self._numbers = uuid4().hex, count(1)  # no two spools name a part alike
