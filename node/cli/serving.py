@@ -28,6 +28,7 @@ from node.pipeline.build import Plan, plan
 from node.pipeline.data_folder import lock_data_folder
 from node.pipeline.signals import Signals
 from node.process import roles
+from node.process.memory import end_for_memory, limit_memory
 from node.process.supervise import RoleMain, Supervisor
 from node.receive.syntaxes import decodable_syntaxes
 from node.spool.files import SpoolFolders
@@ -167,7 +168,7 @@ def role_mains(
     replan = partial(plan, path)
     state = {"plan": current}
 
-    def starting(main: Callable[..., None], **options: Any) -> RoleMain:
+    def starting(role: str, main: Callable[..., None], **options: Any) -> RoleMain:
         def run(signals: Signals) -> None:
             try:
                 state["plan"] = replan()
@@ -176,18 +177,23 @@ def role_mains(
             await_spool(SpoolFolders.of(state["plan"].config.data_dir), signals)
             if signals.stop.is_set():
                 return
-            main(state["plan"], replan, signals, **options)
+            limit_memory(role, int(state["plan"].config.memory.role_gb * 2**30))
+            try:
+                main(state["plan"], replan, signals, **options)
+            except MemoryError:
+                end_for_memory(role)
 
         return run
 
     single = ((Role.RECEIVE, receive), (Role.WEB, web), (Role.ROUTE, roles.route))
-    mains = {role.value: starting(main) for role, main in single if role in wanted}
+    mains = {role.value: starting(role.value, main) for role, main in single if role in wanted}
     node_id = uuid4().hex[:12]
     if Role.DELIVER in wanted:
-        mains["deliver"] = starting(roles.deliver, owner=f"{node_id}.deliver")
+        mains["deliver"] = starting("deliver", roles.deliver, owner=f"{node_id}.deliver")
     for name, device in workers.items():
         owner = f"{node_id}.work.{name}"
-        mains[f"work {name}"] = starting(roles.work, owner=owner, device=device)
+        role = f"work {name}"
+        mains[role] = starting(role, roles.work, owner=owner, device=device)
     return mains
 
 

@@ -6,6 +6,7 @@ The web process opens the same ingest for STOW-RS.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,9 +35,21 @@ log = logging.getLogger(__name__)
 Replan = Callable[[], Plan]
 
 DRAIN_S = 15.0
+# of a thread: hundreds of 8 MB would count as memory that is used
+_STACK_BYTES = 1 << 20
 _PIECE_BYTES = 1 << 20
 _listening_settings = attrgetter(
-    *("ae_titles", "dimse", "web", "peers", "folders", "storage", "data_dir", "database_url")
+    *(
+        "ae_titles",
+        "dimse",
+        "web",
+        "peers",
+        "folders",
+        "storage",
+        "memory",
+        "data_dir",
+        "database_url",
+    )
 )
 
 
@@ -103,6 +116,7 @@ def receive(plan: Plan, replan: Replan, signals: Signals) -> None:
 
     It also ends, to be started again, when a reloaded configuration changes the doors.
     """
+    threading.stack_size(_STACK_BYTES)
     with open_ingest(plan) as door:
         server = DimseServer(
             dimse_settings(plan.config), door.ingest, door.index, storage_contexts()
