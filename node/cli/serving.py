@@ -27,13 +27,16 @@ from node.pipeline.build import Plan, plan
 from node.pipeline.data_folder import lock_data_folder
 from node.pipeline.signals import Signals
 from node.process import roles
+from node.process.memory import end_for_memory, limit_memory
 from node.process.supervise import RoleMain, Supervisor
 from node.receive.syntaxes import decodable_syntaxes
+from node.spool.files import SpoolFolders
 from node.web.process import web
 
 log = logging.getLogger(__name__)
 
 DRAIN_S = 25.0
+_LOOK_S = 0.5
 
 
 class Role(StrEnum):
@@ -127,6 +130,7 @@ def prepare(current: Plan, wanted: set[Role]) -> None:
     if Role.WEB in wanted:
         _require_free("web.port", settings.web.host, settings.web.port)
     current.results_folder.mkdir(parents=True, exist_ok=True)
+    SpoolFolders.of(settings.data_dir).made()
     migrate_apart(settings.database_url)
     decodable_syntaxes()  # asked once here, inherited by every process
 
@@ -163,25 +167,43 @@ def role_mains(
     replan = partial(plan, path)
     state = {"plan": current}
 
-    def starting(main: Callable[..., int | None], **options: Any) -> RoleMain:
+    def starting(role: str, main: Callable[..., int | None], **options: Any) -> RoleMain:
         def run(signals: Signals) -> int | None:
             try:
                 state["plan"] = replan()
             except ConfigInvalid as invalid:
                 log.error("the old configuration stays", extra={"why": str(invalid)})
-            return main(state["plan"], replan, signals, **options)
+            await_spool(SpoolFolders.of(state["plan"].config.data_dir), signals)
+            if signals.stop.is_set():
+                return 0
+            limit_memory(role, int(state["plan"].config.memory.role_gb * 2**30))
+            try:
+                return main(state["plan"], replan, signals, **options)
+            except MemoryError:
+                end_for_memory(role)
 
         return run
 
     single = ((Role.RECEIVE, roles.receive), (Role.WEB, web), (Role.ROUTE, roles.route))
-    mains = {role.value: starting(main) for role, main in single if role in wanted}
+    mains = {role.value: starting(role.value, main) for role, main in single if role in wanted}
     node_id = uuid4().hex[:12]
     if Role.DELIVER in wanted:
-        mains["deliver"] = starting(roles.deliver, owner=f"{node_id}.deliver")
+        mains["deliver"] = starting("deliver", roles.deliver, owner=f"{node_id}.deliver")
     for name, device in workers.items():
         owner = f"{node_id}.work.{name}"
-        mains[f"work {name}"] = starting(roles.work, owner=owner, device=device)
+        role = f"work {name}"
+        mains[role] = starting(role, roles.work, owner=owner, device=device)
     return mains
+
+
+def await_spool(folders: SpoolFolders, signals: Signals) -> None:
+    """A role that starts while the spool is away waits: one made anew would hide the true one."""
+    if not folders.root.is_dir():
+        log.error(
+            "waits: the folder for instances is not there", extra={"folder": str(folders.root)}
+        )
+    while not folders.root.is_dir() and not signals.stop.wait(_LOOK_S):
+        pass
 
 
 def _require_free(path: str, host: str, port: int) -> None:

@@ -37,7 +37,7 @@ def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 
 def _look(node: OpenNode) -> dict[str, Any]:
     settings = node.plan.config
-    space = SpaceGuard(settings.data_dir, spool_settings(settings).watermark)
+    space = SpaceGuard.of(spool_settings(settings))
     readiness = NodeHealth(node.engine, space).readiness()
     spool, outbox = SpoolCatalog(node.engine), Outbox(node.engine)
     disk = shutil.disk_usage(settings.data_dir)

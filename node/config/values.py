@@ -215,6 +215,17 @@ class WorkConfig(Settings):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryConfig(Settings):
+    """How much memory processes of the node may take; those of models say it themselves.
+
+    Args:
+        role_gb: Of each role, in 1024^3 bytes; 0: no bound.
+    """
+
+    role_gb: Amount = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FolderConfig(Settings):
     """A watched folder.
 
@@ -246,6 +257,7 @@ class Sections(Settings):
     completion: CompletionPolicy = field(default_factory=CompletionPolicy)
     rules: tuple[RuleConfig, ...] = ()
     work: WorkConfig = WorkConfig()
+    memory: MemoryConfig = MemoryConfig()
     models_dirs: tuple[Path, ...] = ()
     accept_licences: tuple[str, ...] = ()
 

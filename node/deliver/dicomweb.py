@@ -12,6 +12,7 @@ from __future__ import annotations
 import socket
 import time
 import uuid
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,16 +24,20 @@ from urllib.parse import urlsplit
 
 import requests
 from requests.auth import HTTPBasicAuth
+from urllib3 import HTTPResponse
+from urllib3.exceptions import HTTPError, ProtocolError
 
 from node.deliver.destination import Destination, Probe, result_file_gone, sick
-from node.deliver.stow_answer import classify_http, judge_answer
+from node.deliver.stow_answer import classify_http, judge_answer, tells
 from node.domain.delivery import DeliverableObject, Outcome
 from node.domain.settings import Mistake, Secret, Settings, Timeout, mistakes_of_secrets
 from node.domain.tls import ClientTls
 from node.tls import mistakes_of
 
-_ANSWER_MAX_BYTES = 4 << 20
+# about one object a kilobyte is said; read as JSON it may become 25 times as much
+_ANSWER_MAX_BYTES = 256 << 10
 _CHUNK_BYTES = 1 << 16
+_GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
 _ANSWERS = (301, 400, 401, 403, 404, 408, 413, 415, 429, 500, 503)
 _UNWELCOME = (401, 403, 404)
 
@@ -106,7 +111,9 @@ class DicomwebDestination(Destination):
                     self._studies,
                     timeout=(self.connect_timeout_s, self.answer_timeout_s),
                     allow_redirects=False,
+                    stream=True,  # what else it says is not read
                 )
+                answer.close()
         except requests.RequestException as error:
             why = "its certificate cannot be verified" if _is_tls(error) else type(error).__name__
             return Probe.bad(f"{self._studies} does not answer ({why})")
@@ -153,12 +160,19 @@ class DicomwebDestination(Destination):
             with session.post(
                 self._studies,
                 data=message,
-                headers={"Content-Type": message.content_type, "Accept": "application/dicom+json"},
+                headers={
+                    "Content-Type": message.content_type,
+                    "Accept": "application/dicom+json",
+                    "Accept-Encoding": "identity",
+                },
                 timeout=(self.connect_timeout_s, self.answer_timeout_s),
                 allow_redirects=False,
                 stream=True,
             ) as response:
-                body = _read_answer(response, time.monotonic() + self.answer_timeout_s)
+                deadline = time.monotonic() + self.answer_timeout_s
+                body = _read_answer(response, deadline) if tells(response.status_code) else b""
+        except AnswerTooLong:
+            return sick(f"the destination's answer is longer than {_ANSWER_MAX_BYTES >> 10} KB")
         except requests.exceptions.SSLError:
             # a certificate does not mend itself, but an operator of the peer may mend it
             return sick("the destination's certificate cannot be verified")
@@ -212,13 +226,34 @@ def _mistake_of_url(url: str) -> str:
     return "holds a password: use auth with password_env" if parts.password is not None else ""
 
 
+class AnswerTooLong(requests.RequestException):
+    """Nobody says so much about one object."""
+
+
 def _read_answer(response: requests.Response, deadline: float) -> bytes:
-    """The body, bounded in size and time: a peer that drips must not hold a sender."""
+    """The body, bounded in size and time: a peer that drips must not hold a sender.
+
+    It is taken as it comes over the line: whoever packs it although nobody asked gets no more room.
+    """
+    raw: HTTPResponse = response.raw
+    packed = response.headers.get("Content-Encoding", "identity").strip().lower()
+    unpacker = zlib.decompressobj(_GZIP_OR_ZLIB) if packed in ("gzip", "deflate") else None
     body = bytearray()
-    for chunk in response.iter_content(_CHUNK_BYTES):
-        body += chunk
-        if len(body) > _ANSWER_MAX_BYTES or time.monotonic() > deadline:
-            raise requests.exceptions.ReadTimeout
+    try:
+        # not by stream(), which reads the line of a chunk's size however long it is
+        while chunk := raw.read(_CHUNK_BYTES, decode_content=False):
+            room = _ANSWER_MAX_BYTES + 1 - len(body)
+            body += chunk if unpacker is None else unpacker.decompress(chunk, room)
+            if len(body) > _ANSWER_MAX_BYTES:
+                raise AnswerTooLong
+            if time.monotonic() > deadline:
+                raise requests.exceptions.ReadTimeout
+    except ProtocolError as error:
+        raise requests.exceptions.ChunkedEncodingError from error
+    except HTTPError as error:
+        raise requests.exceptions.ConnectionError from error
+    except zlib.error as error:
+        raise requests.exceptions.ContentDecodingError from error
     return bytes(body)
 
 

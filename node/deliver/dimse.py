@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from math import inf
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -47,6 +48,7 @@ _REJECTED_TRANSIENT = 0x02  # PS3.8 Table 9-21
 _SLOWEST_BYTES_PER_S = 100_000
 _LOOK_AGAIN_S = 0.0002
 _TLS_ALERT_S = 1.0
+_ANSWER_MAX_BYTES = 256 << 10
 # one of each class of answers, as PS3.4 B.2.3 and PS3.7 Annex C name them
 _ANSWERS = (
     0x0000, 0xB000, 0xB006, 0xB007, 0x0107, 0x0111, 0x0116,
@@ -94,9 +96,10 @@ class DimseDestination(Destination):
         if not Path(deliverable.path).is_file():
             return result_file_gone()
         time_to_send_s = deliverable.size_bytes / _SLOWEST_BYTES_PER_S
+        heard = Heard()
         try:
             association = self.associate(
-                _contexts_of(deliverable), self.answer_timeout_s + time_to_send_s
+                _contexts_of(deliverable), self.answer_timeout_s + time_to_send_s, heard
             )
         except socket.gaierror:
             return classify_association(AssociationEnd.UNREACHABLE, "its host name has no address")
@@ -104,10 +107,13 @@ class DimseDestination(Destination):
             return sick(f"its files of TLS cannot be used: {why_refused(error)}")
         try:
             if not association.is_established:
+                if heard.fault:
+                    return sick(heard.fault)
                 if (why := self.why_no_tls(association)) is not None:
                     return sick(f"no TLS with the destination: {why}")
                 return _end_without_association(association)
-            return self._store(association, deliverable)
+            outcome = self._store(association, deliverable)
+            return sick(heard.fault) if heard.fault and outcome.status is None else outcome
         finally:
             if association.is_established:
                 association.release()
@@ -144,16 +150,23 @@ class DimseDestination(Destination):
         return Probe.good(f"{where} answers C-ECHO and takes Segmentation Storage")
 
     def associate(
-        self, contexts: Sequence[PresentationContext], answer_timeout_s: float
+        self,
+        contexts: Sequence[PresentationContext],
+        answer_timeout_s: float,
+        heard: Heard | None = None,
     ) -> Association:
         """Request an association; whether it is established is for the caller to look at.
 
+        Args:
+            heard: Learns what the peer may not say.
         Raises:
             socket.gaierror: The host name has no address.
             OSError: The files of TLS cannot be used.
         """
         tls = self.peer.tls
         secured = None if tls is None else _Secured(client_context(tls))
+        heard = heard or Heard()
+        heard.patience_s = self.negotiate_timeout_s + answer_timeout_s
         entity = AE(ae_title=self.calling_ae_title)
         entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
         entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
@@ -167,7 +180,7 @@ class DimseDestination(Destination):
             self.peer.port,
             contexts=list(contexts),
             ae_title=self.peer.ae_title,
-            evt_handlers=[(evt.EVT_CONN_OPEN, _send_without_delay)],
+            evt_handlers=[(evt.EVT_CONN_OPEN, _prepare_line, [heard])],
             tls_args=(secured, tls.name or self.peer.host) if secured and tls else None,  # type: ignore[arg-type]
         )
         if secured is not None and not association.is_established:
@@ -221,6 +234,7 @@ class _Secured:
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._context = context
+        self._context.sslsocket_class = _BoundedTlsLine
         self._line: ssl.SSLSocket | None = None
 
     def wrap_socket(self, line: socket.socket, **options: Any) -> ssl.SSLSocket:
@@ -303,11 +317,76 @@ def classify_association(end: AssociationEnd, detail: str = "") -> Outcome:
 # --- pynetdicom ----------------------------------------------------------------------------------
 
 
-def _send_without_delay(event: evt.Event) -> None:
-    """Nagle's algorithm costs 40 ms per message against a peer with delayed acknowledgements."""
+class Heard:
+    """What a peer said since it was spoken to last.
+
+    pynetdicom reads a PDU of any length that is announced, and PDUs without end until a message is
+    whole. Nothing that a store answers is longer than a kilobyte, and an acceptance is a few.
+
+    Attributes:
+        patience_s: For how long it may go on.
+        fault: Why the line was given up, in one sentence; empty where it was not.
+    """
+
+    def __init__(self) -> None:
+        self.patience_s = inf
+        self.fault = ""
+        self._bytes = 0
+        self._since_s = time.monotonic()
+
+    def speak(self) -> None:
+        """This side says something: what is heard from now on is the answer to it."""
+        self._bytes, self._since_s = 0, time.monotonic()
+
+    def take(self, size_bytes: int) -> None:
+        """So much was heard.
+
+        Raises:
+            ConnectionAbortedError: It is too much, or takes too long; pynetdicom ends the line then.
+        """
+        self._bytes += size_bytes
+        if self._bytes > _ANSWER_MAX_BYTES:
+            self.fault = f"the destination's answer is longer than {_ANSWER_MAX_BYTES >> 10} KB"
+        elif time.monotonic() - self._since_s > self.patience_s:
+            self.fault = "the destination did not finish its answer in time"
+        if self.fault:
+            raise ConnectionAbortedError(self.fault)
+
+
+class _BoundedLine(socket.socket):
+    """A socket on which the peer's answers have a bound."""
+
+    heard = Heard()
+
+    def send(self, data: Any, flags: int = 0, /) -> int:
+        self.heard.speak()
+        return super().send(data, flags)
+
+    def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
+        data = super().recv(buflen, flags)
+        self.heard.take(len(data))
+        return data
+
+
+class _BoundedTlsLine(_BoundedLine, ssl.SSLSocket):
+    """The same over TLS."""
+
+
+def _prepare_line(event: evt.Event, heard: Heard) -> None:
+    """Bound what the peer answers, and send at once.
+
+    Nagle's algorithm costs 40 ms per message against a peer with delayed acknowledgements.
+    """
     transport = event.assoc.dul.socket
-    if transport is not None and transport.socket is not None:
-        transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if transport is None or transport.socket is None:
+        return
+    line = transport.socket
+    if not isinstance(line, _BoundedLine):
+        line = _BoundedLine(line.family, line.type, line.proto, fileno=line.detach())
+        transport.socket = line
+    line.heard = heard
+    line.settimeout(heard.patience_s)
+    line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def send_c_store(association: Association, payload: Path | Dataset, message_id: int) -> Dataset:

@@ -35,6 +35,11 @@ _HTTP_WORDS = {
 _DONE_OR_LATER = (DeliveryClass.WARNED, DeliveryClass.RETRY, DeliveryClass.REFUSED)
 
 
+def tells(status: int) -> bool:
+    """Whether a body under this HTTP status is asked what became of the object."""
+    return status in (OK, ACCEPTED, CONFLICT)
+
+
 def judge_answer(
     status: int, body: bytes, sop_instance_uid: str, retry_after_s: float | None = None
 ) -> Outcome:
@@ -43,7 +48,7 @@ def judge_answer(
     A failure listed in the body outweighs any HTTP status; 200 without a word about the instance is
     taken with a warning, 202 without one is no proof of anything.
     """
-    if status not in (OK, ACCEPTED, CONFLICT):
+    if not tells(status):
         return classify_http(status, retry_after_s)
     answer = _response_module(body)
     failure = _item_of(answer, FAILED_SOP_SEQUENCE, sop_instance_uid)

@@ -11,7 +11,7 @@ Source: PS3.5 7.1 (elements), 7.3 (byte order), 8.1 (pixel data)
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from pydicom.dataelem import DataElement, RawDataElement
@@ -55,16 +55,24 @@ _MEANING = (
 _PLANAR_CONFIGURATION = 0x00280006
 
 
-def content_digest(instance: Dataset) -> str:
-    """Equal for two encodings of one instance, different for any other attribute or pixel."""
+def content_digest(instance: Dataset, file: BinaryIO | None = None) -> str:
+    """Equal for two encodings of one instance, different for any other attribute or pixel.
+
+    Args:
+        file: The instance as a file, where its pixels should be read from that, frame by frame.
+    """
     digest = hashlib.sha256()
     _add_data_set(digest, instance)
-    _add_pixels(digest, instance)
+    _add_pixels(digest, instance, file)
     return digest.hexdigest()
 
 
-def pixel_and_geometry_digest(instance: Dataset) -> str:
-    """Equal when pixels and their place in the patient are, whatever else the header says."""
+def pixel_and_geometry_digest(instance: Dataset, file: BinaryIO | None = None) -> str:
+    """Equal when pixels and their place in the patient are, whatever else the header says.
+
+    Args:
+        file: As for ``content_digest``.
+    """
     digest = hashlib.sha256()
     for frame in frames_of(instance):
         digest.update(repr(frame).encode())
@@ -74,7 +82,7 @@ def pixel_and_geometry_digest(instance: Dataset) -> str:
     if not _has_pixels(instance):
         # an instance without pixels is its attributes
         _add_data_set(digest, instance)
-    _add_pixels(digest, instance)
+    _add_pixels(digest, instance, file)
     return digest.hexdigest()
 
 
@@ -139,7 +147,8 @@ def _has_pixels(instance: Dataset) -> bool:
     return any(keyword in instance for keyword in _PIXEL_KEYWORDS)
 
 
-def _add_pixels(digest: _Hash, instance: Dataset) -> None:
-    for frame in iter_pixels(instance, raw=True) if _has_pixels(instance) else ():
+def _add_pixels(digest: _Hash, instance: Dataset, file: BinaryIO | None) -> None:
+    source = instance if file is None else file
+    for frame in iter_pixels(source, raw=True) if _has_pixels(instance) else ():
         digest.update(b"\x1f%d,%d" % frame.shape[:2])
         digest.update(np.ascontiguousarray(frame).astype(frame.dtype.newbyteorder("<")).tobytes())

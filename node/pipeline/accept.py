@@ -6,6 +6,7 @@ The web process opens the same ingest for STOW-RS.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,9 +36,21 @@ log = logging.getLogger(__name__)
 Replan = Callable[[], Plan]
 
 DRAIN_S = 15.0
+# of a thread: hundreds of 8 MB would count as memory that is used
+_STACK_BYTES = 1 << 20
 _PIECE_BYTES = 1 << 20
 _listening_settings = attrgetter(
-    *("ae_titles", "dimse", "web", "peers", "folders", "storage", "data_dir", "database_url")
+    *(
+        "ae_titles",
+        "dimse",
+        "web",
+        "peers",
+        "folders",
+        "storage",
+        "memory",
+        "data_dir",
+        "database_url",
+    )
 )
 
 
@@ -109,6 +122,7 @@ def receive(
     Args:
         process: Which of those that share the ports.
     """
+    threading.stack_size(_STACK_BYTES)
     ports.begin(process)
     with open_ingest(plan) as door:
         server = DimseServer(

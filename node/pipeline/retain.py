@@ -184,7 +184,7 @@ class Retention:
         self._engine = engine
         spool = spool_settings(plan.config)
         self._folders = spool.folders.made()
-        self._space = SpaceGuard(spool.folders.root, spool.watermark)
+        self._space = SpaceGuard.of(spool)
         self._markers = SeriesMarkers(spool.folders.series)
         self._results = ResultStore(engine)
         self._swept_at = self._aged_at = -inf
@@ -200,7 +200,12 @@ class Retention:
         return self._plan.config.storage.keep_days
 
     def sweep(self, now: float) -> None:
-        """One bounded round, if it is time for one, the last left something, or the disk is short."""
+        """One bounded round, if it is time for one, the last left something, or the disk is short.
+
+        Where files cannot be deleted now, neither are their rows.
+        """
+        if not os.access(self._folders.instances, os.W_OK):
+            return
         is_short = bool(self._space.shortage)
         if now - self._swept_at < SWEEP_S and not (self.has_more or is_short):
             return

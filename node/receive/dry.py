@@ -11,7 +11,6 @@ from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from struct import pack
-from typing import BinaryIO
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -21,6 +20,7 @@ from node.domain.instance import InstanceState, Origin, Transport
 from node.domain.received import Loss, Received
 from node.receive.folder import take_file
 from node.receive.ingest import Ingest
+from node.receive.store import Scratch
 from node.receive.walk import Buffer
 
 _PREFIX_END = 132
@@ -103,8 +103,8 @@ class _DryPart:
             yield data
 
     @contextmanager
-    def scratch(self) -> Iterator[BinaryIO]:
-        with tempfile.TemporaryFile() as file:
+    def scratch(self) -> Iterator[Scratch]:
+        with tempfile.TemporaryFile(buffering=0) as file:
             yield file
 
     def keep(self, received: Received, origin: Origin) -> InstanceState:

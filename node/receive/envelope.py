@@ -7,10 +7,10 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from struct import Struct
-from typing import BinaryIO
 
 from node.domain.errors import InstanceRejected, Status
 from node.domain.received import Note
+from node.receive.store import Scratch
 from node.receive.syntaxes import EXPLICIT_BIG_UID, EXPLICIT_LITTLE_UID, IMPLICIT_LITTLE_UID
 from node.receive.walk import LONG_VRS, Buffer, is_zero
 
@@ -123,7 +123,7 @@ def guess_transfer_syntax(content: Buffer) -> str:
 
 
 @contextmanager
-def inflated(data: Buffer, scratch: BinaryIO, max_bytes: int, max_ratio: float) -> Iterator[Buffer]:
+def inflated(data: Buffer, scratch: Scratch, max_bytes: int, max_ratio: float) -> Iterator[Buffer]:
     """A deflated data set as a buffer of its inflated bytes; memory stays small.
 
     Raises:
@@ -134,7 +134,6 @@ def inflated(data: Buffer, scratch: BinaryIO, max_bytes: int, max_ratio: float) 
     limit = min(max_bytes, max(_FREE_BYTES, int(len(data) * max_ratio)))
     try:
         size_bytes = _inflate(data, scratch, limit)
-        scratch.flush()
     except zlib.error:
         raise _broken("no deflate stream") from None
     except OSError as error:
@@ -148,7 +147,7 @@ def inflated(data: Buffer, scratch: BinaryIO, max_bytes: int, max_ratio: float) 
         yield mapped
 
 
-def _inflate(data: Buffer, into: BinaryIO, limit: int) -> int:
+def _inflate(data: Buffer, into: Scratch, limit: int) -> int:
     stream = zlib.decompressobj(-zlib.MAX_WBITS)
     written = 0
     for start in range(0, len(data), _CHUNK_BYTES):
@@ -162,7 +161,7 @@ def _inflate(data: Buffer, into: BinaryIO, limit: int) -> int:
                     f"inflates to more than {limit} bytes",
                     dimse_status=Status.INFLATES_BEYOND_LIMIT,
                 )
-            into.write(piece)
+            _append(into, piece)
         if stream.eof:
             end = min(start + _CHUNK_BYTES, len(data)) - len(stream.unused_data)
             left = len(data) - end
@@ -173,8 +172,13 @@ def _inflate(data: Buffer, into: BinaryIO, limit: int) -> int:
     tail = stream.flush()
     if not stream.eof or written + len(tail) > limit:
         raise _broken("the deflate stream is cut off")
-    into.write(tail)
+    _append(into, tail)
     return written + len(tail)
+
+
+def _append(into: Scratch, data: bytes) -> None:
+    while data:
+        data = data[into.write(data) :]
 
 
 def _broken_head(reason: str) -> InstanceRejected:

@@ -217,7 +217,10 @@ class Arrival:
             self._take(data if self._splitter is None else self._splitter.feed(data))
         except InstanceRejected as rejection:
             self._rejection = rejection
-            self._put_aside(rejection)
+        except MemoryError:
+            self._rejection = _no_memory()
+        if self._rejection is not None:
+            self._put_aside(self._rejection)
             self._part.discard()  # at once; a peer may go on sending for long
 
     def finish(self) -> Receipt:
@@ -232,16 +235,13 @@ class Arrival:
             self._part.discard()
             raise self._rejection
         try:
-            if self._splitter is not None:
-                self._take(self._splitter.end())
-            received = self._known = self._check()
-            state = self._part.keep(received, self._origin)
+            state = self._keep()
         except InstanceRejected as rejection:
             self._put_aside(rejection)
             raise
         finally:
             self._part.discard()
-        return Receipt(state=state, **{name: getattr(received, name) for name in UID_TAGS})
+        return Receipt(state=state, **{name: getattr(self._known, name) for name in UID_TAGS})
 
     def abandon(self) -> None:
         """The line was lost: remove what came so far. Harmless after ``finish``."""
@@ -254,6 +254,16 @@ class Arrival:
             )
             self._put_aside(cut_off)
         self._part.discard()
+
+    def _keep(self) -> InstanceState:
+        try:
+            if self._splitter is not None:
+                self._take(self._splitter.end())
+            self._known = self._check()
+            return self._part.keep(self._known, self._origin)
+        except MemoryError:
+            pass  # what took it is let go of before anything else is done
+        raise _no_memory()
 
     def _take(self, data: bytes | memoryview) -> None:
         if not data:
@@ -355,3 +365,9 @@ class Arrival:
             return self._announced.transfer_syntax_uid
         named = self._splitter.transfer_syntax_uid if self._splitter is not None else ""
         return named or guess_transfer_syntax(content)
+
+
+def _no_memory() -> InstanceRejected:
+    return InstanceRejected(
+        "no memory is left for it", dimse_status=Status.OUT_OF_RESOURCES, quarantine=False
+    )

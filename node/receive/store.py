@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
-from typing import BinaryIO, Final, Protocol
+from typing import Final, Protocol
 
 from node.domain.errors import InstanceRejected
 from node.domain.instance import Ending, InstanceState, Origin
@@ -17,6 +17,16 @@ from node.domain.received import Loss, Received
 from node.receive.walk import Buffer
 
 HEARTBEAT_S: Final = 2.0
+
+
+class Scratch(Protocol):
+    """A nameless file for the time of a check."""
+
+    def write(self, data: bytes, /) -> int:
+        """Append data; how much of it; raises InstanceRejected 0xA700 when there is no room."""
+
+    def fileno(self) -> int:
+        """Its descriptor; what was written can be read from it at once."""
 
 
 class Part(Protocol):
@@ -31,8 +41,8 @@ class Part(Protocol):
     def content(self) -> AbstractContextManager[Buffer]:
         """The bytes written so far, without a copy."""
 
-    def scratch(self) -> AbstractContextManager[BinaryIO]:
-        """A nameless file for the time of the check."""
+    def scratch(self) -> AbstractContextManager[Scratch]:
+        """Room for what the bytes are inflated to; raises InstanceRejected 0xA700."""
 
     def keep(self, received: Received, origin: Origin) -> InstanceState:
         """Make the instance durable; raises InstanceRejected for conflicts and lack of room."""

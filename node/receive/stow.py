@@ -175,9 +175,17 @@ class StowService:
         """Pump the body into the worker thread and wait for what it says."""
         loop = asyncio.get_running_loop()
         pipe = BodyPipe(loop)
-        working = loop.run_in_executor(
-            self._threads, self._receiver.receive, pipe, boundary, self._origin(request), study
-        )
+        try:
+            working = loop.run_in_executor(
+                self._threads, self._receiver.receive, pipe, boundary, self._origin(request), study
+            )
+        except RuntimeError:  # no more threads
+            pipe.end()
+            raise RequestRefused(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "no thread can be started",
+                headers={"Retry-After": "5"},
+            ) from None
         working.add_done_callback(lambda _future: pipe.leave())
         pumping = asyncio.create_task(self._pump(head, stream, pipe))
         try:

@@ -1,23 +1,32 @@
-"""Content digests of spool files, computed in a limited process of its own.
+"""Content digests of spool files, computed in limited processes of their own.
 
-A file may make a codec crash, hang or ask for all memory; then only this process ends, and the file
-counts as one that cannot be compared. The process starts when it is first needed and goes away by
-itself after ten idle seconds.
+A file may make a codec crash, hang or ask for all memory; then only such a process ends, and the file
+counts as one that cannot be compared. The processes start when they are first needed and go away by
+themselves after ten idle seconds. Large files have one of their own, so that nobody's small one waits for
+them; of these there are two, so that it does not wait for one that hangs either.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import resource
 import select
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from queue import LifoQueue
 from threading import Lock
 from typing import IO
 
 IDLE_S = 10.0
+MEMORY_BYTES = 1 << 30
+# from here on a file is large: its pixels are read frame by frame
+LARGE_BYTES = 64 << 20
+_DEFERRED_BYTES = 1 << 20
+_SMALL = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,10 +37,36 @@ class Digests:
     pixels: str
 
 
-class DigestProcess:
-    """Asks the process; one question at a time."""
+class DigestProcesses:
+    """Asks the processes."""
 
-    def __init__(self, *, memory_bytes: int = 8 << 30, timeout_s: float = 60.0) -> None:
+    def __init__(self, *, memory_bytes: int = MEMORY_BYTES, timeout_s: float = 60.0) -> None:
+        one = partial(DigestProcess, memory_bytes=memory_bytes, timeout_s=timeout_s)
+        self._large = one()
+        self._all_small = tuple(one() for _ in range(_SMALL))
+        self._small: LifoQueue[DigestProcess] = LifoQueue()  # those that are warm first
+        for process in self._all_small:
+            self._small.put(process)
+
+    def digests(self, path: Path) -> Digests | None:
+        """The digests of a file; None when its pixels cannot be decoded within the limits."""
+        if path.stat().st_size >= LARGE_BYTES:
+            return self._large.digests(path)
+        process = self._small.get()
+        try:
+            return process.digests(path)
+        finally:
+            self._small.put(process)
+
+    def close(self) -> None:
+        for process in (self._large, *self._all_small):
+            process.close()
+
+
+class DigestProcess:
+    """Asks one process; one question at a time."""
+
+    def __init__(self, *, memory_bytes: int = MEMORY_BYTES, timeout_s: float = 60.0) -> None:
         self._memory_bytes = memory_bytes
         self._timeout_s = timeout_s
         self._lock = Lock()
@@ -106,19 +141,24 @@ def _digests_of(path: str) -> dict[str, str]:
 
     from node.domain.digests import content_digest, pixel_and_geometry_digest
 
-    instance = dcmread(path)
-    # content first: reading values for the geometry would replace undecoded elements
-    return {
-        "content": content_digest(instance),
-        "pixels": pixel_and_geometry_digest(instance),
-    }
+    with Path(path).open("rb") as file:
+        is_large = os.fstat(file.fileno()).st_size >= LARGE_BYTES
+        instance = dcmread(file, defer_size=_DEFERRED_BYTES if is_large else None)
+        # a deflated file is whole in memory by now
+        is_deflated = instance.file_meta.TransferSyntaxUID.is_deflated
+        frames_from = file if is_large and not is_deflated else None
+        # content first: reading values for the geometry would replace undecoded elements
+        return {
+            "content": content_digest(instance, frames_from),
+            "pixels": pixel_and_geometry_digest(instance, frames_from),
+        }
 
 
 def _serve(memory_bytes: int) -> None:
     import warnings
 
     warnings.simplefilter("ignore")
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
     while select.select([sys.stdin], [], [], IDLE_S)[0]:
         path = sys.stdin.readline().strip()
         if not path:

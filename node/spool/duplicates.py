@@ -8,7 +8,7 @@ from enum import Enum, auto
 from pathlib import Path
 
 from node.domain.received import Received
-from node.spool.digest_process import DigestProcess
+from node.spool.digest_process import DigestProcesses
 from node.spool.parts import InstanceRecord
 
 
@@ -37,7 +37,7 @@ class Verdict:
 
 
 def judge_duplicate(
-    newcomer: Path, received: Received, known: Sequence[Known], process: DigestProcess
+    newcomer: Path, received: Received, known: Sequence[Known], process: DigestProcesses
 ) -> Verdict:
     """Compare a newcomer with every version kept under its UID.
 

@@ -27,10 +27,17 @@ from node.domain.errors import InstanceRejected, Status
 from node.domain.instance import InstanceState, Origin
 from node.domain.received import Loss, Note, Received
 from node.domain.uids import file_stem, is_uid
-from node.spool.digest_process import DigestProcess
+from node.spool.digest_process import DigestProcesses
 from node.spool.duplicates import Duplicate, Known, judge_duplicate
 from node.spool.index import Index, Tombstones
-from node.spool.parts import InstanceRecord, SpoolPart, encode_record, no_room, read_record
+from node.spool.parts import (
+    Inflating,
+    InstanceRecord,
+    SpoolPart,
+    encode_record,
+    no_room,
+    read_record,
+)
 from node.spool.quarantine import QuarantineFolder
 
 _UIDS = (
@@ -51,6 +58,9 @@ _EVENTS = {
 }
 _GIGABYTE = 1_000_000_000
 _CACHE_S = 0.25
+_CACHE_BYTES = 4 << 20
+_PART_BYTES = 64 << 10  # what an empty part counts as: it takes an inode
+_INODES = 1000  # kept in reserve where there are many
 _MOST_BYTES = 1024  # a key has 64
 
 
@@ -89,29 +99,55 @@ class Watermark:
 
 @dataclass(slots=True)
 class SpaceGuard:
-    """Watches the file system that holds a folder; looks again after a quarter of a second."""
+    """Watches the file system that holds a folder.
+
+    It looks again after a quarter of a second, and after 4 MB were written: with one of these for all
+    threads of a process, each process goes so far beyond the watermark at most.
+
+    Args:
+        folder: It must be there for anything to be taken.
+    """
 
     folder: Path
     watermark: Watermark
     monotonic_s: Callable[[], float] = field(default=time.monotonic, kw_only=True)
     _looked_at: float = -inf
     _shortage: str = ""
+    _taken_bytes: int = 0
+
+    @classmethod
+    def of(cls, settings: SpoolSettings) -> SpaceGuard:
+        """The one that tells whether a spool takes instances."""
+        return cls(settings.folders.incoming, settings.watermark)
 
     @property
     def shortage(self) -> str:
         """One sentence when there is no room, else empty."""
         now = self.monotonic_s()
         if now - self._looked_at >= _CACHE_S:
+            self._taken_bytes = 0
             self._shortage = self._look()
             self._looked_at = now
         return self._shortage
+
+    def take(self, size_bytes: int) -> str:
+        """So many bytes are about to be written: the shortage, looked at anew where it is due."""
+        self._taken_bytes += size_bytes
+        if self._taken_bytes >= _CACHE_BYTES:
+            self.forget()
+        return self.shortage
 
     def forget(self) -> None:
         """Look again at the next question: something was just deleted, or failed to be written."""
         self._looked_at = -inf
 
     def _look(self) -> str:
-        disk = os.statvfs(self.folder)
+        try:
+            disk = os.statvfs(self.folder)
+        except OSError as error:
+            return f"the folder for instances cannot be used ({error.strerror})"
+        if disk.f_flag & os.ST_RDONLY:
+            return "the disk for instances is read-only"
         free_gb = disk.f_bavail * disk.f_frsize / _GIGABYTE
         usable = disk.f_blocks - disk.f_bfree + disk.f_bavail
         used_percent = 100.0 * (1 - disk.f_bavail / usable) if usable else 100.0
@@ -120,8 +156,9 @@ class SpaceGuard:
             return f"{free_gb:.1f} GB free, {reserve_gb:g} GB are kept in reserve"
         if used_percent > limit:
             return f"the disk is {used_percent:.0f} % full, the limit is {limit:g} %"
-        if disk.f_files and not disk.f_favail:
-            return "no inode is left on the disk"
+        inodes = min(_INODES, disk.f_files // 10)
+        if disk.f_favail < inodes:
+            return f"{disk.f_favail} inodes free, {inodes} are kept in reserve"
         return ""
 
 
@@ -212,13 +249,14 @@ class Spool:
         self._index = index
         folders = settings.folders.made()
         self.incoming, self.instances = folders.incoming, folders.instances
-        self._shards = _open_shards(self.instances)
+        _make_shards(self.instances)
         self.markers = SeriesMarkers(folders.series)
         self.quarantine = QuarantineFolder(
             folders.quarantine, index, max_gb=settings.quarantine_max_gb
         )
-        self._space = SpaceGuard(folders.root, settings.watermark)
-        self._digests = DigestProcess()
+        self._space = SpaceGuard.of(settings)
+        self.inflating = Inflating()
+        self._digests = DigestProcesses()
         self._tombstones = Tombstones(index.engine, index.now)
         self._noted: set[tuple[str, Note]] = set()
         self._name, self._numbers = uuid4().hex, count(1)  # no two spools name a part alike
@@ -232,12 +270,22 @@ class Spool:
         """Look at the disk anew: a write failed, or files were deleted."""
         self._space.forget()
 
+    def take_space(self, size_bytes: int) -> None:
+        """So many bytes are about to be written.
+
+        Raises:
+            InstanceRejected: 0xA700, the disk is short.
+        """
+        if shortage := self._space.take(size_bytes):
+            raise no_room(shortage)
+
     def new_part(self) -> SpoolPart:
         """Room for one instance.
 
         Raises:
             InstanceRejected: 0xA700, disk or index are short.
         """
+        self.take_space(_PART_BYTES)
         if self.shortage:
             raise no_room(self.shortage)
         return SpoolPart(self, self.incoming / f"{self._name}-{next(self._numbers):x}.part")
@@ -246,11 +294,8 @@ class Spool:
         return self.instances / file_name
 
     def close(self) -> None:
-        """End the digest process and let go of the folders."""
+        """End the digest process."""
         self._digests.close()
-        for descriptor in self._shards.values():
-            os.close(descriptor)
-        self._shards.clear()
 
     def put_aside(
         self,
@@ -342,7 +387,6 @@ class Spool:
     ) -> InstanceState:
         """Link the part under the next free version, after looking at the versions before."""
         stem = file_stem(received.sop_instance_uid)
-        shard = self._shards[stem[:2]]
         while True:
             known, version, name = self._versions(stem, deleted)
             head = _head(received, origin, self._index.now(), version=version)
@@ -352,13 +396,13 @@ class Spool:
                 verdict = judge_duplicate(part.path, received, known, self._digests)
                 if verdict.duplicate is Duplicate.DUPLICATE:
                     # the first copy may still be on its way to the disk
-                    os.fsync(shard)
+                    _sync_folder(known[0].path.parent)
                     return InstanceState.DUPLICATE
                 self._report(verdict.duplicate, received, is_overruled)
                 head = replace(head, pixel_identity=verdict.pixel_identity)
                 if verdict.duplicate is Duplicate.AMENDED:
                     state = InstanceState.AMENDED
-            if self._place(part, head, name, shard):
+            if self._place(part, head, name):
                 self._index.record_instance(head.instance(name))
                 return state
 
@@ -375,15 +419,16 @@ class Spool:
             known.append(Known(path, read_record(path)))
         return known, version, name
 
-    def _place(self, part: SpoolPart, head: InstanceRecord, name: str, shard: int) -> bool:
+    def _place(self, part: SpoolPart, head: InstanceRecord, name: str) -> bool:
         """Make the part durable under its name; False when another process took the name."""
+        path = self.instances / name
         os.pwrite(part.descriptor, encode_record(head), 0)
         os.fdatasync(part.descriptor)
         try:
-            os.link(part.path, self.instances / name)
+            os.link(part.path, path)
         except FileExistsError:
             return False
-        os.fsync(shard)
+        _sync_folder(path.parent)
         return True
 
     def _report(self, duplicate: Duplicate, received: Received, is_overruled: bool) -> None:
@@ -398,17 +443,20 @@ class Spool:
             )
 
 
-def _open_shards(folder: Path) -> dict[str, int]:
-    """Descriptors of the 256 folders of instances, made when absent, for their syncs."""
-    shards: dict[str, int] = {}
+def _make_shards(folder: Path) -> None:
+    """The 256 folders of instances, made when absent."""
     for number in range(256):
-        path = folder / f"{number:02x}"
-        path.mkdir(exist_ok=True)
-        shards[path.name] = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    os.fsync(descriptor)
-    os.close(descriptor)
-    return shards
+        (folder / f"{number:02x}").mkdir(exist_ok=True)
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable; it is opened anew: another disk may be there by now."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _head(received: Received, origin: Origin, now: float, *, version: int) -> InstanceRecord:

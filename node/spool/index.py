@@ -7,6 +7,8 @@ as files, from which their rows can be rebuilt.
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -99,7 +101,13 @@ class Index:
         return self._trouble
 
     def record_instance(self, instance: Instance) -> None:
-        self._put((tables.instance, instance_values(instance)))
+        """Write the row of a file that is there."""
+        try:
+            self._put((tables.instance, instance_values(instance)))
+        except MemoryError:
+            # nobody would look for the file before this process is started again
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise
 
     def record_quarantine(self, values: Mapping[str, object]) -> None:
         self._put((tables.quarantine, values))
@@ -256,7 +264,7 @@ class Index:
                     connection.execute(refused, of[tables.quarantine])
                 if of[tables.event]:
                     connection.execute(insert(tables.event), of[tables.event])
-        except DBAPIError:
+        except (DBAPIError, MemoryError):
             self._trouble = "the index cannot be written"
             return False
         self._trouble = ""

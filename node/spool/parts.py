@@ -20,13 +20,14 @@ import mmap
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from math import inf
 from pathlib import Path
 from struct import pack, unpack_from
-from typing import TYPE_CHECKING, BinaryIO
+from threading import Lock
+from typing import TYPE_CHECKING
 
 from node.domain.errors import InstanceRejected, Status
 from node.domain.instance import Instance, InstanceState, Origin, Transport
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 HEAD_BYTES = 2048
 
 _RECORD_CREATOR_UID = uid_from("segnode", "spool record", "1")
+# twice what one instance may be inflated to
+_MAX_INFLATING_BYTES = 8 << 30
 _PREAMBLE = bytes(128) + b"DICM"
 _RECORD_TAG = 0x0102
 _SOURCE_CHARACTERS = 80  # the end of a path, which may be of four bytes each
@@ -65,14 +68,7 @@ class SpoolPart:
         self._is_open = True
 
     def write(self, data: bytes | memoryview) -> None:
-        try:
-            while data:
-                written = os.pwrite(self.descriptor, data, self._end)
-                self._end += written
-                data = data[written:] if written < len(data) else b""
-        except OSError as error:
-            self._spool.forget_space()
-            raise no_room(f"the instance cannot be written: {error.strerror}") from error
+        self._end = _append(self._spool, self.descriptor, self._end, data)
 
     def rewrite(self, offset: int, data: bytes) -> None:
         """Put bytes in the place of some that were written."""
@@ -95,14 +91,14 @@ class SpoolPart:
             yield data
 
     @contextmanager
-    def scratch(self) -> Iterator[BinaryIO]:
+    def scratch(self) -> Iterator[ScratchFile]:
         """A nameless file on the same disk."""
         try:
-            file = tempfile.TemporaryFile(dir=self.path.parent)  # noqa: SIM115 - closed below
+            file = tempfile.TemporaryFile(dir=self.path.parent, buffering=0)  # noqa: SIM115
         except OSError as error:
             raise no_room(f"no file can be made: {error.strerror}") from error
-        with file:
-            yield file
+        with file, self._spool.inflating.some() as room:
+            yield ScratchFile(self._spool, room, file.fileno())
 
     def keep(self, received: Received, origin: Origin) -> InstanceState:
         """Make the instance durable."""
@@ -115,12 +111,84 @@ class SpoolPart:
         self._spool.put_aside(self, received, origin, rejection, source)
 
     def discard(self) -> None:
-        """Close and remove the part; harmless when that was done."""
+        """Close and remove the part; harmless when that was done.
+
+        One that cannot be removed now is stale once it is closed.
+        """
         if not self._is_open:
             return
         self._is_open = False
-        self.path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.path.unlink(missing_ok=True)
         os.close(self.descriptor)
+
+
+class Inflating:
+    """What all parts of a process are inflated to at once, within a bound."""
+
+    def __init__(self, max_bytes: int = _MAX_INFLATING_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._lock = Lock()
+        self._held_bytes = 0
+
+    @contextmanager
+    def some(self) -> Iterator[Callable[[int], None]]:
+        """Takes room as it is called with sizes; gives it back at the end.
+
+        Raises:
+            InstanceRejected: From the call: 0xA700, the bound is reached.
+        """
+        mine = 0
+
+        def take(size_bytes: int) -> None:
+            nonlocal mine
+            with self._lock:
+                if self._held_bytes + size_bytes > self._max_bytes:
+                    raise no_room("too much is being inflated at once")
+                self._held_bytes += size_bytes
+            mine += size_bytes
+
+        try:
+            yield take
+        finally:
+            with self._lock:
+                self._held_bytes -= mine
+
+
+class ScratchFile:
+    """What a part is inflated to, on the same disk and within the same room."""
+
+    def __init__(self, spool: Spool, take: Callable[[int], None], descriptor: int) -> None:
+        self._spool = spool
+        self._take = take
+        self._descriptor = descriptor
+        self._end = 0
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def write(self, data: bytes, /) -> int:
+        self._take(len(data))
+        self._end = _append(self._spool, self._descriptor, self._end, data)
+        return len(data)
+
+
+def _append(spool: Spool, descriptor: int, end: int, data: bytes | memoryview) -> int:
+    """Write at the end of a file, where there is room; its end then.
+
+    Raises:
+        InstanceRejected: 0xA700, disk or watermark are reached.
+    """
+    spool.take_space(len(data))
+    try:
+        while data:
+            written = os.pwrite(descriptor, data, end)
+            end += written
+            data = data[written:] if written < len(data) else b""
+    except OSError as error:
+        spool.forget_space()
+        raise no_room(f"the instance cannot be written: {error.strerror}") from error
+    return end
 
 
 def _open_locked(path: Path) -> int:

@@ -37,9 +37,7 @@ def web(plan: Plan, replan: Replan, signals: Signals) -> None:
                 accepted=plan.config.accept_licences,
             ),
             actions=Admin(plan, engine, door),
-            health=NodeHealth(
-                engine, SpaceGuard(plan.config.data_dir, spool_settings(plan.config).watermark)
-            ),
+            health=NodeHealth(engine, SpaceGuard.of(spool_settings(plan.config))),
             results_dir=plan.results_folder,
         )
         server = make_server(

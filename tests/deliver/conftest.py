@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,26 +21,26 @@ MakeObject = Callable[..., DeliverableObject]
 @pytest.fixture
 def make_object(tmp_path: Path) -> MakeObject:
     """Writes a SEG object to a file and says what it is."""
+    return partial(make_deliverable, tmp_path)
 
-    def make(number: int = 1, size_bytes: int = 4096) -> DeliverableObject:
-        uid = f"1.2.826.0.1.3680043.10.9.{number}"
-        data = segmentation(uid, size_bytes)
-        data.file_meta = FileMetaDataset()
-        data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        path = tmp_path / f"object{number}.dcm"
-        data.save_as(path, enforce_file_format=True)
-        return DeliverableObject(
-            path=str(path),
-            size_bytes=path.stat().st_size,
-            sop_class_uid=SegmentationStorage,
-            sop_instance_uid=uid,
-            series_instance_uid=str(data.SeriesInstanceUID),
-            study_instance_uid=str(data.StudyInstanceUID),
-            transfer_syntax_uid=ExplicitVRLittleEndian,
-            model="ct_tissue",
-        )
 
-    return make
+def make_deliverable(folder: Path, number: int = 1, size_bytes: int = 4096) -> DeliverableObject:
+    uid = f"1.2.826.0.1.3680043.10.9.{number}"
+    data = segmentation(uid, size_bytes)
+    data.file_meta = FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    path = folder / f"object{number}.dcm"
+    data.save_as(path, enforce_file_format=True)
+    return DeliverableObject(
+        path=str(path),
+        size_bytes=path.stat().st_size,
+        sop_class_uid=SegmentationStorage,
+        sop_instance_uid=uid,
+        series_instance_uid=str(data.SeriesInstanceUID),
+        study_instance_uid=str(data.StudyInstanceUID),
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        model="ct_tissue",
+    )
 
 
 @pytest.fixture

@@ -213,6 +213,22 @@ def test_a_short_disk_is_swept_at_once_and_then_takes_instances_again(
     assert images(node) == 1
 
 
+def test_nothing_is_forgotten_of_images_that_cannot_be_deleted_now(node: SimulatedNode) -> None:
+    """The spool's folder is away: once it is back, what was due is due again."""
+    node.receive(ct().files())
+    node.run()
+    node.pass_time(HOUR_S)
+    retention = Retention(node.node.plan, node.node.engine)
+    spool = node.node.data_dir / "spool"
+    spool.rename(node.node.data_dir / "away")
+    retention.sweep(node.now)
+    (node.node.data_dir / "away").rename(spool)
+    kept = images(node)
+    retention.sweep(node.now)
+
+    assert (kept, images(node)) == (8, 0)
+
+
 def test_what_a_runners_programs_printed_goes_with_the_days_of_results(
     tmp_path: Path, worker: SharedWorker
 ) -> None:

@@ -113,9 +113,7 @@ class NodeInProcess:
             jobs=JobCatalog(self.engine),
             models=ModelCatalog(self.plan.models, weights_dir=self.plan.config.weights_dir),
             actions=Admin(self.plan, self.engine, self.door),
-            health=NodeHealth(
-                self.engine, SpaceGuard(self.data_dir, spool_settings(self.plan.config).watermark)
-            ),
+            health=NodeHealth(self.engine, SpaceGuard.of(spool_settings(self.plan.config))),
             results_dir=self.plan.results_folder,
         )
         return self.closing.enter_context(
