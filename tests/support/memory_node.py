@@ -143,7 +143,7 @@ def serving() -> Iterator[Serve]:
     running: list[DimseServer] = []
     threads_before = threading.active_count()
 
-    def start(**settings: object) -> Node:
+    def start(*, is_started: bool = True, **settings: object) -> Node:
         ingest = MemoryIngest()
         log = MemoryLog(ingest)
         server = DimseServer(
@@ -152,7 +152,8 @@ def serving() -> Iterator[Serve]:
             log,
             CONTEXTS,
         )
-        server.start()
+        if is_started:
+            server.start()
         running.append(server)
         return Node(server, ingest, log)
 

@@ -45,6 +45,8 @@ _FOR_OTHERS = 800
 # associations that are open or being judged
 ASSOCIATION_THREADS = 256
 _BACKLOG = 512
+# far fewer than make one give way: whoever has asked is heard before it is the oldest
+_AT_ONCE = 50
 _LOOK_S = 0.25
 _NO_ROOM = Refusal(2, 3, 2)
 _A_ASSOCIATE_RQ = 0x01
@@ -176,8 +178,8 @@ class UpperLayer:
                 self._drop(lines, line, Event.TIMER_EXPIRED)
 
     def _let_come(self, listener: socket.socket, secure: Secure | None) -> None:
-        """Take every connection that waits in the backlog."""
-        while True:
+        """Take some of the connections that wait in the backlog, then hear those that ask."""
+        for _ in range(_AT_ONCE):
             try:
                 connection, peer = listener.accept()
             except (BlockingIOError, InterruptedError):
