@@ -9,21 +9,26 @@ elements of one reading, and none can change what another one reads.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterable, Mapping, MutableSequence, Sequence
 from copy import copy, deepcopy
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
+from struct import pack
+from typing import BinaryIO
 
 from pydicom import dcmread
 from pydicom.charset import convert_encodings, default_encoding
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.tag import BaseTag
+from pydicom.uid import ExplicitVRLittleEndian
 
 from node.assemble.completion import trusted_images_in_acquisition
 from node.assemble.gate import MinimumSize, is_regular, judge_geometry
 from node.domain.derived import derive
-from node.domain.errors import SeriesUnusable
+from node.domain.errors import NodeError, SeriesUnusable
 from node.domain.frames import Frame, frames_of
 from node.domain.grid import GateVerdict
 from node.domain.header import ABSENT, Header, HeaderMerger, Missing, value_of
@@ -44,6 +49,11 @@ _IMAGES_PER_HEADER = 40
 # what a header may keep of one value; others are read where somebody asks for them
 MAX_VALUE_BYTES = 0xFFFF
 _FIRST_PIXELS = 0x7FE00008
+# what is read of one header in all: room for 600 000 elements of 50 bytes each
+MAX_HEADER_BYTES = 32 << 20
+_PIECE_BYTES = 256 << 10
+_PART_10 = bytes(128) + b"DICM"  # PS3.10 7.1
+_PIXELS = b"\xe0\x7f"
 # larger objects are read as far as their pixels
 _WALKED_BYTES = 8 << 20
 
@@ -158,7 +168,10 @@ class SeriesWatch:
         self.size += instance.sop_instance_uid not in self._others
         self._others[instance.sop_instance_uid] = instance
         if self._other_header is None or instance.sop_class_uid in IMAGE_SOP_CLASSES:
-            header = HeaderMerger([self._read_header(instance)]).header()
+            try:
+                header = HeaderMerger([self._read_header(instance)]).header()
+            except HeaderTooLong:  # nothing is lost: no rule and no model wants it
+                header = Header()
             self._other_header = self._other_header or header
             if can_be_input(instance.sop_class_uid, header.text("PhotometricInterpretation")):
                 self._without_pixels.add(instance.sop_instance_uid)
@@ -285,12 +298,63 @@ def read_header(path: Path, *, force: bool = True) -> StoredHeader:
 
 
 def stored_header(instances: Path, instance: Instance) -> Dataset:
-    """The header of an instance whose file lies in a folder of the spool; long values stay there."""
+    """The header of an instance whose file lies in a folder of the spool; long values stay there.
+
+    Raises:
+        HeaderTooLong: It has more than ``MAX_HEADER_BYTES`` besides.
+    """
     path = instances / instance.file_name
-    is_walked = instance.size_bytes <= _WALKED_BYTES and instance.transfer_syntax_uid != DEFLATED
-    if is_walked and (found := _walked(path, instance)) is not None:
+    if instance.transfer_syntax_uid == DEFLATED:
+        return _inflated(path, instance)
+    if instance.size_bytes <= _WALKED_BYTES and (found := _walked(path, instance)) is not None:
         return found
-    return dcmread(path, stop_before_pixels=True, force=True, defer_size=MAX_VALUE_BYTES)
+    with path.open("rb") as file:
+        bounded = _Bounded(file)
+        return dcmread(bounded, stop_before_pixels=True, force=True, defer_size=MAX_VALUE_BYTES)
+
+
+class HeaderTooLong(NodeError):
+    """Nobody has the memory to read this header."""
+
+    def __init__(self) -> None:
+        super().__init__(f"a header is longer than {MAX_HEADER_BYTES >> 20} MB")
+
+
+class _Bounded:
+    """A file that gives no more than a header may have: pydicom keeps all that it reads.
+
+    What it puts off, as it does with long values that lie in no item, it steps over.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.name, self.seek, self.tell = file.name, file.seek, file.tell
+        self._file = file
+        self._left = MAX_HEADER_BYTES
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= self._left:
+            raise HeaderTooLong
+        self._left -= size
+        return self._file.read(size)
+
+
+def _inflated(path: Path, instance: Instance) -> Dataset:
+    """The header of a deflated instance; its pixels are not inflated beyond the bound.
+
+    Source: PS3.5 A.5
+    """
+    stream = zlib.decompressobj(-zlib.MAX_WBITS)
+    syntax = ExplicitVRLittleEndian.encode().ljust(20, b"\0")
+    data = bytearray(_PART_10 + pack("<HH2sH", 0x0002, 0x0010, b"UI", len(syntax)) + syntax)
+    with path.open("rb") as file:
+        file.seek(instance.data_offset)
+        while len(data) < MAX_HEADER_BYTES and (piece := file.read(_PIECE_BYTES)):
+            data += stream.decompress(piece, MAX_HEADER_BYTES - len(data))
+    inflated = BytesIO(data)
+    header = dcmread(inflated, stop_before_pixels=True, force=True)
+    if not stream.eof and inflated.read(len(_PIXELS)) != _PIXELS:
+        raise HeaderTooLong
+    return header
 
 
 def _walked(path: Path, instance: Instance) -> Dataset | None:

@@ -25,6 +25,7 @@ from sqlalchemy.exc import OperationalError
 from node.assemble.completion import peer_key
 from node.domain.agenda import Agenda
 from node.domain.completion_policy import CompletionPolicy
+from node.domain.errors import NodeError
 from node.domain.instance import Forced, SeriesRow, SeriesState
 from node.domain.job import Progress
 from node.domain.reasons import Reason, ReasonCode
@@ -452,7 +453,9 @@ class Settler:
         except OperationalError:
             raise  # the database itself: the whole tick is tried again
         except Exception as error:
-            log.exception("series not settled", extra={"series_instance_uid": series_instance_uid})
+            known = isinstance(error, NodeError)
+            facts = {"series_instance_uid": series_instance_uid, "why": str(error) if known else ""}
+            log.error("series not settled", exc_info=not known, extra=facts)
             self._forget(series_instance_uid)
             self._broken.add(series_instance_uid)
             look = _Look(_Kind.SERIES, series_instance_uid)

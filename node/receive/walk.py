@@ -45,6 +45,8 @@ Buffer: TypeAlias = bytes | bytearray | memoryview | mmap.mmap
 MAX_DEPTH = 128
 # what reading a header takes is about 500 bytes for each: an enhanced image has 60 for each frame
 MAX_ELEMENTS = 600_000
+# of the top level, of which everybody keeps each: images have hundreds
+MAX_TOP_ELEMENTS = 10_000
 # what explicit VR can say of these at all (PS3.5 7.1.2); implicit VR and other VRs could say more
 MAX_VALUE_BYTES = 0xFFFF
 
@@ -282,6 +284,8 @@ class _Walker:
                     except InstanceRejected as fault:
                         self._other_content(fault, value, position, is_implicit, depth, tag)
             if seen is not None:
+                if top and len(seen) >= MAX_TOP_ELEMENTS:
+                    _refuse("too many elements", tag)
                 if is_regular:
                     seen[tag] = Element(vr, value, length)
                 else:

@@ -10,10 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fcntl import ioctl
 from functools import partial
+from termios import FIONREAD
 from typing import Any, Final
 
 import uvicorn
@@ -63,7 +66,8 @@ class Crowd:
         mine = self._of.setdefault(connection.address, {})
         crowded = mine if len(mine) >= IDLE_PER_ADDRESS else self._idle
         if crowded is mine or len(self._idle) >= IDLE:
-            oldest = next(iter(crowded))
+            # all that wait to be accepted are, before anybody is heard: who has asked by then stays
+            oldest = next((each for each in crowded if not each.has_unread), next(iter(crowded)))
             self.remove(oldest)
             oldest.transport.abort()
         self._of.setdefault(connection.address, {})[connection] = None
@@ -118,6 +122,14 @@ class BoundedHttp(HttpToolsProtocol):
         self.address = self.client[0] if self.client else ""
         self._crowd.add(self)
         self._set_deadline(HEADER_S)
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether bytes have come that nobody looked at."""
+        connection, waiting = self.transport.get_extra_info("socket"), array("i", [0])
+        if connection is not None and connection.fileno() >= 0:
+            ioctl(connection.fileno(), FIONREAD, waiting)
+        return bool(waiting[0])
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._crowd.remove(self)

@@ -27,6 +27,7 @@ from node.domain.tls import ClientTls
 from node.tls import client_context
 from tests.bench.processes import pss_mb, tree
 from tests.bench.report import Goal, Report, Row
+from tests.faults.framing import BIG_BYTES, big_request
 from tests.support import raw_dimse as raw
 from tests.support.certificates import Authority, Signed
 from tests.support.http_server import BOUNDARY, MULTIPART, body_of
@@ -39,7 +40,6 @@ PROBE_S = 1.0
 FACTOR, SLACK_S = 2.0, 0.2
 MOST_MB = 400.0
 ROGUE, HONEST = "ROGUE", "STORESCU"
-_BIG_BYTES = 470_000
 
 Line = Callable[[], socket.socket]
 Dripper = Callable[[socket.socket], None]
@@ -172,20 +172,7 @@ def _secure(port: int, context: ssl.SSLContext) -> Line:
 
 def _request(called: bytes = b"SEGNODE") -> bytes:
     """An A-ASSOCIATE-RQ of a peer that is known, for CT."""
-    sent: list[bytes] = []
-
-    class _Recorder(raw.RawAssociation):
-        def __post_init__(self) -> None:
-            self.connection = None  # type: ignore[assignment]
-
-        def send(self, data: bytes) -> None:
-            sent.append(data)
-
-        def read(self) -> raw.Pdu:
-            return raw.CLOSED
-
-    _Recorder(0).request(calling=ROGUE.encode(), called=called)
-    return sent[0]
+    return raw.associate_request(calling=ROGUE.encode(), called=called)
 
 
 def _begin_dimse(line: socket.socket) -> None:
@@ -201,14 +188,6 @@ def _begin_dimse(line: socket.socket) -> None:
         length -= len(line.recv(length))
     line.sendall(raw.pdu(raw.P_DATA, raw.pdv(1, 0x03, raw.store_command("1.2.3"))))
     line.sendall(raw.pdu(raw.P_DATA, raw.pdv(1, 0x00, bytes(10_000)))[:100])
-
-
-def _big_request() -> bytes:
-    """A request that is refused by its title, as long as one may be."""
-    request = bytearray(_request(b"NOBODY"))
-    padding = b"\x55\0" + struct.pack(">H", 60_000) + bytes(60_000)
-    body = bytes(request[6:]) + padding * (_BIG_BYTES // len(padding))
-    return raw.pdu(raw.ASSOCIATE_RQ, body)
 
 
 _POST = (
@@ -227,13 +206,13 @@ def _dimse(name: str, connect: Line, honest: Callable[[], float]) -> Port:
         connect=connect,
         begin=_begin_dimse,
         half=_request()[:90],
-        big=_big_request(),
+        big=big_request(BIG_BYTES, calling=ROGUE.encode(), called=b"NOBODY"),
         honest=honest,
     )
 
 
 def _http(name: str, connect: Line, honest: Callable[[], float]) -> Port:
-    big = _POST.replace(b"50000000", b"470000") + bytes(_BIG_BYTES)
+    big = _POST.replace(b"50000000", b"470000") + bytes(BIG_BYTES)
     return Port(
         name=name,
         connect=connect,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import struct
 import subprocess
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +22,22 @@ from node.receive.syntaxes import decodable_syntaxes, storage_contexts
 from node.spool import tables
 from node.spool.files import Spool, SpoolFolders, SpoolSettings, Watermark
 from node.spool.index import Index
+from tests.faults.case import DEFLATED
+from tests.faults.content import (
+    CONTENT,
+    HOSTILE_UIDS,
+    PATIENT_ID,
+    UID,
+    bomb,
+    ct,
+    element,
+    file_head,
+    nested,
+)
 from tests.support import raw_dimse as raw
 from tests.support.peers import ECHOSCU, STORESCU, need
 from tests.support.raw_dimse import RawAssociation
 from tests.support.waiting import eventually
-
-DEFLATED = "1.2.840.10008.1.2.1.99"
-UID = "1.2.826.0.1.3680043.8.498.77"
 
 
 @dataclass
@@ -81,73 +89,6 @@ def client(node: Node) -> Iterator[RawAssociation]:
         yield client
 
 
-def _element(tag: int, vr: bytes, value: bytes) -> bytes:
-    value += b"\0" * (len(value) % 2)
-    head = struct.pack("<HH", tag >> 16, tag & 0xFFFF) + vr
-    if vr in (b"OB", b"OW", b"SQ", b"UN"):
-        return head + struct.pack("<HL", 0, len(value)) + value
-    return head + struct.pack("<H", len(value)) + value
-
-
-def ct(uid: str = UID, **changed: bytes | None) -> bytes:
-    """A small CT in explicit VR little endian; a change to None leaves the element out."""
-    values: dict[str, tuple[int, bytes, bytes]] = {
-        "sop_class": (0x00080016, b"UI", raw.CT_IMAGE_STORAGE.encode()),
-        "sop_instance": (0x00080018, b"UI", uid.encode()),
-        "modality": (0x00080060, b"CS", b"CT"),
-        "patient_id": (0x00100020, b"LO", b"NOBODY"),
-        "study": (0x0020000D, b"UI", b"1.2.3"),
-        "series": (0x0020000E, b"UI", b"1.2.3.4"),
-        "samples": (0x00280002, b"US", raw.us(1)),
-        "photometric": (0x00280004, b"CS", b"MONOCHROME2"),
-        "rows": (0x00280010, b"US", raw.us(8)),
-        "columns": (0x00280011, b"US", raw.us(8)),
-        "bits_allocated": (0x00280100, b"US", raw.us(16)),
-        "bits_stored": (0x00280101, b"US", raw.us(16)),
-        "high_bit": (0x00280102, b"US", raw.us(15)),
-        "representation": (0x00280103, b"US", raw.us(0)),
-        "pixels": (0x7FE00010, b"OW", bytes(128)),
-    }
-    encoded = b""
-    for name, (tag, vr, value) in values.items():
-        new = changed.get(name, value)
-        encoded += b"" if new is None else _element(tag, vr, new)
-    return encoded
-
-
-def nested(depth: int) -> bytes:
-    """A CT behind sequences of undefined length, one inside the other."""
-    head = struct.pack("<HH2sHL", 0x0008, 0x1115, b"SQ", 0, 0xFFFFFFFF)
-    item = struct.pack("<HHL", 0xFFFE, 0xE000, 0xFFFFFFFF)
-    ends = struct.pack("<HHL", 0xFFFE, 0xE00D, 0) + struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
-    patient_id = _element(0x00100020, b"LO", b"NOBODY")
-    before, after = ct(modality=None).split(patient_id)
-    return before + (head + item) * depth + ends * depth + patient_id + after
-
-
-BIG = bytes(range(256)) * 20
-CONTENT = {
-    "F15: random bytes": hashlib.shake_128(b"noise").digest(5000),
-    "F16: element cut in its value": ct()[:-40],
-    "F16: element cut in its header": ct()[: ct().index(b"OW") - 3],
-    "F17: implicit bytes on an explicit context": struct.pack("<HHL", 8, 0x16, 26) + BIG[:26],
-    "F18: big-endian bytes": struct.pack(">HH", 8, 0x16) + b"UI" + struct.pack(">H", 26) + BIG[:26],
-    "F22: another instance than announced": ct(uid="1.2.3.4.5.6"),
-    "F21: another class than announced": ct(sop_class=raw.MR_IMAGE_STORAGE.encode()),
-    "F25: no Study Instance UID": ct(study=None),
-    "F25: empty Study Instance UID": ct(study=b""),
-    "F25: Series Instance UID is a path": ct(series=b"../../../etc/x"),
-    "F26: sequences 2 000 deep": nested(2000),
-    "F26: sequences 100 000 deep": nested(100_000),
-    "F29: no rows": ct(rows=raw.us(0)),
-    "F29: 65535 x 65535": ct(rows=raw.us(65535), columns=raw.us(65535)),
-    "F29: 33 bits": ct(bits_allocated=raw.us(33)),
-    "F29: pixels longer than declared": ct(pixels=bytes(1280)),
-    "F35: OW of length 0xFFFFFFF0": ct()[: -128 - 4] + struct.pack("<L", 0xFFFFFFF0) + bytes(128),
-    "empty": b"",
-}
-
-
 @pytest.mark.parametrize("data", CONTENT.values(), ids=CONTENT)
 def test_a_broken_data_set_is_refused_and_the_association_goes_on(
     node: Node, client: RawAssociation, data: bytes
@@ -159,26 +100,13 @@ def test_a_broken_data_set_is_refused_and_the_association_goes_on(
 
     assert raw.status(response) >> 12 == 0xC or raw.status(response) >> 8 == 0xA9
     assert 0 < len(raw.comment(response)) <= 64
-    assert "NOBODY" not in raw.comment(response)
+    assert PATIENT_ID not in raw.comment(response)
     assert echoed == 0
     assert node.kept() == before
     assert node.parts() == []
 
 
-@pytest.mark.parametrize(
-    "uid",
-    [
-        b"../../../../tmp/pwn",
-        b"/etc/passwd",
-        b"..\\..\\x",
-        b"1.2\x00.3",
-        b"1" * 65,
-        b"1..2",
-        b"1.2.",
-        b"1..02",
-        "1.2.é".encode(),
-    ],
-)
+@pytest.mark.parametrize("uid", HOSTILE_UIDS)
 def test_f24_a_uid_that_is_none_is_refused_and_names_no_file(
     node: Node, client: RawAssociation, uid: bytes
 ) -> None:
@@ -193,7 +121,7 @@ def test_f24_a_uid_that_is_none_is_refused_and_names_no_file(
     assert not list(node.folder.rglob("*pwn*"))
 
 
-def test_f25_the_missing_uid_is_the_offending_element(client: RawAssociation) -> None:
+def test_f25_the_missing_uid_is_the_offendingelement(client: RawAssociation) -> None:
     response = client.store(ct(study=None), UID)
 
     assert response[0x0901] == struct.pack("<HH", 0x0020, 0x000D)
@@ -207,16 +135,11 @@ def test_f26_sequences_a_hundred_deep_are_taken(client: RawAssociation) -> None:
 
 def _renamed(uid: str) -> tuple[bytes, bytes]:
     tag = 0x00080018
-    return _element(tag, b"UI", UID.encode()), _element(tag, b"UI", uid.encode())
+    return element(tag, b"UI", UID.encode()), element(tag, b"UI", uid.encode())
 
 
 def test_f27_a_deflate_bomb_is_refused_at_the_cap(node: Node, client: RawAssociation) -> None:
-    body = ct()[:-12] + struct.pack("<HH2sHL", 0x7FE0, 0x10, b"OW", 0, 400_000_000)
-    squeezer = zlib.compressobj(9, zlib.DEFLATED, -15)
-    bomb = squeezer.compress(body)
-    bomb += b"".join(squeezer.compress(bytes(1_000_000)) for _ in range(400)) + squeezer.flush()
-
-    response = client.store(bomb, UID, context_id=7)
+    response = client.store_pieces(bomb(400 << 20), UID, context_id=7)
 
     assert raw.status(response) in (0xA700, 0xC030) or raw.status(response) >> 12 == 0xC
     assert client.echo() == 0
@@ -268,26 +191,13 @@ def test_st01_the_acknowledged_file_holds_the_data_set_as_sent(
     assert path.stem == hashlib.sha256(uid.encode()).hexdigest()
 
 
-def _file_head(uid: str) -> bytes:
-    group = b"".join(
-        (
-            _element(0x00020001, b"OB", b"\x00\x01"),
-            _element(0x00020002, b"UI", raw.CT_IMAGE_STORAGE.encode()),
-            _element(0x00020003, b"UI", uid.encode()),
-            _element(0x00020010, b"UI", raw.EXPLICIT_VR_LITTLE_ENDIAN.encode()),
-        )
-    )
-    length = _element(0x00020000, b"UL", struct.pack("<L", len(group)))
-    return bytes(128) + b"DICM" + length + group
-
-
 def test_st13_dcmtk_sends_good_and_bad_files_over_one_association(
     node: Node, tmp_path: Path
 ) -> None:
     for number in range(3):
         uid = f"{UID}.13.{number}"
         data = ct(uid=uid, study=b"" if number == 1 else b"1.2.3")
-        (tmp_path / f"{number}.dcm").write_bytes(_file_head(uid) + data)
+        (tmp_path / f"{number}.dcm").write_bytes(file_head(uid) + data)
     before = len(node.kept())
 
     sent = subprocess.run(

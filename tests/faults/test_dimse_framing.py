@@ -7,13 +7,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.faults.framing import FRAMING, NOISE, STORE, with_field
 from tests.support import raw_dimse as raw
 from tests.support.memory_node import Node, serving
 from tests.support.raw_dimse import RawAssociation
 from tests.support.waiting import eventually
 
 ABORT_BY_PROVIDER = 2
-UNRECOGNIZED_PDU, UNEXPECTED_PDU, UNEXPECTED_PARAMETER, INVALID_PARAMETER = 1, 2, 5, 6
 
 
 @pytest.fixture
@@ -25,75 +25,6 @@ def node() -> Iterator[Node]:
 
 def aborted(reason: int) -> raw.Pdu:
     return raw.Pdu(raw.ABORT, bytes([0, 0, ABORT_BY_PROVIDER, reason]))
-
-
-def _without(number: int, encoded: bytes) -> bytes:
-    return raw.command_set(
-        {key: value for key, value in raw.decode(encoded).items() if key not in (0, number)}
-    )
-
-
-def _with_field(field: int) -> bytes:
-    return raw.command_set({**raw.decode(raw.echo_command())} | {0x0100: raw.us(field)})
-
-
-STORE = raw.store_command("1.2.3")
-WHOLE = raw.pdu(raw.P_DATA, raw.pdv(1, 0x03, STORE))
-
-FRAMING = {
-    "F01: PDU beyond what we advertise": (
-        struct.pack(">BxL", raw.P_DATA, 600_000_000),
-        INVALID_PARAMETER,
-    ),
-    "F01: PDU one byte too long": (struct.pack(">BxL", raw.P_DATA, 131073), INVALID_PARAMETER),
-    "F02: PDU of unknown type": (b"\xff" + bytes(9), UNRECOGNIZED_PDU),
-    "F32: P-DATA without a PDV": (raw.pdu(raw.P_DATA, b""), INVALID_PARAMETER),
-    "F32: PDV of length 0": (raw.pdu(raw.P_DATA, struct.pack(">LBB", 0, 1, 3)), INVALID_PARAMETER),
-    "F32: PDV of length 1": (raw.pdu(raw.P_DATA, struct.pack(">LBB", 1, 1, 3)), INVALID_PARAMETER),
-    "F32: PDV header cut": (raw.pdu(raw.P_DATA, b"\0\0"), INVALID_PARAMETER),
-    "F32: PDV past the end of its PDU": (
-        raw.pdu(raw.P_DATA, struct.pack(">LBB", 5000, 1, 3) + b"abc"),
-        INVALID_PARAMETER,
-    ),
-    "F32: control header with unknown bits": (
-        raw.pdu(raw.P_DATA, raw.pdv(1, 0x83, STORE)),
-        INVALID_PARAMETER,
-    ),
-    "F32: command that never ends": (
-        raw.pdu(raw.P_DATA, raw.pdv(1, 0x01, bytes(8000))) * 4,
-        INVALID_PARAMETER,
-    ),
-    "F33: command set of noise": (
-        raw.pdu(raw.P_DATA, raw.pdv(1, 0x03, b"\xde\xad\xbe\xef" * 5)),
-        INVALID_PARAMETER,
-    ),
-    "F33: element longer than the command set": (
-        raw.pdu(raw.P_DATA, raw.pdv(1, 0x03, struct.pack("<HHL", 0, 2, 9999))),
-        INVALID_PARAMETER,
-    ),
-    "F33: no CommandField": (
-        raw.pdu(raw.P_DATA, raw.pdv(1, 0x03, _without(0x0100, STORE))),
-        UNEXPECTED_PDU,
-    ),
-    "F33: no Message ID": (
-        raw.pdu(raw.P_DATA, raw.pdv(1, 0x03, _without(0x0110, STORE))),
-        INVALID_PARAMETER,
-    ),
-    "a response nobody asked for": (
-        raw.pdu(raw.P_DATA, raw.pdv(1, 0x03, _with_field(0x8001))),
-        UNEXPECTED_PDU,
-    ),
-    "a context that was not accepted": (
-        raw.pdu(raw.P_DATA, raw.pdv(99, 0x03, STORE)),
-        UNEXPECTED_PARAMETER,
-    ),
-    "data on another context than its command": (
-        WHOLE + raw.pdu(raw.P_DATA, raw.pdv(5, 0x02, b"abc")),
-        UNEXPECTED_PARAMETER,
-    ),
-    "data without a command": (raw.pdu(raw.P_DATA, raw.pdv(1, 0x02, b"abc")), UNEXPECTED_PDU),
-    "a command inside a data set": (WHOLE + WHOLE, UNEXPECTED_PDU),
-}
 
 
 @pytest.mark.parametrize(("sent", "reason"), FRAMING.values(), ids=FRAMING)
@@ -108,21 +39,7 @@ def test_broken_framing_is_aborted_at_once(node: Node, sent: bytes, reason: int)
     assert node.is_alive()
 
 
-@pytest.mark.parametrize(
-    "sent",
-    [
-        b"GET / HTTP/1.1\r\nHost: node\r\n\r\n",
-        bytes(20),
-        b"\xff" * 100,
-        raw.pdu(raw.P_DATA, b"abc"),
-        raw.pdu(raw.RELEASE_RQ, bytes(4)),
-        raw.pdu(raw.ASSOCIATE_RQ, b""),
-        raw.pdu(raw.ASSOCIATE_RQ, b"\0"),
-        raw.pdu(raw.ASSOCIATE_RQ, bytes(200)),
-        struct.pack(">BxL", raw.ASSOCIATE_RQ, 0xFFFFFFFF) + bytes(1000),
-    ],
-    ids=["HTTP", "zeros", "ones", "P-DATA", "RELEASE", "RQ 0", "RQ 1", "RQ of zeros", "RQ 4 GB"],
-)
+@pytest.mark.parametrize("sent", NOISE.values(), ids=NOISE)
 def test_noise_instead_of_a_request_is_aborted(node: Node, sent: bytes) -> None:
     with node.connect() as client:
         client.send(sent)
@@ -261,15 +178,8 @@ def test_f24_any_bytes_in_the_uid_reach_the_ingest_and_its_answer_the_peer(node:
 def test_f33_f34_an_operation_we_do_not_serve_is_not_recognized(
     node: Node, field: int, has_data_set: bool
 ) -> None:
-    elements = {
-        0x0002: raw.uid(raw.CT_IMAGE_STORAGE),
-        0x0100: raw.us(field),
-        0x0110: raw.us(7),
-        0x0800: raw.us(0x0000 if has_data_set else 0x0101),
-    }
-
     with node.open() as client:
-        client.command(1, raw.command_set(elements))
+        client.command(1, with_field(field, has_data_set=has_data_set))
         if has_data_set:
             client.data(1, b"x" * 40_000)
         response = client.response()

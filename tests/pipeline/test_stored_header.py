@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import tracemalloc
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from struct import pack
 
 import pytest
 from pydicom import dcmread
@@ -14,15 +19,23 @@ from node.domain.header import HeaderMerger
 from node.domain.instance import Instance
 from node.domain.phase_hints import phase_hints_of
 from node.pipeline import series as series_module
-from node.pipeline.series import stored_header
-from node.receive.syntaxes import decodable_syntaxes
+from node.pipeline.series import HeaderTooLong, stored_header
+from node.receive.syntaxes import DEFLATED, decodable_syntaxes
 from node.spool.arrivals import Arrivals
 from tests.support.cases import Cases
-from tests.support.instances import Node, ct_slice, opened_node
+from tests.support.instances import (
+    ORIGIN,
+    Node,
+    announced,
+    ct_slice,
+    data_set_bytes,
+    opened_node,
+)
 from tests.support.malformed import TAKEN, Malformed
 from tests.support.phantoms import Phantom
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+IMPLICIT = "1.2.840.10008.1.2"
 
 
 def facts(header: Dataset) -> object:
@@ -88,3 +101,88 @@ def test_the_usual_header_is_walked_and_not_read_otherwise(
         assert [len(stored_header(node.spool.instances, one)) > 10 for one in kept(node)] == [
             True
         ] * 3
+
+
+LONG = 3 << 20
+
+
+def in_an_item(image: Dataset) -> bytes:
+    """The image with a text in an item of a sequence of undefined length."""
+    data = data_set_bytes(image, is_implicit=True)
+    place = data.index(pack("<HH", 0x0010, 0x0010))
+    head = pack("<HHLHHL", 0x0008, 0x1115, 0xFFFFFFFF, 0xFFFE, 0xE000, 0xFFFFFFFF)
+    text = pack("<HHL", 0x0010, 0x0020, LONG) + b"1" * LONG
+    ends = pack("<HHLHHL", 0xFFFE, 0xE00D, 0, 0xFFFE, 0xE0DD, 0)
+    return data[:place] + head + text + ends + data[place:]
+
+
+def in_many_elements(image: Dataset) -> bytes:
+    """The image with private values of which none is long."""
+    data = data_set_bytes(image, is_implicit=True)
+    place = data.index(pack("<HH", 0x0020, 0x000D))
+    values = (pack("<HHL", 0x0011, 0x1000 + at, 60_000) + bytes(60_000) for at in range(50))
+    return data[:place] + b"".join(values) + data[place:]
+
+
+@pytest.mark.parametrize("made", [in_an_item, in_many_elements])
+def test_a_header_that_nobody_has_memory_for_is_not_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, made: Callable[[Dataset], bytes]
+) -> None:
+    monkeypatch.setattr(series_module, "MAX_HEADER_BYTES", 1 << 20)
+    monkeypatch.setattr(series_module, "_WALKED_BYTES", 0)
+    with opened_node(tmp_path) as node:
+        keep(node, made(ct_slice()), IMPLICIT)
+        (instance,) = kept(node)
+
+        with pytest.raises(HeaderTooLong), at_most(LONG // 2):
+            stored_header(node.spool.instances, instance)
+
+
+def test_of_deflated_pixels_no_more_is_inflated_than_a_header_may_have(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(series_module, "MAX_HEADER_BYTES", 1 << 20)
+    image = ct_slice(side=4000)
+    stream = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    with opened_node(tmp_path) as node:
+        keep(node, stream.compress(data_set_bytes(image)) + stream.flush(), DEFLATED)
+        (instance,) = kept(node)
+
+        with at_most(8 << 20):
+            header = stored_header(node.spool.instances, instance)
+
+        assert facts(header) == facts(dcmread(node.spool.instances / instance.file_name))
+
+
+def test_a_deflated_header_that_is_too_long_is_not_taken_for_one_that_ends(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(series_module, "MAX_HEADER_BYTES", 1 << 20)
+    image = ct_slice()
+    for at in range(50):
+        image.add_new((0x0011, 0x1000 + at), "UN", bytes(60_000))
+    stream = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    with opened_node(tmp_path) as node:
+        keep(node, stream.compress(data_set_bytes(image)) + stream.flush(), DEFLATED)
+        (instance,) = kept(node)
+
+        with pytest.raises(HeaderTooLong):
+            stored_header(node.spool.instances, instance)
+
+
+def keep(node: Node, data: bytes, syntax: str) -> None:
+    arrival = node.ingest.begin(ORIGIN, announced(ct_slice(), syntax))
+    arrival.write(data)
+    arrival.finish()
+
+
+@contextmanager
+def at_most(size_bytes: int) -> Iterator[None]:
+    """Python's memory grows by no more."""
+    tracemalloc.start()
+    try:
+        yield
+    finally:
+        _, peak_bytes = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak_bytes < size_bytes

@@ -193,6 +193,16 @@ def test_too_many_elements_are_refused() -> None:
         walk(data, EXPLICIT_LITTLE, max_elements=50)
 
 
+def test_too_many_elements_of_the_top_level_are_refused_and_no_more_of_them_is_kept() -> None:
+    found: dict[int, Any] = {}
+    data = b"".join(pack("<HHI", 0x0009, number, 0) for number in range(0x1000, 0x8000))
+
+    with pytest.raises(InstanceRejected, match="too many elements"):
+        walk(data, IMPLICIT_LITTLE, found=found)
+
+    assert len(found) <= 10_000
+
+
 LONG = 70_000
 
 

@@ -161,13 +161,14 @@ class Site:
     """A running server."""
 
     port: int
+    host: str = "127.0.0.1"
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S)
+        return socket.create_connection((self.host, self.port), timeout=PATIENCE_S)
 
     def send(self, data: bytes, *, hang_up: bool = False) -> Answer:
         """Send these bytes and read one answer."""
@@ -185,7 +186,9 @@ class Site:
         headers: dict[str, str] | None = None,
     ) -> Answer:
         """One request with a Content-Length where it has a body."""
-        lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", "Connection: close"]
+        lines = [f"{method} {path} HTTP/1.1", "Connection: close"]
+        if "Host" not in (headers or {}):
+            lines.append(f"Host: {self.host}")
         lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
         if body is not None and "Content-Length" not in (headers or {}):
             lines.append(f"Content-Length: {len(body)}")
@@ -212,10 +215,16 @@ def body_of(
 
 
 @contextmanager
-def serving(application: ASGIApp, **settings: Any) -> Iterator[Site]:
-    """The application on a free port of the loopback interface, until the block ends."""
+def serving(
+    application: ASGIApp, *, listener: socket.socket | None = None, **settings: Any
+) -> Iterator[Site]:
+    """The application on a free port of the loopback interface, until the block ends.
+
+    Args:
+        listener: Where somebody may wait already.
+    """
     server = make_server(application, host="127.0.0.1", port=0, drain_s=2, **settings)
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = listener or socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     try:

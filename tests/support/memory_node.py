@@ -144,7 +144,9 @@ def serving() -> Iterator[Serve]:
     running: list[DimseServer] = []
     threads_before = threading.active_count()
 
-    def start(*, ports: SharedPorts | None = None, **settings: object) -> Node:
+    def start(
+        *, is_started: bool = True, ports: SharedPorts | None = None, **settings: object
+    ) -> Node:
         ingest = MemoryIngest()
         log = MemoryLog(ingest)
         server = DimseServer(
@@ -154,7 +156,8 @@ def serving() -> Iterator[Serve]:
             CONTEXTS,
             ports,
         )
-        server.start()
+        if is_started:
+            server.start()
         running.append(server)
         return Node(server, ingest, log)
 

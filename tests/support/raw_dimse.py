@@ -10,7 +10,7 @@ from __future__ import annotations
 import socket
 import ssl
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -103,6 +103,36 @@ def echo_command(message_id: int = 1, sop_class_uid: str = VERIFICATION) -> byte
     )
 
 
+def associate_request(
+    offers: Sequence[Offer] = STORAGE_AND_ECHO,
+    *,
+    calling: bytes = b"RAW",
+    called: bytes = b"SEGNODE",
+    application_context: str = APPLICATION_CONTEXT,
+    max_pdu_bytes: int = 16384,
+    context_ids: Sequence[int] | None = None,
+    version: int = 1,
+    user_items: bytes = b"",
+    more_items: bytes = b"",
+) -> bytes:
+    """An A-ASSOCIATE-RQ.
+
+    Args:
+        user_items: Sub-items of the user information behind maximum length and implementation class.
+        more_items: Items behind the user information.
+    """
+    ids = context_ids or range(1, 2 * len(offers), 2)
+    items = [item(0x10, application_context.encode())]
+    for context_id, (abstract, transfers) in zip(ids, offers, strict=True):
+        syntaxes = item(0x30, abstract.encode())
+        syntaxes += b"".join(item(0x40, transfer.encode()) for transfer in transfers)
+        items.append(item(0x20, bytes([context_id, 0, 0, 0]) + syntaxes))
+    user = item(0x51, struct.pack(">L", max_pdu_bytes)) + item(0x52, b"1.2.3.4") + user_items
+    items += [item(0x50, user), more_items]
+    head = struct.pack(">HH16s16s32x", version, 0, called.ljust(16), calling.ljust(16))
+    return pdu(ASSOCIATE_RQ, head + b"".join(items))
+
+
 def decode(data: bytes) -> dict[int, bytes]:
     """A command set as element number -> value."""
     found, position = {}, 0
@@ -164,16 +194,16 @@ class RawAssociation:
         context_ids: Sequence[int] | None = None,
     ) -> Pdu:
         """Send an A-ASSOCIATE-RQ and read the answer; a peer's maximum length is kept."""
-        ids = context_ids or range(1, 2 * len(offers), 2)
-        items = [_item(0x10, application_context.encode())]
-        for context_id, (abstract, transfers) in zip(ids, offers, strict=True):
-            syntaxes = _item(0x30, abstract.encode())
-            syntaxes += b"".join(_item(0x40, transfer.encode()) for transfer in transfers)
-            items.append(_item(0x20, bytes([context_id, 0, 0, 0]) + syntaxes))
-        user = _item(0x51, struct.pack(">L", max_pdu_bytes)) + _item(0x52, b"1.2.3.4")
-        items.append(_item(0x50, user))
-        head = struct.pack(">HH16s16s32x", 1, 0, called.ljust(16), calling.ljust(16))
-        self.send(pdu(ASSOCIATE_RQ, head + b"".join(items)))
+        self.send(
+            associate_request(
+                offers,
+                calling=calling,
+                called=called,
+                application_context=application_context,
+                max_pdu_bytes=max_pdu_bytes,
+                context_ids=context_ids,
+            )
+        )
         answer = self.read()
         if answer.kind == ASSOCIATE_AC:
             self.max_pdu_bytes = _maximum_length(answer.body)
@@ -181,6 +211,15 @@ class RawAssociation:
 
     def command(self, context_id: int, encoded: bytes) -> None:
         self.send(pdu(P_DATA, pdv(context_id, 0x03, encoded)))
+
+    def stream(self, context_id: int, pieces: Iterable[bytes]) -> None:
+        """A data set too long to be held at once, one piece after the other."""
+        last = b""
+        for number, piece in enumerate(pieces):
+            if number:
+                self.data(context_id, last, is_whole=False)
+            last = piece
+        self.data(context_id, last)
 
     def data(self, context_id: int, data: bytes, *, is_whole: bool = True) -> None:
         """A data set in fragments that the peer can take; ``is_whole`` marks the last one."""
@@ -213,12 +252,25 @@ class RawAssociation:
         context_id: int = 1,
     ) -> dict[int, bytes]:
         """A whole C-STORE; returns the response."""
+        return self.store_pieces(
+            (data,), sop_instance_uid, sop_class_uid=sop_class_uid, context_id=context_id
+        )
+
+    def store_pieces(
+        self,
+        pieces: Iterable[bytes],
+        sop_instance_uid: str | bytes | None,
+        *,
+        sop_class_uid: str | None = CT_IMAGE_STORAGE,
+        context_id: int = 1,
+    ) -> dict[int, bytes]:
+        """A whole C-STORE of a data set that comes in pieces; returns the response."""
         message_id = next(self.messages)
         encoded = store_command(
             sop_instance_uid, sop_class_uid=sop_class_uid, message_id=message_id
         )
         self.command(context_id, encoded)
-        self.data(context_id, data)
+        self.stream(context_id, pieces)
         return self.response()
 
     def echo(self, context_id: int = 3) -> int:
@@ -275,7 +327,7 @@ def user_information(answer: Pdu) -> dict[int, bytes]:
     return dict(_items(body))
 
 
-def _item(kind: int, body: bytes) -> bytes:
+def item(kind: int, body: bytes) -> bytes:
     return struct.pack(">BxH", kind, len(body)) + body
 
 

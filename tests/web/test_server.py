@@ -108,6 +108,19 @@ def test_of_too_many_in_all_the_one_that_waited_longest_makes_room(
         assert read_answer(found[1]).status == 200
 
 
+def test_who_has_asked_is_not_displaced_by_those_who_came_at_once_behind_it() -> None:
+    """All of them are there before the server looks."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+    with ExitStack() as stack:
+        honest, *_ = (
+            stack.enter_context(socket.create_connection(listener.getsockname(), PATIENCE_S))
+            for _ in range(2 * server_module.IDLE_PER_ADDRESS)
+        )
+        honest.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        with serving(APPLICATION, listener=listener):
+            assert read_answer(honest).status == 200
+
+
 def test_probes_are_answered_while_there_is_no_room_for_requests() -> None:
     post = b"POST / HTTP/1.1\r\nHost: n\r\nContent-Length: 10\r\n\r\n"
     with serving(APPLICATION, max_requests=2) as site, lines(site, 2, post):

@@ -52,6 +52,8 @@ _FOR_OTHERS = 800
 # associations that are open or being judged
 ASSOCIATION_THREADS = 256
 _BACKLOG = 512
+# far fewer than make one give way: whoever has asked is heard before it is the oldest
+_AT_ONCE = 50
 _LOOK_S = 0.25
 # how long a connection is left to a process that has less to do
 _TURN_S = 0.01
@@ -307,8 +309,8 @@ class UpperLayer:
             self._listens_again_s = time.monotonic() + _TURN_S
 
     def _let_come(self, listener: socket.socket, secure: Secure | None) -> None:
-        """Take the connections that wait in the backlog, as long as it is this process's turn."""
-        while True:
+        """Take some of the connections of the backlog while it is this process's turn; then hear them."""
+        for _ in range(_AT_ONCE):
             if not self._has_stood_back and not self._shared.is_least_busy:
                 self._stand_back()
                 return
