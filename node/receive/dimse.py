@@ -28,11 +28,12 @@ from threading import Event, Lock, Thread
 
 from node.domain.errors import ConfigInvalid, TryLater
 from node.domain.instance import Ending, Origin, Transport
+from node.domain.limits import DimseLimits
 from node.domain.peers import Peer, is_loopback_host, match_peer
 from node.domain.tls import ServerTls
+from node.observe import counts
 from node.receive.dimse_messages import VERIFICATION_SOP_CLASS_UID, Context, Transfer
 from node.receive.ingest import Carried, Ingest
-from node.receive.scp.association import Patience
 from node.receive.scp.door import Secure, UpperLayer
 from node.receive.scp.negotiation import (
     APPLICATION_CONTEXT_NAME,
@@ -54,6 +55,8 @@ LOCAL_LIMIT_EXCEEDED = Refusal(2, 3, 2)
 
 _NAMES_KEPT_S = 60.0
 _STOP_S = 5.0
+# associations beyond those that may be open, so that one too many gets its reason
+_BEING_JUDGED = 206
 # Verification has no data set; PS3.5 10.1: the default comes first
 _VERIFICATION_SYNTAXES = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")
 
@@ -67,8 +70,6 @@ class DimseSettings:
     Args:
         ae_titles: Titles it answers to; the first is its own name.
         peers: Who may call; none: everybody, on a loopback address only.
-        max_pdu_bytes: Maximum length that is advertised and enforced.
-        slowest_bytes_s: What a message must make at least, in the mean of ``slowest_over_s``.
         tls: How ``tls_port`` speaks TLS, or, where that is None, ``port``.
     """
 
@@ -78,11 +79,7 @@ class DimseSettings:
     peers: tuple[Peer, ...] = ()
     max_associations: int = 50
     max_associations_per_peer: int = 20
-    max_pdu_bytes: int = 131072
-    negotiation_timeout_s: float = 30.0
-    idle_timeout_s: float = 60.0
-    slowest_bytes_s: float = 1000.0
-    slowest_over_s: float = 30.0
+    limits: DimseLimits = field(default_factory=DimseLimits)
     tls: ServerTls | None = None
     tls_port: int | None = None
 
@@ -118,13 +115,8 @@ class DimseServer:
                 _ports(settings),
                 {**contexts, VERIFICATION_SOP_CLASS_UID: _VERIFICATION_SYNTAXES},
                 self._admission,
-                max_pdu_bytes=settings.max_pdu_bytes,
-                patience=Patience(
-                    negotiation_s=settings.negotiation_timeout_s,
-                    idle_s=settings.idle_timeout_s,
-                    slowest_bytes_s=settings.slowest_bytes_s,
-                    slowest_over_s=settings.slowest_over_s,
-                ),
+                limits=settings.limits,
+                threads=settings.max_associations + _BEING_JUDGED,
             )
         except OSError as error:
             raise ConfigInvalid([_why_not_listening(settings, error)]) from error
@@ -360,6 +352,7 @@ class _Names:
 
 
 def _tell(refusal: Refusal, head: Head, address: str) -> None:
+    counts.add(counts.ASSOCIATIONS_REFUSED, refusal.result, refusal.source, refusal.reason)
     _log.warning(
         "refused an association: result %d source %d reason %d",
         refusal.result,

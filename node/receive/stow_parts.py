@@ -19,6 +19,8 @@ from typing import Final
 
 from node.domain.errors import InstanceRejected, NodeError, Status, TryLater, is_out_of_resources
 from node.domain.instance import Ending, Origin
+from node.domain.limits import WebLimits
+from node.observe import counts
 from node.receive.ingest import Arrival, Carried, Ingest, Receipt
 from node.receive.mime import (
     Event,
@@ -114,11 +116,12 @@ class BodyPipe:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BodyLimits:
-    """What one request may hold; beyond either it is answered 413."""
+class Failure:
+    """A part that is not kept, as the answer tells it; its error would hold on to all that it met."""
 
-    max_request_bytes: int = 64 * 1024**3
-    max_parts: int = 50_000
+    sop_class_uid: str
+    sop_instance_uid: str
+    dimse_status: int
 
 
 @dataclass(slots=True, kw_only=True)
@@ -134,7 +137,7 @@ class Reply:
     """
 
     stored: list[Receipt] = field(default_factory=list)
-    failed: list[InstanceRejected] = field(default_factory=list)
+    failed: list[Failure] = field(default_factory=list)
     carried: Carried = field(default_factory=Carried)
     association_id: str = ""
     ending: Ending = Ending.ABORTED
@@ -164,13 +167,17 @@ class PartTaker:
     """Hands the parts of one request to the ingest, one after the other."""
 
     def __init__(
-        self, ingest: Ingest, origin: Origin, study_instance_uid: str | None, max_parts: int
+        self,
+        ingest: Ingest,
+        origin: Origin,
+        study_instance_uid: str | None,
+        limits: WebLimits = WebLimits(),
     ) -> None:
         self.reply = Reply(association_id=origin.association_id)
         self._ingest = ingest
         self._origin = origin
         self._study_instance_uid = study_instance_uid
-        self._max_parts = max_parts
+        self._limits = limits
         self._parts = 0
         self._arrival: Arrival | None = None
 
@@ -199,10 +206,9 @@ class PartTaker:
 
     def _start(self, part: PartStarted) -> None:
         self._parts += 1
-        if self._parts > self._max_parts:
-            raise RequestRefused(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"more than {self._max_parts} parts"
-            )
+        most = self._limits.max_stow_parts
+        if self._parts > most:
+            raise RequestRefused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"more than {most} parts")
         source = f"part {self._parts} of request {self._origin.association_id}"
         try:
             _require_dicom(part)
@@ -210,7 +216,10 @@ class PartTaker:
             self._ingest.record_loss(rejected, self._origin, source=source)
             raise
         self._arrival = self._ingest.begin_file(
-            self._origin, study_instance_uid=self._study_instance_uid, source=source
+            self._origin,
+            study_instance_uid=self._study_instance_uid,
+            source=source,
+            is_kept_aside=len(self.reply.failed) < self._limits.max_stow_parts_aside,
         )
 
     def _end(self) -> None:
@@ -223,7 +232,14 @@ class PartTaker:
         self.reply.stored.append(receipt)
 
     def _fail(self, rejected: InstanceRejected) -> None:
-        self.reply.failed.append(rejected)
+        counts.add(counts.INSTANCES_REFUSED, "stow", f"{rejected.dimse_status:04X}")
+        self.reply.failed.append(
+            Failure(
+                sop_class_uid=rejected.sop_class_uid,
+                sop_instance_uid=rejected.sop_instance_uid,
+                dimse_status=rejected.dimse_status,
+            )
+        )
         self._lose()
 
     def _lose(self) -> None:
@@ -255,7 +271,7 @@ class PartReceiver:
 
     ingest: Ingest
     associations: AssociationLog
-    limits: BodyLimits = BodyLimits()
+    limits: WebLimits = WebLimits()
 
     def receive(
         self, body: BodyPipe, boundary: bytes | None, origin: Origin, study_instance_uid: str | None
@@ -272,7 +288,7 @@ class PartReceiver:
         except TryLater as short:
             return Reply(refused_with=HTTPStatus.SERVICE_UNAVAILABLE, reason=str(short))
         origin = replace(origin, association_id=association_id)
-        taker = PartTaker(self.ingest, origin, study_instance_uid, self.limits.max_parts)
+        taker = PartTaker(self.ingest, origin, study_instance_uid, self.limits)
         reply = taker.reply
         try:
             for event in _events(self._pieces(body, association_id), boundary):
@@ -317,10 +333,10 @@ class PartReceiver:
                 with suppress(TryLater):  # the next one may come through
                     self.associations.heartbeat(association_id)
             size_bytes += len(piece)
-            if size_bytes > self.limits.max_request_bytes:
+            if size_bytes > self.limits.max_stow_bytes:
                 raise RequestRefused(
                     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                    f"more than {self.limits.max_request_bytes} bytes",
+                    f"more than {self.limits.max_stow_bytes} bytes",
                 )
             if piece:
                 yield piece

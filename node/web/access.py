@@ -24,6 +24,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from node.config import AuthConfig
+from node.observe import counts
 
 # probes carry no credentials; what they answer names nobody
 PROBES: Final = frozenset({"/healthz", "/readyz"})
@@ -100,6 +101,7 @@ class AccessControl:
             authorization = Headers(scope=scope).get("authorization", "")
             address, account = (scope["client"] or ("",))[0], _account_in(authorization)
             if authorization and self._guesses.are_too_many(address, account):
+                counts.add(counts.SIGN_INS_FAILED, "http")
                 await self._wait()(scope, receive, send)
                 return
             user = user_of(self._auth, authorization)
@@ -108,6 +110,7 @@ class AccessControl:
                     self._guesses.note(address, account)
                     told = {"address": address, "account": ascii(account[:64])}
                     log.warning("a sign-in failed", extra=told)
+                    counts.add(counts.SIGN_INS_FAILED, "http")
                 await self._refusal()(scope, receive, send)
                 return
             scope[USER_KEY] = user

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from node.domain.limits import DimseLimits
 from node.domain.peers import Peer
-from node.receive.scp import door
 from node.receive.scp.negotiation import HEAD_BYTES
 from tests.support import raw_dimse as raw
 from tests.support.memory_node import Node, Serve, serving
@@ -47,7 +47,7 @@ def is_closed(line: socket.socket) -> bool:
 
 def test_the_silent_cost_no_thread_and_nobody_waits_for_them(node: Node) -> None:
     before = threading.active_count()
-    silent = connect(node, door.WAITING_PER_ADDRESS - 1)
+    silent = connect(node, DimseLimits().waiting_per_address - 1)
     try:
         assert node.is_alive()
         assert threading.active_count() <= before + 1  # the last thread of the echo may linger
@@ -62,7 +62,7 @@ def test_the_silent_cost_no_thread_and_nobody_waits_for_them(node: Node) -> None
 def test_where_an_address_holds_too_many_the_longest_silent_makes_room(
     node: Node, caplog: pytest.LogCaptureFixture
 ) -> None:
-    silent = connect(node, door.WAITING_PER_ADDRESS)
+    silent = connect(node, DimseLimits().waiting_per_address)
     try:
         assert node.is_alive()
         assert eventually(lambda: is_closed(silent[0]))
