@@ -232,6 +232,9 @@ Algorithm Parameters (`incomplete_input=15 of 24 images`).
 {tls["profile"]}, where the configuration has `tls`: {", ".join(tls["versions"])}, for DIMSE and HTTP, as
 server and as client. Certificates of callers: required, optional or none. No other profile is claimed.
 
+User identity (PS3.7 D.3.3.7): username, and username and passcode, as SCP for peers that have one, and as SCU.
+A positive response is given where it is asked for and the user was verified. Kerberos, SAML and JWT are not supported.
+
 ## STOW-RS origin server
 
 | | |

@@ -12,6 +12,12 @@ from sqlalchemy import Engine
 
 from node.config.values import AuthConfig, User
 from node.database.engine import open_engine, writing
+from node.domain.guesses import (
+    FORGOTTEN_AFTER_S,
+    MOST_GUESSES,
+    MOST_GUESSES_OF_ADDRESS,
+    Guesses,
+)
 from node.domain.health import Readiness
 from node.domain.peers import Peer
 from node.domain.settings import Secret
@@ -21,12 +27,6 @@ from node.receive.stow import StowService
 from node.receive.stow_parts import PartReceiver
 from node.spool import tables as spool_tables
 from node.spool.catalog import SpoolCatalog
-from node.web.access import (
-    FORGOTTEN_AFTER_S,
-    MOST_GUESSES,
-    MOST_GUESSES_OF_ADDRESS,
-    Guesses,
-)
 from node.web.api import Row, WebServices
 from node.web.app import create_app
 from tests.support.http_server import (

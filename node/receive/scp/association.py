@@ -192,6 +192,10 @@ class Machine:
 class Session(Protocol):
     """One admitted association, which holds its slot from admission to its end."""
 
+    @property
+    def is_user_known(self) -> bool:
+        """Whether the user identity of the request was verified."""
+
     def establish(self, contexts: Mapping[int, Context], peer_max_pdu_bytes: int) -> Transfer:
         """Negotiation is over; whoever takes the messages that follow."""
 
@@ -310,7 +314,12 @@ class Association(Thread):
             self.line.refuse(admitted)
             return None
         self._session = admitted
-        accepted = accept(self._request, self._supported, self._max_pdu_bytes)
+        accepted = accept(
+            self._request,
+            self._supported,
+            self._max_pdu_bytes,
+            is_user_known=admitted.is_user_known,
+        )
         transfer = admitted.establish(accepted.contexts, self._request.peer_max_pdu_bytes)
         self._machine.take(Event.ACCEPT)
         self._wire.send(accepted.pdu)
