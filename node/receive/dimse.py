@@ -7,8 +7,8 @@ refused instance is answered with its status and never ends the association.
 Admission, in this order (PS3.8 9.3.4): protocol version (RJ 1/2/2), called AE title (1/1/7), calling AE
 title (1/1/3), which the first bytes of a request show; application context (1/1/2), caller (1/1/3), drain
 (2/3/1), associations of this peer and in total (2/3/2). Callers are peers by AE title and address, and where
-both sides speak TLS by certificate; a peer with a user identity has to prove it (1/2/1). Without any configured peer everybody may call, which is why such a
-node may only listen on the loopback interface.
+both sides speak TLS by certificate; one that has a user identity proves it (1/2/1). Without any configured
+peer everybody may call, which is why such a node may only listen on the loopback interface.
 
 Transfer syntaxes: of those a peer offers in one context, ours comes first in the order that the table
 of contexts gives: native lossless, compressed lossless, lossy.

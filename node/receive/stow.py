@@ -89,7 +89,8 @@ class StowService:
         self._strict_accept = strict_accept
         self._running = 0
         self._threads = ThreadPoolExecutor(limits.max_stow_requests, thread_name_prefix="stow")
-        self._closers = ThreadPoolExecutor(2, thread_name_prefix="stow-close")
+        # each waits for the rows of its instances: all of them at once
+        self._closers = ThreadPoolExecutor(8, thread_name_prefix="stow-close")
         self.application = Starlette(
             routes=[
                 Route("/", _capabilities, methods=["OPTIONS"]),

@@ -10,6 +10,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
@@ -35,6 +36,8 @@ from node.receive.store import HEARTBEAT_S, AssociationLog
 
 DICOM_TYPE = "application/dicom"
 BUFFERED_BYTES: Final = 2 * 1024**2
+# complete parts of one request that wait to be durable
+BEHIND: Final = 4
 
 _BINARY_ENCODINGS = frozenset({"", "binary", "8bit", "7bit"})
 
@@ -164,20 +167,27 @@ class Reply:
 
 
 class PartTaker:
-    """Hands the parts of one request to the ingest, one after the other."""
+    """Hands the parts of one request to the ingest, one after the other.
+
+    A part is made durable while the next ones come, by a thread of its own, ``BEHIND`` of them at most: to
+    wait for the disk after each would take most of the time, and nothing is answered before the last is
+    durable. In their order, since of two under one UID the first, or the newest header, counts.
+    """
 
     def __init__(
         self,
         ingest: Ingest,
         origin: Origin,
         study_instance_uid: str | None,
-        limits: WebLimits = WebLimits(),
+        limits: WebLimits,
     ) -> None:
         self.reply = Reply(association_id=origin.association_id)
         self._ingest = ingest
         self._origin = origin
         self._study_instance_uid = study_instance_uid
         self._limits = limits
+        self._finisher: Executor | None = None
+        self._finishing: deque[Future[Receipt]] = deque()
         self._parts = 0
         self._arrival: Arrival | None = None
 
@@ -197,12 +207,16 @@ class PartTaker:
         except InstanceRejected as rejected:
             self._fail(rejected)
         except TryLater as short:
-            self._fail(InstanceRejected(str(short), dimse_status=Status.OUT_OF_RESOURCES))
+            self._fail(_no_room(short))
 
-    def abandon(self) -> None:
-        """Throw away the part that is not complete, if there is one."""
+    def end(self) -> None:
+        """Wait until every complete part is durable or refused; one that is not complete is lost."""
+        while self._finishing:
+            self._note_oldest()
         if self._arrival is not None:
             self._lose()
+        if self._finisher is not None:
+            self._finisher.shutdown()
 
     def _start(self, part: PartStarted) -> None:
         self._parts += 1
@@ -219,19 +233,41 @@ class PartTaker:
             self._origin,
             study_instance_uid=self._study_instance_uid,
             source=source,
-            is_kept_aside=len(self.reply.failed) < self._limits.max_stow_parts_aside,
+            is_kept_aside=len(self.reply.failed) + len(self._finishing)
+            < self._limits.max_stow_parts_aside,
         )
 
     def _end(self) -> None:
-        """The part is complete: make it durable."""
+        """The part is complete: have it made durable."""
         if self._arrival is None:
             return
-        receipt = self._arrival.finish()
-        self._arrival = None
-        self.reply.carried.note(receipt)
-        self.reply.stored.append(receipt)
+        arrival, self._arrival = self._arrival, None
+        if self._finisher is None:
+            self._finisher = ThreadPoolExecutor(1, thread_name_prefix="stow-finish")
+        self._finishing.append(self._finisher.submit(_finished, arrival))
+        if len(self._finishing) > BEHIND:
+            self._note_oldest()
+
+    def _note_oldest(self) -> None:
+        try:
+            receipt = self._finishing.popleft().result()
+        except InstanceRejected as rejected:
+            self._note_failure(rejected)
+        else:
+            self.reply.carried.note(receipt)
+            self.reply.stored.append(receipt)
 
     def _fail(self, rejected: InstanceRejected) -> None:
+        """The part that comes is refused already; those before it are told first."""
+        while self._finishing:
+            self._note_oldest()
+        self._note_failure(rejected)
+        arrival, self._arrival = self._arrival, None
+        if arrival is not None:
+            arrival.abandon()
+
+    def _note_failure(self, rejected: InstanceRejected) -> None:
+        self.reply.carried.losses += 1
         counts.add(counts.INSTANCES_REFUSED, "stow", f"{rejected.dimse_status:04X}")
         self.reply.failed.append(
             Failure(
@@ -240,13 +276,30 @@ class PartTaker:
                 dimse_status=rejected.dimse_status,
             )
         )
-        self._lose()
 
     def _lose(self) -> None:
         self.reply.carried.losses += 1
         arrival, self._arrival = self._arrival, None
         if arrival is not None:
             arrival.abandon()
+
+
+def _finished(arrival: Arrival) -> Receipt:
+    """Make an instance durable, wherever it is done.
+
+    Raises:
+        InstanceRejected: It is not kept.
+    """
+    try:
+        return arrival.finish()
+    except TryLater as short:
+        raise _no_room(short) from short
+    finally:
+        arrival.abandon()
+
+
+def _no_room(short: TryLater) -> InstanceRejected:
+    return InstanceRejected(str(short), dimse_status=Status.OUT_OF_RESOURCES)
 
 
 def _require_dicom(part: PartStarted) -> None:
@@ -293,6 +346,7 @@ class PartReceiver:
         try:
             for event in _events(self._pieces(body, association_id), boundary):
                 taker.take(event)
+            taker.end()
             if reply.is_empty:
                 raise MultipartMalformed("the body has no parts")
             reply.ending = Ending.RELEASED
@@ -301,7 +355,7 @@ class PartReceiver:
         except RequestRefused as refused:
             reply.refused_with, reply.reason = refused.status, refused.reason
         finally:
-            taker.abandon()
+            taker.end()
         return reply
 
     def close(self, reply: Reply) -> None:

@@ -356,16 +356,22 @@ class Spool:
                     # the first copy may still be on its way to the disk
                     os.fsync(shard)
                     return InstanceState.DUPLICATE
+                self._require_room(received, is_overruled)
                 self._report(verdict.duplicate, received, is_overruled)
                 head = replace(head, pixel_identity=verdict.pixel_identity)
                 if verdict.duplicate is Duplicate.AMENDED:
                     state = InstanceState.AMENDED
-            if not is_overruled:
-                self._series.require_room(received)
+            else:
+                self._require_room(received, is_overruled)
             if self._place(part, head, name, shard):
                 self._series.note(received)
                 self._index.record_instance(head.instance(name))
                 return state
+
+    def _require_room(self, received: Received, is_overruled: bool) -> None:
+        """Refuse what its series has no room for, unless a person decided otherwise."""
+        if not is_overruled:
+            self._series.require_room(received)
 
     def _versions(self, stem: str, deleted: Mapping[int, str]) -> tuple[list[Known], int, str]:
         """The versions on disk, and number and name of the next one."""

@@ -58,6 +58,7 @@ from node.spool.parts import no_room, said_by
 BATCH_S = 0.05
 _MAX_BATCH = 500
 _RETRY_S = 0.5
+_TURN_S = 1.0
 # beyond this many waiting rows the sender has to wait too
 MAX_WAITING = 20_000
 _WRITER_LOCK = 0x5E6_0001
@@ -86,6 +87,7 @@ class Index:
         self._waiting: list[_Row] = []
         self._in_hand = 0
         self._changed = Condition()
+        self._turn = Lock()
         self._trouble = ""
         self._is_closing = False
         try:
@@ -210,10 +212,24 @@ class Index:
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
         try:
-            with writing(self.engine) as connection:
+            with self._taking_turns(), writing(self.engine) as connection:
                 yield connection
         except DBAPIError as error:
             raise TryLater("the index cannot be written") from error
+
+    @contextmanager
+    def _taking_turns(self) -> Iterator[None]:
+        """Keep threads of this process from waiting for SQLite's lock, where they would sleep and look again.
+
+        Not for long: where the database is held by others, each waits as long as it is told to.
+        """
+        is_sqlite = self.engine.dialect.name == "sqlite"
+        has_turn = is_sqlite and self._turn.acquire(timeout=_TURN_S)
+        try:
+            yield
+        finally:
+            if has_turn:
+                self._turn.release()
 
     def _put(self, row: _Row) -> None:
         with self._changed:
@@ -246,7 +262,7 @@ class Index:
 
     def _write(self, batch: Sequence[_Row]) -> bool:
         try:
-            with writing(self.engine) as connection:
+            with self._taking_turns(), writing(self.engine) as connection:
                 hold_arrivals(connection)
                 of: defaultdict[Table, list[Mapping[str, object]]] = defaultdict(list)
                 for table, values in batch:

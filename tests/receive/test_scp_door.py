@@ -8,6 +8,7 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -234,3 +235,12 @@ def test_stopping_leaves_no_line_open(serve: Serve) -> None:
     client.connection.close()
     for line in silent:
         line.close()
+
+
+def test_more_associations_than_a_constant_once_allowed_may_be_open(serve: Serve) -> None:
+    node = serve(max_associations=280, max_associations_per_peer=280, idle_timeout_s=3600.0)
+    with ExitStack() as stack:
+        for _ in range(270):
+            stack.enter_context(node.open())
+
+        assert node.server.open_associations() == 270

@@ -125,6 +125,7 @@ def test_a_series_that_is_full_takes_no_more_and_knows_what_it_has(tmp_path: Pat
             node.store(amended)
 
         assert caught.value.dimse_status == 0xC031
+        assert [each["kind"] for each in node.rows("event")] == []
         assert again.state is InstanceState.DUPLICATE
         assert len(node.files()) == 3
 
@@ -140,10 +141,14 @@ def test_what_is_beyond_a_full_series_is_one_loss_however_much_comes(tmp_path: P
         assert loss["settled_at"] is None
 
 
-def test_two_processes_fill_a_series_together(tmp_path: Path) -> None:
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_two_processes_fill_a_series_together(
+    tmp_path: Path, request: pytest.FixtureRequest, database: str
+) -> None:
+    url = request.getfixturevalue("empty_postgresql")() if database == "postgresql" else ""
     with (
-        opened_node(tmp_path, max_instances_per_series=10) as one,
-        opened_node(tmp_path, max_instances_per_series=10) as other,
+        opened_node(tmp_path, url=url, max_instances_per_series=10) as one,
+        opened_node(tmp_path, url=url, max_instances_per_series=10) as other,
     ):
         taken = 0
         for number in range(1, 31):
