@@ -26,7 +26,6 @@ from node.pipeline.forms import FORMS
 from node.receive import dimse
 from node.receive.dimse_messages import VERIFICATION_SOP_CLASS_UID
 from node.receive.scp.negotiation import Refusal
-from node.receive.stow_parts import BodyLimits
 from node.receive.syntaxes import storage_contexts
 from node.tls import VERSIONS
 from node.web.app import DEFAULT_STOW_PREFIX
@@ -49,13 +48,13 @@ def _statement(plan: Plan) -> dict[str, Any]:
         "implementation_version_name": IMPLEMENTATION_VERSION_NAME,
         "ae_titles": list(scp.ae_titles),
         "scp": {
-            "max_pdu_bytes": scp.max_pdu_bytes,
+            "max_pdu_bytes": scp.limits.max_pdu_bytes,
             "max_associations": scp.max_associations,
             "max_associations_per_peer": scp.max_associations_per_peer,
-            "negotiation_timeout_s": scp.negotiation_timeout_s,
-            "idle_timeout_s": scp.idle_timeout_s,
-            "slowest_bytes_s": scp.slowest_bytes_s,
-            "slowest_over_s": scp.slowest_over_s,
+            "negotiation_timeout_s": scp.limits.negotiation_timeout_s,
+            "idle_timeout_s": scp.limits.idle_timeout_s,
+            "slowest_bytes_s": scp.limits.slowest_bytes_s,
+            "slowest_over_s": scp.limits.slowest_over_s,
             "verification": VERIFICATION_SOP_CLASS_UID,
             "storage": [{**_named(uid), "is_input": uid in IMAGE_SOP_CLASSES} for uid in contexts],
             "transfer_syntaxes": [
@@ -86,8 +85,8 @@ def _statement(plan: Plan) -> dict[str, Any]:
         },
         "stow": {
             "path": f"{DEFAULT_STOW_PREFIX}/studies[/{{StudyInstanceUID}}]",
-            "max_request_bytes": BodyLimits().max_request_bytes,
-            "max_parts": BodyLimits().max_parts,
+            "max_request_bytes": plan.config.web.limits.max_stow_bytes,
+            "max_parts": plan.config.web.limits.max_stow_parts,
         },
         "scu": {
             "sop_class": _named(SegmentationStorage),
@@ -232,6 +231,9 @@ Algorithm Parameters (`incomplete_input=15 of 24 images`).
 
 {tls["profile"]}, where the configuration has `tls`: {", ".join(tls["versions"])}, for DIMSE and HTTP, as
 server and as client. Certificates of callers: required, optional or none. No other profile is claimed.
+
+User identity (PS3.7 D.3.3.7): username, and username and passcode, as SCP for peers that have one, and as SCU.
+A positive response is given where it is asked for and the user was verified. Kerberos, SAML and JWT are not supported.
 
 ## STOW-RS origin server
 

@@ -18,7 +18,8 @@ from node.infer.devices import choose_devices
 from node.jobs.catalog import JobCatalog
 from node.jobs.matches import MatchStore
 from node.jobs.outbox import Outbox
-from node.pipeline.accept import spool_settings
+from node.observe.counts import Key, counted_in
+from node.pipeline.accept import counts_folder, spool_settings
 from node.process.admin import NodeHealth
 from node.spool.catalog import SpoolCatalog
 from node.spool.files import SpaceGuard
@@ -60,8 +61,17 @@ def _look(node: OpenNode) -> dict[str, Any]:
         "quarantine": spool.count_quarantine(),
         "open_associations": spool.list_associations(only_open=True).rows,
         "open_breakers": dict(outbox.open_breakers()),
+        "refused": _refused(counted_in(counts_folder(settings))),
         "disk": {"free_bytes": disk.free, "total_bytes": disk.total},
     }
+
+
+def _refused(numbers: Mapping[Key, int]) -> dict[str, dict[str, int]]:
+    """Counts by kind, and by the values of its labels."""
+    found: dict[str, dict[str, int]] = {}
+    for (kind, *labels), number in sorted(numbers.items()):
+        found.setdefault(kind, {})["/".join(labels)] = number
+    return found
 
 
 def _is_locked(lock: Path) -> bool:
@@ -92,6 +102,7 @@ def _print(body: Mapping[str, Any]) -> None:
             ]
             for name, until in body["open_breakers"].items()
         ),
+        *([_in_words(kind), _numbers(of_kind)] for kind, of_kind in body["refused"].items()),
     ]
     for line in aligned(rows):
         typer.echo(line)
@@ -101,6 +112,16 @@ def _print(body: Mapping[str, Any]) -> None:
 
 def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{show_count(number)} {state}" for state, number in counts.items()) or "none"
+
+
+def _numbers(counts: Mapping[str, int]) -> str:
+    return ", ".join(
+        f"{labels}: {number}" if labels else f"{number}" for labels, number in counts.items()
+    )
+
+
+def _in_words(kind: str) -> str:
+    return kind.removeprefix("segnode_").removesuffix("_total").replace("_", " ")
 
 
 def _sender(association: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from node.deliver.destination import Destination
 from node.domain.completion_policy import CompletionPolicy
+from node.domain.limits import DimseLimits, IngestLimits, WebLimits
 from node.domain.peers import Peer
 from node.domain.settings import (
     Amount,
@@ -68,6 +69,7 @@ class DimseConfig(Settings):
     max_associations: Count = 50
     max_associations_per_peer: Count = 20
     processes: Count | None = None
+    limits: DimseLimits = field(default_factory=DimseLimits)
     tls: DimseTls | None = None
 
     @property
@@ -133,7 +135,15 @@ class WebConfig(Settings):
     port: Port = 8080
     hosts: tuple[str, ...] = ()
     auth: AuthConfig = AuthConfig()
+    limits: WebLimits = field(default_factory=WebLimits)
     tls: ServerTls | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IngestConfig(Settings):
+    """What is taken, however it comes."""
+
+    limits: IngestLimits = field(default_factory=IngestLimits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,6 +259,7 @@ class Sections(Settings):
 
     dimse: DimseConfig = DimseConfig()
     web: WebConfig = WebConfig()
+    ingest: IngestConfig = IngestConfig()
     data_dir: Path = Path("segnode-data")
     storage: StorageConfig = StorageConfig()
     peers: Mapping[str, Peer] = field(default_factory=dict)

@@ -25,7 +25,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, SegmentationStorage
 from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
-from pynetdicom.pdu_primitives import A_ASSOCIATE
+from pynetdicom.pdu_primitives import A_ASSOCIATE, UserIdentityNegotiation
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
@@ -39,7 +39,7 @@ from node.deliver.destination import (
     sick,
 )
 from node.domain.delivery import DeliverableObject, Outcome
-from node.domain.peers import NO_AE_TITLE, Peer, is_ae_title
+from node.domain.peers import NO_AE_TITLE, Peer, UserIdentity, is_ae_title
 from node.domain.settings import Mistake, OwnAeTitle, Timeout
 from node.domain.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.tls import client_context, why_refused
@@ -63,6 +63,7 @@ class DimseDestination(Destination):
     Args:
         peer: Who it is and where it listens.
         calling_ae_title: This node's name.
+        user_identity: Who this node says that it is; None: nothing is said.
         answer_timeout_s: Wait for an answer after the object was sent; the time to send it at
             100 kB/s comes on top.
     """
@@ -74,6 +75,7 @@ class DimseDestination(Destination):
     kind: Literal["dimse"] = "dimse"
     peer: Peer
     calling_ae_title: OwnAeTitle
+    user_identity: UserIdentity | None = None
     connect_timeout_s: Timeout = 10.0
     negotiate_timeout_s: Timeout = 20.0
     answer_timeout_s: Timeout = 60.0
@@ -180,6 +182,7 @@ class DimseDestination(Destination):
             self.peer.port,
             contexts=list(contexts),
             ae_title=self.peer.ae_title,
+            ext_neg=_negotiated(self.user_identity),
             evt_handlers=[(evt.EVT_CONN_OPEN, _prepare_line, [heard])],
             tls_args=(secured, tls.name or self.peer.host) if secured and tls else None,  # type: ignore[arg-type]
         )
@@ -227,6 +230,19 @@ class DimseDestination(Destination):
             association.kill()  # pynetdicom notices only later, and would wait for answers
             return classify_association(AssociationEnd.ABORTED)
         return classify_association(AssociationEnd.TIMED_OUT)
+
+
+def _negotiated(who: UserIdentity | None) -> list[Any]:
+    """The user identity of a request; that it is verified need not be answered. PS3.7 D.3.3.7"""
+    if who is None:
+        return []
+    item = UserIdentityNegotiation()
+    item.primary_field = who.username.encode()
+    item.user_identity_type = 1
+    if who.passcode is not None:
+        item.user_identity_type = 2
+        item.secondary_field = who.passcode.value.encode()
+    return [item]
 
 
 class _Secured:

@@ -49,6 +49,7 @@ class Status(IntEnum):
     SAME_UID_OTHER_PIXELS = 0xC020
     PATIENT_MIX_UP = 0xC021
     INFLATES_BEYOND_LIMIT = 0xC030
+    TOO_MANY_IN_SERIES = 0xC031
     # PS3.18 I.2.2: referenced transfer syntax not supported
     TRANSFER_SYNTAX_NOT_SUPPORTED = 0xC122
 

@@ -13,19 +13,41 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 
-from node.domain.settings import KeyName, Mistake, Port, Settings
+from node.domain.settings import KeyName, Mistake, Port, Secret, Settings
 from node.domain.tls import PeerTls
 
 Resolve = Callable[[str], Collection[str]]
 
 # PS3.5 6.2: the default repertoire without backslash and control characters
 _AE_TITLE = re.compile(r"[\x20-\x5b\x5d-\x7e]{1,16}")
+_LONGEST_FIELD = 1024  # of a user identity: people type it
 NO_AE_TITLE = "an AE title has 1 to 16 printable characters and no backslash"
 
 
 def is_ae_title(text: str) -> bool:
     """Whether the text, trimmed, can stand as an AE title."""
     return _AE_TITLE.fullmatch(text.strip(" ")) is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserIdentity(Settings):
+    """Who a caller says it is over DIMSE, and how it proves it.
+
+    Args:
+        passcode: What both sides know besides the name; None: the name alone.
+    Source: PS3.7 D.3.3.7, user identity types 1 and 2
+    """
+
+    username: str
+    passcode: Secret | None = None
+
+    def mistakes(self) -> Iterator[Mistake]:
+        for key, text in (
+            ("username", self.username),
+            ("", self.passcode.value if self.passcode else ""),
+        ):
+            if len(text.encode()) > _LONGEST_FIELD:
+                yield key, f"takes {_LONGEST_FIELD} bytes or less"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +60,7 @@ class Peer(Settings):
         allow_from: Addresses, networks (10.0.0.0/24) and host names that it may call from.
         http_user: Who it is over HTTP; empty for none.
         reply_to: Destination for its results; empty: C-STORE to this peer.
+        user_identity: What it has to prove when it calls over DIMSE; None: nothing is looked at.
         tls: DIMSE with it is TLS only: it is called so, and who calls without is not it, where this
             node's port speaks TLS.
     """
@@ -49,6 +72,7 @@ class Peer(Settings):
     allow_from: tuple[str, ...] = ()
     http_user: str = ""
     reply_to: str = ""
+    user_identity: UserIdentity | None = None
     tls: PeerTls | None = None
 
     def mistakes(self) -> Iterator[Mistake]:
@@ -61,6 +85,8 @@ class Peer(Settings):
             yield "ae_title", NO_AE_TITLE
         if self.ae_title and not self.callers:
             yield "", "needs host or allow_from: an AE title alone proves nothing"
+        if self.user_identity is not None and not self.ae_title:
+            yield "user_identity", "counts over DIMSE: it needs ae_title"
         for index, entry in enumerate(self.allow_from):
             if not _is_address(entry):
                 sentence = f"{entry} is no address and no network such as 10.0.0.0/24"

@@ -19,6 +19,7 @@ from node.config import NodeConfig
 from node.database.engine import Now
 from node.domain.errors import ConfigInvalid, TryLater
 from node.domain.instance import Origin, Transport
+from node.observe import counts
 from node.pipeline.build import Plan
 from node.pipeline.signals import Signals
 from node.receive.dimse import DimseServer, DimseSettings
@@ -44,6 +45,7 @@ _listening_settings = attrgetter(
         "ae_titles",
         "dimse",
         "web",
+        "ingest",
         "peers",
         "folders",
         "storage",
@@ -82,6 +84,11 @@ def quarantine_obstacle(config: NodeConfig) -> Callable[[Mapping[str, Any]], str
     return lambda row: obstacle_to(row, SpoolFolders.of(config.data_dir).quarantine, dry.check)
 
 
+def counts_folder(config: NodeConfig) -> Path:
+    """Where the processes of the node keep their counts."""
+    return config.data_dir / "run" / "counts"
+
+
 def spool_settings(config: NodeConfig) -> SpoolSettings:
     return SpoolSettings(
         folders=SpoolFolders.of(config.data_dir),
@@ -89,6 +96,7 @@ def spool_settings(config: NodeConfig) -> SpoolSettings:
             reserve_gb=config.storage.reserve_gb, max_used_percent=config.storage.max_used_percent
         ),
         quarantine_max_gb=config.storage.quarantine_max_gb,
+        max_instances_per_series=config.ingest.limits.max_instances_per_series,
     )
 
 
@@ -104,7 +112,9 @@ def open_ingest(plan: Plan, now: Now | None = None) -> Iterator[IngestService]:
     spool = Spool(spool_settings(plan.config), index)
     try:
         yield IngestService(
-            ingest=Ingest(spool, transfer_syntaxes=Decodable()), index=index, spool=spool
+            ingest=Ingest(spool, transfer_syntaxes=Decodable(), limits=plan.config.ingest.limits),
+            index=index,
+            spool=spool,
         )
     finally:
         spool.close()
@@ -124,6 +134,7 @@ def receive(
     """
     threading.stack_size(_STACK_BYTES)
     ports.begin(process)
+    counts.OF_PROCESS.keep_in(counts_folder(plan.config), "receive")
     with open_ingest(plan) as door:
         server = DimseServer(
             dimse_settings(plan.config), door.ingest, door.index, storage_contexts(), ports
@@ -176,6 +187,7 @@ def dimse_settings(config: NodeConfig) -> DimseSettings:
         peers=tuple(config.peers.values()),
         max_associations=config.dimse.max_associations,
         max_associations_per_peer=config.dimse.max_associations_per_peer,
+        limits=config.dimse.limits,
         tls=config.dimse.tls,
         tls_port=config.dimse.tls.port if config.dimse.tls else None,
     )

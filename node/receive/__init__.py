@@ -29,6 +29,7 @@ C010    pixel data are not what the header declares
 C020    another instance is kept under this SOP Instance UID
 C021    the series belongs to another patient or study
 C030    a deflated data set inflates beyond the limit
+C031    the series has as many instances as one may have; nothing is kept
 C122    the transfer syntax is none that this node decodes
 ======  ===============================================================================
 

@@ -7,8 +7,8 @@ refused instance is answered with its status and never ends the association.
 Admission, in this order (PS3.8 9.3.4): protocol version (RJ 1/2/2), called AE title (1/1/7), calling AE
 title (1/1/3), which the first bytes of a request show; application context (1/1/2), caller (1/1/3), drain
 (2/3/1), associations of this peer and in total (2/3/2). Callers are peers by AE title and address, and where
-both sides speak TLS by certificate. Without any configured peer everybody may call, which is why such a
-node may only listen on the loopback interface.
+both sides speak TLS by certificate; one that has a user identity proves it (1/2/1). Without any configured
+peer everybody may call, which is why such a node may only listen on the loopback interface.
 
 Transfer syntaxes: of those a peer offers in one context, ours comes first in the order that the table
 of contexts gives: native lossless, compressed lossless, lossy.
@@ -17,6 +17,8 @@ of contexts gives: native lossless, compressed lossless, lossy.
 from __future__ import annotations
 
 import errno
+import hashlib
+import hmac
 import logging
 import socket
 import time
@@ -26,18 +28,21 @@ from dataclasses import dataclass, field, replace
 from threading import Event, Lock, Thread
 
 from node.domain.errors import ConfigInvalid, TryLater
+from node.domain.guesses import Guesses
 from node.domain.instance import Ending, Origin, Transport
-from node.domain.peers import Peer, is_loopback_host, match_peer
+from node.domain.limits import DimseLimits
+from node.domain.peers import Peer, UserIdentity, is_loopback_host, match_peer
 from node.domain.tls import ServerTls
+from node.observe import counts
 from node.receive.dimse_messages import VERIFICATION_SOP_CLASS_UID, Context, Transfer
 from node.receive.ingest import Carried, Ingest
-from node.receive.scp.association import Patience
 from node.receive.scp.door import Secure, SharedPorts, UpperLayer
 from node.receive.scp.negotiation import (
     APPLICATION_CONTEXT_NAME,
     PROTOCOL_VERSION_NOT_SUPPORTED,
     AssociationRequest,
     Head,
+    Identity,
     Refusal,
 )
 from node.receive.store import HEARTBEAT_S, AssociationLog
@@ -53,6 +58,8 @@ LOCAL_LIMIT_EXCEEDED = Refusal(2, 3, 2)
 
 _NAMES_KEPT_S = 60.0
 _STOP_S = 5.0
+# associations beyond those that may be open, so that one too many gets its reason
+_BEING_JUDGED = 206
 # Verification has no data set; PS3.5 10.1: the default comes first
 _VERIFICATION_SYNTAXES = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")
 
@@ -66,8 +73,6 @@ class DimseSettings:
     Args:
         ae_titles: Titles it answers to; the first is its own name.
         peers: Who may call; none: everybody, on a loopback address only.
-        max_pdu_bytes: Maximum length that is advertised and enforced.
-        slowest_bytes_s: What a message must make at least, in the mean of ``slowest_over_s``.
         tls: How ``tls_port`` speaks TLS, or, where that is None, ``port``.
     """
 
@@ -77,11 +82,7 @@ class DimseSettings:
     peers: tuple[Peer, ...] = ()
     max_associations: int = 50
     max_associations_per_peer: int = 20
-    max_pdu_bytes: int = 131072
-    negotiation_timeout_s: float = 30.0
-    idle_timeout_s: float = 60.0
-    slowest_bytes_s: float = 1000.0
-    slowest_over_s: float = 30.0
+    limits: DimseLimits = field(default_factory=DimseLimits)
     tls: ServerTls | None = None
     tls_port: int | None = None
 
@@ -141,13 +142,8 @@ class DimseServer:
             secure,
             {**contexts, VERIFICATION_SOP_CLASS_UID: _VERIFICATION_SYNTAXES},
             self._admission,
-            max_pdu_bytes=settings.max_pdu_bytes,
-            patience=Patience(
-                negotiation_s=settings.negotiation_timeout_s,
-                idle_s=settings.idle_timeout_s,
-                slowest_bytes_s=settings.slowest_bytes_s,
-                slowest_over_s=settings.slowest_over_s,
-            ),
+            limits=settings.limits,
+            threads=settings.max_associations + _BEING_JUDGED,
         )
         self._stopping = Event()
         self._heart = Thread(target=self._beat, name="dimse-heartbeat", daemon=True)
@@ -208,6 +204,7 @@ class _Session:
     origin: Origin
     slot: str
     admission: _Admission
+    is_user_known: bool = False
     transfer: Transfer | None = None
     is_over: bool = False
     lock: Lock = field(default_factory=Lock)
@@ -263,6 +260,7 @@ class _Admission:
         self._called = {title.strip() for title in settings.ae_titles}
         self._callers = {peer.ae_title.strip() for peer in settings.peers} - {""}
         self._names = _Names()
+        self._guesses = Guesses(time.monotonic)
         self._lock = Lock()
         self._ports = ports
         self._places: dict[_Session, int] = {}
@@ -302,7 +300,8 @@ class _Admission:
             called_ae_title=request.called_ae_title,
             address=request.address,
         )
-        session = _Session(origin, origin.peer or request.address, self)
+        is_user_known = peer is not None and peer.user_identity is not None
+        session = _Session(origin, origin.peer or request.address, self, is_user_known)
         refusal = self._enter(session)
         if refusal is not None:
             return refusal
@@ -344,7 +343,34 @@ class _Admission:
                 extra={"peer": peer.name, "address": request.address},
             )
             return CALLING_AE_TITLE_NOT_RECOGNIZED
+        if peer is not None and (why := self._why_another_user(peer, request)):
+            _log.warning(
+                "the caller does not prove the user identity of the peer it says it is: %s",
+                why,
+                extra={"peer": peer.name, "address": request.address},
+            )
+            return NO_REASON_GIVEN  # PS3.7 D.3.3.7 has it so
         return peer if request.is_well_formed else NO_REASON_GIVEN
+
+    def _why_another_user(self, peer: Peer, request: AssociationRequest) -> str:
+        """Why a caller is not the user that its peer signs in as; empty where nobody asks, or it is."""
+        if (wanted := peer.user_identity) is None:
+            return ""
+        if not request.identities:
+            return "it names no user"
+        given = request.identity
+        if given is not None and not given.is_supported:
+            return "Kerberos, SAML and JWT are not supported"
+        with self._lock:
+            if self._guesses.are_too_many(request.address, peer.name):
+                counts.add(counts.SIGN_INS_FAILED, "dimse")
+                return "too many wrong ones came before"
+        if given is not None and _is_user(wanted, given):
+            return ""
+        with self._lock:
+            self._guesses.note(request.address, peer.name)
+        counts.add(counts.SIGN_INS_FAILED, "dimse")
+        return "another user, or another passcode"
 
     def _is_proved(self, peer: Peer, request: AssociationRequest) -> bool:
         """Whether a caller speaks TLS as its peer does, with a certificate of the name it has."""
@@ -365,6 +391,15 @@ class _Admission:
         return None
 
 
+def _is_user(wanted: UserIdentity, given: Identity) -> bool:
+    """Compare digests: in a time that says nothing, not even the length of a secret."""
+    pairs = [(wanted.username.encode(), given.username)]
+    if wanted.passcode is not None:
+        pairs.append((wanted.passcode.value.encode(), given.passcode))
+    digests = [[hashlib.sha256(each).digest() for each in pair] for pair in pairs]
+    return all([hmac.compare_digest(*pair) for pair in digests])  # noqa: C419 - all are compared
+
+
 class _Names:
     """Addresses of the host names among the peers, asked for at most once a minute."""
 
@@ -382,6 +417,7 @@ class _Names:
 
 
 def _tell(refusal: Refusal, head: Head, address: str) -> None:
+    counts.add(counts.ASSOCIATIONS_REFUSED, refusal.result, refusal.source, refusal.reason)
     _log.warning(
         "refused an association: result %d source %d reason %d",
         refusal.result,

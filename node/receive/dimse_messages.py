@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 from node.domain.errors import InstanceRejected, NodeError, Status
 from node.domain.instance import Origin
+from node.observe import counts
 from node.receive.ingest import Announced, Arrival, Carried, Ingest
 
 VERIFICATION_SOP_CLASS_UID = "1.2.840.10008.1.1"
@@ -359,11 +360,14 @@ class Transfer:
         if refusal is None:
             encoded = encode_response(request.command, Status.SUCCESS)
         else:
+            status = f"{refusal.dimse_status:04X}"
+            counts.add(counts.INSTANCES_REFUSED, "dimse", status)
             _log.warning(
                 "refused a request: %s",
                 refusal.reason,
                 extra={
-                    "dimse_status": f"{refusal.dimse_status:04X}",
+                    "dimse_status": status,
+                    "address": self._origin.address,
                     "association_id": self._origin.association_id,
                     "sop_instance_uid": refusal.sop_instance_uid,
                 },

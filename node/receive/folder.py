@@ -19,6 +19,7 @@ from typing import BinaryIO, TypeAlias
 
 from node.domain.errors import InstanceRejected, is_out_of_resources
 from node.domain.instance import Ending, Origin, Transport
+from node.observe import counts
 from node.receive.ingest import Carried, Ingest, Receipt
 from node.receive.store import FolderLog
 
@@ -160,6 +161,7 @@ def take_files(
                     receipt = receipts.get(path) or _take(ingest, path, origin)
                 except InstanceRejected as rejection:
                     carried.losses += 1
+                    counts.add(counts.INSTANCES_REFUSED, "folder", f"{rejection.dimse_status:04X}")
                     if is_out_of_resources(rejection.dimse_status):
                         is_whole = True
                         return  # the file is tried again

@@ -10,8 +10,10 @@ from typing import Any
 
 from node.domain.errors import InstanceRejected, Status
 from node.domain.instance import InstanceState, Origin
+from node.domain.limits import IngestLimits
 from node.domain.received import IMAGE_SOP_CLASSES, Loss, Received
 from node.domain.uids import is_uid
+from node.observe import counts
 from node.receive.envelope import Part10Splitter, guess_transfer_syntax, inflated
 from node.receive.header_check import UID_TAGS, check_header, read_uids
 from node.receive.store import InstanceStore
@@ -22,7 +24,6 @@ from node.receive.syntaxes import (
 )
 from node.receive.walk import (
     EXPLICIT_LITTLE,
-    MAX_ELEMENTS,
     Buffer,
     Element,
     Encoding,
@@ -33,6 +34,7 @@ from node.receive.walk import (
 
 # of one series, before a sender of millions costs memory; beyond it only a person settles a loss
 _MAX_IMAGES = 65_536
+_BEYOND_FULL = "beyond what a series may have"
 _META_GROUP = b"\x02\0"  # (0002,eeee), little endian
 
 
@@ -80,24 +82,6 @@ class Carried:
             images.add(receipt.sop_instance_uid)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IngestLimits:
-    """What one instance may cost.
-
-    Args:
-        max_object_bytes: Of one data set on the wire.
-        max_inflated_bytes: Of a deflated data set, inflated; ``max_inflate_ratio`` counts above
-            64 MiB only.
-        max_pixel_bytes: Of decoded pixels, as the header declares them.
-    """
-
-    max_object_bytes: int = 8 << 30
-    max_inflated_bytes: int = 4 << 30
-    max_inflate_ratio: float = 100.0
-    max_pixel_bytes: int = 16 << 30
-    max_elements: int = MAX_ELEMENTS
-
-
 class Ingest:
     """Opens an arrival per instance; one per process, safe to share between threads.
 
@@ -131,6 +115,7 @@ class Ingest:
         study_instance_uid: str | None = None,
         source: str = "",
         is_meant: bool = True,
+        is_kept_aside: bool = True,
     ) -> Arrival:
         """An arrival of a Part 10 file, with or without preamble and group 0002.
 
@@ -139,11 +124,17 @@ class Ingest:
             source: What its sender calls it: a path, the number of a part.
             is_meant: Whether its sender surely meant a DICOM file; else it must look like one for
                 its refusal to count as the loss of an image.
+            is_kept_aside: Whether it goes to quarantine where it is refused and worth it.
         Raises:
             InstanceRejected: 0xA700, there is no room now.
         """
         return Arrival(
-            self, origin, study_instance_uid=study_instance_uid, source=source, is_meant=is_meant
+            self,
+            origin,
+            study_instance_uid=study_instance_uid,
+            source=source,
+            is_meant=is_meant,
+            is_kept_aside=is_kept_aside,
         )
 
     def record_loss(
@@ -157,6 +148,8 @@ class Ingest:
             series: The Series Instance UID that its header names, as far as that was read.
         """
         named = rejection.sop_instance_uid
+        if rejection.dimse_status == Status.TOO_MANY_IN_SERIES:
+            named, source = "", _BEYOND_FULL  # one row, or what is refused would grow without end
         image = named if is_uid(named) else source or ascii(named)
         if rejection.sop_class_uid in STORAGE_SOP_CLASSES - IMAGE_SOP_CLASSES:
             return
@@ -184,6 +177,7 @@ class Arrival:
         study_instance_uid: str | None = None,
         source: str = "",
         is_meant: bool = True,
+        is_kept_aside: bool = True,
     ) -> None:
         self._ingest = ingest
         self._origin = origin
@@ -196,6 +190,7 @@ class Arrival:
         self._rejection: InstanceRejected | None = None
         self._source = source
         self._is_meant = is_meant
+        self._is_kept_aside = is_kept_aside
         self._is_over = False
         try:
             self._part = ingest.store.new_part()
@@ -283,7 +278,9 @@ class Arrival:
         named = self._announced or self._known
         rejection.sop_instance_uid = rejection.sop_instance_uid or named.sop_instance_uid
         rejection.sop_class_uid = rejection.sop_class_uid or named.sop_class_uid
-        if rejection.quarantine:
+        if rejection.quarantine and not self._is_kept_aside:
+            counts.add(counts.NOT_SET_ASIDE, "enough of this request")
+        elif rejection.quarantine:
             self._part.quarantine(self._known, self._origin, rejection, source=self._source)
         has_prefix = self._splitter is not None and self._splitter.has_prefix
         if self._is_meant or has_prefix or is_uid(self._known.sop_instance_uid):
@@ -332,8 +329,7 @@ class Arrival:
         """Walk a data set; where that fails what stood before the fault may name its series."""
         found: dict[int, Element] = {}
         try:
-            limit = self._ingest.limits.max_elements
-            return walk(data, encoding, max_elements=limit, found=found)
+            return walk(data, encoding, found=found)
         except InstanceRejected:
             self._guess(Structure(data=data, encoding=encoding, elements=found))
             raise

@@ -35,6 +35,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from node.domain.instance import Origin, Transport
+from node.domain.limits import WebLimits
 from node.domain.peers import Peer, match_http_user
 from node.domain.uids import is_uid
 from node.receive.mime import MediaTypeMalformed, best_of, boundary_of, parse_media_type
@@ -47,27 +48,10 @@ XML_TYPE = "application/dicom+xml"
 ANSWER_TYPES = (JSON_TYPE, XML_TYPE)
 
 HEAD_BYTES: Final = 16 * 1024
+RETRY_AFTER_S: Final = 60
 
 _METHODS: Final = ("OPTIONS", "POST")
 _ANY_METHOD: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StowSettings:
-    """How patient and how generous the service is.
-
-    Args:
-        max_requests: How many are worked on at once.
-        idle_s: How long a client may be silent inside a body.
-        request_s: How long one request may take as a whole.
-        strict_accept: Whether a request without Accept is refused, as PS3.18 8.7.7 has it.
-    """
-
-    max_requests: int = 32
-    idle_s: float = 30.0
-    request_s: float = 3600.0
-    retry_after_s: int = 60
-    strict_accept: bool = False
 
 
 @dataclass(slots=True)
@@ -88,6 +72,7 @@ class StowService:
 
     Args:
         peers: Of which one may be named after the user of a request.
+        strict_accept: Whether a request without Accept is refused, as PS3.18 8.7.7 has it.
     """
 
     def __init__(
@@ -95,14 +80,17 @@ class StowService:
         receiver: PartReceiver,
         *,
         peers: Iterable[Peer] = (),
-        settings: StowSettings = StowSettings(),
+        limits: WebLimits = WebLimits(),
+        strict_accept: bool = False,
     ) -> None:
         self._receiver = receiver
         self._peers = tuple(peers)
-        self._settings = settings
+        self._limits = limits
+        self._strict_accept = strict_accept
         self._running = 0
-        self._threads = ThreadPoolExecutor(settings.max_requests, thread_name_prefix="stow")
-        self._closers = ThreadPoolExecutor(2, thread_name_prefix="stow-close")
+        self._threads = ThreadPoolExecutor(limits.max_stow_requests, thread_name_prefix="stow")
+        # each waits for the rows of its instances: all of them at once
+        self._closers = ThreadPoolExecutor(8, thread_name_prefix="stow-close")
         self.application = Starlette(
             routes=[
                 Route("/", _capabilities, methods=["OPTIONS"]),
@@ -122,7 +110,7 @@ class StowService:
         if request.method == "OPTIONS":
             return await _capabilities(request)
         study = _study_of(request)
-        answer_type = _answer_type(request, strict=self._settings.strict_accept)
+        answer_type = _answer_type(request, strict=self._strict_accept)
         boundary = _boundary(request)
         self._refuse_too_long(request)
         async with aclosing(request.stream()) as stream:
@@ -137,14 +125,14 @@ class StowService:
 
     def _refuse_too_long(self, request: Request) -> None:
         length = request.headers.get("content-length", "")
-        limit = self._receiver.limits.max_request_bytes
+        limit = self._limits.max_stow_bytes
         if length.isdigit() and int(length) > limit:
             raise RequestRefused(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a request may have {limit} bytes"
             )
 
     def _require_room(self) -> None:
-        if self._running >= self._settings.max_requests:
+        if self._running >= self._limits.max_stow_requests:
             raise RequestRefused(
                 HTTPStatus.SERVICE_UNAVAILABLE,
                 "too many requests at once",
@@ -156,7 +144,7 @@ class StowService:
         head = _Head()
         while not head.is_over and sum(map(len, head.pieces)) < HEAD_BYTES:
             try:
-                async with asyncio.timeout(self._settings.idle_s):
+                async with asyncio.timeout(self._limits.stow_idle_s):
                     head.pieces.append(await anext(stream))
             except StopAsyncIteration:
                 head.is_whole = head.is_over = True
@@ -192,7 +180,7 @@ class StowService:
             # the answer may stand before the body is over: then the rest of it is not awaited
             await asyncio.wait(
                 (pumping, working),
-                timeout=self._settings.request_s,
+                timeout=self._limits.stow_request_s,
                 return_when=asyncio.FIRST_COMPLETED,
             )
         finally:
@@ -212,7 +200,7 @@ class StowService:
             pipe.end(is_whole=True)
         while not head.is_over:
             try:
-                async with asyncio.timeout(self._settings.idle_s):
+                async with asyncio.timeout(self._limits.stow_idle_s):
                     piece = await anext(stream)
             except StopAsyncIteration:
                 pipe.end(is_whole=True)
@@ -234,7 +222,7 @@ class StowService:
     def _answer(self, reply: Reply, answer_type: str) -> Response:
         headers = {}
         if reply.status == HTTPStatus.SERVICE_UNAVAILABLE:
-            headers["Retry-After"] = str(self._settings.retry_after_s)
+            headers["Retry-After"] = str(RETRY_AFTER_S)
         if reply.is_empty:
             raise RequestRefused(reply.status, reply.reason, headers=headers)
         body = render(store_instances_response(reply), answer_type)

@@ -10,6 +10,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
@@ -19,6 +20,8 @@ from typing import Final
 
 from node.domain.errors import InstanceRejected, NodeError, Status, TryLater, is_out_of_resources
 from node.domain.instance import Ending, Origin
+from node.domain.limits import WebLimits
+from node.observe import counts
 from node.receive.ingest import Arrival, Carried, Ingest, Receipt
 from node.receive.mime import (
     Event,
@@ -33,6 +36,8 @@ from node.receive.store import HEARTBEAT_S, AssociationLog
 
 DICOM_TYPE = "application/dicom"
 BUFFERED_BYTES: Final = 2 * 1024**2
+# complete parts of one request that wait to be durable
+BEHIND: Final = 4
 
 _BINARY_ENCODINGS = frozenset({"", "binary", "8bit", "7bit"})
 
@@ -114,11 +119,12 @@ class BodyPipe:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BodyLimits:
-    """What one request may hold; beyond either it is answered 413."""
+class Failure:
+    """A part that is not kept, as the answer tells it; its error would hold on to all that it met."""
 
-    max_request_bytes: int = 64 * 1024**3
-    max_parts: int = 50_000
+    sop_class_uid: str
+    sop_instance_uid: str
+    dimse_status: int
 
 
 @dataclass(slots=True, kw_only=True)
@@ -134,7 +140,7 @@ class Reply:
     """
 
     stored: list[Receipt] = field(default_factory=list)
-    failed: list[InstanceRejected] = field(default_factory=list)
+    failed: list[Failure] = field(default_factory=list)
     carried: Carried = field(default_factory=Carried)
     association_id: str = ""
     ending: Ending = Ending.ABORTED
@@ -161,16 +167,27 @@ class Reply:
 
 
 class PartTaker:
-    """Hands the parts of one request to the ingest, one after the other."""
+    """Hands the parts of one request to the ingest, one after the other.
+
+    A part is made durable while the next ones come, by a thread of its own, ``BEHIND`` of them at most: to
+    wait for the disk after each would take most of the time, and nothing is answered before the last is
+    durable. In their order, since of two under one UID the first, or the newest header, counts.
+    """
 
     def __init__(
-        self, ingest: Ingest, origin: Origin, study_instance_uid: str | None, max_parts: int
+        self,
+        ingest: Ingest,
+        origin: Origin,
+        study_instance_uid: str | None,
+        limits: WebLimits,
     ) -> None:
         self.reply = Reply(association_id=origin.association_id)
         self._ingest = ingest
         self._origin = origin
         self._study_instance_uid = study_instance_uid
-        self._max_parts = max_parts
+        self._limits = limits
+        self._finisher: Executor | None = None
+        self._finishing: deque[Future[Receipt]] = deque()
         self._parts = 0
         self._arrival: Arrival | None = None
 
@@ -190,19 +207,22 @@ class PartTaker:
         except InstanceRejected as rejected:
             self._fail(rejected)
         except TryLater as short:
-            self._fail(InstanceRejected(str(short), dimse_status=Status.OUT_OF_RESOURCES))
+            self._fail(_no_room(short))
 
-    def abandon(self) -> None:
-        """Throw away the part that is not complete, if there is one."""
+    def end(self) -> None:
+        """Wait until every complete part is durable or refused; one that is not complete is lost."""
+        while self._finishing:
+            self._note_oldest()
         if self._arrival is not None:
             self._lose()
+        if self._finisher is not None:
+            self._finisher.shutdown()
 
     def _start(self, part: PartStarted) -> None:
         self._parts += 1
-        if self._parts > self._max_parts:
-            raise RequestRefused(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"more than {self._max_parts} parts"
-            )
+        most = self._limits.max_stow_parts
+        if self._parts > most:
+            raise RequestRefused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"more than {most} parts")
         source = f"part {self._parts} of request {self._origin.association_id}"
         try:
             _require_dicom(part)
@@ -210,27 +230,76 @@ class PartTaker:
             self._ingest.record_loss(rejected, self._origin, source=source)
             raise
         self._arrival = self._ingest.begin_file(
-            self._origin, study_instance_uid=self._study_instance_uid, source=source
+            self._origin,
+            study_instance_uid=self._study_instance_uid,
+            source=source,
+            is_kept_aside=len(self.reply.failed) + len(self._finishing)
+            < self._limits.max_stow_parts_aside,
         )
 
     def _end(self) -> None:
-        """The part is complete: make it durable."""
+        """The part is complete: have it made durable."""
         if self._arrival is None:
             return
-        receipt = self._arrival.finish()
-        self._arrival = None
-        self.reply.carried.note(receipt)
-        self.reply.stored.append(receipt)
+        arrival, self._arrival = self._arrival, None
+        if self._finisher is None:
+            self._finisher = ThreadPoolExecutor(1, thread_name_prefix="stow-finish")
+        self._finishing.append(self._finisher.submit(_finished, arrival))
+        if len(self._finishing) > BEHIND:
+            self._note_oldest()
+
+    def _note_oldest(self) -> None:
+        try:
+            receipt = self._finishing.popleft().result()
+        except InstanceRejected as rejected:
+            self._note_failure(rejected)
+        else:
+            self.reply.carried.note(receipt)
+            self.reply.stored.append(receipt)
 
     def _fail(self, rejected: InstanceRejected) -> None:
-        self.reply.failed.append(rejected)
-        self._lose()
+        """The part that comes is refused already; those before it are told first."""
+        while self._finishing:
+            self._note_oldest()
+        self._note_failure(rejected)
+        arrival, self._arrival = self._arrival, None
+        if arrival is not None:
+            arrival.abandon()
+
+    def _note_failure(self, rejected: InstanceRejected) -> None:
+        self.reply.carried.losses += 1
+        counts.add(counts.INSTANCES_REFUSED, "stow", f"{rejected.dimse_status:04X}")
+        self.reply.failed.append(
+            Failure(
+                sop_class_uid=rejected.sop_class_uid,
+                sop_instance_uid=rejected.sop_instance_uid,
+                dimse_status=rejected.dimse_status,
+            )
+        )
 
     def _lose(self) -> None:
         self.reply.carried.losses += 1
         arrival, self._arrival = self._arrival, None
         if arrival is not None:
             arrival.abandon()
+
+
+def _finished(arrival: Arrival) -> Receipt:
+    """Make an instance durable, wherever it is done.
+
+    Raises:
+        InstanceRejected: It is not kept.
+    """
+    try:
+        return arrival.finish()
+    except TryLater as short:
+        raise _no_room(short) from short
+    finally:
+        arrival.abandon()
+
+
+def _no_room(short: TryLater) -> InstanceRejected:
+    return InstanceRejected(str(short), dimse_status=Status.OUT_OF_RESOURCES)
 
 
 def _require_dicom(part: PartStarted) -> None:
@@ -255,7 +324,7 @@ class PartReceiver:
 
     ingest: Ingest
     associations: AssociationLog
-    limits: BodyLimits = BodyLimits()
+    limits: WebLimits = WebLimits()
 
     def receive(
         self, body: BodyPipe, boundary: bytes | None, origin: Origin, study_instance_uid: str | None
@@ -272,11 +341,12 @@ class PartReceiver:
         except TryLater as short:
             return Reply(refused_with=HTTPStatus.SERVICE_UNAVAILABLE, reason=str(short))
         origin = replace(origin, association_id=association_id)
-        taker = PartTaker(self.ingest, origin, study_instance_uid, self.limits.max_parts)
+        taker = PartTaker(self.ingest, origin, study_instance_uid, self.limits)
         reply = taker.reply
         try:
             for event in _events(self._pieces(body, association_id), boundary):
                 taker.take(event)
+            taker.end()
             if reply.is_empty:
                 raise MultipartMalformed("the body has no parts")
             reply.ending = Ending.RELEASED
@@ -285,7 +355,7 @@ class PartReceiver:
         except RequestRefused as refused:
             reply.refused_with, reply.reason = refused.status, refused.reason
         finally:
-            taker.abandon()
+            taker.end()
         return reply
 
     def close(self, reply: Reply) -> None:
@@ -317,10 +387,10 @@ class PartReceiver:
                 with suppress(TryLater):  # the next one may come through
                     self.associations.heartbeat(association_id)
             size_bytes += len(piece)
-            if size_bytes > self.limits.max_request_bytes:
+            if size_bytes > self.limits.max_stow_bytes:
                 raise RequestRefused(
                     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                    f"more than {self.limits.max_request_bytes} bytes",
+                    f"more than {self.limits.max_stow_bytes} bytes",
                 )
             if piece:
                 yield piece

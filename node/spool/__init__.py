@@ -23,7 +23,8 @@ in any transfer syntax.
 
 Retention deletes files and keeps rows (tombstones) until the history of their study goes. Tombstones
 are asked for once per series and remembered for 30 s; an instance deleted and sent again within that
-time is stored again, and its row revives.
+time is stored again, and its row revives. How many rows the series has is asked with them: it may
+have so many and no more (``KnownSeries``).
 
 Source: PS3.10 7.1 (file meta information), PS3.4 B.2 (storage).
 """

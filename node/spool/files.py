@@ -15,7 +15,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
 from math import inf
@@ -25,11 +25,12 @@ from uuid import uuid4
 
 from node.domain.errors import InstanceRejected, Status
 from node.domain.instance import InstanceState, Origin
+from node.domain.limits import IngestLimits
 from node.domain.received import Loss, Note, Received
 from node.domain.uids import file_stem, is_uid
 from node.spool.digest_process import DigestProcesses
 from node.spool.duplicates import Duplicate, Known, judge_duplicate
-from node.spool.index import Index, Tombstones
+from node.spool.index import Index, KnownSeries
 from node.spool.parts import (
     Inflating,
     InstanceRecord,
@@ -240,6 +241,7 @@ class SpoolSettings:
     folders: SpoolFolders
     watermark: Watermark = field(default_factory=Watermark)
     quarantine_max_gb: float = 5.0
+    max_instances_per_series: int = IngestLimits().max_instances_per_series
 
 
 class Spool:
@@ -257,7 +259,7 @@ class Spool:
         self._space = SpaceGuard.of(settings)
         self.inflating = Inflating()
         self._digests = DigestProcesses()
-        self._tombstones = Tombstones(index.engine, index.now)
+        self._series = KnownSeries(index.engine, index.now, settings.max_instances_per_series)
         self._noted: set[tuple[str, Note]] = set()
         self._name, self._numbers = uuid4().hex, count(1)  # no two spools name a part alike
 
@@ -330,11 +332,11 @@ class Spool:
             is_overruled: A person decided that this instance counts, in spite of a conflict.
         Raises:
             InstanceRejected: 0xC020, other pixels under a known UID; 0xC021, another patient or
-                study in the series; 0xA700, no room.
+                study in the series; 0xC031, the series is full; 0xA700, no room.
         """
         try:
             self._claim_series(received, is_overruled)
-            deleted = self._tombstones.of(received)
+            deleted = self._series.deleted(received)
             if received.received_sha256 in deleted.values():
                 return InstanceState.DUPLICATE
             state = self._link(part, received, origin, deleted, is_overruled)
@@ -382,7 +384,7 @@ class Spool:
         part: SpoolPart,
         received: Received,
         origin: Origin,
-        deleted: dict[int, str],
+        deleted: Mapping[int, str],
         is_overruled: bool,
     ) -> InstanceState:
         """Link the part under the next free version, after looking at the versions before."""
@@ -398,15 +400,24 @@ class Spool:
                     # the first copy may still be on its way to the disk
                     _sync_folder(known[0].path.parent)
                     return InstanceState.DUPLICATE
+                self._require_room(received, is_overruled)
                 self._report(verdict.duplicate, received, is_overruled)
                 head = replace(head, pixel_identity=verdict.pixel_identity)
                 if verdict.duplicate is Duplicate.AMENDED:
                     state = InstanceState.AMENDED
+            else:
+                self._require_room(received, is_overruled)
             if self._place(part, head, name):
+                self._series.note(received)
                 self._index.record_instance(head.instance(name))
                 return state
 
-    def _versions(self, stem: str, deleted: dict[int, str]) -> tuple[list[Known], int, str]:
+    def _require_room(self, received: Received, is_overruled: bool) -> None:
+        """Refuse what its series has no room for, unless a person decided otherwise."""
+        if not is_overruled:
+            self._series.require_room(received)
+
+    def _versions(self, stem: str, deleted: Mapping[int, str]) -> tuple[list[Known], int, str]:
         """The versions on disk, and number and name of the next one."""
         known: list[Known] = []
         for version in count(1):

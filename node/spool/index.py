@@ -13,6 +13,7 @@ import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from threading import Condition, Lock, Thread
 from typing import TypeAlias
@@ -36,13 +37,14 @@ from sqlalchemy.exc import DBAPIError
 from node.database.engine import (
     DatabaseClock,
     Now,
+    column_of,
     columns_of,
     insert_in,
     inserting,
     rows_of,
     writing,
 )
-from node.domain.errors import TryLater
+from node.domain.errors import InstanceRejected, Status, TryLater
 from node.domain.instance import Ending, Instance, Origin, Transport
 from node.domain.received import Loss, Received
 from node.spool import tables
@@ -58,12 +60,15 @@ from node.spool.parts import no_room, said_by
 BATCH_S = 0.05
 _MAX_BATCH = 500
 _RETRY_S = 0.5
+_TURN_S = 1.0
 # beyond this many waiting rows the sender has to wait too
 MAX_WAITING = 20_000
 _WRITER_LOCK = 0x5E6_0001
-# tombstones: series remembered at once, and for how long
+# series that come in: remembered at once, and for how long
 _MAX_SERIES = 256
 _KEEP_S = 30.0
+# how often a series is counted on its way to as many instances as one may have
+_ASKED_PER_SERIES = 100
 
 _Row: TypeAlias = tuple[Table, Mapping[str, object]]
 
@@ -84,6 +89,7 @@ class Index:
         self._waiting: list[_Row] = []
         self._in_hand = 0
         self._changed = Condition()
+        self._turn = Lock()
         self._trouble = ""
         self._is_closing = False
         try:
@@ -214,10 +220,24 @@ class Index:
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
         try:
-            with writing(self.engine) as connection:
+            with self._taking_turns(), writing(self.engine) as connection:
                 yield connection
         except DBAPIError as error:
             raise TryLater("the index cannot be written") from error
+
+    @contextmanager
+    def _taking_turns(self) -> Iterator[None]:
+        """Keep threads of this process from waiting for SQLite's lock, where they would sleep and look again.
+
+        Not for long: where the database is held by others, each waits as long as it is told to.
+        """
+        is_sqlite = self.engine.dialect.name == "sqlite"
+        has_turn = is_sqlite and self._turn.acquire(timeout=_TURN_S)
+        try:
+            yield
+        finally:
+            if has_turn:
+                self._turn.release()
 
     def _put(self, row: _Row) -> None:
         with self._changed:
@@ -250,7 +270,7 @@ class Index:
 
     def _write(self, batch: Sequence[_Row]) -> bool:
         try:
-            with writing(self.engine) as connection:
+            with self._taking_turns(), writing(self.engine) as connection:
                 hold_arrivals(connection)
                 of: defaultdict[Table, list[Mapping[str, object]]] = defaultdict(list)
                 for table, values in batch:
@@ -271,46 +291,98 @@ class Index:
         return True
 
 
-class Tombstones:
-    """Rows of instances whose files retention deleted, asked for once per series and remembered."""
+@dataclass(slots=True)
+class _Known:
+    """What the index said of a series.
 
-    def __init__(self, engine: Engine, now: Now) -> None:
+    Args:
+        deleted: ``received_sha256`` by version, by SOP Instance UID.
+        rows: How many it had, and those that this process added since.
+        step: After so many more of this process the index is asked again.
+    """
+
+    asked_at: float
+    deleted: Mapping[str, Mapping[int, str]]
+    rows: int
+    step: int
+
+
+class KnownSeries:
+    """What the index knows of the series that come in now, asked for once each and remembered.
+
+    Rows of instances whose files retention deleted, and how many rows there are: other processes may add
+    some, so the index is asked again after half a minute, and after a hundredth of what a series may have.
+    """
+
+    def __init__(self, engine: Engine, now: Now, max_instances: int) -> None:
         self._engine = engine
         self._now = now
+        self._max_instances = max_instances
         self._lock = Lock()
-        self._by_series: OrderedDict[str, tuple[float, dict[str, dict[int, str]]]] = OrderedDict()
+        self._by_series: OrderedDict[str, _Known] = OrderedDict()
 
-    def of(self, received: Received) -> dict[int, str]:
+    def deleted(self, received: Received) -> Mapping[int, str]:
         """``received_sha256`` by version of the deleted copies of one instance.
 
         Raises:
             InstanceRejected: 0xA700, the index cannot be read.
         """
+        return self._of(received).deleted.get(received.sop_instance_uid, {})
+
+    def require_room(self, received: Received) -> None:
+        """Refuse one more instance of a series that has as many as one may have.
+
+        Raises:
+            InstanceRejected: 0xC031, it has; 0xA700, the index cannot be read.
+        """
+        if self._of(received).rows >= self._max_instances:
+            raise InstanceRejected(
+                f"the series has {self._max_instances} instances, and one may have no more",
+                dimse_status=Status.TOO_MANY_IN_SERIES,
+                sop_instance_uid=received.sop_instance_uid,
+                quarantine=False,
+            )
+
+    def note(self, received: Received) -> None:
+        """One more instance of a series is kept."""
+        with self._lock:
+            if (known := self._by_series.get(received.series_instance_uid)) is not None:
+                known.rows += 1
+                known.step -= 1
+
+    def _of(self, received: Received) -> _Known:
         series = received.series_instance_uid
         now = self._now()
         with self._lock:
-            asked_at, deleted = self._by_series.get(series, (float("-inf"), {}))
-        if not 0 <= now - asked_at <= _KEEP_S:  # a clock may be set back
-            deleted = self._ask(series)
+            known = self._by_series.get(series)
+        # a clock may be set back
+        is_fresh = known is not None and 0 <= now - known.asked_at <= _KEEP_S
+        if known is None or not is_fresh or known.step <= 0:
+            known = self._ask(series, now, known if is_fresh else None)
             with self._lock:
-                self._by_series[series] = (now, deleted)
+                self._by_series[series] = known
                 self._by_series.move_to_end(series)
                 while len(self._by_series) > _MAX_SERIES:
                     self._by_series.popitem(last=False)
-        return deleted.get(received.sop_instance_uid, {})
+        return known
 
-    def _ask(self, series_instance_uid: str) -> dict[str, dict[int, str]]:
+    def _ask(self, series_instance_uid: str, now: float, before: _Known | None) -> _Known:
         its = tables.instance.c
+        of_series = its.series_instance_uid == series_instance_uid
+        step = max(self._max_instances // _ASKED_PER_SERIES, 1)
         wanted = select(its.sop_instance_uid, its.version, its.received_sha256).where(
-            its.series_instance_uid == series_instance_uid, its.file_deleted_at.is_not(None)
+            of_series, its.file_deleted_at.is_not(None)
         )
         deleted: dict[str, dict[int, str]] = {}
         try:
+            (rows,) = column_of(self._engine, select(func.count()).where(of_series))
+            if before is not None:  # rows of ours may be on their way
+                return _Known(before.asked_at, before.deleted, max(rows, before.rows), step)
             for row in rows_of(self._engine, wanted):
                 deleted.setdefault(row.sop_instance_uid, {})[row.version] = row.received_sha256
         except DBAPIError as error:
             raise no_room("the index cannot be read") from error
-        return deleted
+        return _Known(now, deleted, rows, step)
 
 
 def _open_row(association_id: str) -> Update:

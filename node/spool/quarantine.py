@@ -8,6 +8,7 @@ from pathlib import Path
 from threading import Lock
 from uuid import uuid4
 
+from node.observe import counts
 from node.spool.index import Index
 from node.spool.parts import HEAD_BYTES, InstanceRecord, SpoolPart, encode_record, said_by
 
@@ -62,6 +63,7 @@ class QuarantineFolder:
             self._held_bytes = sum(_blocks(entry.stat().st_size) for entry in entries)
 
     def _say_full(self, head: InstanceRecord) -> None:
+        counts.add(counts.NOT_SET_ASIDE, "quarantine is full")
         now = time.monotonic()
         if now - self._said_full_at < _SAY_FULL_EVERY_S:
             return

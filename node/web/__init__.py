@@ -11,6 +11,7 @@ path         what
 /api/v1      series, jobs, results, deliveries, quarantine, models; /api/openapi.json says all
 /healthz     200 while the process lives
 /readyz      200 or 503, with what needs a person
+/metrics     counts of what was refused, as text for Prometheus
 ===========  ==============================================================================
 
 What can fail: 401 comes before any other answer; 400, 404, 409, 410 and 503 carry one

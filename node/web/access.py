@@ -15,8 +15,6 @@ import hashlib
 import hmac
 import logging
 import time
-from collections import OrderedDict, deque
-from collections.abc import Callable
 from typing import Final
 
 from starlette.datastructures import Headers
@@ -24,14 +22,11 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from node.config import AuthConfig
+from node.domain.guesses import FORGOTTEN_AFTER_S, Guesses
+from node.observe import counts
 
 # probes carry no credentials; what they answer names nobody
 PROBES: Final = frozenset({"/healthz", "/readyz"})
-# failed sign-ins of one address: to one account, and to all
-MOST_GUESSES: Final = 10
-MOST_GUESSES_OF_ADDRESS: Final = 100
-FORGOTTEN_AFTER_S: Final = 60.0
-_KEPT: Final = 10_000
 
 log = logging.getLogger(__name__)
 
@@ -54,35 +49,6 @@ def user_of(auth: AuthConfig, authorization: str) -> str | None:
     return found[0] if found else None
 
 
-class Guesses:
-    """Sign-ins that failed in the last minute.
-
-    Args:
-        now: A clock that does not go back.
-    """
-
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        self._now = now
-        self._failed: OrderedDict[tuple[str, str], deque[float]] = OrderedDict()
-
-    def are_too_many(self, address: str, account: str) -> bool:
-        """Whether an address has to wait before it tries this account, or any, again."""
-        of_account = self._count((address, account)) if account else 0
-        return of_account >= MOST_GUESSES or self._count((address, "")) >= MOST_GUESSES_OF_ADDRESS
-
-    def note(self, address: str, account: str) -> None:
-        for key in dict.fromkeys(((address, account), (address, ""))):
-            times = self._failed.setdefault(key, deque(maxlen=MOST_GUESSES_OF_ADDRESS))
-            times.append(self._now())
-            self._failed.move_to_end(key)
-        while len(self._failed) > _KEPT:
-            self._failed.popitem(last=False)
-
-    def _count(self, key: tuple[str, str]) -> int:
-        times = self._failed.get(key, ())
-        return sum(1 for at in times if self._now() - at < FORGOTTEN_AFTER_S)
-
-
 class AccessControl:
     """ASGI middleware: lets a request pass with its user in the scope, or answers 401."""
 
@@ -91,7 +57,7 @@ class AccessControl:
     ) -> None:
         self._application = application
         self._auth = auth
-        self._guesses = guesses or Guesses()
+        self._guesses = guesses or Guesses(time.monotonic)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -100,6 +66,7 @@ class AccessControl:
             authorization = Headers(scope=scope).get("authorization", "")
             address, account = (scope["client"] or ("",))[0], _account_in(authorization)
             if authorization and self._guesses.are_too_many(address, account):
+                counts.add(counts.SIGN_INS_FAILED, "http")
                 await self._wait()(scope, receive, send)
                 return
             user = user_of(self._auth, authorization)
@@ -108,6 +75,7 @@ class AccessControl:
                     self._guesses.note(address, account)
                     told = {"address": address, "account": ascii(account[:64])}
                     log.warning("a sign-in failed", extra=told)
+                    counts.add(counts.SIGN_INS_FAILED, "http")
                 await self._refusal()(scope, receive, send)
                 return
             scope[USER_KEY] = user

@@ -61,6 +61,7 @@ class WebServices:
     actions: Admin
     health: NodeHealth
     results_dir: Path
+    counts_dir: Path
 
 
 def make_router(services: WebServices) -> APIRouter:

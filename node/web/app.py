@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 
 from node import __version__
 from node.config import AuthConfig
 from node.domain.errors import CursorInvalid
+from node.observe.counts import MEDIA_TYPE, counted_in, exposed
 from node.receive.stow import StowService
 from node.web.access import AccessControl
 from node.web.api import WebServices, make_router
@@ -46,6 +48,7 @@ def create_app(
     application.add_exception_handler(CursorInvalid, _bad_cursor)
     application.include_router(make_router(services))
     _add_probes(application, services)
+    _add_metrics(application, services.counts_dir)
     if stow is not None:
         application.mount(DEFAULT_STOW_PREFIX, stow.application)
     application.add_middleware(AccessControl, auth=auth)
@@ -69,6 +72,13 @@ def _add_probes(application: FastAPI, services: WebServices) -> None:
         status = "degraded" if degraded else "ready"
         body = {"status": status if readiness.is_ready else "unready", "degraded": degraded}
         return JSONResponse(body, status_code=200 if readiness.is_ready else 503)
+
+
+def _add_metrics(application: FastAPI, folder: Path) -> None:
+    @application.get("/metrics", tags=["health"], response_class=PlainTextResponse)
+    def metrics() -> PlainTextResponse:
+        """Bounds that were reached and what was refused, of all processes, as Prometheus reads it."""
+        return PlainTextResponse(exposed(counted_in(folder)), media_type=MEDIA_TYPE)
 
 
 def _bad_request(_request: Request, error: Exception) -> JSONResponse:

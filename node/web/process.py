@@ -7,7 +7,14 @@ import threading
 from node.domain.instance import Transport
 from node.jobs.catalog import JobCatalog
 from node.modelstore.catalog import ModelCatalog
-from node.pipeline.accept import Replan, open_ingest, spool_settings, wait_while_settings_stay
+from node.observe import counts
+from node.pipeline.accept import (
+    Replan,
+    counts_folder,
+    open_ingest,
+    spool_settings,
+    wait_while_settings_stay,
+)
 from node.pipeline.build import Plan
 from node.pipeline.signals import Signals
 from node.process.admin import Admin, NodeHealth
@@ -22,10 +29,13 @@ from node.web.server import make_server
 
 def web(plan: Plan, replan: Replan, signals: Signals) -> None:
     """Serve until told to stop, or until a reload changes the doors; requests in hand are finished."""
+    counts.OF_PROCESS.keep_in(counts_folder(plan.config), "web")
     with open_ingest(plan) as door:
+        limits = plan.config.web.limits
         stow = StowService(
-            PartReceiver(ingest=door.ingest, associations=door.index),
+            PartReceiver(ingest=door.ingest, associations=door.index, limits=limits),
             peers=plan.config.peers.values(),
+            limits=limits,
         )
         engine = door.index.engine
         services = WebServices(
@@ -39,12 +49,14 @@ def web(plan: Plan, replan: Replan, signals: Signals) -> None:
             actions=Admin(plan, engine, door),
             health=NodeHealth(engine, SpaceGuard.of(spool_settings(plan.config))),
             results_dir=plan.results_folder,
+            counts_dir=counts_folder(plan.config),
         )
         server = make_server(
             create_app(services, stow=stow, auth=plan.config.web.auth, hosts=plan.config.web.hosts),
             host=plan.config.web.host,
             port=plan.config.web.port,
             tls=plan.config.web.tls,
+            limits=limits,
         )
 
         def stop() -> None:

@@ -13,7 +13,6 @@ import socket
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from fcntl import ioctl
 from functools import partial
 from termios import FIONREAD
@@ -21,55 +20,43 @@ from typing import Any, Final
 
 import uvicorn
 from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from node.domain.limits import WebLimits
 from node.domain.tls import ServerTls
+from node.observe import counts
 from node.tls import PortTls
 from node.web.access import PROBES
 
 log = logging.getLogger(__name__)
 
 MAX_HEADER_BYTES: Final = 16 * 1024
-HEADER_S: Final = 15.0
 # an answer that comes early should reach a client that is still sending: closing at once would
 # reset the connection and take the answer with it
 DISCARDED_BYTES: Final = 16 * 1024**2
 DISCARD_S: Final = 5.0
-# connections on which no request is in hand
-IDLE: Final = 1000
-IDLE_PER_ADDRESS: Final = 200
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pace:
-    """What a body must make at least, and an answer that is not read at all ends.
-
-    Args:
-        slowest_bytes_s: In the mean of ``over_s``.
-    """
-
-    slowest_bytes_s: float = 1000.0
-    over_s: float = 30.0
 
 
 class Crowd:
     """Connections that ask nothing: of too many the one that has waited longest makes room."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: WebLimits) -> None:
+        self._limits = limits
         self._idle: dict[BoundedHttp, None] = {}  # in the order in which they began to wait
         self._of: dict[str, dict[BoundedHttp, None]] = {}
 
     def add(self, connection: BoundedHttp) -> None:
         mine = self._of.setdefault(connection.address, {})
-        crowded = mine if len(mine) >= IDLE_PER_ADDRESS else self._idle
-        if crowded is mine or len(self._idle) >= IDLE:
+        crowded = mine if len(mine) >= self._limits.idle_connections_per_address else self._idle
+        if crowded is mine or len(self._idle) >= self._limits.idle_connections:
             # all that wait to be accepted are, before anybody is heard: who has asked by then stays
             oldest = next((each for each in crowded if not each.has_unread), next(iter(crowded)))
             self.remove(oldest)
             oldest.transport.abort()
+            counts.add(counts.CONNECTIONS_ENDED, "http", "crowded out")
         self._of.setdefault(connection.address, {})[connection] = None
         self._idle[connection] = None
 
@@ -97,12 +84,12 @@ class BoundedHttp(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
         crowd: Crowd,
-        pace: Pace,
+        limits: WebLimits,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.address = ""
         self._crowd = crowd
-        self._pace = pace
+        self._limits = limits
         self._body_bytes = 0  # since its pace was looked at
         self._has_waited_for_us = False  # since its pace was looked at
         self._unsent_bytes = 0  # when the pace was looked at
@@ -121,7 +108,7 @@ class BoundedHttp(HttpToolsProtocol):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.address = self.client[0] if self.client else ""
         self._crowd.add(self)
-        self._set_deadline(HEADER_S)
+        self._set_deadline(self._limits.header_s, self._ask_no_longer)
 
     @property
     def has_unread(self) -> bool:
@@ -147,8 +134,10 @@ class BoundedHttp(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Refuse anything but HTTP; a header block beyond its limit is answered 431."""
         if max(self._header_bytes, self._field_bytes) <= MAX_HEADER_BYTES:
+            counts.add(counts.HTTP_REFUSED, 400)
             super().send_400_response(msg)
             return
+        counts.add(counts.HTTP_REFUSED, 431)
         self.transport.write(STATUS_LINE[431] + b"content-length: 0\r\nconnection: close\r\n\r\n")
         self.transport.close()
 
@@ -157,7 +146,7 @@ class BoundedHttp(HttpToolsProtocol):
         super().on_message_begin()
         self._in_headers = True
         self._header_bytes = self._field_bytes = self._discarded_bytes = 0
-        self._set_deadline(HEADER_S)
+        self._set_deadline(self._limits.header_s, self._ask_no_longer)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Count a header field; the parser makes a refused request of what is raised here."""
@@ -171,7 +160,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._in_headers = False
         self._crowd.remove(self)
         self._body_bytes = 0
-        self._set_deadline(self._pace.over_s, self._look_at_pace)
+        self._set_deadline(self._limits.slowest_over_s, self._look_at_pace)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -207,9 +196,10 @@ class BoundedHttp(HttpToolsProtocol):
         # the body waits for this side, or did for a part of the time
         is_ours = self._has_waited_for_us or self.cycle.waiting_for_100_continue
         self._has_waited_for_us = self.flow.read_paused
-        drips = came < self._pace.slowest_bytes_s * self._pace.over_s
+        drips = came < self._limits.slowest_bytes_s * self._limits.slowest_over_s
         if self.cycle.more_body and drips and not is_ours and not self.cycle.response_complete:
             log.warning("request ended: its body comes too slowly", extra={"address": self.address})
+            counts.add(counts.HTTP_ENDED, "slow body")
             if not self.cycle.response_started:
                 self.transport.write(
                     STATUS_LINE[408] + b"content-length: 0\r\nconnection: close\r\n\r\n"
@@ -218,9 +208,15 @@ class BoundedHttp(HttpToolsProtocol):
             self._set_deadline(DISCARD_S, self.transport.abort)
         elif unsent and unsent == before:
             log.warning("request ended: its answer is not read", extra={"address": self.address})
+            counts.add(counts.HTTP_ENDED, "answer not read")
             self.transport.abort()
         elif unsent or not self.cycle.response_complete:
-            self._set_deadline(self._pace.over_s, self._look_at_pace)
+            self._set_deadline(self._limits.slowest_over_s, self._look_at_pace)
+
+    def _ask_no_longer(self) -> None:
+        """Nothing was asked, or not to the end of its header."""
+        counts.add(counts.CONNECTIONS_ENDED, "http", "no request in time")
+        self.transport.close()
 
     def _set_deadline(self, seconds: float | None, then: Callable[[], None] | None = None) -> None:
         """Close the connection after so many seconds, or do something else, or never."""
@@ -232,7 +228,10 @@ class BoundedHttp(HttpToolsProtocol):
 
 
 class FewAtOnce:
-    """ASGI middleware: so many requests in hand at most; beyond it one is answered 503."""
+    """ASGI middleware: so many requests in hand at most; beyond it one is answered 503.
+
+    Outside everything else, it also counts what is refused.
+    """
 
     def __init__(self, application: ASGIApp, most: int) -> None:
         self._application = application
@@ -241,13 +240,19 @@ class FewAtOnce:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
+
+        async def send_counted(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] >= 400:
+                counts.add(counts.HTTP_REFUSED, message["status"])
+            await send(message)
+
         if scope["type"] == "http" and self._in_hand >= self._most and scope["path"] not in PROBES:
             busy = PlainTextResponse("too many requests at once", 503, headers={"Retry-After": "5"})
-            await busy(scope, receive, send)
+            await busy(scope, receive, send_counted)
             return
         self._in_hand += 1
         try:
-            await self._application(scope, receive, send)
+            await self._application(scope, receive, send_counted)
         finally:
             self._in_hand -= 1
 
@@ -277,14 +282,12 @@ def make_server(
     host: str,
     port: int,
     tls: ServerTls | None = None,
-    pace: Pace | None = None,
-    max_requests: int = 1000,
+    limits: WebLimits = WebLimits(),
     drain_s: int = 30,
 ) -> PlainServer:
     """A server that is ready to ``run()``: blocking, until ``should_exit`` is set, then drained.
 
     Args:
-        max_requests: In hand at once; beyond it one is answered 503, but for what probes ask.
         drain_s: How long requests in hand may take once it is to exit.
     Raises:
         ConfigInvalid: Files of TLS cannot be used.
@@ -293,10 +296,10 @@ def make_server(
     if not any(isinstance(existing, WithoutQuery) for existing in access.filters):
         access.addFilter(WithoutQuery())
     config = uvicorn.Config(
-        FewAtOnce(application, max_requests),
+        FewAtOnce(application, limits.max_requests),
         host=host,
         port=port,
-        http=partial(BoundedHttp, crowd=Crowd(), pace=pace or Pace()),  # type: ignore[arg-type]
+        http=partial(BoundedHttp, crowd=Crowd(limits), limits=limits),  # type: ignore[arg-type]
         ws="none",
         lifespan="off",
         log_config=None,

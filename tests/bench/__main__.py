@@ -1,6 +1,6 @@
 """All benchmarks, or some: ``python -m tests.bench [PART ...] [--quick] [--json FILE]``.
 
-Parts: road (socket to SEG in Orthanc), ingest (against dcmtk and Orthanc), memory, encode (against
+Parts: road (socket to SEG in Orthanc), ingest (against dcmtk and Orthanc), stow (against Orthanc), memory, encode (against
 highdicom and dcmqi), tissue (the model alone), bundle (against MONAI's command), gpu (jobs on a
 card, against MONAI's evaluator), glue (all but a network), demo, year (retention), growth (what a node
 costs that has a past, beside another tree with ``--against``; a plot lies beside the figures), crowd (an honest
@@ -30,6 +30,7 @@ from tests.bench import (
     bench_memory,
     bench_road,
     bench_soak,
+    bench_stow,
     bench_year,
     gpu,
 )
@@ -64,6 +65,11 @@ PARTS: Mapping[str, Measure] = {
     ),
     "ingest": lambda is_quick: (
         bench_ingest.measure(instances=100, repetitions=1) if is_quick else bench_ingest.measure()
+    ),
+    "stow": lambda is_quick: (
+        bench_stow.measure(instances=40, repetitions=1, large_bytes=100_000_000)
+        if is_quick
+        else bench_stow.measure()
     ),
     "memory": lambda _: bench_memory.measure(),
     "encode": lambda is_quick: bench_encode.measure(repetitions=1 if is_quick else 3),

@@ -65,10 +65,10 @@ class Run:
 def make_instances(number: int, series: int) -> list[Encoded]:
     """CT instances of one series, 526 kB each, explicit VR little endian."""
     noise = np.random.default_rng(series).integers(0, 4096, (ROWS, COLUMNS), dtype=np.uint16)
-    return [_make_instance(noise, series, index) for index in range(number)]
+    return [make_instance(noise, series, index) for index in range(number)]
 
 
-def _make_instance(pixels: np.ndarray, series: int, index: int) -> Encoded:
+def make_instance(pixels: np.ndarray, series: int, index: int) -> Encoded:
     uid = f"1.2.826.0.1.3680043.8.498.{series + 1}.{index + 1}"
     instance = Dataset()
     instance.SOPClassUID = raw.CT_IMAGE_STORAGE

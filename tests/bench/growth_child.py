@@ -330,6 +330,7 @@ def new_client(asked: Asked) -> Any:
         actions=None,
         health=health,
         results_dir=asked.plan.results_folder,
+        counts_dir=asked.plan.config.data_dir / "run" / "counts",
     )
     return TestClient(create_app(services, **more), base_url="http://127.0.0.1")
 

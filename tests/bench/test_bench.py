@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench import bench_encode, bench_ingest, bench_memory
+from tests.bench import bench_encode, bench_ingest, bench_memory, bench_stow
 from tests.bench.__main__ import PARTS
 from tests.bench.report import Goal, Report, shown, table
 
@@ -53,7 +53,7 @@ def test_a_report_becomes_json_with_its_verdicts() -> None:
 
 def test_every_part_has_its_place() -> None:
     assert set(PARTS) == {
-        *("road", "ingest", "memory", "encode", "tissue", "bundle", "gpu", "glue", "demo"),
+        *("road", "ingest", "stow", "memory", "encode", "tissue", "bundle", "gpu", "glue", "demo"),
         *("year", "growth", "crowd", "soak"),
     }  # fmt: skip
 
@@ -83,6 +83,24 @@ def test_ingest_counts_what_the_node_stored(tmp_path: Path) -> None:
     assert run.instances_per_s > 0
     (folder,) = tmp_path.iterdir()  # stays: what deletes files slows down who makes some next
     assert len(list((folder / "data" / "spool" / "instances").rglob("*.dcm"))) == 6
+
+
+def test_stow_counts_what_the_node_stored(tmp_path: Path) -> None:
+    files = [bench_stow.part_10(each) for each in bench_ingest.make_instances(3, 0)]
+
+    run = bench_stow.run_once("node", bench_stow.requests_of(files, 2), 3, tmp_path)
+
+    assert run.instances_per_s > 0
+    (folder,) = tmp_path.iterdir()
+    assert len(list((folder / "data" / "spool" / "instances").rglob("*.dcm"))) == 3
+
+
+def test_a_large_request_is_sent_whole_and_its_memory_is_seen(tmp_path: Path) -> None:
+    grown, peak, elapsed_s = bench_stow.growth_mb(5_000_000, tmp_path)
+
+    assert peak > 10
+    assert 0 <= grown < peak
+    assert elapsed_s > 0
 
 
 def test_node_and_highdicom_write_the_same_frames(tmp_path: Path) -> None:

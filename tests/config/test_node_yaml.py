@@ -95,10 +95,16 @@ def test_node_yaml_names_every_key_of_the_schema_and_no_other() -> None:
 
 def test_every_example_of_node_yaml_can_be_used(tmp_path: Path) -> None:
     text = re.sub(
-        r"^( *)(password_file|token_file|database_file):.*\n", "", all_examples(), flags=re.M
+        r"^( *)(password_file|passcode_file|token_file|database_file):.*\n",
+        "",
+        all_examples(),
+        flags=re.M,
     )
     reader = Reader(
-        {"PACS_PASSWORD": "a", "PACS_TOKEN": "b", "ORTHANC_PASSWORD": "c", "ORTHANC_TOKEN": "d"},
+        {
+            **{"PACS_PASSWORD": "a", "PACS_TOKEN": "b", "PACS_PASSCODE": "e"},
+            **{"ORTHANC_PASSWORD": "c", "ORTHANC_TOKEN": "d", "SEGNODE_PASSCODE": "f"},
+        },
         tmp_path,
     )
 

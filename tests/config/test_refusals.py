@@ -97,6 +97,42 @@ def accepted(text: str, environ: dict[str, str] | None = None) -> NodeConfig:
         (RULES + "peers: {P: {host: h}}", "peers.P", "ae_title (DIMSE) or http_user"),
         (RULES + "peers: {P: P}", "peers.P", "takes keys and values"),
         (
+            RULES + "peers: {P: {ae_title: X, host: h, user_identity: {username: u, passcode: s}}}",
+            "peers.P.user_identity.passcode",
+            "use passcode_env or passcode_file",
+        ),
+        (
+            RULES + "peers: {P: {ae_title: X, host: h, user_identity: {passcode_env: S}}}",
+            "peers.P.user_identity.username",
+            "required",
+        ),
+        (
+            RULES + "peers: {P: {http_user: u, user_identity: {username: u}}}",
+            "peers.P.user_identity",
+            "needs ae_title",
+        ),
+        (RULES + "dimse: {limits: {waiting: 0}}", "dimse.limits.waiting", "takes 1 or more"),
+        (
+            RULES + "dimse: {limits: {waiting: 10}}",
+            "dimse.limits.waiting_per_address",
+            "above waiting (10): lower it",
+        ),
+        (
+            RULES + "dimse: {limits: {max_pdu_bytes: 100}}",
+            "dimse.limits.max_pdu_bytes",
+            "takes 4096 or more",
+        ),
+        (
+            RULES + "web: {limits: {max_requests: 20}}",
+            "web.limits.max_stow_requests",
+            "above max_requests (20): lower it",
+        ),
+        (
+            RULES + "ingest: {limits: {max_series: 20}}",
+            "ingest.limits.max_series",
+            "unknown key",
+        ),
+        (
             RULES + "peers: {P: {ae_title: X, allow_from: [10.0.0.300]}}",
             "peers.P.allow_from.0",
             "no address",
@@ -360,3 +396,20 @@ def test_the_safe_default_stays_on_this_machine() -> None:
 
     assert (config.dimse.host, config.web.host) == ("127.0.0.1", "127.0.0.1")
     assert [(rule.run, rule.send) for rule in config.rules] == [("ct_tissue", ("sender",))]
+
+
+def test_a_passcode_is_read_and_neither_shown_nor_part_of_the_digest() -> None:
+    text = RULES + (
+        "peers: {P: {ae_title: X, host: h, user_identity: {username: u, passcode_env: S}}}\n"
+        "destinations: {d: {kind: dimse, peer: P, user_identity: {username: n, passcode_env: T}}}\n"
+    )
+
+    one = accepted(text, {"S": "hush", "T": "sesame"})
+    other = accepted(text, {"S": "third", "T": "fourth"})
+
+    identity = one.peers["P"].user_identity
+    assert identity is not None
+    assert identity.passcode is not None
+    assert (identity.username, identity.passcode.value) == ("u", "hush")
+    assert one.digest == other.digest
+    assert not any(secret in repr(one) for secret in ("hush", "sesame"))

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Timer
 
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE
+from pydicom.uid import (
+    CTImageStorage,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    SegmentationStorage,
+)
+from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.pdu_primitives import A_ASSOCIATE, A_P_ABORT
 
@@ -23,7 +29,8 @@ from node.deliver.dimse import (
     send_c_store,
 )
 from node.domain.delivery import DeliveryClass
-from node.domain.peers import Peer
+from node.domain.peers import Peer, UserIdentity
+from node.domain.settings import Secret
 from tests.support.evil_peers import StoreScp, hanging_up, raw_server, rejecting, silent
 from tests.support.peers import Orthanc, free_port, need
 from tests.support.waiting import wait_for
@@ -322,3 +329,51 @@ def test_a_lost_line_is_no_rejection() -> None:
     association.dul.to_user_queue.put(A_P_ABORT())
 
     assert rejection_of(association) is None
+
+
+# ---- user identity
+
+
+@contextmanager
+def asking(seen: list[tuple[int, bytes, bytes]]) -> Iterator[int]:
+    """An SCP of pynetdicom that knows one user; its port."""
+
+    def judge(event: evt.Event) -> tuple[bool, None]:
+        seen.append((event.user_id_type, event.primary_field, event.secondary_field))
+        return seen[-1][1:] == (b"segnode", b"open sesame"), None
+
+    entity = AE(ae_title="EVIL")
+    entity.add_supported_context(SegmentationStorage)
+    handlers = [(evt.EVT_USER_ID, judge), (evt.EVT_C_STORE, lambda _: 0)]
+    server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+    try:
+        yield server.socket.getsockname()[1]
+    finally:
+        server.shutdown()
+
+
+def test_a_destination_is_told_who_calls(make_object, dimse) -> None:
+    right = UserIdentity(username="segnode", passcode=Secret(source="env:S", value="open sesame"))
+    seen: list[tuple[int, bytes, bytes]] = []
+    with asking(seen) as port:
+        ends = [
+            dimse(port, user_identity=who).send(make_object()).kind
+            for who in (right, UserIdentity(username="segnode"))
+        ]
+
+    assert ends == [SENT, RETRY]  # pynetdicom's rejection is transient
+    assert seen == [(2, b"segnode", b"open sesame"), (1, b"segnode", b"")]
+
+
+def test_dcmtk_takes_results_of_a_node_that_says_who_it_is(make_object, dimse, tmp_path) -> None:
+    port = free_port()
+    command = [need("/usr/bin/storescp"), "+B", "+xe", "-od", str(tmp_path), str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        to = dimse(port, user_identity=UserIdentity(username="segnode"))
+        outcome = wait_for("storescp", lambda: (end := to.send(make_object())).is_done and end)
+    finally:
+        process.terminate()
+        process.wait()
+
+    assert outcome.kind is SENT

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from node.database.engine import open_engine
+from node.domain.limits import IngestLimits
 from node.receive.dimse import DimseServer, DimseSettings
-from node.receive.ingest import Ingest, IngestLimits
+from node.receive.ingest import Ingest
 from node.receive.syntaxes import decodable_syntaxes, storage_contexts
 from node.spool import tables
 from node.spool.files import Spool, SpoolFolders, SpoolSettings, Watermark

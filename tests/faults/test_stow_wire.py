@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from node.domain.limits import WebLimits
 from node.receive.stow import HEAD_BYTES
 from node.receive.stow_parts import BUFFERED_BYTES, BodyPipe
 from node.web import server
@@ -172,10 +173,8 @@ def test_f52_a_path_that_climbs_is_400_or_404(site: Site) -> None:
         assert answer.status in (400, 404), path
 
 
-def test_f57_headers_that_drip_are_cut_off(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "HEADER_S", 0.1)
-
-    with site.connect() as line:
+def test_f57_headers_that_drip_are_cut_off() -> None:
+    with stow_site(MemoryIngest(), limits=WebLimits(header_s=0.1)) as site, site.connect() as line:
         line.sendall(b"POST ")
         assert line.recv(100) == b""
 

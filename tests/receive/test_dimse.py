@@ -17,6 +17,7 @@ from node.domain.errors import ConfigInvalid, InstanceRejected
 from node.domain.instance import Transport
 from node.domain.peers import Peer
 from node.domain.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from node.observe import counts
 from node.receive.dimse import DimseServer, DimseSettings
 from node.receive.ingest import Announced
 from tests.support import raw_dimse as raw
@@ -512,3 +513,26 @@ def test_drain_gives_up_on_an_instance_that_never_ends(node: Node) -> None:
         assert not node.server.drain(0.2)
 
     assert node.ingest.abandoned == 1
+
+
+def test_a_refused_instance_is_counted_and_told_with_the_address_that_it_came_from(
+    node: Node, caplog: pytest.LogCaptureFixture
+) -> None:
+    node.ingest.rejection = InstanceRejected("no good", dimse_status=0xC000)
+    before = counts.OF_PROCESS.of(counts.INSTANCES_REFUSED, "dimse", "C000")
+
+    with node.open() as client:
+        assert raw.status(client.store(b"x" * 10)) == 0xC000
+
+    (told,) = [each for each in caplog.records if "refused a request" in each.getMessage()]
+    assert told.__dict__["address"] == "127.0.0.1"
+    assert counts.OF_PROCESS.of(counts.INSTANCES_REFUSED, "dimse", "C000") == before + 1
+
+
+def test_a_refused_association_is_counted_by_its_reason(node: Node) -> None:
+    before = counts.OF_PROCESS.of(counts.ASSOCIATIONS_REFUSED, 1, 1, 7)
+
+    with node.connect() as stranger:
+        assert stranger.request(called=b"NOBODY").kind == raw.ASSOCIATE_RJ
+
+    assert counts.OF_PROCESS.of(counts.ASSOCIATIONS_REFUSED, 1, 1, 7) == before + 1

@@ -16,7 +16,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGBaseline8Bit, MRImag
 
 from node.domain.errors import InstanceRejected
 from node.domain.instance import InstanceState
-from node.receive.ingest import IngestLimits
+from node.domain.limits import IngestLimits
 from node.receive.syntaxes import decodable_syntaxes
 from node.spool.parts import HEAD_BYTES
 from tests.support.instances import (

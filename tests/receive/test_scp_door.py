@@ -12,8 +12,8 @@ from contextlib import ExitStack
 
 import pytest
 
+from node.domain.limits import DimseLimits
 from node.domain.peers import Peer
-from node.receive.scp import door
 from node.receive.scp.negotiation import HEAD_BYTES
 from tests.support import raw_dimse as raw
 from tests.support.memory_node import Node, Serve, serving
@@ -48,7 +48,7 @@ def is_closed(line: socket.socket) -> bool:
 
 def test_the_silent_cost_no_thread_and_nobody_waits_for_them(node: Node) -> None:
     before = threading.active_count()
-    silent = connect(node, door.WAITING_PER_ADDRESS - 1)
+    silent = connect(node, DimseLimits().waiting_per_address - 1)
     try:
         assert node.is_alive()
         assert threading.active_count() <= before + 1  # the last thread of the echo may linger
@@ -63,7 +63,7 @@ def test_the_silent_cost_no_thread_and_nobody_waits_for_them(node: Node) -> None
 def test_where_an_address_holds_too_many_the_longest_silent_makes_room(
     node: Node, caplog: pytest.LogCaptureFixture
 ) -> None:
-    silent = connect(node, door.WAITING_PER_ADDRESS)
+    silent = connect(node, DimseLimits().waiting_per_address)
     try:
         assert node.is_alive()
         assert eventually(lambda: is_closed(silent[0]))
@@ -79,7 +79,7 @@ def test_who_has_asked_is_not_displaced_by_those_who_came_at_once_behind_it(serv
     node = serve(is_started=False)
     with node.connect() as honest, ExitStack() as stack:
         honest.send(raw.associate_request())
-        for line in connect(node, 2 * door.WAITING_PER_ADDRESS):
+        for line in connect(node, 2 * DimseLimits().waiting_per_address):
             stack.enter_context(line)
 
         node.server.start()
@@ -231,3 +231,12 @@ def test_stopping_leaves_no_line_open(serve: Serve) -> None:
     client.connection.close()
     for line in silent:
         line.close()
+
+
+def test_more_associations_than_a_constant_once_allowed_may_be_open(serve: Serve) -> None:
+    node = serve(max_associations=280, max_associations_per_peer=280, idle_timeout_s=3600.0)
+    with ExitStack() as stack:
+        for _ in range(270):
+            stack.enter_context(node.open())
+
+        assert node.server.open_associations() == 270

@@ -22,6 +22,7 @@ from node.receive.dimse_messages import Context, ProtocolFault
 from node.receive.scp.negotiation import (
     HEAD_BYTES,
     ITEM_LIMIT,
+    Identity,
     Refusal,
     accept,
     decode_head,
@@ -100,6 +101,40 @@ def test_what_pynetdicom_asks_is_understood(
         (one.context_id, (str(one.abstract_syntax),), tuple(map(str, one.transfer_syntax)))
         for one in proposed
     ]
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        [],
+        [b""],
+        [b"\2\0\0\4nam"],
+        [b"\2\0\0\4name\0"],
+        [b"\2\0\0\4name\0\5pass"],
+        [b"\2\0\0\4name\0\4passx"],
+        [b"\2\0\xff\xffname\0\4pass"],
+        [b"\1\0\0\4name\0\0"] * 2,
+    ],
+    ids=["none", "empty", "cut", "no end", "too short", "more", "too long", "twice"],
+)
+def test_a_user_identity_that_is_not_well_said_is_nobodys(items: list[bytes]) -> None:
+    information = b"".join(item(0x58, each) for each in items)
+    body = HEAD + APPLICATION + context(1, CT, IMPLICIT) + item(0x50, information)
+
+    request = decode_request(memoryview(body), "")
+
+    assert request.identity is None
+    assert request.identities == tuple(items)
+
+
+def test_a_user_identity_is_read_as_it_stands() -> None:
+    information = item(0x58, b"\2\1\0\4name\0\6secret")
+    body = HEAD + APPLICATION + context(1, CT, IMPLICIT) + item(0x50, information)
+
+    request = decode_request(memoryview(body), "")
+
+    assert request.identity == Identity(2, True, b"name", b"secret")
+    assert "secret" not in repr(request)
 
 
 def test_what_we_answer_is_understood_by_pynetdicom() -> None:

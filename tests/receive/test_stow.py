@@ -15,8 +15,8 @@ from dicomweb_client import DICOMwebClient
 from pydicom.dataset import Dataset
 from requests import Session
 
-from node.receive.stow import HEAD_BYTES, StowSettings
-from node.receive.stow_parts import BodyLimits
+from node.domain.limits import WebLimits
+from node.receive.stow import HEAD_BYTES
 from tests.support.http_server import (
     BOUNDARY,
     MULTIPART,
@@ -405,7 +405,7 @@ def test_f60a_the_answer_is_json_unless_xml_is_asked(
 
 
 def test_f60a_strict_service_wants_an_accept_header(ingest: MemoryIngest) -> None:
-    with stow_site(ingest, settings=StowSettings(strict_accept=True)) as strict:
+    with stow_site(ingest, strict_accept=True) as strict:
         without = post(strict, body_of(FILES[0]))
         having = post(strict, body_of(FILES[0]), Accept="*/*")
 
@@ -465,7 +465,7 @@ def test_a_client_that_hangs_up_leaves_an_aborted_association(
 def test_a_silent_client_is_answered_408(ingest: MemoryIngest) -> None:
     head = f"POST {STUDIES} HTTP/1.1\r\nHost: n\r\nContent-Type: {MULTIPART}\r\n"
 
-    with stow_site(ingest, settings=StowSettings(idle_s=0.05)) as hasty, hasty.connect() as line:
+    with stow_site(ingest, limits=WebLimits(stow_idle_s=0.05)) as hasty, hasty.connect() as line:
         line.sendall(f"{head}Content-Length: 5000\r\n\r\n".encode() + body_of(FILES[0])[:500])
         answer = read_answer(line)
 
@@ -486,7 +486,7 @@ def test_an_index_that_is_locked_is_503(
 
 
 def test_f53_a_content_length_beyond_the_limit_is_413_at_once(ingest: MemoryIngest) -> None:
-    limits = BodyLimits(max_request_bytes=10_000)
+    limits = WebLimits(max_stow_bytes=10_000)
     head = f"POST {STUDIES} HTTP/1.1\r\nHost: n\r\nContent-Type: {MULTIPART}\r\n"
 
     with stow_site(ingest, limits=limits) as small:
@@ -496,7 +496,7 @@ def test_f53_a_content_length_beyond_the_limit_is_413_at_once(ingest: MemoryInge
 
 
 def test_a_chunked_body_beyond_the_limit_is_413_and_read_no_further(ingest: MemoryIngest) -> None:
-    limits = BodyLimits(max_request_bytes=len(body_of(FILES[0])) + 1000)
+    limits = WebLimits(max_stow_bytes=len(body_of(FILES[0])) + 1000)
     head = f"POST {STUDIES} HTTP/1.1\r\nHost: n\r\nContent-Type: {MULTIPART}\r\n"
     body = b"\0" * 100_000
     chunks = f"{head}Transfer-Encoding: chunked\r\n\r\n{len(body):x}\r\n".encode() + body
@@ -508,7 +508,7 @@ def test_a_chunked_body_beyond_the_limit_is_413_and_read_no_further(ingest: Memo
 
 
 def test_f55_more_parts_than_the_limit_are_413(ingest: MemoryIngest) -> None:
-    with stow_site(ingest, limits=BodyLimits(max_parts=1000)) as small:
+    with stow_site(ingest, limits=WebLimits(max_stow_parts=1000)) as small:
         answer = post(small, body_of(*[b"x"] * 20_000))
 
     assert answer.status == 413
@@ -517,7 +517,7 @@ def test_f55_more_parts_than_the_limit_are_413(ingest: MemoryIngest) -> None:
 def test_more_requests_than_the_limit_are_503(ingest: MemoryIngest) -> None:
     head = f"POST {STUDIES} HTTP/1.1\r\nHost: n\r\nContent-Type: {MULTIPART}\r\n"
 
-    with stow_site(ingest, settings=StowSettings(max_requests=1)) as busy, busy.connect() as first:
+    with stow_site(ingest, limits=WebLimits(max_stow_requests=1)) as busy, busy.connect() as first:
         first.sendall(f"{head}Content-Length: 50000\r\n\r\n".encode() + bytes(HEAD_BYTES))
 
         def answer_of_another() -> Answer | None:
@@ -532,7 +532,7 @@ def test_more_requests_than_the_limit_are_503(ingest: MemoryIngest) -> None:
 def test_bodies_that_drip_keep_nobody_out(ingest: MemoryIngest) -> None:
     head = f"POST {STUDIES} HTTP/1.1\r\nHost: n\r\nContent-Type: {MULTIPART}\r\n"
 
-    with stow_site(ingest, settings=StowSettings(max_requests=1)) as site, ExitStack() as dripping:
+    with stow_site(ingest, limits=WebLimits(max_stow_requests=1)) as site, ExitStack() as dripping:
         for _ in range(20):
             line = dripping.enter_context(site.connect())
             line.sendall(f"{head}Content-Length: 50000\r\n\r\n--x".encode())

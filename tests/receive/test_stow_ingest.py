@@ -14,6 +14,8 @@ from pydicom.dataset import Dataset
 from sqlalchemy import select
 
 from node.database.engine import open_engine, reading, writing
+from node.domain.limits import WebLimits
+from node.observe import counts
 from node.receive.ingest import Ingest
 from node.receive.syntaxes import decodable_syntaxes
 from node.spool import tables
@@ -237,3 +239,28 @@ def test_a_real_orthanc_pushes_a_series_in_one_chunked_request(
         sorted(UIDS)
     )
     assert running.catalog.list_associations().total == 1
+
+
+def test_of_many_refused_parts_few_are_kept_aside_and_all_are_told(
+    tmp_path: Path, syntaxes: tuple[str, ...]
+) -> None:
+    engine = open_engine(f"sqlite:///{tmp_path / 'index.sqlite'}")
+    tables.metadata.create_all(engine)
+    index = Index(engine, batch_s=0.005)
+    spool = Spool(SpoolSettings(folders=SpoolFolders.of(tmp_path)), index)
+    ingest = Ingest(spool, transfer_syntaxes=syntaxes)
+    before = counts.OF_PROCESS.of(counts.NOT_SET_ASIDE, "enough of this request")
+    with stow_site(ingest, index, limits=WebLimits(max_stow_parts_aside=2)) as site:
+        running = Running(site, tmp_path, index)
+        answer, module = running.post(*[b"no DICOM"] * 5, FILES[0])
+
+        assert answer.status == 202
+        assert len(module.OtherFailuresSequence) == 5
+        assert len(module.ReferencedSOPSequence) == 1
+        assert len(running.catalog.list_quarantine().rows) == 2
+        assert len(list(spool.quarantine.folder.iterdir())) == 2
+        assert len(rows_of(running, tables.loss)) == 5
+    index.close()
+    spool.close()
+    engine.dispose()
+    assert counts.OF_PROCESS.of(counts.NOT_SET_ASIDE, "enough of this request") == before + 3

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from tests.support.instances import (
     data_set_bytes,
     opened_node,
 )
+from tests.support.statements import recording
 
 DAY_S = 86400.0
 
@@ -107,6 +109,67 @@ def test_a_disk_that_fills_during_an_instance_leaves_nothing_and_recovers(node: 
     assert caught.value.dimse_status == 0xA700
     assert node.files() == []
     assert node.store(ct_slice(side=64)).state is InstanceState.STORED
+
+
+def test_a_series_that_is_full_takes_no_more_and_knows_what_it_has(tmp_path: Path) -> None:
+    with opened_node(tmp_path, max_instances_per_series=3) as node:
+        for number in (1, 2, 3):
+            node.store(ct_slice(number))
+
+        with pytest.raises(InstanceRejected, match="the series has 3 instances") as caught:
+            node.store(ct_slice(4))
+        again = node.store(ct_slice(2))
+        amended = ct_slice(2)
+        amended.PatientName = "Phantom^Mended"
+        with pytest.raises(InstanceRejected, match="the series has 3 instances"):
+            node.store(amended)
+
+        assert caught.value.dimse_status == 0xC031
+        assert [each["kind"] for each in node.rows("event")] == []
+        assert again.state is InstanceState.DUPLICATE
+        assert len(node.files()) == 3
+
+
+def test_what_is_beyond_a_full_series_is_one_loss_however_much_comes(tmp_path: Path) -> None:
+    with opened_node(tmp_path, max_instances_per_series=2) as node:
+        for number in range(1, 21):
+            with suppress(InstanceRejected):
+                node.store(ct_slice(number))
+
+        (loss,) = node.rows("loss")
+        assert (loss["series_instance_uid"], loss["dimse_status"]) == (SERIES_UID, 0xC031)
+        assert loss["settled_at"] is None
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_two_processes_fill_a_series_together(
+    tmp_path: Path, request: pytest.FixtureRequest, database: str
+) -> None:
+    url = request.getfixturevalue("empty_postgresql")() if database == "postgresql" else ""
+    with (
+        opened_node(tmp_path, url=url, max_instances_per_series=10) as one,
+        opened_node(tmp_path, url=url, max_instances_per_series=10) as other,
+    ):
+        taken = 0
+        for number in range(1, 31):
+            node = (one, other)[number % 2]
+            with suppress(InstanceRejected):
+                node.store(ct_slice(number))
+                taken += 1
+            node.index.flush()
+
+        assert taken == 10
+
+
+def test_a_series_of_usual_size_is_counted_once(tmp_path: Path) -> None:
+    with opened_node(tmp_path) as node:
+        with recording() as sent:
+            for number in range(1, 101):
+                node.store(ct_slice(number))
+
+        counting = [each for each in sent.statements if "count(*)" in each.text.lower()]
+        assert len(counting) == 1
+        assert not counting[0].scanned
 
 
 def test_a_locked_index_is_told_and_loses_no_acknowledged_row(tmp_path: Path) -> None:

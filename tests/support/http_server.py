@@ -23,10 +23,11 @@ from starlette.types import ASGIApp
 
 from node.domain.errors import InstanceRejected, TryLater
 from node.domain.instance import InstanceState, Origin
+from node.domain.limits import WebLimits
 from node.domain.uids import is_uid
 from node.receive.ingest import Ingest, Receipt
-from node.receive.stow import StowService, StowSettings
-from node.receive.stow_parts import BodyLimits, PartReceiver
+from node.receive.stow import StowService
+from node.receive.stow_parts import PartReceiver
 from node.web.server import make_server
 from tests.support.waiting import PATIENCE_S
 
@@ -49,7 +50,12 @@ class MemoryIngest:
         self.__init__()  # type: ignore[misc]
 
     def begin_file(
-        self, origin: Origin, *, study_instance_uid: str | None = None, source: str = ""
+        self,
+        origin: Origin,
+        *,
+        study_instance_uid: str | None = None,
+        source: str = "",
+        is_kept_aside: bool = True,
     ) -> MemoryArrival:
         self.origins.append(origin)
         return MemoryArrival(self, study_instance_uid)
@@ -241,16 +247,17 @@ def stow_site(
     ingest: MemoryIngest | Ingest,
     associations: MemoryAssociations | None = None,
     *,
-    limits: BodyLimits | None = None,
-    settings: StowSettings | None = None,
+    limits: WebLimits = WebLimits(),
+    strict_accept: bool = False,
 ) -> Iterator[Site]:
     """A STOW-RS service below ``/dicom-web``."""
     receiver = PartReceiver(
         ingest=cast(Ingest, ingest),
         associations=associations or MemoryAssociations(),
-        limits=limits or BodyLimits(),
+        limits=limits,
     )
-    service = StowService(receiver, settings=settings or StowSettings())
-    with serving(Starlette(routes=[Mount("/dicom-web", service.application)])) as site:
+    service = StowService(receiver, limits=limits, strict_accept=strict_accept)
+    application = Starlette(routes=[Mount("/dicom-web", service.application)])
+    with serving(application, limits=limits) as site:
         yield site
     service.close()

@@ -18,7 +18,8 @@ from sqlalchemy import Engine, select
 
 from node.database.engine import open_engine, reading
 from node.domain.instance import Origin, Transport
-from node.receive.ingest import Announced, Ingest, IngestLimits, Receipt
+from node.domain.limits import IngestLimits
+from node.receive.ingest import Announced, Ingest, Receipt
 from node.receive.syntaxes import NATIVE_SYNTAXES
 from node.spool import tables
 from node.spool.files import Spool, SpoolFolders, SpoolSettings, Watermark

@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import count
 from typing import cast
 
 from node.domain.errors import InstanceRejected, TryLater
 from node.domain.instance import InstanceState, Origin
+from node.domain.limits import DimseLimits
 from node.receive.dimse import DimseServer, DimseSettings
 from node.receive.ingest import Announced, Ingest, Receipt
 from node.receive.scp.door import SharedPorts
@@ -149,8 +150,10 @@ def serving() -> Iterator[Serve]:
     ) -> Node:
         ingest = MemoryIngest()
         log = MemoryLog(ingest)
+        bounds = {each.name for each in fields(DimseLimits)} & settings.keys()
+        limits = DimseLimits(**{name: settings.pop(name) for name in bounds})  # type: ignore[arg-type]
         server = DimseServer(
-            DimseSettings(port=0, **settings),  # type: ignore[arg-type]
+            DimseSettings(port=0, limits=limits, **settings),  # type: ignore[arg-type]
             cast(Ingest, ingest),
             log,
             CONTEXTS,

@@ -23,7 +23,7 @@ from node.database.engine import reading
 from node.database.migrate import migrate
 from node.jobs.catalog import JobCatalog
 from node.modelstore.catalog import ModelCatalog
-from node.pipeline.accept import IngestService, open_ingest, spool_settings
+from node.pipeline.accept import IngestService, counts_folder, open_ingest, spool_settings
 from node.pipeline.build import Plan, plan
 from node.pipeline.settle import SettleDeps, Settler, settle_deps
 from node.pipeline.signals import Signals
@@ -115,6 +115,7 @@ class NodeInProcess:
             actions=Admin(self.plan, self.engine, self.door),
             health=NodeHealth(self.engine, SpaceGuard.of(spool_settings(self.plan.config))),
             results_dir=self.plan.results_folder,
+            counts_dir=counts_folder(self.plan.config),
         )
         return self.closing.enter_context(
             serving(create_app(services, stow=stow, auth=AuthConfig()))

@@ -12,6 +12,12 @@ from sqlalchemy import Engine
 
 from node.config.values import AuthConfig, User
 from node.database.engine import open_engine, writing
+from node.domain.guesses import (
+    FORGOTTEN_AFTER_S,
+    MOST_GUESSES,
+    MOST_GUESSES_OF_ADDRESS,
+    Guesses,
+)
 from node.domain.health import Readiness
 from node.domain.peers import Peer
 from node.domain.settings import Secret
@@ -21,12 +27,6 @@ from node.receive.stow import StowService
 from node.receive.stow_parts import PartReceiver
 from node.spool import tables as spool_tables
 from node.spool.catalog import SpoolCatalog
-from node.web.access import (
-    FORGOTTEN_AFTER_S,
-    MOST_GUESSES,
-    MOST_GUESSES_OF_ADDRESS,
-    Guesses,
-)
 from node.web.api import Row, WebServices
 from node.web.app import create_app
 from tests.support.http_server import (
@@ -107,6 +107,7 @@ def running(engine: Engine, ingest: MemoryIngest, auth: AuthConfig) -> Iterator[
         actions=nothing,  # type: ignore[arg-type]
         health=nothing,
         results_dir=Path("/nowhere"),
+        counts_dir=Path("/nowhere"),
     )
     stow = StowService(
         PartReceiver(ingest=ingest, associations=MemoryAssociations()),
@@ -248,3 +249,15 @@ def test_guesses_are_forgotten_and_many_accounts_of_one_address_count_together()
     assert not guesses.are_too_many("10.0.0.6", "another")
     now[0] = FORGOTTEN_AFTER_S
     assert not guesses.are_too_many("10.0.0.5", "another")
+
+
+def test_metrics_are_shown_to_users_alone(engine: Engine, ingest: MemoryIngest) -> None:
+    with running(engine, ingest, BASIC) as site:
+        without = site.request("GET", "/metrics")
+        credentials = base64.b64encode(f"viewer:{SECRETS['viewer']}".encode()).decode()
+        shown = site.request("GET", "/metrics", headers={"Authorization": f"Basic {credentials}"})
+
+    assert without.status == 401
+    assert shown.status == 200
+    assert shown.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert b"# TYPE segnode_associations_refused_total counter" in shown.body

@@ -215,6 +215,7 @@ def site(engine: Engine, actions: Recorder, health: Health, tmp_path: Path) -> I
         actions=actions,
         health=health,
         results_dir=tmp_path / "results",
+        counts_dir=tmp_path / "counts",
     )
     with serving(create_app(services, auth=AuthConfig())) as running:
         yield running

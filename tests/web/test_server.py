@@ -15,8 +15,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from node.web import server as server_module
-from node.web.server import Pace
+from node.domain.limits import WebLimits
 from tests.support.http_server import Site, read_answer, serving
 from tests.support.waiting import PATIENCE_S, eventually
 
@@ -88,21 +87,17 @@ def test_who_asks_is_answered_whatever_others_hold_open(site: Site, first: bytes
     assert statuses == [200, 200]
 
 
-def test_of_too_many_from_one_address_the_one_that_waited_longest_makes_room(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(server_module, "IDLE_PER_ADDRESS", 3)
-    with lines(site, 5) as found:
+def test_of_too_many_from_one_address_the_one_that_waited_longest_makes_room() -> None:
+    few = WebLimits(idle_connections_per_address=3)
+    with serving(APPLICATION, limits=few) as site, lines(site, 5) as found:
         assert [is_ended(line) for line in found[:2]] == [True, True]
         found[4].sendall(b"GET / HTTP/1.1\r\nHost: n\r\n\r\n")
         assert read_answer(found[4]).status == 200
 
 
-def test_of_too_many_in_all_the_one_that_waited_longest_makes_room(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(server_module, "IDLE", 3)
-    with lines(site, 4) as found:
+def test_of_too_many_in_all_the_one_that_waited_longest_makes_room() -> None:
+    few = WebLimits(idle_connections=3, idle_connections_per_address=3)
+    with serving(APPLICATION, limits=few) as site, lines(site, 4) as found:
         assert is_ended(found[0])
         found[1].sendall(b"GET / HTTP/1.1\r\nHost: n\r\n\r\n")
         assert read_answer(found[1]).status == 200
@@ -114,7 +109,7 @@ def test_who_has_asked_is_not_displaced_by_those_who_came_at_once_behind_it() ->
     with ExitStack() as stack:
         honest, *_ = (
             stack.enter_context(socket.create_connection(listener.getsockname(), PATIENCE_S))
-            for _ in range(2 * server_module.IDLE_PER_ADDRESS)
+            for _ in range(2 * WebLimits().idle_connections_per_address)
         )
         honest.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         with serving(APPLICATION, listener=listener):
@@ -123,7 +118,10 @@ def test_who_has_asked_is_not_displaced_by_those_who_came_at_once_behind_it() ->
 
 def test_probes_are_answered_while_there_is_no_room_for_requests() -> None:
     post = b"POST / HTTP/1.1\r\nHost: n\r\nContent-Length: 10\r\n\r\n"
-    with serving(APPLICATION, max_requests=2) as site, lines(site, 2, post):
+    with (
+        serving(APPLICATION, limits=WebLimits(max_requests=2, max_stow_requests=2)) as site,
+        lines(site, 2, post),
+    ):
         assert eventually(lambda: get(site) == 503)
         assert get(site, "/healthz") == 200
 
@@ -131,9 +129,9 @@ def test_probes_are_answered_while_there_is_no_room_for_requests() -> None:
 def test_a_body_that_drips_is_ended_and_one_that_flows_is_not(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    pace = Pace(slowest_bytes_s=1000.0, over_s=0.4)
+    pace = WebLimits(slowest_bytes_s=1000.0, slowest_over_s=0.4)
     post = b"POST / HTTP/1.1\r\nHost: n\r\nContent-Length: 9000\r\n\r\n"
-    with serving(APPLICATION, pace=pace) as site, lines(site, 2, post) as (dripping, flowing):
+    with serving(APPLICATION, limits=pace) as site, lines(site, 2, post) as (dripping, flowing):
         with caplog.at_level(logging.WARNING, "node.web"):
             for _ in range(9):
                 flowing.sendall(bytes(1000))
@@ -150,8 +148,8 @@ def test_a_body_that_drips_is_ended_and_one_that_flows_is_not(
 def test_a_body_that_waited_for_this_side_is_not_held_against_its_sender() -> None:
     """The disk was busy for most of the time in which the body should have come."""
     post = b"POST /slow HTTP/1.1\r\nHost: n\r\nContent-Length: 1000000\r\n\r\n"
-    pace = Pace(slowest_bytes_s=2_000_000.0, over_s=0.6)
-    with serving(APPLICATION, pace=pace) as site, site.connect() as line:
+    pace = WebLimits(slowest_bytes_s=2_000_000.0, slowest_over_s=0.6)
+    with serving(APPLICATION, limits=pace) as site, site.connect() as line:
         line.sendall(post + bytes(900_000))
         time.sleep(0.9)  # of the peer: the rest comes after the look, which finds next to nothing
         line.sendall(bytes(100_000))
@@ -161,7 +159,7 @@ def test_a_body_that_waited_for_this_side_is_not_held_against_its_sender() -> No
 
 
 def test_an_answer_that_is_not_read_is_ended(caplog: pytest.LogCaptureFixture) -> None:
-    with serving(APPLICATION, pace=Pace(over_s=0.3)) as site, site.connect() as line:
+    with serving(APPLICATION, limits=WebLimits(slowest_over_s=0.3)) as site, site.connect() as line:
         with caplog.at_level(logging.WARNING, "node.web"):
             line.sendall(b"GET /much HTTP/1.1\r\nHost: n\r\n\r\n")
             assert eventually(lambda: "answer is not read" in caplog.text)

@@ -11,13 +11,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from threading import Event as Flag
 from threading import Thread
 from typing import Protocol
 
 from node.domain.instance import Ending
+from node.domain.limits import DimseLimits
+from node.observe import counts
 from node.receive.dimse_messages import (
     UNEXPECTED_PDU,
     Context,
@@ -188,25 +189,12 @@ class Machine:
         return action
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
-    """How long a peer may take.
-
-    Args:
-        negotiation_s: From its connection to the last byte of its request.
-        idle_s: Without a byte, in a message or between two.
-        slowest_bytes_s: What a message must make at least, in the mean of ``slowest_over_s``: one
-            byte now and then is no life.
-    """
-
-    negotiation_s: float
-    idle_s: float
-    slowest_bytes_s: float
-    slowest_over_s: float
-
-
 class Session(Protocol):
     """One admitted association, which holds its slot from admission to its end."""
+
+    @property
+    def is_user_known(self) -> bool:
+        """Whether the user identity of the request was verified."""
 
     def establish(self, contexts: Mapping[int, Context], peer_max_pdu_bytes: int) -> Transfer:
         """Negotiation is over; whoever takes the messages that follow."""
@@ -277,8 +265,7 @@ class Association(Thread):
         gate: Gate,
         supported: Mapping[str, Sequence[str]],
         *,
-        max_pdu_bytes: int,
-        patience: Patience,
+        limits: DimseLimits,
         done: Callable[[Association], None],
     ) -> None:
         super().__init__(name="dimse-association", daemon=True)
@@ -288,8 +275,8 @@ class Association(Thread):
         self._request = request
         self._gate = gate
         self._supported = supported
-        self._max_pdu_bytes = max_pdu_bytes
-        self._pace = _Pace(line.wire, patience)
+        self._max_pdu_bytes = limits.max_pdu_bytes
+        self._pace = _Pace(line.wire, limits)
         self._done = done
         self._is_retiring = Flag()
         self._session: Session | None = None
@@ -312,6 +299,7 @@ class Association(Thread):
             self._lose()
         except Exception:  # noqa: BLE001 - whatever it is, the peer is told and the slot is free
             _log.exception("association ended by an error in the node")
+            counts.add(counts.ASSOCIATIONS_ABORTED, "error in the node")
             if self._machine.state not in (State.AWAITING_CLOSE, State.IDLE):
                 self._machine.take(Event.ABORT)
                 self.line.say(abort(_BY_PROVIDER, _NO_REASON))
@@ -326,7 +314,12 @@ class Association(Thread):
             self.line.refuse(admitted)
             return None
         self._session = admitted
-        accepted = accept(self._request, self._supported, self._max_pdu_bytes)
+        accepted = accept(
+            self._request,
+            self._supported,
+            self._max_pdu_bytes,
+            is_user_known=admitted.is_user_known,
+        )
         transfer = admitted.establish(accepted.contexts, self._request.peer_max_pdu_bytes)
         self._machine.take(Event.ACCEPT)
         self._wire.send(accepted.pdu)
@@ -351,6 +344,7 @@ class Association(Thread):
             self._wire.send(abort(_BY_USER, _NO_REASON))
         elif slowness := self._pace.fault(is_between_messages=transfer.is_idle):
             _log.warning("association aborted: %s", slowness, extra={"address": self.line.address})
+            counts.add(counts.ASSOCIATIONS_ABORTED, slowness)
             self._end(Ending.ABORTED)
             self._machine.take(Event.ABORT)
             self._wire.send(abort(_BY_PROVIDER, _NO_REASON))
@@ -376,6 +370,7 @@ class Association(Thread):
 
     def _fault(self, event: Event, fault: ProtocolFault) -> None:
         _log.warning("association aborted: %s", fault, extra={"address": self.line.address})
+        counts.add(counts.ASSOCIATIONS_ABORTED, "protocol")
         self._end(Ending.ABORTED)
         self.line.break_off(event, fault.reason)
 
@@ -392,15 +387,15 @@ class Association(Thread):
 class _Pace:
     """Whether a peer is silent, or slower than any honest line."""
 
-    def __init__(self, wire: Wire, patience: Patience) -> None:
+    def __init__(self, wire: Wire, limits: DimseLimits) -> None:
         self._wire = wire
-        self._patience = patience
+        self._limits = limits
         self._begin_anew()
 
     def fault(self, *, is_between_messages: bool) -> str:
         """What is wrong with its pace; empty where nothing is."""
-        limit = self._patience
-        if time.monotonic() - self._wire.heard_at_s > limit.idle_s:
+        limit = self._limits
+        if time.monotonic() - self._wire.heard_at_s > limit.idle_timeout_s:
             return "silent"
         if is_between_messages and self._wire.is_empty:
             self._begin_anew()

@@ -31,8 +31,10 @@ from math import inf
 from tempfile import TemporaryFile
 from threading import Lock, Thread
 
+from node.domain.limits import DimseLimits
+from node.observe import counts
 from node.receive.dimse_messages import UNEXPECTED_PDU, ProtocolFault
-from node.receive.scp.association import Association, Event, Gate, Line, Patience, State
+from node.receive.scp.association import Association, Event, Gate, Line, State
 from node.receive.scp.negotiation import (
     HEAD_BYTES,
     AssociationRequest,
@@ -45,12 +47,8 @@ from node.tls import why_refused
 
 # How long a peer may take to close after release, reject or abort. PS3.8 9.2 (Sta13)
 LINGER_S = 2.0
-WAITING_PER_ADDRESS = 200
-WAITING = 1000
 # descriptors that are for files, the database, associations: what is left is for those that wait
 _FOR_OTHERS = 800
-# associations that are open or being judged
-ASSOCIATION_THREADS = 256
 _BACKLOG = 512
 # far fewer than make one give way: whoever has asked is heard before it is the oldest
 _AT_ONCE = 50
@@ -176,7 +174,7 @@ class UpperLayer:
     Args:
         secure: TLS of each port, None for one without; in the order of its listeners.
         contexts: Transfer syntaxes by abstract syntax, in our order of preference.
-        max_pdu_bytes: The maximum length that is advertised and enforced.
+        threads: Associations that are open or being judged, at most.
     Attributes:
         ports: Those that are listened on, also where 0 was asked for, in the same order.
     """
@@ -188,13 +186,13 @@ class UpperLayer:
         contexts: Mapping[str, Sequence[str]],
         gate: Gate,
         *,
-        max_pdu_bytes: int,
-        patience: Patience,
+        limits: DimseLimits,
+        threads: int,
     ) -> None:
         self._contexts = contexts
         self._gate = gate
-        self._max_pdu_bytes = max_pdu_bytes
-        self._patience = patience
+        self._limits = limits
+        self._threads = threads
         self._shared = shared
         self._listeners = dict(zip(shared.listeners, secure, strict=True))
         self.ports = [int(listener.getsockname()[1]) for listener in self._listeners]
@@ -206,8 +204,8 @@ class UpperLayer:
         self._listen()
         self._listens_again_s = inf
         self._has_stood_back = False
-        self._waiting = _Waiting()
-        self._lingering = _Waiting()
+        self._waiting = _Waiting(limits)
+        self._lingering = _Waiting(limits)
         self._lock = Lock()
         self._associations: set[Association] = set()
         self._returned: deque[Line] = deque()
@@ -291,6 +289,8 @@ class UpperLayer:
         now_s = time.monotonic()
         for lines in (self._waiting, self._lingering):
             for line in lines.due(now_s):
+                if lines is self._waiting:
+                    counts.add(counts.CONNECTIONS_ENDED, "dimse", "no request in time")
                 self._drop(lines, line, Event.TIMER_EXPIRED)
         self._tell_load()
 
@@ -320,7 +320,9 @@ class UpperLayer:
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
-                _log.warning("a connection could not be taken: %s", error.strerror)
+                told = {"address": "any"}  # so that they are few: it may be so for long
+                _log.warning("a connection could not be taken: %s", error.strerror, extra=told)
+                counts.add(counts.CONNECTIONS_ENDED, "dimse", "no descriptor")
                 time.sleep(0.01)  # descriptors are short: those that leave make room
                 return
             try:
@@ -328,16 +330,17 @@ class UpperLayer:
                     connection = secure().wrap_socket(
                         connection, server_side=True, do_handshake_on_connect=False
                     )
-                line = Line(Wire(connection, self._max_pdu_bytes), _plain(str(peer[0])))
+                line = Line(Wire(connection, self._limits.max_pdu_bytes), _plain(str(peer[0])))
             except OSError:  # it left at once
                 connection.close()
                 continue
             crowd = self._waiting.in_the_way_of(line.address)
             if crowd is not None:
                 _log.warning("too many wait without asking", extra={"address": crowd.address})
+                counts.add(counts.CONNECTIONS_ENDED, "dimse", "crowded out")
                 self._drop(self._waiting, crowd, Event.TIMER_EXPIRED)
             self._selector.register(line.wire, selectors.EVENT_READ, line)
-            self._waiting.add(line, time.monotonic() + self._patience.negotiation_s)
+            self._waiting.add(line, time.monotonic() + self._limits.negotiation_timeout_s)
             self._tell_load()
 
     def _hear(self, line: Line) -> None:
@@ -348,6 +351,7 @@ class UpperLayer:
         except OSError as error:
             sentence = why_refused(error)
             _log.warning("no TLS: %s", sentence, extra={"address": line.address})
+            counts.add(counts.CONNECTIONS_ENDED, "dimse", "no TLS")
             self._drop(self._waiting, line, Event.CLOSED)
             return
         try:
@@ -397,12 +401,11 @@ class UpperLayer:
             request,
             self._gate,
             self._contexts,
-            max_pdu_bytes=self._max_pdu_bytes,
-            patience=self._patience,
+            limits=self._limits,
             done=self._take_back,
         )
         with self._lock:
-            is_room = len(self._associations) < ASSOCIATION_THREADS
+            is_room = len(self._associations) < self._threads
             if is_room:
                 self._associations.add(association)
         try:
@@ -413,6 +416,7 @@ class UpperLayer:
             with self._lock:
                 self._associations.discard(association)
         _log.warning("refused an association: too many at once", extra={"address": line.address})
+        counts.add(counts.ASSOCIATIONS_REFUSED, _NO_ROOM.result, _NO_ROOM.source, _NO_ROOM.reason)
         line.refuse(_NO_ROOM)
         self._linger(line, is_known=False)
 
@@ -423,6 +427,7 @@ class UpperLayer:
 
     def _break_off(self, line: Line, event: Event, fault: ProtocolFault) -> None:
         _log.warning("connection aborted: %s", fault, extra={"address": line.address})
+        counts.add(counts.ASSOCIATIONS_ABORTED, "no request")
         line.break_off(event, fault.reason)
         self._linger(line)
 
@@ -474,8 +479,9 @@ class UpperLayer:
 class _Waiting:
     """Lines with their deadlines, all of the same length, so that they come due as they came."""
 
-    def __init__(self) -> None:
-        self.most = _most_waiting()
+    def __init__(self, limits: DimseLimits) -> None:
+        self.most = _most_waiting(limits.waiting)
+        self._most_of_address = limits.waiting_per_address
         self._due_s: dict[Line, float] = {}  # in the order of their coming
         self._of: dict[str, dict[Line, None]] = {}
 
@@ -517,15 +523,15 @@ class _Waiting:
     def in_the_way_of(self, address: str) -> Line | None:
         """Who makes room for a newcomer of an address, where there is none."""
         mine = self._of.get(address, {})
-        if len(mine) >= WAITING_PER_ADDRESS:
+        if len(mine) >= self._most_of_address:
             return next(iter(mine))
         return next(iter(self._due_s)) if len(self._due_s) >= self.most else None
 
 
-def _most_waiting() -> int:
+def _most_waiting(wanted: int) -> int:
     """How many may wait under the limit of open files."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return WAITING if limit < 0 else max(min(WAITING, (limit - _FOR_OTHERS) // 2), 50)
+    return wanted if limit < 0 else min(wanted, max((limit - _FOR_OTHERS) // 2, 50))
 
 
 def _listening(address: tuple[str, int]) -> socket.socket:

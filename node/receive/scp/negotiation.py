@@ -2,8 +2,8 @@
 
 A request is bounded before it is taken apart: by its length, by the number of its items, by what may
 stand where. Titles stand at fixed places, so that whoever is no peer costs next to nothing. Unknown
-items are passed over, as PS3.8 9.3.1 has it; user identity, roles and asynchronous operations are not
-answered, which declines them (PS3.7 D.3.3).
+items are passed over, as PS3.8 9.3.1 has it; roles and asynchronous operations are not answered, which
+declines them (PS3.7 D.3.3), and neither is a user identity that nobody asks for.
 
 Source: PS3.8 9.3.2 to 9.3.8, Annex D; PS3.7 D.3.3.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from node.domain.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -36,9 +36,14 @@ _HEAD = struct.Struct(">HH16s16s32s")
 HEAD_BYTES = _HEAD.size
 _ITEM = struct.Struct(">BxH")
 _LENGTH = struct.Struct(">L")
+_IDENTITY = struct.Struct(">BBH")
+_FIELD_LENGTH = struct.Struct(">H")
 _APPLICATION_CONTEXT, _USER_INFORMATION = 0x10, 0x50
 _CONTEXT_RQ, _CONTEXT_AC, _ABSTRACT, _TRANSFER = 0x20, 0x21, 0x30, 0x40
 _MAXIMUM_LENGTH, _IMPLEMENTATION_CLASS, _IMPLEMENTATION_VERSION = 0x51, 0x52, 0x55
+_USER_IDENTITY_RQ, _USER_IDENTITY_AC = 0x58, 0x59
+_USERNAME, _PASSCODE = 1, 2
+_NO_RESPONSE = b"\0\0"  # of length 0, as types 1 and 2 have it
 _ACCEPTED, _ABSTRACT_UNKNOWN, _TRANSFER_UNKNOWN = 0, 3, 4
 # of a peer that names none; the smallest that is usual
 _USUAL_PDU_BYTES = 16384
@@ -93,6 +98,27 @@ class Proposal:
         return len(self.abstract_syntaxes) == 1 and bool(self.transfer_syntaxes)
 
 
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a requestor says it is; neither is shown.
+
+    Args:
+        kind: 1 to 5; of another one nothing else is known.
+        passcode: Empty where its kind has none.
+    Source: PS3.7 Table D.3-14
+    """
+
+    kind: int
+    wants_answer: bool
+    username: bytes = field(repr=False)
+    passcode: bytes = field(repr=False)
+
+    @property
+    def is_supported(self) -> bool:
+        """Whether it is a name with or without a passcode: no Kerberos, SAML or JWT."""
+        return self.kind in (_USERNAME, _PASSCODE)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AssociationRequest:
     """An A-ASSOCIATE-RQ.
@@ -100,6 +126,7 @@ class AssociationRequest:
     Args:
         address: Whom the connection comes from.
         peer_max_pdu_bytes: The longest P-DATA-TF that the peer takes; 0: of any length. PS3.8 D.1
+        identities: Sub-items of user identity as they came: just one may.
         certificate: As ``ssl`` tells it, empty where the peer showed none; None without TLS.
     """
 
@@ -108,7 +135,26 @@ class AssociationRequest:
     application_context_name: str
     proposals: tuple[Proposal, ...]
     peer_max_pdu_bytes: int
+    identities: tuple[bytes, ...] = field(default=(), repr=False)
     certificate: Mapping[str, Any] | None = None
+
+    @property
+    def identity(self) -> Identity | None:
+        """Who it says that it is; None where that is not said well.
+
+        Source: PS3.7 Table D.3-14
+        """
+        if len(self.identities) != 1:
+            return None
+        (item,) = self.identities
+        try:
+            kind, wants_answer, length = _IDENTITY.unpack_from(item)
+            username, rest = _field(item[_IDENTITY.size :], length)
+            (length,) = _FIELD_LENGTH.unpack_from(rest)
+            passcode, rest = _field(rest[_FIELD_LENGTH.size :], length)
+        except (struct.error, ValueError):
+            return None
+        return None if rest else Identity(kind, wants_answer == 1, username, passcode)
 
     @property
     def calling_ae_title(self) -> str:
@@ -167,6 +213,7 @@ def decode_request(body: memoryview, address: str) -> AssociationRequest:
     items = _Items()
     name, peer_max_pdu_bytes = "", _USUAL_PDU_BYTES
     proposals: dict[int, Proposal] = {}
+    identities: list[bytes] = []
     for kind, value in items.of(body[HEAD_BYTES:]):
         if kind == _APPLICATION_CONTEXT:
             name = _uid(value)
@@ -181,6 +228,8 @@ def decode_request(body: memoryview, address: str) -> AssociationRequest:
                     if len(about) != _LENGTH.size:
                         raise ProtocolFault("maximum length of no length", INVALID_PDU_PARAMETER)
                     (peer_max_pdu_bytes,) = _LENGTH.unpack(about)
+                elif part == _USER_IDENTITY_RQ:
+                    identities.append(bytes(about))
     if not name:
         raise ProtocolFault("request without an application context", INVALID_PDU_PARAMETER)
     return AssociationRequest(
@@ -189,17 +238,23 @@ def decode_request(body: memoryview, address: str) -> AssociationRequest:
         application_context_name=name,
         proposals=tuple(proposals.values()),
         peer_max_pdu_bytes=peer_max_pdu_bytes,
+        identities=tuple(identities),
     )
 
 
 def accept(
-    request: AssociationRequest, supported: Mapping[str, Sequence[str]], max_pdu_bytes: int
+    request: AssociationRequest,
+    supported: Mapping[str, Sequence[str]],
+    max_pdu_bytes: int,
+    *,
+    is_user_known: bool = False,
 ) -> Acceptance:
     """Answer each context: of the transfer syntaxes that are proposed, ours comes first in our order.
 
     Args:
         supported: Abstract syntax -> transfer syntaxes, the first preferred.
         max_pdu_bytes: The longest P-DATA-TF that is taken here.
+        is_user_known: Whether the user identity was verified: then it is answered where that is wanted.
     """
     contexts: dict[int, Context] = {}
     answers = []
@@ -219,6 +274,8 @@ def accept(
         + _item(_IMPLEMENTATION_CLASS, IMPLEMENTATION_CLASS_UID.encode())
         + _item(_IMPLEMENTATION_VERSION, IMPLEMENTATION_VERSION_NAME.encode())
     )
+    if is_user_known and request.identity is not None and request.identity.wants_answer:
+        information += _item(_USER_IDENTITY_AC, _NO_RESPONSE)
     body = b"".join(
         (
             b"\0\1\0\0",
@@ -287,6 +344,13 @@ def _proposal(items: _Items, value: memoryview) -> Proposal:
         abstract_syntaxes=tuple(abstract),
         transfer_syntaxes=tuple(transfer),
     )
+
+
+def _field(data: bytes, length: int) -> tuple[bytes, bytes]:
+    """A field of so many bytes, and what follows it."""
+    if length > len(data):
+        raise ValueError("a field is longer than what holds it")
+    return data[:length], data[length:]
 
 
 def _title(value: bytes) -> str:
