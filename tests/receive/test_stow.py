@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 from xml.etree import ElementTree
 
 import pydicom
@@ -15,13 +17,16 @@ from dicomweb_client import DICOMwebClient
 from pydicom.dataset import Dataset
 from requests import Session
 
+from node.domain.instance import Origin
 from node.domain.limits import WebLimits
+from node.receive.ingest import Receipt
 from node.receive.stow import HEAD_BYTES
 from tests.support.http_server import (
     BOUNDARY,
     MULTIPART,
     REFUSED_SYNTAX,
     Answer,
+    MemoryArrival,
     MemoryAssociations,
     MemoryIngest,
     Site,
@@ -30,7 +35,7 @@ from tests.support.http_server import (
     stow_site,
 )
 from tests.support.phantoms import Phantom
-from tests.support.waiting import wait_for
+from tests.support.waiting import PATIENCE_S, wait_for
 
 STUDIES = "/dicom-web/studies"
 PHANTOM = Phantom(shape=(3, 16, 12))
@@ -539,3 +544,37 @@ def test_bodies_that_drip_keep_nobody_out(ingest: MemoryIngest) -> None:
         answers = [post(site, body_of(FILES[0])) for _ in range(3)]
 
     assert [answer.status for answer in answers] == [200] * 3
+
+
+# --- durable while the next part comes --------------------------------------------------------------
+
+
+class SlowDisk(MemoryIngest):
+    """Makes the first part durable only once the second has begun to come."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_second = threading.Event()
+
+    def begin_file(self, origin: Origin, **options: Any) -> MemoryArrival:
+        arrival = super().begin_file(origin, **options)
+        if len(self.origins) == 2:
+            self.has_second.set()
+        elif len(self.origins) == 1:
+            finish = arrival.finish
+
+            def wait() -> Receipt:
+                assert self.has_second.wait(PATIENCE_S)
+                return finish()
+
+            arrival.finish = wait  # type: ignore[method-assign]
+        return arrival
+
+
+def test_the_next_part_comes_while_one_is_made_durable() -> None:
+    ingest = SlowDisk()
+    with stow_site(ingest) as site:
+        answer = post(site, body_of(*FILES))
+
+    assert answer.status == 200
+    assert uids(response_of(answer).ReferencedSOPSequence) == UIDS

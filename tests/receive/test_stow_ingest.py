@@ -241,6 +241,25 @@ def test_a_real_orthanc_pushes_a_series_in_one_chunked_request(
     assert running.catalog.list_associations().total == 1
 
 
+def test_of_parts_under_one_uid_the_last_header_counts(running: Running) -> None:
+    versions = []
+    for number in range(6):
+        image = pydicom.dcmread(io.BytesIO(FILES[0]), force=True)
+        image.PatientName = f"Phantom^{number}"
+        buffer = io.BytesIO()
+        image.save_as(buffer)
+        versions.append(buffer.getvalue())
+
+    answer, module = running.post(*versions)
+
+    assert answer.status == 200
+    assert len(module.ReferencedSOPSequence) == 6
+    rows = sorted(rows_of(running, tables.instance), key=lambda row: row["version"])
+    spool = running.folder / "spool" / "instances"
+    kept = [pydicom.dcmread(spool / str(row["file_name"])) for row in rows]
+    assert [str(each.PatientName) for each in kept] == [f"Phantom^{n}" for n in range(6)]
+
+
 def test_of_many_refused_parts_few_are_kept_aside_and_all_are_told(
     tmp_path: Path, syntaxes: tuple[str, ...]
 ) -> None:
