@@ -33,7 +33,8 @@ log = logging.getLogger(__name__)
 
 Replan = Callable[[], Plan]
 
-DRAIN_S = 15.0
+# less than the supervisor gives a role that stops
+DRAIN_S = 15
 _PIECE_BYTES = 1 << 20
 _listening_settings = attrgetter(
     *("ae_titles", "dimse", "web", "peers", "folders", "storage", "data_dir", "database_url")

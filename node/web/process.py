@@ -7,7 +7,13 @@ import threading
 from node.domain.instance import Transport
 from node.jobs.catalog import JobCatalog
 from node.modelstore.catalog import ModelCatalog
-from node.pipeline.accept import Replan, open_ingest, spool_settings, wait_while_settings_stay
+from node.pipeline.accept import (
+    DRAIN_S,
+    Replan,
+    open_ingest,
+    spool_settings,
+    wait_while_settings_stay,
+)
 from node.pipeline.build import Plan
 from node.pipeline.signals import Signals
 from node.process.admin import Admin, NodeHealth
@@ -47,6 +53,7 @@ def web(plan: Plan, replan: Replan, signals: Signals) -> None:
             host=plan.config.web.host,
             port=plan.config.web.port,
             tls=plan.config.web.tls,
+            drain_s=DRAIN_S,
         )
 
         def stop() -> None:

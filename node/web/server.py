@@ -267,7 +267,7 @@ def make_server(
     tls: ServerTls | None = None,
     pace: Pace | None = None,
     max_requests: int = 1000,
-    drain_s: int = 30,
+    drain_s: int = 15,
 ) -> PlainServer:
     """A server that is ready to ``run()``: blocking, until ``should_exit`` is set, then drained.
 
