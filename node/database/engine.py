@@ -12,7 +12,7 @@ from functools import cache
 from math import copysign, inf
 from operator import attrgetter
 from sqlite3 import Connection as SqliteConnection
-from threading import Lock
+from threading import RLock
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import (
@@ -221,7 +221,7 @@ class NodeClock:
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
-        self._lock = Lock()
+        self._lock = RLock()
         # the last look: between which monotonic seconds, and what the database's clock told
         self._began_at, self._ended_at, self._told = -inf, inf, 0.0
         self._noted_at, self._ahead_s, self._writes = 0.0, 0.0, -1  # as they are written down
@@ -234,7 +234,8 @@ class NodeClock:
     @property
     def ahead_s(self) -> float:
         """How far the time of the node is ahead of the database's clock."""
-        return self._ahead_s + self._owed_s
+        with self._lock:
+            return self._ahead_s + self._owed_s
 
     @property
     def was_set(self) -> bool:
@@ -270,28 +271,27 @@ class NodeClock:
         Args:
             may_go_forward: Nobody waits for anything: the time may go to the clock's, if that is later.
         """
-        now = self.read(connection)
-        nearer_s = 0.0 if self._owed_s else _NEARER * min(max(now - self._noted_at, 0.0), _NEARER_S)
-        rest_s = max(abs(self.ahead_s) - nearer_s, 0.0)
-        ahead_s = copysign(rest_s, self.ahead_s) if rest_s else 0.0
+        self.read(connection)
+        with self._lock:  # other threads look meanwhile
+            told, was_ahead_s, owed_s = self._told, self.ahead_s, self._owed_s
+            noted_s, writes = told + was_ahead_s - self._noted_at, self._writes
+        nearer_s = 0.0 if owed_s else _NEARER * min(max(noted_s, 0.0), _NEARER_S)
+        ahead_s = copysign(max(abs(was_ahead_s) - nearer_s, 0.0), was_ahead_s)
         if may_go_forward:
             ahead_s = max(ahead_s, 0.0)
-        values = {
-            "ahead_s": ahead_s,
-            "noted_at": now - self.ahead_s + ahead_s,
-            "writes": self._writes + 1,
-        }
+        values = {"ahead_s": ahead_s, "noted_at": told + ahead_s, "writes": writes + 1}
         noted = inserting(connection, clock).values(id=1, **values)
         if_same = noted.on_conflict_do_update(
-            index_elements=["id"], set_=values, where=clock.c.writes == self._writes
+            index_elements=["id"], set_=values, where=clock.c.writes == writes
         )
-        if connection.execute(if_same).rowcount and self._owed_s:
-            log.warning("the clock was set", extra={"by_s": round(-self._owed_s, 1)})
+        if connection.execute(if_same).rowcount and owed_s:
+            log.warning("the clock was set", extra={"by_s": round(-owed_s, 1)})
 
     def has_to_write(self, note_every_s: float = NOTE_EVERY_S) -> bool:
         """Whether it is time for ``write_down``, by the last look."""
-        every_s = _NEARER_EVERY_S if self._ahead_s else note_every_s
-        return self.was_set or not 0.0 <= self._told + self._ahead_s - self._noted_at < every_s
+        with self._lock:
+            every_s = _NEARER_EVERY_S if self._ahead_s else note_every_s
+            return self.was_set or not 0.0 <= self._told + self._ahead_s - self._noted_at < every_s
 
 
 def _set_by_s(passed_s: float, at_least_s: float, at_most_s: float) -> float:

@@ -187,6 +187,18 @@ def test_an_upgrade_that_the_disk_cannot_hold_is_refused_before_it_begins(
     assert (stands(engine), content(engine)) == (BEFORE, before)
 
 
+def test_an_upgrade_that_writes_no_row_anew_needs_no_room(
+    old: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = old()
+    to(engine, "0006")
+    monkeypatch.setattr(migrations, "_NEEDED_PER_BYTE", 1e9)
+
+    migrate(engine)
+
+    assert stands(engine) == newest_revision()
+
+
 def test_facts_are_converted_in_batches(old: Make) -> None:
     engine = old()
     to(engine, "0004")
