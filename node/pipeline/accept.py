@@ -6,6 +6,7 @@ The web process opens the same ingest for STOW-RS.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -114,9 +115,10 @@ def receive(plan: Plan, replan: Replan, signals: Signals) -> None:
         folders = _watch_folders(plan.config, door, signals.stop)
         log.info("listening", extra={"transport": "dimse", "port": server.port})
         wait_while_settings_stay(plan, replan, signals)
+        ends_at = time.monotonic() + DRAIN_S
         server.drain(DRAIN_S)
         for folder in folders:
-            folder.join(DRAIN_S)
+            folder.join(max(0.0, ends_at - time.monotonic()))
 
 
 def wait_while_settings_stay(plan: Plan, replan: Replan, signals: Signals) -> None:
