@@ -9,11 +9,24 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from sqlalchemy import Connection, MetaData, event
 
+from node.database import engine
+from node.jobs import tables as of_jobs
+from node.spool import tables as of_spool
 from tests.support import postgresql
 from tests.support.cases import CACHE, Cases, lay_packaged, roots
 
 _databases = count(1)
+
+
+def _make_clock(_made: MetaData, connection: Connection, **_: object) -> None:
+    """Tables of one stage, without migrations, go by the time of the node as well."""
+    engine.metadata.create_all(connection)
+
+
+for _metadata in (of_jobs.metadata, of_spool.metadata):
+    event.listen(_metadata, "after_create", _make_clock)
 
 # a machine may be busy: how long an example takes says nothing of the code
 settings.register_profile("claims", deadline=None)

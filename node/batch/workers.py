@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import Engine
 
+from node.database.engine import keep_time
 from node.database.pages import every
 from node.domain.errors import NodeError
 from node.domain.job import DeliveryState, JobState
@@ -123,6 +124,7 @@ class _Progress:
     """
 
     def __init__(self, engine: Engine, signals: Signals, devices: Mapping[str, str]) -> None:
+        self._engine = engine
         self._catalog = JobCatalog(engine)
         self._signals = signals
         self._devices = devices
@@ -147,6 +149,7 @@ class _Progress:
         pause_s = _LOOK_EVERY_S
         while not self._signals.stop.wait(pause_s):
             began = time.monotonic()
+            keep_time(self._engine)
             jobs = list(every(self._catalog.list_jobs))
             pause_s = max(_LOOK_EVERY_S, _REST_OF_LOOKS * (time.monotonic() - began))
             for row in reversed(jobs):  # the oldest first

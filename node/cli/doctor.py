@@ -20,13 +20,14 @@ import typer
 from pydicom import uid
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filewriter import dcmwrite
+from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from node.cli.opening import is_file_missing
 from node.cli.options import ConfigOption
 from node.cli.printing import JsonOption, plain, print_json
 from node.config import NodeConfig, WorkConfig
-from node.database.engine import epoch_s, reading
+from node.database.engine import reading
 from node.deliver.destination import Health, Probe
 from node.deliver.dimse import DimseDestination
 from node.deliver.send_folder import SendState, send_folder
@@ -151,7 +152,7 @@ def _ask_database(plan: Plan) -> Probe:
     engine = plan.open_engine()
     try:
         with reading(engine) as connection:
-            epoch_s(connection)
+            connection.execute(select(1))
     except SQLAlchemyError as error:
         why = type(error).__name__
         return Probe.bad(f"cannot be read ({why}): see database in the configuration")

@@ -16,6 +16,7 @@ import typer
 
 from node.cli.options import ConfigOption
 from node.cli.printing import JsonOption, print_json, say, tell_set_aside
+from node.database.engine import clock_of, writing
 from node.database.migrate import migrate_apart
 from node.domain.errors import ConfigInvalid
 from node.infer.devices import choose_devices
@@ -136,10 +137,15 @@ def prepare(current: Plan, wanted: set[Role]) -> None:
 
 
 def forget_the_dead(current: Plan) -> None:
-    """The whole node is about to start on this folder alone: whoever held a lease is dead."""
+    """The whole node is about to start on this folder alone: whoever held a lease is dead.
+
+    Nobody waits for anything that could end too early: its time may go forward to the clock's.
+    """
     engine = current.open_engine()
     JobLeases(engine).take_back(None)
     Outbox(engine).take_back(None)
+    with writing(engine) as connection:
+        clock_of(engine).write_down(connection, may_go_forward=True)
     engine.dispose()
 
 

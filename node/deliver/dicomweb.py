@@ -266,4 +266,6 @@ def _retry_after_s(response: requests.Response) -> float | None:
         until = parsedate_to_datetime(text).timestamp()
     except (TypeError, ValueError):
         return None
+    with suppress(TypeError, ValueError):  # by its own clock: ours may be another
+        return max(0.0, until - parsedate_to_datetime(response.headers.get("Date", "")).timestamp())
     return max(0.0, until - time.time())

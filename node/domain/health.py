@@ -20,6 +20,7 @@ class Readiness:
         implausible: Results that are kept back.
         blocked: Deliveries that do not leave.
         shortage: Why instances sent now would be refused, as with a full disk; empty where not.
+        ahead_s: How far the time of the node is ahead of the clock, since somebody set that.
     """
 
     held: int = 0
@@ -27,6 +28,7 @@ class Readiness:
     implausible: int = 0
     blocked: int = 0
     shortage: str = ""
+    ahead_s: int = 0
 
     @property
     def is_ready(self) -> bool:

@@ -14,8 +14,9 @@ What is promised:
 - The same job key is one job: it runs once for all rules and destinations that want it.
 - A job or delivery has one owner at a time. Every step is one short transaction guarded by that
   owner; one that lost its lease gets ``LeaseLost`` and changes nothing.
-- Attempts count when leased, so work that kills its worker is parked after three. Leases are counted
-  by the database's clock; functions take ``now`` so that tests need not wait.
+- Attempts count when leased, so work that kills the child it runs in is parked after three. A lost
+  worker counts as none: three crashes of the node park nothing; ten workers in a row do. Leases are
+  counted by the time of the node; functions take ``now`` so that tests need not wait.
 - An object, its deliveries and the end of its job are one transaction: after a crash there is all of
   it or none. What is durable is never made again.
 - A newer revision withholds what the older one has not delivered yet.

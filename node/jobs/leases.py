@@ -33,7 +33,7 @@ from node.domain.errors import LeaseLost
 from node.domain.job import DeliveryState, JobState, Settled
 from node.domain.reasons import Reason, ReasonCode
 from node.jobs.matches import clock, deciding, tell_state
-from node.jobs.retry import MAX_ATTEMPTS, job_delay_s
+from node.jobs.retry import MAX_ATTEMPTS, MOST_LOST, job_delay_s, lost_delay_s
 from node.jobs.tables import job, outbox
 from node.jobs.values import LeasedJob
 
@@ -56,7 +56,7 @@ class JobLeases:
     """Takes jobs, keeps them, gives them back.
 
     Args:
-        max_attempts: A job that failed or killed its worker so often is parked.
+        max_attempts: A job that failed, or killed the child that it ran in, so often is parked.
     Raises:
         LeaseLost: From all that names an owner: the job was cancelled, or given to another worker.
     """
@@ -144,7 +144,7 @@ class JobLeases:
             else:
                 not_before = now + job_delay_s(row.attempts)
                 attempt["is_tried_again"] = True
-            values = {"not_before": not_before, "finished_at": finished_at}
+            values = {"not_before": not_before, "finished_at": finished_at, "lost": 0}
             why = [reason.having(**attempt) for reason in reasons]
             _let_go(connection, job_id, owner, state, now, why, **values)
         return state
@@ -187,7 +187,9 @@ class JobLeases:
     def reap(self, now: float | None = None) -> int:
         """Take back the jobs of workers that went silent; returns how many.
 
-        Three attempts and the job is parked: it may be what kills the workers.
+        No attempt counts: a worker ends with its node, whatever it had in hand. A job that loses one
+        worker after the other waits while others have their turn, and is parked in the end: it may
+        be what kills them.
         """
         with deciding(self._engine, now) as (connection, now):
             return self._take_back_all(connection, now, job.c.lease_until < now)
@@ -195,20 +197,22 @@ class JobLeases:
     def _take_back_all(
         self, connection: Connection, now: float, *whose: ColumnElement[bool]
     ) -> int:
-        most = self._max_attempts
         rows = connection.execute(
-            select(job.c.id, job.c.owner, job.c.attempts)
+            select(job.c.id, job.c.owner, job.c.attempts, job.c.lost)
             .where(job.c.state == JobState.RUNNING.value, *whose)
             .order_by(job.c.id)
             .with_for_update(skip_locked=True)
         ).all()
         for row in rows:
-            state, finished_at = JobState.QUEUED, None
-            why = Reason(ReasonCode.WORKER_LOST, {"lost_in": row.attempts, "of": most})
-            if row.attempts >= most:
-                state, finished_at = JobState.PARKED, now
-                why = Reason(ReasonCode.KILLS_WORKERS, {"times": row.attempts})
-            _let_go(connection, row.id, row.owner, state, now, [why], finished_at=finished_at)
+            lost = row.lost + 1
+            values = {"attempts": row.attempts - 1, "lost": lost}
+            if lost >= MOST_LOST:
+                why = Reason(ReasonCode.KILLS_WORKERS, {"times": lost})
+                values["finished_at"], state = now, JobState.PARKED
+            else:
+                why = Reason(ReasonCode.WORKER_LOST, {"times": lost})
+                values["not_before"], state = now + lost_delay_s(lost), JobState.QUEUED
+            _let_go(connection, row.id, row.owner, state, now, [why], **values)
         return len(rows)
 
 

@@ -38,6 +38,7 @@ _UNFINISHED_JOBS = stored(JobState.QUEUED, JobState.RUNNING)
 QUEUED_AFRESH = {
     "state": JobState.QUEUED.value,
     "attempts": 0,
+    "lost": 0,
     "not_before": 0.0,
     "finished_at": None,
 }

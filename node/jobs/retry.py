@@ -4,8 +4,11 @@ from __future__ import annotations
 
 MAX_ATTEMPTS = 3
 MAX_REFUSALS = 5
+# So many workers in a row died or went silent with one job: far more than a node crashes in that time
+MOST_LOST = 10
 
 JOB_FIRST_S, JOB_FACTOR = 10.0, 6.0
+LOST_AT_ONCE, LOST_S = 3, 60.0
 
 DELIVERY_FIRST_S, DELIVERY_CAP_S = 5.0, 900.0
 # What a peer asks for by Retry-After is honoured up to this
@@ -19,6 +22,11 @@ BREAKER_FIRST_S, BREAKER_CAP_S = 10.0, 300.0
 def job_delay_s(attempts: int) -> float:
     """Before the next attempt of a job that failed ``attempts`` times: 10 s, then 60 s."""
     return JOB_FIRST_S * JOB_FACTOR ** max(0, attempts - 1)
+
+
+def lost_delay_s(lost: int) -> float:
+    """Before a job is tried again that lost so many workers in a row: at once, after three 60 s."""
+    return LOST_S if lost > LOST_AT_ONCE else 0.0
 
 
 def delivery_delay_s(attempts: int, jitter: float, asked_s: float | None = None) -> float:

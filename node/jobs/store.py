@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, select, update
 
-from node.database.engine import stored
+from node.database.engine import clock_time_s, stored
 from node.domain.delivery import FormsTaken
 from node.domain.errors import NodeError
 from node.domain.job import JobState, Settled
@@ -171,7 +171,7 @@ class JobStore:
 
 def _insert(connection: Connection, request: JobRequest, before: int | None, now: float) -> int:
     # PS3.3 C.12.1: local date and time, as the modality writes them
-    local = datetime.fromtimestamp(now, tz=UTC).astimezone()
+    local = datetime.fromtimestamp(clock_time_s(connection, now), tz=UTC).astimezone()
     statement = job.insert().values(
         **{name: getattr(request, name) for name in _AS_ASKED_FOR},
         state=JobState.QUEUED.value,

@@ -68,6 +68,8 @@ job = Table(
     Column("content_time", String(13), nullable=False),
     Column("deadline_s", Float, nullable=False),
     Column("attempts", Integer, nullable=False, default=0),
+    # how many workers, one after the other, died or went silent with it in hand
+    Column("lost", Integer, nullable=False, default=0, server_default="0"),
     Column("owner", String(64)),
     Column("lease_until", Float),
     Column("not_before", Float, nullable=False, default=0.0),

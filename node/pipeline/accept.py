@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,7 +37,8 @@ log = logging.getLogger(__name__)
 
 Replan = Callable[[], Plan]
 
-DRAIN_S = 15.0
+# less than the supervisor gives a role that stops
+DRAIN_S = 15
 # of a thread: hundreds of 8 MB would count as memory that is used
 _STACK_BYTES = 1 << 20
 _PIECE_BYTES = 1 << 20
@@ -146,9 +148,10 @@ def receive(
         folders = _watch_folders(plan.config, door, signals.stop) if is_first else []
         log.info("listening", extra={"transport": "dimse", "port": server.port})
         wait_while_settings_stay(plan, replan, signals)
+        ends_at = time.monotonic() + DRAIN_S
         server.drain(DRAIN_S)
         for folder in folders:
-            folder.join(DRAIN_S)
+            folder.join(max(0.0, ends_at - time.monotonic()))
 
 
 def wait_while_settings_stay(plan: Plan, replan: Replan, signals: Signals) -> None:

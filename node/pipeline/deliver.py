@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -34,6 +35,8 @@ SENDERS = 8
 LEASE_S = 60.0
 HEARTBEAT_S = 15.0
 LOOK_EVERY_S = 0.05
+# less than the supervisor gives a role that stops
+DRAIN_S = 15.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +82,10 @@ class Deliverer:
         deps.outbox.free_blocked()
 
     def run(self, signals: Signals, reload: Callable[[], None]) -> None:
-        """Deliver until ``signals.stop``; what is being sent then is finished."""
+        """Deliver until ``signals.stop``; what is being sent then has ``DRAIN_S`` to be finished.
+
+        A destination that is slower gets the object again, from the next life of the role.
+        """
         self._deps.outbox.take_back(self._owner)
         self._deps.outbox.free_blocked()
         while not signals.stop.is_set():
@@ -90,7 +96,10 @@ class Deliverer:
             if not self.start_one():
                 # a sender that is free may be what the next delivery waits for
                 self._finished.wait(LOOK_EVERY_S)
-        self._pool.shutdown(wait=True)
+        ends_at = time.monotonic() + DRAIN_S
+        for _ in range(SENDERS):
+            self._free.acquire(timeout=max(0.0, ends_at - time.monotonic()))
+        self._pool.shutdown(wait=False)
 
     def start_one(self) -> bool:
         """Start the next delivery that is due; False where there is none or nobody is free."""

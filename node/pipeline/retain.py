@@ -25,7 +25,7 @@ from zlib import crc32
 from sqlalchemy import Connection, Engine
 
 from node.config import KeepDays
-from node.database.engine import reading, writing
+from node.database.engine import clock_time_s, reading, writing
 from node.domain.instance import SeriesState
 from node.domain.job import MatchState
 from node.jobs.matches import hold_study
@@ -366,13 +366,14 @@ class Retention:
         quarantine = self._folders.quarantine
         history = now - max(keep.history, 1.0) * DAY_S
         refused = now - max(keep.history, keep.quarantine, 1.0) * DAY_S
+        by_files = clock_time_s(engine, now)
         return chain(
             forget_events(engine, history),
             forget_losses(engine, now - keep.quarantine * DAY_S),
             forget_associations(engine, history),
             forget_quarantine(engine, quarantine, refused),
-            self._tidy_results(now - max(keep.results, 1.0) * DAY_S),
-            self._tidy_spool(now - DAY_S),
+            self._tidy_results(by_files - max(keep.results, 1.0) * DAY_S),
+            self._tidy_spool(by_files - DAY_S),
         )
 
     def _tidy_results(self, before: float) -> Iterator[int]:

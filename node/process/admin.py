@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Engine
 
+from node.database.engine import clock_of, epoch_s, reading
 from node.domain.health import Readiness
 from node.domain.instance import Forced, SeriesState
 from node.domain.job import DeliveryState, MatchState
@@ -86,4 +87,10 @@ class NodeHealth:
             implausible=matches.get(MatchState.IMPLAUSIBLE, 0),
             blocked=blocked.get(DeliveryState.BLOCKED, 0),
             shortage=self._space.shortage,
+            ahead_s=self._ahead_s(),
         )
+
+    def _ahead_s(self) -> int:
+        with reading(self._engine) as connection:
+            epoch_s(connection)
+        return round(clock_of(self._engine).ahead_s)

@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 
 from node.clock import Clock
-from node.database.engine import epoch_s, reading
+from node.database.engine import epoch_s, keep_time, reading
 from node.domain.errors import ConfigInvalid
 from node.jobs.leases import JobLeases
 from node.pipeline import accept
@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 TICK_S = 0.2
 REAP_S = 5.0
 RETAIN_S = 5.0
+TIME_S = 1.0
 CREW_DRAIN_S = accept.DRAIN_S + 5.0
 
 
@@ -63,7 +64,7 @@ def receive(plan: Plan, replan: Replan, signals: Signals) -> int:
 
 
 def route(plan: Plan, replan: Replan, signals: Signals) -> None:
-    """The process "route": settles series, takes back lost leases, frees disk.
+    """The process "route": settles series, takes back lost leases, frees disk, keeps the time.
 
     First the index is made to agree with the files: before, a series of which an acknowledged file
     has no row would look complete.
@@ -100,12 +101,15 @@ def route(plan: Plan, replan: Replan, signals: Signals) -> None:
             retention.sweep(_now(engine))
 
     clock = Clock()
+    clock.every(TIME_S, lambda: _guarded("time", partial(keep_time, engine)), "time")
     clock.every(TICK_S, tick, "settle")
     clock.every(REAP_S, lambda: _guarded("reap", leases.reap), "reap")
     clock.every(RETAIN_S, lambda: _guarded("retain", retain), "retain")
     clock.start()
     signals.stop.wait()
     clock.stop()
+    # a start on a clock that was set back meanwhile goes on from here
+    _guarded("time", partial(keep_time, engine, note_every_s=0.0))
     in_hand.close()
     engine.dispose()
 

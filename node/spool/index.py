@@ -35,10 +35,11 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError
 
 from node.database.engine import (
-    DatabaseClock,
     Now,
+    clock_of,
     column_of,
     columns_of,
+    epoch_s,
     insert_in,
     inserting,
     rows_of,
@@ -77,7 +78,8 @@ class Index:
     """The writing side of the index; one per process, safe to share between threads.
 
     Args:
-        now: The clock that everything which comes in is stamped by; the database's by default.
+        now: The clock that everything which comes in is stamped by; the time of the node by default,
+            looked at anew with every transaction.
     Raises:
         TryLater: The database cannot be reached at start; from all but ``record_...``: it cannot be
             written to now.
@@ -92,8 +94,10 @@ class Index:
         self._turn = Lock()
         self._trouble = ""
         self._is_closing = False
+        self.now = now or clock_of(engine)
         try:
-            self.now = now or DatabaseClock(engine)
+            with writing(engine) as connection:
+                _keep_time(connection)
         except DBAPIError as error:
             raise TryLater("the index cannot be reached") from error
         self._writer = Thread(target=self._write_batches, name="index-writer", daemon=True)
@@ -161,17 +165,16 @@ class Index:
     def opened(self, origin: Origin) -> str:
         """Open the row of an association, STOW request or folder scan; its id."""
         association_id = origin.association_id or uuid4().hex
-        now = self.now()
-        row = {"id": association_id, "opened_at": now, "heartbeat_at": now, **_sender(origin)}
-        opened = insert(tables.association).values(**row)
         with self._writing() as connection:
-            connection.execute(opened)
+            now = self.now()
+            row = {"id": association_id, "opened_at": now, "heartbeat_at": now, **_sender(origin)}
+            connection.execute(insert(tables.association).values(**row))
         return association_id
 
     def heartbeat(self, association_id: str) -> None:
         """The sender is still there."""
-        alive = _open_row(association_id).values(heartbeat_at=self.now())
         with self._writing() as connection:
+            alive = _open_row(association_id).values(heartbeat_at=self.now())
             connection.execute(alive)
 
     def closed(
@@ -221,6 +224,7 @@ class Index:
     def _writing(self) -> Iterator[Connection]:
         try:
             with self._taking_turns(), writing(self.engine) as connection:
+                _keep_time(connection)
                 yield connection
         except DBAPIError as error:
             raise TryLater("the index cannot be written") from error
@@ -271,6 +275,7 @@ class Index:
     def _write(self, batch: Sequence[_Row]) -> bool:
         try:
             with self._taking_turns(), writing(self.engine) as connection:
+                _keep_time(connection)
                 hold_arrivals(connection)
                 of: defaultdict[Table, list[Mapping[str, object]]] = defaultdict(list)
                 for table, values in batch:
@@ -383,6 +388,13 @@ class KnownSeries:
         except DBAPIError as error:
             raise no_room("the index cannot be read") from error
         return _Known(now, deleted, rows, step)
+
+
+def _keep_time(connection: Connection) -> None:
+    """Look at the clock, and write down at once where somebody set it: "route" may be down."""
+    epoch_s(connection)
+    if clock_of(connection).was_set:
+        clock_of(connection).write_down(connection)
 
 
 def _open_row(association_id: str) -> Update:

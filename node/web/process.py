@@ -9,6 +9,7 @@ from node.jobs.catalog import JobCatalog
 from node.modelstore.catalog import ModelCatalog
 from node.observe import counts
 from node.pipeline.accept import (
+    DRAIN_S,
     Replan,
     counts_folder,
     open_ingest,
@@ -57,6 +58,7 @@ def web(plan: Plan, replan: Replan, signals: Signals) -> None:
             port=plan.config.web.port,
             tls=plan.config.web.tls,
             limits=limits,
+            drain_s=DRAIN_S,
         )
 
         def stop() -> None:

@@ -283,7 +283,7 @@ def make_server(
     port: int,
     tls: ServerTls | None = None,
     limits: WebLimits = WebLimits(),
-    drain_s: int = 30,
+    drain_s: int = 15,
 ) -> PlainServer:
     """A server that is ready to ``run()``: blocking, until ``should_exit`` is set, then drained.
 

@@ -156,7 +156,10 @@ TELLINGS: Mapping[Code, Any] = {
         "{extent_mm:.4g} mm of the body along the stack, {model} needs {needed_mm:.4g} mm"
     ),
     Code.ATTEMPT_FAILED: "it failed",
-    Code.WORKER_LOST: "the worker was lost in attempt {lost_in} of {of}",
+    Code.WORKER_LOST: (
+        "the worker was lost, {times} in a row: no attempt counts",
+        "the worker was lost in attempt {lost_in} of {of}",
+    ),
     Code.KILLS_WORKERS: "killed its worker {times} times, or outlived its lease",
     Code.RESOURCE_SHORT: "a resource is short",
     Code.CANCELLED: (

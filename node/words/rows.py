@@ -60,6 +60,7 @@ _DEGRADED = {
     ),
     "blocked": "{} results cannot be delivered: segnode deliveries list --state blocked",
     "disk": "{}: new instances are refused",
+    "clock": "the clock was set: times that the node writes are {} of it, and come back by a tenth",
 }
 _TELLINGS: Mapping[ReasonCode, str | tuple[str, ...] | Callable[..., str]]
 _TELLINGS = {**gate.TELLINGS, **journey.TELLINGS}
@@ -236,4 +237,7 @@ def show_degraded(readiness: Readiness) -> dict[str, str]:
     facts = {name: show_count(number) for name, number in counted.items() if number}
     if readiness.shortage:
         facts["disk"] = readiness.shortage
+    if readiness.ahead_s:
+        side = "ahead" if readiness.ahead_s > 0 else "behind"
+        facts["clock"] = f"{abs(readiness.ahead_s)} s {side}"
     return {name: _DEGRADED[name].format(fact) for name, fact in facts.items()}

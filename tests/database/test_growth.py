@@ -42,7 +42,7 @@ SHOWN = LONG - 5
 # What one statement may be more, of the unit of its database
 SLACK = {"sqlite": 1000, "postgresql": 100}
 # Tables that do not grow: a row per name of the configuration, transport, or reader
-SMALL = frozenset({"breaker", "listener", "peer_habit", "mark"})
+SMALL = frozenset({"breaker", "listener", "peer_habit", "mark", "clock"})
 GROWING = frozenset(
     name
     for metadata in (node.spool.tables.metadata, node.jobs.tables.metadata)

@@ -14,6 +14,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import MetaData, text
 
 import node.database
+import node.database.engine
 import node.jobs.tables
 import node.spool.tables
 from node.database.engine import open_engine
@@ -23,7 +24,8 @@ from node.domain.errors import ConfigInvalid
 
 def test_migrations_make_exactly_the_tables_that_the_stages_declare(tmp_path: Path) -> None:
     declared = MetaData()
-    for metadata in (node.spool.tables.metadata, node.jobs.tables.metadata):
+    stages = (node.spool.tables.metadata, node.jobs.tables.metadata)
+    for metadata in (node.database.engine.metadata, *stages):
         for table in metadata.tables.values():
             table.to_metadata(declared)
     engine = open_engine(f"sqlite:///{tmp_path / 'index.sqlite'}")

@@ -23,7 +23,7 @@ from node.domain.errors import ConfigInvalid
 
 OLD = Path(__file__).parents[1] / "upgrade" / "node_of_0002.tar.xz"
 BEFORE = "0002"
-REVISIONS = ("0003", "0004", "0005", "0006")
+REVISIONS = ("0003", "0004", "0005", "0006", "0007")
 
 KILLED = """
 import os, sys
@@ -185,6 +185,18 @@ def test_an_upgrade_that_the_disk_cannot_hold_is_refused_before_it_begins(
         migrate(engine)
 
     assert (stands(engine), content(engine)) == (BEFORE, before)
+
+
+def test_an_upgrade_that_writes_no_row_anew_needs_no_room(
+    old: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = old()
+    to(engine, "0006")
+    monkeypatch.setattr(migrations, "_NEEDED_PER_BYTE", 1e9)
+
+    migrate(engine)
+
+    assert stands(engine) == newest_revision()
 
 
 def test_facts_are_converted_in_batches(old: Make) -> None:

@@ -116,6 +116,15 @@ def test_what_the_server_asks_for_is_handed_on(asked, seconds, make_object) -> N
     assert outcome.retry_after_s == seconds
 
 
+def test_a_date_to_wait_for_is_counted_by_the_clock_of_the_server(make_object) -> None:
+    headers = {"Date": "Wed, 21 Oct 2015 07:26:00 GMT"}
+    headers["Retry-After"] = "Wed, 21 Oct 2015 07:28:00 GMT"
+    with StowServer(status=503, headers=headers).listening() as server:
+        outcome = stow(server.url).send(make_object())
+
+    assert outcome.retry_after_s == 120.0
+
+
 @pytest.mark.parametrize(
     ("auth", "header"),
     [

@@ -116,6 +116,37 @@ def test_each_role_may_be_killed_while_the_others_go_on(
         _end(node)
 
 
+def test_deaths_of_a_worker_count_as_no_attempt_and_those_of_its_child_do(
+    tmp_path: Path, scp: StoreScp
+) -> None:
+    mark = tmp_path / "reached"
+    node = _node(tmp_path, scp)
+    node.config["work"] = {"attempts": 1}
+    node.environment = {
+        "SEGNODE_CRASH_AT": "mid-inference",
+        "SEGNODE_CRASH_MARK": str(mark),
+        "SEGNODE_CRASH_HOW": "wait",
+    }
+    node.start()
+    try:
+        _store(node, _ct("crashes"))
+        for _ in range(3):
+            wait_for("the job in work", mark.exists)
+            worker = _processes_of(node, "work cpu")[-1]
+            mark.unlink()
+            os.kill(worker, signal.SIGKILL)
+        wait_for("the job in work again", mark.exists)
+        (job,) = node.api("/jobs")["items"]
+        (child,) = _children(_processes_of(node, "work cpu")[-1])
+        assert (job["state"], job["attempts"]) == ("running", 1)
+
+        os.kill(child, signal.SIGKILL)
+
+        wait_for("the end of the job", lambda: _states(node, "/jobs") == ["parked"])
+    finally:
+        _end(node)
+
+
 def test_orthanc_holds_one_object_after_a_kill_in_the_middle_of_delivery(tmp_path: Path) -> None:
     mark = tmp_path / "reached"
     orthanc = Orthanc(tmp_path / "orthanc").start()

@@ -210,15 +210,50 @@ def test_a_heartbeat_keeps_the_lease(jobs, leases, make_request) -> None:
     assert leases.reap(now=111.0) == 1
 
 
-def test_a_job_that_kills_its_worker_three_times_is_parked(
+def test_three_crashes_of_the_node_park_no_job_and_count_as_no_attempt(
     jobs, leases, engine, make_request
 ) -> None:
     job_id, _ = jobs.enqueue(make_request(), now=0.0)
-    for attempt in range(3):
-        leases.lease("w", LEASE_S, now=attempt * 100.0)
-        leases.reap(now=attempt * 100.0 + 61.0)
+    for crash in range(3):
+        assert leases.lease("w", LEASE_S, now=float(crash)).attempts == 1
+        assert leases.take_back("w", now=float(crash)) == 1
 
-    assert leases.lease("w", LEASE_S, now=1000.0) is None
+    assert codes(engine, job_id) == ["worker_lost"]
+    assert leases.lease("w", LEASE_S, now=3.0).attempts == 1
+
+
+def test_a_job_that_loses_one_worker_after_the_other_lets_others_go_first(
+    jobs, leases, make_request
+) -> None:
+    killer, _ = jobs.enqueue(make_request("a"), now=0.0)
+    other, _ = jobs.enqueue(make_request("b", series="1.2.4"), now=1.0)
+    for crash in range(4):
+        assert leases.lease("w", LEASE_S, now=2.0 + crash).id == killer
+        leases.take_back("w", now=2.0 + crash)
+
+    assert leases.lease("w", LEASE_S, now=6.0).id == other
+
+
+def test_a_failure_ends_a_row_of_lost_workers(jobs, leases, engine, make_request) -> None:
+    job_id, _ = jobs.enqueue(make_request(), now=0.0)
+    for _ in range(3):
+        leases.lease("w", LEASE_S, now=0.0)
+        leases.take_back("w", now=0.0)
+    leases.lease("w", LEASE_S, now=0.0)
+    leases.fail(job_id, "w", [OUT_OF_MEMORY], now=0.0)
+
+    assert (row(engine, job_id).attempts, row(engine, job_id).lost) == (1, 0)
+
+
+def test_a_job_that_loses_ten_workers_in_a_row_is_parked(
+    jobs, leases, engine, make_request
+) -> None:
+    job_id, _ = jobs.enqueue(make_request(), now=0.0)
+    for crash in range(10):
+        leases.lease("w", LEASE_S, now=crash * 200.0)
+        leases.reap(now=crash * 200.0 + 61.0)
+
+    assert leases.lease("w", LEASE_S, now=9000.0) is None
     assert row(engine, job_id).state == JobState.PARKED
     assert codes(engine, job_id) == ["kills_workers"]
     assert MatchStore(engine).state("chest", "1.2.3", 1) is MatchState.PARKED

@@ -15,6 +15,7 @@ from node.database.engine import column_of, open_engine, writing
 from node.domain.delivery import DeliverableObject, DeliveryClass, Outcome
 from node.jobs.outbox import SENDERS_PER_DESTINATION, Outbox
 from node.jobs.tables import breaker, metadata, outbox
+from node.pipeline import deliver
 from node.pipeline.deliver import Deliverer, DeliveryDeps
 from node.pipeline.signals import Signals
 from tests.support.past import add_work
@@ -53,15 +54,18 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
 
 
 @contextmanager
-def delivering(engine: Engine, gate: Gate, folder: Path) -> Iterator[None]:
+def delivering(
+    engine: Engine, gate: Gate, folder: Path
+) -> Iterator[tuple[Signals, threading.Thread]]:
     deps = DeliveryDeps(outbox=Outbox(engine), destinations={"open": gate}, results=folder)
     signals = Signals()
     loop = threading.Thread(
         target=Deliverer(deps, owner="deliver").run, args=(signals, lambda: None)
     )
     loop.start()
+
     try:
-        yield
+        yield signals, loop
     finally:
         for _ in range(100):
             gate.is_open.release()
@@ -87,6 +91,31 @@ def test_a_destination_gets_the_next_whenever_a_sender_is_free(engine, tmp_path)
         assert eventually(lambda: waiting(engine, "open") == 0)
 
     assert len(set(gate.sending)) == total
+
+
+def test_a_destination_that_does_not_answer_holds_up_no_stop(
+    engine, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deliver, "DRAIN_S", 0.1)
+    gate = Gate()
+    with delivering(engine, gate, tmp_path) as (signals, loop):
+        assert eventually(lambda: len(gate.sending) == SENDERS_PER_DESTINATION)
+
+        signals.stop.set()
+        loop.join()
+
+        # as the next life of the role does
+        assert Outbox(engine).take_back("deliver") == SENDERS_PER_DESTINATION
+
+
+def test_what_is_being_sent_at_a_stop_is_finished(engine, tmp_path) -> None:
+    gate, total = Gate(), waiting(engine, "open")
+    with delivering(engine, gate, tmp_path) as (signals, _):
+        assert eventually(lambda: len(gate.sending) == SENDERS_PER_DESTINATION)
+        signals.stop.set()
+
+    assert waiting(engine, "open") <= total - SENDERS_PER_DESTINATION
+    assert Outbox(engine).take_back("deliver") == 0
 
 
 def test_while_everything_is_shut_nothing_is_leased_however_much_waits(engine, tmp_path) -> None:

@@ -208,9 +208,11 @@ def _handler(server: StowServer) -> type[BaseHTTPRequestHandler]:
             if server.delay_s:
                 time.sleep(server.delay_s)
             answer = server.body(_sop_instance_uid(body)) if callable(server.body) else server.body
-            self.send_response(server.status)
+            self.send_response_only(server.status)
+            self.send_header("Date", server.headers.get("Date", self.date_time_string()))
             for name, value in server.headers.items():
-                self.send_header(name, value)
+                if name != "Date":
+                    self.send_header(name, value)
             self.send_header("Content-Type", server.content_type)
             self.send_header("Content-Length", str(len(answer)))
             self.end_headers()

@@ -16,6 +16,7 @@ from pydicom.filewriter import write_dataset
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 from sqlalchemy import Engine, select
 
+from node.database import engine as database
 from node.database.engine import open_engine, reading
 from node.domain.instance import Origin, Transport
 from node.domain.limits import IngestLimits
@@ -164,7 +165,8 @@ def opened_node(
         url: Of its database; empty: SQLite in the folder.
     """
     engine = open_engine(url or f"sqlite:///{folder / 'index.sqlite'}")
-    tables.metadata.create_all(engine)
+    for metadata in (tables.metadata, database.metadata):
+        metadata.create_all(engine)
     index = Index(engine, batch_s=batch_s)
     spool = Spool(
         SpoolSettings(

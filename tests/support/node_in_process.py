@@ -192,7 +192,7 @@ class NodeInProcess:
 
 @contextmanager
 def node_in_process(
-    folder: Path, config: Mapping[str, Any], worker: SharedWorker
+    folder: Path, config: Mapping[str, Any], worker: SharedWorker, clock: MovedClock | None = None
 ) -> Iterator[NodeInProcess]:
     """A node over a fresh data folder below ``folder``."""
     path = folder / "node.yaml"
@@ -203,6 +203,6 @@ def node_in_process(
     engine = checked.open_engine()
     migrate(engine)
     engine.dispose()
-    clock = MovedClock()
+    clock = clock or MovedClock()
     with open_ingest(checked, clock) as door, ExitStack() as closing:
         yield NodeInProcess(checked, door, worker, closing, clock)

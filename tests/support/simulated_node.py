@@ -30,6 +30,7 @@ from node.pipeline.settle import Settler, settle_deps
 from node.receive.ingest import Carried
 from node.spool.arrivals import Arrivals
 from node.words import show_delivery, show_job, show_match, show_series
+from tests.support.clock import MovedClock
 from tests.support.node_in_process import MODELS_PROBE, NodeInProcess, SharedWorker, node_in_process
 from tests.support.phantoms import Phantom
 
@@ -227,7 +228,9 @@ def part10(instance: Dataset) -> bytes:
 
 
 @contextmanager
-def simulated_node(folder: Path, worker: SharedWorker, **keys: Any) -> Iterator[SimulatedNode]:
+def simulated_node(
+    folder: Path, worker: SharedWorker, *, clock: MovedClock | None = None, **keys: Any
+) -> Iterator[SimulatedNode]:
     """A fresh node with the test models, a rule for CT, and a folder as destination.
 
     Args:
@@ -235,7 +238,7 @@ def simulated_node(folder: Path, worker: SharedWorker, **keys: Any) -> Iterator[
     """
     shelf = folder / "shelf"
     shelf.mkdir()
-    with node_in_process(folder, _keys(shelf, keys), worker) as node:
+    with node_in_process(folder, _keys(shelf, keys), worker, clock) as node:
         yield SimulatedNode(node, shelf)
 
 

@@ -50,8 +50,10 @@ class ContainerProcess:
             folder: The working folder of the engine, whose monitor may leave files there.
             log: Gets what it prints: the first megabytes and the last one.
         Raises:
-            JobFailed: It could not be started.
+            JobFailed: It could not be started, or the clock was set back meanwhile: files that it wrote
+                look older than its start then, as those do that came with the image.
         """
+        clock_s = _clock_s()
         command = tied([self._engine.program, "start", "--attach", self._order.name])
         with (
             log.open("wb") as file,
@@ -69,6 +71,12 @@ class ContainerProcess:
             raise JobFailed(
                 f"{self._engine.name} could not start the container; its log says why: {log}",
                 permanent=begins_for_good(log),
+            )
+        back_s = clock_s - _clock_s()
+        if back_s > _CLOCK_SLACK_S:
+            raise JobFailed(
+                f"the clock was set back by {back_s:.0f} s while the container ran:"
+                " which files it wrote cannot be told"
             )
 
     @property
@@ -144,6 +152,11 @@ def begins_for_good(log: Path) -> bool:
     """
     with log.open("rb") as file:
         return is_for_good(file.read(_PIECE_BYTES).decode("utf-8", "replace"))
+
+
+def _clock_s() -> float:
+    """What the clock shows beyond the seconds that passed: it changes when somebody sets it."""
+    return time.time() - time.monotonic()
 
 
 def _seconds(at: str) -> float | None:

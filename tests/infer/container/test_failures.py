@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from node.domain.errors import JobFailed
+from node.infer.container import container_process
 from node.infer.container.engine import ENGINE_VARIABLE
 from node.infer.registry import ModelSpec, load_model
 from node.infer.report import Stopwatch
@@ -118,6 +119,19 @@ def test_a_container_that_does_not_start(
     assert failed.reason == f"podman could not start the container; its log says why: {log}"
     assert log.read_text() == said
     assert failed.permanent is is_permanent
+
+
+def test_a_clock_that_is_set_back_while_a_container_runs_drops_none_of_its_files_unsaid(
+    engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = iter([0.0, -3600.0])
+    monkeypatch.setattr(container_process, "_clock_s", lambda: next(shown))
+    state(engine, 0)
+
+    failed = failure(tmp_path)
+
+    assert "the clock was set back by 3600 s" in failed.reason
+    assert not failed.permanent
 
 
 @pytest.mark.parametrize(
