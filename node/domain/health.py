@@ -20,6 +20,7 @@ class Readiness:
         implausible: Results that are kept back.
         blocked: Deliveries that do not leave.
         shortage: Why instances sent now would be refused, as with a full disk; empty where not.
+        database: Why they would be refused for the database; nothing is counted where it cannot be read.
     """
 
     held: int = 0
@@ -27,8 +28,9 @@ class Readiness:
     implausible: int = 0
     blocked: int = 0
     shortage: str = ""
+    database: str = ""
 
     @property
     def is_ready(self) -> bool:
         """Whether instances sent now would be taken."""
-        return not self.shortage
+        return not self.shortage and not self.database

@@ -60,6 +60,7 @@ _DEGRADED = {
     ),
     "blocked": "{} results cannot be delivered: segnode deliveries list --state blocked",
     "disk": "{}: new instances are refused",
+    "database": "{}: new instances are refused",
 }
 _TELLINGS: Mapping[ReasonCode, str | tuple[str, ...] | Callable[..., str]]
 _TELLINGS = {**gate.TELLINGS, **journey.TELLINGS}
@@ -236,4 +237,6 @@ def show_degraded(readiness: Readiness) -> dict[str, str]:
     facts = {name: show_count(number) for name, number in counted.items() if number}
     if readiness.shortage:
         facts["disk"] = readiness.shortage
+    if readiness.database:
+        facts["database"] = readiness.database
     return {name: _DEGRADED[name].format(fact) for name, fact in facts.items()}
