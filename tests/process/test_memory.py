@@ -127,8 +127,10 @@ def send(node: Node, number: int, data: bytes) -> int:
     """The status of a C-STORE; ``CUT`` where the role ended meanwhile."""
     with RawAssociation(node.dicom_port) as association:
         association.request([(CT_IMAGE_STORAGE, [EXPLICIT_VR_LITTLE_ENDIAN])])
-        answer = association.store(data, str(ct_slice(number).SOPInstanceUID))
-        return status(answer) if answer.kind else CUT
+        try:
+            return status(association.store(data, str(ct_slice(number).SOPInstanceUID)))
+        except (OSError, AssertionError):  # no answer came
+            return CUT
 
 
 def post(node: Node, data: bytes) -> int:
