@@ -25,7 +25,7 @@ from node.jobs.outbox import Outbox
 from node.modelstore.catalog import shortcomings
 from node.observe.log import configure_logging
 from node.pipeline.build import Plan, plan
-from node.pipeline.data_folder import lock_data_folder
+from node.pipeline.data_folder import lock_data_folder, unwritable
 from node.pipeline.signals import Signals
 from node.process import roles
 from node.process.memory import end_for_memory, limit_memory
@@ -130,8 +130,11 @@ def prepare(current: Plan, wanted: set[Role]) -> None:
         _require_free("dimse.port", settings.dimse.host, settings.dimse.port)
     if Role.WEB in wanted:
         _require_free("web.port", settings.web.host, settings.web.port)
-    current.results_folder.mkdir(parents=True, exist_ok=True)
-    SpoolFolders.of(settings.data_dir).made()
+    try:
+        current.results_folder.mkdir(parents=True, exist_ok=True)
+        SpoolFolders.of(settings.data_dir).made()
+    except OSError as error:
+        raise ConfigInvalid([("data_dir", unwritable(settings.data_dir, error))]) from None
     migrate_apart(settings.database_url)
     decodable_syntaxes()  # asked once here, inherited by every process
 

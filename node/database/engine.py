@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import fields
 from enum import StrEnum
 from functools import cache
 from math import copysign, inf
 from operator import attrgetter
+from pathlib import Path
 from sqlite3 import Connection as SqliteConnection
+from sqlite3 import Error as SqliteError
+from sqlite3 import connect
 from threading import RLock
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -36,6 +39,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -44,6 +48,7 @@ log = logging.getLogger(__name__)
 
 BUSY_TIMEOUT_S = 10.0
 _CLOCK = "segnode_clock"
+_LOOK_S = 1.0
 
 _Value = TypeVar("_Value", bound="DataclassInstance")
 
@@ -113,6 +118,25 @@ def reading(engine: Engine) -> Iterator[Connection]:
     """A reading transaction: one consistent snapshot."""
     with engine.connect() as connection, connection.begin():
         yield connection
+
+
+def why_unwritable(engine: Engine) -> str:
+    """Why nothing can be written now, found out within a second or so; empty where something can."""
+    try:
+        if engine.dialect.name == "sqlite":
+            # a connection of its own: those of the engine wait longer for a lock
+            file = f"{Path(str(engine.url.database)).resolve().as_uri()}?mode=rw"
+            given = connect(file, uri=True, timeout=_LOOK_S, isolation_level=None)
+            with closing(given) as connection:
+                connection.execute("BEGIN IMMEDIATE")
+        else:
+            with reading(engine) as postgresql_connection:
+                postgresql_connection.execute(text("SELECT 1"))
+    except SqliteError as error:
+        return f"the database cannot be written ({error})"
+    except DBAPIError:
+        return "the database cannot be reached"
+    return ""
 
 
 def rows_of(engine: Engine, query: Executable) -> Sequence[Row[Any]]:

@@ -21,6 +21,7 @@ class Readiness:
         blocked: Deliveries that do not leave.
         shortage: Why instances sent now would be refused, as with a full disk; empty where not.
         ahead_s: How far the time of the node is ahead of the clock, since somebody set that.
+        database: Why they would be refused for the database; nothing is counted where it cannot be read.
     """
 
     held: int = 0
@@ -29,8 +30,9 @@ class Readiness:
     blocked: int = 0
     shortage: str = ""
     ahead_s: int = 0
+    database: str = ""
 
     @property
     def is_ready(self) -> bool:
         """Whether instances sent now would be taken."""
-        return not self.shortage
+        return not self.shortage and not self.database

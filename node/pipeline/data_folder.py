@@ -18,10 +18,13 @@ def lock_data_folder(data_dir: Path, *, shared: bool) -> IO[str]:
     Args:
         shared: True for a supervisor that runs only some of the roles; several may.
     Raises:
-        ConfigInvalid: Another ``segnode serve`` runs on this folder.
+        ConfigInvalid: Another ``segnode serve`` runs on this folder, or nothing can be written there.
     """
-    data_dir.mkdir(parents=True, exist_ok=True)
-    lock = (data_dir / "lock").open("a+")
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        lock = (data_dir / "lock").open("a+")
+    except OSError as error:
+        raise ConfigInvalid([("data_dir", unwritable(data_dir, error))]) from None
     deadline = time.monotonic() + LOCK_WAIT_S
     while True:
         try:
@@ -36,3 +39,12 @@ def lock_data_folder(data_dir: Path, *, shared: bool) -> IO[str]:
             time.sleep(0.05)
         else:
             return lock
+
+
+def unwritable(data_dir: Path, error: OSError) -> str:
+    """What to do about a data folder in which nothing can be made."""
+    why = (error.strerror or type(error).__name__).lower()
+    return (
+        f"{data_dir} cannot be written to ({why}): mount it writable, "
+        "give it to the user that segnode runs as, or name another folder"
+    )

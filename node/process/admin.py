@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
 
-from node.database.engine import clock_of, epoch_s, reading
+from node.database.engine import clock_of, epoch_s, reading, why_unwritable
 from node.domain.health import Readiness
 from node.domain.instance import Forced, SeriesState
 from node.domain.job import DeliveryState, MatchState
@@ -77,18 +78,26 @@ class NodeHealth:
 
     def readiness(self) -> Readiness:
         """What ``/readyz`` and ``segnode status`` tell."""
+        database = why_unwritable(self._engine)
+        try:
+            counts = self._counts()
+        except DBAPIError as error:
+            counts = {}
+            database = database or f"the database cannot be read ({type(error.orig).__name__})"
+        return Readiness(**counts, shortage=self._space.shortage, database=database)
+
+    def _counts(self) -> dict[str, int]:
         held = SpoolCatalog(self._engine).count_series(SeriesState.HELD)
         stuck = (MatchState.HELD, MatchState.PARKED, MatchState.FAILED, MatchState.IMPLAUSIBLE)
         matches = MatchStore(self._engine).counts(*stuck)
         blocked = Outbox(self._engine).counts(DeliveryState.BLOCKED)
-        return Readiness(
-            held=held.get(SeriesState.HELD, 0) + matches.get(MatchState.HELD, 0),
-            parked=matches.get(MatchState.PARKED, 0) + matches.get(MatchState.FAILED, 0),
-            implausible=matches.get(MatchState.IMPLAUSIBLE, 0),
-            blocked=blocked.get(DeliveryState.BLOCKED, 0),
-            shortage=self._space.shortage,
-            ahead_s=self._ahead_s(),
-        )
+        return {
+            "held": held.get(SeriesState.HELD, 0) + matches.get(MatchState.HELD, 0),
+            "parked": matches.get(MatchState.PARKED, 0) + matches.get(MatchState.FAILED, 0),
+            "implausible": matches.get(MatchState.IMPLAUSIBLE, 0),
+            "blocked": blocked.get(DeliveryState.BLOCKED, 0),
+            "ahead_s": self._ahead_s(),
+        }
 
     def _ahead_s(self) -> int:
         with reading(self._engine) as connection:

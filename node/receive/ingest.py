@@ -333,6 +333,9 @@ class Arrival:
         except InstanceRejected:
             self._guess(Structure(data=data, encoding=encoding, elements=found))
             raise
+        except MemoryError:
+            found.clear()  # at once: to leave the frames above takes some
+        raise _no_memory()
 
     def _guess(self, top: Structure) -> None:
         """Remember the UIDs of a data set that cannot be read to its end, where they are any."""

@@ -61,6 +61,7 @@ _DEGRADED = {
     "blocked": "{} results cannot be delivered: segnode deliveries list --state blocked",
     "disk": "{}: new instances are refused",
     "clock": "the clock was set: times that the node writes are {} of it, and come back by a tenth",
+    "database": "{}: new instances are refused",
 }
 _TELLINGS: Mapping[ReasonCode, str | tuple[str, ...] | Callable[..., str]]
 _TELLINGS = {**gate.TELLINGS, **journey.TELLINGS}
@@ -240,4 +241,6 @@ def show_degraded(readiness: Readiness) -> dict[str, str]:
     if readiness.ahead_s:
         side = "ahead" if readiness.ahead_s > 0 else "behind"
         facts["clock"] = f"{abs(readiness.ahead_s)} s {side}"
+    if readiness.database:
+        facts["database"] = readiness.database
     return {name: _DEGRADED[name].format(fact) for name, fact in facts.items()}

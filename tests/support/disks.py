@@ -24,6 +24,10 @@ class SmallDisk:
         disk = os.statvfs(self.folder)
         return disk.f_bavail * disk.f_frsize
 
+    @property
+    def free_inodes(self) -> int:
+        return os.statvfs(self.folder).f_favail
+
     def remount(self, options: str) -> None:
         """Change it while it is in use, such as to ``ro``."""
         command = ["mount", "-o", f"remount,{options}", str(self.folder)]

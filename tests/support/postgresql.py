@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, make_url, text
 
 from tests.support.peers import free_port
 
@@ -49,6 +49,31 @@ def server(binaries: Path) -> Iterator[str]:
     finally:
         subprocess.run([*control, "stop", "-s", "-m", "immediate"], check=False, cwd="/")
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def stop(url: str) -> None:
+    """Stop the server of a URL, as for an upgrade of it; whoever is connected is thrown out."""
+    subprocess.run([*_control(url), "stop", "-s", "-w", "-m", "fast"], check=True, cwd="/")
+
+
+def start(url: str) -> None:
+    """Start the server of a URL again, as it was started first."""
+    data = _folder(url) / "data"
+    options = (data / "postmaster.opts").read_text().partition(f'"{data}"')[2]
+    command = [*_control(url), "start", "-s", "-w", "-o", options.strip()]
+    subprocess.run([*command, "-l", str(_folder(url) / "log")], check=True, cwd="/")
+
+
+def _folder(url: str) -> Path:
+    return Path(str(make_url(url).query["host"]))
+
+
+def _control(url: str) -> list[str]:
+    user = make_url(url).username or ""
+    become = ["runuser", "-u", user, "--"] if os.geteuid() == 0 else []
+    binaries = programs()
+    assert binaries is not None
+    return [*become, str(binaries / "pg_ctl"), "-D", str(_folder(url) / "data")]
 
 
 def new_database(url: str, name: str) -> str:
