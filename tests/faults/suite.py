@@ -23,6 +23,8 @@ from tests.faults.honest import (
     median_of_three,
 )
 from tests.faults.watch import Watch
+from tests.support.peers import Node
+from tests.support.waiting import eventually
 
 # a machine may be busy with something else: what was only slow is tried again, with the quiet time anew
 _TRIES = 3
@@ -30,6 +32,7 @@ _TRIES = 3
 _REST_S = 1.0
 _ROUNDS_WITHOUT_REST = 3
 _SAMPLE_S = 0.05
+_SHOWN_S = 30.0
 
 
 def all_cases(target: Target) -> list[Case]:
@@ -151,7 +154,7 @@ class Suite:
         self._round(case, times, verdict)
         self._judge_times(times, verdict)
         if case.kept_aside and self.watch is not None:
-            self._look_into_quarantine(case, verdict)
+            self._look_aside(case, self.watch.node, verdict)
         if self.watch is not None:
             faults, figures = self.watch.end()
             verdict.faults += faults
@@ -217,8 +220,13 @@ class Suite:
         if self.is_timed and took_s > limit_of(quiet_s):
             verdict.slow.append(f"{name} took {took_s:.2f} s, in quiet {quiet_s:.2f}")
 
-    def _look_into_quarantine(self, case: Case, verdict: Verdict) -> None:
-        assert self.watch is not None
-        shown = self.watch.node.api("/quarantine?limit=10")["items"]
-        if not any(case.kept_aside in row["reason"] for row in shown):
-            verdict.faults.append(f"the quarantine does not show {case.kept_aside!r}")
+    def _look_aside(self, case: Case, node: Node, verdict: Verdict) -> None:
+        """What was refused or held says why, to whoever asks the node."""
+
+        def is_shown() -> bool:
+            refused = [row["reason"] for row in node.api("/quarantine?limit=10")["items"]]
+            held = [row["sentence"] for row in node.api("/series?state=held&limit=10")["items"]]
+            return any(case.kept_aside in words for words in (*refused, *held))
+
+        if not eventually(is_shown, _SHOWN_S):
+            verdict.faults.append(f"neither quarantine nor series show {case.kept_aside!r}")
