@@ -453,15 +453,16 @@ class Settler:
         except OperationalError:
             raise  # the database itself: the whole tick is tried again
         except Exception as error:
-            known = isinstance(error, NodeError)
-            facts = {"series_instance_uid": series_instance_uid, "why": str(error) if known else ""}
-            log.error("series not settled", exc_info=not known, extra=facts)
+            is_ours = isinstance(error, NodeError)
+            why = str(error) if is_ours else type(error).__name__
+            facts = {"series_instance_uid": series_instance_uid, "why": why}
+            log.error("series not settled", exc_info=not is_ours, extra=facts)
             self._forget(series_instance_uid)
             self._broken.add(series_instance_uid)
             look = _Look(_Kind.SERIES, series_instance_uid)
             self._agenda.done(look)
             self._agenda.put(look, now + BROKEN_S)
-            self._hold_broken(series_instance_uid, type(error).__name__, now)
+            self._hold_broken(series_instance_uid, why, now)
 
     def _set_aside(self, series_instance_uid: str, why: Reason, now: float) -> None:
         """It is not looked at until a person decides; what comes to it changes nothing."""

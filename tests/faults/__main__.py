@@ -109,8 +109,8 @@ def _line(verdict: Verdict) -> str:
 
 def _print_table(verdicts: list[Verdict], suite: Suite) -> None:
     print("\n" + "\n".join(table([verdict.row for verdict in verdicts])))
-    quiet = ", ".join(f"{name} {shown(seconds)} s" for name, seconds in suite.quiet.items())
-    print(f"in quiet: {quiet}")
+    quiet = ", ".join(f"{name} {shown(seconds)} s" for name, seconds in suite.first_quiet.items())
+    print(f"in quiet, at first: {quiet}")
     if suite.watch is not None:
         now, first = suite.watch.resident(), suite.watch.first_mb
         grown = sum(now[each] - first[each] for each in now.keys() & first.keys())

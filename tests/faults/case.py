@@ -88,7 +88,7 @@ class Case:
         on_http: Whether it needs HTTP; then an honest STOW client is watched as well.
         is_long: It takes more than some seconds, or hundreds of megabytes.
         beside: An honest series is sent meanwhile, and must become a job in its usual time.
-        kept_aside: Words of the reason that the quarantine shows afterwards.
+        kept_aside: Words of the reason that quarantine or held series show afterwards.
     """
 
     id: str

@@ -408,14 +408,23 @@ def cases() -> Iterator[Case]:
             beside=True,
             kept_aside=reason,
         )
-    in_bounds: Mapping[str, tuple[Callable[[str], Iterable[bytes]], int]] = {
-        "a Patient ID of 600 MB in an item": (partial(long_value_in_item, 600_000_000), 1),
-        "five images of 590 000 empty elements": (partial(many_elements, 590_000), 5),
-        "five images of 590 000 elements in items": (partial(elements_in_items, 590_000), 5),
-        "9 000 private values of 60 kB": (partial(many_long_values, 9_000, 60_000), 1),
-        "a private value of 600 MB": (partial(long_value, 0x00111001, 600_000_000), 1),
+    too_long = "a header is longer than 32 MB"
+    in_bounds: Mapping[str, tuple[Callable[[str], Iterable[bytes]], int, str]] = {
+        "a Patient ID of 600 MB in an item": (
+            partial(long_value_in_item, 600_000_000),
+            1,
+            too_long,
+        ),
+        "five images of 590 000 empty elements": (
+            partial(many_elements, 590_000),
+            5,
+            "too many elements",
+        ),
+        "five images of 590 000 elements in items": (partial(elements_in_items, 590_000), 5, ""),
+        "9 000 private values of 60 kB": (partial(many_long_values, 9_000, 60_000), 1, too_long),
+        "a private value of 600 MB": (partial(long_value, 0x00111001, 600_000_000), 1, ""),
     }
-    for name, (made, times) in in_bounds.items():
+    for name, (made, times, reason) in in_bounds.items():
         yield Case(
             id="page",
             name=name,
@@ -423,6 +432,7 @@ def cases() -> Iterator[Case]:
             expected=_EITHER,
             is_long=True,
             beside=True,
+            kept_aside=reason,
         )
     yield Case(
         id="page",

@@ -308,7 +308,7 @@ _CASES: Mapping[str, tuple[Callable[[Target], str], Expected]] = {
     ),
     "page: a result of the API that is none": (
         lambda target: _got("/api/v1/results/9999999999999999999999/file", target),
-        _is(404, 422),
+        _is(400, 404, 422),
     ),
 }
 _LONG: Mapping[str, tuple[Callable[[Target], str], Expected]] = {

@@ -6,6 +6,7 @@ import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from struct import pack
 
@@ -18,6 +19,7 @@ from node.domain.frames import frames_of
 from node.domain.header import HeaderMerger
 from node.domain.instance import Instance
 from node.domain.phase_hints import phase_hints_of
+from node.domain.reasons import codes_of
 from node.pipeline import series as series_module
 from node.pipeline.series import HeaderTooLong, stored_header
 from node.receive.syntaxes import DEFLATED, decodable_syntaxes
@@ -32,7 +34,9 @@ from tests.support.instances import (
     opened_node,
 )
 from tests.support.malformed import TAKEN, Malformed
+from tests.support.node_in_process import SharedWorker
 from tests.support.phantoms import Phantom
+from tests.support.simulated_node import ct, said, simulated_node
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 IMPLICIT = "1.2.840.10008.1.2"
@@ -136,6 +140,25 @@ def test_a_header_that_nobody_has_memory_for_is_not_read(
 
         with pytest.raises(HeaderTooLong), at_most(LONG // 2):
             stored_header(node.spool.instances, instance)
+
+
+def test_a_series_of_such_a_header_is_held_and_others_complete(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, worker: SharedWorker
+) -> None:
+    hostile, honest = ct("hostile"), ct("honest")
+    hostile = replace(hostile, attributes=(("PatientComments", "x" * 50_000),))
+    with simulated_node(tmp_path, worker) as node:
+        monkeypatch.setattr(series_module, "MAX_HEADER_BYTES", 20_000)
+        monkeypatch.setattr(series_module, "_WALKED_BYTES", 0)
+        for phantom in (hostile, honest):
+            node.receive(phantom.files())
+
+        node.settle()
+
+        held = node.series(hostile)
+        assert (held.state, codes_of(held.reasons)) == ("held", ["not_judged"])
+        assert said(held).startswith("a header is longer than ")
+        assert node.series(honest).state == "complete"
 
 
 def test_of_deflated_pixels_no_more_is_inflated_than_a_header_may_have(
