@@ -240,7 +240,7 @@ def _read_answer(response: requests.Response, deadline: float) -> bytes:
     unpacker = zlib.decompressobj(_GZIP_OR_ZLIB) if packed in ("gzip", "deflate") else None
     body = bytearray()
     try:
-        # not by stream(), which reads the line of a chunk's size however long it is
+        # not by stream(): older urllib3 reads the line of a chunk's size however long it is
         while chunk := raw.read(_CHUNK_BYTES, decode_content=False):
             room = _ANSWER_MAX_BYTES + 1 - len(body)
             body += chunk if unpacker is None else unpacker.decompress(chunk, room)

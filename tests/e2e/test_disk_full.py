@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.disks import SmallDisk, small_disk
 from tests.support.evil_peers import StoreScp
 from tests.support.node_in_process import MODELS_PROBE
 from tests.support.peers import Node, store
@@ -17,26 +16,17 @@ from tests.support.simulated_node import ct
 from tests.support.waiting import wait_for
 
 OUT_OF_RESOURCES = 0xA700
-DISK = "48m"
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
     """A file system that is soon full."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a small tmpfs")
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(folder)]
-    mounted = subprocess.run(mount, check=False, capture_output=True, text=True)
-    if mounted.returncode != 0:
-        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    with small_disk(tmp_path / "disk", size="48m") as mounted:
+        yield mounted
 
 
 def test_a_full_disk_recovers_by_itself_and_loses_nothing_undelivered(
-    small_disk: Path, tmp_path: Path
+    disk: SmallDisk, tmp_path: Path
 ) -> None:
     """The PACS is away, so nothing can be delivered: what waits stays, what is done may go."""
     at_once = {"done": 0, "unmatched": 0, "parked": 0, "quarantine": 0, "results": 0}
@@ -47,7 +37,7 @@ def test_a_full_disk_recovers_by_itself_and_loses_nothing_undelivered(
     node = Node(
         tmp_path / "node",
         {
-            "data_dir": str(small_disk / "data"),
+            "data_dir": str(disk.folder / "data"),
             "storage": {"reserve_gb": 0.012, "max_used_percent": 100, "keep_days": at_once},
             "completion": {"release_settle_s": 0.3},
             "models_dirs": [str(MODELS_PROBE)],
