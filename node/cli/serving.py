@@ -185,7 +185,7 @@ def role_mains(
             await_spool(SpoolFolders.of(state["plan"].config.data_dir), signals)
             if signals.stop.is_set():
                 return 0
-            limit_memory(role, int(state["plan"].config.memory.role_gb * 2**30))
+            limit_memory(role, state["plan"].config.memory.role_bytes)
             try:
                 return main(state["plan"], replan, signals, **options)
             except MemoryError:

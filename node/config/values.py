@@ -234,6 +234,11 @@ class MemoryConfig(Settings):
 
     role_gb: Amount = 2.0
 
+    @property
+    def role_bytes(self) -> int:
+        """``role_gb`` in bytes."""
+        return int(self.role_gb * 2**30)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FolderConfig(Settings):

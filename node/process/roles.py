@@ -23,6 +23,7 @@ from node.pipeline.retain import Retention
 from node.pipeline.settle import TICK_WORK_S, Settler, settle_deps
 from node.pipeline.signals import Signals
 from node.pipeline.work import Worker, work_deps
+from node.process.memory import limit_memory
 from node.process.supervise import Supervisor
 from node.receive.dimse import open_ports
 from node.spool.files import SpoolFolders
@@ -51,11 +52,12 @@ def receive(plan: Plan, replan: Replan, signals: Signals) -> int:
         if accept.doors_changed(plan, replan):
             crew.stop()
 
+    def one(process: int, signals: Signals) -> None:
+        limit_memory(names[process], plan.config.memory.role_bytes)
+        accept.receive(plan, replan, signals, ports=ports, process=process)
+
     crew = Supervisor(
-        {
-            name: partial(accept.receive, plan, replan, ports=ports, process=process)
-            for process, name in enumerate(names)
-        },
+        {name: partial(one, process) for process, name in enumerate(names)},
         check_reload=look,
         drain_s=CREW_DRAIN_S,
         bury=lambda name: ports.forget(names.index(name)),
