@@ -185,7 +185,8 @@ def role_mains(
             await_spool(SpoolFolders.of(state["plan"].config.data_dir), signals)
             if signals.stop.is_set():
                 return 0
-            limit_memory(role, state["plan"].config.memory.role_bytes)
+            if main is not roles.receive:  # which may be several processes: each has its own bound
+                limit_memory(role, state["plan"].config.memory.role_bytes)
             try:
                 return main(state["plan"], replan, signals, **options)
             except MemoryError:

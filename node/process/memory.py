@@ -30,7 +30,7 @@ OUT_OF_MEMORY = 3
 
 
 def limit_memory(role: str, limit_bytes: int, *, stuck_s: float = STUCK_S) -> None:
-    """Bound this process, whose children may raise the bound for themselves.
+    """Bound this process, which must not fork from now on; what it runs may raise its own bound.
 
     What counts is private memory that can be written, stacks of threads whole (RLIMIT_DATA).
 

@@ -44,6 +44,7 @@ def receive(plan: Plan, replan: Replan, signals: Signals) -> int:
     count = plan.config.dimse.process_count
     ports = open_ports(dimse_settings(plan.config), count)
     if count == 1:
+        limit_memory("receive", plan.config.memory.role_bytes)
         accept.receive(plan, replan, signals, ports=ports)
         return 0
     names = [f"receive {process + 1}" for process in range(count)]
