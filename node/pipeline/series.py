@@ -10,7 +10,7 @@ elements of one reading, and none can change what another one reads.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Mapping, MutableSequence, Sequence
+from collections.abc import Callable, Mapping, MutableSequence, Sequence
 from copy import copy, deepcopy
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -136,11 +136,20 @@ class SeriesWatch:
         self._header: Header | None = None
         self._gate: GateVerdict | None = None
 
-    def take_rows(self, rows: Iterable[tuple[int, Instance]]) -> None:
-        """Add instances with their rows of the index."""
+    def take_rows(
+        self, rows: Sequence[tuple[int, Instance]], is_over: Callable[[], bool] = lambda: False
+    ) -> bool:
+        """Add instances with their rows of the index, until the time is over.
+
+        Returns:
+            Whether all were added; else the series must not be judged.
+        """
         for row, instance in rows:
             self.take(instance)
             self.newest_row = max(self.newest_row, row)
+            if is_over():
+                return row == rows[-1][0]
+        return True
 
     def take(self, instance: Instance) -> None:
         """Add an instance, or put an amended copy in the place of what it amends."""

@@ -49,6 +49,7 @@ from node.spool.losses import Losses
 log = logging.getLogger(__name__)
 
 # for how long a tick goes on; less than the time from one to the next
+SLICE_S = 1.0  # some 2500 headers
 TICK_WORK_S = 0.15
 BROKEN_S = 60.0
 MOST_DEATHS = 2
@@ -112,6 +113,7 @@ class Settler:
 
     Args:
         most_s: For how long a tick goes on; it looks at one series at least.
+        slice_s: For how long headers of one series are read; the rest comes in the next tick.
         clock: Counts these seconds.
         most_images: How much is kept of series that wait, in images.
         in_hand: Is told of every series that is looked at: one that killed two processes is set aside.
@@ -122,6 +124,7 @@ class Settler:
         deps: SettleDeps,
         *,
         most_s: float = inf,
+        slice_s: float = inf,
         clock: Callable[[], float] = time.monotonic,
         most_images: int = MOST_IMAGES,
         in_hand: InHand | None = None,
@@ -131,6 +134,7 @@ class Settler:
         self._suspects: set[str] = set()  # series that a process died with
         self._listening: Callable[[], Mapping[str, float]] = deps.losses.listening_since
         self._most_s = most_s
+        self._slice_s = slice_s
         self._clock = clock
         self._agenda: Agenda[_Look] = Agenda()
         self._waiting: dict[str, frozenset[str]] = {}  # series -> open associations that carried it
@@ -282,6 +286,13 @@ class Settler:
         with self._in_hand.holding(uid) if self._in_hand is not None else nullcontext():
             self._look(uid, now)
 
+    def _slice(self) -> Callable[[], bool]:
+        """Whether a look that begins now has read for long enough."""
+        if self._slice_s == inf:
+            return lambda: False
+        began = self._clock()
+        return lambda: self._clock() - began >= self._slice_s
+
     def _look(self, uid: str, now: float) -> None:
         """Gather what is known, decide, and do what was decided."""
         deps, index = self._deps, self._deps.index
@@ -305,7 +316,9 @@ class Settler:
             self._forget(uid)
             self._unknown.pop(uid, None)
             return
-        watch.take_rows(rows)
+        if not watch.take_rows(rows, self._slice()):
+            self._wait(watch, self._waiting.get(uid, frozenset()), -inf)  # others come between
+            return
         watch.newest_row = max(watch.newest_row, newest_row)
         series = watch.now()
         if not series.instances:

@@ -20,7 +20,7 @@ from node.pipeline.build import Plan
 from node.pipeline.deliver import Deliverer, delivery_deps
 from node.pipeline.in_hand import InHand
 from node.pipeline.retain import Retention
-from node.pipeline.settle import TICK_WORK_S, Settler, settle_deps
+from node.pipeline.settle import SLICE_S, TICK_WORK_S, Settler, settle_deps
 from node.pipeline.signals import Signals
 from node.pipeline.work import Worker, work_deps
 from node.process.memory import limit_memory
@@ -79,7 +79,9 @@ def route(plan: Plan, replan: Replan, signals: Signals) -> None:
         engine.dispose()
         return
     in_hand = InHand(plan.config.data_dir / "run" / "route")
-    settler = Settler(settle_deps(plan, engine), most_s=TICK_WORK_S, in_hand=in_hand)
+    settler = Settler(
+        settle_deps(plan, engine), most_s=TICK_WORK_S, slice_s=SLICE_S, in_hand=in_hand
+    )
     retention = Retention(plan, engine)
     leases = JobLeases(engine, max_attempts=plan.config.work.attempts)
 

@@ -89,6 +89,31 @@ def test_a_tick_ends_when_its_time_is_over(node: SimulatedNode) -> None:
     assert (first, known(node, *"abcde")) == (["a", "b"], ["a", "b", "c", "d"])
 
 
+def test_a_series_that_takes_long_to_read_lets_others_come_between(node: SimulatedNode) -> None:
+    long, short = ct("long"), ct("short")
+    read_header, seconds = node.node.deps.read_header, [0.0]
+
+    def slowly(instance: Instance) -> Dataset:
+        seconds[0] += instance.series_instance_uid == long.uid("series")
+        return read_header(instance)
+
+    deps = replace(node.node.deps, read_header=slowly)
+    node.node.settler = Settler(deps, most_s=0, slice_s=2, clock=lambda: seconds[0])
+    node.receive(long.files())
+    node.receive(short.files())
+
+    node.tick()
+    node.tick()
+    between = known(node, "long", "short")
+    for _ in range(len(long.files())):
+        node.tick(70)
+
+    assert between == ["short"]
+    assert node.series(long).instances == len(long.files())
+    assert node.series(long).revision == 1
+    assert seconds[0] == len(long.files()), "each header once"
+
+
 def test_a_study_of_many_series_makes_no_other_wait_for_more_than_one_tick_each(
     node: SimulatedNode,
 ) -> None:
