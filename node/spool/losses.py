@@ -8,30 +8,53 @@ the series are: a job that is made later must know what is missing.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, Row, delete, exists, func, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Row,
+    bindparam,
+    delete,
+    exists,
+    func,
+    select,
+    update,
+)
 
 from node.database.engine import column_of, columns_of, reading, rows_of, value_of, writing
 from node.domain.received import Loss
 from node.spool.tables import CALLER, association, instance, listener, loss
 
 _BATCH = 500
+# which say who a caller is, not only where
+_NAMES = ("calling_ae_title", "http_user")
 
 
 def write_losses(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert rows; a later refusal of an image takes the place of the one before, as a newer row."""
+    if not rows:
+        return
+    last: dict[tuple[str, str], Mapping[str, Any]] = {}
     for row in rows:
-        of_series = loss.c.series_instance_uid == row["series_instance_uid"]
-        number = {}
-        if (
-            connection.dialect.name == "sqlite"
-        ):  # which gives the number of a deleted newest row again
-            newest = connection.execute(select(func.max(loss.c.id))).scalar_one()
-            number = {"id": (newest or 0) + 1}
-        connection.execute(delete(loss).where(of_series, loss.c.image == row["image"]))
-        connection.execute(loss.insert().values(**row, **number))
+        key = (row["series_instance_uid"], row["image"])
+        last.pop(key, None)
+        last[key] = row
+    numbers: list[dict[str, int]] = [{} for _ in last]
+    if connection.dialect.name == "sqlite":  # which gives the number of a deleted newest row again
+        newest = connection.execute(select(func.max(loss.c.id))).scalar_one() or 0
+        numbers = [{"id": newest + number} for number in range(1, len(last) + 1)]
+    before = delete(loss).where(
+        loss.c.series_instance_uid == bindparam("of_series"), loss.c.image == bindparam("of_image")
+    )
+    connection.execute(before, [{"of_series": key[0], "of_image": key[1]} for key in last])
+    connection.execute(
+        loss.insert(),
+        [{**row, **number} for row, number in zip(last.values(), numbers, strict=True)],
+    )
 
 
 def loss_values(one: Loss, lost_at: float) -> dict[str, Any]:
@@ -128,15 +151,35 @@ class Losses:
                 return row, frozenset()
             found = connection.execute(select(loss).where(loss.c.id > row)).all()
             named = {one.series_instance_uid for one in found if one.series_instance_uid}
-            concerned: set[str] = set()
+            lost: defaultdict[str, list[float]] = defaultdict(list)
             for one in found:
                 if not one.series_instance_uid and one.settled_at is None:
-                    concerned |= self._concerned(connection, one)
+                    lost[one.association_id].append(one.lost_at)
+            concerned: set[str] = set()
+            for association_id, times in lost.items():
+                concerned |= self._concerned(connection, association_id, min(times), max(times))
             beside = select(instance.c.series_instance_uid).where(
                 instance.c.association_id.in_(concerned)
             )
             near = set(connection.execute(beside.distinct()).scalars()) if concerned else set()
         return newest, frozenset(named | near)
+
+    def _concerned(
+        self, connection: Connection, association_id: str, first: float, last: float
+    ) -> set[str]:
+        """Associations whose series may have lost what one lost without naming a series."""
+        if _carried_something(connection, association_id):
+            return {association_id}
+        its_row = select(association).where(association.c.id == association_id)
+        caller = connection.execute(its_row).one_or_none()
+        if caller is None:
+            return set()
+        near = select(association.c.id).where(
+            *(association.c[name] == caller._mapping[name] for name in CALLER),
+            association.c.opened_at <= last + self._around_s,
+            association.c.heartbeat_at >= first - self._around_s,
+        )
+        return set(connection.execute(near).scalars())
 
     def of_series(self, series_instance_uid: str) -> Sequence[Loss]:
         """Images that were lost and have not come since.
@@ -147,46 +190,55 @@ class Losses:
         missing = select(loss).where(loss.c.settled_at.is_(None), ~_has_come())
         with reading(self._engine) as connection:
             mine = missing.where(loss.c.series_instance_uid == series_instance_uid)
-            rows = list(connection.execute(mine))
-            nameless = connection.execute(missing.where(loss.c.series_instance_uid == "")).all()
-            if nameless:
-                carriers = select(instance.c.association_id).where(
-                    instance.c.series_instance_uid == series_instance_uid
-                )
-                theirs = set(connection.execute(carriers.distinct()).scalars())
-                rows += [row for row in nameless if self._counts(connection, row, theirs)]
+            rows = [*connection.execute(mine), *self._nameless(connection, series_instance_uid)]
         found = {row.image: row for row in rows}
         return [value_of(Loss, row) for row in sorted(found.values(), key=lambda row: int(row.id))]
 
-    def _counts(self, connection: Connection, one: Row[Any], carriers: set[str]) -> bool:
-        """Whether a loss without a series counts against the one that these associations carried.
+    def _nameless(self, connection: Connection, series_instance_uid: str) -> Iterator[Row[Any]]:
+        """Losses that name no series and count against one.
 
         Callers without a name may be many behind one address: there only a series that comes in
         pieces, as the lost one did, is meant.
         """
-        near = carriers & self._concerned(connection, one)
-        if one.association_id in near:
-            return True
-        names = select(association.c.calling_ae_title, association.c.http_user)
-        caller = connection.execute(names.where(association.c.id.in_(near))).first()
-        has_name = caller is not None and any(caller)
-        return len(near) > (0 if has_name else 1)
-
-    def _concerned(self, connection: Connection, one: Row[Any]) -> set[str]:
-        """Associations whose series a loss without a series may belong to."""
-        own = select(instance.c.id).where(instance.c.association_id == one.association_id)
-        if connection.execute(own.limit(1)).first() is not None:
-            return {str(one.association_id)}
-        its_row = select(association).where(association.c.id == one.association_id)
-        caller = connection.execute(its_row).one_or_none()
-        if caller is None:
-            return set()
-        near = select(association.c.id).where(
-            *(association.c[name] == caller._mapping[name] for name in CALLER),
-            association.c.opened_at <= one.lost_at + self._around_s,
-            association.c.heartbeat_at >= one.lost_at - self._around_s,
+        nameless = loss.c.series_instance_uid == "", loss.c.settled_at.is_(None)
+        if connection.execute(select(loss.c.id).where(*nameless).limit(1)).first() is None:
+            return
+        of_it = select(instance.c.association_id).where(
+            instance.c.series_instance_uid == series_instance_uid
         )
-        return set(connection.execute(near).scalars())
+        carriers = set(connection.execute(of_it.distinct()).scalars())
+        yield from connection.execute(
+            select(loss).where(*nameless, ~_has_come(), loss.c.association_id.in_(carriers))
+        )
+        theirs: defaultdict[tuple[str, ...], list[Row[Any]]] = defaultdict(list)
+        for row in connection.execute(select(association).where(association.c.id.in_(carriers))):
+            theirs[tuple(row._mapping[name] for name in CALLER)].append(row)
+        carried: dict[str, bool] = {}
+        for caller, rows in theirs.items():
+            least = 1 if any(rows[0]._mapping[name] for name in _NAMES) else 2
+            of_caller = select(association.c.id).where(
+                *(association.c[name] == value for name, value in zip(CALLER, caller, strict=True))
+            )
+            for lost in connection.execute(
+                select(loss).where(
+                    *(*nameless, ~_has_come()),
+                    loss.c.association_id.in_(of_caller),
+                    loss.c.association_id.not_in(carriers),
+                    loss.c.lost_at >= min(row.opened_at for row in rows) - self._around_s,
+                    loss.c.lost_at <= max(row.heartbeat_at for row in rows) + self._around_s,
+                )
+            ):
+                by = lost.association_id
+                if by not in carried:
+                    carried[by] = _carried_something(connection, by)
+                near = [
+                    row
+                    for row in rows
+                    if row.opened_at <= lost.lost_at + self._around_s
+                    and row.heartbeat_at >= lost.lost_at - self._around_s
+                ]
+                if not carried[by] and len(near) >= least:
+                    yield lost
 
     def forget_all(self) -> None:
         """Forget every loss: the whole source is about to be read anew."""
@@ -197,6 +249,11 @@ class Losses:
         """Transport -> since when somebody listens on it."""
         rows = rows_of(self._engine, select(listener.c.transport, listener.c.since))
         return {row.transport: row.since for row in rows}
+
+
+def _carried_something(connection: Connection, association_id: str) -> bool:
+    own = select(instance.c.id).where(instance.c.association_id == association_id)
+    return connection.execute(own.limit(1)).first() is not None
 
 
 def _has_come() -> ColumnElement[bool]:
