@@ -9,11 +9,13 @@ elements of one reading, and none can change what another one reads.
 
 from __future__ import annotations
 
+import time
 import zlib
 from collections.abc import Callable, Mapping, MutableSequence, Sequence
 from copy import copy, deepcopy
 from dataclasses import dataclass, replace
 from io import BytesIO
+from math import inf
 from pathlib import Path
 from struct import pack
 from typing import BinaryIO
@@ -137,9 +139,12 @@ class SeriesWatch:
         self._gate: GateVerdict | None = None
 
     def take_rows(
-        self, rows: Sequence[tuple[int, Instance]], is_over: Callable[[], bool] = lambda: False
+        self,
+        rows: Sequence[tuple[int, Instance]],
+        until_s: float = inf,
+        clock: Callable[[], float] = time.monotonic,
     ) -> bool:
-        """Add instances with their rows of the index, until the time is over.
+        """Add instances with their rows of the index, until a time; one at least.
 
         Returns:
             Whether all were added; else the series must not be judged.
@@ -147,7 +152,7 @@ class SeriesWatch:
         for row, instance in rows:
             self.take(instance)
             self.newest_row = max(self.newest_row, row)
-            if is_over():
+            if until_s < inf and clock() >= until_s:
                 return row == rows[-1][0]
         return True
 

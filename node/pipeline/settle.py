@@ -286,13 +286,6 @@ class Settler:
         with self._in_hand.holding(uid) if self._in_hand is not None else nullcontext():
             self._look(uid, now)
 
-    def _slice(self) -> Callable[[], bool]:
-        """Whether a look that begins now has read for long enough."""
-        if self._slice_s == inf:
-            return lambda: False
-        began = self._clock()
-        return lambda: self._clock() - began >= self._slice_s
-
     def _look(self, uid: str, now: float) -> None:
         """Gather what is known, decide, and do what was decided."""
         deps, index = self._deps, self._deps.index
@@ -316,7 +309,8 @@ class Settler:
             self._forget(uid)
             self._unknown.pop(uid, None)
             return
-        if not watch.take_rows(rows, self._slice()):
+        until_s = self._clock() + self._slice_s if self._slice_s < inf else inf
+        if not watch.take_rows(rows, until_s, self._clock):
             self._wait(watch, self._waiting.get(uid, frozenset()), -inf)  # others come between
             return
         watch.newest_row = max(watch.newest_row, newest_row)
