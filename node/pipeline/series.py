@@ -9,6 +9,7 @@ elements of one reading, and none can change what another one reads.
 
 from __future__ import annotations
 
+import os
 import time
 import zlib
 from collections.abc import Callable, Mapping, MutableSequence, Sequence
@@ -30,7 +31,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from node.assemble.completion import trusted_images_in_acquisition
 from node.assemble.gate import MinimumSize, is_regular, judge_geometry
 from node.domain.derived import derive
-from node.domain.errors import NodeError, SeriesUnusable
+from node.domain.errors import InstanceRejected, NodeError, SeriesUnusable
 from node.domain.frames import Frame, frames_of
 from node.domain.grid import GateVerdict
 from node.domain.header import ABSENT, Header, HeaderMerger, Missing, value_of
@@ -41,7 +42,14 @@ from node.infer.model_file import InputPart
 from node.infer.run_context import SeriesInput
 from node.infer.volume import StoredPixels
 from node.receive.syntaxes import DEFLATED
-from node.receive.walk import SEQUENCE_TAGS, walk_sound
+from node.receive.walk import (
+    FIRST_PIXELS,
+    SEQUENCE_TAGS,
+    Structure,
+    encoding_of,
+    walk,
+    walk_head,
+)
 
 ReadHeader = Callable[[Instance], Dataset]
 _Elements = dict[BaseTag, DataElement | RawDataElement]
@@ -50,14 +58,13 @@ _Elements = dict[BaseTag, DataElement | RawDataElement]
 _IMAGES_PER_HEADER = 40
 # what a header may keep of one value; others are read where somebody asks for them
 MAX_VALUE_BYTES = 0xFFFF
-_FIRST_PIXELS = 0x7FE00008
 # what is read of one header in all: room for 600 000 elements of 50 bytes each
 MAX_HEADER_BYTES = 32 << 20
 _PIECE_BYTES = 256 << 10
 _PART_10 = bytes(128) + b"DICM"  # PS3.10 7.1
 _PIXELS = b"\xe0\x7f"
-# larger objects are read as far as their pixels
-_WALKED_BYTES = 8 << 20
+# how much of a file is read, until its pixels are reached
+_BEGINNINGS = (64 << 10, 1 << 20, 8 << 20, MAX_HEADER_BYTES)
 
 
 # --- while it arrives ----------------------------------------------------------------------------
@@ -320,8 +327,10 @@ def stored_header(instances: Path, instance: Instance) -> Dataset:
     path = instances / instance.file_name
     if instance.transfer_syntax_uid == DEFLATED:
         return _inflated(path, instance)
-    if instance.size_bytes <= _WALKED_BYTES and (found := _walked(path, instance)) is not None:
-        return found
+    if (top := _walked(path, instance)) is not None:
+        header = _undecoded(top)
+        if header is not None:
+            return header
     with path.open("rb") as file:
         bounded = _Bounded(file)
         return dcmread(bounded, stop_before_pixels=True, force=True, defer_size=MAX_VALUE_BYTES)
@@ -371,19 +380,32 @@ def _inflated(path: Path, instance: Instance) -> Dataset:
     return header
 
 
-def _walked(path: Path, instance: Instance) -> Dataset | None:
-    """A header as the ingest walked it, undecoded, in a third of the time of reading it otherwise.
+def _walked(path: Path, instance: Instance) -> Structure | None:
+    """A header as the ingest walked it, in a third of the time of reading it otherwise.
 
-    None where the data set has an oddity, which readers may understand each in their way.
+    None where it is longer than headers may be, or the data set has an oddity, which readers may
+    understand each in their way.
     """
+    encoding = encoding_of(instance.transfer_syntax_uid)
     # read, and not mapped: a disk that fails under a map ends the process
-    data = memoryview(path.read_bytes())[instance.data_offset :]
-    if (top := walk_sound(data, instance.transfer_syntax_uid)) is None:
-        return None
+    with path.open("rb", buffering=0) as file:
+        for most in _BEGINNINGS:
+            data = memoryview(os.pread(file.fileno(), most, instance.data_offset))
+            try:
+                top = walk_head(data, encoding) if len(data) == most else walk(data, encoding)
+            except InstanceRejected:
+                return None
+            if top is not None:
+                return None if top.notes else top
+    return None
+
+
+def _undecoded(top: Structure) -> Dataset | None:
+    """The elements in front of the pixels; None where nobody can tell how texts are written."""
     is_implicit, is_little = top.encoding.is_implicit, top.encoding.is_little_endian
     elements: dict[BaseTag, DataElement | RawDataElement] = {}
     for number, found in top.elements.items():
-        if number >= _FIRST_PIXELS:
+        if number >= FIRST_PIXELS:
             break
         end = found.offset + found.length
         is_long = found.length > MAX_VALUE_BYTES and not (
@@ -392,7 +414,7 @@ def _walked(path: Path, instance: Instance) -> Dataset | None:
         tag = BaseTag(number)
         elements[tag] = RawDataElement(
             *(tag, found.vr.decode() or None, found.length),
-            None if is_long else bytes(data[found.offset : end]),
+            None if is_long else bytes(top.data[found.offset : end]),
             *(found.offset, is_implicit, is_little),
         )
     header = Dataset(elements)

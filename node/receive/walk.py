@@ -50,7 +50,8 @@ MAX_TOP_ELEMENTS = 10_000
 # what explicit VR can say of these at all (PS3.5 7.1.2); implicit VR and other VRs could say more
 MAX_VALUE_BYTES = 0xFFFF
 
-PIXEL_DATA = 0x7FE00010
+# float, double and integer pixels: where a header ends
+FIRST_PIXELS, PIXEL_DATA = 0x7FE00008, 0x7FE00010
 
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
@@ -169,13 +170,23 @@ def walk(
     )
 
 
-def walk_sound(data: Buffer, transfer_syntax_uid: str) -> Structure | None:
-    """A data set that was walked before, once more; None where it has an oddity after all."""
+def walk_head(data: Buffer, encoding: Encoding) -> Structure | None:
+    """What stands in front of the pixels, by the beginning of a data set that was walked before.
+
+    Returns:
+        Its last element is the first of the pixels, which may be cut; None where the beginning does
+        not reach as far.
+    """
+    walker = _Walker(data, encoding, MAX_ELEMENTS, ends_in_pixels=True)
     try:
-        top = walk(data, encoding_of(transfer_syntax_uid))
+        walker.data_set(0, len(data), False, encoding.is_implicit, 0)
     except InstanceRejected:
         return None
-    return None if top.notes else top
+    if not any(tag >= FIRST_PIXELS for tag in walker.elements):
+        return None
+    return Structure(
+        data=data, encoding=encoding, elements=walker.elements, notes=frozenset(walker.notes)
+    )
 
 
 def is_zero(data: Buffer, start: int, end: int) -> bool:
@@ -212,6 +223,7 @@ class _Walker:
     encoding: Encoding
     max_elements: int
     elements: dict[int, Element] = field(default_factory=dict)
+    ends_in_pixels: bool = False
     fragments: list[Element] | None = None
     count: int = 0
     notes: set[Note] = field(default_factory=set)
@@ -277,8 +289,10 @@ class _Walker:
             else:
                 position = value + length
                 if position > limit:
-                    _refuse("a value is longer than what is left", tag)
-                if length and (vr == b"SQ" or (is_implicit and tag in SEQUENCE_TAGS)):
+                    if not (top and self.ends_in_pixels and tag >= FIRST_PIXELS):
+                        _refuse("a value is longer than what is left", tag)
+                    position = limit
+                elif length and (vr == b"SQ" or (is_implicit and tag in SEQUENCE_TAGS)):
                     try:
                         self._sequence(value, position, False, is_implicit, depth + 1, tag)
                     except InstanceRejected as fault:
@@ -398,6 +412,8 @@ class _Walker:
     def _undefined(
         self, tag: int, vr: bytes, value: int, limit: int, is_implicit: bool, depth: int
     ) -> int:
+        if self.ends_in_pixels and depth == 0 and tag >= FIRST_PIXELS:
+            return limit
         if tag == PIXEL_DATA and (vr in _ENCAPSULATED):
             return self._encapsulated(value, limit, depth)
         if not is_implicit and vr not in _MAY_BE_UNDEFINED:

@@ -13,6 +13,7 @@ from struct import pack
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
 
 from node.domain.errors import InstanceRejected, SeriesUnusable
 from node.domain.frames import frames_of
@@ -107,6 +108,49 @@ def test_the_usual_header_is_walked_and_not_read_otherwise(
         ] * 3
 
 
+def with_an_icon(image: Dataset) -> Dataset:
+    """Pixels in a sequence in front of the image's own."""
+    icon = Dataset()
+    icon.BitsAllocated, icon.PixelRepresentation = 8, 0
+    icon.PixelData = bytes(range(200))
+    image.IconImageSequence = [icon]
+    image.PresentationLUTShape = "IDENTITY"
+    return image
+
+
+@pytest.mark.parametrize("is_implicit", [False, True])
+def test_wherever_the_beginning_of_a_file_is_cut_the_header_is_whole(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_implicit: bool
+) -> None:
+    data = data_set_bytes(with_an_icon(ct_slice()), is_implicit=is_implicit)
+    with opened_node(tmp_path) as node:
+        keep(node, data, IMPLICIT if is_implicit else ExplicitVRLittleEndian)
+        (instance,) = kept(node)
+        path = node.spool.instances / instance.file_name
+        whole = dcmread(path, stop_before_pixels=True)
+        pixels_at = len(data) - len(dcmread(path).PixelData)
+
+        monkeypatch.setattr(series_module, "dcmread", None)
+        for most in range(1, len(data), 3):
+            monkeypatch.setattr(series_module, "_BEGINNINGS", (most, len(data) + 1))
+            assert stored_header(node.spool.instances, instance) == whole, most
+
+        monkeypatch.setattr(series_module, "_BEGINNINGS", (pixels_at,))
+        assert stored_header(node.spool.instances, instance) == whole
+
+
+def test_of_a_large_image_no_more_is_read_than_its_header(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with opened_node(tmp_path) as node:
+        keep(node, data_set_bytes(ct_slice(side=3000)), ExplicitVRLittleEndian)
+        (instance,) = kept(node)
+        monkeypatch.setattr(series_module, "dcmread", None)
+
+        with at_most(1 << 20):
+            assert len(stored_header(node.spool.instances, instance)) > 10
+
+
 LONG = 3 << 20
 
 
@@ -133,7 +177,7 @@ def test_a_header_that_nobody_has_memory_for_is_not_read(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, made: Callable[[Dataset], bytes]
 ) -> None:
     monkeypatch.setattr(series_module, "MAX_HEADER_BYTES", 1 << 20)
-    monkeypatch.setattr(series_module, "_WALKED_BYTES", 0)
+    monkeypatch.setattr(series_module, "_BEGINNINGS", (1 << 20,))
     with opened_node(tmp_path) as node:
         keep(node, made(ct_slice()), IMPLICIT)
         (instance,) = kept(node)
@@ -149,7 +193,7 @@ def test_a_series_of_such_a_header_is_held_and_others_complete(
     hostile = replace(hostile, attributes=(("PatientComments", "x" * 50_000),))
     with simulated_node(tmp_path, worker) as node:
         monkeypatch.setattr(series_module, "MAX_HEADER_BYTES", 20_000)
-        monkeypatch.setattr(series_module, "_WALKED_BYTES", 0)
+        monkeypatch.setattr(series_module, "_BEGINNINGS", (20_000,))
         for phantom in (hostile, honest):
             node.receive(phantom.files())
 
