@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from node import words
-from node.cli.opening import open_node
+from node.cli.opening import look_at_node, open_node
 from node.cli.options import AfterOption, ConfigOption, LimitOption, Number
 from node.cli.printing import (
     JsonOption,
@@ -71,7 +71,7 @@ def list_series(
     as_json: JsonOption = False,
 ) -> None:
     """Series, the last received first."""
-    with open_node(config) as node:
+    with look_at_node(config) as node:
         page = SpoolCatalog(node.engine).list_series(
             state=state.value if state else None, study_instance_uid=study, limit=limit, after=after
         )
@@ -81,7 +81,7 @@ def list_series(
 @series.command("show")
 def show_series(uid: Uid, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """One series: what is known of it, and what each rule made of it."""
-    with open_node(config) as node:
+    with look_at_node(config) as node:
         found = SpoolCatalog(node.engine).get_series(uid)
         if found is None:
             raise NodeError(f"there is no series {uid}")
@@ -127,7 +127,7 @@ def discard_series(uid: Uid, config: ConfigOption = None) -> None:
 
 
 def _force(uid: str, what: Forced, config: Path | None, does: str) -> None:
-    with open_node(config) as node:
+    with look_at_node(config) as node:
         Arrivals(node.engine).force(uid, what)
     say(f"the running node {does}")
 
@@ -142,11 +142,11 @@ def list_quarantine(
     as_json: JsonOption = False,
 ) -> None:
     """Refused instances, the newest first, and whether accept can free them."""
-    with open_node(config) as node:
+    with look_at_node(config) as node:
         page = SpoolCatalog(node.engine).list_quarantine(
             state=state, series_instance_uid=series, limit=limit, after=after
         )
-    obstacle = quarantine_obstacle(node.plan.config)
+    obstacle = quarantine_obstacle(node.config)
     print_page(_QUARANTINE, page, lambda row: {**row, "obstacle": obstacle(row)}, as_json=as_json)
 
 
@@ -155,12 +155,12 @@ def show_quarantine(
     number: Number, config: ConfigOption = None, as_json: JsonOption = False
 ) -> None:
     """One refused instance, where its file lies, and whether accept can free it."""
-    with open_node(config) as node:
+    with look_at_node(config) as node:
         row = SpoolCatalog(node.engine).get_quarantine(number)
     if row is None:
         raise NodeError(f"{number} is not in quarantine")
-    obstacle = quarantine_obstacle(node.plan.config)(row)
-    file = SpoolFolders.of(node.plan.config.data_dir).quarantine / row["file_name"]
+    obstacle = quarantine_obstacle(node.config)(row)
+    file = SpoolFolders.of(node.config.data_dir).quarantine / row["file_name"]
     if as_json:
         print_json({**row, "obstacle": obstacle, "path": str(file)})
         return

@@ -32,6 +32,7 @@ from node.deliver.destination import Health, Probe
 from node.deliver.dimse import DimseDestination
 from node.deliver.send_folder import SendState, send_folder
 from node.domain.errors import JobFailed
+from node.domain.health import HealthCode
 from node.domain.peers import Peer, match_peer
 from node.domain.tls import ClientTls, ServerTls
 from node.domain.uids import uid_from
@@ -41,12 +42,13 @@ from node.infer.registry import ModelSpec
 from node.modelstore.catalog import shortcomings
 from node.pipeline.accept import spool_settings
 from node.pipeline.build import Plan, destinations_of, plan
+from node.process.health import CERTIFICATE_SOON, NodeHealth, tls_of
 from node.receive.syntaxes import decodable_syntaxes
 from node.spool.files import SpaceGuard
 from node.tls import expiry_of, mistakes_of
+from node.words import tell_finding, tell_what_to_do
 
 _CONNECT_S = 3.0
-_SOON = timedelta(days=30)
 _EXPECTED_CODECS = (
     uid.JPEGBaseline8Bit, uid.JPEGLosslessSV1, uid.JPEGLSLossless, uid.JPEG2000Lossless,
     uid.RLELossless,
@@ -86,6 +88,7 @@ def _examine(plan: Plan, *, sends: bool) -> Iterator[tuple[str, Probe]]:
     yield "devices", _ask_devices(config.work)
     yield "disk", _ask_disk(plan)
     yield "database", _ask_database(plan)
+    yield from _ask_health(plan)
     for model in {rule.model.name: rule.model for rule in plan.rules}.values():
         yield f"model {model.name}", _ask_model(model, config)
     for name, unusable in plan.found.unusable.items():
@@ -93,7 +96,7 @@ def _examine(plan: Plan, *, sends: bool) -> Iterator[tuple[str, Probe]]:
     dimse = _ask_port(config.dimse.host, config.dimse.port)
     yield "dimse", dimse
     yield "web", _ask_port(config.web.host, config.web.port)
-    for at, tls in _all_tls(config):
+    for at, tls in tls_of(config):
         yield at, _ask_certificates(tls, at)
     if sends:
         runs = dimse.health is Health.GOOD
@@ -161,6 +164,25 @@ def _ask_database(plan: Plan) -> Probe:
     return Probe.good(f"{engine.dialect.name} answers")
 
 
+def _ask_health(plan: Plan) -> Iterator[tuple[str, Probe]]:
+    """What the node says of itself; disk, database and certificates are asked for beside it."""
+    if is_file_missing(plan.config.database_url):
+        return
+    engine = plan.open_engine()
+    try:
+        space = SpaceGuard.of(spool_settings(plan.config))
+        health = NodeHealth(engine, space, plan.config).health()
+    except SQLAlchemyError:  # told as the database's
+        return
+    finally:
+        engine.dispose()
+    asked = (HealthCode.DISK, HealthCode.DATABASE, HealthCode.CERTIFICATE)
+    for finding in health.findings:
+        if finding.code not in asked:
+            name = f"{finding.code} {finding.subject}".rstrip()
+            yield name, Probe.warning(f"{tell_finding(finding)}: {tell_what_to_do(finding)}")
+
+
 def _ask_port(host: str, port: int) -> Probe:
     """Whether our own node listens; one that does not run is worth a warning only."""
     try:
@@ -169,19 +191,6 @@ def _ask_port(host: str, port: int) -> Probe:
     except OSError:
         return Probe.warning(f"nobody listens on {host}:{port}: segnode serve does")
     return Probe.good(f"{host}:{port} is listened on")
-
-
-def _all_tls(config: NodeConfig) -> Iterator[tuple[str, ServerTls | ClientTls]]:
-    """Where the configuration speaks of TLS."""
-    ports = {"dimse": config.dimse.tls, "web": config.web.tls}
-    peers = {f"peers.{name}": peer.tls for name, peer in config.peers.items()}
-    others = {
-        f"destinations.{name}": getattr(destination, "tls", None)
-        for name, destination in config.destinations.items()
-    }
-    for at, tls in {**ports, **peers, **others}.items():
-        if tls is not None:
-            yield f"{at}.tls", tls
 
 
 def _ask_certificates(tls: ServerTls | ClientTls, at: str) -> Probe:
@@ -195,7 +204,7 @@ def _ask_certificates(tls: ServerTls | ClientTls, at: str) -> Probe:
     left = expiry.at - datetime.now(UTC)
     if left <= timedelta(0):
         return Probe.bad(f"{ends}: nobody accepts it any more")
-    if left < _SOON:
+    if left < CERTIFICATE_SOON:
         return Probe.warning(f"{ends}: renew it; the node reads a renewed file by itself")
     if Path(tls.key).stat().st_mode & 0o077:
         return Probe.warning(f"others can read {tls.key}: chmod 600")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from node import words
-from node.cli.opening import OpenNode, open_node
+from node.cli.opening import OpenNode, look_at_node, open_node
 from node.cli.options import AfterOption, ConfigOption, LimitOption, Number, require_known
 from node.cli.printing import (
     JsonOption,
@@ -88,7 +88,7 @@ def list_jobs(
         raise typer.BadParameter(f"{state!r} is none of {', '.join(known)}", param_hint="--state")
     if matches and study is not None:
         raise typer.BadParameter("goes with jobs, not with --matches", param_hint="--study")
-    with open_node(config) as node:
+    with look_at_node(config) as node:
         catalog = JobCatalog(node.engine)
         if matches:
             page = catalog.list_matches(state=state, limit=limit, after=after)
@@ -103,7 +103,7 @@ def list_jobs(
 @jobs.command("show")
 def show_job(number: Number, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """One job: what it reads, how long each stage took, what it made and where that went."""
-    with open_node(config) as node:
+    with look_at_node(config) as node:
         found = JobCatalog(node.engine).get_job(number)
     if found is None:
         raise NodeError(f"there is no job {number}")
@@ -120,7 +120,7 @@ def show_job(number: Number, config: ConfigOption = None, as_json: JsonOption = 
 @jobs.command("retry")
 def retry_job(number: Number, config: ConfigOption = None) -> None:
     """Queue a parked, failed or cancelled job again."""
-    with open_node(config) as node:
+    with look_at_node(config) as node:
         JobStore(node.engine).retry(number)
     say(f"job {number} is queued")
 
@@ -128,7 +128,7 @@ def retry_job(number: Number, config: ConfigOption = None) -> None:
 @jobs.command()
 def accept(number: Number, config: ConfigOption = None) -> None:
     """Take a result that is implausible all the same: it is delivered, with its mark."""
-    with open_node(config) as node:
+    with look_at_node(config) as node:
         JobStore(node.engine).accept(number)
     say(f"job {number} is done, its result is delivered")
 
@@ -136,7 +136,7 @@ def accept(number: Number, config: ConfigOption = None) -> None:
 @jobs.command()
 def cancel(number: Number, config: ConfigOption = None) -> None:
     """End a job that is not done."""
-    with open_node(config) as node:
+    with look_at_node(config) as node:
         JobStore(node.engine).cancel(number)
     say(f"job {number} is cancelled")
 
@@ -155,7 +155,7 @@ def list_deliveries(
     as_json: JsonOption = False,
 ) -> None:
     """Deliveries, the newest first."""
-    with open_node(config) as node:
+    with look_at_node(config) as node:
         page = JobCatalog(node.engine).list_deliveries(
             state=state.value if state else None, destination=destination, limit=limit, after=after
         )

@@ -23,9 +23,10 @@ from node.infer.devices import choose_devices
 from node.jobs.leases import JobLeases
 from node.jobs.outbox import Outbox
 from node.modelstore.catalog import shortcomings
+from node.observe import beats
 from node.observe.log import configure_logging
 from node.pipeline.build import Plan, plan
-from node.pipeline.data_folder import lock_data_folder, unwritable
+from node.pipeline.data_folder import lock_data_folder, roles_folder, unwritable
 from node.pipeline.signals import Signals
 from node.process import roles
 from node.process.memory import end_for_memory, limit_memory
@@ -38,6 +39,7 @@ log = logging.getLogger(__name__)
 
 DRAIN_S = 25.0
 _LOOK_S = 0.5
+_ROUND_S = 5.0
 
 
 class Role(StrEnum):
@@ -74,6 +76,7 @@ def serve(
             role_mains(config, current, wanted, workers),
             check_reload=check_reload,
             drain_s=DRAIN_S,
+            ledger=roles_folder(current.config.data_dir),
         ).run()
     raise typer.Exit(code)
 
@@ -213,7 +216,8 @@ def await_spool(folders: SpoolFolders, signals: Signals) -> None:
             "waits: the folder for instances is not there", extra={"folder": str(folders.root)}
         )
     while not folders.root.is_dir() and not signals.stop.wait(_LOOK_S):
-        pass
+        beats.beat("spool", _ROUND_S)
+    beats.OF_PROCESS.end("spool")
 
 
 def _require_free(path: str, host: str, port: int) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from node.cli.opening import OpenNode, open_node
+from node.cli.opening import SeenNode, look_at_node
 from node.cli.options import ConfigOption
 from node.cli.printing import JsonOption, aligned, print_json, when
 from node.domain.health import COUNTED
@@ -20,15 +20,15 @@ from node.jobs.matches import MatchStore
 from node.jobs.outbox import Outbox
 from node.observe.counts import Key, counted_in
 from node.pipeline.accept import counts_folder, spool_settings
-from node.process.admin import NodeHealth
+from node.process.health import NodeHealth
 from node.spool.catalog import SpoolCatalog
 from node.spool.files import SpaceGuard
-from node.words import show_count, show_degraded
+from node.words import show_count, show_degraded, show_finding
 
 
 def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Counts, what needs a person and the command that frees it, senders, disk, breakers."""
-    with open_node(config) as node:
+    with look_at_node(config) as node:
         body = _look(node)
     if as_json:
         print_json(body)
@@ -36,17 +36,18 @@ def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         _print(body)
 
 
-def _look(node: OpenNode) -> dict[str, Any]:
-    settings = node.plan.config
+def _look(node: SeenNode) -> dict[str, Any]:
+    settings = node.config
     space = SpaceGuard.of(spool_settings(settings))
-    readiness = NodeHealth(node.engine, space).readiness()
+    health = NodeHealth(node.engine, space, settings).health()
     spool, outbox = SpoolCatalog(node.engine), Outbox(node.engine)
     disk = shutil.disk_usage(settings.data_dir)
     devices = choose_devices(settings.work.devices, settings.work.workers)
     return {
         "is_running": _is_locked(settings.data_dir / "lock"),
-        "takes_instances": readiness.is_ready,
-        "degraded": show_degraded(readiness),
+        "takes_instances": health.is_ready,
+        "degraded": show_degraded(health),
+        "findings": [show_finding(finding) for finding in health.findings],
         "data_dir": str(settings.data_dir),
         "config_digest": settings.digest,
         "devices": {
@@ -106,8 +107,8 @@ def _print(body: Mapping[str, Any]) -> None:
     ]
     for line in aligned(rows):
         typer.echo(line)
-    for reason, sentence in body["degraded"].items():
-        typer.echo(f"degraded ({reason}): {sentence}")
+    for finding in body["findings"]:
+        typer.echo(f"degraded ({finding['code']}): {finding['sentence']}: {finding['do']}")
 
 
 def _counts(counts: Mapping[str, int]) -> str:

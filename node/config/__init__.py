@@ -28,9 +28,20 @@ from node.config.yaml_text import read_yaml
 from node.domain.errors import ConfigInvalid
 from node.domain.settings import Mistake
 
-__all__ = ["AuthConfig", "KeepDays", "NodeConfig", "RuleConfig", "WorkConfig", "load", "parse"]
+__all__ = [
+    "AuthConfig",
+    "KeepDays",
+    "NodeConfig",
+    "RuleConfig",
+    "WorkConfig",
+    "glance",
+    "load",
+    "parse",
+]
 
 RuleCheck = Callable[[Sequence[object]], Iterable[Mistake]]
+
+_WHERE = ("data_dir", "database")
 
 SAFE_DEFAULT = """
 rules:
@@ -50,10 +61,7 @@ def load(
     Raises:
         ConfigInvalid: The file cannot be read or used.
     """
-    if path is None:
-        text, base = SAFE_DEFAULT, Path.cwd()
-    else:
-        text, base = _text_of(path), path.absolute().parent
+    text, base = _text_and_base(path)
     return parse(text, environ, base=base, check_rules=check_rules, forms=forms)
 
 
@@ -89,6 +97,33 @@ def parse(
     if mistakes:
         raise ConfigInvalid(_first_of_each_path(mistakes))
     return config
+
+
+def glance(path: Path | None, environ: Mapping[str, str]) -> tuple[NodeConfig, Sequence[Mistake]]:
+    """Where a node keeps what it has, by a file that need not be right; and what is wrong with it.
+
+    For whoever needs no rule and no destination. What is wrong is as it is by default.
+
+    Raises:
+        ConfigInvalid: The file cannot be read, or does not say where that is.
+    """
+    text, base = _text_and_base(path)
+    content = read_yaml(text)
+    reader = Reader(environ, base)
+    keys = reader.read(content)
+    config = build(keys, environ, base, reader.mistakes)
+    mistakes = _first_of_each_path([*reader.mistakes, *mistakes_between(keys, content)])
+    in_the_way = [each for each in mistakes if each[0].startswith(_WHERE)]
+    if in_the_way:
+        raise ConfigInvalid(in_the_way)
+    return config, mistakes
+
+
+def _text_and_base(path: Path | None) -> tuple[str, Path]:
+    """What a file says, or without one the safe default; and where its relative paths start."""
+    if path is None:
+        return SAFE_DEFAULT, Path.cwd()
+    return _text_of(path), path.absolute().parent
 
 
 def _text_of(path: Path) -> str:

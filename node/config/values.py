@@ -207,6 +207,7 @@ class WorkConfig(Settings):
             worker processes.
         workers: So many worker processes for each device.
         on_implausible: What becomes of a result that no patient can have.
+        late_after_s: A job that is queued for longer is told as late.
     """
 
     devices: tuple[str, ...] = ("auto",)
@@ -215,6 +216,7 @@ class WorkConfig(Settings):
     idle_unload_s: Seconds = 600.0
     attempts: Count = 3
     on_implausible: Literal["hold", "deliver"] = "hold"
+    late_after_s: Timeout = 3600.0
 
     def mistakes(self) -> Iterator[Mistake]:
         if not self.devices:

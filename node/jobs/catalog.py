@@ -10,13 +10,16 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Unpack
 
-from sqlalchemy import Engine, String, cast, select
+from sqlalchemy import Engine, String, cast, func, select, text
 
 from node.database.engine import reading
 from node.database.pages import Asked, Page, Row, Shown, all_of, counts_of, every, one_of, page_of
+from node.domain.health import COUNTED
 from node.domain.job import JobState
-from node.jobs.tables import job, match, outbox, result
+from node.jobs.tables import IS_TRIED_AGAIN, job, match, outbox, result
 
+# those of the queue that are looked at for the one that waits longest: nearly in that order
+_OLDEST = 100
 # long columns that only the whole row shows
 _JOB = select(*(c for c in job.c if c.name not in ("inputs", "parameters")))
 _MATCH = select(*(c for c in match.c if c.name != "explanation"))
@@ -63,6 +66,23 @@ class JobCatalog:
     def count_jobs(self, *states: JobState) -> Mapping[str, int]:
         """State -> number of jobs; without an argument all that there are."""
         return counts_of(self._engine, job.c.state, states or JobState)
+
+    def count_tried_again(self) -> int:
+        """How many jobs wait for another attempt, counted up to ``COUNTED``."""
+        some = select(job.c.id).where(text(IS_TRIED_AGAIN)).limit(COUNTED).subquery()
+        with reading(self._engine) as connection:
+            return connection.execute(select(func.count()).select_from(some)).scalar_one()
+
+    def longest_wait_s(self, now: float) -> float:
+        """For how long the job has waited that is queued longest; 0.0 where none is.
+
+        A job that was queued anew waits since then.
+        """
+        queued = select(job.c.created_at, job.c.not_before)
+        oldest = queued.where(job.c.state == JobState.QUEUED.value).order_by(job.c.id)
+        with reading(self._engine) as connection:
+            rows = connection.execute(oldest.limit(_OLDEST)).all()
+        return max((now - max(row.created_at, row.not_before) for row in rows), default=0.0)
 
     def get_job(self, job_id: int) -> Shown | None:
         """One job with its inputs, the matches that asked for it, its results and deliveries."""

@@ -28,6 +28,7 @@ from node.database.engine import (
     inserting,
     is_one_of,
     reading,
+    rows_of,
     stored,
     update_each,
     writing,
@@ -259,6 +260,11 @@ class Outbox:
     def counts(self, *states: DeliveryState) -> Mapping[str, int]:
         """State -> number of deliveries; without an argument all that there are."""
         return counts_of(self._engine, outbox.c.state, states or DeliveryState)
+
+    def sick_destinations(self) -> Mapping[str, int]:
+        """Destinations that did not take what they were sent last, and how often in a row."""
+        query = select(breaker).where(breaker.c.failures > 0).order_by(breaker.c.destination)
+        return {row.destination: row.failures for row in rows_of(self._engine, query)}
 
     def open_breakers(self, now: float | None = None) -> Mapping[str, float]:
         """Destinations that are left alone, and until when."""

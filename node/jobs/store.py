@@ -150,7 +150,13 @@ class JobStore:
             NodeError: There is no such job, or it is queued, running or done.
         """
         with deciding(self._engine, now) as (connection, now):
-            _change(connection, job_id, _RETRIABLE, "retried", {**QUEUED_AFRESH, **FREE})
+            _change(
+                connection,
+                job_id,
+                _RETRIABLE,
+                "retried",
+                {**QUEUED_AFRESH, **FREE, "not_before": now},
+            )
             tell_state(connection, job_id, JobState.QUEUED, now)
 
     def give(

@@ -46,6 +46,10 @@ match = Table(
     Index("match_updated", "updated_at", "id"),
 )
 
+# in a query they must stand as they do here: a planner compares texts to find the partial index
+IS_TRIED_AGAIN = "state = 'queued' AND attempts > 0"
+IS_KEPT = "state <> 'deleted'"
+
 job = Table(
     "job",
     metadata,
@@ -89,10 +93,13 @@ job = Table(
     Index("job_by_model", "model", "id"),
     Index("job_by_study", "study_instance_uid"),
     Index("job_started", "started_at"),
+    Index(
+        "job_again",
+        "id",
+        sqlite_where=text(IS_TRIED_AGAIN),
+        postgresql_where=text(IS_TRIED_AGAIN),
+    ),
 )
-
-# in a query it must stand as it does here: a planner compares texts to find the partial index
-IS_KEPT = "state <> 'deleted'"
 
 # A durable product of a job: the label volume, and each file that was made of it.
 result = Table(

@@ -17,7 +17,7 @@ import mmap
 import os
 import struct
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -184,6 +184,28 @@ def exposed(numbers: Mapping[Key, int]) -> str:
                 )
                 lines.append(f"{kind.name}{{{labels}}} {number}")
     return "\n".join(lines) + "\n"
+
+
+def exposed_health(is_ready: bool, findings: Iterable[tuple[str, str]]) -> str:
+    """Whether the node takes instances, and what is the matter with it.
+
+    Args:
+        findings: Code and subject of each; subjects are names of processes and of the configuration.
+    """
+    lines = [
+        "# HELP segnode_ready Whether instances sent now would be taken.",
+        "# TYPE segnode_ready gauge",
+        f"segnode_ready {is_ready:d}",
+        "# HELP segnode_finding What is the matter with the node: 1 as long as it is.",
+        "# TYPE segnode_finding gauge",
+    ]
+    for code, subject in findings:
+        lines.append(f'segnode_finding{{code="{code}",subject="{_quoted(subject)}"}} 1')
+    return "\n".join(lines) + "\n"
+
+
+def _quoted(value: str) -> str:
+    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
 OF_PROCESS = Counts()

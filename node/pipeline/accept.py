@@ -20,7 +20,7 @@ from node.config import NodeConfig
 from node.database.engine import Now
 from node.domain.errors import ConfigInvalid, TryLater
 from node.domain.instance import Origin, Transport
-from node.observe import counts
+from node.observe import beats, counts
 from node.pipeline.build import Plan
 from node.pipeline.signals import Signals
 from node.receive.dimse import DimseServer, DimseSettings
@@ -39,6 +39,10 @@ Replan = Callable[[], Plan]
 
 # less than the supervisor gives a role that stops
 DRAIN_S = 15
+# to look at a changed configuration means to read its models
+_ROUND_S = 15.0
+# a scan takes in all that lies there
+_SCAN_S = 3600.0
 # of a thread: hundreds of 8 MB would count as memory that is used
 _STACK_BYTES = 1 << 20
 _PIECE_BYTES = 1 << 20
@@ -110,7 +114,7 @@ def open_ingest(plan: Plan, now: Now | None = None) -> Iterator[IngestService]:
         now: As in ``Index``.
     """
     engine = plan.open_engine()
-    index = Index(engine, now=now)
+    index = Index(engine, now=now, beat=beats.beat)
     spool = Spool(spool_settings(plan.config), index)
     try:
         yield IngestService(
@@ -139,7 +143,12 @@ def receive(
     counts.OF_PROCESS.keep_in(counts_folder(plan.config), "receive")
     with open_ingest(plan) as door:
         server = DimseServer(
-            dimse_settings(plan.config), door.ingest, door.index, storage_contexts(), ports
+            dimse_settings(plan.config),
+            door.ingest,
+            door.index,
+            storage_contexts(),
+            ports,
+            beats.beat,
         )
         server.start()
         is_first = process == 0
@@ -161,6 +170,7 @@ def wait_while_settings_stay(plan: Plan, replan: Replan, signals: Signals) -> No
     with the new configuration.
     """
     while not signals.stop.wait(0.2):
+        beats.beat("settings", _ROUND_S)
         if signals.reload.is_set():
             signals.reload.clear()
             try:
@@ -208,6 +218,7 @@ def _watch_folders(config: NodeConfig, door: IngestService, stop: Event) -> list
 
 def _scan(watch: FolderWatch, every_s: float, stop: Event) -> None:
     while not stop.wait(every_s):
+        beats.beat(f"folder {watch.folder.name}", _SCAN_S + every_s)
         try:
             watch.scan()
         except (OSError, TryLater) as error:

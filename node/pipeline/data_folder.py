@@ -12,6 +12,11 @@ from node.domain.errors import ConfigInvalid
 LOCK_WAIT_S = 5.0
 
 
+def roles_folder(data_dir: Path) -> Path:
+    """Where supervisors write down how their processes are."""
+    return data_dir / "run" / "roles"
+
+
 def lock_data_folder(data_dir: Path, *, shared: bool) -> IO[str]:
     """Take the lock on a data folder; keep the returned file open for as long as it is needed.
 

@@ -23,6 +23,7 @@ from node.domain.delivery import DeliverableObject, DeliveryClass, Outcome
 from node.domain.errors import LeaseLost
 from node.jobs.outbox import Outbox
 from node.jobs.values import LeasedDelivery, ResultFile
+from node.observe.beats import Beat
 from node.pipeline.build import Destination, Plan
 from node.pipeline.crash_points import crash_point
 from node.pipeline.forms import FORMS
@@ -35,6 +36,7 @@ SENDERS = 8
 LEASE_S = 60.0
 HEARTBEAT_S = 15.0
 LOOK_EVERY_S = 0.05
+_ROUND_S = 6.0
 # less than the supervisor gives a role that stops
 DRAIN_S = 15.0
 
@@ -67,10 +69,12 @@ class Deliverer:
 
     Args:
         owner: Name of this process's leases, the same in each life of the role.
+        beat: Told at every round.
     """
 
-    def __init__(self, deps: DeliveryDeps, *, owner: str) -> None:
+    def __init__(self, deps: DeliveryDeps, *, owner: str, beat: Beat = lambda *_: None) -> None:
         self._deps = deps
+        self._beat = beat
         self._owner = owner
         self._pool = ThreadPoolExecutor(SENDERS, thread_name_prefix="deliver")
         self._free = threading.Semaphore(SENDERS)
@@ -89,6 +93,7 @@ class Deliverer:
         self._deps.outbox.take_back(self._owner)
         self._deps.outbox.free_blocked()
         while not signals.stop.is_set():
+            self._beat("deliver", _ROUND_S)
             if signals.reload.is_set():
                 signals.reload.clear()
                 reload()
@@ -115,7 +120,7 @@ class Deliverer:
 
     def _deliver(self, leased: LeasedDelivery, deps: DeliveryDeps) -> None:
         done = threading.Event()
-        heart = threading.Thread(target=self._beat, args=(leased, deps, done), daemon=True)
+        heart = threading.Thread(target=self._keep_lease, args=(leased, deps, done), daemon=True)
         heart.start()
         try:
             outcome = send_leased(leased, deps)
@@ -138,7 +143,9 @@ class Deliverer:
             self._free.release()
             self._finished.set()
 
-    def _beat(self, leased: LeasedDelivery, deps: DeliveryDeps, done: threading.Event) -> None:
+    def _keep_lease(
+        self, leased: LeasedDelivery, deps: DeliveryDeps, done: threading.Event
+    ) -> None:
         while not done.wait(HEARTBEAT_S):
             try:
                 deps.outbox.heartbeat(leased.id, self._owner, LEASE_S)

@@ -31,6 +31,7 @@ from node.infer.runner import Failed, Finished, Noted, Runner, StageFinished, St
 from node.jobs.leases import JobLeases
 from node.jobs.results import ResultStore
 from node.jobs.values import LABELS, LeasedJob, ResultFile
+from node.observe.beats import Beat
 from node.pipeline.build import Plan
 from node.pipeline.crash_points import crash_point
 from node.pipeline.execute_job import JobOrder
@@ -49,6 +50,8 @@ HEARTBEAT_S = 5.0
 SHORTAGE_WAIT_S = 30.0
 LIBRARIES_GB = 2.0  # what a warm child holds before a model does anything: torch, monai, threads
 LOOK_EVERY_S = 0.05
+# besides the looks a round keeps results, which takes a database that may be locked
+_ROUND_S = 6.0
 ARRIVING_S = 10.0
 OTHER = "other"  # of a job's time what no stage told: a cold start of the child, rows and files
 
@@ -101,10 +104,20 @@ class Worker:
     Args:
         owner: Name of this worker's leases; the same in each life of one role, so that a worker
             started again goes on with what its predecessor held.
+        beat: Told at every round.
     """
 
-    def __init__(self, deps: WorkDeps, *, owner: str, device: str, idle_unload_s: float) -> None:
+    def __init__(
+        self,
+        deps: WorkDeps,
+        *,
+        owner: str,
+        device: str,
+        idle_unload_s: float,
+        beat: Beat = lambda *_: None,
+    ) -> None:
         self._deps = deps
+        self._beat = beat
         self._owner = owner
         self._device = device
         self._runner = Runner(device=device, idle_unload_s=idle_unload_s)
@@ -118,6 +131,7 @@ class Worker:
         self._deps.leases.take_back(self._owner)
         with self._runner:
             while not signals.stop.is_set():
+                self._beat("work", _ROUND_S)
                 if signals.reload.is_set():
                     signals.reload.clear()
                     reload()
@@ -212,6 +226,7 @@ class Worker:
         notes: list[Reason] = []
         beat_at = time.monotonic() + HEARTBEAT_S
         while True:
+            self._beat("work", _ROUND_S)
             if signals.stop.is_set():
                 self._runner.kill()
                 self._deps.leases.release(job.id, self._owner)

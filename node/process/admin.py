@@ -1,22 +1,15 @@
-"""What an operator may do and see, by command line and HTTP alike."""
+"""What an operator may do, by command line and HTTP alike."""
 
 from __future__ import annotations
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError
 
-from node.database.engine import clock_of, epoch_s, reading, why_unwritable
-from node.domain.health import Readiness
-from node.domain.instance import Forced, SeriesState
-from node.domain.job import DeliveryState, MatchState
-from node.jobs.matches import MatchStore
+from node.domain.instance import Forced
 from node.jobs.outbox import Outbox
 from node.jobs.store import JobStore
 from node.pipeline.accept import IngestService
 from node.pipeline.build import Plan
 from node.spool.arrivals import Arrivals
-from node.spool.catalog import SpoolCatalog
-from node.spool.files import SpaceGuard
 
 
 class Admin:
@@ -67,39 +60,3 @@ class Admin:
     def discard_quarantine(self, quarantine_id: int, /) -> None:
         """Delete an instance from quarantine."""
         self._door.quarantine.discard(quarantine_id)
-
-
-class NodeHealth:
-    """The state of the whole node, as the database and the disk show it."""
-
-    def __init__(self, engine: Engine, space: SpaceGuard) -> None:
-        self._engine = engine
-        self._space = space
-
-    def readiness(self) -> Readiness:
-        """What ``/readyz`` and ``segnode status`` tell."""
-        database = why_unwritable(self._engine)
-        try:
-            counts = self._counts()
-        except DBAPIError as error:
-            counts = {}
-            database = database or f"the database cannot be read ({type(error.orig).__name__})"
-        return Readiness(**counts, shortage=self._space.shortage, database=database)
-
-    def _counts(self) -> dict[str, int]:
-        held = SpoolCatalog(self._engine).count_series(SeriesState.HELD)
-        stuck = (MatchState.HELD, MatchState.PARKED, MatchState.FAILED, MatchState.IMPLAUSIBLE)
-        matches = MatchStore(self._engine).counts(*stuck)
-        blocked = Outbox(self._engine).counts(DeliveryState.BLOCKED)
-        return {
-            "held": held.get(SeriesState.HELD, 0) + matches.get(MatchState.HELD, 0),
-            "parked": matches.get(MatchState.PARKED, 0) + matches.get(MatchState.FAILED, 0),
-            "implausible": matches.get(MatchState.IMPLAUSIBLE, 0),
-            "blocked": blocked.get(DeliveryState.BLOCKED, 0),
-            "ahead_s": self._ahead_s(),
-        }
-
-    def _ahead_s(self) -> int:
-        with reading(self._engine) as connection:
-            epoch_s(connection)
-        return round(clock_of(self._engine).ahead_s)

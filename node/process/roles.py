@@ -14,9 +14,11 @@ from node.clock import Clock
 from node.database.engine import epoch_s, keep_time, reading
 from node.domain.errors import ConfigInvalid
 from node.jobs.leases import JobLeases
+from node.observe import beats
 from node.pipeline import accept
 from node.pipeline.accept import Replan, dimse_settings
 from node.pipeline.build import Plan
+from node.pipeline.data_folder import roles_folder
 from node.pipeline.deliver import Deliverer, delivery_deps
 from node.pipeline.in_hand import InHand
 from node.pipeline.retain import Retention
@@ -36,6 +38,10 @@ TICK_S = 0.2
 REAP_S = 5.0
 RETAIN_S = 5.0
 TIME_S = 1.0
+# how long a round of each loop may take; the index of a million instances is compared in a minute
+SETTLE_S = 6.0
+_RETAIN_ROUND_S = 120.0
+_COMPARE_S = 1800.0
 CREW_DRAIN_S = accept.DRAIN_S + 5.0
 
 
@@ -61,6 +67,7 @@ def receive(plan: Plan, replan: Replan, signals: Signals) -> int:
         {name: partial(one, process) for process, name in enumerate(names)},
         check_reload=look,
         drain_s=CREW_DRAIN_S,
+        ledger=roles_folder(plan.config.data_dir),
         bury=lambda name: ports.forget(names.index(name)),
     )
     return crew.run(signals)
@@ -91,6 +98,7 @@ def route(plan: Plan, replan: Replan, signals: Signals) -> None:
         log_set_aside(fresh)
 
     def tick() -> None:
+        beats.beat("settle", SETTLE_S)
         if signals.reload.is_set():
             signals.reload.clear()
             _reload(replan, use)
@@ -102,13 +110,22 @@ def route(plan: Plan, replan: Replan, signals: Signals) -> None:
             settler.tick(_now(engine))
 
     def retain() -> None:
+        beats.beat("retain", _RETAIN_ROUND_S)
         with index.at_rest:
             retention.sweep(_now(engine))
 
+    def keep() -> None:
+        beats.beat("time", SETTLE_S)
+        keep_time(engine)
+
+    def reap() -> None:
+        beats.beat("reap", REAP_S + SETTLE_S)
+        leases.reap()
+
     clock = Clock()
-    clock.every(TIME_S, lambda: _guarded("time", partial(keep_time, engine)), "time")
+    clock.every(TIME_S, lambda: _guarded("time", keep), "time")
     clock.every(TICK_S, tick, "settle")
-    clock.every(REAP_S, lambda: _guarded("reap", leases.reap), "reap")
+    clock.every(REAP_S, lambda: _guarded("reap", reap), "reap")
     clock.every(RETAIN_S, lambda: _guarded("retain", retain), "retain")
     clock.start()
     signals.stop.wait()
@@ -141,8 +158,10 @@ class IndexCheck:
         listening = self._losses.listening_since()
         if listening == self._verified:
             return
+        beats.beat("settle", _COMPARE_S)
         with self.at_rest:
             rebuilt = rebuild_index(self._engine, self._folders, stop=self._stop)
+        beats.beat("settle", SETTLE_S)
         behind = {key: getattr(rebuilt, key) for key in ("instances", "quarantined", "stale_parts")}
         if any(behind.values()):
             log.info("the index was behind the spool", extra=behind)
@@ -163,6 +182,7 @@ def work(plan: Plan, replan: Replan, signals: Signals, *, owner: str, device: st
         owner=owner,
         device=device,
         idle_unload_s=plan.config.work.idle_unload_s,
+        beat=beats.beat,
     )
 
     def use(fresh: Plan) -> None:
@@ -174,7 +194,7 @@ def work(plan: Plan, replan: Replan, signals: Signals, *, owner: str, device: st
 
 def deliver(plan: Plan, replan: Replan, signals: Signals, *, owner: str) -> None:
     engine = plan.open_engine()
-    deliverer = Deliverer(delivery_deps(plan, engine), owner=owner)
+    deliverer = Deliverer(delivery_deps(plan, engine), owner=owner, beat=beats.beat)
 
     def use(fresh: Plan) -> None:
         deliverer.use(delivery_deps(fresh, engine))

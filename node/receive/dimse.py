@@ -34,6 +34,7 @@ from node.domain.limits import DimseLimits
 from node.domain.peers import Peer, UserIdentity, is_loopback_host, match_peer
 from node.domain.tls import ServerTls
 from node.observe import counts
+from node.observe.beats import Beat
 from node.receive.dimse_messages import VERIFICATION_SOP_CLASS_UID, Context, Transfer
 from node.receive.ingest import Carried, Ingest
 from node.receive.scp.door import Secure, SharedPorts, UpperLayer
@@ -121,6 +122,7 @@ class DimseServer:
         contexts: Transfer syntaxes by storage SOP class, in our order of preference; Verification
             is added.
         ports: Ports that other processes serve, too; None: those of the settings, for this one.
+        beat: Told at every round of the door.
     Raises:
         ConfigInvalid: A port is in use, or the address is not ours to listen on; files of TLS
             cannot be used.
@@ -133,6 +135,7 @@ class DimseServer:
         associations: AssociationLog,
         contexts: Mapping[str, Sequence[str]],
         ports: SharedPorts | None = None,
+        beat: Beat = lambda *_: None,
     ) -> None:
         secure = _secure(settings)
         shared = ports or open_ports(settings)
@@ -144,6 +147,7 @@ class DimseServer:
             self._admission,
             limits=settings.limits,
             threads=settings.max_associations + _BEING_JUDGED,
+            beat=beat,
         )
         self._stopping = Event()
         self._heart = Thread(target=self._beat, name="dimse-heartbeat", daemon=True)

@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Unpack
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, func, select
 
+from node.database.engine import reading
 from node.database.pages import Asked, Page, Shown, all_of, counts_of, one_of, page_of
+from node.domain.health import COUNTED
 from node.domain.instance import SeriesState
 from node.spool.losses import Losses
 from node.spool.tables import association, event, instance, quarantine, series, series_detail
@@ -68,6 +70,13 @@ class SpoolCatalog:
     def count_quarantine(self) -> int:
         """How many wait for a person."""
         return sum(counts_of(self._engine, quarantine.c.state, ["kept"]).values())
+
+    def count_quarantined_since(self, at: float) -> int:
+        """How many of those that wait came since, counted up to ``COUNTED``."""
+        kept = (quarantine.c.state == "kept", quarantine.c.received_at >= at)
+        some = select(quarantine.c.id).where(*kept).limit(COUNTED).subquery()
+        with reading(self._engine) as connection:
+            return connection.execute(select(func.count()).select_from(some)).scalar_one()
 
     def get_quarantine(self, quarantine_id: int) -> Shown | None:
         return one_of(self._engine, select(quarantine).where(quarantine.c.id == quarantine_id))

@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from math import inf
 from threading import Condition, Lock, Thread
 from typing import TypeAlias
 from uuid import uuid4
@@ -48,6 +49,7 @@ from node.database.engine import (
 from node.domain.errors import InstanceRejected, Status, TryLater
 from node.domain.instance import Ending, Instance, Origin, Transport
 from node.domain.received import Loss, Received
+from node.observe.beats import Beat
 from node.spool import tables
 from node.spool.losses import (
     attribute_losses,
@@ -61,6 +63,7 @@ from node.spool.parts import no_room, said_by
 BATCH_S = 0.05
 _MAX_BATCH = 500
 _RETRY_S = 0.5
+_WRITE_S = 60.0
 _TURN_S = 1.0
 # beyond this many waiting rows the sender has to wait too
 MAX_WAITING = 20_000
@@ -80,13 +83,22 @@ class Index:
     Args:
         now: The clock that everything which comes in is stamped by; the time of the node by default,
             looked at anew with every transaction.
+        beat: Told before rows are written, and when they are.
     Raises:
         TryLater: The database cannot be reached at start; from all but ``record_...``: it cannot be
             written to now.
     """
 
-    def __init__(self, engine: Engine, *, batch_s: float = BATCH_S, now: Now | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        batch_s: float = BATCH_S,
+        now: Now | None = None,
+        beat: Beat = lambda *_: None,
+    ) -> None:
         self.engine = engine
+        self._beat = beat
         self._batch_s = batch_s
         self._waiting: list[_Row] = []
         self._in_hand = 0
@@ -260,7 +272,9 @@ class Index:
             with self._changed:
                 batch, self._waiting = self._waiting[:_MAX_BATCH], self._waiting[_MAX_BATCH:]
                 self._in_hand = len(batch)
+            self._beat("index", _WRITE_S)
             is_written = self._write(batch)
+            self._beat("index", inf)
             with self._changed:
                 if not is_written:
                     self._waiting = batch + self._waiting

@@ -17,6 +17,7 @@ from sqlalchemy import (
     Connection,
     Engine,
     Row,
+    Select,
     bindparam,
     delete,
     exists,
@@ -26,6 +27,7 @@ from sqlalchemy import (
 )
 
 from node.database.engine import column_of, columns_of, reading, rows_of, value_of, writing
+from node.domain.health import COUNTED
 from node.domain.received import Loss
 from node.spool.tables import CALLER, association, instance, listener, loss
 
@@ -184,12 +186,12 @@ class Losses:
     def of_series(self, series_instance_uid: str) -> Sequence[Loss]:
         """Images that were lost and have not come since.
 
-        Those that name no series count where they came beside it: in an association that carried
+        Of each kind no more than ``COUNTED`` are read. Those that name no series count where they came beside it: in an association that carried
         it, or, where theirs carried nothing at all, near one of the same caller.
         """
         missing = select(loss).where(loss.c.settled_at.is_(None), ~_has_come())
         with reading(self._engine) as connection:
-            mine = missing.where(loss.c.series_instance_uid == series_instance_uid)
+            mine = _first(missing.where(loss.c.series_instance_uid == series_instance_uid))
             rows = [*connection.execute(mine), *self._nameless(connection, series_instance_uid)]
         found = {row.image: row for row in rows}
         return [value_of(Loss, row) for row in sorted(found.values(), key=lambda row: int(row.id))]
@@ -208,7 +210,7 @@ class Losses:
         )
         carriers = set(connection.execute(of_it.distinct()).scalars())
         yield from connection.execute(
-            select(loss).where(*nameless, ~_has_come(), loss.c.association_id.in_(carriers))
+            _first(select(loss).where(*nameless, ~_has_come(), loss.c.association_id.in_(carriers)))
         )
         theirs: defaultdict[tuple[str, ...], list[Row[Any]]] = defaultdict(list)
         for row in connection.execute(select(association).where(association.c.id.in_(carriers))):
@@ -219,15 +221,14 @@ class Losses:
             of_caller = select(association.c.id).where(
                 *(association.c[name] == value for name, value in zip(CALLER, caller, strict=True))
             )
-            for lost in connection.execute(
-                select(loss).where(
-                    *(*nameless, ~_has_come()),
-                    loss.c.association_id.in_(of_caller),
-                    loss.c.association_id.not_in(carriers),
-                    loss.c.lost_at >= min(row.opened_at for row in rows) - self._around_s,
-                    loss.c.lost_at <= max(row.heartbeat_at for row in rows) + self._around_s,
-                )
-            ):
+            beside = select(loss).where(
+                *(*nameless, ~_has_come()),
+                loss.c.association_id.in_(of_caller),
+                loss.c.association_id.not_in(carriers),
+                loss.c.lost_at >= min(row.opened_at for row in rows) - self._around_s,
+                loss.c.lost_at <= max(row.heartbeat_at for row in rows) + self._around_s,
+            )
+            for lost in connection.execute(_first(beside)):
                 by = lost.association_id
                 if by not in carried:
                     carried[by] = _carried_something(connection, by)
@@ -249,6 +250,11 @@ class Losses:
         """Transport -> since when somebody listens on it."""
         rows = rows_of(self._engine, select(listener.c.transport, listener.c.since))
         return {row.transport: row.since for row in rows}
+
+
+def _first(losses: Select[Any]) -> Select[Any]:
+    """As many as people are told of: a peer may cause any number."""
+    return losses.order_by(loss.c.id).limit(COUNTED)
 
 
 def _carried_something(connection: Connection, association_id: str) -> bool:

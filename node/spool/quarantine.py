@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from uuid import uuid4
@@ -59,8 +60,7 @@ class QuarantineFolder:
         if now - self._counted_at < _RECOUNT_S:
             return
         self._counted_at = now
-        with os.scandir(self.folder) as entries:
-            self._held_bytes = sum(_blocks(entry.stat().st_size) for entry in entries)
+        self._held_bytes = bytes_in(self.folder)
 
     def _say_full(self, head: InstanceRecord) -> None:
         counts.add(counts.NOT_SET_ASIDE, "quarantine is full")
@@ -73,6 +73,20 @@ class QuarantineFolder:
             "Quarantine is full: refused instances are not kept; accept or discard some.",
             sop_instance_uid=head.sop_instance_uid,
         )
+
+
+def bytes_in(folder: Path) -> int:
+    """What the files of quarantine take of the disk.
+
+    Raises:
+        OSError: The folder is not there.
+    """
+    total = 0
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):  # a person has just taken it away
+                total += _blocks(entry.stat().st_size)
+    return total
 
 
 def _blocks(size_bytes: int) -> int:

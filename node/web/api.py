@@ -23,7 +23,8 @@ from node.database.pages import Page, page_by_name
 from node.domain.errors import NodeError, TryLater
 from node.jobs.catalog import JobCatalog
 from node.modelstore.catalog import ModelCatalog
-from node.process.admin import Admin, NodeHealth
+from node.process.admin import Admin
+from node.process.health import NodeHealth
 from node.spool.catalog import SpoolCatalog
 
 Limit: TypeAlias = Annotated[int, Query(ge=1, le=1000)]

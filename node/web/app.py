@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from pathlib import Path
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -12,12 +11,12 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from node import __version__
 from node.config import AuthConfig
 from node.domain.errors import CursorInvalid
-from node.observe.counts import MEDIA_TYPE, counted_in, exposed
+from node.observe.counts import MEDIA_TYPE, counted_in, exposed, exposed_health
 from node.receive.stow import StowService
 from node.web.access import AccessControl
 from node.web.api import WebServices, make_router
 from node.web.guard import Guard
-from node.words import show_degraded
+from node.words import show_degraded, show_finding
 
 DEFAULT_STOW_PREFIX = "/dicom-web"
 
@@ -48,7 +47,7 @@ def create_app(
     application.add_exception_handler(CursorInvalid, _bad_cursor)
     application.include_router(make_router(services))
     _add_probes(application, services)
-    _add_metrics(application, services.counts_dir)
+    _add_metrics(application, services)
     if stow is not None:
         application.mount(DEFAULT_STOW_PREFIX, stow.application)
     application.add_middleware(AccessControl, auth=auth)
@@ -67,18 +66,24 @@ def _add_probes(application: FastAPI, services: WebServices) -> None:
     @application.get("/readyz", tags=["health"])
     def readyz() -> JSONResponse:
         """Whether instances are taken now (503 if not), and what needs a person."""
-        readiness = services.health.readiness()
-        degraded = show_degraded(readiness)
-        status = "degraded" if degraded else "ready"
-        body = {"status": status if readiness.is_ready else "unready", "degraded": degraded}
-        return JSONResponse(body, status_code=200 if readiness.is_ready else 503)
+        health = services.health.health()
+        status = "degraded" if health.findings else "ready"
+        body = {
+            "status": status if health.is_ready else "unready",
+            "degraded": show_degraded(health),
+            "findings": [show_finding(finding) for finding in health.findings],
+        }
+        return JSONResponse(body, status_code=200 if health.is_ready else 503)
 
 
-def _add_metrics(application: FastAPI, folder: Path) -> None:
+def _add_metrics(application: FastAPI, services: WebServices) -> None:
     @application.get("/metrics", tags=["health"], response_class=PlainTextResponse)
     def metrics() -> PlainTextResponse:
-        """Bounds that were reached and what was refused, of all processes, as Prometheus reads it."""
-        return PlainTextResponse(exposed(counted_in(folder)), media_type=MEDIA_TYPE)
+        """What is the matter, bounds that were reached and what was refused, as Prometheus reads it."""
+        health = services.health.health()
+        found = [(finding.code.value, finding.subject) for finding in health.findings]
+        text = exposed(counted_in(services.counts_dir)) + exposed_health(health.is_ready, found)
+        return PlainTextResponse(text, media_type=MEDIA_TYPE)
 
 
 def _bad_request(_request: Request, error: Exception) -> JSONResponse:

@@ -18,7 +18,8 @@ from node.pipeline.accept import (
 )
 from node.pipeline.build import Plan
 from node.pipeline.signals import Signals
-from node.process.admin import Admin, NodeHealth
+from node.process.admin import Admin
+from node.process.health import NodeHealth
 from node.receive.stow import StowService
 from node.receive.stow_parts import PartReceiver
 from node.spool.catalog import SpoolCatalog
@@ -48,7 +49,7 @@ def web(plan: Plan, replan: Replan, signals: Signals) -> None:
                 accepted=plan.config.accept_licences,
             ),
             actions=Admin(plan, engine, door),
-            health=NodeHealth(engine, SpaceGuard.of(spool_settings(plan.config))),
+            health=NodeHealth(engine, SpaceGuard.of(spool_settings(plan.config)), plan.config),
             results_dir=plan.results_folder,
             counts_dir=counts_folder(plan.config),
         )

@@ -27,7 +27,7 @@ from uvicorn.server import ServerState
 
 from node.domain.limits import WebLimits
 from node.domain.tls import ServerTls
-from node.observe import counts
+from node.observe import beats, counts
 from node.tls import PortTls
 from node.web.access import PROBES
 
@@ -38,6 +38,7 @@ MAX_HEADER_BYTES: Final = 16 * 1024
 # reset the connection and take the answer with it
 DISCARDED_BYTES: Final = 16 * 1024**2
 DISCARD_S: Final = 5.0
+_ROUND_S: Final = 5.0
 
 
 class Crowd:
@@ -274,6 +275,11 @@ class PlainServer(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def on_tick(self, counter: int) -> bool:
+        """A tenth of a second has passed."""
+        beats.beat("http", _ROUND_S)
+        return await super().on_tick(counter)
 
 
 def make_server(

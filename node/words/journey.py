@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from node.domain.reasons import ReasonCode as Code
+from node.words.health import show_count
 
 _LONGEST_CLAUSE = 80
 _SOURCES = {"peer": "the sender's count", "header": "Images in Acquisition"}
@@ -31,7 +32,7 @@ def _images_refused(count: int, of: int, whys: Sequence[tuple[int, str]], others
     told = [f"{number} x {why}" for number, why in whys]
     told += [f"{others} for other reasons"] if others else []
     were = "was" if count == 1 else "were"
-    return f"{count} of {of} images {were} refused ({'; '.join(told)})"
+    return f"{show_count(count)} of {of} images {were} refused ({'; '.join(told)})"
 
 
 def _images_missing(parts: Sequence[tuple[str, int, int]] = ()) -> str:

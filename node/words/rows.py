@@ -13,7 +13,6 @@ from enum import StrEnum
 from string import Formatter
 from typing import Any, TypeAlias
 
-from node.domain.health import COUNTED, Readiness
 from node.domain.instance import SeriesState
 from node.domain.job import DeliveryState, JobState, MatchState
 from node.domain.reasons import (
@@ -52,17 +51,6 @@ _AMBIGUOUS = frozenset(
 )
 _WAITING = frozenset((ReasonCode.ROLE_EMPTY, ReasonCode.ONE_SERIES_FOR_ROLES))
 _NOTHING_FREES = frozenset((ReasonCode.NO_INPUT, ReasonCode.TOLD))
-_DEGRADED = {
-    "held": "{} series wait for a person: segnode series list --state held",
-    "parked": "{} series cannot run: segnode jobs list --matches",
-    "implausible": (
-        "{} results are implausible and not delivered: segnode jobs list --state implausible"
-    ),
-    "blocked": "{} results cannot be delivered: segnode deliveries list --state blocked",
-    "disk": "{}: new instances are refused",
-    "clock": "the clock was set: times that the node writes are {} of it, and come back by a tenth",
-    "database": "{}: new instances are refused",
-}
 _TELLINGS: Mapping[ReasonCode, str | tuple[str, ...] | Callable[..., str]]
 _TELLINGS = {**gate.TELLINGS, **journey.TELLINGS}
 
@@ -217,30 +205,3 @@ def _about(facts: Facts, said: str) -> str:
         again = ", tried again" if facts.get("is_tried_again") else ""
         said = f"{said} (attempt {facts['attempt']} of {facts['attempts']}{again})"
     return said
-
-
-def show_count(number: int) -> str:
-    """A number of rows, of which no more than ``COUNTED`` were counted."""
-    return f"{number} or more" if number >= COUNTED else str(number)
-
-
-def show_degraded(readiness: Readiness) -> dict[str, str]:
-    """Reason such as ``held``, ``parked``, ``blocked``, ``disk`` -> one plain sentence.
-
-    Shown to everybody: it holds counts and commands, and no patient.
-    """
-    counted = {
-        "held": readiness.held,
-        "parked": readiness.parked,
-        "implausible": readiness.implausible,
-        "blocked": readiness.blocked,
-    }
-    facts = {name: show_count(number) for name, number in counted.items() if number}
-    if readiness.shortage:
-        facts["disk"] = readiness.shortage
-    if readiness.ahead_s:
-        side = "ahead" if readiness.ahead_s > 0 else "behind"
-        facts["clock"] = f"{abs(readiness.ahead_s)} s {side}"
-    if readiness.database:
-        facts["database"] = readiness.database
-    return {name: _DEGRADED[name].format(fact) for name, fact in facts.items()}

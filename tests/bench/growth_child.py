@@ -304,7 +304,7 @@ def new_client(asked: Asked) -> Any:
     from node.web.app import create_app
 
     try:
-        from node.process.admin import NodeHealth
+        from node.process.health import NodeHealth
         from node.spool.files import SpaceGuard
         from node.web.api import WebServices
 

@@ -254,13 +254,30 @@ def test_what_is_not_there_ends_with_1(
     assert len(answer.err.splitlines()) == 1
 
 
-def test_a_mistake_in_the_configuration_ends_with_2(segnode: Segnode, config: Path) -> None:
+def test_beside_a_mistake_in_the_configuration_lists_are_there(
+    segnode: Segnode, config: Path
+) -> None:
     config.write_text(config.read_text() + "colour: blue\n")
 
     answer = segnode("series", "list", "--config", config)
 
+    assert (answer.code, answer.out != "") == (0, True)
+    assert "the first at colour: segnode check-config" in answer.err
+
+
+@pytest.mark.parametrize(
+    "wrong", ["database: mysql://there\n", "database_env: SEGNODE_NOT_SET\n", "data_dir: [a]\n"]
+)
+def test_a_configuration_that_does_not_say_where_the_node_is_ends_with_2(
+    segnode: Segnode, config: Path, wrong: str
+) -> None:
+    kept = [line for line in config.read_text().splitlines() if not line.startswith(wrong[:8])]
+    config.write_text("\n".join([*kept, wrong]))
+
+    answer = segnode("series", "list", "--config", config)
+
     assert answer.code == 2
-    assert answer.err.startswith("colour: ")
+    assert wrong.partition(":")[0] in answer.err
 
 
 def test_the_configuration_may_be_named_in_the_environment(

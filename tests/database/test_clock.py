@@ -23,7 +23,7 @@ from node.database.engine import (
     writing,
 )
 from node.database.migrate import migrate
-from node.process.admin import NodeHealth
+from node.process.health import NodeHealth
 from node.spool.files import SpaceGuard, Watermark
 from node.words import show_degraded
 from tests.support.clock import SetClock
@@ -184,10 +184,10 @@ def test_readiness_tells_that_the_time_is_not_the_clock(
 ) -> None:
     web = start()
     health = NodeHealth(web, SpaceGuard(tmp_path, Watermark(reserve_gb=0, max_used_percent=100)))
-    before = show_degraded(health.readiness())
+    before = show_degraded(health.health())
 
     machine.set_by(by_s)
-    after = health.readiness()
+    after = health.health()
 
     assert before == {}
     assert after.is_ready

@@ -16,14 +16,14 @@ from node.database.engine import open_engine, reading, writing
 from node.database.migrate import migrate
 from node.database.pages import Page, every, page_by_name
 from node.domain.errors import CursorInvalid
-from node.domain.health import Readiness
+from node.domain.health import Finding, HealthCode
 from node.domain.instance import SeriesState
 from node.domain.job import DeliveryState, JobState, MatchState
 from node.jobs import tables as jobs_tables
 from node.jobs.catalog import JobCatalog
 from node.jobs.matches import MatchStore
 from node.jobs.outbox import Outbox
-from node.process.admin import NodeHealth
+from node.process.health import NodeHealth
 from node.spool import tables as spool_tables
 from node.spool.catalog import SpoolCatalog
 from node.spool.files import SpaceGuard, Watermark
@@ -365,8 +365,8 @@ def test_the_readiness_of_a_node_with_a_past_costs_what_needs_a_person(
     held = sum(number % 7 == 0 for number in range(ROWS))
     health = NodeHealth(engine, SpaceGuard(tmp_path, Watermark(reserve_gb=0, max_used_percent=100)))
 
-    assert health.readiness() == Readiness(held=held)
-    assert steps_of(engine, health.readiness) < 10 * held + FEW[engine.dialect.name]
+    assert health.health().findings == (Finding(HealthCode.HELD, facts={"count": held}),)
+    assert steps_of(engine, health.health) < 10 * held + FEW[engine.dialect.name]
 
 
 def test_only_the_states_that_are_asked_for_are_counted(engine: Engine) -> None:

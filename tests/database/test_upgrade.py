@@ -23,7 +23,7 @@ from node.domain.errors import ConfigInvalid
 
 OLD = Path(__file__).parents[1] / "upgrade" / "node_of_0002.tar.xz"
 BEFORE = "0002"
-REVISIONS = ("0003", "0004", "0005", "0006", "0007")
+REVISIONS = ("0003", "0004", "0005", "0006", "0007", "0008")
 
 KILLED = """
 import os, sys

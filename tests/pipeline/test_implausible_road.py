@@ -17,7 +17,7 @@ from node.dryrun.inspect_folder import inspect_folder
 from node.infer.registry import load_model
 from node.pipeline.accept import spool_settings
 from node.pipeline.judge import refused_inputs
-from node.process.admin import NodeHealth
+from node.process.health import NodeHealth
 from node.spool.files import SpaceGuard
 from node.words import show_degraded, tell_all
 from tests.cli.conftest import Segnode
@@ -30,7 +30,7 @@ RULE = {"name": "ct", "when": {"Modality": "CT"}, "run": "bounded", "send": ["sh
 
 def health(node: SimulatedNode) -> dict[str, str]:
     space = SpaceGuard(node.node.data_dir, spool_settings(node.node.plan.config).watermark)
-    return show_degraded(NodeHealth(node.node.engine, space).readiness())
+    return show_degraded(NodeHealth(node.node.engine, space).health())
 
 
 def parameters_of(seg: Dataset) -> str:

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from node.domain.errors import ConfigInvalid
+from node.observe.beats import due_in
 from node.pipeline import data_folder
+from node.process.ledger import NodeState, RoleState, state_in
 from tests.support.waiting import wait_for
 
 PROGRAM = """
@@ -48,8 +50,14 @@ PROGRAM = """
             raise ConfigInvalid([("rules.0", "mended wrongly")])
 
     roles = {"steady": steady, "crashing": crashing}
-    sys.exit(Supervisor(roles, check_reload=check, drain_s=5).run())
+    sys.exit(Supervisor(roles, check_reload=check, drain_s=5, ledger=folder / "roles").run())
 """
+
+
+@pytest.fixture
+def supervised(supervisor, tmp_path: Path) -> tuple[subprocess.Popen[bytes], Path]:
+    """A supervisor, and its folder."""
+    return supervisor, tmp_path
 
 
 @pytest.fixture
@@ -187,6 +195,96 @@ def test_a_role_that_ran_well_for_long_is_started_again_at_once(tmp_path: Path) 
     finally:
         process.terminate()
         assert process.wait(10) == 0
+
+
+HANGING = """
+    import os, signal, sys, time
+    from pathlib import Path
+    from node.observe import beats
+    from node.process import supervise
+
+    folder = Path(sys.argv[1])
+
+    def role(signals):
+        lives = folder / "lives"
+        lives.mkdir(exist_ok=True)
+        (lives / str(os.getpid())).touch()
+        while not signals.stop.wait(0.02):
+            beats.beat("loop", 0.5)
+
+    supervise.HUNG_S, supervise._LOOK_S = float(sys.argv[2]), 0.1
+    supervise._HEALTHY_AFTER_S = 1.0
+    roles = {"role": role}
+    sys.exit(supervise.Supervisor(
+        roles, check_reload=lambda: None, drain_s=5, ledger=folder / "roles"
+    ).run())
+"""
+
+
+def hanging(folder: Path, hung_s: float) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", textwrap.dedent(HANGING), str(folder), str(hung_s)]
+    return subprocess.Popen(command)
+
+
+def only_role(folder: Path) -> RoleState | None:
+    roles = state_in(folder / "roles").roles
+    goes_round = any("loop" in due_in(path) for path in (folder / "roles").glob("*.role.beats"))
+    return roles[0] if len(roles) == 1 and roles[0].child and goes_round else None
+
+
+def test_a_stopped_role_is_seen_and_well_again_when_it_goes_on(tmp_path: Path) -> None:
+    process = hanging(tmp_path, 600.0)
+    try:
+        role = wait_for("the role", lambda: only_role(tmp_path))
+        assert (role.silent_s, role.failures) == (0.0, 0)
+
+        os.kill(role.child, signal.SIGSTOP)
+        silent = wait_for("its silence", lambda: silence(tmp_path))
+        os.kill(role.child, signal.SIGCONT)
+
+        assert silent.loop == "loop"
+        wait_for("its next round", lambda: not silence(tmp_path))
+        assert only_role(tmp_path).child == role.child
+    finally:
+        process.terminate()
+        assert process.wait(20) == 0
+    assert state_in(tmp_path / "roles") == NodeState()
+
+
+def test_a_role_that_hangs_is_ended_and_started_again(tmp_path: Path) -> None:
+    process = hanging(tmp_path, 0.3)
+    try:
+        role = wait_for("the role", lambda: only_role(tmp_path))
+
+        os.kill(role.child, signal.SIGSTOP)
+
+        wait_for("another life", lambda: len(list((tmp_path / "lives").iterdir())) == 2)
+        again = wait_for("what the ledger says", lambda: only_role(tmp_path))
+        assert again.child != role.child
+        assert (again.failures, again.status) in ((1, signal.SIGKILL), (0, signal.SIGKILL))
+        wait_for("its failures are forgotten", lambda: only_role(tmp_path).failures == 0)
+    finally:
+        process.terminate()
+        assert process.wait(20) == 0
+
+
+def silence(folder: Path) -> RoleState | None:
+    role = only_role(folder)
+    return role if role is not None and role.silent_s else None
+
+
+def test_a_refused_reload_stands_in_the_ledger_until_one_is_taken(
+    supervised: tuple[subprocess.Popen[bytes], Path],
+) -> None:
+    process, folder = supervised
+    (folder / "bad").touch()
+
+    process.send_signal(signal.SIGHUP)
+
+    wait_for("the refusal", lambda: "mended wrongly" in state_in(folder / "roles").refused)
+    (folder / "bad").unlink()
+    process.send_signal(signal.SIGHUP)
+    wait_for("the reload", lambda: not state_in(folder / "roles").refused)
 
 
 def test_a_second_serve_on_one_data_folder_is_refused(

@@ -28,7 +28,8 @@ from node.pipeline.build import Plan, plan
 from node.pipeline.settle import SettleDeps, Settler, settle_deps
 from node.pipeline.signals import Signals
 from node.pipeline.work import Worker, work_deps
-from node.process.admin import Admin, NodeHealth
+from node.process.admin import Admin
+from node.process.health import NodeHealth
 from node.receive.dimse import DimseServer, DimseSettings
 from node.receive.folder import FolderWatch, ScanReport
 from node.receive.stow import StowService

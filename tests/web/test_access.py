@@ -18,7 +18,7 @@ from node.domain.guesses import (
     MOST_GUESSES_OF_ADDRESS,
     Guesses,
 )
-from node.domain.health import Readiness
+from node.domain.health import Health
 from node.domain.peers import Peer
 from node.domain.settings import Secret
 from node.jobs import tables as jobs_tables
@@ -66,8 +66,8 @@ class Nothing:
     def get_model(self, name: str) -> Row | None:
         return None
 
-    def readiness(self) -> Readiness:
-        return Readiness()
+    def health(self) -> Health:
+        return Health()
 
     def __getattr__(self, name: str) -> Callable[[object], None]:
         def refuse(key: object) -> None:

@@ -15,15 +15,20 @@ from node.config import AuthConfig
 from node.database import pages
 from node.database.engine import open_engine, writing
 from node.domain.errors import NodeError, TryLater
-from node.domain.health import COUNTED, Readiness
+from node.domain.health import COUNTED, Finding, HealthCode
+from node.domain.health import Health as HealthNow
 from node.jobs import tables as jobs_tables
 from node.jobs.catalog import JobCatalog
 from node.spool import tables as spool_tables
 from node.spool.catalog import SpoolCatalog
 from node.web.api import Row, WebServices
 from node.web.app import create_app
-from node.words import show_degraded
+from node.words import show_degraded, show_finding
 from tests.support.http_server import Answer, Site, serving
+
+SHORT = Finding(HealthCode.DISK, facts={"told": "5 GB are kept free"})
+SICK = Finding(HealthCode.DESTINATION_SICK, "a", {"failures": 3})
+SILENT = {"loop": "door", "seconds": 7}
 
 
 class Models:
@@ -58,9 +63,9 @@ class Recorder:
 class Health:
     """Says what it is told."""
 
-    now: Readiness = field(default_factory=lambda: Readiness())
+    now: HealthNow = field(default_factory=HealthNow)
 
-    def readiness(self) -> Readiness:
+    def health(self) -> HealthNow:
         return self.now
 
 
@@ -447,30 +452,37 @@ def test_a_wrong_method_is_405_with_allow(site: Site) -> None:
 
 
 def test_healthz_is_200_while_the_process_lives(site: Site, health: Health) -> None:
-    health.now = Readiness(shortage="5 GB are kept free")
+    health.now = HealthNow((SHORT,))
 
     assert site.request("GET", "/healthz").status == 200
     assert site.request("HEAD", "/healthz").body == b""
 
 
 @pytest.mark.parametrize(
-    ("readiness", "status", "word"),
+    ("findings", "status", "word"),
     [
-        (Readiness(), 200, "ready"),
-        (Readiness(held=2), 200, "degraded"),
-        (Readiness(blocked=COUNTED), 200, "degraded"),
-        (Readiness(shortage="5 GB are kept free"), 503, "unready"),
+        ((), 200, "ready"),
+        ((Finding(HealthCode.HELD, facts={"count": 2}),), 200, "degraded"),
+        ((Finding(HealthCode.BLOCKED, facts={"count": COUNTED}),), 200, "degraded"),
+        ((SICK, Finding(HealthCode.DESTINATION_SICK, "b", {"failures": 1})), 200, "degraded"),
+        ((SHORT,), 503, "unready"),
+        ((Finding(HealthCode.ROLE_SILENT, "receive", SILENT),), 503, "unready"),
+        ((Finding(HealthCode.ROLE_SILENT, "route", SILENT),), 200, "degraded"),
     ],
 )
 def test_readyz_tells_whether_instances_are_taken_and_what_needs_a_person(
-    site: Site, health: Health, readiness: Readiness, status: int, word: str
+    site: Site, health: Health, findings: tuple[Finding, ...], status: int, word: str
 ) -> None:
-    health.now = readiness
+    health.now = HealthNow(findings)
 
     answer = site.request("GET", "/readyz")
 
     assert answer.status == status
-    assert json.loads(answer.body) == {"status": word, "degraded": show_degraded(readiness)}
+    assert json.loads(answer.body) == {
+        "status": word,
+        "degraded": show_degraded(health.now),
+        "findings": [show_finding(finding) for finding in findings],
+    }
 
 
 def test_openapi_describes_every_route_and_no_page_loads_scripts(site: Site) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import node
-from node.domain.health import COUNTED, Readiness
+from node.domain.health import COUNTED, Finding, Health, HealthCode
 from node.domain.reasons import Reason, ReasonCode, reasons_from_json, reasons_to_json
 from node.words import (
     Audience,
@@ -105,7 +105,14 @@ def test_what_was_not_counted_to_its_end_is_told_as_at_least_that() -> None:
         "9999",
         "10000 or more",
     ]
-    assert show_degraded(Readiness(held=1, blocked=COUNTED)) == {
+    assert show_degraded(
+        Health(
+            (
+                Finding(HealthCode.HELD, facts={"count": 1}),
+                Finding(HealthCode.BLOCKED, facts={"count": COUNTED}),
+            )
+        )
+    ) == {
         "held": "1 series wait for a person: segnode series list --state held",
         "blocked": "10000 or more results cannot be delivered: "
         "segnode deliveries list --state blocked",

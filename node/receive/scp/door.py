@@ -33,6 +33,7 @@ from threading import Lock, Thread
 
 from node.domain.limits import DimseLimits
 from node.observe import counts
+from node.observe.beats import Beat
 from node.receive.dimse_messages import UNEXPECTED_PDU, ProtocolFault
 from node.receive.scp.association import Association, Event, Gate, Line, State
 from node.receive.scp.negotiation import (
@@ -53,6 +54,7 @@ _BACKLOG = 512
 # far fewer than make one give way: whoever has asked is heard before it is the oldest
 _AT_ONCE = 50
 _LOOK_S = 0.25
+_ROUND_S = 5.0
 # how long a connection is left to a process that has less to do
 _TURN_S = 0.01
 _WORD_BYTES = 8
@@ -175,6 +177,7 @@ class UpperLayer:
         secure: TLS of each port, None for one without; in the order of its listeners.
         contexts: Transfer syntaxes by abstract syntax, in our order of preference.
         threads: Associations that are open or being judged, at most.
+        beat: Told at every round of the door.
     Attributes:
         ports: Those that are listened on, also where 0 was asked for, in the same order.
     """
@@ -188,8 +191,10 @@ class UpperLayer:
         *,
         limits: DimseLimits,
         threads: int,
+        beat: Beat = lambda *_: None,
     ) -> None:
         self._contexts = contexts
+        self._beat = beat
         self._gate = gate
         self._limits = limits
         self._threads = threads
@@ -261,6 +266,7 @@ class UpperLayer:
         self._close()
 
     def _look(self) -> None:
+        self._beat("door", _ROUND_S)
         now_s = time.monotonic()
         if self._listens_again_s <= now_s:
             self._listen()
