@@ -184,6 +184,7 @@ def test_doctor_ends_with_1_when_something_is_bad(segnode: Segnode, config: Path
         "devices": "good",
         "disk": "good",
         "database": "good",
+        "parked": "warning",
         "dimse": "warning",
         "web": "warning",
         "model ct_tissue": "good",

@@ -126,7 +126,7 @@ def test_a_refused_reload_is_told_and_commands_work_beside_the_bad_file(node: No
 def test_a_pacs_that_is_off_is_told_at_the_first_try_and_well_when_it_is_back(
     node: Node, tmp_path: Path
 ) -> None:
-    store(node.dicom_port, list(Phantom(study="1").files()))
+    store(node.dicom_port, Phantom().files(), calling="PACS")
 
     (finding,) = wait_for("the finding", lambda: findings(node, "destination_sick"), 120)
     assert finding["subject"] == "pacs"
@@ -144,7 +144,7 @@ def test_nothing_of_the_ledger_is_left_when_the_node_stops(tmp_path: Path) -> No
     node = Node(tmp_path / "node", {"rules": [{**RULES[0], "send": []}]})
     with node:
         assert node.process is not None
-        wait_for("its processes", lambda: len(tree(node.process.pid)) > 4)
+        wait_for("its processes", lambda: len(list(tree(node.process.pid))) > 4)
         assert list((node.data_dir / "run" / "roles").iterdir())
         assert node.stop() == 0
     assert list((node.data_dir / "run" / "roles").iterdir()) == []
