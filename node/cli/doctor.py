@@ -43,6 +43,7 @@ from node.modelstore.catalog import shortcomings
 from node.pipeline.accept import spool_settings
 from node.pipeline.build import Plan, destinations_of, plan
 from node.process.health import CERTIFICATE_SOON, NodeHealth, tls_of
+from node.process.watch import trial_notice
 from node.receive.syntaxes import decodable_syntaxes
 from node.spool.files import SpaceGuard
 from node.tls import expiry_of, mistakes_of
@@ -60,12 +61,18 @@ def doctor(
     sends: Annotated[
         bool, typer.Option("--send", help="Also store one synthetic instance in the node itself.")
     ] = False,
+    notify: Annotated[
+        bool,
+        typer.Option(
+            "--notify", help="Also tell everybody of the configuration that it is a test."
+        ),
+    ] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check this machine, the node, and every destination; exits 1 when something is bad."""
     checks = []
-    for name, probe in _examine(plan(config), sends=sends):
+    for name, probe in _examine(plan(config), sends=sends, notifies=notify):
         checks.append({"name": name, "health": probe.health.value, "sentence": probe.sentence})
         if not as_json:
             typer.echo(plain(f"{probe.health.value:8} {name}: {probe.sentence}"))
@@ -75,11 +82,12 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _examine(plan: Plan, *, sends: bool) -> Iterator[tuple[str, Probe]]:
+def _examine(plan: Plan, *, sends: bool, notifies: bool) -> Iterator[tuple[str, Probe]]:
     """Every check by its name, as it is done.
 
     Args:
         sends: Whether to store one synthetic secondary capture in the node itself.
+        notifies: Whether to send a test to every notifier.
     """
     config = plan.config
     version = ".".join(map(str, sys.version_info[:3]))
@@ -103,6 +111,9 @@ def _examine(plan: Plan, *, sends: bool) -> Iterator[tuple[str, Probe]]:
         yield "store", _ask_store(config) if runs else Probe.warning("the node does not run")
     for name, destination in destinations_of(config).items():
         yield f"destination {name}", destination.probe()
+    for name, notifier in config.notify.items() if notifies else ():
+        told = notifier.send([trial_notice(datetime.now(UTC).timestamp())])
+        yield f"notify {name}", Probe.good("told") if told.is_told else Probe.bad(told.sentence)
 
 
 def _ask_model(model: ModelSpec, config: NodeConfig) -> Probe:

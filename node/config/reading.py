@@ -1,7 +1,7 @@
 """From plain values to the frozen values of the sections, read as these are annotated.
 
-pydantic reads types and what is required, of a destination those of the class that ``KINDS`` has for its
-``kind``; the values judge themselves. Before that, what the file gives in another way is put in
+pydantic reads types and what is required, of a destination or a notifier those of the class that ``KINDS``
+has for its ``kind``; the values judge themselves. Before that, what the file gives in another way is put in
 (``node.domain.settings`` lists the ways; a secret stands in the environment or in a file of its own), and
 unknown keys are told. What is wrong is told and taken out, so that every mistake is found at once.
 """
@@ -19,6 +19,8 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
+import node.deliver
+import node.notify
 from node.config.mistakes import (
     A_LIST,
     BAD_NAME,
@@ -33,10 +35,10 @@ from node.config.mistakes import (
     value_not_in_this_version,
 )
 from node.config.values import NOT_EMPTY, FileKeys, FolderConfig, RuleConfig
-from node.deliver import KINDS, kind_of
 from node.deliver.destination import Destination
 from node.domain.peers import Peer, is_ae_title
 from node.domain.settings import Given, Mistake, Secret, Settings, hints_of, marks_of
+from node.notify.notifier import Notifier
 
 STAND_IN = "stand-in"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,63}")
@@ -45,6 +47,11 @@ _READ_FIRST = ("ae_title", "ae_titles", "peers")  # others are read with their h
 _ITEM_STAND_INS: Mapping[type, Settings] = {
     RuleConfig: RuleConfig(name=STAND_IN, run=STAND_IN, send=()),
     FolderConfig: FolderConfig(path=Path(STAND_IN)),
+}
+# values of several kinds: what each kind is called, and the class of a kind
+_BY_KIND: Mapping[type, tuple[Iterable[str], Callable[[str], type[Settings]]]] = {
+    Destination: (node.deliver.KINDS, node.deliver.kind_of),
+    Notifier: (node.notify.KINDS, node.notify.kind_of),
 }
 _adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 _PEER_STAND_IN = Peer(name=STAND_IN, ae_title="STAND_IN", host=STAND_IN)
@@ -111,10 +118,11 @@ class Reader:
         if is_settings(annotation) and not isinstance(value, Mapping):
             self._wrong(at, KEYS_AND_VALUES)
             return None
-        if annotation is Destination:
+        if annotation in _BY_KIND:
+            kinds, kind_of = _BY_KIND[annotation]
             kind = value.get("kind")
-            if not isinstance(kind, str) or kind not in KINDS:
-                self._wrong((*at, "kind"), _mistake_of_kind(kind, at))
+            if not isinstance(kind, str) or kind not in kinds:
+                self._wrong((*at, "kind"), _mistake_of_kind(kind, at, kinds))
                 return None
             annotation = kind_of(kind)
         prepare = self._keys if is_settings(annotation) else self._prepared
@@ -260,10 +268,10 @@ def known_names(names: tuple[str, ...]) -> str:
     return f"; known: {', '.join(sorted(names))}" if names else "; none is configured"
 
 
-def _mistake_of_kind(kind: object, at: Location) -> str:
+def _mistake_of_kind(kind: object, at: Location, kinds: Iterable[str]) -> str:
     if kind is None:
         return REQUIRED
-    known = f"takes one of {', '.join(KINDS)}"
+    known = f"takes one of {', '.join(kinds)}"
     return value_not_in_this_version((*at, "kind"), kind) or known
 
 

@@ -1,7 +1,7 @@
 """The sections of the file and the whole configuration, as frozen values that cannot be built wrong.
 
 Sections with a user of their own are defined there: ``completion`` is ``CompletionPolicy``, a destination
-one of ``node.deliver.KINDS``, a peer ``node.domain.peers.Peer``. Defaults stand once, in these values.
+one of ``node.deliver.KINDS``, a notifier one of ``node.notify.KINDS``, a peer ``node.domain.peers.Peer``. Defaults stand once, in these values.
 Seconds, gigabytes (1000^3 bytes) and days are in the names. Paths are absolute once they are read.
 """
 
@@ -19,6 +19,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from node.deliver.destination import Destination
+from node.domain.access import Role
 from node.domain.completion_policy import CompletionPolicy
 from node.domain.limits import DimseLimits, IngestLimits, WebLimits
 from node.domain.peers import Peer
@@ -35,6 +36,7 @@ from node.domain.settings import (
     mistakes_of_secrets,
 )
 from node.domain.tls import ServerTls
+from node.notify.notifier import Notifier
 
 SENDER = "sender"
 NOT_EMPTY = "must not be empty: name at least one"
@@ -88,8 +90,13 @@ class DimseConfig(Settings):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class User(Settings):
-    """Somebody who may use HTTP; which secret it has follows from ``AuthConfig.kind``."""
+    """Somebody who may use HTTP; which secret it has follows from ``AuthConfig.kind``.
 
+    Args:
+        roles: What it may do; see ``node.domain.access``.
+    """
+
+    roles: tuple[Role, ...] = (Role.SENDER,)
     password: Secret | None = None
     token: Secret | None = None
 
@@ -115,6 +122,8 @@ class AuthConfig(Settings):
         if not self.users:
             yield "users", "required: name at least one user"
         for name, user in self.users.items():
+            if not user.roles:
+                yield f"users.{name}.roles", NOT_EMPTY
             for key, sentence in mistakes_of_secrets(self.kind, user.password, user.token):
                 yield f"users.{name}.{key}".rstrip("."), sentence
         tokens = [user.token.value for user in self.users.values() if user.token]
@@ -271,6 +280,7 @@ class Sections(Settings):
     storage: StorageConfig = StorageConfig()
     peers: Mapping[str, Peer] = field(default_factory=dict)
     destinations: Mapping[str, Destination] = field(default_factory=dict)
+    notify: Mapping[str, Notifier] = field(default_factory=dict)
     folders: tuple[FolderConfig, ...] = ()
     completion: CompletionPolicy = field(default_factory=CompletionPolicy)
     rules: tuple[RuleConfig, ...] = ()

@@ -9,7 +9,6 @@ Source: PS3.18 10.5 (store transaction), 8.6.1 (multipart), Annex I (response).
 
 from __future__ import annotations
 
-import socket
 import time
 import uuid
 import zlib
@@ -17,7 +16,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from ipaddress import ip_address
 from pathlib import Path
 from typing import IO, ClassVar, Literal
 from urllib.parse import urlsplit
@@ -32,7 +30,7 @@ from node.deliver.stow_answer import classify_http, judge_answer, tells
 from node.domain.delivery import DeliverableObject, Outcome
 from node.domain.settings import Mistake, Secret, Settings, Timeout, mistakes_of_secrets
 from node.domain.tls import ClientTls
-from node.tls import mistakes_of
+from node.tls import mistakes_of, why_not_called
 
 # about one object a kilobyte is said; read as JSON it may become 25 times as much
 _ANSWER_MAX_BYTES = 256 << 10
@@ -128,11 +126,7 @@ class DicomwebDestination(Destination):
         """What forbids to ask at all; empty where nothing does."""
         if self.tls is not None and (found := mistakes_of(self.tls, "tls")):
             return "; ".join(f"{at}: {sentence}" for at, sentence in found)
-        with suppress(OSError, ValueError):  # a name without an address is told by the request
-            for *_, where in socket.getaddrinfo(urlsplit(self.url).hostname, None):
-                if ip_address(str(where[0]).partition("%")[0]).is_link_local:
-                    return "its address is link-local, where machines of a cloud keep secrets"
-        return ""
+        return why_not_called(self.url)
 
     @property
     def _studies(self) -> str:

@@ -16,7 +16,7 @@ from node.domain.errors import ConfigInvalid
 from node.jobs.leases import JobLeases
 from node.observe import beats
 from node.pipeline import accept
-from node.pipeline.accept import Replan, dimse_settings
+from node.pipeline.accept import Replan, dimse_settings, spool_settings
 from node.pipeline.build import Plan
 from node.pipeline.data_folder import roles_folder
 from node.pipeline.deliver import Deliverer, delivery_deps
@@ -25,10 +25,12 @@ from node.pipeline.retain import Retention
 from node.pipeline.settle import SLICE_S, TICK_WORK_S, Settler, settle_deps
 from node.pipeline.signals import Signals
 from node.pipeline.work import Worker, work_deps
+from node.process.health import NodeHealth
 from node.process.memory import limit_memory
 from node.process.supervise import Supervisor
+from node.process.watch import Watch
 from node.receive.dimse import open_ports
-from node.spool.files import SpoolFolders
+from node.spool.files import SpaceGuard, SpoolFolders
 from node.spool.losses import Losses
 from node.spool.rebuild import rebuild_index
 
@@ -92,9 +94,12 @@ def route(plan: Plan, replan: Replan, signals: Signals) -> None:
     retention = Retention(plan, engine)
     leases = JobLeases(engine, max_attempts=plan.config.work.attempts)
 
+    watch = _watch(plan, engine, signals)
+
     def use(fresh: Plan) -> None:
         settler.use(settle_deps(fresh, engine))
         retention.use(fresh)
+        watch.use(_health_of(fresh, engine), fresh.config.notify)
         log_set_aside(fresh)
 
     def tick() -> None:
@@ -132,6 +137,7 @@ def route(plan: Plan, replan: Replan, signals: Signals) -> None:
     clock.stop()
     # a start on a clock that was set back meanwhile goes on from here
     _guarded("time", partial(keep_time, engine, note_every_s=0.0))
+    watch.join()
     in_hand.close()
     engine.dispose()
 
@@ -168,6 +174,17 @@ class IndexCheck:
         self._verified = listening
 
 
+def _watch(plan: Plan, engine: Engine, signals: Signals) -> Watch:
+    """Have the node looked after beside what a process does: more than one may, one at a time does."""
+    watch = Watch(engine, _health_of(plan, engine), plan.config.notify)
+    watch.start(signals.stop)
+    return watch
+
+
+def _health_of(plan: Plan, engine: Engine) -> NodeHealth:
+    return NodeHealth(engine, SpaceGuard.of(spool_settings(plan.config)), plan.config)
+
+
 def log_set_aside(plan: Plan) -> None:
     """Tell which model folders cannot be used, and why."""
     for name, model in plan.found.unusable.items():
@@ -196,10 +213,14 @@ def deliver(plan: Plan, replan: Replan, signals: Signals, *, owner: str) -> None
     engine = plan.open_engine()
     deliverer = Deliverer(delivery_deps(plan, engine), owner=owner, beat=beats.beat)
 
+    watch = _watch(plan, engine, signals)
+
     def use(fresh: Plan) -> None:
         deliverer.use(delivery_deps(fresh, engine))
+        watch.use(_health_of(fresh, engine), fresh.config.notify)
 
     deliverer.run(signals, lambda: _reload(replan, use))
+    watch.join()
     engine.dispose()
 
 

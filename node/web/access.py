@@ -1,10 +1,10 @@
-"""Who may use the HTTP service, checked before anything else looks at a request.
+"""Who may use the HTTP service, and for what, checked before anything else looks at a request.
 
 Authentication stands in front of every route, also those that do not exist, and answers before a
 byte of the body is read. It is ASGI and so the second place with ``async``: a dependency of single
 routes could be forgotten on the next one. Who guesses is made to wait, and stands in the log.
 
-Source: PS3.18 8.4 (status 401); RFC 7617 (Basic), RFC 6750 (Bearer)
+Source: PS3.18 8.4 (status 401, 403); RFC 7617 (Basic), RFC 6750 (Bearer)
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from node.config import AuthConfig
+from node.domain.access import Right, least_role, rights_of
 from node.domain.guesses import FORGOTTEN_AFTER_S, Guesses
 from node.observe import counts
 
@@ -29,6 +30,11 @@ from node.observe import counts
 PROBES: Final = frozenset({"/healthz", "/readyz"})
 
 log = logging.getLogger(__name__)
+
+_STORE_PATH: Final = "/dicom-web"
+_API: Final = "/api/v1/"
+_TO_LOOK_AT: Final = frozenset({"/metrics", "/api/openapi.json"})
+_READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 USER_KEY: Final = "segnode.user"
 
@@ -49,8 +55,20 @@ def user_of(auth: AuthConfig, authorization: str) -> str | None:
     return found[0] if found else None
 
 
+def right_for(method: str, path: str) -> Right:
+    """What a request asks for, by its path alone: a route that is added is nobody's but the admin's.
+
+    OPTIONS of the store is what a sender asks before it sends.
+    """
+    if path == _STORE_PATH or path.startswith(f"{_STORE_PATH}/"):
+        return Right.LOOK if method in ("GET", "HEAD") else Right.STORE
+    if path.startswith(_API):
+        return Right.LOOK if method in _READS else Right.ACT
+    return Right.LOOK if path in _TO_LOOK_AT and method in _READS else Right.GOVERN
+
+
 class AccessControl:
-    """ASGI middleware: lets a request pass with its user in the scope, or answers 401."""
+    """ASGI middleware: lets a request pass with its user in the scope, or answers 401 or 403."""
 
     def __init__(
         self, application: ASGIApp, auth: AuthConfig, guesses: Guesses | None = None
@@ -77,6 +95,13 @@ class AccessControl:
                     log.warning("a sign-in failed", extra=told)
                     counts.add(counts.SIGN_INS_FAILED, "http")
                 await self._refusal()(scope, receive, send)
+                return
+            right = right_for(scope["method"], scope["path"])
+            if right not in rights_of(self._auth.users[user].roles):
+                told = {"address": address, "account": user, "right": right.value}
+                log.warning("a request was not allowed", extra=told)
+                sentence = f"{user} may not do this: it takes the role {least_role(right)}"
+                await JSONResponse({"detail": sentence}, 403)(scope, receive, send)
                 return
             scope[USER_KEY] = user
         await self._application(scope, receive, send)

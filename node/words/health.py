@@ -81,7 +81,7 @@ _WORDS: Mapping[Code, tuple[str | Callable[..., str], str]] = {
         "segnode jobs list --state queued; more workers help (work.devices, work.workers)",
     ),
     Code.DESTINATION_SICK: (
-        "the destination {subject} did not take what it was sent, {failures} times in a row",
+        "the destination {subject} did not take what it was sent (failures in a row: {failures})",
         "see to it; then segnode deliveries retry --destination {subject}",
     ),
     Code.CLOCK: (_clock, "keep the clock of the machine by NTP"),

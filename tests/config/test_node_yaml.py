@@ -15,6 +15,8 @@ from node.config.yaml_text import read_yaml
 from node.deliver import all_kinds
 from node.deliver.destination import Destination
 from node.domain.peers import Peer
+from node.notify import KINDS, kind_of
+from node.notify.notifier import Notifier
 from node.route.compiling import mistakes_in
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -38,6 +40,8 @@ def keys_below(annotation: Any, at: str, *, entry: bool) -> set[str]:
             found |= {key for each in below for key in keys_below(each, f"{at}*.", entry=entry)}
         elif member is Destination:
             found |= {key for kind in all_kinds().values() for key in schema_keys(kind, at)}
+        elif member is Notifier:
+            found |= {key for kind in KINDS for key in schema_keys(kind_of(kind), at)}
         elif is_settings(member) and (entry or member is not Peer):
             found |= schema_keys(member, at)
     return found
@@ -46,7 +50,7 @@ def keys_below(annotation: Any, at: str, *, entry: bool) -> set[str]:
 def file_keys(value: Any, at: tuple[str, ...] = ()) -> set[str]:
     found: set[str] = set()
     if isinstance(value, dict):
-        named = (len(at) == 1 and at[0] in ("peers", "destinations")) or at[-2:] == (
+        named = (len(at) == 1 and at[0] in ("peers", "destinations", "notify")) or at[-2:] == (
             "auth",
             "users",
         )
@@ -62,7 +66,9 @@ def file_keys(value: Any, at: tuple[str, ...] = ()) -> set[str]:
 def all_examples() -> str:
     """The file with its example lines in use; the defaults that they replace are taken out."""
     text = NODE_YAML.read_text()
-    text = re.sub(r"^ *(users|peers|destinations|folders): (\{\}|\[\]).*\n", "", text, flags=re.M)
+    text = re.sub(
+        r"^ *(users|peers|destinations|notify|folders): (\{\}|\[\]).*\n", "", text, flags=re.M
+    )
     return re.sub(r"^#(?! |$)|^#(?=  )", "", text, flags=re.M)
 
 
@@ -95,7 +101,7 @@ def test_node_yaml_names_every_key_of_the_schema_and_no_other() -> None:
 
 def test_every_example_of_node_yaml_can_be_used(tmp_path: Path) -> None:
     text = re.sub(
-        r"^( *)(password_file|passcode_file|token_file|database_file):.*\n",
+        r"^( *)(password_file|passcode_file|token_file|secret_file|database_file):.*\n",
         "",
         all_examples(),
         flags=re.M,
@@ -104,6 +110,7 @@ def test_every_example_of_node_yaml_can_be_used(tmp_path: Path) -> None:
         {
             **{"PACS_PASSWORD": "a", "PACS_TOKEN": "b", "PACS_PASSCODE": "e"},
             **{"ORTHANC_PASSWORD": "c", "ORTHANC_TOKEN": "d", "SEGNODE_PASSCODE": "f"},
+            **{"SEGNODE_WEBHOOK": "whsec_c2VjcmV0", "MAIL_PASSWORD": "g"},
         },
         tmp_path,
     )

@@ -16,6 +16,7 @@ from sqlalchemy import MetaData, text
 import node.database
 import node.database.engine
 import node.jobs.tables
+import node.notify.tables
 import node.spool.tables
 from node.database.engine import open_engine
 from node.database.migrate import migrate, migrate_apart, newest_revision
@@ -24,7 +25,11 @@ from node.domain.errors import ConfigInvalid
 
 def test_migrations_make_exactly_the_tables_that_the_stages_declare(tmp_path: Path) -> None:
     declared = MetaData()
-    stages = (node.spool.tables.metadata, node.jobs.tables.metadata)
+    stages = (
+        node.spool.tables.metadata,
+        node.jobs.tables.metadata,
+        node.notify.tables.metadata,
+    )
     for metadata in (node.database.engine.metadata, *stages):
         for table in metadata.tables.values():
             table.to_metadata(declared)
