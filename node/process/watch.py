@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 from uuid import uuid4
 
 from sqlalchemy import Engine
@@ -124,7 +125,8 @@ class Watch:
 
     def wait(self) -> None:
         """Until everybody has been told who is being told now."""
-        for future in [*self._telling.values(), *self._without_rows]:
+        futures: list[Future[Any]] = [*self._telling.values(), *self._without_rows]
+        for future in futures:
             future.result()
 
     def _tell_due(self, now: float) -> None:
