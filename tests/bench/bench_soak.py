@@ -27,7 +27,7 @@ from threading import Event, Lock, Thread
 
 from pydicom import dcmread
 
-from tests.bench.processes import pss_mb
+from tests.bench.processes import anonymous_mb
 from tests.bench.report import Goal, Report, Row
 from tests.support import raw_dimse as raw
 from tests.support.http_server import MULTIPART, body_of
@@ -227,7 +227,7 @@ def _kill_on(
         kills[victim] += 1
         if not is_first_half:
             with suppress(FileNotFoundError, ProcessLookupError):
-                samples.append((_count_settled(node), pss_mb(_latest(node, "route"))))
+                samples.append((_count_settled(node), anonymous_mb(_latest(node, "route"))))
     return samples
 
 
@@ -253,7 +253,7 @@ def _settled(node: Node, ledger: Ledger, out: Path, samples: list[tuple[int, flo
         lambda: ask(known)[0][0] == len(ledger.whole) and ask(open_)[0][0] == 0,
         timeout_s=1200,
     )
-    samples.append((_count_settled(node), pss_mb(_latest(node, "route"))))
+    samples.append((_count_settled(node), anonymous_mb(_latest(node, "route"))))
     segs = lambda: list(out.rglob("*.dcm"))  # noqa: E731
     with suppress(AssertionError):
         wait_for("every result", lambda: len(segs()) >= len(ledger.work), timeout_s=300)

@@ -57,6 +57,16 @@ def pss_mb(process_id: int) -> float:
     return int(found[1]) * 1024 / 1e6 if found else 0.0  # a zombie has no memory
 
 
+def anonymous_mb(process_id: int) -> float:
+    """What a process has of its own, whatever others share of it.
+
+    Source: proc(5), RssAnon
+    """
+    status = Path(f"/proc/{process_id}/status").read_text()
+    found = re.search(r"^RssAnon:\s+(\d+) kB", status, re.MULTILINE)
+    return int(found[1]) * 1024 / 1e6 if found else 0.0
+
+
 def resident_mb(process_id: int) -> float:
     """Resident memory; cheap to ask for, where the proportional one stops the process for long.
 
