@@ -30,6 +30,7 @@ from xml.etree import ElementTree
 from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
@@ -49,6 +50,8 @@ ANSWER_TYPES = (JSON_TYPE, XML_TYPE)
 
 HEAD_BYTES: Final = 16 * 1024
 RETRY_AFTER_S: Final = 60
+# of the instances of an answer that is made on the way
+_FEW: Final = 200
 
 _METHODS: Final = ("OPTIONS", "POST")
 _ANY_METHOD: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE")
@@ -121,7 +124,7 @@ class StowService:
                 reply = await self._receive(request, head, stream, boundary, study)
             finally:
                 self._running -= 1
-        return self._answer(reply, answer_type)
+        return await self._answer(reply, answer_type)
 
     def _refuse_too_long(self, request: Request) -> None:
         length = request.headers.get("content-length", "")
@@ -219,15 +222,22 @@ class StowService:
             http_user=user,
         )
 
-    def _answer(self, reply: Reply, answer_type: str) -> Response:
+    async def _answer(self, reply: Reply, answer_type: str) -> Response:
         headers = {}
         if reply.status == HTTPStatus.SERVICE_UNAVAILABLE:
             headers["Retry-After"] = str(RETRY_AFTER_S)
         if reply.is_empty:
             raise RequestRefused(reply.status, reply.reason, headers=headers)
-        body = render(store_instances_response(reply), answer_type)
+        if len(reply.stored) + len(reply.failed) < _FEW:
+            body = _rendered(reply, answer_type)
+        else:  # it takes a second for 50,000, in which nobody else would be heard
+            body = await run_in_threadpool(_rendered, reply, answer_type)
         # the media type stands alone, without a charset (PS3.18 8.7.3)
         return Response(body, reply.status, headers, media_type=answer_type)
+
+
+def _rendered(reply: Reply, answer_type: str) -> bytes:
+    return render(store_instances_response(reply), answer_type)
 
 
 async def _elsewhere(request: Request) -> Response:

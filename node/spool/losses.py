@@ -218,6 +218,8 @@ class Losses:
         carried: dict[str, bool] = {}
         for caller, rows in theirs.items():
             least = 1 if any(rows[0]._mapping[name] for name in _NAMES) else 2
+            if len(rows) < least:
+                continue
             of_caller = select(association.c.id).where(
                 *(association.c[name] == value for name, value in zip(CALLER, caller, strict=True))
             )

@@ -3,8 +3,8 @@
 Six send by C-STORE and two by STOW-RS, series after series, each again until all of it is acknowledged,
 as a PACS does. Every ten seconds one role is killed, in turn; in the first half ``route`` and the whole
 node as well. Afterwards all that was acknowledged must be on disk byte for byte and in the index, and every
-twentieth series, which a rule takes, must have led to one SEG of all its slices. From the second half until
-all is settled tells what ``route`` keeps of a settled instance: it is not killed then.
+twentieth series, which a rule takes, must have led to one SEG of all its slices. Then they send for a
+tenth of the time again and nothing is killed: what ``route`` has more of at rest, it keeps of what it settled.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from io import BytesIO
 from itertools import count, cycle
 from pathlib import Path
@@ -189,46 +188,50 @@ def _soak(folder: Path, minutes: float) -> Report:
             "rules": [{**rule, "send": ["out"]}],
         },
     ).start()
-    ledger, numbers, stop = Ledger(), count(1), Event()
+    ledger, numbers = Ledger(), count(1)
+    kills: Counter[str] = Counter()
+    try:
+        began_s = time.monotonic()
+        with _sending(node, ledger, numbers):
+            _kill_on(node, kills, began_s + minutes * 30, began_s + minutes * 60)
+        spent_s = time.monotonic() - began_s
+        rest = [_at_rest(node, ledger)]
+        with _sending(node, ledger, numbers):
+            time.sleep(minutes * 6)
+        rest.append(_at_rest(node, ledger))
+        found = _compared(node, ledger, out)
+    finally:
+        if node.process is not None:
+            node.kill()
+    return _report(ledger, kills, rest, began_s, minutes, spent_s, found)
+
+
+@contextmanager
+def _sending(node: Node, ledger: Ledger, numbers: Iterator[int]) -> Iterator[None]:
+    """All senders at work meanwhile."""
+    stop = Event()
     senders = [
         Thread(target=_send, args=(node, ledger, numbers, stop), kwargs={"stow": number < STOW_SENDERS})
         for number in range(DIMSE_SENDERS + STOW_SENDERS)
     ]  # fmt: skip
+    for sender in senders:
+        sender.start()
     try:
-        began_s = time.monotonic()
-        for sender in senders:
-            sender.start()
-        kills: Counter[str] = Counter()
-        half_s = began_s + minutes * 30
-        samples = _kill_on(node, ledger, kills, half_s, began_s + minutes * 60)
+        yield
+    finally:
         stop.set()
         for sender in senders:
             sender.join()
-        spent_s = time.monotonic() - began_s
-        found = _settled(node, ledger, out, samples)
-    finally:
-        stop.set()
-        if node.process is not None:
-            node.kill()
-    return _report(ledger, kills, samples, began_s, minutes, spent_s, found)
 
 
-def _kill_on(
-    node: Node, ledger: Ledger, kills: Counter[str], half_s: float, end_s: float
-) -> list[tuple[int, float]]:
-    """Kill in turn until the end; of the second half, what was settled and MB of ``route``."""
+def _kill_on(node: Node, kills: Counter[str], half_s: float, end_s: float) -> None:
+    """Kill in turn until the end; in the second half neither ``route`` nor everything."""
     first, later = cycle(_ALL), cycle(_LATER)
-    samples: list[tuple[int, float]] = []
     while (now_s := time.monotonic()) < end_s:
         time.sleep(min(KILL_EVERY_S, end_s - now_s))
-        is_first_half = time.monotonic() < half_s
-        victim = next(first if is_first_half else later)
+        victim = next(first if time.monotonic() < half_s else later)
         _kill(node, victim)
         kills[victim] += 1
-        if not is_first_half:
-            with suppress(FileNotFoundError, ProcessLookupError):
-                samples.append((_count_settled(node), anonymous_mb(_latest(node, "route"))))
-    return samples
 
 
 def _ask(node: Node, question: str) -> list[tuple[object, ...]]:
@@ -237,27 +240,25 @@ def _ask(node: Node, question: str) -> list[tuple[object, ...]]:
         return line.execute(question).fetchall()
 
 
-def _count_settled(node: Node) -> int:
-    """How many instances are in series that are complete."""
-    found = _ask(node, "SELECT coalesce(sum(instances), 0) FROM series WHERE state = 'complete'")
-    return int(str(found[0][0]))
-
-
-def _settled(node: Node, ledger: Ledger, out: Path, samples: list[tuple[int, float]]) -> Row:
-    """Wait until nothing is to be done, then compare; one more sample of ``route`` at rest."""
-    ask = partial(_ask, node)
+def _at_rest(node: Node, ledger: Ledger) -> tuple[int, float]:
+    """Wait until all that was acknowledged is settled: how much that is, and MB of ``route``."""
     open_ = "SELECT count(*) FROM series WHERE state <> 'complete'"
     known = "SELECT count(*) FROM series"
     wait_for(
         "every series",
-        lambda: ask(known)[0][0] == len(ledger.whole) and ask(open_)[0][0] == 0,
+        lambda: _ask(node, known)[0][0] == len(ledger.whole) and _ask(node, open_)[0][0] == 0,
         timeout_s=1200,
     )
-    samples.append((_count_settled(node), anonymous_mb(_latest(node, "route"))))
+    return len(ledger.kept), anonymous_mb(_latest(node, "route"))
+
+
+def _compared(node: Node, ledger: Ledger, out: Path) -> Row:
+    """What is there beside what was acknowledged."""
     segs = lambda: list(out.rglob("*.dcm"))  # noqa: E731
     with suppress(AssertionError):
         wait_for("every result", lambda: len(segs()) >= len(ledger.work), timeout_s=300)
-    rows = dict(ask("SELECT sop_instance_uid, file_name FROM instance WHERE version = 1"))
+    first_ones = _ask(node, "SELECT sop_instance_uid, file_name FROM instance WHERE version = 1")
+    rows = dict(first_ones)
     lost = [uid for uid in ledger.kept if uid not in rows]
     instances = node.data_dir / "spool" / "instances"
     different = [
@@ -269,7 +270,7 @@ def _settled(node: Node, ledger: Ledger, out: Path, samples: list[tuple[int, flo
     return {
         "lost": len(lost),
         "different": len(different),
-        "second versions": len(ask("SELECT 1 FROM instance WHERE version > 1")),
+        "second versions": len(_ask(node, "SELECT 1 FROM instance WHERE version > 1")),
         "results": sources.total(),
         "not once": sum(sources[(uid, SLICES)] != 1 for uid in ledger.work),
     }
@@ -285,7 +286,7 @@ def _source_of(path: Path) -> tuple[str, int]:
 def _report(
     ledger: Ledger,
     kills: Counter[str],
-    samples: list[tuple[int, float]],
+    rest: list[tuple[int, float]],
     began_s: float,
     minutes: float,
     spent_s: float,
@@ -295,19 +296,16 @@ def _report(
     end_s = began_s + minutes * 60
     first = sum(began_s <= at < began_s + span_s for at in ledger.at_s)
     last = sum(end_s - span_s <= at < end_s for at in ledger.at_s)
-    kept_bytes = (
-        (samples[-1][1] - samples[1][1]) * 1e6 / max(samples[-1][0] - samples[1][0], 1)
-        if len(samples) > 2
-        else 0.0
-    )
+    (settled, before_mb), (all_settled, after_mb) = rest
+    kept_bytes = (after_mb - before_mb) * 1e6 / max(all_settled - settled, 1)
     row: Row = {
         "acknowledged": len(ledger.kept),
-        "per s": len(ledger.at_s) / spent_s,
+        "per s": settled / spent_s,
         "first minute": first,
         "last minute": last,
         "attempts broken": ledger.broken,
         "kills": kills.total(),
-        "route MB": samples[-1][1] if samples else 0.0,
+        "route MB": after_mb,
         "bytes per instance": kept_bytes,
         **found,
     }

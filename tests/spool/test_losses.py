@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from node.database.engine import writing
 from node.domain.received import Loss
+from node.spool import losses as losses_module
 from node.spool.losses import Losses, loss_values, write_losses
 from tests.support.instances import (
     ORIGIN,
@@ -37,6 +40,35 @@ def test_losses_without_a_series_cost_the_same_however_many(tmp_path: Path) -> N
             assert concerned == {SERIES_UID}
             assert len(found) == number
     assert asked[0] == asked[1]
+
+
+def test_no_more_losses_are_read_than_people_are_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(losses_module, "COUNTED", 50)
+    with opened_node(tmp_path) as node:
+        _store_in(node, node.index.opened(CALLER))
+        _lose(node, node.index.opened(CALLER), 120)
+
+        found = Losses(node.engine).of_series(SERIES_UID)
+
+    assert [loss.image for loss in found] == [f"part {number}" for number in range(50)]
+
+
+def test_a_whole_series_of_a_caller_without_a_name_asks_for_no_losses_beside_it(
+    tmp_path: Path,
+) -> None:
+    """Every series of an address would read what anybody behind it lost, at every look."""
+    nobody = replace(CALLER, calling_ae_title="", http_user="")
+    with opened_node(tmp_path) as node:
+        _store_in(node, node.index.opened(nobody))
+        _lose(node, node.index.opened(nobody), 100)
+        with recording() as recorded:
+            found = Losses(node.engine).of_series(SERIES_UID)
+
+    assert list(found) == []
+    beside = [each for each in recorded.statements if "loss.lost_at >=" in each.text]
+    assert beside == []
 
 
 def test_of_one_image_that_is_lost_twice_at_once_the_later_row_counts(tmp_path: Path) -> None:
