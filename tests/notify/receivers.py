@@ -81,6 +81,11 @@ class MailServer:
     recipients: list[list[str]] = field(default_factory=list)
     port: int = field(default_factory=free_port)
 
+    @property
+    def by_id(self) -> dict[str, Message]:
+        """Each message once, however often it came."""
+        return {str(message["Message-ID"]): message for message in self.mails}
+
     async def handle_DATA(  # noqa: N802 - the name that the library looks for
         self, _server: SMTP, _session: Session, envelope: Envelope
     ) -> str:
