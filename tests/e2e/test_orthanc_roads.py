@@ -169,7 +169,9 @@ def test_dicomweb_push_comes_back_by_stow(tmp_path: Path) -> None:
     orthanc = orthanc_of_recipe(tmp_path, node, DICOMWEB)
     configure(node, orthanc, "segnode-dicomweb.yaml")
     node.environment = {"SEGNODE_ORTHANC_PASSWORD": PASSWORD}
-    node.credentials = f"orthanc:{PASSWORD}"
+    looks = {"roles": ["viewer"], "password_env": "SEGNODE_ORTHANC_PASSWORD"}
+    node.config["web"]["auth"]["users"]["looks"] = looks  # Orthanc itself may store and nothing else
+    node.credentials = f"looks:{PASSWORD}"
     phantom = ct("dicomweb")
 
     with node, orthanc:
