@@ -170,7 +170,9 @@ def test_dicomweb_push_comes_back_by_stow(tmp_path: Path) -> None:
     configure(node, orthanc, "segnode-dicomweb.yaml")
     node.environment = {"SEGNODE_ORTHANC_PASSWORD": PASSWORD}
     looks = {"roles": ["viewer"], "password_env": "SEGNODE_ORTHANC_PASSWORD"}
-    node.config["web"]["auth"]["users"]["looks"] = looks  # Orthanc itself may store and nothing else
+    node.config["web"]["auth"]["users"]["looks"] = (
+        looks  # Orthanc itself may store and nothing else
+    )
     node.credentials = f"looks:{PASSWORD}"
     phantom = ct("dicomweb")
 

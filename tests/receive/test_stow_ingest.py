@@ -278,7 +278,9 @@ def test_of_many_refused_parts_few_are_kept_aside_and_all_are_told(
         assert len(module.ReferencedSOPSequence) == 1
         assert len(running.catalog.list_quarantine().rows) == 2
         assert len(list(spool.quarantine.folder.iterdir())) == 2
-        assert len(rows_of(running, tables.loss)) == 5
+        # the end of the request, which comes later, counts them against the series beside them
+        lost = [row for row in rows_of(running, tables.loss) if not row["series_instance_uid"]]
+        assert len(lost) == 5
     index.close()
     spool.close()
     engine.dispose()

@@ -63,7 +63,8 @@ def request(
         association.release()
         return "accepted", None, answer
     said = association.acceptor.primitive
-    assert said is not None
+    if said is None:  # at times it sees that the line is closed before it has read why
+        return "unheard", None, None
     return "rejected", (said.result, said.result_source, said.diagnostic), None
 
 
