@@ -25,6 +25,7 @@ from node.domain.tls import ClientTls, ServerTls
 from node.jobs.catalog import JobCatalog
 from node.jobs.matches import MatchStore
 from node.jobs.outbox import Outbox
+from node.pipeline.build import destinations_of
 from node.pipeline.data_folder import roles_folder
 from node.process.ledger import NodeState, RoleState, state_in
 from node.spool.catalog import SpoolCatalog
@@ -36,7 +37,6 @@ CERTIFICATE_SOON = timedelta(days=30)
 QUARANTINE_NEARLY_FULL = 0.8
 QUARANTINE_GROWS_BY = 100  # in an hour
 _HOUR_S = 3600.0
-_DAY_S = 86_400.0
 _GIGABYTE = 1e9
 _SLOW_S = 10.0
 
@@ -99,8 +99,10 @@ class NodeHealth:
                 yield Finding(code, facts={"count": count})
 
     def _destinations(self) -> Iterator[Finding]:
+        known = destinations_of(self._config) if self._config else None
         for name, failures in Outbox(self._engine).sick_destinations().items():
-            yield Finding(HealthCode.DESTINATION_SICK, name, {"failures": failures})
+            if known is None or name in known:  # one that was taken out is nobody's trouble
+                yield Finding(HealthCode.DESTINATION_SICK, name, {"failures": failures})
 
     def _in_time(self, now: float) -> Iterator[Finding]:
         jobs = JobCatalog(self._engine)
