@@ -44,8 +44,10 @@ def ready(node: Node) -> dict[str, Any]:
         return dict(json.loads(refused.read()))
 
 
-def findings(node: Node, code: str) -> list[dict[str, Any]]:
-    return [each for each in ready(node)["findings"] if each["code"] == code]
+def findings(node: Node, code: str, subject: str = "") -> list[dict[str, Any]]:
+    """Of one code; of one subject, as a busy machine makes others late, too."""
+    found = [each for each in ready(node)["findings"] if each["code"] == code]
+    return [each for each in found if subject in ("", each["subject"])]
 
 
 def process_of(node: Node, role: str) -> int:
@@ -60,16 +62,15 @@ def test_a_stopped_process_is_told_and_told_well_again(node: Node, role: str) ->
     process = process_of(node, role)
     os.kill(process, signal.SIGSTOP)
     try:
-        (finding,) = wait_for("the finding", lambda: findings(node, "role_silent"))
+        (finding,) = wait_for("the finding", lambda: findings(node, "role_silent", role))
         status = ready(node)["status"]
         status_of_command = node.cli("status").stdout
     finally:
         os.kill(process, signal.SIGCONT)
 
-    assert finding["subject"] == role
     assert role in finding["sentence"]
     assert finding["do"]
-    assert status == ("unready" if role == "receive" else "degraded")
+    assert status in (("unready",) if role == "receive" else ("degraded", "unready"))
     assert f"degraded (role_silent): the process {role} does not come round" in status_of_command
     wait_for("its next round", lambda: not findings(node, "role_silent"))
 
@@ -88,18 +89,17 @@ def test_a_stopped_supervisor_is_told(node: Node) -> None:
     assert node.process is not None
     node.process.send_signal(signal.SIGSTOP)
     try:
-        (finding,) = wait_for("the finding", lambda: findings(node, "role_silent"))
+        wait_for("the finding", lambda: findings(node, "role_silent", "supervisor"))
     finally:
         node.process.send_signal(signal.SIGCONT)
 
-    assert finding["subject"] == "supervisor"
     wait_for("its next round", lambda: not findings(node, "role_silent"))
 
 
 def test_a_process_that_died_is_told(node: Node) -> None:
     os.kill(process_of(node, "deliver"), signal.SIGKILL)
 
-    (finding,) = wait_for("the finding", lambda: findings(node, "role_restarted"))
+    (finding,) = wait_for("the finding", lambda: findings(node, "role_restarted", "deliver"))
 
     assert finding["facts"] == {"times": 1, "how": "SIGKILL"}
 
