@@ -86,6 +86,3 @@ class Health:
         away = {finding.subject for finding in self.findings if finding.code in _AWAY}
         is_refused = any(finding.code in _REFUSES for finding in self.findings)
         return not is_refused and not away.issuperset(self.receivers)
-
-    def of(self, code: HealthCode) -> tuple[Finding, ...]:
-        return tuple(finding for finding in self.findings if finding.code is code)

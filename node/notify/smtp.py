@@ -9,7 +9,6 @@ import smtplib
 import socket
 import ssl
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.message import EmailMessage
@@ -107,9 +106,8 @@ class Mail(Notifier):
                 server.starttls(context=ssl.create_default_context(cafile=self.ca or None))
             if self.password is not None:
                 server.login(self.user, self.password.value)
-        except BaseException:
-            with suppress(OSError):
-                server.close()
+        except (OSError, smtplib.SMTPException):
+            server.close()
             raise
         return server
 

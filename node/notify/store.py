@@ -71,7 +71,7 @@ class Notices:
         return {
             (HealthCode(row.code), row.subject): row
             for row in found
-            if row.code in HealthCode._value2member_map_
+            if row.code in list(HealthCode)
         }
 
     def reconcile(
@@ -164,13 +164,17 @@ class Notices:
         told_at = connection.execute(last).scalar_one()
         return now if told_at is None else max(now, told_at + notifier.again_after_s)
 
-    def told_already(
-        self, findings: Iterable[Finding], notifiers: Sequence[Notifier], now: float
+    def begin(
+        self, finding: Finding, notifiers: Sequence[Notifier], now: float, *, is_told: bool
     ) -> None:
-        """Write down what began, and was told, while nothing could be written."""
+        """Write down what began while nothing could be written.
+
+        Args:
+            is_told: Whether everybody heard of it all the same; else everybody is told.
+        """
         with writing(self._engine) as connection:
-            for finding in findings:
-                self._begin(connection, finding, notifiers, now)
+            self._begin(connection, finding, notifiers, now)
+            if is_told:
                 its = (notice.c.code == finding.code.value, notice.c.subject == finding.subject)
                 of_it = notice_delivery.c.notice_id.in_(
                     select(notice.c.id).where(*its, text(IS_OPEN))

@@ -23,6 +23,7 @@ from node.observe.beats import due_in
 SUPERVISOR = "supervisor"
 _FILE_BYTES = 16_384
 _LONGEST_REFUSAL = 2_000
+_NONE = (0.0, "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,9 +131,6 @@ def silence_of(beats: Path, now_s: float) -> tuple[float, str]:
     """For how long the loop that is due longest has been so, and its name."""
     late = [(now_s - due_s, loop) for loop, due_s in due_in(beats).items() if due_s < now_s]
     return max(late, default=_NONE)
-
-
-_NONE = (0.0, "")
 
 
 def _beats_of(ledger: Path, role: str) -> Path:

@@ -63,8 +63,9 @@ class Watch:
         self._leads = False
         self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="notify")
         self._telling: dict[str, Future[None]] = {}
-        self._without_rows: list[Future[Told]] = []
-        self._told_without_rows: dict[tuple[HealthCode, str], Finding] = {}
+        self._without_rows: dict[
+            tuple[HealthCode, str], tuple[Finding, Mapping[str, Future[Told]]]
+        ] = {}
         self._known: frozenset[tuple[HealthCode, str]] = frozenset()
         self._forget_at = 0.0
 
@@ -94,6 +95,7 @@ class Watch:
 
     def look(self) -> None:
         """One round."""
+        findings: Sequence[Finding] = ()
         try:
             if self._leads:  # who leads and cannot write does not wait until that is certain
                 findings = self._health.health().findings
@@ -101,14 +103,12 @@ class Watch:
                     self._tell_from_memory(findings)
                     return
             now = self._now()
-            self._leads = self._notices.lead(self._owner, LEASE_S, now)
-            if not self._leads:
+            if not self._notices.lead(self._owner, LEASE_S, now):
+                self._leads = False
                 return
-            findings = self._health.health().findings
-            if self._told_without_rows:
-                told = list(self._told_without_rows.values())
-                self._notices.told_already(told, list(self._notifiers.values()), now)
-                self._told_without_rows.clear()
+            if not self._leads:
+                self._leads, findings = True, self._health.health().findings
+            self._write_down_what_was_told(now)
             self._notices.reconcile(findings, self._notifiers.values(), now)
             self._known = frozenset(finding.key for finding in findings)
             self._tell_due(now)
@@ -119,13 +119,23 @@ class Watch:
             if self._leads:
                 self._tell_from_memory(self._health.health().findings)
 
+    def _write_down_what_was_told(self, now: float) -> None:
+        """What was told without rows gets some; what somebody did not hear is told by them."""
+        for finding, attempts in self._without_rows.values():
+            futures = attempts.values()
+            is_told = all(future.done() and future.result().is_told for future in futures)
+            self._notices.begin(finding, list(self._notifiers.values()), now, is_told=is_told)
+        self._without_rows.clear()
+
     def _time_of_node(self) -> float:
         with reading(self._engine) as connection:
             return epoch_s(connection)
 
     def wait(self) -> None:
         """Until everybody has been told who is being told now."""
-        futures: list[Future[Any]] = [*self._telling.values(), *self._without_rows]
+        futures: list[Future[Any]] = list(self._telling.values())
+        for _, attempts in self._without_rows.values():
+            futures += attempts.values()
         for future in futures:
             future.result()
 
@@ -154,15 +164,16 @@ class Watch:
             log.exception("a notifier failed", extra={"notifier": notifier.name})
 
     def _tell_from_memory(self, findings: Collection[Finding]) -> None:
-        self._without_rows = [each for each in self._without_rows if not each.done()]
         for finding in findings:
-            if finding.key in self._known or finding.key in self._told_without_rows:
+            if finding.key in self._known or finding.key in self._without_rows:
                 continue
-            self._told_without_rows[finding.key] = finding
-            for notifier in self._notifiers.values():
-                if notifier.wants(finding.code):
-                    notice = _notice(uuid4().hex, Course.BEGAN, finding, time.time())
-                    self._without_rows.append(self._pool.submit(_send, notifier, [notice]))
+            notice = _notice(uuid4().hex, Course.BEGAN, finding, time.time())
+            attempts = {
+                name: self._pool.submit(_send, notifier, [notice])
+                for name, notifier in self._notifiers.items()
+                if notifier.wants(finding.code)
+            }
+            self._without_rows[finding.key] = (finding, attempts)
 
 
 def _send(notifier: Notifier, notices: Sequence[Notice]) -> Told:

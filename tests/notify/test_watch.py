@@ -212,6 +212,22 @@ def test_a_database_that_is_away_is_told_from_memory_and_well_again_by_rows(
     assert hook.told == [BEGAN, ("database", "", "began"), ("database", "", "over")]
 
 
+def test_what_could_not_be_told_from_memory_is_told_by_rows(
+    node: Node, hook: Hook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = Finding(HealthCode.DATABASE, facts={"told": "the database cannot be reached"})
+    node.stands()
+    hook.status = 503
+    with monkeypatch.context() as broken:
+        broken.setattr(Notices, "lead", unreachable)
+        node.stands(away)
+    hook.status = 200
+
+    node.stands()
+
+    assert hook.told == [("database", "", "began"), ("database", "", "over")]
+
+
 def unreachable(*_: object) -> bool:
     raise OperationalError("SELECT", {}, OSError("away"))
 
